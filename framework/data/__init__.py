@@ -1,0 +1,5 @@
+"""Datamodules whose loaders give the same batches after a resume as without one."""
+
+from framework.data.module import DataModule
+
+__all__ = ["DataModule"]

@@ -1,0 +1,181 @@
+"""Optimisers and learning-rate schedules from plain data, with per-parameter options that modules declare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from framework.errors import UserError
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Which optimiser, and its settings.
+
+    Attributes:
+        name: A class of ``torch.optim`` in any case (``adamw``, ``sgd``, ``nadam``), else a name known to
+            ``timm.optim`` (``lamb``, ``lion``, ``muon``, …).
+        lr: Learning rate of every parameter that declares none of its own.
+        weight_decay: Weight decay of every parameter that declares none of its own.
+        decay_1d: Whether weight decay also applies to parameters with fewer than two dimensions (biases, norms).
+        args: Further arguments of the optimiser's constructor, for example ``{betas: [0.9, 0.98]}``.
+    """
+
+    name: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    decay_1d: bool = True
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How the learning rate changes over training; every shape is a factor on each group's own rate.
+
+    Attributes:
+        name: ``constant``, ``linear`` or ``cosine`` (down to ``final`` at the last step), ``onecycle`` (Smith 2019:
+            cosine up over ``warmup`` from 1/25, cosine down to 1e-4/25), or ``step`` (times ``gamma`` at each milestone).
+        warmup: Linear warm-up: a number of steps if 1 or more, else a fraction of all steps. For ``onecycle`` the
+            rising part, 0.3 when left at 0.
+        final: Factor reached at the end of ``linear`` and ``cosine``.
+        milestones: For ``step``: epochs at which the rate is multiplied by ``gamma``.
+        gamma: For ``step``: the factor.
+    """
+
+    name: str = "constant"
+    warmup: float = 0.0
+    final: float = 0.0
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+
+
+SCHEDULES = ("constant", "linear", "cosine", "onecycle", "step")
+
+
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Groups the trainable parameters of ``model`` by learning rate and weight decay.
+
+    A submodule declares options for its own parameters by a method ``parameter_options()`` that returns
+    ``{parameter name: {"lr": float | "max_lr": float, "weight_decay": float}}``: ``lr`` replaces the global rate,
+    ``max_lr`` caps it. Names, not attributes on tensors, because ``copy.deepcopy`` drops the latter.
+
+    Returns:
+        Groups in order of first appearance, each with ``params``, ``names``, ``lr`` and ``weight_decay``; tied
+        parameters appear once, under the first name.
+
+    Raises:
+        UserError: a submodule declares options for a parameter that it does not have.
+    """
+    declared: dict[str, dict[str, float]] = {}
+    for prefix, module in model.named_modules():
+        options = getattr(module, "parameter_options", None)
+        if module is model or not callable(options):
+            continue
+        own = dict(module.named_parameters(recurse=False))
+        for name, values in options().items():
+            if name not in own:
+                raise UserError(f"{type(module).__name__}.parameter_options names {name!r}, which is not a parameter")
+            declared[f"{prefix}.{name}"] = values
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        values = declared.get(name, {})
+        lr = values.get("lr", min(config.lr, values.get("max_lr", math.inf)))
+        decay = config.weight_decay if config.decay_1d or parameter.ndim > 1 else 0.0
+        decay = values.get("weight_decay", decay)
+        group = groups.setdefault((lr, decay), {"params": [], "names": [], "lr": lr, "weight_decay": decay})
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Builds the optimiser of ``config`` over :func:`parameter_groups`.
+
+    Raises:
+        UserError: the name is known neither to ``torch.optim`` nor to ``timm.optim``, or an argument is refused.
+    """
+    groups = parameter_groups(model, config)
+    for group in groups:
+        group.pop("names")
+    if not groups:
+        raise UserError("no parameter of the model is trainable, so there is nothing to optimise")
+    native = {name.lower(): cls for name, cls in _torch_optimizers()}
+    try:
+        if config.name.lower() in native:
+            return native[config.name.lower()](groups, lr=config.lr, weight_decay=config.weight_decay, **config.args)
+        import timm.optim  # only for the names torch lacks: importing it costs seconds
+
+        known = timm.optim.list_optimizers()
+        if config.name.lower() in known:
+            return timm.optim.create_optimizer_v2(
+                groups, opt=config.name.lower(), lr=config.lr, weight_decay=config.weight_decay, **config.args
+            )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer {config.name!r} refused its arguments: {error}") from error
+    from difflib import get_close_matches
+
+    names = sorted({*native, *known})
+    near = get_close_matches(config.name.lower(), names, n=3) or ["adamw"]
+    raise UserError(f"optimizer.name: {config.name!r} is not an optimiser; nearest: {', '.join(near)}")
+
+
+def _torch_optimizers() -> Iterator[tuple[str, type[torch.optim.Optimizer]]]:
+    for name, value in vars(torch.optim).items():
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer:
+            yield name, value
+
+
+def schedule_factor(config: ScheduleConfig, step: int, total: int, steps_per_epoch: int = 1) -> float:
+    """Factor on the learning rate at ``step`` of ``total`` optimiser steps."""
+    if config.name == "onecycle":
+        rise = max(1, round(_fraction(config.warmup, total) * total)) if config.warmup else max(1, round(0.3 * total))
+        if step < rise:
+            return 1 / 25 + (1 - 1 / 25) * 0.5 * (1 - math.cos(math.pi * step / rise))
+        t = min(1.0, (step - rise) / max(1, total - rise))
+        return 1e-4 / 25 + (1 - 1e-4 / 25) * 0.5 * (1 + math.cos(math.pi * t))
+    warmup = _fraction(config.warmup, total) * total
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    t = min(1.0, (step - warmup) / max(1.0, total - warmup))
+    if config.name == "linear":
+        return 1 + (config.final - 1) * t
+    if config.name == "cosine":
+        return config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * t))
+    if config.name == "step":
+        return config.gamma ** sum(step >= milestone * steps_per_epoch for milestone in config.milestones)
+    return 1.0
+
+
+def _fraction(warmup: float, total: int) -> float:
+    return warmup / max(1, total) if warmup >= 1 else warmup
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, config: ScheduleConfig, total: int, steps_per_epoch: int = 1
+) -> LRScheduler | None:
+    """Builds a per-step scheduler, or ``None`` where the rate never changes.
+
+    Args:
+        optimizer: Its groups keep their ratios; the schedule multiplies each.
+        config: The shape.
+        total: Optimiser steps in the whole training.
+        steps_per_epoch: Optimiser steps in an epoch, for milestones given in epochs.
+
+    Raises:
+        UserError: an unknown name, or a schedule with an end in a training that has none.
+    """
+    if config.name not in SCHEDULES:
+        raise UserError(f"schedule.name: {config.name!r} is not one of {', '.join(SCHEDULES)}")
+    if config.name == "constant" and not config.warmup:
+        return None
+    if config.name in ("linear", "cosine", "onecycle") and not (0 < total < math.inf):
+        raise UserError(f"schedule.name: {config.name!r} needs trainer.max_epochs or trainer.max_steps")
+    return LambdaLR(optimizer, lambda step: schedule_factor(config, step, total, steps_per_epoch))
