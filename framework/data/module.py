@@ -6,7 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
-from torch.utils.data import DataLoader, Dataset
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from framework.data.loader import ExactLoader
+from framework.errors import UserError
 
 
 class DataModule(pl.LightningDataModule):
@@ -39,28 +43,62 @@ class DataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.drop_last = drop_last
 
-    def _loader(self, dataset: Dataset | None, train: bool) -> DataLoader:
-        return DataLoader(
+    def _ranks(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+
+    def _loader(self, dataset: Dataset | None, train: bool) -> Any:
+        """A loader of ``dataset``.
+
+        Map-style data gets an :class:`~framework.data.loader.ExactLoader`; an iterable data set, which decides its own
+        order, a plain ``DataLoader``, and a run on it cannot be resumed within an epoch.
+
+        Raises:
+            UserError: there is no such data set.
+        """
+        if dataset is None:
+            raise UserError(
+                f"{type(self).__name__} has no data for {'training' if train else 'this'}: no such data set"
+            )
+        batch_size = self.batch_size if train else self.eval_batch_size
+        if isinstance(dataset, IterableDataset):
+            return DataLoader(
+                dataset,
+                batch_size=batch_size,
+                num_workers=self.num_workers,
+                drop_last=train and self.drop_last,
+                collate_fn=self.collate_fn,
+            )
+        seed = torch.initial_seed()
+        overfit = False
+        if self.trainer is not None:
+            overfit = bool(self.trainer.overfit_batches)
+            if self.trainer.world_size > 1:  # unseeded ranks differ, but must share one order
+                seed = self.trainer.strategy.broadcast(seed)
+        return ExactLoader(
             dataset,
-            batch_size=self.batch_size if train else self.eval_batch_size,
-            shuffle=train,
+            batch_size=batch_size,
+            shuffle=train and not overfit,
             num_workers=self.num_workers,
             drop_last=train and self.drop_last,
             collate_fn=self.collate_fn,
+            seed=seed,
+            per_epoch=train,
+            ranks=self._ranks,
         )
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Any:
         """Shuffled batches of ``train_set``."""
         return self._loader(self.train_set, train=True)
 
-    def val_dataloader(self) -> DataLoader:
-        """Batches of ``val_set`` in order."""
-        return self._loader(self.val_set, train=False)
+    def val_dataloader(self) -> Any:
+        """Batches of ``val_set`` in order; nothing without one, so that training runs without validation."""
+        return [] if self.val_set is None else self._loader(self.val_set, train=False)
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> Any:
         """Batches of ``test_set`` in order."""
         return self._loader(self.test_set, train=False)
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> Any:
         """Batches of ``predict_set`` in order, by default the test set's."""
         return self._loader(self.predict_set or self.test_set, train=False)

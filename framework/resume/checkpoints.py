@@ -1,0 +1,67 @@
+"""Opening checkpoint files without executing anything in them."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from framework.errors import UserError
+
+
+def open_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint as plain data.
+
+    Args:
+        path: A file written by Lightning, ours or a plain Trainer's.
+        map_location: Where its tensors go.
+
+    Returns:
+        The checkpoint's mapping, with ``state_dict`` and the rest of what Lightning stores.
+
+    Raises:
+        UserError: there is no such file, it is not a whole checkpoint, or it holds more than plain data (which is
+            then not executed).
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder, a checkpoint file is needed" if path.is_dir() else "no such checkpoint file"
+        raise UserError(f"{path}: {what}")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "weights_only" in str(error).lower() and "GLOBAL" in str(error):
+            name = _refused_name(str(error))
+            raise UserError(f"{path}: refused: it holds more than plain data{name}; nothing was executed") from None
+        raise UserError(f"{path}: {_what_it_is(path)}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception:  # noqa: BLE001 - torch raises whatever the bytes lead it to
+        raise UserError(f"{path}: {_what_it_is(path)}") from None
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise UserError(f"{path}: not a Lightning checkpoint: it has no 'state_dict'")
+    if "pytorch-lightning_version" not in checkpoint:
+        raise UserError(f"{path}: not a Lightning checkpoint: it has no 'pytorch-lightning_version'")
+    return checkpoint
+
+
+def _refused_name(message: str) -> str:
+    for line in message.splitlines():
+        if "GLOBAL" in line:
+            words = line.split("GLOBAL", 1)[1].split()
+            return f" ({words[0].strip('.,')})" if words else ""
+    return ""
+
+
+def _what_it_is(path: Path) -> str:
+    size = path.stat().st_size
+    if size == 0:
+        return "not a checkpoint: the file is empty"
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start[:2] == b"PK" and not zipfile.is_zipfile(path):
+        return f"not a whole checkpoint: it ends after {size} bytes, the rest is missing"
+    return "not a checkpoint, or a damaged one"

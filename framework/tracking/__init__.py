@@ -1,0 +1,1 @@
+"""What a run leaves behind: the metrics log, W&B, predictions, provenance, and what the terminal shows."""
