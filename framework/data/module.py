@@ -57,9 +57,8 @@ class DataModule(pl.LightningDataModule):
             UserError: there is no such data set.
         """
         if dataset is None:
-            raise UserError(
-                f"{type(self).__name__} has no data for {'training' if train else 'this'}: no such data set"
-            )
+            what = "train_set" if train else "data set for this stage"
+            raise UserError(f"{type(self).__name__} has no {what}: its setup did not make one")
         batch_size = self.batch_size if train else self.eval_batch_size
         if isinstance(dataset, IterableDataset):
             return DataLoader(

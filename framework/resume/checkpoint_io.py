@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -47,8 +48,8 @@ def check_plain(value: Any, where: str = "checkpoint") -> None:
                 check_plain(item, f"{where}[{index}]")
     else:
         raise UserError(
-            f"{where}: a {kind.__module__}.{kind.__qualname__} cannot be stored in a checkpoint, which holds plain data "
-            "only; store numbers, text, tensors, or lists and dicts of them"
+            f"{where}: a {kind.__module__}.{kind.__qualname__} cannot be stored in a checkpoint, which holds plain "
+            "data only; store numbers, text, tensors, or lists and dicts of them"
         )
 
 
@@ -123,10 +124,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             os.replace(temporary, target)
         except BaseException as error:
-            try:
+            with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            except OSError:
-                pass
             cause = _write_error(error)
             if cause is None:
                 raise

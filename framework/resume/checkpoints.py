@@ -33,13 +33,13 @@ def open_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "weights_only" in str(error).lower() and "GLOBAL" in str(error):
+        if "Unsupported global" in str(error):
             name = _refused_name(str(error))
             raise UserError(f"{path}: refused: it holds more than plain data{name}; nothing was executed") from None
         raise UserError(f"{path}: {_what_it_is(path)}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except Exception:  # noqa: BLE001 - torch raises whatever the bytes lead it to
+    except Exception:  # torch raises whatever the bytes lead it to
         raise UserError(f"{path}: {_what_it_is(path)}") from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path}: not a Lightning checkpoint: it has no 'state_dict'")
