@@ -33,6 +33,12 @@ class Standardise:
         return (x.float() - self.mean) / self.std
 
 
+class SequenceDataset(ArrayDataset):
+    """Sequences whose transform is a fixed map, which spares the loader seeding the generators for each batch."""
+
+    draws_random_numbers = False
+
+
 class SequentialImages(DataModule):
     """Images as sequences of pixels, row by row (S4D, section 5: sequential CIFAR and its smaller kin).
 
@@ -122,9 +128,9 @@ class SequentialImages(DataModule):
         self.test_set = self._dataset(splits.test, scale)
         self.val_set = self.test_set if splits.val is splits.test else self._dataset(splits.val, scale)
 
-    def _dataset(self, part: LabelledImages, scale: Standardise, sequences: Tensor | None = None) -> ArrayDataset:
+    def _dataset(self, part: LabelledImages, scale: Standardise, sequences: Tensor | None = None) -> SequenceDataset:
         sequences = self._sequences(part) if sequences is None else sequences
-        return ArrayDataset(sequences, torch.from_numpy(part.labels), transform=scale)
+        return SequenceDataset(sequences, torch.from_numpy(part.labels), transform=scale)
 
     def _sequences(self, part: LabelledImages) -> Tensor:
         """``(N, length, d_input)``, kept as bytes where nothing was averaged: a quarter of the memory."""

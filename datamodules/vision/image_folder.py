@@ -1,0 +1,247 @@
+"""Images in folders named after their class, decoded as they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.vision.embedded import load_digits
+from datamodules.vision.labelled import stratified_split
+from datamodules.vision.sources import check_declared
+from framework.data import DataModule
+from framework.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+AUGMENTS = ("none", "crop_flip", "randaugment", "trivialaugment")
+
+
+def list_folder(folder: Path, classes: tuple[str, ...] | None = None) -> tuple[list[Path], np.ndarray, tuple[str, ...]]:
+    """Lists ``<folder>/<class>/**/*.<image>``.
+
+    Args:
+        folder: Holds a folder for each class.
+        classes: The classes that may occur, in order; by default all folders, by name.
+
+    Returns:
+        Files in order of class and name, the class of each, and the names of the classes.
+
+    Raises:
+        UserError: there is no such folder, it has no classes, a class has no image, or a class is not in ``classes``.
+    """
+    try:
+        found = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be read ({error.strerror}); expected a folder with one folder a class"
+        ) from error
+    if not found:
+        raise UserError(f"{folder}: has no folders; expected one for each class, with images inside")
+    names = classes or found
+    unknown = [name for name in found if name not in names]
+    if unknown:
+        near = get_close_matches(unknown[0], names, n=1, cutoff=0.0)[0]
+        raise UserError(f"{folder}: class {unknown[0]!r} is not among the training classes; nearest: {near!r}")
+    files: list[Path] = []
+    labels: list[int] = []
+    for name in found:
+        images = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+        if not images:
+            raise UserError(f"{folder / name}: has no image; accepted: {' '.join(EXTENSIONS)}")
+        files += images
+        labels += [names.index(name)] * len(images)
+    return files, np.array(labels, np.int64), names
+
+
+class FolderDataset(Dataset):
+    """Images decoded one at a time.
+
+    Args:
+        items: Files, or images in memory as uint8 ``(H, W)``.
+        labels: Class of each.
+        transform: Maps a PIL image to a tensor.
+        channels: 3 decodes to RGB, 1 to grey.
+        random: Whether ``transform`` draws random numbers.
+    """
+
+    def __init__(
+        self,
+        items: list[Path] | np.ndarray,
+        labels: np.ndarray,
+        transform: Callable[[Image.Image], Tensor],
+        channels: int,
+        random: bool,
+    ) -> None:
+        self.items, self.labels, self.transform = items, labels, transform
+        self.mode = "RGB" if channels == 3 else "L"
+        self.draws_random_numbers = random
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        item = self.items[index]
+        if isinstance(item, np.ndarray):
+            image = Image.fromarray(item).convert(self.mode)
+        else:
+            try:
+                with Image.open(item) as file:
+                    image = file.convert(self.mode)
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                raise UserError(f"{item}: cannot be decoded as an image: {error}") from error
+        return self.transform(image), torch.tensor(int(self.labels[index]))
+
+
+class ImageFolderData(DataModule):
+    """Images in torchvision's ImageFolder layout: ``train/<class>/*``, ``val/<class>/*``, if any ``test/<class>/*``.
+
+    A folder without ``train`` and ``val`` is read as ``<class>/*`` and split: ``test_fraction`` for the test set,
+    ``val_fraction`` of the rest for validation, every class with its share. Without ``val`` a part of ``train`` is
+    held out; without ``test`` the validation set is the test set too, as is usual with ImageNet. Without a path the
+    digits of scikit-learn take the files' place.
+
+    Batches are ``(x, y)``: ``x`` float32 ``(B, channels, image_size, image_size)``, ``y`` int64 ``(B,)``.
+
+    Args:
+        path: The folder.
+        image_size: Side of the images in pixels.
+        channels: 3 (RGB) or 1 (grey).
+        num_classes: Checked against the data where given, so that a config can pass it on to the model.
+        augment: Of training images: ``none`` (resized and cropped as in evaluation), ``crop_flip`` (random resized
+            crop, left-right flip), ``randaugment`` or ``trivialaugment`` (after ``crop_flip``).
+        min_scale: Smallest share of the image's area in a random crop.
+        crop_ratio: In evaluation the central share of the resized image's side that is kept.
+        mean: Subtracted from each channel, white being 1; ImageNet's by default.
+        std: Divides each channel; ImageNet's by default.
+        val_fraction: Share of the training images held out where there is no ``val``.
+        test_fraction: Share of all images held out where there is neither ``train`` nor ``val``.
+        split_seed: Decides both.
+        batch_size: Images in a training batch, per process.
+        eval_batch_size: Images in an evaluation batch; ``batch_size`` by default.
+        num_workers: Loader processes.
+        drop_last: Whether training leaves out an incomplete last batch.
+
+    Attributes:
+        num_classes: Classes (after ``setup``).
+        class_names: Their names, by which they are numbered (after ``setup``).
+        channels: Channels of a batch.
+        image_size: Side of its images in pixels.
+
+    Raises:
+        UserError: a setting is not among what is accepted (at once); a folder or file is missing, holds no images, or
+            is not what was declared (in ``setup``); a file cannot be decoded (when it is read).
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        image_size: int = 224,
+        channels: int = 3,
+        num_classes: int | None = None,
+        augment: str = "crop_flip",
+        min_scale: float = 0.08,
+        crop_ratio: float = 0.875,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        split_seed: int = 0,
+        batch_size: int = 64,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
+        if augment not in AUGMENTS:
+            near = get_close_matches(str(augment), AUGMENTS, n=1, cutoff=0.0)[0]
+            raise UserError(f"augment: {augment!r} is not one of {', '.join(AUGMENTS)}; nearest: {near}")
+        if channels not in (1, 3):
+            raise UserError(f"channels: {channels} is neither 1 (grey) nor 3 (RGB)")
+        for name, value in (("image_size", image_size), ("min_scale", min_scale), ("crop_ratio", crop_ratio)):
+            if value <= 0 or (name != "image_size" and value > 1):
+                raise UserError(f"{name}: {value} is not above 0" + ("" if name == "image_size" else " and at most 1"))
+        for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+            if not 0 < fraction < 1:
+                raise UserError(f"{name}: {fraction} is not between 0 and 1")
+        grey = channels == 1
+        self.mean = tuple(mean or ((0.449,) if grey else (0.485, 0.456, 0.406)))
+        self.std = tuple(std or ((0.226,) if grey else (0.229, 0.224, 0.225)))
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != channels:
+                raise UserError(f"{name}: {len(values)} values for {channels} channels")
+        self.path, self.image_size, self.channels, self.augment = path, image_size, channels, augment
+        self.min_scale, self.crop_ratio = min_scale, crop_ratio
+        self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
+        self.num_classes = num_classes
+        self.class_names: tuple[str, ...] = ()
+        self._declared_classes = num_classes
+        if path is None:
+            rank_zero_info(f"{type(self).__name__}: no path given, using the handwritten digits of scikit-learn")
+
+    def _transform(self, augment: str) -> Callable[[Image.Image], Tensor]:
+        from torchvision.transforms import v2
+
+        if augment == "none":
+            steps: list[Callable] = [
+                v2.Resize(round(self.image_size / self.crop_ratio)),
+                v2.CenterCrop(self.image_size),
+            ]
+        else:
+            scale = (self.min_scale, 1.0)
+            steps = [v2.RandomResizedCrop(self.image_size, scale=scale), v2.RandomHorizontalFlip()]
+            if augment != "crop_flip":
+                steps.append(v2.RandAugment() if augment == "randaugment" else v2.TrivialAugmentWide())
+        tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(self.mean), list(self.std))]
+        return v2.Compose([*steps, *tensor, v2.ToPureTensor()])
+
+    def setup(self, stage: str | None = None) -> None:
+        """Lists the files and splits them, once; decodes none."""
+        if self.train_set is not None:
+            return
+        train, val, test = self._parts()
+        self.num_classes = len(self.class_names)
+        check_declared("num_classes", self._declared_classes, self.num_classes, str(self.path or "the digits"))
+        fixed, augmented = self._transform("none"), self._transform(self.augment)
+        self.train_set = FolderDataset(*train, augmented, self.channels, random=self.augment != "none")
+        self.val_set = FolderDataset(*val, fixed, self.channels, random=False)
+        self.test_set = self.val_set if test is val else FolderDataset(*test, fixed, self.channels, random=False)
+
+    def _parts(self) -> tuple[tuple, tuple, tuple]:
+        if self.path is None:
+            digits = load_digits()
+            self.class_names = digits.class_names
+            return self._three_way(digits.images[:, 0], digits.labels)
+        folder = Path(self.path).expanduser()
+        if not (folder / "train").is_dir():
+            if (folder / "val").is_dir():
+                raise UserError(f"{folder / 'train'}: not found, though there is {folder / 'val'}")
+            files, labels, self.class_names = list_folder(folder)
+            return self._three_way(files, labels)
+        files, labels, self.class_names = list_folder(folder / "train")
+        train, val = (files, labels), None
+        if (folder / "val").is_dir():
+            val = list_folder(folder / "val", self.class_names)[:2]
+        else:
+            train, val = self._split(files, labels, self.val_fraction)
+        test = list_folder(folder / "test", self.class_names)[:2] if (folder / "test").is_dir() else val
+        return train, val, test
+
+    def _three_way(self, items: list[Path] | np.ndarray, labels: np.ndarray) -> tuple[tuple, tuple, tuple]:
+        rest, test = self._split(items, labels, self.test_fraction)
+        train, val = self._split(*rest, self.val_fraction)
+        return train, val, test
+
+    def _split(self, items: list[Path] | np.ndarray, labels: np.ndarray, fraction: float) -> tuple[tuple, tuple]:
+        parts = stratified_split(labels, fraction, self.split_seed)
+        first, second = (
+            (items[rows] if isinstance(items, np.ndarray) else [items[row] for row in rows], labels[rows])
+            for rows in parts
+        )
+        return first, second
