@@ -1,0 +1,406 @@
+"""S4D as LightningModules: a classifier and a regressor of whole sequences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import Accuracy, MeanSquaredError, Metric
+
+from framework.module import Module, OptimizerConfig, ScheduleConfig
+from framework.protocols import KernelData
+from modules.sequence.s4d.memory import memory_r2
+from modules.sequence.s4d.model import POOLINGS, S4DBackbone, pool
+from modules.sequence.s4d.options import choose, require
+
+Batch = tuple[Tensor, ...] | list[Tensor]
+
+
+class _S4DModule(Module):
+    """What the two tasks share: backbone, pooling, head, steps.
+
+    A batch is ``(x, y)`` or ``(x, y, lengths)``; x is (B, L, d_input) or tokens (B, L), lengths (B,) counts the samples
+    that are not padding.
+    """
+
+    score_name: str
+
+    def _build(self, outputs: int, pooling: str, rate: float, **backbone: Any) -> None:
+        choose("pooling", pooling, POOLINGS)
+        require(rate > 0, "rate", rate, "above 0")
+        self.pooling, self.rate = pooling, rate
+        self.backbone = S4DBackbone(**backbone)
+        self.head = nn.Linear(backbone["d_model"], outputs)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None, rate: float | None = None) -> Tensor:
+        """The head's outputs (B, n_classes or n_outputs).
+
+        Args:
+            x: (B, L, d_input), or tokens (B, L).
+            lengths: (B,) samples that are not padding.
+            rate: Factor on Δ; the module's own ``rate`` if left out.
+        """
+        features = self.backbone(x, lengths, self.rate if rate is None else rate)
+        return self.head(pool(features, self.pooling, lengths))
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """The training objective, a mean over the batch."""
+        raise NotImplementedError
+
+    def score(self, output: Tensor, target: Tensor) -> Tensor:
+        """The number logged as ``score_name`` for one batch."""
+        raise NotImplementedError
+
+    def _step(self, batch: Batch, stage: str, metric: Metric) -> Tensor:
+        x, target, lengths = _unpack(batch)
+        output = self(x, lengths)
+        loss = self.loss(output, target)
+        evaluating = stage != "train"
+        shown: dict[str, Any] = {"batch_size": len(x), "on_epoch": True, "on_step": False}
+        self.log(f"{stage}/loss", loss, prog_bar=True, sync_dist=evaluating, **shown)
+        metric(output, target)
+        self.log(f"{stage}/{self.score_name}", metric, prog_bar=evaluating, **shown)
+        return loss
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step on a batch; logs ``train/loss`` and the score."""
+        return self._step(batch, "train", self.train_metric)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Logs ``val/loss`` and the score."""
+        self._step(batch, "val", self.val_metric)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Logs ``test/loss`` and the score."""
+        self._step(batch, "test", self.test_metric)
+
+    def _metrics(self, make: Any) -> None:
+        self.train_metric: Metric = make()
+        self.val_metric: Metric = make()
+        self.test_metric: Metric = make()
+
+    # --- what callbacks ask for (framework.protocols) ---
+
+    @torch.no_grad()
+    def kernel_data(self, length: int) -> list[KernelData]:
+        """Kernels, basis functions and modes of every layer, for :class:`framework.protocols.HasKernels`."""
+        found = []
+        for index, layer in enumerate(self.backbone.layers):
+            dt, modes, weights, _ = layer.continuous(self.rate)
+            time = torch.arange(length, dtype=dt.dtype, device=dt.device)
+            middle = dt.argsort()[len(dt) // 2]
+            basis = (weights[middle, :, None] * torch.exp(dt[middle] * modes[middle, :, None] * time)).real
+            found.append(
+                KernelData(
+                    name=f"layer {index}",
+                    kernel=layer.kernel(length, self.rate)[0].float().cpu(),
+                    basis=basis.float().cpu(),
+                    modes=modes.reshape(-1).cpu(),
+                    steps=dt.float().cpu(),
+                )
+            )
+        return found
+
+    @torch.no_grad()
+    def memory_curves(self, delays: list[int], samples: int) -> dict[str, list[float]]:
+        """Linear memory of each layer's modes, for :class:`framework.protocols.HasMemory`.
+
+        The channel with the median step size stands for its layer.
+        """
+        curves = {}
+        for index, layer in enumerate(self.backbone.layers):
+            dt, modes, _, _ = layer.continuous(self.rate)
+            middle = dt.argsort()[len(dt) // 2]
+            system = modes[middle].cpu().numpy()
+            curves[f"layer{index}"] = memory_r2(system, delays, dt=float(dt[middle]), samples=samples).tolist()
+        return curves
+
+    @torch.no_grad()
+    def metrics_at_rate(self, batch: Batch, rate: int) -> dict[str, Tensor]:
+        """Scores on every ``rate``-th sample of the input, with Δ scaled to match.
+
+        For :class:`framework.protocols.RateTransferable`.
+        """
+        x, target, lengths = _unpack(batch)
+        if lengths is not None:
+            lengths = torch.div(lengths + rate - 1, rate, rounding_mode="floor")
+        output = self(x[:, ::rate], lengths, self.rate * rate)
+        return {"loss": self.loss(output, target), self.score_name: self.score(output, target)}
+
+
+class S4DClassifier(_S4DModule):
+    """Classifies sequences with a stack of S4D layers.
+
+    Args:
+        d_input: Features of each sample; not used with a vocabulary.
+        n_classes: Classes.
+        vocabulary: Number of tokens where inputs are integers, else ``None``.
+        d_model: H, channels of every layer.
+        n_layers: Blocks.
+        d_state: N, real state size of each channel (N/2 complex modes), even.
+        init: Spectrum at the start: ``lin`` (eq. 9), ``inv`` (eq. 8), ``legs``, ``real``; for ablations ``inv2``,
+            ``quad``, ``random_imag``, ``random_normal``.
+        disc: ``zoh``, ``bilinear`` (eq. 6) or ``dss`` (row-softmax kernel of Gupta et al. 2022).
+        real_transform: How Re A is stored: ``exp``, ``relu`` or ``none``.
+        dt_transform: How Δ is stored: ``exp`` or ``softplus``.
+        dt_min: Smallest initial step size, in samples; 1/Δ should cover 10 … L samples.
+        dt_max: Largest initial step size.
+        n_ssm: Independent copies of (A, B) in a layer, a divisor of ``d_model``; one a channel by default.
+        channels: Kernels for each channel.
+        bidirectional: A second kernel on the reversed input.
+        train_B: Whether B is trained.
+        imag_scale: Factor on Im A at the start (ablation).
+        random_real: Draw ``-Re A`` from U[0, 1) (ablation).
+        dss_length: Length that the DSS softmax normalises over; the input's by default.
+        norm: ``layer`` or ``batch``.
+        prenorm: Norm before each layer rather than after the residual sum.
+        dropout: Probability of dropping a feature.
+        tie_dropout: One dropout mask for all samples of a sequence.
+        activation: After each SSM: ``gelu``, ``relu``, ``silu`` or ``id``.
+        final_act: Of each block's position-wise map: ``glu`` or ``id``.
+        pooling: ``mean`` over time or the ``last`` sample.
+        rate: Factor on Δ: 2 runs a trained model on input sampled half as often.
+        label_smoothing: Of the cross-entropy, in [0, 1).
+        ssm_lr: Cap on the learning rate of Δ, A and B, which get no weight decay.
+        optimizer: The optimiser; AdamW at 1e-2 is the paper's.
+        schedule: The learning-rate schedule.
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+
+    score_name = "accuracy"
+
+    def __init__(
+        self,
+        d_input: int = 1,
+        n_classes: int = 10,
+        vocabulary: int | None = None,
+        d_model: int = 64,
+        n_layers: int = 4,
+        d_state: int = 64,
+        init: str = "lin",
+        disc: str = "zoh",
+        real_transform: str = "exp",
+        dt_transform: str = "exp",
+        dt_min: float = 1e-3,
+        dt_max: float = 1e-1,
+        n_ssm: int | None = None,
+        channels: int = 1,
+        bidirectional: bool = False,
+        train_B: bool = True,
+        imag_scale: float = 1.0,
+        random_real: bool = False,
+        dss_length: int | None = None,
+        norm: str = "layer",
+        prenorm: bool = False,
+        dropout: float = 0.0,
+        tie_dropout: bool = True,
+        activation: str = "gelu",
+        final_act: str = "glu",
+        pooling: str = "mean",
+        rate: float = 1.0,
+        label_smoothing: float = 0.0,
+        ssm_lr: float = 1e-3,
+        optimizer: OptimizerConfig | None = None,
+        schedule: ScheduleConfig | None = None,
+    ) -> None:
+        super().__init__(optimizer, schedule)
+        self.save_hyperparameters()
+        require(n_classes >= 2, "n_classes", n_classes, "2 or more")
+        require(0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "in [0, 1)")
+        self.label_smoothing = label_smoothing
+        self._build(
+            n_classes,
+            pooling,
+            rate,
+            d_input=d_input,
+            vocabulary=vocabulary,
+            d_model=d_model,
+            n_layers=n_layers,
+            d_state=d_state,
+            init=init,
+            disc=disc,
+            real_transform=real_transform,
+            dt_transform=dt_transform,
+            dt_min=dt_min,
+            dt_max=dt_max,
+            n_ssm=n_ssm,
+            channels=channels,
+            bidirectional=bidirectional,
+            train_B=train_B,
+            imag_scale=imag_scale,
+            random_real=random_real,
+            dss_length=dss_length,
+            norm=norm,
+            prenorm=prenorm,
+            dropout=dropout,
+            tie_dropout=tie_dropout,
+            activation=activation,
+            final_act=final_act,
+            ssm_lr=ssm_lr,
+        )
+        self._metrics(lambda: Accuracy(task="multiclass", num_classes=n_classes))
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy."""
+        return F.cross_entropy(output.float(), target, label_smoothing=self.label_smoothing)
+
+    def score(self, output: Tensor, target: Tensor) -> Tensor:
+        """Accuracy of a batch."""
+        return (output.argmax(-1) == target).float().mean()
+
+    def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> dict[str, Tensor]:
+        """Class ``probabilities`` (B, n_classes), ``prediction`` (B,), and ``target`` where the batch has it."""
+        x, target, lengths = _unpack(batch)
+        probabilities = self(x, lengths).float().softmax(-1)
+        found = {"probabilities": probabilities, "prediction": probabilities.argmax(-1)}
+        return found if target is None else found | {"target": target}
+
+
+class S4DRegressor(_S4DModule):
+    """Predicts numbers from sequences with a stack of S4D layers.
+
+    Args:
+        d_input: Features of each sample; not used with a vocabulary.
+        n_outputs: Numbers to predict.
+        vocabulary: Number of tokens where inputs are integers, else ``None``.
+        target_mean: Subtracted from the target before training and added to the prediction, in the target's unit.
+        target_std: The target's unit divided by this is what the loss sees; errors are logged in the target's unit.
+        d_model: H, channels of every layer.
+        n_layers: Blocks.
+        d_state: N, real state size of each channel (N/2 complex modes), even.
+        init: Spectrum at the start: ``lin`` (eq. 9), ``inv`` (eq. 8), ``legs``, ``real``; for ablations ``inv2``,
+            ``quad``, ``random_imag``, ``random_normal``.
+        disc: ``zoh``, ``bilinear`` (eq. 6) or ``dss`` (row-softmax kernel of Gupta et al. 2022).
+        real_transform: How Re A is stored: ``exp``, ``relu`` or ``none``.
+        dt_transform: How Δ is stored: ``exp`` or ``softplus``.
+        dt_min: Smallest initial step size, in samples; 1/Δ should cover 10 … L samples.
+        dt_max: Largest initial step size.
+        n_ssm: Independent copies of (A, B) in a layer, a divisor of ``d_model``; one a channel by default.
+        channels: Kernels for each channel.
+        bidirectional: A second kernel on the reversed input.
+        train_B: Whether B is trained.
+        imag_scale: Factor on Im A at the start (ablation).
+        random_real: Draw ``-Re A`` from U[0, 1) (ablation).
+        dss_length: Length that the DSS softmax normalises over; the input's by default.
+        norm: ``layer`` or ``batch``.
+        prenorm: Norm before each layer rather than after the residual sum.
+        dropout: Probability of dropping a feature.
+        tie_dropout: One dropout mask for all samples of a sequence.
+        activation: After each SSM: ``gelu``, ``relu``, ``silu`` or ``id``.
+        final_act: Of each block's position-wise map: ``glu`` or ``id``.
+        pooling: ``mean`` over time or the ``last`` sample.
+        rate: Factor on Δ: 2 runs a trained model on input sampled half as often.
+        ssm_lr: Cap on the learning rate of Δ, A and B, which get no weight decay.
+        optimizer: The optimiser; AdamW is the paper's.
+        schedule: The learning-rate schedule.
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+
+    score_name = "rmse"
+
+    def __init__(
+        self,
+        d_input: int = 1,
+        n_outputs: int = 1,
+        vocabulary: int | None = None,
+        target_mean: float = 0.0,
+        target_std: float = 1.0,
+        d_model: int = 64,
+        n_layers: int = 4,
+        d_state: int = 64,
+        init: str = "lin",
+        disc: str = "zoh",
+        real_transform: str = "exp",
+        dt_transform: str = "exp",
+        dt_min: float = 1e-3,
+        dt_max: float = 1e-1,
+        n_ssm: int | None = None,
+        channels: int = 1,
+        bidirectional: bool = False,
+        train_B: bool = True,
+        imag_scale: float = 1.0,
+        random_real: bool = False,
+        dss_length: int | None = None,
+        norm: str = "layer",
+        prenorm: bool = False,
+        dropout: float = 0.0,
+        tie_dropout: bool = True,
+        activation: str = "gelu",
+        final_act: str = "glu",
+        pooling: str = "mean",
+        rate: float = 1.0,
+        ssm_lr: float = 1e-3,
+        optimizer: OptimizerConfig | None = None,
+        schedule: ScheduleConfig | None = None,
+    ) -> None:
+        super().__init__(optimizer, schedule)
+        self.save_hyperparameters()
+        require(n_outputs >= 1, "n_outputs", n_outputs, "1 or more")
+        require(target_std > 0, "target_std", target_std, "above 0")
+        self.target_mean, self.target_std = target_mean, target_std
+        self._build(
+            n_outputs,
+            pooling,
+            rate,
+            d_input=d_input,
+            vocabulary=vocabulary,
+            d_model=d_model,
+            n_layers=n_layers,
+            d_state=d_state,
+            init=init,
+            disc=disc,
+            real_transform=real_transform,
+            dt_transform=dt_transform,
+            dt_min=dt_min,
+            dt_max=dt_max,
+            n_ssm=n_ssm,
+            channels=channels,
+            bidirectional=bidirectional,
+            train_B=train_B,
+            imag_scale=imag_scale,
+            random_real=random_real,
+            dss_length=dss_length,
+            norm=norm,
+            prenorm=prenorm,
+            dropout=dropout,
+            tie_dropout=tie_dropout,
+            activation=activation,
+            final_act=final_act,
+            ssm_lr=ssm_lr,
+        )
+        self._metrics(lambda: MeanSquaredError(squared=False))
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None, rate: float | None = None) -> Tensor:
+        """Predictions (B, n_outputs) in the target's unit; see the base class for the arguments."""
+        return super().forward(x, lengths, rate).float() * self.target_std + self.target_mean
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean squared error in units of ``target_std``."""
+        return F.mse_loss(output, target.to(output.dtype).view_as(output)) / self.target_std**2
+
+    def score(self, output: Tensor, target: Tensor) -> Tensor:
+        """Root mean squared error of a batch, in the target's unit."""
+        return F.mse_loss(output, target.to(output.dtype).view_as(output)).sqrt()
+
+    def _step(self, batch: Batch, stage: str, metric: Metric) -> Tensor:
+        x, target, *rest = batch
+        return super()._step((x, target.float().view(len(x), -1), *rest), stage, metric)
+
+    def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> dict[str, Tensor]:
+        """``prediction`` (B, n_outputs) in the target's unit, and ``target`` where the batch has it."""
+        x, target, lengths = _unpack(batch)
+        found = {"prediction": self(x, lengths)}
+        return found if target is None else found | {"target": target}
+
+
+def _unpack(batch: Batch | Tensor) -> tuple[Tensor, Any, Tensor | None]:
+    if isinstance(batch, Tensor):
+        return batch, None, None
+    x, *rest = batch
+    return x, (rest[0] if rest else None), (rest[1] if len(rest) > 1 else None)

@@ -1,0 +1,225 @@
+"""The deep model: encoder, residual blocks of S4D layers, pooling."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from framework.errors import UserError
+from modules.sequence.s4d.layer import DiscreteSystem, S4DLayer
+from modules.sequence.s4d.options import choose, require
+
+NORMS = ("layer", "batch")
+ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "id": nn.Identity}
+FINAL_ACTIVATIONS = ("glu", "id")
+POOLINGS = ("mean", "last")
+
+
+class TiedDropout(nn.Module):
+    """Dropout that drops a feature for the whole sequence: its mask is drawn once and shared over time."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Applies the mask to (B, L, H)."""
+        if not self.training or self.p == 0:
+            return x
+        return x * F.dropout(x.new_ones(x.shape[0], 1, x.shape[2]), self.p)
+
+
+class SequenceNorm(nn.Module):
+    """LayerNorm over features, or BatchNorm over batch and time, of (…, H); padding stays out of the moments."""
+
+    def __init__(self, kind: str, d_model: int) -> None:
+        super().__init__()
+        self.norm: nn.Module = nn.LayerNorm(d_model) if kind == "layer" else nn.BatchNorm1d(d_model)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalises (…, H); ``mask`` (…) is true on samples that are not padding."""
+        if isinstance(self.norm, nn.LayerNorm):
+            return self.norm(x)
+        if mask is None:
+            return self.norm(x.flatten(0, -2)).view_as(x)
+        out = torch.zeros_like(x)
+        out[mask] = self.norm(x[mask]).to(x.dtype)
+        return out
+
+
+class S4DBlock(nn.Module):
+    """``x + dropout(mix(dropout(act(S4D(x)))))`` with the norm after the sum, or on the branch before it.
+
+    Args:
+        layer: The SSM.
+        norm: ``layer`` or ``batch``.
+        prenorm: Whether the norm comes before the layer instead of after the sum.
+        dropout: Probability of dropping a feature.
+        tie_dropout: Whether one mask holds for all samples of a sequence.
+        activation: After the SSM: ``gelu``, ``relu``, ``silu`` or ``id``.
+        final_act: Of the position-wise map: ``glu`` (H to 2H, gated) or ``id`` (H to H).
+    """
+
+    def __init__(
+        self,
+        layer: S4DLayer,
+        *,
+        norm: str,
+        prenorm: bool,
+        dropout: float,
+        tie_dropout: bool,
+        activation: str,
+        final_act: str,
+    ) -> None:
+        super().__init__()
+        d_model, gated = layer.d_model, final_act == "glu"
+        self.layer = layer
+        self.norm = SequenceNorm(norm, d_model)
+        self.prenorm = prenorm
+        self.activation = ACTIVATIONS[activation]()
+        self.mix = nn.Sequential(
+            nn.Linear(layer.channels * d_model, 2 * d_model if gated else d_model),
+            nn.GLU(dim=-1) if gated else nn.Identity(),
+        )
+        self.dropout = TiedDropout(dropout) if tie_dropout else nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, rate: float = 1.0) -> Tensor:
+        """Maps (B, L, H) to (B, L, H); samples where ``mask`` (B, L) is false do not reach the others."""
+        z = self.norm(x, mask) if self.prenorm else x
+        z = self.layer(z if mask is None else z * mask.unsqueeze(-1), rate)
+        z = self.dropout(self.mix(self.dropout(self.activation(z))))
+        return x + z if self.prenorm else self.norm(x + z, mask)
+
+    def step(self, x: Tensor, state: Tensor, system: DiscreteSystem) -> tuple[Tensor, Tensor]:
+        """One sample (B, H) in evaluation."""
+        z, state = self.layer.step(self.norm(x) if self.prenorm else x, state, system)
+        z = self.mix(self.activation(z))
+        return (x + z if self.prenorm else self.norm(x + z)), state
+
+
+class S4DBackbone(nn.Module):
+    """Encoder and ``n_layers`` blocks.
+
+    Args:
+        d_input: Features of each sample; ignored with a vocabulary.
+        vocabulary: Number of tokens, for integer inputs.
+        d_model: H.
+        n_layers: Blocks.
+        d_state: N.
+        norm: ``layer`` or ``batch``.
+        prenorm: Norm before the layer rather than after the sum; a last norm is then added.
+        dropout: Probability.
+        tie_dropout: One dropout mask for all samples of a sequence.
+        activation: ``gelu``, ``relu``, ``silu`` or ``id``.
+        final_act: ``glu`` or ``id``.
+        layer: Further arguments of each :class:`S4DLayer`.
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+
+    def __init__(
+        self,
+        d_input: int = 1,
+        vocabulary: int | None = None,
+        *,
+        d_model: int = 64,
+        n_layers: int = 4,
+        d_state: int = 64,
+        norm: str = "layer",
+        prenorm: bool = False,
+        dropout: float = 0.0,
+        tie_dropout: bool = True,
+        activation: str = "gelu",
+        final_act: str = "glu",
+        **layer: object,
+    ) -> None:
+        super().__init__()
+        choose("norm", norm, NORMS)
+        choose("activation", activation, ACTIVATIONS)
+        choose("final_act", final_act, FINAL_ACTIVATIONS)
+        require(0 <= dropout < 1, "dropout", dropout, "in [0, 1)")
+        require(n_layers >= 1, "n_layers", n_layers, "1 or more")
+        require(vocabulary is None or vocabulary >= 1, "vocabulary", vocabulary, "1 or more, or null")
+        require(vocabulary is not None or d_input >= 1, "d_input", d_input, "1 or more")
+        self.d_input = d_input
+        self.encoder = nn.Linear(d_input, d_model) if vocabulary is None else nn.Embedding(vocabulary, d_model)
+        self.blocks = nn.ModuleList(
+            S4DBlock(
+                S4DLayer(d_model, d_state, **layer),  # type: ignore[arg-type]
+                norm=norm,
+                prenorm=prenorm,
+                dropout=dropout,
+                tie_dropout=tie_dropout,
+                activation=activation,
+                final_act=final_act,
+            )
+            for _ in range(n_layers)
+        )
+        self.final_norm = SequenceNorm(norm, d_model) if prenorm else None
+
+    @property
+    def layers(self) -> list[S4DLayer]:
+        """The SSM of each block."""
+        return [block.layer for block in self.blocks]  # type: ignore[misc]
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Embeds samples (…, d_input), or tokens (…) of an integer type, as (…, H)."""
+        if isinstance(self.encoder, nn.Embedding):
+            if x.is_floating_point():
+                raise UserError(f"vocabulary: {self.encoder.num_embeddings} needs integer tokens, not {x.dtype}")
+            return self.encoder(x)
+        if x.shape[-1] != self.d_input:
+            raise UserError(f"d_input: {self.d_input} does not match the data, which has {x.shape[-1]} features")
+        return self.encoder(x)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None, rate: float = 1.0) -> Tensor:
+        """Features of every sample.
+
+        Args:
+            x: (B, L, d_input), or tokens (B, L).
+            lengths: (B,) samples that are not padding; all if left out.
+            rate: Factor on Δ in every layer.
+
+        Returns:
+            (B, L, H).
+        """
+        h = self.encode(x)
+        mask = None if lengths is None else padding_mask(lengths, h.shape[1])
+        for block in self.blocks:
+            h = block(h, mask, rate)
+        return h if self.final_norm is None else self.final_norm(h, mask)
+
+    def initial_states(self, batch: int) -> list[Tensor]:
+        """Zero states for :meth:`step`."""
+        return [layer.initial_state(batch) for layer in self.layers]
+
+    def systems(self, rate: float = 1.0) -> list[DiscreteSystem]:
+        """Discretised layers for :meth:`step`."""
+        return [layer.discrete(rate) for layer in self.layers]
+
+    def step(self, x: Tensor, states: list[Tensor], systems: list[DiscreteSystem]) -> tuple[Tensor, list[Tensor]]:
+        """One sample of a stream in evaluation: the features (B, H) that ``forward`` has there, and the next states."""
+        h, after = self.encode(x), []
+        for block, state, system in zip(self.blocks, states, systems, strict=True):
+            h, state = block.step(h, state, system)  # type: ignore[operator]
+            after.append(state)
+        return (h if self.final_norm is None else self.final_norm(h)), after
+
+
+def padding_mask(lengths: Tensor, length: int) -> Tensor:
+    """(B, L), true on the first ``lengths[b]`` samples."""
+    return torch.arange(length, device=lengths.device) < lengths[:, None]
+
+
+def pool(h: Tensor, how: str, lengths: Tensor | None = None) -> Tensor:
+    """Reduces (B, L, H) to (B, H): the mean over time, or the last sample that is not padding."""
+    if how == "mean":
+        if lengths is None:
+            return h.mean(1)
+        mask = padding_mask(lengths, h.shape[1]).unsqueeze(-1)
+        return (h * mask).sum(1) / lengths[:, None].to(h.dtype)
+    if lengths is None:
+        return h[:, -1]
+    return h[torch.arange(len(h), device=h.device), lengths - 1]
