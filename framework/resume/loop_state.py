@@ -1,0 +1,135 @@
+"""What Lightning's training loop knows between two batches and does not store itself, as plain data.
+
+These are mostly private parts of Lightning; tests/framework/resume/test_lightning_internals.py pins each name.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
+from torch import Tensor
+from torchmetrics import Metric
+
+from framework.data.loader import ExactLoader
+
+_METADATA = (
+    *("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx"),
+    *("dataloader_idx", "metric_attribute"),
+)
+_CONNECTOR = ("_first_loop_iter", "_current_fx", "_logged_metrics", "_callback_metrics", "_progress_bar_metrics")
+
+
+def capture_loops(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """Collects the logged values so far, the states of metrics, and where the loaders stand."""
+    connector = trainer._logger_connector
+    return {
+        "connector": {name: _plain(getattr(connector, name)) for name in _CONNECTOR},
+        "results": {key: _result_state(metric) for key, metric in trainer.fit_loop.epoch_loop._results.items()},
+        "metrics": {name: _metric_state(metric) for name, metric in _metrics(module)},
+        "loaders": [loader.state_dict() for loader in _loaders(trainer)],
+        "should_stop": bool(trainer.should_stop),
+    }
+
+
+def restore_loops(trainer: Trainer, module: LightningModule, state: dict[str, Any], at_epoch_end: bool) -> None:
+    """Puts back what :func:`capture_loops` found; to be called when nothing else comes before the first batch."""
+    fit_loop = trainer.fit_loop
+    if at_epoch_end:
+        # With max_steps Lightning takes every checkpoint for one within an epoch, and would train nothing more.
+        for loop in (fit_loop, fit_loop.epoch_loop, fit_loop.epoch_loop.val_loop):
+            loop._restarting = False
+    for name, value in state["connector"].items():
+        setattr(trainer._logger_connector, name, dict(value) if isinstance(value, dict) else value)
+    for name, metric in _metrics(module):
+        if name in state["metrics"]:
+            _restore_metric(metric, state["metrics"][name])
+    results = fit_loop.epoch_loop._results
+    results.clear()
+    for key, saved in state["results"].items():
+        if saved["restorable"]:
+            results[key] = _result(trainer, module, saved)
+    loaders = list(_loaders(trainer))
+    if len(loaders) == len(state["loaders"]):
+        for loader, saved in zip(loaders, state["loaders"], strict=True):
+            loader.load_state_dict(saved)
+    trainer.should_stop = state["should_stop"]
+
+
+def _plain(value: Any) -> Any:
+    return (
+        {k: v.detach() if isinstance(v, Tensor) else v for k, v in value.items()} if isinstance(value, dict) else value
+    )
+
+
+def _metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:
+    return ((name, part) for name, part in module.named_modules() if isinstance(part, Metric))
+
+
+def _metric_state(metric: Metric) -> dict[str, Any]:
+    states = {name: getattr(metric, name) for name in metric._defaults}
+    return {
+        "states": {name: list(value) if isinstance(value, list) else value for name, value in states.items()},
+        "update_count": metric._update_count,
+    }
+
+
+def _restore_metric(metric: Metric, saved: dict[str, Any]) -> None:
+    for name, value in saved["states"].items():
+        tensors = [v.to(metric.device) for v in value] if isinstance(value, list) else value.to(metric.device)
+        setattr(metric, name, tensors)
+    metric._update_count = saved["update_count"]
+    metric._computed = None
+
+
+def _loaders(trainer: Trainer) -> Iterator[ExactLoader]:
+    for combined in (trainer.fit_loop._combined_loader, trainer.fit_loop.epoch_loop.val_loop._combined_loader):
+        yield from (loader for loader in (combined.flattened if combined else ()) if isinstance(loader, ExactLoader))
+
+
+def _result_state(metric: _ResultMetric) -> dict[str, Any]:
+    """One value logged with ``self.log``: how it was logged, and what has come together so far."""
+    meta = metric.meta
+    state: dict[str, Any] = {name: getattr(meta, name) for name in _METADATA}
+    reduce_fx: Any = meta.reduce_fx
+    state |= {
+        "reduce_fx": reduce_fx.__name__,
+        "builtin": getattr(builtins, reduce_fx.__name__, None) is reduce_fx,
+        "should_sync": meta.sync.should,
+        "rank_zero_only": meta.sync.rank_zero_only,
+        "restorable": meta.sync.group is None,  # a process group has no plain form: such a mean starts anew
+        "is_tensor": metric.is_tensor,
+        "has_reset": metric.has_reset,
+        "update_count": metric._update_count,
+        "forward_cache": metric._forward_cache if isinstance(metric._forward_cache, Tensor) else None,
+        "computed": metric._computed if isinstance(metric._computed, Tensor) else None,
+    }
+    if metric.is_tensor:
+        state["value"] = metric.value
+        if meta.is_mean_reduction:
+            state["cumulated_batch_size"] = metric.cumulated_batch_size
+    return state
+
+
+def _result(trainer: Trainer, module: LightningModule, saved: dict[str, Any]) -> _ResultMetric:
+    reduce_fx = getattr(builtins if saved["builtin"] else torch, saved["reduce_fx"])
+    meta = _Metadata(**{name: saved[name] for name in _METADATA}, reduce_fx=reduce_fx)
+    meta.sync = _Sync(
+        _should=saved["should_sync"], fn=trainer.strategy.reduce, _group=None, rank_zero_only=saved["rank_zero_only"]
+    )
+    metric = _ResultMetric(meta, saved["is_tensor"])
+    if saved["is_tensor"]:
+        metric.value = saved["value"]
+        if meta.is_mean_reduction:
+            metric.cumulated_batch_size = saved["cumulated_batch_size"]
+    else:
+        metric.value = module.get_submodule(saved["metric_attribute"])
+    metric.has_reset = saved["has_reset"]
+    metric._update_count = saved["update_count"]
+    metric._forward_cache = saved["forward_cache"]
+    metric._computed = saved["computed"]
+    return metric.to(module.device)

@@ -1,0 +1,107 @@
+"""SIGINT and SIGTERM during training: remembered until a resume point can be written, but not for ever."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(SystemExit):
+    """Training was ended by a signal.
+
+    It passes through Lightning, and ends the process with the shell's code for the signal: 130 for SIGINT, 143 for
+    SIGTERM.
+
+    Args:
+        signum: The signal.
+        code: Another exit code, for a process that only helps another one which reports the signal.
+    """
+
+    def __init__(self, signum: int, code: int | None = None) -> None:
+        super().__init__(128 + signum if code is None else code)
+        self.signum = signum
+
+
+def exit_code(error: SystemExit) -> int:
+    """The exit code that ``error`` asks for.
+
+    Lightning turns a Ctrl-C outside the training loop into exit code 1; this gives 130 for it.
+    """
+    if isinstance(error.__context__, KeyboardInterrupt) and not isinstance(error, Interrupted):
+        return 128 + signal.SIGINT
+    if error.code is None:
+        return 0
+    return error.code if isinstance(error.code, int) else 1
+
+
+def say(line: str) -> None:
+    """Prints a line to stderr in a way that is allowed within a signal handler."""
+    try:
+        os.write(2, f"{line}\n".encode())
+    except OSError:
+        return
+
+
+class SignalWatch:
+    """Notes the first SIGINT or SIGTERM; ends the process at the second, or when time is up.
+
+    Args:
+        grace: Seconds that may pass between the signal and :meth:`reached`.
+        on_deadline: Called with the signal, from a thread of its own, when they have passed; the process is ended
+            after it.
+        on_second: Called with the signal, within the handler, before the process is ended by a second signal.
+    """
+
+    def __init__(self, grace: float, on_deadline: Callable[[int], None], on_second: Callable[[int], None]) -> None:
+        self.grace = grace
+        self.on_deadline = on_deadline
+        self.on_second = on_second
+        self.received = 0
+        self._previous: dict[int, Any] = {}
+        self._timer: threading.Timer | None = None
+
+    def install(self) -> None:
+        """Takes over the handlers; does nothing outside the main thread, where Python allows none."""
+        if threading.current_thread() is not threading.main_thread() or self._previous:
+            return
+        self.received = 0
+        for signum in _SIGNALS:
+            self._previous[signum] = signal.signal(signum, self._handle)
+
+    def restore(self) -> None:
+        """Gives the handlers back, and stops the clock."""
+        self.reached()
+        for signum, handler in self._previous.items():
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        self._previous = {}
+
+    def reached(self) -> None:
+        """Stops the clock: a point of rest has come."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def start_clock(self, on_deadline: Callable[[int], None]) -> None:
+        """Ends the process after the grace period, unless :meth:`reached` is called before."""
+        self.reached()
+        self._timer = threading.Timer(self.grace, self._expire, (on_deadline,))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _handle(self, signum: int, frame: Any) -> None:
+        if self.received:
+            self.on_second(signum)
+            os._exit(128 + signum)
+        self.received = signum
+        self.start_clock(self.on_deadline)
+
+    def _expire(self, on_deadline: Callable[[int], None]) -> None:
+        try:
+            on_deadline(self.received)
+        finally:
+            os._exit(128 + self.received)
