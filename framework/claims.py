@@ -106,6 +106,8 @@ class Reproduction:
         """
         from framework.api import build
 
-        experiment = build(config, overrides=[*overrides, f"--run.root={self.folder / 'runs'}", "--wandb.mode=disabled"])
+        experiment = build(
+            config, overrides=[*overrides, f"--run.root={self.folder / 'runs'}", "--wandb.mode=disabled"]
+        )
         experiment.fit()
         return {key: float(value) for key, value in experiment.trainer.callback_metrics.items()}

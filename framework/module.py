@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def as_dataclass(cls: type[T], value: T | dict[str, Any] | None) -> T:
-    """Makes a ``cls`` of a mapping (as a checkpoint holds it) or of ``None`` (all defaults); passes a ``cls`` through."""
+    """Makes a ``cls`` of a mapping (as a checkpoint holds it) or of ``None`` (all defaults); a ``cls`` stays."""
     if isinstance(value, cls):
         return value
     return cls(**(value or {}))  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ class ScheduleConfig:
 
     Attributes:
         name: ``constant``, ``linear`` or ``cosine`` (down to ``final`` at the last step), ``onecycle`` (Smith 2019:
-            cosine up over ``warmup`` from 1/25, cosine down to 1e-4/25), or ``step`` (times ``gamma`` at each milestone).
+            cosine up over ``warmup`` from 1/25, cosine down to 1e-4/25), or ``step`` (``gamma`` at each milestone).
         warmup: Linear warm-up: a number of steps if 1 or more, else a fraction of all steps. For ``onecycle`` the
             rising part, 0.3 when left at 0.
         final: Factor reached at the end of ``linear`` and ``cosine``.
@@ -110,10 +110,11 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     native = {name.lower(): cls for name, cls in _torch_optimizers()}
     try:
         if config.name.lower() in native:
-            return native[config.name.lower()](groups, lr=config.lr, weight_decay=config.weight_decay, **config.args)
+            settings = {"lr": config.lr, "weight_decay": config.weight_decay, **config.args}
+            return native[config.name.lower()](groups, **settings)
         import timm.optim  # only for the names torch lacks: importing it costs seconds
 
-        known = timm.optim.list_optimizers()
+        known: list[str] = list(map(str, timm.optim.list_optimizers()))
         if config.name.lower() in known:
             return timm.optim.create_optimizer_v2(
                 groups, opt=config.name.lower(), lr=config.lr, weight_decay=config.weight_decay, **config.args

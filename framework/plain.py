@@ -45,4 +45,6 @@ def plain_data(value: Any, where: str = "hyper_parameters") -> Any:
         return f"{value.__module__}.{value.__qualname__}"
     if hasattr(value, "__dict__") and type(value).__name__ == "Namespace":
         return plain_data(vars(value), where)
-    raise UserError(f"{where}: {type(value).__name__} cannot be stored in a checkpoint; give plain data or a class path")
+    raise UserError(
+        f"{where}: {type(value).__name__} cannot be stored in a checkpoint; give plain data or a class path"
+    )

@@ -1,0 +1,51 @@
+# Two commands need nothing but Python: `make fit` and `make test`. Everything installs into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CONFIG ?= configs/sequence/s4d.yaml
+ARGS ?=
+# One thread: bit-identical results, and no slower on the small models of the tests.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: install fit test test-oldest lint format reproduce bench clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+fit: install
+	$(BIN)/python -m framework fit --config $(CONFIG) $(ARGS)
+
+test: install
+	$(ONE_THREAD) $(BIN)/python -m pytest $(ARGS)
+
+# The oldest versions that pyproject.toml allows, in an environment of their own.
+test-oldest: .venv-oldest/.installed
+	$(ONE_THREAD) .venv-oldest/bin/python -m pytest $(ARGS)
+
+.venv-oldest/.installed: pyproject.toml constraints-oldest.txt
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e ".[dev]"
+	touch $@
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+reproduce: install
+	$(BIN)/python -m framework reproduce $(or $(METHOD),--all) $(ARGS)
+
+bench: install
+	for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf $(VENV) .venv-oldest dist build .pytest_cache .ruff_cache .mypy_cache

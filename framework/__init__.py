@@ -1,0 +1,48 @@
+"""What every method shares: configuration, the command line, tracking, exact resume, claims.
+
+The names below are imported on first use, so that ``import framework`` and ``python -m framework list`` stay light.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from framework.errors import UserError
+from framework.paths import own_packages_first
+
+if TYPE_CHECKING:
+    from framework.api import Experiment, build
+    from framework.data import DataModule
+    from framework.module import Module
+    from framework.optim import OptimizerConfig, ScheduleConfig
+    from framework.resume.checkpoints import open_checkpoint
+
+_LAZY = {
+    "Experiment": "framework.api",
+    "build": "framework.api",
+    "DataModule": "framework.data",
+    "Module": "framework.module",
+    "OptimizerConfig": "framework.optim",
+    "ScheduleConfig": "framework.optim",
+    "open_checkpoint": "framework.resume.checkpoints",
+}
+
+__all__ = [
+    "DataModule",
+    "Experiment",
+    "Module",
+    "OptimizerConfig",
+    "ScheduleConfig",
+    "UserError",
+    "build",
+    "open_checkpoint",
+    "own_packages_first",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'framework' has no attribute {name!r}")

@@ -1,0 +1,101 @@
+"""``python -m framework COMMAND …``, and the console script of the same name."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from framework import paths
+from framework.errors import UserError
+
+USAGE = """usage: framework COMMAND [--config FILE]... [--KEY=VALUE]...
+
+  fit        train           --config sequence/s4d --model.d_model=32 --techniques.early_stopping.patience=3
+  validate   evaluate on the validation data          --ckpt_path last | FOLDER | FILE
+  test       evaluate on the test data                --ckpt_path last | FOLDER | FILE
+  predict    write predictions                        --ckpt_path last | FOLDER | FILE
+  list       methods, techniques and configs          --json
+  compare    runs side by side over seeds             FOLDER... [--metric NAME] [--by KEY]
+  reproduce  check a paper's claims on this machine   METHOD... | --all [--json FILE]
+
+Settings: --config takes a path or the short name of a shipped config, several times; later wins, and what is typed
+wins over files; null switches a technique off. --print_config shows the composed config, COMMAND --help every key,
+--model.help=CLASS the arguments of a class, --traceback the full trace of an error.
+"""
+
+
+def _training(command: str) -> Callable[[Sequence[str]], int]:
+    def run(arguments: Sequence[str]) -> int:
+        from framework.cli import main
+
+        return main(command, arguments)
+
+    return run
+
+
+def _list(arguments: Sequence[str]) -> int:
+    from framework.catalogue import main
+
+    return main(arguments)
+
+
+def _compare(arguments: Sequence[str]) -> int:
+    from framework.compare import main
+
+    return main(arguments)
+
+
+def _reproduce(arguments: Sequence[str]) -> int:
+    from framework.reproduce import main
+
+    return main(arguments)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    **{name: _training(name) for name in ("fit", "validate", "test", "predict")},
+    "list": _list,
+    "compare": _compare,
+    "reproduce": _reproduce,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 2 for a user's mistake, shown as a message without a traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    trace = "--traceback" in arguments
+    arguments = [argument for argument in arguments if argument != "--traceback"]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    try:
+        paths.refuse_if_hidden()
+        command = arguments[0]
+        if command not in COMMANDS:
+            from difflib import get_close_matches
+
+            near = get_close_matches(command, COMMANDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(COMMANDS)}"
+            raise UserError(f"{command!r} is not a command; {hint}")
+        return COMMANDS[command](arguments[1:])
+    except UserError as error:
+        if trace:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `framework list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def console() -> None:
+    """The console script: as ``python -m framework``, but a foreign folder of the same name hides nothing of ours."""
+    paths.own_packages_first()
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:  # python -P: a project's own package is found all the same
+        sys.path.append(here)
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""From a config to a trainer, a module and a datamodule, in a script, a notebook or the command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from framework import paths, run
+from framework.cli import CommandLine, prepare, report_differences, user_mistakes
+from framework.config.compose import Request, read_inputs
+from framework.errors import UserError
+from framework.resume.checkpoint_io import AtomicCheckpointIO
+from framework.resume.checkpoints import open_checkpoint
+from framework.resume.point import ResumePoint
+from framework.run import Run, RunConfig
+from framework.tracking.metrics_log import MetricsLog
+from framework.tracking.predictions import PredictionWriter
+from framework.tracking.wandb_run import WandbConfig, make_wandb_logger
+
+
+@dataclass
+class Experiment:
+    """What a config describes, built and ready to run.
+
+    ``trainer, model, datamodule = framework.build(...)`` takes it apart.
+
+    Attributes:
+        trainer: The Trainer, with techniques, loggers and the run's own callbacks in place.
+        model: The LightningModule.
+        datamodule: The LightningDataModule, or ``None``.
+        config: The typed config as plain data, interpolations resolved.
+        identity: The run's folder and id.
+        subcommand: What :meth:`run` does.
+        checkpoint: The checkpoint to start from, or ``None``.
+    """
+
+    trainer: pl.Trainer
+    model: pl.LightningModule
+    datamodule: pl.LightningDataModule | None
+    config: dict[str, Any]
+    identity: Run
+    subcommand: str = "fit"
+    checkpoint: Path | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.trainer, self.model, self.datamodule))
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.identity.folder
+
+    def run(self) -> Any:
+        """Runs the subcommand that the experiment was built for."""
+        method: Callable[..., Any] = getattr(self.trainer, self.subcommand)
+        arguments = dict(self.arguments, ckpt_path=str(self.checkpoint) if self.checkpoint else None)
+        with user_mistakes():
+            result = method(self.model, datamodule=self.datamodule, **arguments)
+        if self.trainer.is_global_zero and not self.identity.quiet:
+            print(f"results in {self.folder}", file=sys.stderr)
+        return result
+
+    def fit(self) -> None:
+        """Trains, from the checkpoint if there is one."""
+        self.subcommand = "fit"
+        self.run()
+
+
+def build(
+    config: str | Path | Mapping[str, Any] | Iterable[Any],
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    subcommand: str = "fit",
+) -> Experiment:
+    """Builds what a config describes; nothing is written before it runs.
+
+    Args:
+        config: A path, the short name of a shipped config, a mapping, or a list of those, merged in order.
+        overrides: A mapping with dotted keys (``{"model.d_model": 32}``) or strings as typed (``--model.d_model=32``).
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Raises:
+        UserError: the config is wrong; the message has a line for each mistake.
+    """
+    paths.own_packages_first()
+    return launch(read_inputs(config, overrides), subcommand, command=["framework.build", str(config)])
+
+
+def launch(request: Request, subcommand: str, command: Sequence[str]) -> Experiment:
+    """Composes, types and instantiates a request."""
+    composed, checkpoint = prepare(request, subcommand)
+    settings = composed.tree["run"]
+    identity = _identity(settings, subcommand, checkpoint)
+    identity.command = list(command)
+    line = CommandLine(subcommand, composed, identity)
+    if checkpoint is not None:
+        for text in report_differences(open_checkpoint(checkpoint), line.settings):
+            print(text, file=sys.stderr)
+    arguments = line._prepare_subcommand_kwargs(subcommand)
+    for key in ("model", "datamodule", "ckpt_path"):
+        arguments.pop(key, None)
+    from framework.config import yaml12
+
+    plain = yaml12.load(line.text())
+    return Experiment(line.trainer, line.model, line.datamodule, plain, identity, subcommand, checkpoint, arguments)
+
+
+def _identity(settings: Mapping[str, Any], subcommand: str, checkpoint: Path | None) -> Run:
+    """The run that this process makes, goes on with, or evaluates.
+
+    ``fit`` from a run's own ``last.ckpt`` goes on with that run; from any other checkpoint, or with a name given, it
+    starts a new one. An evaluation writes to a folder of its own inside the run that it evaluates.
+    """
+    root, method = Path(str(settings.get("root", "runs"))), str(settings.get("method") or "run")
+    name = settings.get("name")
+    folder = run.folder_of(checkpoint) if checkpoint is not None else None
+    if folder is not None and subcommand == "fit" and name in (None, folder.name) and checkpoint.name == "last.ckpt":  # type: ignore[union-attr]
+        return Run(folder, folder.name, run.run_id_of(folder) or run.new_id(), resumed=True)
+    if folder is not None and subcommand != "fit" and name is None:
+        return Run(folder / subcommand, f"{folder.name}-{subcommand}", run.new_id())
+    name = str(name) if name is not None else run.new_name()
+    if (root / method / name / "checkpoints" / "last.ckpt").exists() and subcommand == "fit":
+        raise UserError(
+            f"run.name: {root / method / name} exists and holds a checkpoint; go on with it by "
+            f"--ckpt_path {root / method / name}, or give another name"
+        )
+    return Run(root / method / name, name, run.new_id())
+
+
+class RunRecorder(Callback):
+    """Agrees on the run folder between ranks, and writes the resolved config and the provenance there.
+
+    Args:
+        identity: The run; other ranks take over rank 0's.
+        config_text: The resolved config.
+        subcommand: What runs.
+        seed: The global seed, for the record.
+    """
+
+    def __init__(self, identity: Run, config_text: str, subcommand: str, seed: Any) -> None:
+        self.identity = identity
+        self.config_text = config_text
+        self.subcommand = subcommand
+        self.seed = seed
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Runs before anything writes."""
+        identity = self.identity
+        if trainer.world_size > 1:
+            shared = trainer.strategy.broadcast((str(identity.folder), identity.name, identity.run_id))
+            identity.folder, identity.name, identity.run_id = Path(shared[0]), shared[1], shared[2]
+            trainer._default_root_dir = str(identity.folder)
+        if not trainer.is_global_zero:
+            return
+        from framework.tracking.provenance import provenance
+
+        run.ensure_writable(identity.folder)
+        (identity.folder / "config.yaml").write_text(self.config_text, encoding="utf-8")
+        record = provenance(identity.command, self.seed)
+        run.write_provenance(identity, {**record, "subcommand": self.subcommand})
+        print(f"{'going on with' if identity.resumed else 'run'} {identity.folder}", file=sys.stderr)
+
+
+def own_callbacks(
+    identity: Run, config: RunConfig, config_text: str, subcommand: str, keep: bool, seed: Any
+) -> list[Callback]:
+    """What every run has: the record, resume points, the best checkpoint, written predictions."""
+    callbacks: list[Callback] = [RunRecorder(identity, config_text, subcommand, seed)]
+    if subcommand == "predict":
+        callbacks.append(PredictionWriter(identity.folder))
+    if subcommand == "fit" and keep:
+        callbacks.append(
+            ResumePoint(
+                identity.checkpoints,
+                every_n_seconds=config.resume_every_n_seconds,
+                every_n_steps=config.resume_every_n_steps,
+                run_id=identity.run_id,
+            )
+        )
+        if config.monitor is not None:
+            callbacks.append(
+                ModelCheckpoint(
+                    dirpath=str(identity.checkpoints),
+                    filename="best" if config.save_top_k == 1 else "best-{epoch}-{step}",
+                    monitor=config.monitor,
+                    mode=config.mode,
+                    save_top_k=config.save_top_k,
+                    enable_version_counter=False,
+                )
+            )
+    return callbacks
+
+
+def own_loggers(identity: Run, config: WandbConfig, hyperparameters: dict[str, Any], subcommand: str) -> list[Any]:
+    """The metrics log, which is the record, and W&B, which is a copy."""
+    loggers: list[Any] = [MetricsLog(identity.folder)]
+    copy = make_wandb_logger(config, identity.folder, identity.run_id, identity.name, hyperparameters)
+    return [*loggers, copy] if copy is not None else loggers
+
+
+def own_plugins(given: Any) -> list[Any]:
+    """The user's plugins and the atomic checkpoint writer, unless they brought a CheckpointIO."""
+    from lightning.fabric.plugins import CheckpointIO
+
+    plugins = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+    if any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        return plugins
+    return [*plugins, AtomicCheckpointIO()]

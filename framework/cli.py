@@ -1,0 +1,325 @@
+"""The typed command line: LightningCLI fed with a composed config instead of ``sys.argv``."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import lightning.pytorch as pl
+from jsonargparse import ArgumentError, Namespace
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from framework import catalogue, run
+from framework.config import explain, yaml12
+from framework.config.compose import SUBCOMMAND_KEYS, Composed, Request, compose, read_command_line
+from framework.config.interpolate import interpolate
+from framework.errors import UserError
+from framework.run import Run, RunConfig
+from framework.tracking.wandb_run import WandbConfig
+
+GROUPS: dict[str, type] = {"run": RunConfig, "wandb": WandbConfig}
+BASES: dict[str, type] = {"model": pl.LightningModule, "data": pl.LightningDataModule, "techniques": Callback}
+
+jsonargparse.set_loader("yaml12", yaml12.load_string)
+jsonargparse.set_dumper("yaml12", yaml12.dump)
+
+
+class CommandLine(LightningCLI):
+    """LightningCLI for one subcommand over a composed config: parses and instantiates, runs nothing.
+
+    Args:
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+        composed: The merged tree.
+        identity: The run's folder and id, for the parts that write into it.
+    """
+
+    def __init__(self, subcommand: str, composed: Composed, identity: Run | None = None) -> None:
+        self._chosen = subcommand
+        self._composed = composed
+        self._identity = identity
+        super().__init__(
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={
+                name: {"exit_on_error": False, "parser_mode": "yaml12", "dump_header": []} for name in (subcommand,)
+            }
+            | {"exit_on_error": False, "parser_mode": "yaml12"},  # type: ignore[dict-item]
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Only the chosen one: building the other parsers would cost as much again."""
+        return {self._chosen: LightningCLI.subcommands()[self._chosen]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the run, tracking and technique sections."""
+        for section, cls in GROUPS.items():
+            parser.add_class_arguments(cls, section)
+        for name in self._composed.tree.get("techniques") or {}:
+            parser.add_subclass_arguments(Callback, f"techniques.{name}", required=False)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Checks the composed tree against every signature; raises one error with all mistakes."""
+        try:
+            self.config = parser.parse_object({self._chosen: self._composed.tree, "subcommand": self._chosen})
+        except (ArgumentError, TypeError, ValueError, KeyError) as error:
+            problems = explain.explain(self._composed, BASES, {**GROUPS, "trainer": pl.Trainer})
+            raise UserError("\n".join(problems or [_first_line(error)])) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """A checkpoint's hyper-parameters never override what was configured; see :func:`report_differences`."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing runs here: the caller holds the trainer, the module and the datamodule."""
+
+    @property
+    def settings(self) -> Namespace:
+        """The typed config of the subcommand."""
+        return self.config[self._chosen]
+
+    def text(self) -> str:
+        """The typed config as YAML that runs again: the subcommand's own arguments and the run's name left out."""
+        plain = self._subcommand_parsers[self._chosen].dump(
+            self.settings, skip_none=False, skip_link_targets=False, format="yaml12"
+        )
+        tree = yaml12.load(plain)
+        for key in ("config", *{name for names in SUBCOMMAND_KEYS.values() for name in names}):
+            tree.pop(key, None)
+        tree["run"]["name"] = None
+        order = ("seed_everything", "model", "data", "techniques", "trainer", "run", "wandb")
+        tree["techniques"] = tree.get("techniques") or {}
+        return yaml12.dump({key: tree[key] for key in order if key in tree})
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Builds the Trainer with the techniques in order, the loggers and the run's own callbacks."""
+        given = dict(self._get(self.config_init, "trainer", default={}), **kwargs)
+        techniques = self._get(self.config_init, "techniques", default=None) or {}
+        callbacks = given.pop("callbacks", None) or []
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        callbacks = [*callbacks, *(vars(techniques) if isinstance(techniques, Namespace) else techniques).values()]
+        from framework.api import own_callbacks, own_loggers, own_plugins
+
+        identity = self._identity
+        if identity is not None and not given.get("fast_dev_run"):
+            config: RunConfig = self._get(self.config_init, "run")
+            keep = given.get("enable_checkpointing") is not False
+            logger = given.pop("logger", None)
+            more = logger if isinstance(logger, list) else [logger] if logger not in (None, True, False) else []
+            hyperparameters = yaml12.load(self.text())
+            wandb_config = self._get(self.config_init, "wandb")
+            given["logger"] = [*own_loggers(identity, wandb_config, hyperparameters, self._chosen), *more]
+            callbacks = [
+                *own_callbacks(identity, config, self.text(), self._chosen, keep, hyperparameters["seed_everything"]),
+                *callbacks,
+            ]
+            given["plugins"] = own_plugins(given.get("plugins"))
+            given["default_root_dir"] = str(identity.folder)
+        elif given.get("fast_dev_run"):
+            given["logger"] = False
+        given["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
+        if given.get("enable_progress_bar") is not False:
+            from framework.tracking.progress import ProgressBar
+
+            callbacks.append(ProgressBar())
+        from framework.data import DataModule
+
+        if isinstance(self.datamodule, DataModule):
+            given["use_distributed_sampler"] = False  # its loaders shard by themselves, exactly over a resume
+        try:
+            return pl.Trainer(**given, callbacks=callbacks)
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"trainer: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def prepare(request: Request, subcommand: str) -> tuple[Composed, Path | None]:
+    """Composes, finds the checkpoint, takes its config where none was given, and interpolates.
+
+    Returns:
+        The composed config, ready to be typed, and the checkpoint file.
+
+    Raises:
+        UserError: any mistake that can be known before the classes are typed, all of them together.
+    """
+    techniques = catalogue.techniques()
+    composed = compose(request, subcommand, techniques)
+    checkpoint: Path | None = None
+    given = composed.tree.get("ckpt_path")
+    if given is not None and not composed.incomplete:
+        settings = composed.tree.get("run") or {}
+        place = RunConfig(root=str(settings.get("root", "runs")))
+        try:
+            checkpoint = run.find_checkpoint(str(given), place, settings.get("method") or composed.method)
+            if "model" not in composed.tree:
+                folder = run.folder_of(checkpoint)
+                if folder is None or not (folder / "config.yaml").is_file():
+                    raise UserError(f"no --config is given, and no config.yaml lies beside {checkpoint}")
+                saved = read_command_line(["--config", str(folder / "config.yaml")])
+                request = Request(layers=[*saved.layers, *request.layers], files=request.files)
+                composed = compose(request, subcommand, techniques)
+            composed.tree["ckpt_path"] = str(checkpoint)
+        except UserError as error:
+            composed.problems.append(str(error))
+            composed.incomplete = True
+    elif given is None and "model" not in composed.tree and not composed.problems:
+        from framework.paths import shipped_configs
+
+        names = [name for name in shipped_configs() if not name.startswith(("callbacks/", "sweeps/"))]
+        raise UserError(f"--config is missing; shipped configs: {', '.join(names)}")
+    settings = composed.tree.setdefault("run", {})
+    if isinstance(settings, dict) and settings.get("method") is None and composed.method:
+        settings["method"] = composed.method
+    interpolate(composed, lambda: _class_defaults(composed))
+    if composed.problems:
+        problems = [*composed.problems, *explain.explain(composed, BASES, {**GROUPS, "trainer": pl.Trainer})]
+        raise UserError("\n".join(dict.fromkeys(problems)))
+    return composed, checkpoint
+
+
+def _class_defaults(composed: Composed) -> dict[str, Any]:
+    """What every configured class takes for the arguments that nobody gave."""
+    tree: dict[str, Any] = {"seed_everything": 0}
+    sections: list[tuple[tuple[str, ...], str]] = [(("model",), "model"), (("data",), "data")]
+    sections += [(("techniques", name), "techniques") for name in composed.tree.get("techniques") or {}]
+    for path, base in sections:
+        settings: Any = composed.tree
+        for key in path:
+            settings = (settings or {}).get(key)
+        try:
+            cls = explain.find_class((settings or {}).get("class_path"), BASES[base])
+        except explain.UnknownClass:
+            continue
+        place = tree
+        for key in path:
+            place = place.setdefault(key, {})
+        place["init_args"] = explain.argument_defaults(cls)
+    for section, cls in {**GROUPS, "trainer": pl.Trainer}.items():
+        tree[section] = explain.argument_defaults(cls)
+    return _plain(tree)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def report_differences(checkpoint: Mapping[str, Any], settings: Namespace) -> list[str]:
+    """Lines saying where a checkpoint's hyper-parameters differ from the configured ones, which hold."""
+    saved = {k: v for k, v in checkpoint.get("hyper_parameters", {}).items() if not k.startswith("_")}
+    arguments = settings.get("model", Namespace()).get("init_args") or Namespace()
+    configured = arguments.as_dict() if isinstance(arguments, Namespace) else dict(arguments)
+    lines: list[str] = []
+
+    def compare(path: str, old: Any, new: Any) -> None:
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            for key in old.keys() & new.keys():
+                compare(f"{path}.{key}", old[key], new[key])
+        elif _comparable(old) != _comparable(new):
+            lines.append(
+                f"{path}: the checkpoint has {run.describe(old)}, the config {run.describe(new)}; the config's is used"
+            )
+
+    for key in saved.keys() & configured.keys():
+        compare(f"model.{key}", saved[key], configured[key])
+    return sorted(lines)
+
+
+def _comparable(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_comparable(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None | Mapping) else str(value)
+
+
+@contextmanager
+def user_mistakes() -> Iterator[None]:
+    """Turns what Lightning says of a user's settings during a run into a :class:`UserError`."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise UserError(_first_line(error)) from error
+    except RuntimeError as error:
+        text = str(error)
+        if text.startswith("Early stopping conditioned on metric"):
+            raise UserError(_first_line(error)) from error
+        if text.startswith("Error(s) in loading state_dict"):
+            lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
+            raise UserError(
+                f"the checkpoint's weights do not fit the configured model: {' '.join(lines)[:400]}"
+            ) from error
+        raise
+
+
+def quiet_lightning() -> None:
+    """Leaves out Lightning's lines about absent hardware, its tips and the seed, which the run's record holds."""
+    noise = ("GPU available", "TPU available", "HPU available", "💡 Tip", "Seed set to", "Restor")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not record.getMessage().lstrip().startswith(noise)
+
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.rank_zero",
+        "lightning.fabric.utilities.seed",
+    ):
+        logging.getLogger(name).addFilter(keep)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+
+
+def main(subcommand: str, arguments: Sequence[str]) -> int:
+    """Runs one training command; the exit code is 0, or a :class:`UserError` is raised."""
+    quiet_lightning()
+    from framework.api import launch
+
+    request = read_command_line(arguments)
+    if request.help:
+        return _help(subcommand, request)
+    if request.print_config is not None:
+        composed, _ = prepare(request, subcommand)
+        print(Typed(subcommand, composed).text(), end="")
+        return 0
+    launch(request, subcommand, command=["framework", subcommand, *arguments]).run()
+    return 0
+
+
+class Typed(CommandLine):
+    """The same, typed but not instantiated."""
+
+    def _set_seed(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        """Nothing is built."""
+
+
+def _help(subcommand: str, request: Request) -> int:
+    """LightningCLI's help, which knows every key of every section and the arguments of a class."""
+    composed = compose(request, subcommand, catalogue.techniques())
+    composed.tree.setdefault("model", {"class_path": "lightning.pytorch.demos.boring_classes.BoringModel"})
+
+    class Help(Typed):
+        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+            parser.parse_args([subcommand, *request.help])
+
+    try:
+        Help(subcommand, composed)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except ArgumentError as error:
+        raise UserError(_first_line(error)) from error
+    return 0

@@ -1,0 +1,1 @@
+"""Configuration: composed from files and overrides, then interpolated, then typed."""

@@ -1,0 +1,385 @@
+"""Composing a config: files and overrides, in order, become one tree of plain values.
+
+Every file and every override is one layer. A layer is put in canonical form (``model.lr`` and ``model.init_args.lr``
+are one key), then merged: mappings merge, anything else is replaced, a technique that ends as null is dropped, and a
+layer that names another class drops the arguments that earlier layers gave the former one.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from framework.config import yaml12
+from framework.errors import UserError
+from framework.paths import find_config
+
+KeyPath = tuple[str, ...]
+
+CLASS_SECTIONS = ("model", "data")
+GROUP_SECTIONS = ("trainer", "run", "wandb")
+SUBCOMMAND_KEYS = {
+    "fit": ("ckpt_path", "weights_only"),
+    "validate": ("ckpt_path", "verbose", "weights_only"),
+    "test": ("ckpt_path", "verbose", "weights_only"),
+    "predict": ("ckpt_path", "return_predictions", "weights_only"),
+}
+_CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
+_IDENTIFIER = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+_BARE = re.compile(r"^[A-Za-z_][\w.]*=")
+
+
+@dataclass
+class Layer:
+    """One file, mapping or override, as given.
+
+    Attributes:
+        tree: Its keys, not yet in canonical form.
+        origin: Where it came from, for messages: a file, ``command line``.
+        lines: Line of each key path, for a file.
+    """
+
+    tree: dict[str, Any]
+    origin: str
+    lines: Mapping[KeyPath, int] = field(default_factory=dict)
+
+
+@dataclass
+class Request:
+    """What a command line asks for: layers to compose, and switches that are not part of the config."""
+
+    layers: list[Layer] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    print_config: str | None = None
+    help: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Composed:
+    """The merged tree.
+
+    Attributes:
+        tree: Plain values in canonical form.
+        origins: Key path to ``file:line`` or ``command line``.
+        problems: Mistakes found so far, each one message.
+        incomplete: Whether a file could not be read, so that missing keys mean nothing.
+        method: The stem of the first config file, or ``None``.
+    """
+
+    tree: dict[str, Any] = field(default_factory=dict)
+    origins: dict[KeyPath, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    incomplete: bool = False
+    method: str | None = None
+
+    def origin(self, path: KeyPath) -> str:
+        """`` (file:line)`` of a key or of the nearest mapping around it, or nothing."""
+        while path:
+            if path in self.origins:
+                return f" ({self.origins[path]})"
+            path = path[:-1]
+        return ""
+
+
+def parse_value(text: str) -> Any:
+    """The value of an override, as a shell or a sweep agent writes it.
+
+    ``null``, ``None`` and ``~`` are null; matching outer quotes are taken off; lists and mappings are read as YAML,
+    else as a Python literal (an agent writes ``{'a': None}``); anything else stays text for the type to decide.
+    """
+    if text in ("null", "None", "~"):
+        return None
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
+    if text[:1] + text[-1:] in ("[]", "{}"):
+        # A Python literal first where YAML would read None and True inside as text.
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            pass
+        try:
+            return yaml12.load(text)
+        except yaml.YAMLError:
+            return text
+    return text
+
+
+def read_command_line(arguments: Sequence[str]) -> Request:
+    """Walks the arguments after the subcommand into a :class:`Request`; nothing is typed or merged yet."""
+    request = Request()
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        if argument in ("-h", "--help"):
+            request.help.append("--help")
+            continue
+        if argument.startswith("{"):
+            _add_mapping(request, argument)
+            continue
+        if not argument.startswith("--") and argument != "-c" and not _BARE.match(argument):
+            request.problems.append(f"{argument!r}: unexpected argument; settings are written --key=value")
+            continue
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if argument == "-c":
+            name = "config"
+        if name.endswith(".help") or name == "help":
+            if not equals and queue and not queue[0].startswith("-"):
+                value, equals = queue.pop(0), "="
+            request.help.append(f"--{name}{equals}{value}")
+            continue
+        if name == "print_config":
+            request.print_config = value
+            continue
+        if not equals:
+            if queue and not (queue[0].startswith("--") or queue[0] == "-c" or _BARE.match(queue[0])):
+                value = queue.pop(0)
+            elif name != "config":
+                value = "true"
+        if name == "config":
+            _add_file(request, value)
+        else:
+            tree: dict[str, Any] = {}
+            _put(tree, tuple(name.split(".")), parse_value(value))
+            request.layers.append(Layer(tree, "command line"))
+    return request
+
+
+def read_inputs(config: str | Path | Mapping[str, Any] | Iterable[Any] | None, overrides: Any = ()) -> Request:
+    """The same from Python: a path, a short name, a mapping or a list of them, then overrides.
+
+    Args:
+        config: What the command takes after ``--config``, or the mapping that such a file would hold.
+        overrides: A mapping with dotted keys, or strings as typed on the command line.
+    """
+    request = Request()
+    items = [config] if isinstance(config, str | Path | Mapping) else list(config or [])
+    for item in items:
+        if isinstance(item, Mapping):
+            request.layers.append(Layer(_expand(item), "Python"))
+        else:
+            _add_file(request, str(item))
+    if isinstance(overrides, Mapping):
+        request.layers.append(Layer(_expand(overrides), "Python"))
+    else:
+        more = read_command_line(list(overrides))
+        request.layers += more.layers
+        request.files += more.files
+        request.problems += more.problems
+    return request
+
+
+def _add_file(request: Request, name: str) -> None:
+    if not name:
+        request.problems.append("--config: a file or the short name of a shipped config is needed")
+        return
+    try:
+        path = find_config(name)
+        sourced = yaml12.Sourced(path)
+    except UserError as error:
+        request.problems.append(str(error))
+        request.layers.append(Layer({}, ""))
+        return
+    request.problems += sourced.problems
+    request.files.append(path)
+    request.layers.append(Layer(_expand(sourced.tree), str(path), sourced.lines))
+
+
+def _add_mapping(request: Request, text: str) -> None:
+    value = parse_value(text)
+    if isinstance(value, Mapping):
+        request.layers.append(Layer(_expand(value), "command line"))
+    else:
+        request.problems.append(f"{text[:60]!r}: unexpected argument; a JSON mapping or --key=value is needed")
+
+
+def _expand(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns dotted top-level keys (``model.lr: 1``) into nested mappings."""
+    tree: dict[str, Any] = {}
+    for key, value in mapping.items():
+        plain = _expand(value) if isinstance(value, Mapping) and "." not in str(key) else value
+        _put(tree, tuple(str(key).split(".")) if _DOTTED.match(str(key)) else (str(key),), plain)
+    return tree
+
+
+_DOTTED = re.compile(r"^(model|data|trainer|techniques|run|wandb)\.")
+
+
+def _put(tree: dict[str, Any], path: KeyPath, value: Any) -> None:
+    for key in path[:-1]:
+        inner = tree.get(key)
+        if not isinstance(inner, dict):
+            inner = tree[key] = {} if inner is None else {"class_path": inner}
+        tree = inner
+    old = tree.get(path[-1])
+    if isinstance(old, dict) and isinstance(value, dict):
+        for key, item in value.items():
+            _put(old, (key,), item)
+    elif isinstance(old, dict) and isinstance(value, str):
+        old["class_path"] = value
+    else:
+        tree[path[-1]] = value
+
+
+def compose(request: Request, subcommand: str, techniques: Mapping[str, str]) -> Composed:
+    """Merges the layers of ``request``.
+
+    Args:
+        request: What was asked for.
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``; decides which further keys are accepted.
+        techniques: Registered technique name to class path.
+    """
+    composed = Composed(problems=list(request.problems), incomplete=any(not layer.origin for layer in request.layers))
+    composed.method = request.files[0].stem if request.files else None
+    for layer in request.layers:
+        _merge_layer(composed, layer)
+    accepted = ("seed_everything", *CLASS_SECTIONS, "techniques", *GROUP_SECTIONS, *SUBCOMMAND_KEYS[subcommand])
+    for key in [key for key in composed.tree if key not in accepted]:
+        near = get_close_matches(key, accepted, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"accepted: {', '.join(accepted)}"
+        if key in {name for names in SUBCOMMAND_KEYS.values() for name in names}:
+            hint = f"{subcommand} does not take it; accepted: {', '.join(SUBCOMMAND_KEYS[subcommand])}"
+        composed.problems.append(f"{key}: unknown key; {hint}{composed.origin((key,))}")
+        del composed.tree[key]
+    _check_techniques(composed, techniques)
+    return composed
+
+
+def _merge_layer(composed: Composed, layer: Layer) -> None:
+    for key, value in layer.tree.items():
+        if key == "techniques":
+            if not isinstance(value, dict | None):
+                composed.problems.append(
+                    f"techniques: a mapping of names to settings is needed, found {value!r}{_place(layer, (key,))}"
+                )
+                continue
+            composed.tree.setdefault(key, {})
+            composed.origins.setdefault((key,), _place(layer, (key,), bare=True))
+            for name, settings in (value or {}).items():
+                _merge_section(composed, layer, (key, name), settings)
+        elif key in CLASS_SECTIONS:
+            _merge_section(composed, layer, (key,), value)
+        elif key in GROUP_SECTIONS and not isinstance(value, dict):
+            composed.problems.append(f"{key}: a mapping is needed, found {value!r}{_place(layer, (key,))}")
+        else:
+            _merge(composed.tree, key, value)
+            _record(composed, layer, (key,), (key,), value)
+
+
+def _merge_section(composed: Composed, layer: Layer, path: KeyPath, value: Any) -> None:
+    """Merges what a layer says of one class (model, data, a technique) in canonical form."""
+    parent = composed.tree
+    for key in path[:-1]:
+        parent = parent.setdefault(key, {})
+    name = path[-1]
+    if value is None:
+        parent[name] = None
+        _record(composed, layer, path, path, value)
+        return
+    if isinstance(value, bool) or (path[0] == "techniques" and value in ("true", "True")):
+        value = {} if value in (True, "true", "True") else None
+        if value is None:
+            parent[name] = None
+            return
+    if isinstance(value, str):
+        value = {"class_path": value}
+    if not isinstance(value, dict):
+        composed.problems.append(
+            f"{'.'.join(path)}: a class path or a mapping is needed, found {value!r}{_place(layer, path)}"
+        )
+        return
+    canonical: dict[str, Any] = {}
+    for key, item in value.items():
+        place = (*path, key) if key in _CLASS_KEYS else (*path, "init_args", key)
+        _record(composed, layer, (*path, key), place, item)
+        if key in _CLASS_KEYS:
+            if isinstance(item, dict) and isinstance(canonical.get(key), dict):
+                canonical[key].update(item)
+            else:
+                canonical[key] = item
+        else:
+            canonical.setdefault("init_args", {})[key] = item
+    composed.origins.setdefault(path, _place(layer, path, bare=True))
+    old = parent.get(name)
+    if (
+        isinstance(old, dict)
+        and "class_path" in canonical
+        and _other_class(old.get("class_path"), canonical["class_path"])
+    ):
+        parent[name] = old = None
+    if not isinstance(old, dict):
+        parent[name] = {}
+    for key, item in canonical.items():
+        _merge(parent[name], key, item)
+
+
+def _other_class(old: Any, new: Any) -> bool:
+    """Whether two class paths differ; a bare class name is the same as a path that ends in it."""
+    if not isinstance(old, str) or not isinstance(new, str):
+        return False
+    if "." in old and "." in new:
+        return old != new
+    return old.rsplit(".", 1)[-1] != new.rsplit(".", 1)[-1]
+
+
+def _merge(tree: dict[str, Any], key: str, value: Any) -> None:
+    old = tree.get(key)
+    if (
+        isinstance(old, dict)
+        and isinstance(value, dict)
+        and not _other_class(old.get("class_path"), value.get("class_path"))
+    ):
+        for inner, item in value.items():
+            _merge(old, inner, item)
+    else:
+        tree[key] = _copy(value)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value
+
+
+def _place(layer: Layer, path: KeyPath, bare: bool = False) -> str:
+    line = layer.lines.get(path)
+    text = f"{layer.origin}:{line}" if line else layer.origin
+    return text if bare else f" ({text})"
+
+
+def _record(composed: Composed, layer: Layer, given: KeyPath, place: KeyPath, value: Any) -> None:
+    composed.origins[place] = _place(layer, given, bare=True)
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _record(composed, layer, (*given, str(key)), (*place, str(key)), item)
+
+
+def _check_techniques(composed: Composed, registered: Mapping[str, str]) -> None:
+    techniques = composed.tree.get("techniques") or {}
+    composed.tree["techniques"] = kept = {}
+    for name, settings in techniques.items():
+        place = ("techniques", name)
+        if not _IDENTIFIER.match(name):
+            composed.problems.append(
+                f"techniques.{name}: a name is letters, digits and underscores (an identifier){composed.origin(place)}"
+            )
+        elif settings is None:
+            continue
+        elif "class_path" in settings:
+            kept[name] = settings
+        elif name in registered:
+            kept[name] = {"class_path": registered[name], **settings}
+        else:
+            near = get_close_matches(name, registered, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"registered: {', '.join(sorted(registered)) or 'none'}"
+            composed.problems.append(
+                f"techniques.{name}: not a registered technique, and no class_path is given; {hint}"
+                f"{composed.origin(place)}"
+            )

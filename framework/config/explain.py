@@ -1,0 +1,229 @@
+"""Saying what is wrong with a config: every mistake that can be known, each as one line.
+
+jsonargparse stops at the first mistake and speaks of its own types. This runs only after it has refused a config: it
+goes through the sections again, looks at one argument at a time, and names the nearest match.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from framework.config.compose import CLASS_SECTIONS, Composed, KeyPath
+from framework.config.interpolate import has_interpolation
+
+
+class UnknownClass(Exception):
+    """A class path that leads to no class; the message says how far it leads."""
+
+
+def find_class(path: Any, base: type) -> type:
+    """The class at a dotted path, or the imported subclass of ``base`` with that bare name.
+
+    Raises:
+        UnknownClass: there is none, or it is not a ``base``.
+    """
+    if not isinstance(path, str) or not path:
+        raise UnknownClass(f"a class path is needed, found {path!r}")
+    if "." not in path:
+        match = next((cls for cls in _subclasses(base) if cls.__name__ == path), None)
+        if match is None:
+            raise UnknownClass(f"{path!r} is no known class; give its full path, package.module.{path}")
+        return match
+    module_path, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_path)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_path
+        if module_path == missing or module_path.startswith(f"{missing}."):
+            raise UnknownClass(f"{path!r}: no module {missing!r}{_near_module(missing)}") from error
+        raise UnknownClass(f"{path!r}: importing it failed: {error}") from error
+    except ImportError as error:
+        raise UnknownClass(f"{path!r}: importing it failed: {error}") from error
+    except ValueError as error:
+        raise UnknownClass(f"{path!r} is not a class path") from error
+    found = getattr(module, name, None)
+    if found is None:
+        classes = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)]
+        near = get_close_matches(name, classes, n=3) or classes[:5]
+        raise UnknownClass(f"{path!r}: {module_path} has no {name!r}; it has {', '.join(near) or 'none of this kind'}")
+    if not isinstance(found, type) or not issubclass(found, base):
+        raise UnknownClass(f"{path!r} is not a {base.__name__}")
+    return found
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    for cls in base.__subclasses__():
+        yield cls
+        yield from _subclasses(cls)
+
+
+def _near_module(missing: str) -> str:
+    parent, _, name = missing.rpartition(".")
+    try:
+        places = importlib.import_module(parent).__path__ if parent else []
+    except (ImportError, AttributeError):
+        return ""
+    stems = {p.stem for place in places for p in Path(place).iterdir() if p.suffix == ".py" or p.is_dir()}
+    near = get_close_matches(name, sorted(s for s in stems if not s.startswith(("_", "."))), n=3)
+    return f"; nearest: {', '.join(f'{parent}.{n}' for n in near)}" if near else ""
+
+
+@cache
+def argument_defaults(cls: type) -> dict[str, Any]:
+    """Accepted constructor arguments of ``cls`` and their defaults, ``**kwargs`` followed to the base classes."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "x", fail_untyped=False)
+    namespace = parser.get_defaults().get("x")
+    return {} if namespace is None else namespace.as_dict()
+
+
+@cache
+def _signature(cls: type) -> dict[str, tuple[Any, bool]]:
+    """Argument name to its type and whether it is required, the nearest class first."""
+    found: dict[str, tuple[Any, bool]] = {}
+    for owner in cls.__mro__:
+        init = owner.__dict__.get("__init__")
+        if init is None or owner is object:
+            continue
+        try:
+            hints = typing.get_type_hints(init)
+        except Exception:  # an annotation that names something only a type checker sees
+            hints = {}
+        for name, parameter in inspect.signature(init).parameters.items():
+            if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL) or name == "self":
+                continue
+            hint = hints.get(name, parameter.annotation)
+            found.setdefault(name, (hint, parameter.default is parameter.empty))
+    return found
+
+
+def type_text(hint: Any) -> str:
+    """A type as a user would say it."""
+    if hint in (inspect.Parameter.empty, Any):
+        return "any value"
+    if hint is type(None):
+        return "null"
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(type_text(argument) for argument in arguments)
+    if origin is typing.Annotated:
+        return type_text(arguments[0])
+    if origin in (list, tuple, set) and arguments:
+        return f"a list of {type_text(arguments[0])}"
+    if origin in (dict, Mapping) or hint is dict:
+        return "a mapping"
+    names = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
+    return names.get(hint) or getattr(hint, "__name__", str(hint).replace("typing.", ""))
+
+
+def explain(composed: Composed, bases: Mapping[str, type], groups: Mapping[str, Callable[..., Any]]) -> list[str]:
+    """Every mistake in the typed part of a composed config.
+
+    Args:
+        composed: The merged and interpolated tree.
+        bases: Base class of ``model``, ``data`` and ``techniques``.
+        groups: Class behind each plain section: ``trainer``, ``run``, ``wandb``.
+    """
+    problems: list[str] = []
+    tree = composed.tree
+    for section in CLASS_SECTIONS:
+        settings = tree.get(section)
+        if settings is None:
+            if section == "model" and not composed.incomplete:
+                problems.append("model: missing; give a class path, in a config or as --model=package.module.Class")
+            continue
+        problems += _explain_class(composed, (section,), settings, bases[section])
+    for name, settings in (tree.get("techniques") or {}).items():
+        problems += _explain_class(composed, ("techniques", name), settings, bases["techniques"])
+    for section, cls in groups.items():
+        if isinstance(tree.get(section), dict):
+            problems += _explain_arguments(composed, (section,), (section,), tree[section], cls, required=False)
+    return problems
+
+
+def _explain_class(composed: Composed, path: KeyPath, settings: Any, base: type) -> list[str]:
+    key = ".".join(path)
+    if not isinstance(settings, dict) or "class_path" not in settings:
+        return [f"{key}: class_path is missing{composed.origin(path)}"]
+    if not isinstance(settings["class_path"], str):
+        return [
+            f"{key}: a class path is needed, found {settings['class_path']!r}{composed.origin((*path, 'class_path'))}"
+        ]
+    try:
+        cls = find_class(settings["class_path"], base)
+    except UnknownClass as error:
+        return [f"{key}: {error}{composed.origin((*path, 'class_path'))}"]
+    arguments = settings.get("init_args") or {}
+    if not isinstance(arguments, dict):
+        return [f"{key}.init_args: a mapping is needed, found {arguments!r}{composed.origin((*path, 'init_args'))}"]
+    return _explain_arguments(composed, path, (*path, "init_args"), arguments, cls, required=True)
+
+
+def _explain_arguments(
+    composed: Composed, shown: KeyPath, path: KeyPath, given: Mapping[str, Any], cls: Any, required: bool
+) -> list[str]:
+    problems = []
+    accepted = argument_defaults(cls)
+    signature = _signature(cls) if isinstance(cls, type) else {}
+    for name, value in given.items():
+        key, place = ".".join((*shown, name)), composed.origin((*path, name))
+        if name not in accepted:
+            near = get_close_matches(name, accepted, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"accepted: {', '.join(accepted) or 'none'}"
+            problems.append(f"{key}: {cls.__name__} has no such argument; {hint}{place}")
+            continue
+        hint = signature.get(name, (inspect.Parameter.empty, False))[0]
+        inner = _dataclass_in(hint)
+        if isinstance(value, dict) and "class_path" in value:
+            problems += _explain_nested(composed, (*shown, name), (*path, name), value)
+        elif inner is not None and isinstance(value, dict):
+            problems += _explain_arguments(composed, (*shown, name), (*path, name), value, inner, required=True)
+        elif has_interpolation(value):
+            continue  # said already: it could not be resolved
+        elif not _accepts(cls, name, value, accepted):
+            problems.append(f"{key}: {value!r} is not accepted; {type_text(hint)} is needed{place}")
+    if required:
+        for name, (hint, needed) in signature.items():
+            if needed and name in accepted and name not in given:
+                problems.append(
+                    f"{'.'.join((*shown, name))}: missing; {cls.__name__} needs it ({type_text(hint)})"
+                    f"{composed.origin(shown)}"
+                )
+    return problems
+
+
+def _explain_nested(composed: Composed, shown: KeyPath, path: KeyPath, value: dict[str, Any]) -> list[str]:
+    try:
+        cls = find_class(value["class_path"], object)
+    except UnknownClass as error:
+        return [f"{'.'.join(shown)}: {error}{composed.origin((*path, 'class_path'))}"]
+    return _explain_arguments(composed, shown, (*path, "init_args"), value.get("init_args") or {}, cls, required=True)
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    candidates = [hint, *typing.get_args(hint)]
+    return next((c for c in candidates if isinstance(c, type) and dataclasses.is_dataclass(c)), None)
+
+
+def _accepts(cls: Any, name: str, value: Any, accepted: Mapping[str, Any]) -> bool:
+    parser = ArgumentParser(exit_on_error=False, parser_mode="yaml12")
+    others = {other for other in accepted if other != name}
+    parser.add_class_arguments(cls, "x", skip=others, fail_untyped=False)
+    try:
+        parser.parse_object({"x": {name: value}})
+    except (ArgumentError, TypeError, ValueError, KeyError):
+        return False
+    return True

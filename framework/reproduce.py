@@ -1,0 +1,155 @@
+"""``reproduce METHOD``: runs a paper's claims on this machine and says which hold."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from framework import catalogue
+from framework.claims import Claim, Reproduction
+from framework.errors import UserError
+
+
+@dataclass
+class Report:
+    """The outcome for one method.
+
+    Attributes:
+        name: The method.
+        claims: Every claim, measured.
+        seconds: Wall-clock time.
+        figures: Paths of its figures.
+    """
+
+    name: str
+    claims: list[Claim]
+    seconds: float
+    figures: list[Path]
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is at least one claim and every one holds."""
+        return bool(self.claims) and all(claim.holds for claim in self.claims)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for the JSON file; a NaN is written as null."""
+        rows = [
+            {
+                "claim": claim.text,
+                "paper": claim.paper,
+                "measured": claim.measured if claim.measured == claim.measured else None,
+                "tolerance": claim.bound.text,
+                "holds": claim.holds,
+                "scale": claim.scale,
+                **({"details": claim.details} if claim.details else {}),
+            }
+            for claim in self.claims
+        ]
+        return {
+            "method": self.name,
+            "holds": self.holds,
+            "seconds": round(self.seconds, 1),
+            "claims": rows,
+            "figures": [str(path) for path in self.figures],
+        }
+
+
+def claims_modules() -> dict[str, str]:
+    """Name of every method or technique that has claims, to their module path."""
+    entries = [*catalogue.method_entries(), *catalogue.technique_entries()]
+    return {entry.name: entry.claims for entry in entries if entry.claims}
+
+
+def reproduce(name: str, folder: Path) -> Report:
+    """Runs the claims of one method.
+
+    Args:
+        name: A name of :func:`claims_modules`.
+        folder: Where figures, runs and ``claims.json`` go.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    run = Reproduction(folder)
+    start = time.perf_counter()
+    claims = []
+    for claim in import_module(claims_modules()[name]).claims(run):
+        print(
+            f"  {'holds' if claim.holds else 'FAILS':<6} {claim.text}: {claim.measured:.4g} ({claim.bound.text})",
+            flush=True,
+        )
+        claims.append(claim)
+    report = Report(name, claims, time.perf_counter() - start, run.figures)
+    (folder / "claims.json").write_text(
+        json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    return report
+
+
+def print_table(report: Report) -> None:
+    """Prints one report as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{report.name}: {report.seconds:.0f} s", title_justify="left")
+    for column in ("claim", "paper", "measured", "tolerance", "verdict", "scale"):
+        table.add_column(column, overflow="fold", justify="right" if column == "measured" else "left")
+    for claim in report.claims:
+        verdict = "holds" if claim.holds else "FAILS"
+        table.add_row(claim.text, claim.paper, f"{claim.measured:.4g}", claim.bound.text, verdict, claim.scale)
+    console = Console()
+    # Without a terminal a table would be cut to 80 columns.
+    (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """``reproduce METHOD... | --all [--json FILE] [--folder DIR]``; the exit code is 1 if a claim fails."""
+    names: list[str] = []
+    json_file: str | None = None
+    folder = "runs/reproduce"
+    every = False
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        key, equals, value = argument.partition("=")
+        if key in ("--json", "--folder"):
+            if not equals and not queue:
+                raise UserError(f"reproduce: {key} needs a path")
+            value = value if equals else queue.pop(0)
+            json_file, folder = (value, folder) if key == "--json" else (json_file, value)
+        elif argument == "--all":
+            every = True
+        elif argument.startswith("-"):
+            raise UserError(f"reproduce: unknown option {argument}; accepted: --all, --json FILE, --folder DIR")
+        else:
+            names.append(argument)
+    known = claims_modules()
+    if every:
+        names = sorted(known)
+    if not names:
+        raise UserError(f"reproduce: a method is needed; with claims: {', '.join(sorted(known)) or 'none'}")
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"with claims: {', '.join(sorted(known))}"
+            raise UserError(f"reproduce: {name!r} is no method with claims; {hint}")
+    reports = []
+    for name in names:
+        print(f"{name}:", flush=True)
+        report = reproduce(name, Path(folder) / name)
+        reports.append(report)
+        print_table(report)
+        print(f"claims and figures in {Path(folder) / name}\n", flush=True)
+    if json_file is not None:
+        Path(json_file).parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps([report.as_dict() for report in reports], indent=2, ensure_ascii=False)
+        Path(json_file).write_text(text + "\n", encoding="utf-8")
+    failed = [report.name for report in reports if not report.holds]
+    print(
+        f"{len(reports) - len(failed)} of {len(reports)} reproduced" + (f"; not: {', '.join(failed)}" if failed else "")
+    )
+    return 1 if failed else 0

@@ -1,0 +1,183 @@
+"""One run: its folder, its name, and what is written there at the start."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import string
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from framework.errors import UserError
+
+ID_CHARACTERS = string.ascii_lowercase + string.digits
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where a run is kept, what is kept of it, and what counts as best.
+
+    Attributes:
+        root: Folder of all runs.
+        method: Folder of this method's runs, by default the stem of the first config file.
+        name: Name of the run's folder, by default the time and a short random suffix.
+        monitor: Metric that decides which checkpoint is the best, such as ``val/accuracy``; without one, only the
+            resume point ``last.ckpt`` is kept.
+        mode: Whether ``monitor`` is better when larger (``max``) or smaller (``min``).
+        save_top_k: How many of the best checkpoints to keep.
+        resume_every_n_seconds: Least time between two resume points; one is always written when training ends.
+        resume_every_n_steps: A resume point after this many optimiser steps instead.
+    """
+
+    root: str = "runs"
+    method: str | None = None
+    name: str | None = None
+    monitor: str | None = None
+    mode: str = "min"
+    save_top_k: int = 1
+    resume_every_n_seconds: float = 30.0
+    resume_every_n_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("min", "max"):
+            raise UserError(f"run.mode: {self.mode!r} is not accepted; min or max is needed")
+        for key in ("method", "name"):
+            value = getattr(self, key)
+            if value is not None and (not value or Path(value).name != value):
+                raise UserError(f"run.{key}: {value!r} is not accepted; the name of one folder is needed")
+        if self.resume_every_n_steps is not None and self.resume_every_n_steps < 1:
+            raise UserError(
+                f"run.resume_every_n_steps: {self.resume_every_n_steps} is not accepted; at least 1 is needed"
+            )
+
+
+@dataclass
+class Run:
+    """A run's identity, shared by everything that writes into its folder.
+
+    Attributes:
+        folder: ``<root>/<method>/<name>``, or a folder inside it for an evaluation of one of its checkpoints.
+        name: The folder's name.
+        run_id: Eight letters and digits; W&B's run id, and in every checkpoint.
+        command: The command line, for the record.
+        resumed: Whether this process goes on with a run that another one began.
+        quiet: Whether nothing is to be written (``fast_dev_run``).
+    """
+
+    folder: Path
+    name: str
+    run_id: str
+    command: list[str] = field(default_factory=list)
+    resumed: bool = False
+    quiet: bool = False
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+
+def new_name() -> str:
+    """Local time and four random characters: ``20260131-235959-k3x9``."""
+    suffix = "".join(secrets.choice(ID_CHARACTERS) for _ in range(4))
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{suffix}"
+
+
+def new_id() -> str:
+    """Eight random letters and digits, as W&B's own run ids are."""
+    return "".join(secrets.choice(ID_CHARACTERS) for _ in range(8))
+
+
+def folder_of(checkpoint: Path) -> Path | None:
+    """The run folder that a checkpoint lies in, if it is one of ours."""
+    for parent in list(checkpoint.resolve().parents)[:2]:
+        if (parent / "provenance.json").is_file() or (parent / "config.yaml").is_file():
+            return parent
+    return None
+
+
+def run_id_of(folder: Path) -> str | None:
+    """The run id that a run folder records."""
+    try:
+        return json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("run_id")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def write_provenance(identity: Run, record: dict[str, Any]) -> None:
+    """Writes ``provenance.json``: the newest start of this run, with the earlier ones under ``earlier``."""
+    path = identity.folder / "provenance.json"
+    earlier: list[Any] = []
+    if identity.resumed and path.is_file():
+        try:
+            former = json.loads(path.read_text(encoding="utf-8"))
+            earlier = [*former.pop("earlier", []), former]
+        except (ValueError, AttributeError):
+            pass
+    whole = {"run_id": identity.run_id, "name": identity.name, **record, "earlier": earlier}
+    path.write_text(json.dumps(whole, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+
+
+def find_checkpoint(given: str, config: RunConfig, method: str | None) -> Path:
+    """The checkpoint file that ``--ckpt_path`` means.
+
+    Args:
+        given: ``last`` or ``best`` (of the newest run of this method), a run folder, or a file.
+        config: Where runs are kept.
+        method: The method; without one, the newest run of any.
+
+    Raises:
+        UserError: there is none.
+    """
+    if given in ("last", "best"):
+        base = Path(config.root) / method if method else Path(config.root)
+        found = [p for p in base.glob("**/checkpoints/last.ckpt") if p.is_file()]
+        if not found:
+            raise UserError(f"--ckpt_path {given}: no run with a checkpoint in {base}")
+        newest = max(found, key=lambda path: path.stat().st_mtime_ns)
+        return newest if given == "last" else _best(newest.parent)
+    path = Path(given)
+    if path.is_dir():
+        folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+        if (folder / "last.ckpt").is_file():
+            return folder / "last.ckpt"
+        raise UserError(f"--ckpt_path: {path} holds no checkpoints/last.ckpt")
+    if not path.is_file():
+        raise UserError(
+            f"--ckpt_path: no file or folder {given}; accepted: last, best, a run folder, a checkpoint file"
+        )
+    return path
+
+
+def _best(folder: Path) -> Path:
+    from framework.resume.checkpoints import open_checkpoint
+
+    states = open_checkpoint(folder / "last.ckpt").get("callbacks", {})
+    for state in states.values():
+        best = folder / Path(str(state.get("best_model_path", ""))).name if isinstance(state, dict) else folder
+        if best.is_file():
+            return best
+    raise UserError(f"--ckpt_path best: {folder} holds no best checkpoint; was run.monitor set?")
+
+
+def ensure_writable(folder: Path) -> None:
+    """Makes ``folder`` and tries a write, so that a run does not find out after its first epoch.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_bytes(b"\0" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"run folder {folder}: cannot be written: {error.strerror}") from error
+
+
+def describe(value: Any) -> str:
+    """A setting in one line, for messages."""
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,53 @@
+"""Shared by every test: one thread, offline tracking, and a check that a test leaves the process as it found it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ["WANDB_SILENT"] = "true"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+# What importing or running a library leaves behind by design, in every process.
+_LASTING = {
+    "PL_GLOBAL_SEED",
+    "PL_SEED_WORKERS",
+    "WANDB_SERVICE",
+    "PYTEST_CURRENT_TEST",
+    "KMP_INIT_AT_FORK",
+    "KMP_DUPLICATE_LIB_OK",
+}
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind():
+    """Fails a test that leaks environment variables, signal handlers or non-daemon threads."""
+    environment = dict(os.environ)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    threads = set(threading.enumerate())
+    yield
+    changed = {k for k in {*environment, *os.environ} if environment.get(k) != os.environ.get(k)} - _LASTING
+    for key in changed:
+        if key in environment:
+            os.environ[key] = environment[key]
+        else:
+            del os.environ[key]
+    for number, handler in handlers.items():
+        assert signal.getsignal(number) == handler, f"the handler of signal {number} was not put back"
+    assert not changed, f"environment variables were left changed: {changed}"
+    left = {thread for thread in threading.enumerate() if thread.is_alive() and not thread.daemon} - threads
+    left = {thread for thread in left if not thread.name.startswith(("wandb", "asyncio"))}
+    assert not left, f"threads were left running: {left}"
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Every test runs in a fresh folder, so that no run folder lands in the checkout."""
+    monkeypatch.chdir(tmp_path)
