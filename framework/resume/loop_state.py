@@ -31,7 +31,11 @@ def capture_loops(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         "connector": {name: _plain(getattr(connector, name)) for name in _CONNECTOR},
         "results": {key: _result_state(metric) for key, metric in trainer.fit_loop.epoch_loop._results.items()},
         "metrics": {name: _metric_state(metric) for name, metric in _metrics(module)},
-        "loaders": [loader.state_dict() for loader in _loaders(trainer)],
+        "loaders": [loader.state_dict() for loader in _loaders(trainer.fit_loop)],
+        # no validation is under way: what a sanity check left as their position means nothing
+        "val_loaders": [
+            loader.state_dict() | {"position": 0} for loader in _loaders(trainer.fit_loop.epoch_loop.val_loop)
+        ],
         "should_stop": bool(trainer.should_stop),
     }
 
@@ -53,10 +57,11 @@ def restore_loops(trainer: Trainer, module: LightningModule, state: dict[str, An
     for key, saved in state["results"].items():
         if saved["restorable"]:
             results[key] = _result(trainer, module, saved)
-    loaders = list(_loaders(trainer))
-    if len(loaders) == len(state["loaders"]):
-        for loader, saved in zip(loaders, state["loaders"], strict=True):
-            loader.load_state_dict(saved)
+    for loop, key in ((fit_loop, "loaders"), (fit_loop.epoch_loop.val_loop, "val_loaders")):
+        loaders = list(_loaders(loop))
+        if len(loaders) == len(state[key]):
+            for loader, saved in zip(loaders, state[key], strict=True):
+                loader.load_state_dict(saved)
     trainer.should_stop = state["should_stop"]
 
 
@@ -86,9 +91,11 @@ def _restore_metric(metric: Metric, saved: dict[str, Any]) -> None:
     metric._computed = None
 
 
-def _loaders(trainer: Trainer) -> Iterator[ExactLoader]:
-    for combined in (trainer.fit_loop._combined_loader, trainer.fit_loop.epoch_loop.val_loop._combined_loader):
-        yield from (loader for loader in (combined.flattened if combined else ()) if isinstance(loader, ExactLoader))
+def _loaders(loop: Any) -> Iterator[ExactLoader]:
+    combined = loop._combined_loader
+    yield from (
+        loader for loader in (() if combined is None else combined.flattened) if isinstance(loader, ExactLoader)
+    )
 
 
 def _result_state(metric: _ResultMetric) -> dict[str, Any]:

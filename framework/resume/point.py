@@ -18,6 +18,7 @@ from framework.errors import UserError
 from framework.resume.generators import capture_generators, restore_generators
 from framework.resume.loop_state import capture_loops, restore_loops
 from framework.resume.signals import Interrupted, SignalWatch, say
+from framework.tracking import close_loggers
 from framework.tracking.metrics_log import MetricsLog
 
 KEY = "resume_point"
@@ -180,7 +181,7 @@ class ResumePoint(Callback):
         start = time.monotonic()
         self._saving = at
         try:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
         finally:
             self._saving = None
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
@@ -229,6 +230,9 @@ class ResumePoint(Callback):
                 f"the checkpoint's resume point has version {point['version']}, this installation reads up to {VERSION}"
             )
         self._loaded = point
+        if point is not None and trainer.state.fn == "fit":
+            for logger in _with(trainer, "pause"):
+                logger.pause()
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last moment before the first batch: everything that draws, logs or counts at the start has done so."""
@@ -257,19 +261,22 @@ class ResumePoint(Callback):
             own = ranks[trainer.global_rank]
             restore_loops(trainer, pl_module, own["loops"], at_epoch_end=point["at"] == "epoch")
             restore_generators(own["generators"])
+        if trainer.is_global_zero:
+            rows = self._cut_log(trainer, point)
+            for logger in _with(trainer, "resend"):
+                logger.resend(rows)
+
+    def _cut_log(self, trainer: Trainer, point: dict[str, Any]) -> list[dict[str, Any]]:
+        """Cuts the log to what the checkpoint knows of; returns the rows that trackers may not have been sent."""
         log = self._log(trainer)
-        if log is None or not trainer.is_global_zero:
-            return
+        if log is None:
+            return []
         if point["log_length"] and log.flush() == 0:
             rank_zero_info(f"{log.path} starts anew: the checkpoint's own log is elsewhere.")
-            return
+            return []
         log.cut(point["log_length"])
         self._sent = point["sent_length"]
-        rows = log.rows_from(self._sent)
-        for logger in trainer.loggers:
-            resend = getattr(logger, "resend", None)
-            if callable(resend) and rows:
-                resend(rows)
+        return log.rows_from(self._sent)
 
     # ending
 
@@ -281,7 +288,7 @@ class ResumePoint(Callback):
             self._watch.start_clock(lambda _: self._kill_children(trainer))  # closing a logger may hang on a network
         if trainer.is_global_zero:
             say(f"{_name(signum)}: stopped at step {trainer.global_step}, all saved; go on with --ckpt_path last")
-        _close(trainer, code)
+        close_loggers(trainer.loggers, code)
         # A helper of a launcher ends with 0, or the launcher would take it for a crash and kill rank 0 as well.
         raise Interrupted(signum, code if trainer.is_global_zero else 0)
 
@@ -290,7 +297,7 @@ class ResumePoint(Callback):
             how = "go on from the last one with --ckpt_path last" if self.path.exists() else "none was written yet"
             say(f"{_name(signum)}: stopped, no resume point could be written within {self.grace:g} s; {how}")
         # this is not the main thread, and whatever holds that one may hold a logger too
-        closing = threading.Thread(target=_close, args=(trainer, 128 + signum), daemon=True)
+        closing = threading.Thread(target=close_loggers, args=(trainer.loggers, 128 + signum), daemon=True)
         closing.start()
         closing.join(5.0)
         self._kill_children(trainer)
@@ -309,6 +316,10 @@ class ResumePoint(Callback):
         """Gives the signal handlers and the loop back; a signal that came after the last point ends the process now."""
         received = self._watch.received if self._watch is not None else 0
         self._release()
+        if self._loaded is not None:  # there was nothing left to train
+            self._loaded = None
+            for logger in _with(trainer, "resend"):
+                logger.resend([])
         if received:
             self._interrupt(trainer, received)
 
@@ -317,11 +328,9 @@ def _name(signum: int) -> str:
     return signal.Signals(signum).name
 
 
-def _close(trainer: Trainer, code: int) -> None:
-    for logger in trainer.loggers:
-        close = getattr(logger, "close", None)
-        if callable(close):
-            close(code)
+def _with(trainer: Trainer, method: str) -> list[Any]:
+    """The loggers that have ``method``; one of Lightning's own dummies answers to every name, and is none of them."""
+    return [logger for logger in trainer.loggers if callable(getattr(type(logger), method, None))]
 
 
 def run_id_of(checkpoint: dict[str, Any]) -> str:
