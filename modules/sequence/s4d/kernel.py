@@ -7,6 +7,7 @@ complex, ``C`` is (K, H, M) complex.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -14,6 +15,13 @@ from torch import Tensor
 from modules.sequence.s4d.options import choose
 
 DISCRETISATIONS = ("zoh", "bilinear", "dss")
+
+
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """Switches autocast off: powers of Ā and long transforms need float32 whatever the precision around them."""
+    if device.type == "meta":  # which autocast does not know
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def expm1(z: Tensor) -> Tensor:
@@ -88,7 +96,8 @@ def vandermonde(c: Tensor, a: Tensor, length: int) -> Tensor:
     left = torch.cat([c_re * coarse_re - c_im * coarse_im, -(c_re * coarse_im + c_im * coarse_re)], dim=2)
     right = torch.cat([fine_re, fine_im], dim=1)  # (H, 2M, T)
     left = left.permute(1, 0, 3, 2).reshape(channels, kernels * blocks, -1)  # (H, K·L₁, 2M)
-    out = torch.bmm(left, right).view(channels, kernels, blocks * block)
+    with full_precision(a.device):
+        out = torch.bmm(left, right).view(channels, kernels, blocks * block)
     return out[..., :length].transpose(0, 1)
 
 

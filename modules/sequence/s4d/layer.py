@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from framework.errors import UserError
 from modules.sequence.s4d.convolution import fft_convolution
 from modules.sequence.s4d.initialisations import initial_modes
-from modules.sequence.s4d.kernel import DISCRETISATIONS, discretise, dss_system, ssm_kernel, vandermonde
+from modules.sequence.s4d.kernel import DISCRETISATIONS, discretise, dss_system, full_precision, ssm_kernel, vandermonde
 from modules.sequence.s4d.options import choose, require
 
 REAL_TRANSFORMS = ("exp", "relu", "none")
@@ -176,14 +176,18 @@ class S4DLayer(nn.Module):
         Returns:
             (B, L, channels·H) of u's dtype.
         """
-        # Powers of Ā and long transforms need float32 whatever the precision around them.
-        with torch.autocast(u.device.type, enabled=False):
+        with full_precision(u.device):
             kernel = self.kernel(u.shape[1], rate)
             signal = u.to(kernel.dtype).transpose(1, 2)
             kernels = kernel.chunk(2) if self.bidirectional else (kernel,)
-            y = fft_convolution(signal, *kernels)
-            y = y + signal.unsqueeze(1) * self.D.to(y.dtype).unsqueeze(-1)
-            return y.flatten(1, 2).transpose(1, 2).to(u.dtype)
+            y = fft_convolution(signal, self._with_skip(kernels[0]), *kernels[1:])
+            # Contiguous: elementwise backward passes over mixed strides are several times slower.
+            return y.flatten(1, 2).transpose(1, 2).to(u.dtype).contiguous()
+
+    def _with_skip(self, kernel: Tensor) -> Tensor:
+        """The kernel with ``D u`` as part of its first tap, which spares several passes over the signal."""
+        first = kernel[..., :1] + self.D.to(kernel.dtype).unsqueeze(-1)
+        return torch.cat([first, kernel[..., 1:]], dim=-1)
 
     def discrete(self, rate: float = 1.0) -> DiscreteSystem:
         """The system for :meth:`step`: compute it once, then step as often as the parameters stay the same.
@@ -222,7 +226,7 @@ class S4DLayer(nn.Module):
             Output (B, channels·H) and the next state.
         """
         a, b, c = system or self.discrete()
-        with torch.autocast(u.device.type, enabled=False):
+        with full_precision(u.device):
             signal = u.to(b.real.dtype)
             state = a * state + b * signal.unsqueeze(-1)
             y = torch.einsum("bhn,khn->bkh", state, c).real + signal.unsqueeze(1) * self.D.to(signal.dtype)
@@ -246,11 +250,10 @@ class S4DLayer(nn.Module):
         dt, modes, _, _ = self.continuous(rate)
         log_a = discretise(dt, modes, modes, self.disc)[0]
         batch, length, _ = u.shape
-        with torch.autocast(u.device.type, enabled=False):
+        with full_precision(u.device):
             signal = u.to(b.real.dtype).transpose(1, 2)
             # Not self.kernel: DSS would be normalised by the length of the piece.
-            y = fft_convolution(signal, vandermonde(0.5 * c * b, log_a, length))
-            y = y + signal.unsqueeze(1) * self.D.to(y.dtype).unsqueeze(-1)
+            y = fft_convolution(signal, self._with_skip(vandermonde(0.5 * c * b, log_a, length)))
             final = _final_state(signal, log_a, b)
             if state is not None:
                 heads = 0.5 * c * a * state.unsqueeze(1)  # (B, K, H, M)
