@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
 from framework.data.arrays import ArrayDataset
+from framework.data.seeding import mix, seed_generators, seeded
 from framework.errors import UserError
-
-_MASK = (1 << 64) - 1
-
-
-def mix(*numbers: int) -> int:
-    """Hashes integers to 63 bits (splitmix64), the same on every machine and Python."""
-    state = 0
-    for number in numbers:
-        state = (state + 0x9E3779B97F4A7C15 + (number & _MASK)) & _MASK
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
-        state ^= state >> 31
-    return state >> 1
 
 
 def draws_random_numbers(dataset: Any) -> bool:
@@ -54,12 +40,11 @@ def process_ranks() -> tuple[int, int]:
 class _Seeded(Dataset):
     """Reads one batch, ``(seed, indices)``, with the global generators seeded; collates it."""
 
-    def __init__(self, dataset: Any, collate_fn: Callable[[Any], Any] | None, seeded: bool, restore: bool) -> None:
+    def __init__(self, dataset: Any, collate_fn: Callable[[Any], Any] | None, random: bool, restore: bool) -> None:
         self.dataset = dataset
         self.collate_fn = collate_fn
-        self.seeded = seeded
+        self.random = random
         self.restore = restore  # a worker's generators serve nothing else, so there it would only cost time
-        self.numpy_generator = np.random.MT19937(0)
         self.whole = callable(getattr(dataset, "__getitems__", None))
 
     def read(self, indices: Any) -> Any:
@@ -73,30 +58,13 @@ class _Seeded(Dataset):
 
     def __getitems__(self, request: tuple[int, Any]) -> Any:
         seed, indices = request
-        if not self.seeded:
+        if not self.random:
             return self.read(indices)
-        if not self.restore:
-            self._seed(seed)
-            return self.read(indices)
-        torch_state = torch.default_generator.get_state()
-        # Another generator is put in numpy's place, since reading its state takes 60 µs. Only a second normal number
-        # that numpy may hold back is lost by it.
-        numpy_generator = np.random.get_bit_generator()
-        python_state = random.getstate()
-        try:
-            np.random.set_bit_generator(self.numpy_generator)
-            self._seed(seed)
-            return self.read(indices)
-        finally:
-            torch.default_generator.set_state(torch_state)
-            np.random.set_bit_generator(numpy_generator)
-            random.setstate(python_state)
-
-    @staticmethod
-    def _seed(seed: int) -> None:
-        torch.default_generator.manual_seed(seed)
-        np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 - what user code draws from
-        random.seed(seed)
+        if self.restore:
+            with seeded(seed):
+                return self.read(indices)
+        seed_generators(seed)
+        return self.read(indices)
 
 
 def _as_is(batch: Any) -> Any:
@@ -224,8 +192,8 @@ class ExactLoader:
         # until the first batch is asked for.
         start, self._start = self._start, 0
         self.position = start
-        seeded = draws_random_numbers(self.dataset)
-        source = _Seeded(self.dataset, self.collate_fn, seeded, restore=self.num_workers == 0)
+        random = draws_random_numbers(self.dataset)
+        source = _Seeded(self.dataset, self.collate_fn, random, restore=self.num_workers == 0)
         batches = self._here(source, start) if self.num_workers == 0 else self._workers(source, start)
         for batch in batches:
             self.position += 1  # before the yield: what follows it runs when the next batch is asked for

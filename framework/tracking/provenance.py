@@ -1,0 +1,137 @@
+"""Where a run's numbers come from: code, packages, machine, command, seed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    *("modular-framework", "torch", "torchvision", "lightning", "torchmetrics", "numpy", "scipy", "timm", "peft"),
+    *("omegaconf", "jsonargparse", "wandb", "optuna", "scikit-learn", "safetensors"),
+)
+FILE = "provenance.json"
+GIT_SECONDS = 3.0
+
+
+def provenance(command: list[str], seed: int | None) -> dict[str, Any]:
+    """Collects what is needed to make a run again.
+
+    Args:
+        command: The command line, as it was given.
+        seed: The run's seed.
+
+    Returns:
+        Plain data: ``command``, ``seed``, ``started`` (UTC, ISO 8601), ``host``, ``python``, ``platform``,
+        ``hardware`` (``cpu``, ``cores``, ``ram_gib``, ``gpus``), ``packages``, and ``git`` and ``framework_git``: the
+        states of the current folder's repository and of the framework's own checkout, ``None`` where there is none.
+    """
+    here, own = Path.cwd(), Path(__file__).resolve().parents[2]
+    return {
+        "command": list(command),
+        "seed": seed,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "folder": str(here),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "hardware": hardware(),
+        "packages": packages(),
+        "git": git_state(here),
+        "framework_git": git_state(own) if (own / ".git").exists() else None,
+    }
+
+
+def write(folder: str | Path, facts: Mapping[str, Any]) -> Path:
+    """Writes ``provenance.json`` into ``folder`` and returns its path.
+
+    A resumed run keeps what its first process wrote; a list ``resumed`` in it gets the later ones.
+    """
+    path = Path(folder) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        first = json.loads(path.read_text())
+    except (OSError, ValueError):
+        record: dict[str, Any] = dict(facts)
+    else:
+        record = {**first, "resumed": [*first.get("resumed", []), dict(facts)]}
+    temporary = path.with_name(f".{FILE}.tmp.{os.getpid()}")
+    temporary.write_text(json.dumps(record, indent=2) + "\n")
+    os.replace(temporary, path)
+    return path
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit, branch and whether anything differs from it, of the repository around ``folder``; ``None`` without."""
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=GIT_SECONDS
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    status = git("status", "--porcelain", "--untracked-files=normal")
+    return {
+        "commit": commit,
+        "branch": git("rev-parse", "--abbrev-ref", "HEAD"),
+        "dirty": None if status is None else bool(status),
+        "changed": [] if not status else [line[3:] for line in status.splitlines()[:50]],
+    }
+
+
+def packages() -> dict[str, str]:
+    """The versions of the packages that numbers may depend on, without importing them."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def hardware() -> dict[str, Any]:
+    """CPU, cores this process may use, memory in GiB, and the GPUs if torch is imported already."""
+    gpus: list[str] = []
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "cpu": _cpu(),
+        "cores": len(affinity(0)) if affinity else os.cpu_count(),
+        "ram_gib": _ram(),
+        "gpus": gpus,
+    }
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _ram() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (ValueError, OSError, AttributeError):
+        return None
