@@ -103,13 +103,13 @@ def test_learns_the_digits(tmp_path):
     pl.seed_everything(0)
     train, test = digits()
     model = S4DClassifier(
-        d_model=24,
-        n_layers=1,
+        d_model=32,
+        n_layers=2,
         d_state=16,
         optimizer=OptimizerConfig(lr=1e-2),
         schedule=ScheduleConfig("onecycle"),
     )
-    run = trainer(tmp_path, max_epochs=3)
+    run = trainer(tmp_path, max_epochs=6)
     run.fit(model, train, test)
     assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy"} <= set(run.callback_metrics)
     assert run.test(model, test, verbose=False)[0]["test/accuracy"] > 0.6

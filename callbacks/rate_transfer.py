@@ -1,0 +1,88 @@
+"""Rate transfer: how well a model keeps working when its input is sampled more coarsely, without retraining.
+
+A continuous-time sequence model (S4D, Gu et al. 2022, arXiv 2206.11893) meets a new sampling rate by scaling its step
+size Δ. On every validation or test batch the module also sees each r-th sample with Δ times r; the scores are logged as
+``test/rate_<r>/accuracy`` and the like, next to those at the full rate.
+
+Works on any module with the method ``metrics_at_rate`` (:class:`framework.protocols.RateTransferable`). Changes nothing
+in the model. Cost: 1/r of an evaluation for each rate. Dropping samples aliases what the coarser rate cannot carry.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from framework.errors import UserError
+from framework.protocols import RateTransferable
+
+
+class RateTransfer(pl.Callback):
+    """Evaluates on coarser inputs beside the full ones.
+
+    Args:
+        rates: Factors r by which the input is thinned and Δ is multiplied, each 2 or more.
+        stages: Where: ``test``, ``val`` or both.
+
+    Raises:
+        UserError: a setting is not accepted; at the start, the module cannot change its rate.
+    """
+
+    def __init__(self, rates: tuple[int, ...] = (2,), stages: tuple[str, ...] = ("test",)) -> None:
+        self.rates, self.stages = tuple(rates), tuple(stages)
+        for rate in self.rates:
+            if int(rate) != rate or rate < 2:
+                raise UserError(f"rate_transfer.rates: {rate!r} is not accepted; each must be a whole number from 2")
+        for stage in self.stages:
+            if stage not in ("val", "test"):
+                raise UserError(f"rate_transfer.stages: {stage!r} is not one of val, test")
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuses a module that cannot change its rate."""
+        if not isinstance(pl_module, RateTransferable):
+            raise UserError(
+                f"rate_transfer: {type(pl_module).__name__} cannot change its sampling rate "
+                "(it lacks the method metrics_at_rate)"
+            )
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Evaluates the batch at each rate."""
+        self._evaluate(pl_module, batch, "val")
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Evaluates the batch at each rate."""
+        self._evaluate(pl_module, batch, "test")
+
+    @torch.no_grad()
+    def _evaluate(self, pl_module: pl.LightningModule, batch: Any, stage: str) -> None:
+        if stage not in self.stages:
+            return
+        assert isinstance(pl_module, RateTransferable)
+        for rate in self.rates:
+            for name, value in pl_module.metrics_at_rate(batch, rate).items():
+                pl_module.log(
+                    f"{stage}/rate_{rate}/{name}",
+                    value,
+                    on_step=False,
+                    on_epoch=True,
+                    sync_dist=True,
+                    batch_size=len(batch[0]),
+                )
