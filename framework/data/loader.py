@@ -192,7 +192,7 @@ class ExactLoader:
         # until the first batch is asked for.
         start, self._start = self._start, 0
         self.position = start
-        random = draws_random_numbers(self.dataset)
+        random = self.collate_fn is not None or draws_random_numbers(self.dataset)
         source = _Seeded(self.dataset, self.collate_fn, random, restore=self.num_workers == 0)
         batches = self._here(source, start) if self.num_workers == 0 else self._workers(source, start)
         for batch in batches:

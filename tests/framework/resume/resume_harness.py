@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import sys
 import traceback
 import warnings
@@ -183,6 +184,9 @@ def fit(
 
 
 def save_end(trainer: pl.Trainer, folder: Path) -> None:
+    if trainer.global_rank:
+        torch.save(trainer.lightning_module.state_dict(), folder / "rank1.pt")
+        return
     best = trainer.checkpoint_callback
     torch.save(
         {
@@ -203,6 +207,30 @@ def in_child(function: Callable[[], Any]) -> int:
 
     As a shell counts it: a process killed by signal n gives 128 + n.
     """
+    return wait_for(start_child(function))
+
+
+def in_two_ranks(function: Callable[[], Any]) -> list[int]:
+    """Runs ``function`` in two forks that are the ranks of one gloo group; returns both exit statuses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def rank(number: int) -> None:
+        os.environ.update(
+            LOCAL_RANK=str(number), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+        )
+        function()
+
+    return [wait_for(pid) for pid in [start_child(lambda n=n: rank(n)) for n in (0, 1)]]
+
+
+def wait_for(pid: int) -> int:
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+
+
+def start_child(function: Callable[[], Any]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -220,8 +248,7 @@ def in_child(function: Callable[[], Any]) -> int:
         finally:
             sys.stderr.flush()
             os._exit(code)
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+    return pid
 
 
 def same(a: Any, b: Any) -> bool:

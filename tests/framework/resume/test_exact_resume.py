@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
-from resume_harness import assert_same_end, fit, in_child
+from resume_harness import assert_same_end, fit, in_child, in_two_ranks, same
 
 from framework.resume import open_checkpoint, run_id_of
 from framework.tracking.metrics_log import read_metrics
@@ -203,22 +201,22 @@ def test_the_same_trainer_fits_twice(tmp_path):
     assert in_child(twice) == 0
 
 
+RANKS = {"strategy": "ddp", "devices": 2, "arrays": False, **RARE}
+
+
 def test_two_ranks(tmp_path):
-    """Two gloo processes, both killed within an epoch by the signal that rank 0 sends to their group."""
-    script = Path(__file__).with_name("ddp_script.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    for name in ("PL_GLOBAL_SEED", "MASTER_PORT", "MASTER_ADDR"):
-        environment.pop(name, None)
+    """Two gloo processes, killed together within an epoch."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert in_two_ranks(lambda: fit(whole, **RANKS)) == [0, 0]
+    assert in_two_ranks(lambda: fit(killed, kill=("on_train_batch_start", 9), **RANKS)) == [137, 137]
+    assert in_two_ranks(lambda: fit(killed, resume=True, **RANKS)) == [0, 0]
+    assert_same_end(whole, killed)
+    left, right = (torch.load(folder / "rank1.pt") for folder in (whole, killed))
+    assert same(left, right)
+    assert len(open_checkpoint(killed / "last.ckpt")["resume_point"]["ranks"]) == 2
 
-    def run(folder: Path, kill: int) -> int:
-        command = [sys.executable, "-W", "ignore", str(script), str(folder), str(kill)]
-        done = subprocess.run(command, env=environment, start_new_session=True, capture_output=True, text=True)
-        assert done.returncode in (0, -9), done.stderr[-3000:]
-        return done.returncode
 
-    assert run(tmp_path / "whole", 0) == 0
-    assert run(tmp_path / "killed", 9) == -9
-    assert run(tmp_path / "killed", 0) == 0
-    assert_same_end(tmp_path / "whole", tmp_path / "killed")
-    left, right = (torch.load(tmp_path / name / "rank1.pt") for name in ("whole", "killed"))
-    assert all(torch.equal(left[key], right[key]) for key in left)
+def test_another_number_of_ranks_goes_on_from_an_epochs_end(tmp_path, capfd):
+    assert in_two_ranks(lambda: fit(tmp_path, max_epochs=1, **RANKS)) == [0, 0]
+    assert in_child(lambda: fit(tmp_path, max_epochs=2, resume=True, arrays=False)) == 0
+    assert torch.load(tmp_path / "end.pt")["step"] == 15  # five with two ranks, ten with one
