@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,8 +62,16 @@ class Experiment:
         """Runs the subcommand that the experiment was built for."""
         method: Callable[..., Any] = getattr(self.trainer, self.subcommand)
         arguments = dict(self.arguments, ckpt_path=str(self.checkpoint) if self.checkpoint else None)
-        with user_mistakes():
-            result = method(self.model, datamodule=self.datamodule, **arguments)
+        exit_code = 1
+        try:
+            with user_mistakes():
+                result = method(self.model, datamodule=self.datamodule, **arguments)
+            exit_code = 0
+        finally:
+            for logger in self.trainer.loggers:
+                close = getattr(logger, "close", None)
+                if callable(close):  # a tracker's run left open would swallow the next one's rows
+                    close(exit_code)
         if self.trainer.is_global_zero and not self.identity.quiet:
             print(f"results in {self.folder}", file=sys.stderr)
         return result
@@ -115,15 +124,18 @@ def _identity(settings: Mapping[str, Any], subcommand: str, checkpoint: Path | N
     """The run that this process makes, goes on with, or evaluates.
 
     ``fit`` from a run's own ``last.ckpt`` goes on with that run; from any other checkpoint, or with a name given, it
-    starts a new one. An evaluation writes to a folder of its own inside the run that it evaluates.
+    starts a new one. An evaluation writes to a folder of its own inside the run that it evaluates: ``test``, ``test-2``.
     """
     root, method = Path(str(settings.get("root", "runs"))), str(settings.get("method") or "run")
     name = settings.get("name")
     folder = run.folder_of(checkpoint) if checkpoint is not None else None
-    if folder is not None and subcommand == "fit" and name in (None, folder.name) and checkpoint.name == "last.ckpt":  # type: ignore[union-attr]
+    at_rest = checkpoint is not None and checkpoint.name == "last.ckpt"
+    if folder is not None and subcommand == "fit" and at_rest and name in (None, folder.name):
         return Run(folder, folder.name, run.run_id_of(folder) or run.new_id(), resumed=True)
     if folder is not None and subcommand != "fit" and name is None:
-        return Run(folder / subcommand, f"{folder.name}-{subcommand}", run.new_id())
+        names = (subcommand if number == 1 else f"{subcommand}-{number}" for number in itertools.count(1))
+        evaluation = next(name for name in names if not (folder / name).exists())
+        return Run(folder / evaluation, f"{folder.name}-{evaluation}", run.new_id())
     name = str(name) if name is not None else run.new_name()
     if (root / method / name / "checkpoints" / "last.ckpt").exists() and subcommand == "fit":
         raise UserError(
@@ -155,15 +167,15 @@ class RunRecorder(Callback):
         if trainer.world_size > 1:
             shared = trainer.strategy.broadcast((str(identity.folder), identity.name, identity.run_id))
             identity.folder, identity.name, identity.run_id = Path(shared[0]), shared[1], shared[2]
-            trainer._default_root_dir = str(identity.folder)
+            trainer._default_root_dir = str(identity.folder)  # type: ignore[attr-defined] # it has no setter
         if not trainer.is_global_zero:
             return
-        from framework.tracking.provenance import provenance
+        from framework.tracking.provenance import provenance, write
 
         run.ensure_writable(identity.folder)
         (identity.folder / "config.yaml").write_text(self.config_text, encoding="utf-8")
-        record = provenance(identity.command, self.seed)
-        run.write_provenance(identity, {**record, "subcommand": self.subcommand})
+        facts = {"run_id": identity.run_id, "name": identity.name, "subcommand": self.subcommand}
+        write(identity.folder, {**facts, **provenance(identity.command, self.seed)})
         print(f"{'going on with' if identity.resumed else 'run'} {identity.folder}", file=sys.stderr)
 
 

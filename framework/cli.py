@@ -27,6 +27,9 @@ from framework.tracking.wandb_run import WandbConfig
 GROUPS: dict[str, type] = {"run": RunConfig, "wandb": WandbConfig}
 BASES: dict[str, type] = {"model": pl.LightningModule, "data": pl.LightningDataModule, "techniques": Callback}
 
+# Lightning, and so we, call jsonargparse by names that newer versions deprecate.
+_RENAMED = r"(?s).*(was deprecated in v4\.|JSONARGPARSE_DEPRECATION)"
+
 jsonargparse.set_loader("yaml12", yaml12.load_string)
 jsonargparse.set_dumper("yaml12", yaml12.dump)
 
@@ -44,15 +47,16 @@ class CommandLine(LightningCLI):
         self._chosen = subcommand
         self._composed = composed
         self._identity = identity
-        super().__init__(
-            save_config_callback=None,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            parser_kwargs={
-                name: {"exit_on_error": False, "parser_mode": "yaml12", "dump_header": []} for name in (subcommand,)
-            }
-            | {"exit_on_error": False, "parser_mode": "yaml12"},  # type: ignore[dict-item]
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_RENAMED)
+            options = {"exit_on_error": False, "parser_mode": "yaml12", "dump_header": []}
+            super().__init__(
+                save_config_callback=None,
+                trainer_defaults={"log_every_n_steps": 10},
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                parser_kwargs={**options, subcommand: options},
+            )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Only the chosen one: building the other parsers would cost as much again."""
@@ -79,6 +83,34 @@ class CommandLine(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Nothing runs here: the caller holds the trainer, the module and the datamodule."""
 
+    def instantiate_classes(self) -> None:
+        """Builds everything; a constructor's :class:`UserError` comes out with its section and place."""
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            mistake = _user_error(error)
+            if mistake is None:
+                raise
+            raise UserError(self._locate(str(mistake))) from error
+
+    def _locate(self, message: str) -> str:
+        """Puts the section before an argument's name: ``source: …`` becomes ``data.source: … (file:line)``."""
+        name = message.partition(":")[0]
+        paths: list[tuple[str, ...]] = [(section,) for section in ("model", "data")]
+        paths += [("techniques", technique) for technique in self._composed.tree.get("techniques") or {}]
+        found = []
+        for path in paths:
+            settings: Any = self._composed.tree
+            for key in path:
+                settings = settings.get(key) or {}
+            cls = explain.find_class(settings["class_path"], BASES[path[0]]) if settings else object
+            if name.split(".")[0] in explain.argument_defaults(cls):
+                found.append(path)
+        if len(found) != 1:
+            return message
+        place = self._composed.origin((*found[0], "init_args", *name.split(".")))
+        return f"{'.'.join(found[0])}.{message}{place}"
+
     @property
     def settings(self) -> Namespace:
         """The typed config of the subcommand."""
@@ -86,9 +118,11 @@ class CommandLine(LightningCLI):
 
     def text(self) -> str:
         """The typed config as YAML that runs again: the subcommand's own arguments and the run's name left out."""
-        plain = self._subcommand_parsers[self._chosen].dump(
-            self.settings, skip_none=False, skip_link_targets=False, format="yaml12"
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_RENAMED)
+            plain = self._subcommand_parsers[self._chosen].dump(
+                self.settings, skip_none=False, skip_link_targets=False, format="yaml12"
+            )
         tree = yaml12.load(plain)
         for key in ("config", *{name for names in SUBCOMMAND_KEYS.values() for name in names}):
             tree.pop(key, None)
@@ -138,6 +172,13 @@ class CommandLine(LightningCLI):
             raise UserError(f"trainer: {_first_line(error)}") from error
 
 
+def _user_error(error: BaseException | None) -> UserError | None:
+    """The mistake behind an exception: jsonargparse wraps what a constructor raises."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
@@ -161,7 +202,7 @@ def prepare(request: Request, subcommand: str) -> tuple[Composed, Path | None]:
         place = RunConfig(root=str(settings.get("root", "runs")))
         try:
             checkpoint = run.find_checkpoint(str(given), place, settings.get("method") or composed.method)
-            if "model" not in composed.tree:
+            if "class_path" not in (composed.tree.get("model") or {}):
                 folder = run.folder_of(checkpoint)
                 if folder is None or not (folder / "config.yaml").is_file():
                     raise UserError(f"no --config is given, and no config.yaml lies beside {checkpoint}")
@@ -278,7 +319,12 @@ def quiet_lightning() -> None:
         logging.getLogger(name).addFilter(keep)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    for message in (
+        "Checkpoint directory .* exists",
+        "The number of training batches",
+        "Be aware that when using `ckpt_path`",
+    ):
+        warnings.filterwarnings("ignore", message=f".*{message}.*")
 
 
 def main(subcommand: str, arguments: Sequence[str]) -> int:

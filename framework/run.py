@@ -106,20 +106,6 @@ def run_id_of(folder: Path) -> str | None:
         return None
 
 
-def write_provenance(identity: Run, record: dict[str, Any]) -> None:
-    """Writes ``provenance.json``: the newest start of this run, with the earlier ones under ``earlier``."""
-    path = identity.folder / "provenance.json"
-    earlier: list[Any] = []
-    if identity.resumed and path.is_file():
-        try:
-            former = json.loads(path.read_text(encoding="utf-8"))
-            earlier = [*former.pop("earlier", []), former]
-        except (ValueError, AttributeError):
-            pass
-    whole = {"run_id": identity.run_id, "name": identity.name, **record, "earlier": earlier}
-    path.write_text(json.dumps(whole, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-
-
 def find_checkpoint(given: str, config: RunConfig, method: str | None) -> Path:
     """The checkpoint file that ``--ckpt_path`` means.
 

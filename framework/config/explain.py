@@ -63,6 +63,7 @@ def find_class(path: Any, base: type) -> type:
 
 
 def _subclasses(base: type) -> Iterator[type]:
+    cls: type
     for cls in base.__subclasses__():
         yield cls
         yield from _subclasses(cls)
@@ -125,8 +126,8 @@ def type_text(hint: Any) -> str:
         return f"a list of {type_text(arguments[0])}"
     if origin in (dict, Mapping) or hint is dict:
         return "a mapping"
-    names = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
-    return names.get(hint) or getattr(hint, "__name__", str(hint).replace("typing.", ""))
+    names: dict[Any, str] = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
+    return names.get(hint) or str(getattr(hint, "__name__", hint)).replace("typing.", "")
 
 
 def explain(composed: Composed, bases: Mapping[str, type], groups: Mapping[str, Callable[..., Any]]) -> list[str]:

@@ -8,7 +8,8 @@ that what was saved reads back as what it was.
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from enum import Enum
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -73,6 +74,8 @@ def _represent_float(dumper: Dumper, value: float) -> yaml.ScalarNode:
 
 Dumper.add_representer(float, _represent_float)
 Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_list(list(value)))
+Dumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
+Dumper.add_multi_representer(PurePath, lambda dumper, value: dumper.represent_str(str(value)))
 
 
 def dump(value: Any) -> str:

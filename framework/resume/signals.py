@@ -77,7 +77,9 @@ class SignalWatch:
         """Gives the handlers back, and stops the clock."""
         self.reached()
         for signum, handler in self._previous.items():
-            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+            # Lightning tears down before its callbacks do, and has put back what stood before it.
+            if signal.getsignal(signum) == self._handle:
+                signal.signal(signum, signal.SIG_DFL if handler is None else handler)
         self._previous = {}
 
     def reached(self) -> None:
