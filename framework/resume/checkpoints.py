@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,13 @@ def open_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error):
-            name = _refused_name(str(error))
-            raise UserError(f"{path}: refused: it holds more than plain data{name}; nothing was executed") from None
+        if found := re.search(r"GLOBAL\s+([\w.]+)", str(error)):
+            raise UserError(
+                f"{path}: refused: it holds more than plain data ({found[1].rstrip('.')}); nothing was executed"
+            ) from None
         raise UserError(f"{path}: {_what_it_is(path)}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception:  # torch raises whatever the bytes lead it to
         raise UserError(f"{path}: {_what_it_is(path)}") from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
@@ -46,14 +48,6 @@ def open_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     if "pytorch-lightning_version" not in checkpoint:
         raise UserError(f"{path}: not a Lightning checkpoint: it has no 'pytorch-lightning_version'")
     return checkpoint
-
-
-def _refused_name(message: str) -> str:
-    for line in message.splitlines():
-        if "GLOBAL" in line:
-            words = line.split("GLOBAL", 1)[1].split()
-            return f" ({words[0].strip('.,')})" if words else ""
-    return ""
 
 
 def _what_it_is(path: Path) -> str:
