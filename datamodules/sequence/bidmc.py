@@ -193,7 +193,8 @@ class Bidmc(DataModule):
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
         for name, value, accepted in (("target", target, TARGETS), ("variant", variant, ("reshuffle", "original"))):
             if value not in accepted:
-                near = get_close_matches(str(value), accepted, n=1, cutoff=0.0)[0]
+                folded = {choice.casefold(): choice for choice in accepted}
+                near = folded[get_close_matches(str(value).casefold(), folded, n=1, cutoff=0.0)[0]]
                 raise UserError(f"{name}: {value!r} is not one of {', '.join(accepted)}; nearest: {near}")
         if path is None and target == "SpO2":
             raise UserError("target: 'SpO2' cannot be simulated from one PPG; give path, or choose HR or RR")

@@ -366,7 +366,7 @@ class ListOps(DataModule):
             except Exception as error:  # numpy and zipfile raise many types
                 raise UserError(f"{file}: not a cache of ListOps ({error}); delete it to generate it anew") from error
         parts = generate_parts(*settings)
-        arrays = {}
+        arrays: dict[str, Tensor] = {}
         for i, part in enumerate(parts):
             arrays |= {f"tokens{i}": part.tokens, f"starts{i}": part.starts, f"values{i}": part.values}
         try:

@@ -36,6 +36,8 @@ _CONTOURS = (
     "high high low",
     "high high high",
 )
+# Files, or recordings in memory; and the class of each.
+Part = tuple[list[Path] | np.ndarray, np.ndarray]
 
 
 def read_wav(path: Path) -> np.ndarray:
@@ -203,7 +205,9 @@ class SpeechCommands(DataModule):
         parts = self._synthetic() if self.path is None else self._listed(Path(self.path).expanduser())
         self.num_classes = len(self.class_names)
         check_declared("num_classes", self._declared_classes, self.num_classes, str(self.path or "the synthetic set"))
-        self.train_set, self.val_set, self.test_set = (SpeechDataset(*part, self.rate) for part in parts)
+        self.train_set, self.val_set, self.test_set = (
+            SpeechDataset(items, labels, self.rate) for items, labels in parts
+        )
 
     def _chosen(self, found: tuple[str, ...], where: str) -> tuple[str, ...]:
         for word in self.words or ():
@@ -212,7 +216,7 @@ class SpeechCommands(DataModule):
                 raise UserError(f"words: {word!r} is not in {where}; nearest: {near!r}")
         return tuple(self.words or found)
 
-    def _synthetic(self) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _synthetic(self) -> list[Part]:
         whole = synthetic_words(self.synthetic_per_word, self.seed)
         self.class_names = self._chosen(whole.class_names, "the synthetic set")
         number = np.array([self.class_names.index(n) if n in self.class_names else -1 for n in whole.class_names])
@@ -222,7 +226,7 @@ class SpeechCommands(DataModule):
         first, second = stratified_split(labels[rest], 0.125, self.seed)
         return [(audio[rows], labels[rows]) for rows in (rest[first], rest[second], test)]
 
-    def _listed(self, folder: Path) -> list[tuple[list[Path], np.ndarray]]:
+    def _listed(self, folder: Path) -> list[Part]:
         lists = []
         for name in ("validation_list.txt", "testing_list.txt"):
             try:

@@ -30,7 +30,7 @@ class _Array:
         _, shape, dtype, fortran, data = state
         if not isinstance(dtype, _DType) or not isinstance(data, bytes):
             raise pickle.UnpicklingError("an array that is not of unsigned bytes")
-        self.value = np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C")
+        self.value = np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C").copy()
 
 
 class _ArrayUnpickler(pickle.Unpickler):

@@ -60,12 +60,15 @@ def list_folder(folder: Path, classes: tuple[str, ...] | None = None) -> tuple[l
     return files, np.array(labels, np.int64), names
 
 
+# Files, or images in memory as uint8 (N, H, W); and the class of each.
+Part = tuple[list[Path] | np.ndarray, np.ndarray]
+
+
 class FolderDataset(Dataset):
     """Images decoded one at a time.
 
     Args:
-        items: Files, or images in memory as uint8 ``(H, W)``.
-        labels: Class of each.
+        part: Files, or images in memory as uint8 ``(N, H, W)``, and the class of each.
         transform: Maps a PIL image to a tensor.
         channels: 3 decodes to RGB, 1 to grey.
         random: Whether ``transform`` draws random numbers.
@@ -73,13 +76,13 @@ class FolderDataset(Dataset):
 
     def __init__(
         self,
-        items: list[Path] | np.ndarray,
-        labels: np.ndarray,
+        part: Part,
         transform: Callable[[Image.Image], Tensor],
         channels: int,
         random: bool,
     ) -> None:
-        self.items, self.labels, self.transform = items, labels, transform
+        self.items, self.labels = part
+        self.transform = transform
         self.mode = "RGB" if channels == 3 else "L"
         self.draws_random_numbers = random
 
@@ -209,11 +212,11 @@ class ImageFolderData(DataModule):
         self.num_classes = len(self.class_names)
         check_declared("num_classes", self._declared_classes, self.num_classes, str(self.path or "the digits"))
         fixed, augmented = self._transform("none"), self._transform(self.augment)
-        self.train_set = FolderDataset(*train, augmented, self.channels, random=self.augment != "none")
-        self.val_set = FolderDataset(*val, fixed, self.channels, random=False)
-        self.test_set = self.val_set if test is val else FolderDataset(*test, fixed, self.channels, random=False)
+        self.train_set = FolderDataset(train, augmented, self.channels, random=self.augment != "none")
+        self.val_set = FolderDataset(val, fixed, self.channels, random=False)
+        self.test_set = self.val_set if test is val else FolderDataset(test, fixed, self.channels, random=False)
 
-    def _parts(self) -> tuple[tuple, tuple, tuple]:
+    def _parts(self) -> tuple[Part, Part, Part]:
         if self.path is None:
             digits = load_digits()
             self.class_names = digits.class_names
@@ -225,23 +228,23 @@ class ImageFolderData(DataModule):
             files, labels, self.class_names = list_folder(folder)
             return self._three_way(files, labels)
         files, labels, self.class_names = list_folder(folder / "train")
-        train, val = (files, labels), None
+        train: Part = (files, labels)
         if (folder / "val").is_dir():
-            val = list_folder(folder / "val", self.class_names)[:2]
+            val: Part = list_folder(folder / "val", self.class_names)[:2]
         else:
             train, val = self._split(files, labels, self.val_fraction)
-        test = list_folder(folder / "test", self.class_names)[:2] if (folder / "test").is_dir() else val
+        test: Part = list_folder(folder / "test", self.class_names)[:2] if (folder / "test").is_dir() else val
         return train, val, test
 
-    def _three_way(self, items: list[Path] | np.ndarray, labels: np.ndarray) -> tuple[tuple, tuple, tuple]:
+    def _three_way(self, items: list[Path] | np.ndarray, labels: np.ndarray) -> tuple[Part, Part, Part]:
         rest, test = self._split(items, labels, self.test_fraction)
-        train, val = self._split(*rest, self.val_fraction)
+        train, val = self._split(rest[0], rest[1], self.val_fraction)
         return train, val, test
 
-    def _split(self, items: list[Path] | np.ndarray, labels: np.ndarray, fraction: float) -> tuple[tuple, tuple]:
+    def _split(self, items: list[Path] | np.ndarray, labels: np.ndarray, fraction: float) -> tuple[Part, Part]:
         parts = stratified_split(labels, fraction, self.split_seed)
-        first, second = (
-            (items[rows] if isinstance(items, np.ndarray) else [items[row] for row in rows], labels[rows])
-            for rows in parts
-        )
-        return first, second
+
+        def take(rows: np.ndarray) -> Part:
+            return items[rows] if isinstance(items, np.ndarray) else [items[row] for row in rows], labels[rows]
+
+        return take(parts[0]), take(parts[1])

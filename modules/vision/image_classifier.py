@@ -262,7 +262,8 @@ class ImageClassifier(Module):
         self.test_confusion.reset()
         if not self.trainer.is_global_zero:
             return
-        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None) or range(self.num_classes)
+        given = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
+        names = [str(name) for name in given or range(self.num_classes)]
         side = 4.0 if self.num_classes <= 12 else 7.0
         figure = new_figure(size=(side + 1, side))
         axes = figure.axes[0]

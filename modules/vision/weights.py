@@ -6,6 +6,7 @@ import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            content = load_file(path)
+            content: Any = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -41,7 +42,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # safetensors and zip raise types of their own
         raise UserError(f"weights: {path} cannot be read: {error}") from error
     if isinstance(content, Mapping):
-        content = next((content[key] for key in _CONTAINERS if isinstance(content.get(key), Mapping)), content)
+        inner = (content[key] for key in _CONTAINERS if isinstance(content.get(key), Mapping))
+        content = next(inner, content)
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError(f"weights: {path} is not a state dict (tensors by name), nor a checkpoint with one inside")
     state = {str(name): value for name, value in content.items()}
