@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,7 +31,7 @@ def train_once(
     epochs: int = 3,
     batch_size: int = 50,
     lr: float = 1e-2,
-    **model: object,
+    **model: Any,
 ) -> float:
     """Trains a classifier in a bare loop (AdamW, one cycle) and returns its test accuracy.
 
@@ -44,7 +46,7 @@ def train_once(
     x, y, test_x, test_y = data
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        classifier = S4DClassifier(d_input=x.shape[-1], **model)  # type: ignore[arg-type]
+        classifier = S4DClassifier(d_input=x.shape[-1], **model)
         steps = len(x) // batch_size
         optimizer = build_optimizer(classifier, OptimizerConfig(lr=lr, weight_decay=0.01))
         schedule = build_schedule(optimizer, ScheduleConfig("onecycle"), total=steps * epochs)
@@ -58,6 +60,5 @@ def train_once(
                 schedule.step()
         classifier.eval()
         with torch.no_grad():
-            return float(
-                (torch.cat([classifier(part) for part in test_x.split(250)]).argmax(-1) == test_y).float().mean()
-            )
+            found = torch.cat([classifier(part).argmax(-1) for part in test_x.split(250)])
+        return float((found == test_y).float().mean())
