@@ -71,7 +71,7 @@ class DataModule(pl.LightningDataModule):
         seed = torch.initial_seed()
         overfit = False
         if self.trainer is not None:
-            overfit = bool(self.trainer.overfit_batches)
+            overfit = bool(getattr(self.trainer, "overfit_batches", 0))
             if self.trainer.world_size > 1:  # unseeded ranks differ, but must share one order
                 seed = self.trainer.strategy.broadcast(seed)
         return ExactLoader(

@@ -75,6 +75,7 @@ class _Swap:
         self.random_state: Any = np.random.mtrand._rand
         self.own = np.random.MT19937(0)
         self.peek = _Peek()
+        self.set_bit_generator = getattr(np.random, "set_bit_generator")  # noqa: B009 - not in numpy's stubs
 
     def take(self) -> Any:
         held = self.random_state
@@ -84,12 +85,12 @@ class _Swap:
             rest = held.get_state(legacy=False)
         finally:
             held._bit_generator = generator
-        np.random.set_bit_generator(self.own)
+        self.set_bit_generator(self.own)
         return generator, rest
 
     def put_back(self, state: Any) -> None:
         generator, rest = state
-        np.random.set_bit_generator(generator)
+        self.set_bit_generator(generator)
         self.random_state._bit_generator = self.peek
         try:
             self.random_state.set_state(rest)

@@ -11,7 +11,8 @@ import torch
 
 def capture_generators() -> dict[str, Any]:
     """The states of torch's, numpy's, Python's and, where CUDA is in use, CUDA's generators."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - what user code draws from
+    legacy: Any = np.random.get_state()  # noqa: NPY002 - what user code draws from
+    kind, keys, position, has_gauss, gauss = legacy
     version, words, next_gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),

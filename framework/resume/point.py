@@ -153,7 +153,7 @@ class ResumePoint(Callback):
             if time.monotonic() - self._saved_at >= wait:
                 return True
         step = trainer.global_step
-        return bool(self.every_n_steps) and step % self.every_n_steps == 0 and step != self._saved_step
+        return self.every_n_steps is not None and step % self.every_n_steps == 0 and step != self._saved_step
 
     @staticmethod
     def _agree(trainer: Trainer, due: bool, received: int) -> tuple[bool, int]:
@@ -169,9 +169,10 @@ class ResumePoint(Callback):
     def _ending(trainer: Trainer) -> bool:
         """Whether no epoch follows (the loop's own property would say so aloud, and change its counters)."""
         loop = trainer.fit_loop
-        return (
+        epochs: Any = loop.epoch_progress.current
+        return bool(
             -1 != loop.max_steps <= loop.epoch_loop.global_step
-            or -1 != (loop.max_epochs or 0) <= loop.epoch_progress.current.processed
+            or -1 != (loop.max_epochs or 0) <= epochs.processed
             or (trainer.should_stop and loop._can_stop_early)
         )
 

@@ -22,6 +22,10 @@ FLUSH_SECONDS = 1.0
 """Rows reach the file after at most this long, if logging goes on (not the disk: see :meth:`MetricsLog.flush`)."""
 
 
+def _writes() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def _number(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else float(value)
 
@@ -113,7 +117,7 @@ class MetricsLog(Logger):
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Adds a row."""
-        if rank_zero_only.rank != 0 or not metrics:
+        if not _writes() or not metrics:
             return
         row = dict(metrics)
         if step is not None:
@@ -157,7 +161,7 @@ class MetricsLog(Logger):
         Raises:
             UserError: the file cannot be written, for example because the disk is full.
         """
-        if rank_zero_only.rank != 0:
+        if not _writes():
             return 0
         with self._lock:
             try:
@@ -179,7 +183,7 @@ class MetricsLog(Logger):
         Raises:
             UserError: the file is shorter than that, so that rows which the checkpoint knows of are missing.
         """
-        if rank_zero_only.rank != 0:
+        if not _writes():
             return
         with self._lock:
             self._rows = []
@@ -201,7 +205,7 @@ class MetricsLog(Logger):
 
     def finalize(self, status: str) -> None:
         """Flushes, and writes the table."""
-        if rank_zero_only.rank != 0 or (self._file is None and not self._rows):
+        if not _writes() or (self._file is None and not self._rows):
             return
         self.flush(sync=True)
         write_table(self.folder)

@@ -131,7 +131,7 @@ def write_predictions(folder: Path, table: Mapping[str, np.ndarray]) -> Path:
             pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
         else:
             with open(temporary, "wb") as file:
-                np.savez(file, **{str(name): value for name, value in table.items()})
+                np.savez(file, **dict[str, Any](table))
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -167,7 +167,7 @@ class Progress(ProgressBar):
         dataloader_idx: int = 0,
     ) -> None:
         """Draws, if it is time."""
-        self._stage("validation", batch_idx + 1, self.total_val_batches_current_dataloader)
+        self._stage("validation", batch_idx + 1, trainer.num_val_batches)
 
     def on_test_batch_end(
         self,

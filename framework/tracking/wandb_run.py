@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import WandbLogger
@@ -127,7 +127,7 @@ def _login(environment: Mapping[str, str]) -> str | None:
     given = environment.get("NETRC")
     for path in [Path(given).expanduser()] if given else [home / ".netrc", home / "_netrc"]:
         try:
-            if path.is_file() and netrc.netrc(str(path)).authenticators(urlparse(url).hostname or ""):
+            if path.is_file() and netrc.netrc(str(path)).authenticators(str(urlparse(url).hostname)):
                 return f"logged in by {path}"
         except (netrc.NetrcParseError, OSError):
             continue
@@ -188,7 +188,7 @@ class WandbRun(WandbLogger):
         print(f"W&B offline run ({self._why}) in {place}; upload with: wandb sync {place}", flush=True)
         return run
 
-    def _init(self, mode: str) -> Any:
+    def _init(self, mode: Literal["online", "offline"]) -> Any:
         import wandb
 
         known = wandb.Settings.model_fields
