@@ -73,8 +73,14 @@ class Experiment:
                 if callable(close):  # a tracker's run left open would swallow the next one's rows
                     close(exit_code)
         if self.trainer.is_global_zero and not self.identity.quiet:
-            print(f"results in {self.folder}", file=sys.stderr)
+            self._report()
         return result
+
+    def _report(self) -> None:
+        best = self.trainer.checkpoint_callback
+        if self.subcommand == "fit" and isinstance(best, ModelCheckpoint) and best.best_model_score is not None:
+            print(f"best {best.monitor} {float(best.best_model_score):.4g} in {best.best_model_path}", file=sys.stderr)
+        print(f"results in {self.folder}", file=sys.stderr)
 
     def fit(self) -> None:
         """Trains, from the checkpoint if there is one."""
@@ -108,6 +114,7 @@ def launch(request: Request, subcommand: str, command: Sequence[str]) -> Experim
     identity = _identity(settings, subcommand, checkpoint)
     identity.command = list(command)
     line = CommandLine(subcommand, composed, identity)
+    identity.quiet = bool(getattr(line.trainer, "fast_dev_run", False))
     if checkpoint is not None:
         for text in report_differences(open_checkpoint(checkpoint), line.settings):
             print(text, file=sys.stderr)
@@ -124,7 +131,7 @@ def _identity(settings: Mapping[str, Any], subcommand: str, checkpoint: Path | N
     """The run that this process makes, goes on with, or evaluates.
 
     ``fit`` from a run's own ``last.ckpt`` goes on with that run; from any other checkpoint, or with a name given, it
-    starts a new one. An evaluation writes to a folder of its own inside the run that it evaluates: ``test``, ``test-2``.
+    starts a new one. An evaluation writes to a folder of its own inside the run that it evaluates: ``test``, …
     """
     root, method = Path(str(settings.get("root", "runs"))), str(settings.get("method") or "run")
     name = settings.get("name")

@@ -159,9 +159,9 @@ class CommandLine(LightningCLI):
             given["logger"] = False
         given["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
         if given.get("enable_progress_bar") is not False:
-            from framework.tracking.progress import ProgressBar
+            from framework.tracking.progress import Progress
 
-            callbacks.append(ProgressBar())
+            callbacks.append(Progress())
         from framework.data import DataModule
 
         if isinstance(self.datamodule, DataModule):
@@ -306,7 +306,7 @@ def user_mistakes() -> Iterator[None]:
 
 def quiet_lightning() -> None:
     """Leaves out Lightning's lines about absent hardware, its tips and the seed, which the run's record holds."""
-    noise = ("GPU available", "TPU available", "HPU available", "💡 Tip", "Seed set to", "Restor")
+    noise = ("GPU available", "TPU available", "HPU available", "💡 Tip", "Seed set to", "Restor", "Loading `train_d")
 
     def keep(record: logging.LogRecord) -> bool:
         return not record.getMessage().lstrip().startswith(noise)
