@@ -4,7 +4,7 @@ For each layer one picture with three panels, the values at the start of trainin
 
 - kernels K(t) of a few channels (S4D, Gu et al. 2022, arXiv 2206.11893, eq. 7);
 - basis functions Re(B_n e^{A_n t}) of the channel with the median step size;
-- the spectrum A_n in the complex plane.
+- the spectrum A_n in the complex plane, its start as crosses.
 
 Works on any module with the method ``kernel_data`` (:class:`framework.protocols.HasKernels`). Changes nothing in the
 model. Cost: one evaluation of every kernel at the start of training and one at each picture.
@@ -12,7 +12,7 @@ model. Cost: one evaluation of every kernel at the start of training and one at 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 
@@ -47,7 +47,8 @@ def kernel_figure(before: KernelData | None, after: KernelData, channels: int = 
             label = f"n = {colour}" if last else None
             basis_axes.plot(curve, color=f"C{colour}", alpha=alpha, linewidth=1, label=label)
         name = None if before is None else ("now" if last else "start")
-        plane.plot(data.modes.real, data.modes.imag, "." if last else "o", color="C0", alpha=alpha, label=name, ms=4)
+        style: dict[str, Any] = {"color": "C0", "ms": 3} if last else {"color": "C1", "ms": 4, "zorder": 3}
+        plane.plot(data.modes.real, data.modes.imag, "." if last else "x", label=name, **style)
     kernel_axes.set(title=f"{after.name}: kernels", xlabel="lag [samples]", ylabel="K")
     basis_axes.set(title="basis functions (median Δ)", xlabel="lag [samples]", ylabel="Re B exp(A t)")
     plane.set(title="spectrum", xlabel="Re A", ylabel="Im A")
