@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -366,14 +367,15 @@ class ListOps(DataModule):
             except Exception as error:  # numpy and zipfile raise many types
                 raise UserError(f"{file}: not a cache of ListOps ({error}); delete it to generate it anew") from error
         parts = generate_parts(*settings)
-        arrays: dict[str, Tensor] = {}
+        arrays: dict[str, Any] = {}
         for i, part in enumerate(parts):
-            arrays |= {f"tokens{i}": part.tokens, f"starts{i}": part.starts, f"values{i}": part.values}
+            arrays |= {f"tokens{i}": part.tokens.numpy(), f"starts{i}": part.starts.numpy()}
+            arrays[f"values{i}"] = part.values.numpy()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             # Written aside and moved, so that another process never reads half a file.
             with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as aside:
-                np.savez(aside, **{name: array.numpy() for name, array in arrays.items()})
+                np.savez(aside, **arrays)
             os.replace(aside.name, file)
         except OSError as error:
             raise UserError(f"cache: {file} cannot be written ({error.strerror})") from error

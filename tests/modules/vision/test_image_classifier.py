@@ -253,6 +253,6 @@ def test_paper_config_narrowed_takes_a_step_on_a_tiny_folder(tmp_path):
         "image_classifier_paper", path=str(tmp_path), num_classes=2, image_size=32, batch_size=4, num_workers=0
     )
     model["backbone_args"] = {"embed_dim": 16, "depth": 2, "num_heads": 2}
-    run = trainer(tmp_path, max_steps=1, limit_val_batches=1)
+    run = trainer(tmp_path, limit_train_batches=1, limit_val_batches=1)
     run.fit(ImageClassifier(**model), ImageFolderData(**data))
     assert torch.isfinite(run.callback_metrics["val/loss"])
