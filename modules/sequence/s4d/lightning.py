@@ -59,7 +59,7 @@ class _S4DModule(Module):
         loss = self.loss(output, target)
         evaluating = stage != "train"
         shown: dict[str, Any] = {"batch_size": len(x), "on_epoch": True, "on_step": False}
-        self.log(f"{stage}/loss", loss, prog_bar=True, sync_dist=evaluating, **shown)
+        self.log(f"{stage}/loss", loss, prog_bar=True, sync_dist=True, **shown)
         metric(output, target)
         self.log(f"{stage}/{self.score_name}", metric, prog_bar=evaluating, **shown)
         return loss
