@@ -6,11 +6,13 @@ import configparser
 import contextlib
 import netrc
 import os
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
+from urllib.request import getproxies, proxy_bypass
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
@@ -22,6 +24,7 @@ MODES = ("auto", "online", "offline", "disabled")
 STEP = "trainer/global_step"
 ONLINE_SECONDS = 30.0
 """How long the server may take to answer at the start, before the run goes on offline."""
+CONNECT_SECONDS = 5.0
 SETTINGS: dict[str, Any] = {
     # the file of an offline run is otherwise written every 15 s, which a killed process may not live to see
     "x_transaction_log_flush_interval": 1.0,
@@ -111,20 +114,29 @@ def choose_mode(mode: str, environment: Mapping[str, str] | None = None) -> tupl
     return "online", found
 
 
+def _settings(environment: Mapping[str, str]) -> tuple[str, bool]:
+    """The server's address, and whether W&B's settings files hold a key for it."""
+    settings = configparser.ConfigParser(interpolation=None)
+    folder = Path(environment.get("WANDB_CONFIG_DIR") or _home(environment) / ".config" / "wandb")
+    with contextlib.suppress(configparser.Error, OSError, UnicodeDecodeError):
+        settings.read([folder / "settings", Path("wandb") / "settings"], encoding="utf-8")
+    url = environment.get("WANDB_BASE_URL") or settings.get("default", "base_url", fallback="https://api.wandb.ai")
+    return str(url), bool(settings.get("default", "api_key", fallback=None))
+
+
+def _home(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get("HOME") or Path.home())
+
+
 def _login(environment: Mapping[str, str]) -> str | None:
     """Where a login was found."""
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         if environment.get(name):
             return f"{name} is set"
-    home = Path(environment.get("HOME") or Path.home())
-    settings = configparser.ConfigParser(interpolation=None)
-    folder = Path(environment.get("WANDB_CONFIG_DIR") or home / ".config" / "wandb")
-    with contextlib.suppress(configparser.Error, OSError, UnicodeDecodeError):
-        settings.read([folder / "settings", Path("wandb") / "settings"], encoding="utf-8")
-    if settings.get("default", "api_key", fallback=None):
+    url, has_key = _settings(environment)
+    if has_key:
         return "logged in by W&B's settings file"
-    url = environment.get("WANDB_BASE_URL") or settings.get("default", "base_url", fallback="https://api.wandb.ai")
-    given = environment.get("NETRC")
+    given, home = environment.get("NETRC"), _home(environment)
     for path in [Path(given).expanduser()] if given else [home / ".netrc", home / "_netrc"]:
         try:
             if path.is_file() and netrc.netrc(str(path)).authenticators(str(urlparse(url).hostname)):
@@ -132,6 +144,23 @@ def _login(environment: Mapping[str, str]) -> str | None:
         except (netrc.NetrcParseError, OSError):
             continue
     return None
+
+
+def unreachable(environment: Mapping[str, str] | None = None) -> str | None:
+    """Why no connection to the W&B server, or to the proxy on the way, can be made; ``None`` if one can.
+
+    Older versions of W&B try for minutes, whatever time they are given.
+    """
+    url, _ = _settings(os.environ if environment is None else environment)
+    server = urlparse(url)
+    if server.hostname and not proxy_bypass(server.hostname):
+        server = urlparse(getproxies().get(server.scheme, url))
+    try:
+        port = server.port or (80 if server.scheme == "http" else 443)
+        with socket.create_connection((server.hostname or "", port), timeout=CONNECT_SECONDS):
+            return None
+    except (OSError, ValueError) as error:
+        return f"{server.hostname}: {error}"
 
 
 class WandbRun(WandbLogger):
@@ -175,11 +204,14 @@ class WandbRun(WandbLogger):
         Path(self._save_dir or ".").mkdir(parents=True, exist_ok=True)
         if self._mode == "online":
             try:
+                if (reason := unreachable()) is not None:
+                    raise ConnectionError(reason)
                 run = self._init("online")
                 print(f"W&B: {run.url}", flush=True)
                 return run
             except Exception as error:
-                wandb.teardown()
+                if not isinstance(error, ConnectionError):
+                    wandb.teardown()
                 self._mode = "offline"
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 self._why = f"the server cannot be reached or refused: {reason}"

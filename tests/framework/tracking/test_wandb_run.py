@@ -57,7 +57,7 @@ def test_killed_three_times_no_row_is_missing(tmp_path, capfd):
     assert in_child(lambda: train(tmp_path, kill=("on_train_batch_start", 9), resume=True)) == 137
     assert in_child(lambda: train(tmp_path, resume=True)) == 0
     runs = offline_runs(tmp_path)
-    assert {run["id"] for run in runs} == {"abc123"}
+    assert {run["id"] for run in runs} - {None} == {"abc123"}  # older versions leave an empty file behind a kill
     assert [run["exit_code"] for run in runs] == [None, None, 0]
     assert runs[-1]["config"]["model"] == {"rank": 4}
     assert (runs[-1]["group"], runs[-1]["tags"], runs[-1]["project"]) == ("g", ["t"], "framework")
