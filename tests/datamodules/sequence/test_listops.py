@@ -5,6 +5,7 @@ import statistics
 import numpy as np
 import pytest
 import torch
+from tiny_files import write_tsv
 
 from datamodules.sequence import listops
 from datamodules.sequence.listops import (
@@ -181,14 +182,6 @@ def test_cache(tmp_path):
     file.write_bytes(b"nothing")
     with pytest.raises(UserError, match="not a cache of ListOps"):
         ListOps(**settings).setup()
-
-
-ROWS = ("( ( ( ( [MAX 4 ) 3 ) ( ( ( [MED 1 ) 4 ) ] ) ) ] )\t4", "( ( ( [SM 9 ) 8 ) ] )\t7", "5\t5")
-
-
-def write_tsv(folder, rows=ROWS):
-    for part in ("train", "val", "test"):
-        (folder / f"basic_{part}.tsv").write_text("\n".join(("Source\tTarget", *rows)) + "\n")
 
 
 def test_lra_files(tmp_path):

@@ -8,22 +8,11 @@ import pytest
 import torch
 from scipy.io import wavfile
 from scipy.signal import find_peaks
+from tiny_files import write_bidmc, write_speech
 
 from datamodules.sequence.bidmc import Bidmc, read_bidmc, simulate
 from datamodules.sequence.speech import SpeechCommands, synthetic_words
 from framework.errors import UserError
-
-
-def write_speech(folder, words=("bed", "cat", "dog"), n=6, rate=16_000):
-    rng = np.random.default_rng(0)
-    for word in (*words, "_background_noise_"):
-        (folder / word).mkdir(parents=True)
-        for i in range(n):
-            length = 12_000 if i == 0 else 16_000 + 100 * i
-            samples = rng.integers(-32768, 32768, length).astype(np.int16)
-            wavfile.write(folder / word / f"{i}_nohash_0.wav", rate, samples)
-    (folder / "validation_list.txt").write_text("".join(f"{word}/1_nohash_0.wav\n" for word in words))
-    (folder / "testing_list.txt").write_text("".join(f"{word}/2_nohash_0.wav\n" for word in words))
 
 
 def test_speech_folder(tmp_path):
@@ -99,17 +88,6 @@ def test_synthetic_words():
     power = torch.fft.rfft(x[..., 0]).abs().square().mean(0)
     assert power[3000:].sum() < 0.05 * power.sum()  # half the rate loses nothing
     assert np.array_equal(synthetic_words(10, 3).images, synthetic_words.__wrapped__(10, 3).images)
-
-
-def write_bidmc(folder, stems=("train", "valid", "test"), join="", n=(6, 3, 3), length=40):
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for stem, count in zip(stems, n, strict=True):
-        arrays[stem] = (rng.standard_normal((count, length, 2)), rng.uniform(5, 30, count))
-        for letter, array in zip("xy", arrays[stem], strict=True):
-            np.save(folder / f"{stem}{join}{letter}.npy", array)
-    return arrays
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,11 @@
 """ImageFolder: its layouts, its splits, and what is wrong with a folder said by name."""
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tiny_files import write_images
 
 from datamodules.vision.image_folder import ImageFolderData
 from framework.errors import UserError
-
-
-def write(folder, classes=("cat", "dog"), n=10, size=(20, 30), suffix="png"):
-    rng = np.random.default_rng(0)
-    for name in classes:
-        (folder / name).mkdir(parents=True)
-        for i in range(n):
-            Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name / f"{i}.{suffix}")
 
 
 def make(path, **settings):
@@ -23,7 +14,7 @@ def make(path, **settings):
 
 def test_three_folders(tmp_path):
     for part, n in (("train", 6), ("val", 3), ("test", 2)):
-        write(tmp_path / part, n=n)
+        write_images(tmp_path / part, n=n)
     data = make(tmp_path, num_classes=2)
     data.setup()
     assert data.class_names == ("cat", "dog")
@@ -34,8 +25,8 @@ def test_three_folders(tmp_path):
 
 
 def test_without_test_the_validation_set_serves(tmp_path):
-    write(tmp_path / "train")
-    write(tmp_path / "val", n=2)
+    write_images(tmp_path / "train")
+    write_images(tmp_path / "val", n=2)
     data = make(tmp_path)
     data.setup()
     assert data.test_set is data.val_set
@@ -43,7 +34,7 @@ def test_without_test_the_validation_set_serves(tmp_path):
 
 
 def test_one_folder_is_split_the_same_each_time(tmp_path):
-    write(tmp_path)
+    write_images(tmp_path)
     parts = []
     for seed in (0, 0, 1):
         data = make(tmp_path, split_seed=seed, val_fraction=0.25)
@@ -66,7 +57,7 @@ def test_without_a_path_the_digits(tmp_path):
 
 @pytest.mark.parametrize("augment", ["none", "crop_flip", "randaugment", "trivialaugment"])
 def test_augmentation_follows_torchs_generator(tmp_path, augment):
-    write(tmp_path, n=5, suffix="jpg")
+    write_images(tmp_path, n=5, suffix="jpg")
     data = make(tmp_path, augment=augment, val_fraction=0.3)
     data.setup()
     torch.manual_seed(0)
@@ -78,7 +69,7 @@ def test_augmentation_follows_torchs_generator(tmp_path, augment):
 
 
 def test_broken_image(tmp_path):
-    write(tmp_path)
+    write_images(tmp_path)
     for i in range(10):
         file = tmp_path / "cat" / f"{i}.png"
         file.write_bytes(file.read_bytes()[:200])
@@ -94,17 +85,17 @@ def test_broken_folders(tmp_path):
         make(tmp_path / "nowhere").setup()
     with pytest.raises(UserError, match="has no folders"):
         make(tmp_path).setup()
-    write(tmp_path / "train")
-    write(tmp_path / "val", classes=("cat", "dig"), n=2)
+    write_images(tmp_path / "train")
+    write_images(tmp_path / "val", classes=("cat", "dig"), n=2)
     with pytest.raises(UserError, match=r"val: class 'dig' is not among the training classes; nearest: 'dog'"):
         make(tmp_path).setup()
     (tmp_path / "train" / "empty").mkdir()
     with pytest.raises(UserError, match="empty: has no image"):
         make(tmp_path).setup()
-    write(tmp_path / "other" / "val")
+    write_images(tmp_path / "other" / "val")
     with pytest.raises(UserError, match="train: not found, though there is"):
         make(tmp_path / "other").setup()
-    write(tmp_path / "whole")
+    write_images(tmp_path / "whole")
     with pytest.raises(UserError, match="num_classes: 3 declared"):
         make(tmp_path / "whole", num_classes=3).setup()
 

@@ -9,6 +9,7 @@ import struct
 import numpy as np
 import pytest
 import torch
+from tiny_files import idx_bytes, write_cifar, write_idx
 
 from datamodules.vision.batch_transforms import BatchPreprocess, random_crop, random_flip
 from datamodules.vision.cifar import read_cifar
@@ -20,25 +21,6 @@ from datamodules.vision.sources import load_splits
 from framework.errors import UserError
 
 FASHION = "/usr/share/datasets/fashion-mnist"
-
-
-def idx_bytes(array, code=0x08):
-    return struct.pack(f">HBB{array.ndim}I", 0, code, array.ndim, *array.shape) + array.tobytes()
-
-
-def write_idx(folder, n_train=40, n_test=20, size=(6, 6), zipped=True):
-    folder.mkdir(exist_ok=True)
-    rng = np.random.default_rng(0)
-    content = {}
-    for prefix, n in (("train", n_train), ("t10k", n_test)):
-        content[f"{prefix}-images-idx3-ubyte"] = rng.integers(0, 256, (n, *size), dtype=np.uint8)
-        content[f"{prefix}-labels-idx1-ubyte"] = (np.arange(n) % 4).astype(np.uint8)
-    for name, array in content.items():
-        if zipped:
-            (folder / f"{name}.gz").write_bytes(gzip.compress(idx_bytes(array)))
-        else:
-            (folder / name).write_bytes(idx_bytes(array))
-    return content
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -131,29 +113,6 @@ def test_fashion_mnist_whole():
     assert test.images.shape == (10_000, 1, 28, 28)
     assert np.bincount(train.labels).tolist() == [6000] * 10
     assert np.bincount(test.labels).tolist() == [1000] * 10
-
-
-def cifar_batch(rng, n, key, classes, extra=()):
-    labels = [int(i) % classes for i in range(n)]
-    return {b"data": rng.integers(0, 256, (n, 3072), dtype=np.uint8), key.encode(): labels, **dict(extra)}
-
-
-def write_cifar(root, classes=10, protocol=2):
-    rng = np.random.default_rng(0)
-    folder = root / ("cifar-10-batches-py" if classes == 10 else "cifar-100-python")
-    folder.mkdir()
-    if classes == 10:
-        files = {f"data_batch_{i}": 20 for i in range(1, 6)} | {"test_batch": 10}
-        key, meta, meta_key = "labels", "batches.meta", b"label_names"
-    else:
-        files, key, meta, meta_key = {"train": 200, "test": 100}, "fine_labels", "meta", b"fine_label_names"
-    batches = {}
-    for name, n in files.items():
-        extra = {b"batch_label": b"x", b"filenames": [b"a.png"] * n}
-        batches[name] = cifar_batch(rng, n, key, classes, extra.items())
-        (folder / name).write_bytes(pickle.dumps(batches[name], protocol=protocol))
-    (folder / meta).write_bytes(pickle.dumps({meta_key: [b"class %d" % i for i in range(classes)]}, protocol=protocol))
-    return folder, batches
 
 
 @pytest.mark.parametrize("protocol", [2, 4])

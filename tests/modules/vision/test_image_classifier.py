@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 from safetensors.torch import save_file
 
-from datamodules.vision.image_folder import ImageFolderData
 from datamodules.vision.small_images import SmallImages
 from framework.errors import UserError
 from framework.module import OptimizerConfig, ScheduleConfig
@@ -238,20 +236,3 @@ def test_configs_build_and_run_on_the_meta_device(name):
     built = ImageClassifier(**model).to("meta")  # moved there, because timm 1.0.20 cannot build a ViT there
     logits = built(torch.empty(2, model["in_chans"], model["image_size"], model["image_size"], device="meta"))
     assert logits.shape == (2, model["num_classes"])
-
-
-def test_paper_config_narrowed_takes_a_step_on_a_tiny_folder(tmp_path):
-    rng = np.random.default_rng(0)
-    for part in ("train", "val"):
-        for label in ("n01440764", "n01443537"):
-            (tmp_path / part / label).mkdir(parents=True)
-            for i in range(4):
-                image = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
-                image.save(tmp_path / part / label / f"{label}_{i}.JPEG")
-    model, data = read_config(
-        "image_classifier_paper", path=str(tmp_path), num_classes=2, image_size=32, batch_size=4, num_workers=0
-    )
-    model["backbone_args"] = {"embed_dim": 16, "depth": 2, "num_heads": 2}
-    run = trainer(tmp_path, limit_train_batches=1, limit_val_batches=1)
-    run.fit(ImageClassifier(**model), ImageFolderData(**data))
-    assert torch.isfinite(run.callback_metrics["val/loss"])

@@ -1,0 +1,74 @@
+"""Every config that ships: it can be found, typed, and trains or, where it needs files, says which."""
+
+from __future__ import annotations
+
+import pytest
+from tiny_files import write_bidmc, write_cifar, write_idx, write_images, write_speech, write_tsv
+
+from framework import paths
+from framework.__main__ import main
+from framework.config import yaml12
+
+METHODS = [name for name in paths.shipped_configs() if not name.startswith(("callbacks/", "sweeps/"))]
+FRAGMENTS = [name for name in paths.shipped_configs() if name.startswith("callbacks/")]
+OFFLINE = [name for name in METHODS if not name.endswith(("_paper", "_fashion"))]
+FAST = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false"]
+
+
+def write_split_images(folder):
+    for part in ("train", "val"):
+        write_images(folder / part, n=4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_is_typed_and_saves_to_itself(name, capsys):
+    assert main(["fit", "--config", name, "--print_config"]) == 0
+    printed = capsys.readouterr().out
+    tree = yaml12.load(printed)
+    assert "${" not in printed
+    assert tree["run"]["method"] == name.rsplit("/", 1)[-1]
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_it_takes_a_step(name):
+    assert main(["fit", "--config", name, *FAST, "--data.batch_size=4"]) == 0
+
+
+SMALL_S4D = ["--model.d_model=8", "--model.n_layers=2"]
+SMALL_VIT = ["--model.backbone_args={embed_dim: 16, depth: 2, num_heads: 2}", "--data.image_size=32"]
+WRITERS = {
+    "sequence/s4d_paper": (write_cifar, SMALL_S4D),
+    "sequence/s4d_listops_paper": (write_tsv, SMALL_S4D),
+    "sequence/s4d_speech_paper": (write_speech, [*SMALL_S4D, "--data.num_classes=3"]),
+    "sequence/s4d_bidmc_paper": (write_bidmc, SMALL_S4D),
+    "vision/image_classifier_fashion": (write_idx, ["--data.num_classes=4"]),
+    "vision/image_classifier_paper": (write_split_images, [*SMALL_VIT, "--data.num_classes=2"]),
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - set(OFFLINE)))
+def test_a_narrowed_copy_takes_a_step_on_tiny_files_in_the_papers_format(name, tmp_path):
+    write, narrow = WRITERS[name]
+    write(tmp_path / "data")
+    small = [
+        "--data.batch_size=4",
+        "--data.num_workers=0",
+        "--trainer.precision=null",
+        f"--data.path={tmp_path / 'data'}",
+    ]
+    assert main(["fit", "--config", name, *FAST, *small, *narrow]) == 0
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - set(OFFLINE)))
+def test_without_its_files_it_says_which_are_missing(name, capsys):
+    assert main(["fit", "--config", name, *FAST, "--data.path=nowhere", "--trainer.precision=null"]) == 2
+    said = capsys.readouterr().err
+    assert "nowhere" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("name", FRAGMENTS)
+def test_a_fragment_adds_its_technique_under_its_own_name(name, capsys):
+    assert main(["fit", "--config", "sequence/s4d", "--config", name, "--print_config"]) == 0
+    technique = name.removeprefix("callbacks/")
+    assert technique in yaml12.load(capsys.readouterr().out)["techniques"]

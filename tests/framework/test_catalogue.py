@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from framework import catalogue, paths
+from framework.__main__ import main
+from framework.config.explain import find_class
+from framework.errors import UserError
+
+
+def test_every_entry_leads_to_a_class_and_a_config():
+    for entry in [*catalogue.method_entries(), *catalogue.technique_entries()]:
+        assert entry.summary
+        assert find_class(entry.class_path, object)
+        assert set(entry.configs) <= set(paths.shipped_configs())
+
+
+def test_the_name_of_a_method_is_that_of_its_config_and_its_module():
+    for entry in catalogue.method_entries():
+        assert f"{entry.field}/{entry.name}" in entry.configs
+        assert entry.class_path.startswith(f"modules.{entry.field}.{entry.name}.")
+        assert entry.field in paths.FIELDS
+
+
+def test_techniques_are_registered_under_their_files_names():
+    assert catalogue.techniques()["kernel_plot"] == "callbacks.kernel_plot.KernelPlot"
+
+
+def test_list_prints_methods_papers_and_configs(capsys):
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    for part in ("s4d", "arXiv 2206.11893", "sequence/s4d_paper", "image_classifier", "kernel_plot"):
+        assert part in printed
+
+
+def test_list_refuses_what_it_does_not_know(capsys):
+    assert main(["list", "--yaml"]) == 2
+    assert "accepted: --json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["configs/sequence/s4d.yaml", "sequence/s4d.yaml", "sequence/s4d", "s4d"])
+def test_a_shipped_config_is_found_by_its_short_names_from_any_folder(name):
+    assert paths.find_config(name) == paths.configs() / "sequence" / "s4d.yaml"
+
+
+def test_a_file_of_that_name_in_the_folder_comes_first(tmp_path):
+    (tmp_path / "s4d").write_text("{}")
+    assert paths.find_config("s4d").resolve() == tmp_path / "s4d"
+
+
+def test_a_folder_is_no_config(tmp_path):
+    (tmp_path / "s4d").mkdir()
+    with pytest.raises(UserError, match="is a folder"):
+        paths.find_config("s4d")
+
+
+def test_a_foreign_folder_is_noticed_before_and_after_its_import(tmp_path, monkeypatch):
+    (tmp_path / "callbacks").mkdir()
+    (tmp_path / "callbacks" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "callbacks", raising=False)
+    assert paths.hidden() == [("callbacks", tmp_path / "callbacks")]
+    with pytest.raises(UserError, match="hides the framework's package 'callbacks'"):
+        paths.refuse_if_hidden()
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    paths.own_packages_first()
+    assert paths.hidden() == []
+    assert sys.path.index(str(paths.root())) < sys.path.index(str(tmp_path))
+
+
+def test_a_folder_without_init_hides_nothing(tmp_path, monkeypatch):
+    (tmp_path / "modules").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert paths.hidden() == []

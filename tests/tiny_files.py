@@ -1,0 +1,93 @@
+"""Writers of tiny files in the formats that the papers' data comes in."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import struct
+
+import numpy as np
+from PIL import Image
+from scipy.io import wavfile
+
+
+def idx_bytes(array, code=0x08):
+    return struct.pack(f">HBB{array.ndim}I", 0, code, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_idx(folder, n_train=40, n_test=20, size=(6, 6), zipped=True):
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    content = {}
+    for prefix, n in (("train", n_train), ("t10k", n_test)):
+        content[f"{prefix}-images-idx3-ubyte"] = rng.integers(0, 256, (n, *size), dtype=np.uint8)
+        content[f"{prefix}-labels-idx1-ubyte"] = (np.arange(n) % 4).astype(np.uint8)
+    for name, array in content.items():
+        if zipped:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(idx_bytes(array)))
+        else:
+            (folder / name).write_bytes(idx_bytes(array))
+    return content
+
+
+def cifar_batch(rng, n, key, classes, extra=()):
+    labels = [int(i) % classes for i in range(n)]
+    return {b"data": rng.integers(0, 256, (n, 3072), dtype=np.uint8), key.encode(): labels, **dict(extra)}
+
+
+def write_cifar(root, classes=10, protocol=2):
+    rng = np.random.default_rng(0)
+    folder = root / ("cifar-10-batches-py" if classes == 10 else "cifar-100-python")
+    folder.mkdir(parents=True)
+    if classes == 10:
+        files = {f"data_batch_{i}": 20 for i in range(1, 6)} | {"test_batch": 10}
+        key, meta, meta_key = "labels", "batches.meta", b"label_names"
+    else:
+        files, key, meta, meta_key = {"train": 200, "test": 100}, "fine_labels", "meta", b"fine_label_names"
+    batches = {}
+    for name, n in files.items():
+        extra = {b"batch_label": b"x", b"filenames": [b"a.png"] * n}
+        batches[name] = cifar_batch(rng, n, key, classes, extra.items())
+        (folder / name).write_bytes(pickle.dumps(batches[name], protocol=protocol))
+    (folder / meta).write_bytes(pickle.dumps({meta_key: [b"class %d" % i for i in range(classes)]}, protocol=protocol))
+    return folder, batches
+
+
+def write_speech(folder, words=("bed", "cat", "dog"), n=6, rate=16_000):
+    rng = np.random.default_rng(0)
+    for word in (*words, "_background_noise_"):
+        (folder / word).mkdir(parents=True)
+        for i in range(n):
+            length = 12_000 if i == 0 else 16_000 + 100 * i
+            samples = rng.integers(-32768, 32768, length).astype(np.int16)
+            wavfile.write(folder / word / f"{i}_nohash_0.wav", rate, samples)
+    (folder / "validation_list.txt").write_text("".join(f"{word}/1_nohash_0.wav\n" for word in words))
+    (folder / "testing_list.txt").write_text("".join(f"{word}/2_nohash_0.wav\n" for word in words))
+
+
+def write_bidmc(folder, stems=("train", "valid", "test"), join="", n=(6, 3, 3), length=40):
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for stem, count in zip(stems, n, strict=True):
+        arrays[stem] = (rng.standard_normal((count, length, 2)), rng.uniform(5, 30, count))
+        for letter, array in zip("xy", arrays[stem], strict=True):
+            np.save(folder / f"{stem}{join}{letter}.npy", array)
+    return arrays
+
+
+ROWS = ("( ( ( ( [MAX 4 ) 3 ) ( ( ( [MED 1 ) 4 ) ] ) ) ] )\t4", "( ( ( [SM 9 ) 8 ) ] )\t7", "5\t5")
+
+
+def write_tsv(folder, rows=ROWS):
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in ("train", "val", "test"):
+        (folder / f"basic_{part}.tsv").write_text("\n".join(("Source\tTarget", *rows)) + "\n")
+
+
+def write_images(folder, classes=("cat", "dog"), n=10, size=(20, 30), suffix="png"):
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name / f"{i}.{suffix}")
