@@ -20,6 +20,7 @@ from framework.resume.checkpoint_io import AtomicCheckpointIO
 from framework.resume.checkpoints import open_checkpoint
 from framework.resume.point import ResumePoint
 from framework.run import Run, RunConfig
+from framework.tracking import close_loggers
 from framework.tracking.metrics_log import MetricsLog
 from framework.tracking.predictions import PredictionWriter
 from framework.tracking.wandb_run import WandbConfig, make_wandb_logger
@@ -68,10 +69,7 @@ class Experiment:
                 result = method(self.model, datamodule=self.datamodule, **arguments)
             exit_code = 0
         finally:
-            for logger in self.trainer.loggers:
-                close = getattr(logger, "close", None)
-                if callable(close):  # a tracker's run left open would swallow the next one's rows
-                    close(exit_code)
+            close_loggers(self.trainer.loggers, exit_code)  # a run left open would swallow the next one's rows
         if self.trainer.is_global_zero and not self.identity.quiet:
             self._report()
         return result

@@ -21,6 +21,7 @@ from framework.config import explain, yaml12
 from framework.config.compose import SUBCOMMAND_KEYS, Composed, Request, compose, read_command_line
 from framework.config.interpolate import interpolate
 from framework.errors import UserError
+from framework.resume import exit_code
 from framework.run import Run, RunConfig
 from framework.tracking.wandb_run import WandbConfig
 
@@ -339,7 +340,10 @@ def main(subcommand: str, arguments: Sequence[str]) -> int:
         composed, _ = prepare(request, subcommand)
         print(Typed(subcommand, composed).text(), end="")
         return 0
-    launch(request, subcommand, command=["framework", subcommand, *arguments]).run()
+    try:
+        launch(request, subcommand, command=["framework", subcommand, *arguments]).run()
+    except SystemExit as stop:  # a signal: 130 or 143
+        return exit_code(stop)
     return 0
 
 

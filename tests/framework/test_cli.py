@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from resume_harness import in_child
 
 import framework
 from framework.__main__ import main
@@ -297,18 +298,6 @@ def test_weights_that_do_not_fit_are_a_mistake_that_names_them(capsys, finished)
     assert "size mismatch" in said
 
 
-def in_child(work) -> int:
-    """Runs ``work`` in a forked process and returns its exit code."""
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            code = work()
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def test_a_read_only_run_folder_is_refused_before_training(tmp_path):
     locked = tmp_path / "locked"
     locked.mkdir()
@@ -317,11 +306,11 @@ def test_a_read_only_run_folder_is_refused_before_training(tmp_path):
         parent.chmod(parent.stat().st_mode | 0o055)
     with open("said", "w") as said:
 
-        def work() -> int:
+        def work() -> None:
             os.dup2(said.fileno(), 2)
             sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
             os.setuid(65534) if os.getuid() == 0 else None
-            return main(["fit", *QUICK, f"--run.root={locked}"])
+            sys.exit(main(["fit", *QUICK, f"--run.root={locked}"]))
 
         assert in_child(work) == 2
     message = Path("said").read_text()
@@ -333,11 +322,11 @@ def test_a_read_only_run_folder_is_refused_before_training(tmp_path):
 def test_a_full_disk_is_refused_before_training():
     with open("said", "w") as said:
 
-        def work() -> int:
+        def work() -> None:
             os.dup2(said.fileno(), 2)
             sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-            return main(["fit", *QUICK])
+            sys.exit(main(["fit", *QUICK]))
 
         assert in_child(work) == 2
     assert "cannot be written" in Path("said").read_text()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -13,10 +12,8 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from torch.utils.data import DataLoader
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "resume"))
 from resume_harness import fit, in_two_ranks
+from torch.utils.data import DataLoader
 
 from framework.data.arrays import ArrayDataset
 from framework.data.loader import ExactLoader

@@ -8,10 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from wandb_reader import offline_runs
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "resume"))
 from resume_harness import fit, in_child
+from wandb_reader import offline_runs
 
 from framework.errors import UserError
 from framework.figures import new_figure, save_figure
