@@ -105,9 +105,12 @@ class Reproduction:
             *overrides: As typed on the command line: ``--model.optimizer.lr=0.01``.
         """
         from framework.api import build
+        from framework.cli import quiet_lightning
 
-        experiment = build(
-            config, overrides=[*overrides, f"--run.root={self.folder / 'runs'}", "--wandb.mode=disabled"]
-        )
+        quiet_lightning()
+        print(f"  fit {config} {' '.join(overrides)}", flush=True)
+        where = [f"--run.root={self.folder / 'runs'}", "--wandb.mode=disabled"]
+        silent = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+        experiment = build(config, overrides=[*overrides, *where, *silent])
         experiment.fit()
         return {key: float(value) for key, value in experiment.trainer.callback_metrics.items()}

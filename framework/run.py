@@ -92,9 +92,10 @@ def new_id() -> str:
 
 def folder_of(checkpoint: Path) -> Path | None:
     """The run folder that a checkpoint lies in, if it is one of ours."""
+    here = Path.cwd()
     for parent in list(checkpoint.resolve().parents)[:2]:
         if (parent / "provenance.json").is_file() or (parent / "config.yaml").is_file():
-            return parent
+            return parent.relative_to(here) if parent.is_relative_to(here) else parent
     return None
 
 

@@ -240,7 +240,8 @@ class ImageClassifier(Module):
     def _evaluate(self, batch: tuple[Tensor, Tensor], part: str) -> tuple[Tensor, Tensor]:
         x, y = batch
         logits = self(x)
-        self.log(f"{part}/loss", F.cross_entropy(logits, y), prog_bar=part == "val", batch_size=len(y))
+        loss = F.cross_entropy(logits, y)
+        self.log(f"{part}/loss", loss, prog_bar=part == "val", batch_size=len(y), sync_dist=True)
         for name in ("accuracy", "accuracy_top5") if self.top5 else ("accuracy",):
             metric = getattr(self, f"{part}_{name}")
             metric.update(logits, y)
