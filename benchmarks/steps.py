@@ -17,11 +17,13 @@ from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
 import framework
-from framework.optim import build_optimizer
+from framework.optim import build_optimizer, build_schedule
 
 CASES = {
-    "S4D, digits": ("sequence/s4d", []),
-    "image classifier (ViT), MNIST-5k": ("vision/image_classifier", []),
+    "S4D, as shipped": ("sequence/s4d", []),
+    "S4D, small": ("sequence/s4d", ["--model.d_model=16", "--data.batch_size=8"]),
+    "image classifier (ResNet), as shipped": ("vision/image_classifier", []),
+    "image classifier (ResNet), small batch": ("vision/image_classifier", ["--data.batch_size=6"]),
     "image classifier (MLP), digits": (
         "vision/image_classifier_digits",
         ["--model.backbone=mlp", "--model.backbone_args=null", "--data.batch_size=32"],
@@ -54,7 +56,7 @@ def through_framework(config: str, overrides: list[str], steps: int, folder: str
 
 
 def plain(config: str, overrides: list[str], steps: int, folder: str) -> float:
-    """The loop a person would write: a shuffled DataLoader, forward, loss, backward, step; nothing logged."""
+    """The loop a person would write: a shuffled DataLoader, forward, loss, backward, step, schedule; no log."""
     _, model, data = framework.build(config, [*overrides, f"--run.root={folder}", "--wandb.mode=disabled"])
     data.prepare_data()
     data.setup("fit")
@@ -63,6 +65,7 @@ def plain(config: str, overrides: list[str], steps: int, folder: str) -> float:
         samples, batch_size=data.batch_size, shuffle=True, collate_fn=lambda batch: batch, drop_last=data.drop_last
     )
     optimizer = build_optimizer(model, model.optimizer_config)
+    schedule = build_schedule(optimizer, model.schedule_config, total=steps)
     loss_function = torch.nn.CrossEntropyLoss()
     model.train()
     marks: list[float] = []
@@ -72,6 +75,8 @@ def plain(config: str, overrides: list[str], steps: int, folder: str) -> float:
             optimizer.zero_grad()
             loss_function(model(x), y).backward()
             optimizer.step()
+            if schedule is not None:
+                schedule.step()
             if len(marks) == steps:
                 break
     return (marks[-1] - marks[1]) / (len(marks) - 2)

@@ -223,7 +223,8 @@ class ImageClassifier(Module):
             logits = self(x)
             loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
         self.log("train/loss", loss, prog_bar=True)
-        self.log("train/accuracy", (logits.detach().argmax(-1) == y).float().mean(), prog_bar=True)
+        if self.records_step:
+            self.log("train/accuracy", (logits.detach().argmax(-1) == y).float().mean(), prog_bar=True)
         return loss
 
     def _mixed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -53,31 +53,39 @@ class _S4DModule(Module):
         """The number logged as ``score_name`` for one batch."""
         raise NotImplementedError
 
-    def _step(self, batch: Batch, stage: str, metric: Metric) -> Tensor:
-        x, target, lengths = _unpack(batch)
-        output = self(x, lengths)
-        loss = self.loss(output, target)
-        evaluating = stage != "train"
-        shown: dict[str, Any] = {"batch_size": len(x), "on_epoch": True, "on_step": False}
-        self.log(f"{stage}/loss", loss, prog_bar=True, sync_dist=True, **shown)
-        metric(output, target)
-        self.log(f"{stage}/{self.score_name}", metric, prog_bar=evaluating, **shown)
-        return loss
+    def _unpack(self, batch: Batch | Tensor) -> tuple[Tensor, Any, Tensor | None]:
+        if isinstance(batch, Tensor):
+            return batch, None, None
+        x, *rest = batch
+        return x, (rest[0] if rest else None), (rest[1] if len(rest) > 1 else None)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step on a batch; logs ``train/loss`` and the score."""
-        return self._step(batch, "train", self.train_metric)
+        """One step on a batch; logs its ``train/loss`` and score."""
+        x, target, lengths = self._unpack(batch)
+        output = self(x, lengths)
+        loss = self.loss(output, target)
+        self.log("train/loss", loss, prog_bar=True)
+        if self.records_step:
+            self.log(f"train/{self.score_name}", self.score(output.detach(), target))
+        return loss
+
+    def _evaluate(self, batch: Batch, stage: str, metric: Metric) -> None:
+        x, target, lengths = self._unpack(batch)
+        output = self(x, lengths)
+        shown: dict[str, Any] = {"prog_bar": stage == "val", "batch_size": len(x)}
+        self.log(f"{stage}/loss", self.loss(output, target), sync_dist=True, **shown)
+        metric.update(output, target)
+        self.log(f"{stage}/{self.score_name}", metric, **shown)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs ``val/loss`` and the score."""
-        self._step(batch, "val", self.val_metric)
+        self._evaluate(batch, "val", self.val_metric)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs ``test/loss`` and the score."""
-        self._step(batch, "test", self.test_metric)
+        self._evaluate(batch, "test", self.test_metric)
 
     def _metrics(self, make: Any) -> None:
-        self.train_metric: Metric = make()
         self.val_metric: Metric = make()
         self.test_metric: Metric = make()
 
@@ -123,7 +131,7 @@ class _S4DModule(Module):
 
         For :class:`framework.protocols.RateTransferable`.
         """
-        x, target, lengths = _unpack(batch)
+        x, target, lengths = self._unpack(batch)
         if lengths is not None:
             lengths = torch.div(lengths + rate - 1, rate, rounding_mode="floor")
         output = self(x[:, ::rate], lengths, self.rate * rate)
@@ -254,7 +262,7 @@ class S4DClassifier(_S4DModule):
 
     def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> dict[str, Tensor]:
         """Class ``probabilities`` (B, n_classes), ``prediction`` (B,), and ``target`` where the batch has it."""
-        x, target, lengths = _unpack(batch)
+        x, target, lengths = self._unpack(batch)
         probabilities = self(x, lengths).float().softmax(-1)
         found = {"probabilities": probabilities, "prediction": probabilities.argmax(-1)}
         return found if target is None else found | {"target": target}
@@ -388,19 +396,12 @@ class S4DRegressor(_S4DModule):
         """Root mean squared error of a batch, in the target's unit."""
         return F.mse_loss(output, target.to(output.dtype).view_as(output)).sqrt()
 
-    def _step(self, batch: Batch, stage: str, metric: Metric) -> Tensor:
-        x, target, *rest = batch
-        return super()._step((x, target.float().view(len(x), -1), *rest), stage, metric)
+    def _unpack(self, batch: Batch | Tensor) -> tuple[Tensor, Any, Tensor | None]:
+        x, target, lengths = super()._unpack(batch)
+        return x, None if target is None else target.float().view(len(x), -1), lengths
 
     def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> dict[str, Tensor]:
         """``prediction`` (B, n_outputs) in the target's unit, and ``target`` where the batch has it."""
-        x, target, lengths = _unpack(batch)
+        x, target, lengths = self._unpack(batch)
         found = {"prediction": self(x, lengths)}
         return found if target is None else found | {"target": target}
-
-
-def _unpack(batch: Batch | Tensor) -> tuple[Tensor, Any, Tensor | None]:
-    if isinstance(batch, Tensor):
-        return batch, None, None
-    x, *rest = batch
-    return x, (rest[0] if rest else None), (rest[1] if len(rest) > 1 else None)

