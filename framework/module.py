@@ -42,15 +42,18 @@ class Module(pl.LightningModule):
 
     @property
     def records_step(self) -> bool:
-        """Whether what this training step logs is recorded: every ``log_every_n_steps`` and at an epoch's last batch.
+        """Whether what this training step logs is used: every ``log_every_n_steps``, at the first and the last step of
+        training and at an epoch's last batch.
 
         A training step computes what only the log needs when this is true.
         """
         trainer = self._trainer
-        return trainer is None or trainer._logger_connector.should_update_logs or trainer.is_last_batch
+        if trainer is None or trainer._logger_connector.should_update_logs or trainer.is_last_batch:
+            return True
+        return trainer.global_step in (0, trainer.max_steps - 1)
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """As Lightning's, but a training step's value that is not averaged over the epoch is only taken when recorded.
+        """As Lightning's, but a training step's value that is not averaged over the epoch is only taken when used.
 
         Lightning would keep it for the progress bar alone, at a cost that a step of some milliseconds feels.
         """

@@ -127,7 +127,7 @@ def test_regresses_in_every_precision_and_logs_the_error_in_the_targets_unit(tmp
     assert run.callback_metrics["val/rmse"] < 0.7 * y.std()
     found = run.predict(model, loader)[0]
     assert found["prediction"].shape == (16, 1)
-    assert (found["target"] == y[:16]).all()
+    assert (found["target"] == y[:16, None]).all()
 
 
 def test_tokens_lengths_and_predictions(tmp_path):
