@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import jsonargparse
 import lightning.pytorch as pl
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.callbacks import Callback, Checkpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from framework import catalogue, run
@@ -48,6 +48,7 @@ class CommandLine(LightningCLI):
         self._chosen = subcommand
         self._composed = composed
         self._identity = identity
+        self._raised: Exception | None = None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=_RENAMED)
             options = {"exit_on_error": False, "parser_mode": "yaml12", "dump_header": []}
@@ -84,15 +85,34 @@ class CommandLine(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Nothing runs here: the caller holds the trainer, the module and the datamodule."""
 
+    def _add_instantiators(self) -> None:
+        """As LightningCLI's, but what a constructor raises is kept: jsonargparse takes it for a refused type."""
+        for key, base in BASES.items():
+            self.parser.add_instantiator(self._instantiator(key), base, subclasses=True)
+
+    def _instantiator(self, key: str) -> Callable[..., Any]:
+        lightnings = _InstantiatorFn(cli=self, key=key)
+
+        def build(class_type: type, *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any) -> Any:
+            try:
+                if key == "techniques":
+                    return class_type(*args, **kwargs)
+                return lightnings(class_type, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
+            except Exception as error:
+                self._raised = error
+                raise
+
+        return build
+
     def instantiate_classes(self) -> None:
         """Builds everything; a constructor's :class:`UserError` comes out with its section and place."""
         try:
             super().instantiate_classes()
         except Exception as error:
-            mistake = _user_error(error)
-            if mistake is None:
-                raise
-            raise UserError(self._locate(str(mistake))) from error
+            raised = self._raised or error
+            if isinstance(raised, UserError):
+                raise UserError(self._locate(str(raised))) from raised
+            raise raised from None
 
     def _locate(self, message: str) -> str:
         """Puts the section before an argument's name: ``source: …`` becomes ``data.source: … (file:line)``."""
@@ -171,13 +191,6 @@ class CommandLine(LightningCLI):
             return pl.Trainer(**given, callbacks=callbacks)
         except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"trainer: {_first_line(error)}") from error
-
-
-def _user_error(error: BaseException | None) -> UserError | None:
-    """The mistake behind an exception: jsonargparse wraps what a constructor raises."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def _first_line(error: BaseException) -> str:

@@ -246,8 +246,10 @@ def start_child(function: Callable[[], Any]) -> int:
         except BaseException:
             traceback.print_exc()
         finally:
-            sys.stderr.flush()
-            os._exit(code)
+            try:
+                sys.stderr.flush()
+            finally:  # or the child would go on as a second test run
+                os._exit(code)
     return pid
 
 

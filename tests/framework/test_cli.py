@@ -357,6 +357,25 @@ def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
         )
 
 
+def test_a_bug_in_a_constructor_comes_out_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / "buggy_data.py").write_text(
+        "from framework import DataModule\n"
+        "class Buggy(DataModule):\n    def __init__(self):\n        super().__init__()\n        {}['missing']\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(KeyError, match="missing"):
+        main(
+            [
+                "fit",
+                *QUICK,
+                "--model.num_classes=10",
+                "--model.image_size=8",
+                "--model.in_chans=1",
+                "--data=buggy_data.Buggy",
+            ]
+        )
+
+
 def test_the_traceback_of_a_mistake_can_be_asked_for():
     with pytest.raises(UserError):
         main(["fit", *QUICK, "--model.num_clases=3", "--traceback"])
