@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from framework.data import DataModule
     from framework.module import Module
     from framework.optim import OptimizerConfig, ScheduleConfig
-    from framework.resume.checkpoints import open_checkpoint
+    from framework.resume import open_checkpoint
 
 _LAZY = {
     "Experiment": "framework.api",
@@ -24,7 +24,7 @@ _LAZY = {
     "Module": "framework.module",
     "OptimizerConfig": "framework.optim",
     "ScheduleConfig": "framework.optim",
-    "open_checkpoint": "framework.resume.checkpoints",
+    "open_checkpoint": "framework.resume",
 }
 
 __all__ = [

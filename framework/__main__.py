@@ -27,7 +27,7 @@ wins over files; null switches a technique off. --print_config shows the compose
 
 def _training(command: str) -> Callable[[Sequence[str]], int]:
     def run(arguments: Sequence[str]) -> int:
-        from framework.cli import main
+        from framework.commands import main
 
         return main(command, arguments)
 

@@ -10,20 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from framework import paths, run
 from framework.cli import CommandLine, prepare, report_differences, user_mistakes
 from framework.config.compose import Request, read_inputs
 from framework.errors import UserError
-from framework.resume.checkpoint_io import AtomicCheckpointIO
-from framework.resume.checkpoints import open_checkpoint
-from framework.resume.point import ResumePoint
-from framework.run import Run, RunConfig
+from framework.resume import open_checkpoint
+from framework.run import Run
 from framework.tracking import close_loggers
-from framework.tracking.metrics_log import MetricsLog
-from framework.tracking.predictions import PredictionWriter
-from framework.tracking.wandb_run import WandbConfig, make_wandb_logger
 
 
 @dataclass
@@ -148,84 +143,3 @@ def _identity(settings: Mapping[str, Any], subcommand: str, checkpoint: Path | N
             f"--ckpt_path {root / method / name}, or give another name"
         )
     return Run(root / method / name, name, run.new_id())
-
-
-class RunRecorder(Callback):
-    """Agrees on the run folder between ranks, and writes the resolved config and the provenance there.
-
-    Args:
-        identity: The run; other ranks take over rank 0's.
-        config_text: The resolved config.
-        subcommand: What runs.
-        seed: The global seed, for the record.
-    """
-
-    def __init__(self, identity: Run, config_text: str, subcommand: str, seed: Any) -> None:
-        self.identity = identity
-        self.config_text = config_text
-        self.subcommand = subcommand
-        self.seed = seed
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Runs before anything writes."""
-        identity = self.identity
-        if trainer.world_size > 1:
-            shared = trainer.strategy.broadcast((str(identity.folder), identity.name, identity.run_id))
-            identity.folder, identity.name, identity.run_id = Path(shared[0]), shared[1], shared[2]
-            trainer._default_root_dir = str(identity.folder)  # type: ignore[attr-defined] # it has no setter
-        if not trainer.is_global_zero:
-            return
-        from framework.tracking.provenance import provenance, write
-
-        run.ensure_writable(identity.folder)
-        (identity.folder / "config.yaml").write_text(self.config_text, encoding="utf-8")
-        facts = {"run_id": identity.run_id, "name": identity.name, "subcommand": self.subcommand}
-        write(identity.folder, {**facts, **provenance(identity.command, self.seed)})
-        print(f"{'going on with' if identity.resumed else 'run'} {identity.folder}", file=sys.stderr)
-
-
-def own_callbacks(
-    identity: Run, config: RunConfig, config_text: str, subcommand: str, keep: bool, seed: Any
-) -> list[Callback]:
-    """What every run has: the record, resume points, the best checkpoint, written predictions."""
-    callbacks: list[Callback] = [RunRecorder(identity, config_text, subcommand, seed)]
-    if subcommand == "predict":
-        callbacks.append(PredictionWriter(identity.folder))
-    if subcommand == "fit" and keep:
-        callbacks.append(
-            ResumePoint(
-                identity.checkpoints,
-                every_n_seconds=config.resume_every_n_seconds,
-                every_n_steps=config.resume_every_n_steps,
-                run_id=identity.run_id,
-            )
-        )
-        if config.monitor is not None:
-            callbacks.append(
-                ModelCheckpoint(
-                    dirpath=str(identity.checkpoints),
-                    filename="best" if config.save_top_k == 1 else "best-{epoch}-{step}",
-                    monitor=config.monitor,
-                    mode=config.mode,
-                    save_top_k=config.save_top_k,
-                    enable_version_counter=False,
-                )
-            )
-    return callbacks
-
-
-def own_loggers(identity: Run, config: WandbConfig, hyperparameters: dict[str, Any], subcommand: str) -> list[Any]:
-    """The metrics log, which is the record, and W&B, which is a copy."""
-    loggers: list[Any] = [MetricsLog(identity.folder)]
-    copy = make_wandb_logger(config, identity.folder, identity.run_id, identity.name, hyperparameters)
-    return [*loggers, copy] if copy is not None else loggers
-
-
-def own_plugins(given: Any) -> list[Any]:
-    """The user's plugins and the atomic checkpoint writer, unless they brought a CheckpointIO."""
-    from lightning.fabric.plugins import CheckpointIO
-
-    plugins = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
-    if any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-        return plugins
-    return [*plugins, AtomicCheckpointIO()]

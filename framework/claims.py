@@ -105,7 +105,7 @@ class Reproduction:
             *overrides: As typed on the command line: ``--model.optimizer.lr=0.01``.
         """
         from framework.api import build
-        from framework.cli import quiet_lightning
+        from framework.commands import quiet_lightning
 
         quiet_lightning()
         print(f"  fit {config} {' '.join(overrides)}", flush=True)

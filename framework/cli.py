@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from framework.config import explain, yaml12
 from framework.config.compose import SUBCOMMAND_KEYS, Composed, Request, compose, read_command_line
 from framework.config.interpolate import interpolate
 from framework.errors import UserError
-from framework.resume import exit_code
+from framework.record import own_callbacks, own_loggers, own_plugins
 from framework.run import Run, RunConfig
 from framework.tracking.wandb_run import WandbConfig
 
@@ -77,7 +76,7 @@ class CommandLine(LightningCLI):
             self.config = parser.parse_object({self._chosen: self._composed.tree, "subcommand": self._chosen})
         except (ArgumentError, TypeError, ValueError, KeyError) as error:
             problems = explain.explain(self._composed, BASES, {**GROUPS, "trainer": pl.Trainer})
-            raise UserError("\n".join(problems or [_first_line(error)])) from error
+            raise UserError("\n".join(problems or [first_line(error)])) from error
 
     def _parse_ckpt_path(self) -> None:
         """A checkpoint's hyper-parameters never override what was configured; see :func:`report_differences`."""
@@ -159,8 +158,6 @@ class CommandLine(LightningCLI):
         callbacks = given.pop("callbacks", None) or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
         callbacks = [*callbacks, *(vars(techniques) if isinstance(techniques, Namespace) else techniques).values()]
-        from framework.api import own_callbacks, own_loggers, own_plugins
-
         identity = self._identity
         if identity is not None and not given.get("fast_dev_run"):
             config: RunConfig = self._get(self.config_init, "run")
@@ -190,10 +187,21 @@ class CommandLine(LightningCLI):
         try:
             return pl.Trainer(**given, callbacks=callbacks)
         except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"trainer: {_first_line(error)}") from error
+            raise UserError(f"trainer: {first_line(error)}") from error
 
 
-def _first_line(error: BaseException) -> str:
+class Typed(CommandLine):
+    """The same, typed but not instantiated."""
+
+    def _set_seed(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        """Nothing is built."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, for a message of one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
@@ -305,84 +313,14 @@ def user_mistakes() -> Iterator[None]:
     try:
         yield
     except MisconfigurationException as error:
-        raise UserError(_first_line(error)) from error
+        raise UserError(first_line(error)) from error
     except RuntimeError as error:
         text = str(error)
         if text.startswith("Early stopping conditioned on metric"):
-            raise UserError(_first_line(error)) from error
+            raise UserError(first_line(error)) from error
         if text.startswith("Error(s) in loading state_dict"):
             lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
             raise UserError(
                 f"the checkpoint's weights do not fit the configured model: {' '.join(lines)[:400]}"
             ) from error
         raise
-
-
-def quiet_lightning() -> None:
-    """Leaves out Lightning's lines about absent hardware, its tips and the seed, which the run's record holds."""
-    noise = ("GPU available", "TPU available", "HPU available", "💡 Tip", "Seed set to", "Restor", "Loading `train_d")
-
-    def keep(record: logging.LogRecord) -> bool:
-        return not record.getMessage().lstrip().startswith(noise)
-
-    for name in (
-        "lightning.pytorch.utilities.rank_zero",
-        "lightning.fabric.utilities.rank_zero",
-        "lightning.fabric.utilities.seed",
-    ):
-        logging.getLogger(name).addFilter(keep)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
-    for message in (
-        "Checkpoint directory .* exists",
-        "The number of training batches",
-        "Be aware that when using `ckpt_path`",
-    ):
-        warnings.filterwarnings("ignore", message=f".*{message}.*")
-
-
-def main(subcommand: str, arguments: Sequence[str]) -> int:
-    """Runs one training command; the exit code is 0, or a :class:`UserError` is raised."""
-    quiet_lightning()
-    from framework.api import launch
-
-    request = read_command_line(arguments)
-    if request.help:
-        return _help(subcommand, request)
-    if request.print_config is not None:
-        composed, _ = prepare(request, subcommand)
-        print(Typed(subcommand, composed).text(), end="")
-        return 0
-    try:
-        launch(request, subcommand, command=["framework", subcommand, *arguments]).run()
-    except SystemExit as stop:  # a signal: 130 or 143
-        return exit_code(stop)
-    return 0
-
-
-class Typed(CommandLine):
-    """The same, typed but not instantiated."""
-
-    def _set_seed(self) -> None:
-        pass
-
-    def instantiate_classes(self) -> None:
-        """Nothing is built."""
-
-
-def _help(subcommand: str, request: Request) -> int:
-    """LightningCLI's help, which knows every key of every section and the arguments of a class."""
-    composed = compose(request, subcommand, catalogue.techniques())
-    composed.tree.setdefault("model", {"class_path": "lightning.pytorch.demos.boring_classes.BoringModel"})
-
-    class Help(Typed):
-        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-            parser.parse_args([subcommand, *request.help])
-
-    try:
-        Help(subcommand, composed)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    except ArgumentError as error:
-        raise UserError(_first_line(error)) from error
-    return 0

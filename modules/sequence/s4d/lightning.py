@@ -18,21 +18,117 @@ from modules.sequence.s4d.options import choose, require
 Batch = tuple[Tensor, ...] | list[Tensor]
 
 
-class _S4DModule(Module):
+class S4DModule(Module):
     """What the two tasks share: backbone, pooling, head, steps.
 
     A batch is ``(x, y)`` or ``(x, y, lengths)``; x is (B, L, d_input) or tokens (B, L), lengths (B,) counts the samples
     that are not padding.
+
+    Args:
+        outputs: Size of the head.
+        d_input: Features of each sample; not used with a vocabulary.
+        vocabulary: Number of tokens where inputs are integers, else ``None``.
+        d_model: H, channels of every layer.
+        n_layers: Blocks.
+        d_state: N, real state size of each channel (N/2 complex modes), even.
+        init: Spectrum at the start: ``lin`` (eq. 9), ``inv`` (eq. 8), ``legs``, ``real``; for ablations ``inv2``,
+            ``quad``, ``random_imag``, ``random_normal``.
+        disc: ``zoh``, ``bilinear`` (eq. 6) or ``dss`` (row-softmax kernel of Gupta et al. 2022).
+        real_transform: How Re A is stored: ``exp``, ``relu`` or ``none``.
+        dt_transform: How Δ is stored: ``exp`` or ``softplus``.
+        dt_min: Smallest initial step size, in samples; 1/Δ should cover 10 … L samples.
+        dt_max: Largest initial step size.
+        n_ssm: Independent copies of (A, B) in a layer, a divisor of ``d_model``; one a channel by default.
+        channels: Kernels for each channel.
+        bidirectional: A second kernel on the reversed input.
+        train_B: Whether B is trained.
+        imag_scale: Factor on Im A at the start (ablation).
+        random_real: Draw ``-Re A`` from U[0, 1) (ablation).
+        dss_length: Length that the DSS softmax normalises over; the input's by default.
+        norm: ``layer`` or ``batch``.
+        prenorm: Norm before each layer rather than after the residual sum.
+        dropout: Probability of dropping a feature.
+        tie_dropout: One dropout mask for all samples of a sequence.
+        activation: After each SSM: ``gelu``, ``relu``, ``silu`` or ``id``.
+        final_act: Of each block's position-wise map: ``glu`` or ``id``.
+        pooling: ``mean`` over time or the ``last`` sample.
+        rate: Factor on Δ: 2 runs a trained model on input sampled half as often.
+        ssm_lr: Cap on the learning rate of Δ, A and B, which get no weight decay.
+        optimizer: The optimiser; AdamW at 1e-2 is the paper's.
+        schedule: The learning-rate schedule.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
 
     score_name: str
 
-    def _build(self, outputs: int, pooling: str, rate: float, **backbone: Any) -> None:
+    def __init__(
+        self,
+        outputs: int,
+        d_input: int = 1,
+        vocabulary: int | None = None,
+        d_model: int = 64,
+        n_layers: int = 4,
+        d_state: int = 64,
+        init: str = "lin",
+        disc: str = "zoh",
+        real_transform: str = "exp",
+        dt_transform: str = "exp",
+        dt_min: float = 1e-3,
+        dt_max: float = 1e-1,
+        n_ssm: int | None = None,
+        channels: int = 1,
+        bidirectional: bool = False,
+        train_B: bool = True,
+        imag_scale: float = 1.0,
+        random_real: bool = False,
+        dss_length: int | None = None,
+        norm: str = "layer",
+        prenorm: bool = False,
+        dropout: float = 0.0,
+        tie_dropout: bool = True,
+        activation: str = "gelu",
+        final_act: str = "glu",
+        pooling: str = "mean",
+        rate: float = 1.0,
+        ssm_lr: float = 1e-3,
+        optimizer: OptimizerConfig | None = None,
+        schedule: ScheduleConfig | None = None,
+    ) -> None:
+        super().__init__(optimizer, schedule)
+        self.save_hyperparameters(ignore=["outputs"])
         choose("pooling", pooling, POOLINGS)
         require(rate > 0, "rate", rate, "above 0")
         self.pooling, self.rate = pooling, rate
-        self.backbone = S4DBackbone(**backbone)
-        self.head = nn.Linear(backbone["d_model"], outputs)
+        self.backbone = S4DBackbone(
+            d_input=d_input,
+            vocabulary=vocabulary,
+            d_model=d_model,
+            n_layers=n_layers,
+            d_state=d_state,
+            init=init,
+            disc=disc,
+            real_transform=real_transform,
+            dt_transform=dt_transform,
+            dt_min=dt_min,
+            dt_max=dt_max,
+            n_ssm=n_ssm,
+            channels=channels,
+            bidirectional=bidirectional,
+            train_B=train_B,
+            imag_scale=imag_scale,
+            random_real=random_real,
+            dss_length=dss_length,
+            norm=norm,
+            prenorm=prenorm,
+            dropout=dropout,
+            tie_dropout=tie_dropout,
+            activation=activation,
+            final_act=final_act,
+            ssm_lr=ssm_lr,
+        )
+        self.head = nn.Linear(d_model, outputs)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None, rate: float | None = None) -> Tensor:
         """The head's outputs (B, n_classes or n_outputs).
@@ -138,42 +234,14 @@ class _S4DModule(Module):
         return {"loss": self.loss(output, target), self.score_name: self.score(output, target)}
 
 
-class S4DClassifier(_S4DModule):
+class S4DClassifier(S4DModule):
     """Classifies sequences with a stack of S4D layers.
 
     Args:
         d_input: Features of each sample; not used with a vocabulary.
         n_classes: Classes.
-        vocabulary: Number of tokens where inputs are integers, else ``None``.
-        d_model: H, channels of every layer.
-        n_layers: Blocks.
-        d_state: N, real state size of each channel (N/2 complex modes), even.
-        init: Spectrum at the start: ``lin`` (eq. 9), ``inv`` (eq. 8), ``legs``, ``real``; for ablations ``inv2``,
-            ``quad``, ``random_imag``, ``random_normal``.
-        disc: ``zoh``, ``bilinear`` (eq. 6) or ``dss`` (row-softmax kernel of Gupta et al. 2022).
-        real_transform: How Re A is stored: ``exp``, ``relu`` or ``none``.
-        dt_transform: How Δ is stored: ``exp`` or ``softplus``.
-        dt_min: Smallest initial step size, in samples; 1/Δ should cover 10 … L samples.
-        dt_max: Largest initial step size.
-        n_ssm: Independent copies of (A, B) in a layer, a divisor of ``d_model``; one a channel by default.
-        channels: Kernels for each channel.
-        bidirectional: A second kernel on the reversed input.
-        train_B: Whether B is trained.
-        imag_scale: Factor on Im A at the start (ablation).
-        random_real: Draw ``-Re A`` from U[0, 1) (ablation).
-        dss_length: Length that the DSS softmax normalises over; the input's by default.
-        norm: ``layer`` or ``batch``.
-        prenorm: Norm before each layer rather than after the residual sum.
-        dropout: Probability of dropping a feature.
-        tie_dropout: One dropout mask for all samples of a sequence.
-        activation: After each SSM: ``gelu``, ``relu``, ``silu`` or ``id``.
-        final_act: Of each block's position-wise map: ``glu`` or ``id``.
-        pooling: ``mean`` over time or the ``last`` sample.
-        rate: Factor on Δ: 2 runs a trained model on input sampled half as often.
         label_smoothing: Of the cross-entropy, in [0, 1).
-        ssm_lr: Cap on the learning rate of Δ, A and B, which get no weight decay.
-        optimizer: The optimiser; AdamW at 1e-2 is the paper's.
-        schedule: The learning-rate schedule.
+        **kwargs: As :class:`S4DModule`'s.
 
     Raises:
         UserError: an argument is not accepted.
@@ -181,75 +249,11 @@ class S4DClassifier(_S4DModule):
 
     score_name = "accuracy"
 
-    def __init__(
-        self,
-        d_input: int = 1,
-        n_classes: int = 10,
-        vocabulary: int | None = None,
-        d_model: int = 64,
-        n_layers: int = 4,
-        d_state: int = 64,
-        init: str = "lin",
-        disc: str = "zoh",
-        real_transform: str = "exp",
-        dt_transform: str = "exp",
-        dt_min: float = 1e-3,
-        dt_max: float = 1e-1,
-        n_ssm: int | None = None,
-        channels: int = 1,
-        bidirectional: bool = False,
-        train_B: bool = True,
-        imag_scale: float = 1.0,
-        random_real: bool = False,
-        dss_length: int | None = None,
-        norm: str = "layer",
-        prenorm: bool = False,
-        dropout: float = 0.0,
-        tie_dropout: bool = True,
-        activation: str = "gelu",
-        final_act: str = "glu",
-        pooling: str = "mean",
-        rate: float = 1.0,
-        label_smoothing: float = 0.0,
-        ssm_lr: float = 1e-3,
-        optimizer: OptimizerConfig | None = None,
-        schedule: ScheduleConfig | None = None,
-    ) -> None:
-        super().__init__(optimizer, schedule)
-        self.save_hyperparameters()
+    def __init__(self, d_input: int = 1, n_classes: int = 10, label_smoothing: float = 0.0, **kwargs: Any) -> None:
         require(n_classes >= 2, "n_classes", n_classes, "2 or more")
         require(0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "in [0, 1)")
+        super().__init__(outputs=n_classes, d_input=d_input, **kwargs)
         self.label_smoothing = label_smoothing
-        self._build(
-            n_classes,
-            pooling,
-            rate,
-            d_input=d_input,
-            vocabulary=vocabulary,
-            d_model=d_model,
-            n_layers=n_layers,
-            d_state=d_state,
-            init=init,
-            disc=disc,
-            real_transform=real_transform,
-            dt_transform=dt_transform,
-            dt_min=dt_min,
-            dt_max=dt_max,
-            n_ssm=n_ssm,
-            channels=channels,
-            bidirectional=bidirectional,
-            train_B=train_B,
-            imag_scale=imag_scale,
-            random_real=random_real,
-            dss_length=dss_length,
-            norm=norm,
-            prenorm=prenorm,
-            dropout=dropout,
-            tie_dropout=tie_dropout,
-            activation=activation,
-            final_act=final_act,
-            ssm_lr=ssm_lr,
-        )
         self._metrics(lambda: Accuracy(task="multiclass", num_classes=n_classes))
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -268,43 +272,15 @@ class S4DClassifier(_S4DModule):
         return found if target is None else found | {"target": target}
 
 
-class S4DRegressor(_S4DModule):
+class S4DRegressor(S4DModule):
     """Predicts numbers from sequences with a stack of S4D layers.
 
     Args:
         d_input: Features of each sample; not used with a vocabulary.
         n_outputs: Numbers to predict.
-        vocabulary: Number of tokens where inputs are integers, else ``None``.
         target_mean: Subtracted from the target before training and added to the prediction, in the target's unit.
         target_std: The target's unit divided by this is what the loss sees; errors are logged in the target's unit.
-        d_model: H, channels of every layer.
-        n_layers: Blocks.
-        d_state: N, real state size of each channel (N/2 complex modes), even.
-        init: Spectrum at the start: ``lin`` (eq. 9), ``inv`` (eq. 8), ``legs``, ``real``; for ablations ``inv2``,
-            ``quad``, ``random_imag``, ``random_normal``.
-        disc: ``zoh``, ``bilinear`` (eq. 6) or ``dss`` (row-softmax kernel of Gupta et al. 2022).
-        real_transform: How Re A is stored: ``exp``, ``relu`` or ``none``.
-        dt_transform: How Δ is stored: ``exp`` or ``softplus``.
-        dt_min: Smallest initial step size, in samples; 1/Δ should cover 10 … L samples.
-        dt_max: Largest initial step size.
-        n_ssm: Independent copies of (A, B) in a layer, a divisor of ``d_model``; one a channel by default.
-        channels: Kernels for each channel.
-        bidirectional: A second kernel on the reversed input.
-        train_B: Whether B is trained.
-        imag_scale: Factor on Im A at the start (ablation).
-        random_real: Draw ``-Re A`` from U[0, 1) (ablation).
-        dss_length: Length that the DSS softmax normalises over; the input's by default.
-        norm: ``layer`` or ``batch``.
-        prenorm: Norm before each layer rather than after the residual sum.
-        dropout: Probability of dropping a feature.
-        tie_dropout: One dropout mask for all samples of a sequence.
-        activation: After each SSM: ``gelu``, ``relu``, ``silu`` or ``id``.
-        final_act: Of each block's position-wise map: ``glu`` or ``id``.
-        pooling: ``mean`` over time or the ``last`` sample.
-        rate: Factor on Δ: 2 runs a trained model on input sampled half as often.
-        ssm_lr: Cap on the learning rate of Δ, A and B, which get no weight decay.
-        optimizer: The optimiser; AdamW is the paper's.
-        schedule: The learning-rate schedule.
+        **kwargs: As :class:`S4DModule`'s.
 
     Raises:
         UserError: an argument is not accepted.
@@ -313,75 +289,12 @@ class S4DRegressor(_S4DModule):
     score_name = "rmse"
 
     def __init__(
-        self,
-        d_input: int = 1,
-        n_outputs: int = 1,
-        vocabulary: int | None = None,
-        target_mean: float = 0.0,
-        target_std: float = 1.0,
-        d_model: int = 64,
-        n_layers: int = 4,
-        d_state: int = 64,
-        init: str = "lin",
-        disc: str = "zoh",
-        real_transform: str = "exp",
-        dt_transform: str = "exp",
-        dt_min: float = 1e-3,
-        dt_max: float = 1e-1,
-        n_ssm: int | None = None,
-        channels: int = 1,
-        bidirectional: bool = False,
-        train_B: bool = True,
-        imag_scale: float = 1.0,
-        random_real: bool = False,
-        dss_length: int | None = None,
-        norm: str = "layer",
-        prenorm: bool = False,
-        dropout: float = 0.0,
-        tie_dropout: bool = True,
-        activation: str = "gelu",
-        final_act: str = "glu",
-        pooling: str = "mean",
-        rate: float = 1.0,
-        ssm_lr: float = 1e-3,
-        optimizer: OptimizerConfig | None = None,
-        schedule: ScheduleConfig | None = None,
+        self, d_input: int = 1, n_outputs: int = 1, target_mean: float = 0.0, target_std: float = 1.0, **kwargs: Any
     ) -> None:
-        super().__init__(optimizer, schedule)
-        self.save_hyperparameters()
         require(n_outputs >= 1, "n_outputs", n_outputs, "1 or more")
         require(target_std > 0, "target_std", target_std, "above 0")
+        super().__init__(outputs=n_outputs, d_input=d_input, **kwargs)
         self.target_mean, self.target_std = target_mean, target_std
-        self._build(
-            n_outputs,
-            pooling,
-            rate,
-            d_input=d_input,
-            vocabulary=vocabulary,
-            d_model=d_model,
-            n_layers=n_layers,
-            d_state=d_state,
-            init=init,
-            disc=disc,
-            real_transform=real_transform,
-            dt_transform=dt_transform,
-            dt_min=dt_min,
-            dt_max=dt_max,
-            n_ssm=n_ssm,
-            channels=channels,
-            bidirectional=bidirectional,
-            train_B=train_B,
-            imag_scale=imag_scale,
-            random_real=random_real,
-            dss_length=dss_length,
-            norm=norm,
-            prenorm=prenorm,
-            dropout=dropout,
-            tie_dropout=tie_dropout,
-            activation=activation,
-            final_act=final_act,
-            ssm_lr=ssm_lr,
-        )
         self._metrics(lambda: MeanSquaredError(squared=False))
 
     def forward(self, x: Tensor, lengths: Tensor | None = None, rate: float | None = None) -> Tensor:
