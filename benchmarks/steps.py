@@ -7,7 +7,6 @@ the medians of each pair of rounds. W&B writes offline, as by default.
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 from typing import Any
@@ -21,9 +20,9 @@ from framework.optim import build_optimizer, build_schedule
 
 CASES = {
     "S4D, as shipped": ("sequence/s4d", []),
-    "S4D, small": ("sequence/s4d", ["--model.d_model=16", "--data.batch_size=8"]),
+    "S4D, steps near 10 ms": ("sequence/s4d", ["--model.d_model=8", "--data.batch_size=8", "--data.pool=4"]),
     "image classifier (ResNet), as shipped": ("vision/image_classifier", []),
-    "image classifier (ResNet), small batch": ("vision/image_classifier", ["--data.batch_size=6"]),
+    "image classifier (ResNet), steps near 10 ms": ("vision/image_classifier", ["--data.batch_size=2"]),
     "image classifier (MLP), digits": (
         "vision/image_classifier_digits",
         ["--model.backbone=mlp", "--model.backbone_args=null", "--data.batch_size=32"],
@@ -47,7 +46,7 @@ def through_framework(config: str, overrides: list[str], steps: int, folder: str
         config,
         [*overrides, f"--trainer.max_steps={steps}", "--trainer.max_epochs=-1", f"--run.root={folder}",
          "--trainer.limit_val_batches=0", "--run.monitor=null", "--wandb.mode=offline", "--trainer.accelerator=cpu",
-         "--trainer.enable_model_summary=false", "--techniques={}"],
+         "--trainer.enable_model_summary=false"],
     )  # fmt: skip
     clock = StepClock()
     experiment.trainer.callbacks.insert(0, clock)
@@ -86,20 +85,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--only", default="", help="cases whose name holds this")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'one thread, ' + str(arguments.rounds) + ' rounds of ' + str(arguments.steps) + ' steps':<40} "
+    print(f"{'one thread, ' + str(arguments.rounds) + ' rounds of ' + str(arguments.steps) + ' steps':<44} "
           f"{'plain ms':>9} {'framework ms':>13} {'ratio':>7}")  # fmt: skip
     for name, (config, overrides) in CASES.items():
+        if arguments.only not in name:
+            continue
         ours, theirs = [], []
         for _ in range(arguments.rounds):
             with tempfile.TemporaryDirectory() as folder:
                 theirs.append(plain(config, overrides, arguments.steps, folder))
                 ours.append(through_framework(config, overrides, arguments.steps, folder))
-        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-        print(
-            f"{name:<40} {1e3 * statistics.median(theirs):>9.2f} {1e3 * statistics.median(ours):>13.2f} {ratio:>7.2f}"
-        )
+        ratio = min(ours) / min(theirs)  # the quietest round of each: on a shared machine noise only adds
+        print(f"{name:<44} {1e3 * min(theirs):>9.2f} {1e3 * min(ours):>13.2f} {ratio:>7.2f}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from framework.config import explain, yaml12
 from framework.config.compose import SUBCOMMAND_KEYS, Composed, Request, compose, read_command_line
 from framework.config.interpolate import interpolate
 from framework.errors import UserError
-from framework.record import own_callbacks, own_loggers, own_plugins
+from framework.record import NoProfiler, own_callbacks, own_loggers, own_plugins
 from framework.run import Run, RunConfig
 from framework.tracking.wandb_run import WandbConfig
 
@@ -184,6 +184,8 @@ class CommandLine(LightningCLI):
 
         if isinstance(self.datamodule, DataModule):
             given["use_distributed_sampler"] = False  # its loaders shard by themselves, exactly over a resume
+        if given.get("profiler") is None:
+            given["profiler"] = NoProfiler()
         try:
             return pl.Trainer(**given, callbacks=callbacks)
         except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:

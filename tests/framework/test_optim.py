@@ -73,6 +73,28 @@ def test_optimisers_by_name_from_torch_and_timm(name, kind):
     assert [group["lr"] for group in optimizer.param_groups] == [0.01, 1e-3]
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "adagrad"])
+def test_the_fused_form_takes_the_same_steps(name):
+    results = []
+    for args in ({}, {"fused": False}):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3))
+        optimizer = build_optimizer(net, OptimizerConfig(name=name, lr=0.01, weight_decay=0.1, args=args))
+        assert bool(optimizer.param_groups[0]["fused"]) is not bool(args)
+        for _ in range(20):
+            optimizer.zero_grad()
+            net(torch.ones(4, 5)).square().sum().backward()
+            optimizer.step()
+        results.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_is_fused_away_from_the_cpu():
+    with torch.device("meta"):
+        net = nn.Linear(2, 2)
+    assert not build_optimizer(net, OptimizerConfig()).param_groups[0]["fused"]
+
+
 @pytest.mark.parametrize(
     ("net", "config", "said"),
     [
