@@ -1,7 +1,7 @@
 """Cost of a training step through the framework against a plain PyTorch loop over the same model, data and optimiser.
 
-Both sides are timed in turn in one process, over the steps of whole epochs without the first; the ratio is that of
-the medians of each pair of rounds. W&B writes offline, as by default.
+Both sides are timed in turn in one process, the first step left out; each side's quietest round counts, because on a
+shared machine noise only adds. W&B writes offline, as by default.
 """
 
 from __future__ import annotations
