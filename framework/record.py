@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from framework import run
+from framework.config import yaml12
 from framework.resume import AtomicCheckpointIO, ResumePoint
 from framework.run import Run, RunConfig
 from framework.tracking.metrics_log import MetricsLog
@@ -61,6 +62,9 @@ class RunRecorder(Callback):
         facts = {"run_id": identity.run_id, "name": identity.name, "subcommand": self.subcommand}
         write(identity.folder, {**facts, **provenance(identity.command, self.seed)})
         print(f"{'going on with' if identity.resumed else 'run'} {identity.folder}", file=sys.stderr)
+        techniques = yaml12.load(self.config_text)["techniques"]
+        if techniques:
+            print(f"techniques, in order: {', '.join(techniques)}", file=sys.stderr)
 
 
 def own_callbacks(

@@ -162,7 +162,7 @@ def test_a_name_in_use_is_refused_rather_than_overwritten(finished, capsys, monk
 # Techniques by name
 
 
-def test_a_callback_by_class_path_can_be_changed_and_switched_off(tmp_path):
+def test_a_callback_by_class_path_can_be_changed_and_switched_off(tmp_path, capsys):
     (tmp_path / "stop.yaml").write_text(
         "techniques: {stop: {class_path: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss, patience: 7}}\n"
     )
@@ -177,6 +177,7 @@ def test_a_callback_by_class_path_can_be_changed_and_switched_off(tmp_path):
     )
     assert not [c for c in trainer.callbacks if type(c).__name__ == "EarlyStopping"]
     assert main(["fit", *given]) == 0
+    assert "techniques, in order: stop\n" in capsys.readouterr().err
     assert yaml12.load((newest() / "config.yaml").read_text())["techniques"]["stop"]["init_args"]["patience"] == 7
 
 

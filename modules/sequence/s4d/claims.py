@@ -140,7 +140,7 @@ def frozen_memory(run: Reproduction) -> Iterator[Claim]:
             at = delays.index(delay)
             yield Claim(
                 f"frozen memory, {name}, d={delay}: R²",
-                f"{value:.3f} (reference)",
+                f"none; reference {value:.3f}",
                 float(curve[at]),
                 close_to(value, absolute=0.05 if len(draws) > 1 else 0.03),
                 details={"draws": [float(draw[at]) for draw in draws]},
@@ -171,7 +171,7 @@ def trained(run: Reproduction) -> Iterator[Claim]:
         reference = TRAINED[init]
         yield Claim(
             f"trained from {init}: test accuracy, mean of 3 seeds",
-            "trains well" if reference is None else f"{reference:.3f} (reference, one seed)",
+            "trains well" if reference is None else f"none; reference {reference:.3f}, one seed",
             mean[init],
             at_least(0.80),
             scale=REDUCED,
@@ -179,7 +179,7 @@ def trained(run: Reproduction) -> Iterator[Claim]:
         )
     yield Claim(
         "trained: S4D-Lin above S4D-Real, mean of 3 seeds",
-        "0.449 (reference, one seed)",
+        "none; reference 0.449, one seed",
         mean["lin"] - mean["real"],
         at_least(0.25),
         scale=REDUCED,
@@ -187,7 +187,7 @@ def trained(run: Reproduction) -> Iterator[Claim]:
     )
     yield Claim(
         "trained: S4D-Lin above random imaginary parts, mean of 3 seeds",
-        "0.066 (reference, one seed)",
+        "none; reference 0.066, one seed",
         mean["lin"] - mean["random_imag"],
         at_least(0.02),
         scale=REDUCED,
