@@ -1,0 +1,60 @@
+"""Choosing modules and parameters by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from framework.errors import UserError
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether any pattern names ``name``: the whole dotted name or its last parts, ``*`` and ``?`` as in a shell.
+
+    ``attn.qkv`` and ``blocks.*.attn.qkv`` both name ``net.blocks.0.attn.qkv``; ``kv`` does not.
+    """
+    return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}") for pattern in patterns)
+
+
+def choose(
+    names: Iterable[str], include: Sequence[str] | None, exclude: Sequence[str] = (), key: str = ""
+) -> list[str]:
+    """The names that a pattern of ``include`` names (all for ``None``) and none of ``exclude`` does, in order.
+
+    Raises:
+        UserError: a pattern of ``include`` names nothing; the message lists the five nearest names.
+    """
+    names = list(names)
+    for pattern in include or ():
+        if not any(matches(name, [pattern]) for name in names):
+            raise nothing_matches(pattern, names, key)
+    return [name for name in names if (include is None or matches(name, include)) and not matches(name, exclude)]
+
+
+def nothing_matches(pattern: str, names: Sequence[str], key: str = "") -> UserError:
+    """The error for a pattern that names nothing, with the five nearest of ``names``."""
+
+    def likeness(name: str) -> float:
+        parts = name.split(".")
+        tails = (".".join(parts[i:]) for i in range(len(parts)))
+        return max((SequenceMatcher(None, pattern, tail).ratio() for tail in tails), default=0.0)
+
+    nearest = sorted(names, key=likeness, reverse=True)[:5]
+    where = f"{key}: " if key else ""
+    return UserError(f"{where}{pattern!r} names nothing in the model; nearest: {', '.join(nearest) or 'none'}")
+
+
+def unique_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every parameter once, under its first name, tied ones too."""
+    return dict(model.named_parameters(remove_duplicate=True))
+
+
+def all_names(model: nn.Module) -> dict[int, list[str]]:
+    """For each parameter (by identity) every name that it has, in order."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return names

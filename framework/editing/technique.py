@@ -1,0 +1,207 @@
+"""The base classes of techniques: callbacks that change a model in a way that a checkpoint can repeat.
+
+Three kinds:
+
+- :class:`Observer` changes nothing.
+- :class:`Edit` changes structure, trainability or values once, before the optimiser exists.
+- :class:`Transform` changes them in mid-training too, at moments that it names.
+
+An edit has three steps. ``decide`` looks at the model, the data and the run and returns plain data. ``apply`` makes
+structure and trainability match such a decision; it needs nothing else, so that a checkpoint can be opened without the
+technique being configured. ``initialise`` writes values; it runs when the edit is made and never on restore, because
+values come from the checkpoint. The engine (:mod:`framework.editing.engine`) calls them; a technique has no ``setup``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from lightning.pytorch.callbacks import Callback
+
+from framework.editing.plan import Plan
+from framework.errors import UserError
+from framework.plain import plain_data
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    from torch import nn
+
+Moment = Literal["start", "epoch", "step"]
+IMPORTED: dict[str, type[Edit]] = {}  # registered name to class, as modules are imported
+
+
+@dataclass
+class Context:
+    """What an edit may look at besides the model.
+
+    Attributes:
+        trainer: The Trainer, or ``None`` outside one.
+        at: ``start`` (before the optimiser exists), ``epoch`` (a training epoch starts) or ``step`` (a batch starts).
+        epoch: Epochs completed.
+        step: Optimiser steps done.
+        seed: Fixed by the run's seed, the technique's name and how often it was applied. The global generators are
+            seeded with it around ``decide``, ``apply`` and ``initialise``, and put back after.
+        plans: What was done to the model before, in order.
+        techniques: Every configured technique by name, in the order of application.
+    """
+
+    trainer: pl.Trainer | None = None
+    at: Moment = "start"
+    epoch: int = 0
+    step: int = 0
+    seed: int = 0
+    plans: Sequence[Plan] = ()
+    techniques: Mapping[str, Technique] = field(default_factory=dict)
+
+    @property
+    def datamodule(self) -> Any:
+        """The run's datamodule, or ``None``."""
+        return getattr(self.trainer, "datamodule", None)
+
+    def configured(self, technique: str) -> Technique | None:
+        """The first configured technique with this registered name."""
+        return next((item for item in self.techniques.values() if item.technique == technique), None)
+
+    def offered(self, key: str) -> Any:
+        """What the latest earlier decision holds under ``key``; ``None`` if none does.
+
+        In this way one technique hands over to another without knowing it: ``target_modules`` are the modules that an
+        adapter is to be put on.
+        """
+        return next((plan.decision[key] for plan in reversed(self.plans) if plan.decision.get(key) is not None), None)
+
+
+class Technique(Callback):
+    """A callback with a name and a place in the order.
+
+    Attributes:
+        technique: Registered name; by default the class's name in snake case.
+        after: Registered names of techniques that are applied before this one where both are configured; ``*`` for all.
+        before: The same for techniques that come later.
+        conflicts: Registered names of techniques that this one cannot meet, with the reason.
+    """
+
+    technique: ClassVar[str] = "technique"
+    after: ClassVar[tuple[str, ...]] = ()
+    before: ClassVar[tuple[str, ...]] = ()
+    conflicts: ClassVar[Mapping[str, str]] = {}
+
+    _name: str | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "technique" not in cls.__dict__:
+            cls.technique = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
+
+    @property
+    def name(self) -> str:
+        """The name under which it is configured: the key in ``techniques``, else the registered name."""
+        return self._name or self.technique
+
+    @name.setter
+    def name(self, value: str) -> None:
+        self._name = value
+
+    @property
+    def state_key(self) -> str:
+        """Two techniques of one class keep apart in a checkpoint."""
+        return f"{type(self).__qualname__}.{self.name}"
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments as plain data; each must be kept in an attribute of the same name."""
+        names = [p.name for p in inspect.signature(type(self).__init__).parameters.values() if p.name != "self"]
+        return {name: plain_data(getattr(self, name), f"{self.name}.{name}") for name in names}
+
+
+class Observer(Technique):
+    """A technique that changes nothing in the model."""
+
+
+class Edit(Technique):
+    """A technique that changes the model once, before the optimiser exists.
+
+    Attributes:
+        changes: Which of ``structure``, ``trainability`` and ``values`` it changes.
+        version: Of the form of its decisions; raised when that changes, with a :meth:`migrate` for older ones.
+        draws_weights: Whether ``initialise`` draws fresh weights, as a layer's own initialisation would: then whoever
+            needs freshly initialised weights later (a warm start) uses it too.
+    """
+
+    changes: ClassVar[frozenset[str]] = frozenset()
+    version: ClassVar[int] = 1
+    draws_weights: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        IMPORTED[cls.technique] = cls
+
+    def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
+        """Makes a decision: plain data (numbers, text, lists, dicts), with exact names instead of patterns.
+
+        Args:
+            model: The LightningModule, as earlier edits left it. Names are relative to it.
+            context: The run.
+
+        Raises:
+            UserError: nothing can be decided; where nothing matches, the message lists the nearest names.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def apply(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
+        """Makes structure and ``requires_grad`` match a decision; values need not be right."""
+
+    def initialise(self, model: nn.Module, decision: Mapping[str, Any], context: Context) -> None:
+        """Writes values after ``apply``."""
+
+    @classmethod
+    def undo(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
+        """Takes the structure back: the model computes what it did before the edit.
+
+        Raises:
+            UserError: it cannot be undone.
+        """
+        raise UserError(f"{cls.technique} cannot be undone")
+
+    @classmethod
+    def fold(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
+        """Leaves a plain module that computes what the edited one does, for an export; by default does nothing.
+
+        A technique that changes the structure overrides it.
+        """
+        if "structure" in cls.changes:
+            raise UserError(f"{cls.technique} cannot be folded into a plain module")
+
+    @classmethod
+    def migrate(cls, decision: dict[str, Any], version: int) -> dict[str, Any]:
+        """Turns a decision of an older version into one of today's.
+
+        Raises:
+            UserError: that version is not known any more.
+        """
+        raise UserError(
+            f"{cls.technique}: the checkpoint's plan has version {version}, this program reads version {cls.version}"
+        )
+
+    def report(self, model: nn.Module, plan: Plan, context: Context) -> None:
+        """Called once after an edit was made and recorded, on rank 0, to print, log or draw what was chosen."""
+
+
+class Transform(Edit):
+    """A technique that changes the model in mid-training.
+
+    Attributes:
+        moments: When :meth:`due` is asked: any of ``start``, ``epoch``, ``step``.
+        optimizer: What becomes of the optimiser: ``keep`` (states of parameters that live on stay) or ``reset``.
+    """
+
+    moments: ClassVar[frozenset[str]] = frozenset({"epoch"})
+    optimizer: Literal["keep", "reset"] = "keep"
+
+    def due(self, context: Context) -> bool:
+        """Whether to edit now. The engine asks once at each moment; ``context.plans`` tells what was done already."""
+        raise NotImplementedError
