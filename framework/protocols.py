@@ -53,3 +53,26 @@ class RateTransferable(Protocol):
     def metrics_at_rate(self, batch: Any, rate: int) -> dict[str, Tensor]:
         """Scores (scalars, means over the batch) on every ``rate``-th sample of a batch's input."""
         ...
+
+
+@runtime_checkable
+class InRounds(Protocol):
+    """A datamodule whose training data is revealed in rounds: each shows what the earlier ones did, and more.
+
+    What it shows changes with the next training loader that is asked for, so a Trainer must ask for one each epoch
+    (``reload_dataloaders_every_n_epochs=1``). The round is part of the datamodule's state in a checkpoint.
+    """
+
+    round: int
+    """The round under way, from 0."""
+
+    rounds: int
+    """How many there are (known after ``setup``)."""
+
+    def advance(self) -> bool:
+        """Goes on to the next round; returns whether there was one."""
+        ...
+
+    def samples_in(self, number: int) -> int:
+        """Training samples that round ``number`` shows."""
+        ...

@@ -2,54 +2,29 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from framework.errors import UserError
+from framework.weights_file import compare_tensors, read_weights_file, shortened, without_prefix
 
 HEADS = ("if_fits", "skip", "strict")
-_CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
-_SHOWN = 40
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Reads a state dict: ``.safetensors``, or what ``torch.save`` wrote, opened with ``weights_only=True``.
+    """Reads a state dict as :func:`framework.weights_file.read_weights_file` does.
 
-    A state dict inside a checkpoint (under ``state_dict``, ``model``, …; the averaged one first, as timm does) is
-    taken out, and a prefix ``module.`` or ``backbone.`` that all names share is dropped.
+    A prefix ``module.`` or ``backbone.`` that all names share is dropped.
 
     Raises:
         UserError: the file is missing, is not of its format, or holds something else than tensors by name.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f"weights: {path} not found; expected a local file, .pth, .pt, .ckpt or .safetensors")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"weights: {path} holds more than tensors and plain data, or is broken: {error}") from error
-    except Exception as error:  # safetensors and zip raise types of their own
-        raise UserError(f"weights: {path} cannot be read: {error}") from error
-    if isinstance(content, Mapping):
-        inner = (content[key] for key in _CONTAINERS if isinstance(content.get(key), Mapping))
-        content = next(inner, content)
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"weights: {path} is not a state dict (tensors by name), nor a checkpoint with one inside")
-    state = {str(name): value for name, value in content.items()}
+    state, _ = read_weights_file(path)
     for prefix in ("module.", "backbone."):
         if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+            state = without_prefix(state, prefix)
     return state
 
 
@@ -96,20 +71,9 @@ def load_weights(model: nn.Module, path: str | Path, head: str = "if_fits") -> l
             kept = sorted(names)
             prefixes = {name.rpartition(".")[0] + "." for name in names}
             state = {name: value for name, value in state.items() if not name.startswith(tuple(prefixes))}
-    problems = [f"{name}: missing in the file, {_shape(own[name])} expected" for name in own if name not in state]
-    problems = [line for line in problems if line.partition(":")[0] not in kept]
-    for name, value in state.items():
-        if name not in own:
-            problems.append(f"{name}: {_shape(value)} in the file, the model has no such tensor")
-        elif value.shape != own[name].shape:
-            problems.append(f"{name}: {_shape(value)} in the file, {_shape(own[name])} in the model")
-    if problems:
-        more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-        lines = "\n  ".join(problems[:_SHOWN] + more)
+    fit = compare_tensors({name: value for name, value in own.items() if name not in kept}, state)
+    if not fit.complete:
+        lines = shortened(fit.problems(own, state))
         raise UserError(f"weights: {path} does not fit {type(model).__name__}:\n  {lines}")
     model.load_state_dict(state, strict=False)
     return kept
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"

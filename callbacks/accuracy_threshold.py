@@ -1,0 +1,134 @@
+"""Accuracy threshold: ends a round of training when an epoch's training accuracy reaches a value.
+
+Paper: Ash & Adams, 2020, "On Warm-Starting Neural Network Training", NeurIPS, arXiv 1910.08475.
+
+The paper trains in each round until 99 % of the training samples are classified correctly, counted on the batches of
+an epoch while it trains, and then reveals more data. This technique does that for any datamodule whose data arrives in
+rounds (:class:`framework.protocols.InRounds`): it asks for the next round, and ends training after the last one. With
+other data it just ends training.
+
+Logged at the end of an epoch: ``round/number`` (from 0), ``round/samples`` and ``round/epochs`` (so far, in this
+round). At the end of training, epochs and the last validation accuracy of each round are drawn against its samples.
+
+Composes with every other technique; changes nothing in the model. Limits: label noise may keep the accuracy below the
+threshold for ever, hence ``max_epochs``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+
+from framework.editing import Observer
+from framework.errors import UserError
+from framework.figures import log_figure, new_figure
+from framework.protocols import InRounds
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def round_over(accuracy: float, epochs: int, threshold: float = 0.99, max_epochs: int | None = None) -> bool:
+    """Whether a round ends after an epoch with this training accuracy, its ``epochs``-th."""
+    return accuracy >= threshold or (max_epochs is not None and epochs >= max_epochs)
+
+
+def rounds_figure(history: Sequence[dict[str, float]], name: str) -> Figure:
+    """Draws what each round reached and cost against the samples it had.
+
+    Args:
+        history: For each round ``samples``, ``epochs`` and, where there is one, ``value``.
+        name: Of ``value``.
+    """
+    figure = new_figure(1, 2)
+    samples = [entry["samples"] for entry in history]
+    reached = [(entry["samples"], entry["value"]) for entry in history if "value" in entry]
+    figure.axes[0].plot(*zip(*reached, strict=True), "o-") if reached else None
+    figure.axes[0].set(xlabel="training samples", ylabel=name, title="end of each round")
+    figure.axes[1].plot(samples, [entry["epochs"] for entry in history], "o-", color="C1")
+    figure.axes[1].set(xlabel="training samples", ylabel="epochs", title="cost of each round", ylim=(0, None))
+    return figure
+
+
+class AccuracyThreshold(Observer):
+    """Ends a round when the training accuracy of an epoch reaches a threshold, and training after the last round.
+
+    Args:
+        threshold: Accuracy at which a round ends.
+        monitor: The metric: a mean over the epoch's training batches.
+        max_epochs: Epochs after which a round ends anyway.
+        show: Metric that is drawn at the end of training, where it is logged.
+
+    Raises:
+        UserError: a setting is not accepted (at once); the metric is not logged, or not over the epoch (at the end of
+            the first epoch).
+    """
+
+    technique = "accuracy_threshold"
+
+    def __init__(
+        self,
+        threshold: float = 0.99,
+        monitor: str = "train/accuracy",
+        max_epochs: int | None = None,
+        show: str = "val/accuracy",
+    ) -> None:
+        if not 0 < threshold <= 1:
+            raise UserError(f"accuracy_threshold.threshold: {threshold} is not accepted; above 0, at most 1")
+        if max_epochs is not None and max_epochs < 1:
+            raise UserError(f"accuracy_threshold.max_epochs: {max_epochs} is not accepted; at least 1")
+        self.threshold, self.monitor, self.max_epochs, self.show = threshold, monitor, max_epochs, show
+        self.epochs = 0
+        self.history: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Counts the epoch, and goes on to the next round or ends training."""
+        accuracy = self._accuracy(trainer)
+        data: Any = getattr(trainer, "datamodule", None)
+        rounds = data if isinstance(data, InRounds) else None
+        self.epochs += 1
+        values = {"epochs": self.epochs}
+        if rounds is not None:
+            values |= {"number": rounds.round, "samples": rounds.samples_in(rounds.round)}
+        for name, value in values.items():
+            pl_module.log(f"round/{name}", float(value), rank_zero_only=True)
+        if not round_over(accuracy, self.epochs, self.threshold, self.max_epochs):
+            return
+        entry = {key: float(value) for key, value in values.items()}
+        if self.show in trainer.callback_metrics:
+            entry["value"] = float(trainer.callback_metrics[self.show])
+        self.history.append(entry)
+        self.epochs = 0
+        if rounds is None or not rounds.advance():
+            trainer.should_stop = True
+
+    def _accuracy(self, trainer: pl.Trainer) -> float:
+        logged = {
+            metric.meta.name: metric.meta.on_epoch for metric in trainer.fit_loop.epoch_loop._results.values()
+        } | {name: True for name in trainer.callback_metrics if not name.startswith("train/")}
+        if self.monitor not in trainer.callback_metrics:
+            near = get_close_matches(self.monitor, list(trainer.callback_metrics), n=1, cutoff=0.0)
+            hint = f"; nearest: {near[0]}" if near else ""
+            raise UserError(f"accuracy_threshold.monitor: {self.monitor!r} is not logged{hint}")
+        if not logged.get(self.monitor, True):
+            raise UserError(
+                f"accuracy_threshold.monitor: {self.monitor!r} is logged for single steps only; a mean over the epoch "
+                "is needed: log it with on_epoch=True"
+            )
+        return float(trainer.callback_metrics[self.monitor])
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draws the rounds."""
+        if self.history and "samples" in self.history[0]:
+            log_figure(trainer, "rounds", rounds_figure(self.history, self.show))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epochs in this round, and the rounds that are over."""
+        return {"epochs": self.epochs, "history": [dict(entry) for entry in self.history]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on counting."""
+        self.epochs, self.history = state_dict["epochs"], [dict(entry) for entry in state_dict["history"]]

@@ -1,0 +1,485 @@
+"""Warm start: start training, or each round of it, from earlier weights, shrunk and perturbed.
+
+Paper: Ash & Adams, 2020, "On Warm-Starting Neural Network Training", NeurIPS, arXiv 1910.08475.
+
+θ = λ θ_old + γ θ_new, with λ = ``shrink``, γ = ``perturb`` and θ_new freshly initialised weights of the same model, for
+every trainable parameter, biases and norms too; or γ times Gaussian noise of deviation ``sigma`` (the paper's own
+formula; γ = 1 there). Buffers of batch norm start afresh, and so does the optimiser. (λ, γ) = (1, 0) is a plain warm
+start, (0, 1) a random initialisation; λ = 0.6 is the paper's choice, (0.4, 0.1) what its code takes when told nothing.
+
+The old weights are the model's own, or those of a file: a checkpoint of ours or of another Lightning module, a state
+dict, safetensors. What of a file fits and what does not is listed tensor by tensor.
+
+Expected numbers: on MNIST-1D in two rounds, shrinking by 0.6 costs about three quarters of the epochs that a random
+initialisation costs and reaches its accuracy; a plain warm start loses one to two points (``reproduce warm_start``).
+
+Cost: one more model on the CPU while an edit is made; nothing in a step.
+
+Composes: fresh weights are drawn by the techniques that draw weights, where they are configured. With LoRA only the
+second factor B is shrunk, for shrinking both would multiply their product by λ²; fresh noise enters through A; frozen
+weights stay. A submodule whose weight is a product of parameters names the further factors in ``second_factors``;
+they are left alone. KappaTune ranks weights after they were loaded: with shrinking or noise it would rank what is no
+longer there, so that is refused unless forced. Averages of weights start anew after each edit.
+
+Limits: λ applies in every round, so after r rounds the first weights count for λ^r. A file whose weights belong to an
+edited structure (adapters, grown layers) must be folded first.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from framework.data.seeding import seeded
+from framework.editing import Context, Plan, Transform, choose, matches, unique_parameters
+from framework.editing.ledger import read_plans, same_edit
+from framework.editing.registry import find_technique
+from framework.errors import UserError
+from framework.weights_file import compare_tensors, file_sha256, match_prefix, read_weights_file, shortened
+
+if TYPE_CHECKING:
+    from framework.weights_file import Fit
+
+Source = Literal["fresh", "gaussian"]
+SOURCES = ("fresh", "gaussian")
+_PRETRAINED = ("weights", "pretrained", "checkpoint", "ckpt_path")  # arguments that would make fresh weights old ones
+_KEPT = ("lora_embedding_B", "lora_magnitude_vector")  # factors of a product whose other factor is shrunk
+
+
+def role(name: str) -> str:
+    """What shrinking and perturbing do to a parameter: ``both``, ``shrink`` (LoRA's B), ``perturb`` (its A), ``none``.
+
+    The update of LoRA is B A, and DoRA's magnitude multiplies it once more: shrinking one factor shrinks the product.
+    """
+    parts = name.split(".")
+    if any(part in _KEPT for part in parts):
+        return "none"
+    if "lora_B" in parts or "lora_embedding_A" in parts:
+        return "shrink"
+    return "perturb" if "lora_A" in parts else "both"
+
+
+def second_factors(module: nn.Module) -> set[int]:
+    """Parameters (by identity) that a submodule names in ``second_factors``: they multiply others of its own."""
+    return {id(getattr(part, name)) for part in module.modules() for name in getattr(part, "second_factors", ())}
+
+
+def targets(
+    module: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()
+) -> dict[str, nn.Parameter]:
+    """The parameters that are shrunk or perturbed: trainable, floating, each once under its first name.
+
+    Raises:
+        UserError: a pattern of ``include`` names none; nothing is left.
+    """
+    skipped = second_factors(module)
+    candidates = {
+        name: parameter
+        for name, parameter in unique_parameters(module).items()
+        if parameter.requires_grad
+        and (parameter.is_floating_point() or parameter.is_complex())
+        and id(parameter) not in skipped
+        and role(name) != "none"
+    }
+    chosen = choose(candidates, include, exclude, "warm_start.include")
+    if not chosen:
+        raise UserError("warm_start: no trainable parameter is left to shrink; see include, exclude and what is frozen")
+    return {name: candidates[name] for name in chosen}
+
+
+def owners(module: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
+    """The submodules that hold the named parameters directly, each once, in the order of the model."""
+    wanted = {name.rpartition(".")[0] for name in names}
+    return ((name, part) for name, part in module.named_modules() if name in wanted)
+
+
+def fresh_copy(module: nn.Module, names: Sequence[str] | None = None) -> nn.Module:
+    """A model like ``module`` whose named parameters are freshly initialised, from the global generators.
+
+    A LightningModule is built again from the arguments that it saved, those that name pretrained weights left at
+    their defaults, if that gives the same parameters. Any other model, and one whose structure was edited, is copied,
+    and every submodule that owns a named parameter is asked to ``reset_parameters()``.
+
+    Raises:
+        UserError: a submodule that owns a named parameter has no ``reset_parameters``.
+    """
+    names = list(unique_parameters(module)) if names is None else list(names)
+    shapes = {name: module.get_parameter(name).shape for name in names}
+    rebuilt = _rebuilt(module)
+    if rebuilt is not None:
+        found = dict(rebuilt.named_parameters(remove_duplicate=False))
+        if all(name in found and found[name].shape == shape for name, shape in shapes.items()):
+            return rebuilt
+    fresh = copy.deepcopy(module)
+    for name, part in owners(fresh, [name for name in names if role(name) != "shrink"]):
+        reset = getattr(part, "reset_parameters", None)
+        if not callable(reset):
+            raise UserError(
+                f"warm_start: {name or 'the model'} ({type(part).__name__}) owns parameters and has no "
+                "reset_parameters(); give the function a factory, exclude it, or take source: gaussian"
+            )
+        reset()
+    return fresh
+
+
+def _rebuilt(module: nn.Module) -> nn.Module | None:
+    if not isinstance(module, LightningModule) or not module.hparams:
+        return None
+    parameters = inspect.signature(type(module).__init__).parameters
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    arguments = {
+        str(key): copy.deepcopy(value)
+        for key, value in module.hparams.items()
+        if not str(key).startswith("_") and (anything or key in parameters) and key not in _PRETRAINED
+    }
+    state = torch.get_rng_state()
+    try:
+        fresh = type(module)(**arguments)
+        if type(module).configure_model is not LightningModule.configure_model:
+            fresh.configure_model()
+        return fresh
+    except Exception:  # its arguments were not all saved: copying is the other way
+        torch.set_rng_state(state)
+        return None
+
+
+@torch.no_grad()
+def shrink_perturb(
+    module: nn.Module,
+    shrink: float = 0.6,
+    perturb: float = 0.1,
+    source: Source = "fresh",
+    sigma: float = 0.01,
+    fresh: nn.Module | Callable[[], nn.Module] | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    reset_buffers: bool = True,
+    seed: int | None = None,
+) -> list[str]:
+    """Writes θ = shrink · θ + perturb · θ_new into the trainable parameters of ``module`` (Ash & Adams 2020, sec. 5).
+
+    Tied parameters are taken once, frozen ones left alone; see :func:`role` for adapters. The optimiser is the
+    caller's: make a new one.
+
+    Args:
+        module: Any module.
+        shrink: λ; 1 keeps the old weights, 0 forgets them.
+        perturb: γ; 0 adds nothing.
+        source: Where θ_new comes from: ``fresh`` weights of the model, or ``gaussian`` noise.
+        sigma: Deviation of the Gaussian noise, which ``perturb`` multiplies too.
+        fresh: A freshly initialised module of the same kind, or a function that makes one (called under ``seed``);
+            without it, see :func:`fresh_copy`.
+        include: Patterns of parameter names (see :func:`framework.editing.choose`); all for ``None``.
+        exclude: Patterns of parameter names that are left alone.
+        reset_buffers: Whether running statistics of norms start afresh.
+        seed: Of the fresh weights or the noise; without one they come from the global generators as they are.
+
+    Returns:
+        Names of the parameters that were written.
+
+    Raises:
+        UserError: a setting is not accepted, a pattern names nothing, fresh weights cannot be made or do not fit.
+    """
+    check_factors(shrink, perturb, source, sigma)
+    chosen = targets(module, include, exclude)
+    new: dict[str, Tensor] = {}
+    if perturb:
+        if seed is None:
+            new = _draw(module, list(chosen), source, sigma, fresh)
+        else:
+            with seeded(seed):
+                new = _draw(module, list(chosen), source, sigma, fresh)
+    for name, parameter in chosen.items():
+        kind = role(name)
+        factor = 1.0 if kind == "perturb" else shrink
+        addition = new.get(name) if kind != "shrink" else None
+        if addition is None:
+            parameter.copy_(parameter * factor if factor else torch.zeros_like(parameter))
+        elif not factor:
+            parameter.copy_(perturb * addition)
+        else:
+            parameter.copy_(factor * parameter + perturb * addition)
+    if reset_buffers:
+        for part in running_statistics(module, include, exclude).values():
+            part.reset_running_stats()  # type: ignore[operator]
+    return list(chosen)
+
+
+def _draw(
+    module: nn.Module,
+    names: list[str],
+    source: Source,
+    sigma: float,
+    fresh: nn.Module | Callable[[], nn.Module] | None,
+) -> dict[str, Tensor]:
+    """θ_new of each named parameter, drawn on the CPU where that is possible, on the parameter's device."""
+    if source == "gaussian":
+        drawn = {}
+        for name in names:
+            parameter = module.get_parameter(name)
+            drawn[name] = (sigma * torch.randn(parameter.shape, dtype=parameter.dtype)).to(parameter.device)
+        return drawn
+    if fresh is None:
+        model = fresh_copy(module, names)
+    else:
+        model = fresh if isinstance(fresh, nn.Module) else fresh()
+    found = dict(model.named_parameters(remove_duplicate=False))
+    for name in names:
+        own = module.get_parameter(name)
+        if role(name) != "shrink" and (name not in found or found[name].shape != own.shape):
+            what = f"of shape {tuple(found[name].shape)}" if name in found else "missing"
+            raise UserError(f"warm_start: {name} is {what} in the fresh model, {tuple(own.shape)} in this one")
+    own = dict(module.named_parameters(remove_duplicate=False))
+    return {name: found[name].detach().to(own[name]) for name in names if name in found}
+
+
+def running_statistics(
+    module: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()
+) -> dict[str, nn.Module]:
+    """Submodules with running statistics that patterns name and that are not frozen, by name."""
+    found = {}
+    for name, part in module.named_modules():
+        own = list(part.parameters(recurse=False))
+        names = [f"{name}.{buffer}".lstrip(".") for buffer, _ in part.named_buffers(recurse=False)]
+        names += [f"{name}.{parameter}".lstrip(".") for parameter, _ in part.named_parameters(recurse=False)]
+        if not callable(getattr(part, "reset_running_stats", None)) or getattr(part, "running_mean", None) is None:
+            continue
+        if own and not any(parameter.requires_grad for parameter in own):
+            continue
+        if (include is None or any(matches(n, include) for n in names)) and not any(matches(n, exclude) for n in names):
+            found[name] = part
+    return found
+
+
+def check_factors(shrink: float, perturb: float, source: str, sigma: float) -> None:
+    """Refuses what is no factor.
+
+    Raises:
+        UserError: naming the argument.
+    """
+    if not 0 <= shrink <= 1:
+        raise UserError(f"warm_start.shrink: {shrink} is not accepted; between 0 and 1")
+    if not 0 <= perturb <= 10:
+        raise UserError(f"warm_start.perturb: {perturb} is not accepted; between 0 and 10")
+    if source not in SOURCES:
+        raise UserError(f"warm_start.source: {source!r} is not accepted; {' or '.join(SOURCES)}")
+    if not sigma > 0:
+        raise UserError(f"warm_start.sigma: {sigma} is not accepted; above 0")
+
+
+class WarmStart(Transform):
+    """Starts from earlier weights, shrunk and perturbed: at the start, in every round, or at given epochs.
+
+    Args:
+        checkpoint: File with the old weights (``.ckpt``, ``.pt``, ``.pth``, ``.safetensors``); without one, the
+            model's own at that moment. Only with ``when: start``.
+        shrink: λ, the share of the old weights.
+        perturb: γ, the factor of the new ones.
+        source: ``fresh`` weights of the model, or ``gaussian`` noise.
+        sigma: Deviation of the Gaussian noise.
+        when: ``start``; ``rounds``, at each round after the first of data that arrives in rounds; or a list of epochs,
+            before each of which it is done.
+        include: Patterns of the parameters to shrink and perturb; all trainable ones by default.
+        exclude: Patterns of those that are left as they are; a file's values are loaded into them all the same.
+        strict: Whether every tensor of the model and of the file must fit; otherwise what fits is loaded, and the
+            rest of the model keeps the values it has.
+        prefix: Dropped from the names in the file; by default found out.
+        reset_buffers: Whether running statistics of norms start afresh.
+        seed: Of the fresh weights, the round added to it; the run's seed decides by default.
+        force: Whether to shrink and perturb although KappaTune will rank the result.
+
+    Raises:
+        UserError: a setting is not accepted (at once); the file does not fit, has weights of an edited structure, the
+            data has no rounds, or KappaTune is configured (in ``decide``).
+    """
+
+    technique = "warm_start"
+    changes = frozenset({"values"})
+    moments = frozenset({"start", "epoch"})
+    optimizer = "reset"
+    after = ("gg_init",)
+    before = ("kappa_tune", "lora", "ema")
+
+    def __init__(
+        self,
+        checkpoint: str | None = None,
+        shrink: float = 0.6,
+        perturb: float = 0.1,
+        source: str = "fresh",
+        sigma: float = 0.01,
+        when: str | list[int] = "start",
+        include: list[str] | None = None,
+        exclude: list[str] | None = None,
+        strict: bool = True,
+        prefix: str | None = None,
+        reset_buffers: bool = True,
+        seed: int | None = None,
+        force: bool = False,
+    ) -> None:
+        check_factors(shrink, perturb, source, sigma)
+        if isinstance(when, str):
+            if when not in ("start", "rounds"):
+                raise UserError(f"warm_start.when: {when!r} is not accepted; start, rounds, or a list of epochs")
+        elif not when or any(isinstance(epoch, bool) or epoch < 0 for epoch in when):
+            raise UserError(f"warm_start.when: {when} is not accepted; start, rounds, or a list of epochs from 0")
+        if checkpoint is not None and when != "start":
+            raise UserError(f"warm_start.when: {when!r} is not accepted with a checkpoint; start is needed")
+        self.checkpoint = None if checkpoint is None else str(checkpoint)
+        self.shrink, self.perturb, self.sigma = float(shrink), float(perturb), float(sigma)
+        self.source: Source = "gaussian" if source == "gaussian" else "fresh"
+        self.when = when if isinstance(when, str) else [int(epoch) for epoch in when]
+        self.include, self.exclude = include, list(exclude or [])
+        self.strict, self.prefix, self.reset_buffers = strict, prefix, reset_buffers
+        self.seed, self.force = seed, force
+        self._fit: Fit | None = None
+
+    def due(self, context: Context) -> bool:
+        """At the start; in a round or before an epoch in which it was not done yet."""
+        mine = [plan.decision for plan in context.plans if plan.name == self.name]
+        if self.when == "start":
+            training = context.trainer is None or context.trainer.state.fn == "fit"
+            return context.at == "start" and training and not mine
+        if context.at != "epoch":
+            return False
+        if self.when == "rounds":
+            number = _round(context)
+            return number > 0 and all(decision["round"] != number for decision in mine)
+        return context.epoch in self.when and all(decision["epoch"] != context.epoch for decision in mine)
+
+    def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
+        """What is shrunk and perturbed, by how much, from which file and seed."""
+        if context.configured("kappa_tune") is not None and not self.force and (self.shrink, self.perturb) != (1, 0):
+            raise UserError(
+                f"warm_start.shrink: {self.shrink:g} with perturb {self.perturb:g} is not accepted beside kappa_tune, "
+                "which would rank weights that are no longer the pretrained ones; shrink: 1 and perturb: 0, or force: "
+                "true"
+            )
+        number = _round(context) if self.when == "rounds" else None
+        decision: dict[str, Any] = {
+            "checkpoint": self.checkpoint,
+            "sha256": None,
+            "shrink": self.shrink,
+            "perturb": self.perturb,
+            "source": self.source,
+            "sigma": self.sigma,
+            "seed": context.seed if self.seed is None else self.seed + (number or 0),
+            "round": number,
+            "epoch": context.epoch,
+        }
+        names = list(targets(model, self.include, self.exclude))
+        if self.checkpoint is not None:
+            state, fit = self._read(model, context)
+            self._fit = fit
+            decision |= {"sha256": file_sha256(self.checkpoint), "loaded": fit.loaded, "missing": fit.missing}
+            decision |= {"unexpected": fit.unexpected, "reshaped": [*fit.reshaped]}
+            # what the file lacks is freshly initialised already
+            aliases = _names_by_parameter(model)
+            names = [name for name in names if any(alias in fit.loaded for alias in aliases[name])]
+        decision["tensors"] = names
+        decision["buffers"] = sorted(running_statistics(model, self.include, self.exclude)) if self.reset_buffers else []
+        return decision
+
+    def _read(self, model: nn.Module, context: Context) -> tuple[dict[str, Tensor], Fit]:
+        """The file's tensors under the model's names, and how they fit."""
+        assert self.checkpoint is not None
+        state, around = read_weights_file(self.checkpoint, "warm_start.checkpoint")
+        self._check_edits(around, context)
+        own = model.state_dict()
+        state = match_prefix(own, state, self.prefix, "warm_start.checkpoint")
+        fit = compare_tensors(own, state)
+        if not fit.loaded:
+            raise UserError(
+                f"warm_start.checkpoint: nothing of {self.checkpoint} fits {type(model).__name__}:\n  "
+                + shortened(fit.problems(own, state))
+            )
+        if self.strict and not fit.complete:
+            raise UserError(
+                f"warm_start.checkpoint: {self.checkpoint} does not fit {type(model).__name__} (strict: false takes "
+                f"what fits):\n  {shortened(fit.problems(own, state))}"
+            )
+        return state, fit
+
+    def _check_edits(self, around: Mapping[str, Any], context: Context) -> None:
+        mine = list(context.plans)
+        for plan in read_plans(around):
+            if "structure" in find_technique(plan.technique).changes and not any(same_edit(plan, p) for p in mine):
+                raise UserError(
+                    f"warm_start.checkpoint: {self.checkpoint} holds weights whose structure was edited by "
+                    f"{plan.name!r} ({plan.technique}), which this model's was not; fold or export it first, and start "
+                    "from that file"
+                )
+
+    def initialise(self, model: nn.Module, decision: Mapping[str, Any], context: Context) -> None:
+        """Loads the file, if there is one, then shrinks and perturbs."""
+        if decision["checkpoint"] is not None:
+            state, fit = self._read(model, context)
+            own = model.state_dict()
+            with torch.no_grad():
+                for name in fit.loaded:
+                    own[name].copy_(state[name])
+        if decision["tensors"] and (decision["shrink"], decision["perturb"]) != (1, 0):
+            names = list(decision["tensors"])
+            drawn = [plan for plan in context.plans if _draws(context, plan)]
+
+            def fresh() -> nn.Module:
+                made = fresh_copy(model, names)
+                for plan in drawn:
+                    context.techniques[plan.name].initialise(made, plan.decision, context)  # type: ignore[attr-defined]
+                return made
+
+            shrink_perturb(
+                model,
+                decision["shrink"],
+                decision["perturb"],
+                decision["source"],
+                decision["sigma"],
+                fresh=fresh,
+                include=names,
+                reset_buffers=False,
+                seed=decision["seed"],
+            )
+        for name in decision["buffers"]:
+            model.get_submodule(name).reset_running_stats()  # type: ignore[operator]
+
+    def report(self, model: nn.Module, plan: Plan, context: Context) -> None:
+        """Prints what was loaded from the file, tensor by tensor, and what was done in one line."""
+        if self._fit is not None:
+            print(f"{self.name}: {plan.decision['checkpoint']}\n{self._fit.table()}", file=sys.stderr)
+            self._fit = None
+        where = f"round {plan.decision['round']}" if plan.decision["round"] is not None else f"epoch {plan.epoch}"
+        print(
+            f"{self.name}: {where}: {len(plan.decision['tensors'])} tensors, {plan.decision['shrink']:g} x old + "
+            f"{plan.decision['perturb']:g} x {plan.decision['source']}",
+            file=sys.stderr,
+        )
+
+
+def _names_by_parameter(model: nn.Module) -> dict[str, list[str]]:
+    """For the first name of each parameter, all its names."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {group[0]: group for group in names.values()}
+
+
+def _draws(context: Context, plan: Plan) -> bool:
+    technique = context.techniques.get(plan.name)
+    return technique is not None and bool(getattr(technique, "draws_weights", False))
+
+
+def _round(context: Context) -> int:
+    number = getattr(context.datamodule, "round", None)
+    if not isinstance(number, int):
+        kind = type(context.datamodule).__name__ if context.datamodule is not None else "no datamodule"
+        raise UserError(
+            f"warm_start.when: 'rounds' is not accepted with {kind}, whose data does not arrive in rounds; wrap it in "
+            "datamodules.finetuning.rounds.RoundData, or give start or a list of epochs"
+        )
+    return number
