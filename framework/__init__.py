@@ -13,6 +13,7 @@ from framework.paths import own_packages_first
 if TYPE_CHECKING:
     from framework.api import Experiment, build
     from framework.data import DataModule
+    from framework.editing import fold, open_model, replay
     from framework.module import Module
     from framework.optim import OptimizerConfig, ScheduleConfig
     from framework.resume import open_checkpoint
@@ -24,7 +25,10 @@ _LAZY = {
     "Module": "framework.module",
     "OptimizerConfig": "framework.optim",
     "ScheduleConfig": "framework.optim",
+    "fold": "framework.editing",
     "open_checkpoint": "framework.resume",
+    "open_model": "framework.editing",
+    "replay": "framework.editing",
 }
 
 __all__ = [
@@ -35,8 +39,11 @@ __all__ = [
     "ScheduleConfig",
     "UserError",
     "build",
+    "fold",
     "open_checkpoint",
+    "open_model",
     "own_packages_first",
+    "replay",
 ]
 
 

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from framework import paths, run
 from framework.cli import CommandLine, prepare, report_differences, user_mistakes
 from framework.config.compose import Request, read_inputs
+from framework.editing.engine import callbacks_of, check_strategy, contradictions, in_order
 from framework.errors import UserError
 from framework.resume import open_checkpoint
 from framework.run import Run
@@ -106,10 +107,12 @@ def launch(request: Request, subcommand: str, command: Sequence[str]) -> Experim
     settings = composed.tree["run"]
     identity = _identity(settings, subcommand, checkpoint)
     identity.command = list(command)
-    line = CommandLine(subcommand, composed, identity)
+    start = open_checkpoint(checkpoint, mmap=True) if checkpoint is not None else None
+    line = CommandLine(subcommand, composed, identity, start)
     identity.quiet = bool(getattr(line.trainer, "fast_dev_run", False))
-    if checkpoint is not None:
-        for text in report_differences(open_checkpoint(checkpoint), line.settings):
+    _check_edits(line, subcommand, checkpoint, start)
+    if start is not None:
+        for text in report_differences(start, line.settings):
             print(text, file=sys.stderr)
     arguments = line._prepare_subcommand_kwargs(subcommand)
     for key in ("model", "datamodule", "ckpt_path"):
@@ -118,6 +121,20 @@ def launch(request: Request, subcommand: str, command: Sequence[str]) -> Experim
 
     plain = yaml12.load(line.text())
     return Experiment(line.trainer, line.model, line.datamodule, plain, identity, subcommand, checkpoint, arguments)
+
+
+def _check_edits(line: CommandLine, subcommand: str, path: Path | None, start: Mapping[str, Any] | None) -> None:
+    """Before anything is written: refuses techniques that the strategy or the checkpoint's edits do not allow."""
+    techniques = in_order(callbacks_of(line.trainer))
+    check_strategy(line.trainer, line.model, techniques)
+    if start is None or not (lines := contradictions(start, techniques)):
+        return
+    if subcommand == "fit":
+        raise UserError(
+            "\n".join([*lines, f"{path} fixes the model's edits; to start anew from its weights, use warm_start"])
+        )
+    for text in lines:
+        print(f"{text}; the checkpoint's is used", file=sys.stderr)
 
 
 def _identity(settings: Mapping[str, Any], subcommand: str, checkpoint: Path | None) -> Run:

@@ -19,6 +19,8 @@ from framework import catalogue, run
 from framework.config import explain, yaml12
 from framework.config.compose import SUBCOMMAND_KEYS, Composed, Request, compose, read_command_line
 from framework.config.interpolate import interpolate
+from framework.editing import Technique, order
+from framework.editing.engine import Editing
 from framework.errors import UserError
 from framework.record import NoProfiler, own_callbacks, own_loggers, own_plugins
 from framework.run import Run, RunConfig
@@ -41,12 +43,20 @@ class CommandLine(LightningCLI):
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
         composed: The merged tree.
         identity: The run's folder and id, for the parts that write into it.
+        start: The checkpoint that the run starts from, opened.
     """
 
-    def __init__(self, subcommand: str, composed: Composed, identity: Run | None = None) -> None:
+    def __init__(
+        self,
+        subcommand: str,
+        composed: Composed,
+        identity: Run | None = None,
+        start: Mapping[str, Any] | None = None,
+    ) -> None:
         self._chosen = subcommand
         self._composed = composed
         self._identity = identity
+        self._start = start
         self._raised: Exception | None = None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=_RENAMED)
@@ -157,7 +167,11 @@ class CommandLine(LightningCLI):
         techniques = self._get(self.config_init, "techniques", default=None) or {}
         callbacks = given.pop("callbacks", None) or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-        callbacks = [*callbacks, *(vars(techniques) if isinstance(techniques, Namespace) else techniques).values()]
+        techniques = vars(techniques) if isinstance(techniques, Namespace) else techniques
+        for name, technique in techniques.items():
+            if isinstance(technique, Technique):
+                technique.name = name
+        callbacks = [*callbacks, *techniques.values()]
         identity = self._identity
         if identity is not None and not given.get("fast_dev_run"):
             config: RunConfig = self._get(self.config_init, "run")
@@ -168,13 +182,22 @@ class CommandLine(LightningCLI):
             wandb_config = self._get(self.config_init, "wandb")
             given["logger"] = [*own_loggers(identity, wandb_config, hyperparameters, self._chosen), *more]
             callbacks = [
-                *own_callbacks(identity, config, self.text(), self._chosen, keep, hyperparameters["seed_everything"]),
+                *own_callbacks(
+                    identity,
+                    config,
+                    self.text(),
+                    self._chosen,
+                    keep,
+                    hyperparameters["seed_everything"],
+                    self._start,
+                ),
                 *callbacks,
             ]
             given["plugins"] = own_plugins(given.get("plugins"))
             given["default_root_dir"] = str(identity.folder)
         elif given.get("fast_dev_run"):
             given["logger"] = False
+            callbacks = [Editing(self._start), *callbacks]
         given["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
         if given.get("enable_progress_bar") is not False:
             from framework.tracking.progress import Progress
@@ -246,10 +269,26 @@ def prepare(request: Request, subcommand: str) -> tuple[Composed, Path | None]:
     if isinstance(settings, dict) and settings.get("method") is None and composed.method:
         settings["method"] = composed.method
     interpolate(composed, lambda: _class_defaults(composed))
+    _order_techniques(composed)
     if composed.problems:
         problems = [*composed.problems, *explain.explain(composed, BASES, {**GROUPS, "trainer": pl.Trainer})]
         raise UserError("\n".join(dict.fromkeys(problems)))
     return composed, checkpoint
+
+
+def _order_techniques(composed: Composed) -> None:
+    """Puts the techniques in the order of application; notes those that cannot be combined."""
+    techniques = composed.tree.get("techniques") or {}
+    classes = {}
+    for name, settings in techniques.items():
+        try:
+            classes[name] = explain.find_class((settings or {}).get("class_path"), Callback)
+        except (explain.UnknownClass, AttributeError):
+            return  # what is wrong with it will be said with the types
+    try:
+        composed.tree["techniques"] = {name: techniques[name] for name in order.resolve(classes)}
+    except UserError as error:
+        composed.problems.append(str(error))
 
 
 def _class_defaults(composed: Composed) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import lightning.pytorch as pl
 
+from framework.editing.ledger import replay, store
 from framework.figures import log_figure
 from framework.optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
 from framework.plain import plain_data
@@ -86,9 +87,24 @@ class Module(pl.LightningModule):
         return log_figure(self.trainer, name, figure)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Makes the hyper-parameters plain data, so that the checkpoint loads with ``weights_only=True``."""
+        """Makes the hyper-parameters plain, so that the checkpoint loads with ``weights_only=True``; adds the edits."""
         if self.CHECKPOINT_HYPER_PARAMS_KEY in checkpoint:
             checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = plain_data(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
+        store(self, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Repeats the checkpoint's edits, so that its weights fit."""
+        replay(self, checkpoint)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", strict: bool = True, **kwargs: Any
+    ) -> Self:
+        """As Lightning's, but nothing that the file names is imported (see :func:`framework.open_model`)."""
+        from framework.editing.opening import open_model
+
+        kwargs.pop("weights_only", None)  # always true
+        return cast(Self, open_model(checkpoint_path, cls, map_location=map_location, strict=strict, **kwargs))
 
 
 __all__ = ["Module", "OptimizerConfig", "ScheduleConfig", "as_dataclass"]

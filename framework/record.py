@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 
 from framework import run
 from framework.config import yaml12
+from framework.editing.engine import Editing
 from framework.resume import AtomicCheckpointIO, ResumePoint
 from framework.run import Run, RunConfig
 from framework.tracking.metrics_log import MetricsLog
@@ -68,10 +70,17 @@ class RunRecorder(Callback):
 
 
 def own_callbacks(
-    identity: Run, config: RunConfig, config_text: str, subcommand: str, keep: bool, seed: Any
+    identity: Run,
+    config: RunConfig,
+    config_text: str,
+    subcommand: str,
+    keep: bool,
+    seed: Any,
+    start: Mapping[str, Any] | None = None,
 ) -> list[Callback]:
-    """What every run has: the record, resume points, the best checkpoint, written predictions."""
+    """What every run has: the record, the engine, resume points, the best checkpoint, written predictions."""
     callbacks: list[Callback] = [RunRecorder(identity, config_text, subcommand, seed)]
+    callbacks.append(Editing(start, identity.folder))
     if subcommand == "predict":
         callbacks.append(PredictionWriter(identity.folder))
     if subcommand == "fit" and keep:

@@ -111,6 +111,15 @@ class Technique(Callback):
         """Two techniques of one class keep apart in a checkpoint."""
         return f"{type(self).__qualname__}.{self.name}"
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Has the engine do every technique's edit, this one's in its place; a subclass that overrides it calls it."""
+        from framework.editing.engine import engine_of
+
+        engine_of(trainer).setup(trainer, pl_module, stage)
+
+    def on_model_edit(self, trainer: pl.Trainer, pl_module: pl.LightningModule, plan: Plan) -> None:
+        """Called on every technique after one edited the model in mid-training, the optimiser included."""
+
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments as plain data; each must be kept in an attribute of the same name."""
         names = [p.name for p in inspect.signature(type(self).__init__).parameters.values() if p.name != "self"]

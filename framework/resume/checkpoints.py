@@ -13,12 +13,13 @@ import torch
 from framework.errors import UserError
 
 
-def open_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+def open_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
     """Reads a checkpoint as plain data.
 
     Args:
         path: A file written by Lightning, ours or a plain Trainer's.
         map_location: Where its tensors go.
+        mmap: Whether tensors are read when they are used only, for who wants the rest.
 
     Returns:
         The checkpoint's mapping, with ``state_dict`` and the rest of what Lightning stores.
@@ -32,7 +33,7 @@ def open_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         what = "is a folder, a checkpoint file is needed" if path.is_dir() else "no such checkpoint file"
         raise UserError(f"{path}: {what}")
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL\s+([\w.]+)", str(error)):
             raise UserError(

@@ -1,0 +1,389 @@
+"""LoRA: trains low-rank updates of chosen layers and leaves everything else as it is.
+
+Paper: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685; rsLoRA: Kalajdzievski
+2023, arXiv 2312.03732; DoRA: Liu et al. 2024, arXiv 2402.09353.
+
+A layer's weight W becomes W + s·B·A with A (r, in), B (out, r) and s = alpha / r (alpha / sqrt(r) for rsLoRA); B starts
+at zero, so the model starts as it was. The layers and their initialisations are those of the library ``peft``.
+
+Works on Linear, Conv1d, Conv2d, Conv3d, Embedding and GPT-2's Conv1D layers of any module: timm, transformers, one's
+own. Composes with everything; ``kappa_tune`` chooses the layers when both are configured. ``framework.fold(model)``
+merges the updates into plain layers, ``framework.editing.undo(model, "lora")`` drops them, :func:`disabled` switches
+them off for a while. Costs about 1 ms a layer, and importing peft a few seconds.
+
+Limits: a layer whose weight is tied to another's is not adapted, since merging would change both; initialisations that
+change the base weight (``pissa``, ``olora``, …) can be merged but not undone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import nn
+
+from framework.editing import Context, Edit, Plan, choose
+from framework.editing.names import all_names, matches
+from framework.errors import UserError
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
+
+KINDS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "Embedding", "Conv1D")
+INITIALISATIONS = ("gaussian", "orthogonal", "olora", "pissa", "pissa_niter_[number of iterations]")
+_OFFICIAL = (True, False)
+
+
+def adaptable(model: nn.Module, classes: Sequence[str] = ("Linear", "Conv1D")) -> list[str]:
+    """Names of the layers of these classes that an adapter can be put on: not tied, not adapted already.
+
+    Args:
+        model: Any module.
+        classes: Of ``Linear``, ``Conv1d``, ``Conv2d``, ``Conv3d``, ``Embedding`` and ``Conv1D`` (GPT-2's).
+    """
+    tied = {id(p) for p in model.parameters()} & {key for key, names in all_names(model).items() if len(names) > 1}
+    found = []
+    for name, module in model.named_modules():
+        inside = ".base_layer" in name or ".lora_" in name
+        if type(module).__name__ in classes and name and not inside and id(getattr(module, "weight", None)) not in tied:
+            found.append(name)
+    return found
+
+
+def output_layers(model: nn.Module) -> list[str]:
+    """Names of the layers that a model itself calls its output: timm's classifier, transformers' output embeddings."""
+    layers: list[nn.Module] = []
+    for module in model.modules():
+        for method in ("get_classifier", "get_output_embeddings"):
+            get = getattr(module, method, None)
+            if callable(get):
+                with contextlib.suppress(NotImplementedError, AttributeError, TypeError):
+                    layers.append(get())
+    wanted = {id(part) for layer in layers if isinstance(layer, nn.Module) for part in layer.modules()}
+    return [name for name, module in model.named_modules() if id(module) in wanted and name]
+
+
+def add_lora(
+    model: nn.Module,
+    targets: Sequence[str],
+    *,
+    rank: int = 8,
+    alpha: float = 16.0,
+    dropout: float = 0.0,
+    rslora: bool = False,
+    dora: bool = False,
+    init: bool | str = True,
+    target_parameters: Sequence[str] = (),
+    adapter: str = "lora",
+) -> None:
+    """Puts adapters on layers, in place. What is trainable does not change, but for the new tensors, which are.
+
+    Args:
+        model: Any module.
+        targets: Full names of its layers.
+        rank: r.
+        alpha: The update is scaled by alpha / r.
+        dropout: Probability of dropping an input of the update.
+        rslora: Whether to scale by alpha / sqrt(r).
+        dora: Whether to learn direction and magnitude apart (DoRA).
+        init: As ``peft.LoraConfig.init_lora_weights``; global generators are drawn from.
+        target_parameters: Full names of three-dimensional expert parameters, adapted as parameters.
+        adapter: Name of the adapter within the layers.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    kinds = {type(model.get_submodule(name)).__name__ for name in targets}
+    settings: dict[str, Any] = {
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": dropout,
+        "use_rslora": rslora,
+        "use_dora": dora,
+        "init_lora_weights": init,
+        "fan_in_fan_out": kinds == {"Conv1D"},
+        # a pattern, because in a list "fc" would mean "blocks.0.fc" too
+        "target_modules": "|".join(map(re.escape, targets)) if targets else [],
+        "target_parameters": list(target_parameters) or None,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        inject_adapter_in_model(LoraConfig(**settings), model, adapter)
+    if hasattr(model, "peft_config"):
+        del model.peft_config  # or a second set of adapters would be taken for a change of this one
+    for parameter, flag in flags:
+        parameter.requires_grad_(flag)
+
+
+def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
+    """The adapted layers by name."""
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+@contextlib.contextmanager
+def disabled(model: nn.Module) -> Iterator[None]:
+    """Within it the model computes what it does without its adapters, exactly."""
+    layers: list[Any] = list(lora_layers(model).values())
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    was = [layer.disable_adapters for layer in layers]
+    try:
+        for layer in layers:
+            layer.enable_adapters(False)
+        yield
+    finally:
+        for layer, off in zip(layers, was, strict=True):
+            layer.enable_adapters(not off)
+        for parameter, flag in flags:  # peft switches gradients with the adapters
+            parameter.requires_grad_(flag)
+
+
+def unload(model: nn.Module, adapter: str | None = None) -> nn.Module:
+    """Takes the adapters away, in place; the model is what it was before, were it not for trained other layers."""
+    return _remove(model, adapter, merge=False)
+
+
+def merge(model: nn.Module, adapter: str | None = None) -> nn.Module:
+    """Adds every update to its layer's weight and takes the adapters away, in place.
+
+    The output stays the same but for rounding. Raises:
+        UserError: an update is not finite.
+    """
+    return _remove(model, adapter, merge=True)
+
+
+def _remove(model: nn.Module, adapter: str | None, merge: bool) -> nn.Module:
+    layers: dict[str, Any] = dict(lora_layers(model))
+    for name, layer in reversed(layers.items()):
+        if adapter is not None and adapter not in layer.lora_A and adapter not in layer.lora_embedding_A:
+            continue
+        base = layer.get_base_layer()
+        if merge:
+            flag = base.weight.requires_grad
+            try:
+                layer.merge(safe_merge=True)
+            except ValueError as error:
+                raise UserError(f"lora: {name} cannot be merged: {error}") from error
+            base.weight.requires_grad_(flag)
+        _put_back(model, name, layer, base)
+    return model
+
+
+def _put_back(model: nn.Module, name: str, layer: Any, base: nn.Module) -> None:
+    if hasattr(layer, "unload_and_optionally_merge_module"):  # a parametrised parameter, not a layer
+        base = layer.unload_and_optionally_merge_module(merge=False, safe_merge=False, adapter_names=None)
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, base)
+
+
+class LoRA(Edit):
+    """Puts adapters on a model and trains nothing else.
+
+    Args:
+        rank: r, of the update's two factors.
+        alpha: The update is scaled by alpha / rank.
+        dropout: Probability of dropping an input of the update.
+        target_modules: Names or patterns of layers (``attn.qkv``, ``blocks.*.mlp.fc1``). All of ``target_classes`` but
+            the output layers by default; ``kappa_tune`` chooses where it is configured too.
+        exclude_modules: Names or patterns left out.
+        target_classes: Of ``Linear``, ``Conv1D`` (GPT-2's), ``Conv1d``, ``Conv2d``, ``Conv3d``, ``Embedding``. By
+            default the first two, and convolutions in a model that has none of them but its output.
+        use_rslora: Whether to scale by alpha / sqrt(rank).
+        use_dora: Whether to learn direction and magnitude apart.
+        init_lora_weights: ``true`` (A as a Linear layer's, B zero), ``gaussian``, ``orthogonal``, ``olora``, ``pissa``,
+            ``pissa_niter_16``, or ``false`` (a random update, for tests).
+        trainable_modules: Names or patterns of modules trained whole. By default the classifier of a timm model; ``[]``
+            for none.
+
+    Raises:
+        UserError: a setting is not accepted, or no layer of the model fits.
+    """
+
+    technique: ClassVar[str] = "lora"
+    changes: ClassVar[frozenset[str]] = frozenset({"structure", "trainability"})
+    after: ClassVar[tuple[str, ...]] = ("gg_init", "warm_start", "kappa_tune")
+
+    def __init__(
+        self,
+        rank: int = 8,
+        alpha: float = 16.0,
+        dropout: float = 0.0,
+        target_modules: list[str] | None = None,
+        exclude_modules: list[str] | None = None,
+        target_classes: list[str] | None = None,
+        use_rslora: bool = False,
+        use_dora: bool = False,
+        init_lora_weights: bool | str = True,
+        trainable_modules: list[str] | None = None,
+    ) -> None:
+        if rank < 1:
+            raise UserError(f"lora.rank: {rank} is not accepted; it must be 1 or more")
+        if not 0 <= dropout < 1:
+            raise UserError(f"lora.dropout: {dropout} is not accepted; from 0 to below 1")
+        if unknown := set(target_classes or ()) - set(KINDS):
+            raise UserError(f"lora.target_classes: {sorted(unknown)[0]!r} is not one of {', '.join(KINDS)}")
+        text = str(init_lora_weights)
+        if init_lora_weights not in _OFFICIAL and not re.fullmatch(
+            r"gaussian|orthogonal|olora|pissa(_niter_\d+)?", text
+        ):
+            accepted = ", ".join(INITIALISATIONS)
+            raise UserError(f"lora.init_lora_weights: {text!r} is not accepted; true, false, {accepted}")
+        if init_lora_weights == "orthogonal" and rank % 2:
+            raise UserError(f"lora.rank: {rank} is not accepted; the orthogonal initialisation needs an even one")
+        self.rank = rank
+        self.alpha = alpha
+        self.dropout = dropout
+        self.target_modules = target_modules
+        self.exclude_modules = exclude_modules or []
+        self.target_classes = target_classes
+        self.use_rslora = use_rslora
+        self.use_dora = use_dora
+        self.init_lora_weights = init_lora_weights
+        self.trainable_modules = trainable_modules
+
+    def whole(self, model: nn.Module) -> list[str]:
+        """Names of the modules that are trained whole."""
+        if self.trainable_modules is None:
+            return [name for name in output_layers(model) if hasattr(_owner(model, name), "get_classifier")]
+        modules = [name for name, _ in model.named_modules() if name]
+        return choose(modules, self.trainable_modules, key=f"{self.name}.trainable_modules")
+
+    def candidates(self, model: nn.Module) -> list[str]:
+        """Names of the layers that it would adapt if all were asked for; another technique may choose among them."""
+        excluded = [*self.whole(model), *output_layers(model)]
+
+        def of(classes: Sequence[str]) -> list[str]:
+            names = adaptable(model, classes)
+            return [n for n in names if not (_inside(n, excluded) or matches(n, self.exclude_modules))]
+
+        if self.target_classes is not None:
+            return of(self.target_classes)
+        return of(("Linear", "Conv1D")) or of(("Conv1d", "Conv2d", "Conv3d"))
+
+    def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
+        """Chooses the layers."""
+        whole = self.whole(model)
+        offered, parameters = context.offered("target_modules"), context.offered("target_parameters") or []
+        if offered is not None or parameters:
+            if self.target_modules is not None:
+                raise UserError(
+                    f"{self.name}.target_modules: {self.target_modules} is not accepted beside kappa_tune, which "
+                    "chooses the layers; leave it out, or use kappa_tune's include and exclude"
+                )
+            targets = list(offered or [])
+        elif self.target_modules is None:
+            targets = self.candidates(model)
+        else:
+            layers = [name for name, module in model.named_modules() if type(module).__name__ in KINDS and name]
+            targets = choose(layers, self.target_modules, self.exclude_modules, key=f"{self.name}.target_modules")
+            targets = [name for name in targets if not _inside(name, whole)]
+        if refused := [name for name in targets if name not in adaptable(model, KINDS)]:
+            raise UserError(
+                f"{self.name}.target_modules: {refused[0]} is tied to another layer or adapted already; leave it out"
+            )
+        if not targets and not parameters:
+            near = [n for n, m in model.named_modules() if n and any(True for _ in m.parameters(recurse=False))][:5]
+            raise UserError(
+                f"{self.name}.target_modules: no layer is left to adapt; accepted: {', '.join(KINDS)}; first "
+                f"layers of the model: {', '.join(near) or 'none'}"
+            )
+        return {
+            "adapter": self.name,
+            "targets": targets,
+            "parameters": list(parameters),
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "dropout": self.dropout,
+            "rslora": self.use_rslora,
+            "dora": self.use_dora,
+            "changes_base": isinstance(self.init_lora_weights, str)
+            and self.init_lora_weights[:5] in ("olora", "pissa"),
+            "trainable": [*_parameters_of(model, whole), *_kept_trainable(context, model, targets, self.name)],
+        }
+
+    @classmethod
+    def apply(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
+        """Puts the adapters on, and freezes everything but them and what is trained whole."""
+        _add(model, decision, True)
+
+    def initialise(self, model: nn.Module, decision: Mapping[str, Any], context: Context) -> None:
+        """Draws A, and B where it does not start at zero."""
+        if self.init_lora_weights is not True:
+            unload(model, decision["adapter"])
+            _add(model, decision, self.init_lora_weights)
+
+    @classmethod
+    def undo(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
+        """Drops the adapters."""
+        if decision["changes_base"]:
+            raise UserError("lora cannot be taken back: its initialisation changed the layers' own weights; fold it")
+        unload(model, decision["adapter"])
+
+    @classmethod
+    def fold(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
+        """Merges the adapters."""
+        merge(model, decision["adapter"])
+
+    def report(self, model: nn.Module, plan: Plan, context: Context) -> None:
+        """Says how many layers were adapted."""
+        targets = plan.decision["targets"] + plan.decision["parameters"]
+        shown = ", ".join(targets[:3]) + (", …" if len(targets) > 3 else "")
+        print(f"{self.name}: rank {self.rank} on {len(targets)} layers ({shown})", file=sys.stderr)
+
+
+def _add(model: nn.Module, decision: Mapping[str, Any], init: bool | str) -> None:
+    adapter = decision["adapter"]
+    before = {id(parameter) for parameter in model.parameters()}
+    add_lora(
+        model,
+        decision["targets"],
+        rank=decision["rank"],
+        alpha=decision["alpha"],
+        dropout=decision["dropout"],
+        rslora=decision["rslora"],
+        dora=decision["dora"],
+        init=init,
+        target_parameters=decision["parameters"],
+        adapter=adapter,
+    )
+    whole = {id(p) for p in (model.get_parameter(name) for name in decision["trainable"])}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) not in before or id(parameter) in whole)
+
+
+def _parameters_of(model: nn.Module, modules: Sequence[str]) -> list[str]:
+    owned = {id(p) for name in modules for p in model.get_submodule(name).parameters()}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in owned]
+
+
+def _inside(name: str, modules: Sequence[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def _kept_trainable(context: Context, model: nn.Module, targets: Sequence[str], name: str) -> list[str]:
+    """Tensors that an earlier technique chose to be trained whole stay so.
+
+    Raises:
+        UserError: one of them is a layer that is to be adapted.
+    """
+    full = [p for p in context.plans if p.technique == "kappa_tune" and p.decision.get("mode") == "full"]
+    kept = [tensor for plan in full for tensor in plan.decision["tensors"]]
+    for tensor in kept:
+        if tensor.rpartition(".")[0] in targets:
+            raise UserError(f"{name} and kappa_tune (mode full) both train {tensor}; exclude it from one of them")
+    return kept
+
+
+def _owner(model: nn.Module, name: str) -> nn.Module | None:
+    """The innermost module above ``name`` that calls a layer its classifier."""
+    parts = name.split(".")
+    for end in reversed(range(len(parts))):
+        module = model.get_submodule(".".join(parts[:end]))
+        if hasattr(module, "get_classifier") or hasattr(module, "get_output_embeddings"):
+            return module
+    return None

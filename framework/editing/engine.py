@@ -1,0 +1,316 @@
+"""The engine: asks configured techniques for edits, records them, and repeats a checkpoint's.
+
+It relies on Lightning's order of hooks: callbacks' ``setup``, module's ``setup``, ``configure_model``, module's
+``on_load_checkpoint``, weights, callbacks' state, ``configure_optimizers``, ``on_fit_start``, optimiser state,
+``on_train_start``. tests/framework/editing/test_hook_order.py pins it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import nn
+
+from framework.data.seeding import mix
+from framework.editing import order
+from framework.editing.carry_over import carry_over, reset_optimizers
+from framework.editing.ledger import (
+    attach,
+    keeping_ties,
+    ledger_of,
+    read_plans,
+    replay,
+    seeded_for,
+    set_trainable,
+    trainable_names,
+)
+from framework.editing.names import unique_parameters
+from framework.editing.plan import KEY, Plan
+from framework.editing.snapshot import Snapshot
+from framework.editing.technique import Context, Edit, Moment, Technique, Transform
+from framework.errors import UserError
+from framework.plain import plain_data
+
+
+def edit(model: nn.Module, technique: Edit, context: Context | None = None) -> Plan:
+    """Decides, applies, initialises and records one edit; works in any training loop.
+
+    Args:
+        model: Any module; names in the decision are relative to it.
+        technique: What to do.
+        context: What it may look at; an empty one outside a Trainer.
+
+    Raises:
+        UserError: the technique refuses the model.
+    """
+    context = context or Context()
+    ledger = ledger_of(model)
+    context.plans = tuple(ledger.plans)
+    context.seed = _seed(technique, ledger.plans)
+    if not ledger.plans:
+        ledger.trainable = trainable_names(model)
+        ledger.base = ledger.base or Snapshot(model)
+    trained = trainable_names(model)
+    with seeded_for(model, context.seed):
+        decision = plain_data(technique.decide(model, context), technique.name)
+        trainer = context.trainer
+        if trainer is not None and trainer.world_size > 1:
+            decision = trainer.strategy.broadcast(decision)
+    with seeded_for(model, mix(context.seed, 1)), keeping_ties(model, technique.name):
+        type(technique).apply(model, decision)
+        technique.initialise(model, decision, context)
+    trainable = trainable_names(model)
+    plan = Plan(
+        technique=technique.technique,
+        name=technique.name,
+        decision=decision,
+        settings=technique.settings(),
+        version=type(technique).version,
+        trainable=trainable if trainable != trained or type(technique).changes - {"values"} else None,
+        epoch=context.epoch,
+        step=context.step,
+        seed=mix(context.seed, 1),
+    )
+    ledger.plans.append(plan)
+    return plan
+
+
+def _seed(technique: Edit, plans: Sequence[Plan]) -> int:
+    times = sum(plan.name == technique.name for plan in plans)
+    return mix(int(os.environ.get("PL_GLOBAL_SEED", 0)), zlib.crc32(technique.name.encode()), times)
+
+
+class Editing(Callback):
+    """Runs the engine in a Trainer. The command line always adds it; elsewhere the first technique's ``setup`` does.
+
+    Args:
+        checkpoint: The one that the run starts from, as :func:`framework.open_checkpoint` reads it: then nothing is
+            decided, its plans are applied. A plain Trainer does not tell callbacks its ``ckpt_path`` in time; there
+            techniques decide first, and are taken back when the checkpoint turns out to hold something else.
+        folder: Where ``plans.json`` is written, a copy of the ledger for people; nowhere for ``None``.
+    """
+
+    def __init__(self, checkpoint: Mapping[str, Any] | None = None, folder: Path | None = None) -> None:
+        self._plans = None if checkpoint is None else {KEY: checkpoint.get(KEY)}
+        self._folder = folder
+        self._techniques: dict[str, Technique] = {}
+        self._ready: tuple[int, str] | None = None
+
+    # start
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Applies the checkpoint's plans, or asks every technique that acts at the start for its edit."""
+        if self._ready == (id(pl_module), stage):
+            return
+        self._ready = (id(pl_module), stage)
+        if is_overridden("configure_model", pl_module):
+            pl_module.configure_model()
+        self._techniques = in_order(callbacks_of(trainer))
+        check_strategy(trainer, pl_module, self._techniques)
+        attach(pl_module)
+        if self._plans is not None and self._plans[KEY] is not None:
+            replay(pl_module, self._plans)
+        if self._plans is None:
+            for technique in self._edits():
+                if not _done(pl_module, technique):
+                    self._at_start(trainer, pl_module, technique)
+        self._write(trainer, pl_module)
+
+    def _at_start(self, trainer: pl.Trainer, module: pl.LightningModule, technique: Edit) -> None:
+        context = self._context(trainer, "start")
+        context.plans = tuple(ledger_of(module).plans)
+        if isinstance(technique, Transform) and not ("start" in technique.moments and technique.due(context)):
+            return
+        plan = edit(module, technique, context)
+        if trainer.is_global_zero:
+            technique.report(module, plan, context)
+
+    def _edits(self) -> list[Edit]:
+        return [technique for technique in self._techniques.values() if isinstance(technique, Edit)]
+
+    def _context(self, trainer: pl.Trainer, at: Moment) -> Context:
+        epoch, step = (0, 0) if at == "start" else (trainer.current_epoch, trainer.global_step)
+        return Context(trainer=trainer, at=at, epoch=epoch, step=step, techniques=self._techniques)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """From here on there is no way back, and nothing of the old structure needs to be kept."""
+        ledger_of(pl_module).base = None
+
+    # in training
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Asks the techniques that act at epochs."""
+        self._in_training(trainer, pl_module, "epoch")
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Asks the techniques that act at steps, where no gradients are being accumulated."""
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._in_training(trainer, pl_module, "step")
+
+    def _in_training(self, trainer: pl.Trainer, module: pl.LightningModule, at: Moment) -> None:
+        for technique in self._techniques.values():
+            if not isinstance(technique, Transform) or at not in technique.moments:
+                continue
+            context = self._context(trainer, at)
+            context.plans = tuple(ledger_of(module).plans)
+            if technique.due(context):
+                self._transform(trainer, module, technique, context)
+
+    def _transform(
+        self, trainer: pl.Trainer, module: pl.LightningModule, technique: Transform, context: Context
+    ) -> None:
+        before = unique_parameters(module)
+        plan = edit(module, technique, context)
+        module.to(trainer.strategy.root_device)
+        if technique.optimizer == "reset":
+            reset_optimizers(trainer)
+        elif type(technique).changes - {"values"}:
+            carry_over(trainer, before)
+        if isinstance(trainer.strategy, DDPStrategy):  # the reducer knows only the parameters that it was built with
+            trainer.strategy.model = trainer.strategy.lightning_module
+            trainer.strategy.configure_ddp()
+        for callback in callbacks_of(trainer):
+            if isinstance(callback, Technique):
+                callback.on_model_edit(trainer, module, plan)
+        if trainer.is_global_zero:
+            technique.report(module, plan, context)
+        self._write(trainer, module)
+
+    def _write(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """``plans.json`` and a line on what is trained."""
+        ledger = ledger_of(module)
+        if not ledger.plans or self._folder is None or not trainer.is_global_zero:
+            return
+        path = self._folder / "plans.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(ledger.to_plain(), indent=1), encoding="utf-8")
+        parameters = unique_parameters(module).values()
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        total = sum(p.numel() for p in parameters)
+        print(
+            f"edits: {', '.join(p.name for p in ledger.plans)}; trains {trained:,} of {total:,} parameters",
+            file=sys.stderr,
+        )
+
+
+def callbacks_of(trainer: pl.Trainer) -> list[Callback]:
+    """The Trainer's own list of callbacks."""
+    return trainer.callbacks  # type: ignore[attr-defined] # set in its constructor by a connector
+
+
+def engine_of(trainer: pl.Trainer) -> Editing:
+    """The Trainer's engine; one is added to its callbacks if there is none."""
+    found = next((callback for callback in callbacks_of(trainer) if isinstance(callback, Editing)), None)
+    if found is None:
+        found = Editing()
+        callbacks_of(trainer).append(found)
+    return found
+
+
+def in_order(callbacks: Sequence[Callback]) -> dict[str, Technique]:
+    """The techniques among ``callbacks`` by name, in the order of application.
+
+    Raises:
+        UserError: two have the same name, or they conflict.
+    """
+    techniques: dict[str, Technique] = {}
+    for callback in callbacks:
+        if isinstance(callback, Technique):
+            if callback.name in techniques:
+                raise UserError(f"two techniques are named {callback.name!r}; set the attribute name of one")
+            techniques[callback.name] = callback
+    return {name: techniques[name] for name in order.resolve({name: type(t) for name, t in techniques.items()})}
+
+
+def check_strategy(trainer: pl.Trainer, module: pl.LightningModule, techniques: Mapping[str, Technique]) -> None:
+    """Refuses, before training, edits that a strategy would lose or break.
+
+    Raises:
+        UserError: naming the technique and the strategy.
+    """
+    strategy = trainer.strategy
+    kind = type(strategy).__name__
+    plain = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
+    for name, technique in techniques.items():
+        if not isinstance(technique, Edit):
+            continue
+        where = f"techniques.{name} and trainer.strategy {kind}"
+        if not plain:
+            raise UserError(f"{where} cannot be combined: techniques run on one device and under ddp")
+        lost = isinstance(technique, Transform) or "structure" in technique.changes
+        if lost and isinstance(strategy.launcher, _MultiProcessingLauncher):
+            raise UserError(
+                f"{where} cannot be combined when it spawns or forks its processes: the edited model would not come "
+                "back from them; use --trainer.strategy ddp"
+            )
+        if isinstance(technique, Transform) and getattr(module, "_compiler_ctx", None) is not None:
+            raise UserError(
+                f"techniques.{name} and torch.compile cannot be combined: the model is edited in mid-training"
+            )
+
+
+def _done(module: pl.LightningModule, technique: Edit) -> bool:
+    """Whether the model has this technique's edit already, as after an earlier fit.
+
+    Raises:
+        UserError: it has, with other settings.
+    """
+    plan = next((plan for plan in ledger_of(module).plans if plan.name == technique.name), None)
+    if plan is not None and not isinstance(technique, Transform) and (lines := _differences(plan, technique)):
+        raise UserError("the model was edited already: " + "; ".join(lines))
+    return plan is not None
+
+
+def _differences(plan: Plan, technique: Edit) -> list[str]:
+    if plan.technique != technique.technique:
+        return [f"techniques.{plan.name}: the checkpoint has {plan.technique}, the config {technique.technique}"]
+    settings = technique.settings()
+    return [
+        f"techniques.{plan.name}.{key}: the checkpoint has {plan.settings.get(key)!r}, the config {settings.get(key)!r}"
+        for key in {**plan.settings, **settings}
+        if plan.settings.get(key) != settings.get(key)
+    ]
+
+
+def contradictions(checkpoint: Mapping[str, Any], techniques: Mapping[str, Technique]) -> list[str]:
+    """Lines saying where the configured techniques are not those that made a checkpoint's plans."""
+    plans: dict[str, Plan] = {plan.name: plan for plan in read_plans(checkpoint)}
+    lines: list[str] = []
+    for name, technique in techniques.items():
+        if not isinstance(technique, Edit):
+            continue
+        if name in plans:
+            lines += _differences(plans[name], technique)
+        elif not isinstance(technique, Transform) or (
+            "start" in technique.moments and technique.due(Context(techniques=techniques))
+        ):
+            lines.append(f"techniques.{name}: the checkpoint was made without it, the config has {technique.technique}")
+    for name, plan in plans.items():
+        if name not in techniques:
+            lines.append(f"techniques.{name}: the checkpoint has {plan.technique}, the config has none")
+    return lines
+
+
+__all__ = [
+    "Editing",
+    "callbacks_of",
+    "check_strategy",
+    "contradictions",
+    "edit",
+    "engine_of",
+    "in_order",
+    "set_trainable",
+]
