@@ -22,9 +22,9 @@ can say so of itself and all below it by an attribute ``own_initialisation = Tru
 Expected: the shape barely changes accuracy. On scikit-learn's digits (MLP 64-128-128-10, 6 epochs, 3 seeds) test
 accuracies for ν = 0.3, 0.5, 1, 1.5, 2 lie within seed noise, 95.4 to 96.7 %; no ordering is claimed.
 
-Cost: 10 (ν = 1, 2) to 40 ns a weight, once. Composes with everything that comes after fresh weights; ranks that start from
-the same seed draw the same. On pretrained weights it destroys them. Below ν = 0.3 the scale α is so small (2e-13 of the
-standard deviation at 0.1) that nearly all weights are 0 beside a few huge ones: a warning says so.
+Cost: 10 (ν = 1, 2) to 40 ns a weight, once. Composes with everything that comes after fresh weights; ranks that start
+from the same seed draw the same. On pretrained weights it destroys them. Below ν = 0.3 the scale α is so small (2e-13
+of the standard deviation at 0.1) that nearly all weights are 0 beside a few huge ones: a warning says so.
 """
 
 from __future__ import annotations
