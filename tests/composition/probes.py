@@ -28,7 +28,13 @@ class Sine(nn.Module):
 
 def mlp() -> nn.Module:
     return nn.Sequential(
-        nn.Linear(16, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(0.1), nn.Linear(24, 20), nn.ReLU(), nn.Linear(20, 4)
+        nn.Linear(16, 24),
+        nn.BatchNorm1d(24),
+        nn.ReLU(),
+        nn.Dropout(0.1),
+        nn.Linear(24, 20),
+        nn.ReLU(),
+        nn.Linear(20, 4),
     )
 
 
@@ -86,7 +92,10 @@ class Probe(Module):
     """A classifier around one of the architectures."""
 
     def __init__(
-        self, architecture: str = "mlp", optimizer: OptimizerConfig | None = None, schedule: ScheduleConfig | None = None
+        self,
+        architecture: str = "mlp",
+        optimizer: OptimizerConfig | None = None,
+        schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(optimizer or OptimizerConfig(lr=0.01, decay_1d=False), schedule or ScheduleConfig("cosine"))
         self.save_hyperparameters(ignore=["optimizer", "schedule"])
