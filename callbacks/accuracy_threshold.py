@@ -46,7 +46,7 @@ def rounds_figure(history: Sequence[dict[str, float]], name: str) -> Figure:
     figure = new_figure(1, 2)
     samples = [entry["samples"] for entry in history]
     reached = [(entry["samples"], entry["value"]) for entry in history if "value" in entry]
-    figure.axes[0].plot(*zip(*reached, strict=True), "o-") if reached else None
+    figure.axes[0].plot([at for at, _ in reached], [value for _, value in reached], "o-")
     figure.axes[0].set(xlabel="training samples", ylabel=name, title="end of each round")
     figure.axes[1].plot(samples, [entry["epochs"] for entry in history], "o-", color="C1")
     figure.axes[1].set(xlabel="training samples", ylabel="epochs", title="cost of each round", ylim=(0, None))
@@ -106,14 +106,12 @@ class AccuracyThreshold(Observer):
             trainer.should_stop = True
 
     def _accuracy(self, trainer: pl.Trainer) -> float:
-        logged = {
-            metric.meta.name: metric.meta.on_epoch for metric in trainer.fit_loop.epoch_loop._results.values()
-        } | {name: True for name in trainer.callback_metrics if not name.startswith("train/")}
         if self.monitor not in trainer.callback_metrics:
             near = get_close_matches(self.monitor, list(trainer.callback_metrics), n=1, cutoff=0.0)
             hint = f"; nearest: {near[0]}" if near else ""
             raise UserError(f"accuracy_threshold.monitor: {self.monitor!r} is not logged{hint}")
-        if not logged.get(self.monitor, True):
+        logged = [m.meta for m in trainer.fit_loop.epoch_loop._results.values() if m.meta.name == self.monitor]
+        if logged and not any(meta.on_epoch for meta in logged):
             raise UserError(
                 f"accuracy_threshold.monitor: {self.monitor!r} is logged for single steps only; a mean over the epoch "
                 "is needed: log it with on_epoch=True"

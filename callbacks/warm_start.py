@@ -27,6 +27,7 @@ edited structure (adapters, grown layers) must be folded first.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import sys
@@ -37,9 +38,8 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from framework.data.seeding import seeded
 from framework.editing import Context, Plan, Transform, choose, matches, unique_parameters
-from framework.editing.ledger import read_plans, same_edit
+from framework.editing.ledger import read_plans, same_edit, seeded_for
 from framework.editing.registry import find_technique
 from framework.errors import UserError
 from framework.weights_file import compare_tensors, file_sha256, match_prefix, read_weights_file, shortened
@@ -189,55 +189,62 @@ def shrink_perturb(
     """
     check_factors(shrink, perturb, source, sigma)
     chosen = targets(module, include, exclude)
-    new: dict[str, Tensor] = {}
-    if perturb:
-        if seed is None:
-            new = _draw(module, list(chosen), source, sigma, fresh)
-        else:
-            with seeded(seed):
-                new = _draw(module, list(chosen), source, sigma, fresh)
-    for name, parameter in chosen.items():
-        kind = role(name)
-        factor = 1.0 if kind == "perturb" else shrink
-        addition = new.get(name) if kind != "shrink" else None
-        if addition is None:
-            parameter.copy_(parameter * factor if factor else torch.zeros_like(parameter))
-        elif not factor:
-            parameter.copy_(perturb * addition)
-        else:
-            parameter.copy_(factor * parameter + perturb * addition)
+    _write(module, chosen, shrink, perturb, source, sigma, fresh, seed)
     if reset_buffers:
         for part in running_statistics(module, include, exclude).values():
             part.reset_running_stats()  # type: ignore[operator]
     return list(chosen)
 
 
-def _draw(
+@torch.no_grad()
+def _write(
     module: nn.Module,
-    names: list[str],
+    chosen: Mapping[str, nn.Parameter],
+    shrink: float,
+    perturb: float,
     source: Source,
     sigma: float,
     fresh: nn.Module | Callable[[], nn.Module] | None,
+    seed: int | None,
+) -> None:
+    new: dict[str, Tensor] = {}
+    if perturb:
+        with contextlib.nullcontext() if seed is None else seeded_for(module, seed):
+            new = _noise(chosen, sigma) if source == "gaussian" else _fresh_values(module, chosen, fresh)
+    for name, parameter in chosen.items():
+        kind = role(name)
+        factor = 1.0 if kind == "perturb" else shrink
+        # not 0 * θ: what has diverged is forgotten too
+        value = factor * parameter if factor else torch.zeros_like(parameter)
+        if name in new and kind != "shrink":
+            value = value + perturb * new[name] if factor else perturb * new[name]
+        parameter.copy_(value)
+
+
+def _noise(chosen: Mapping[str, nn.Parameter], sigma: float) -> dict[str, Tensor]:
+    """Drawn on the CPU, so that every device gets the same."""
+    return {
+        name: (sigma * torch.randn(parameter.shape, dtype=parameter.dtype)).to(parameter.device)
+        for name, parameter in chosen.items()
+    }
+
+
+def _fresh_values(
+    module: nn.Module, chosen: Mapping[str, nn.Parameter], fresh: nn.Module | Callable[[], nn.Module] | None
 ) -> dict[str, Tensor]:
-    """θ_new of each named parameter, drawn on the CPU where that is possible, on the parameter's device."""
-    if source == "gaussian":
-        drawn = {}
-        for name in names:
-            parameter = module.get_parameter(name)
-            drawn[name] = (sigma * torch.randn(parameter.shape, dtype=parameter.dtype)).to(parameter.device)
-        return drawn
+    needed = {name: parameter for name, parameter in chosen.items() if role(name) != "shrink"}
     if fresh is None:
-        model = fresh_copy(module, names)
+        model = fresh_copy(module, list(needed))
+    elif isinstance(fresh, nn.Module):
+        model = fresh
     else:
-        model = fresh if isinstance(fresh, nn.Module) else fresh()
+        model = fresh()
     found = dict(model.named_parameters(remove_duplicate=False))
-    for name in names:
-        own = module.get_parameter(name)
-        if role(name) != "shrink" and (name not in found or found[name].shape != own.shape):
+    for name, parameter in needed.items():
+        if name not in found or found[name].shape != parameter.shape:
             what = f"of shape {tuple(found[name].shape)}" if name in found else "missing"
-            raise UserError(f"warm_start: {name} is {what} in the fresh model, {tuple(own.shape)} in this one")
-    own = dict(module.named_parameters(remove_duplicate=False))
-    return {name: found[name].detach().to(own[name]) for name in names if name in found}
+            raise UserError(f"warm_start: {name} is {what} in the fresh model, {tuple(parameter.shape)} in this one")
+    return {name: found[name].detach().to(parameter) for name, parameter in needed.items()}
 
 
 def running_statistics(
@@ -375,7 +382,7 @@ class WarmStart(Transform):
         }
         names = list(targets(model, self.include, self.exclude))
         if self.checkpoint is not None:
-            state, fit = self._read(model, context)
+            _, fit = self._read(model, context)
             self._fit = fit
             decision |= {"sha256": file_sha256(self.checkpoint), "loaded": fit.loaded, "missing": fit.missing}
             decision |= {"unexpected": fit.unexpected, "reshaped": [*fit.reshaped]}
@@ -383,7 +390,9 @@ class WarmStart(Transform):
             aliases = _names_by_parameter(model)
             names = [name for name in names if any(alias in fit.loaded for alias in aliases[name])]
         decision["tensors"] = names
-        decision["buffers"] = sorted(running_statistics(model, self.include, self.exclude)) if self.reset_buffers else []
+        decision["buffers"] = (
+            sorted(running_statistics(model, self.include, self.exclude)) if self.reset_buffers else []
+        )
         return decision
 
     def _read(self, model: nn.Module, context: Context) -> tuple[dict[str, Tensor], Fit]:
@@ -434,16 +443,16 @@ class WarmStart(Transform):
                     context.techniques[plan.name].initialise(made, plan.decision, context)  # type: ignore[attr-defined]
                 return made
 
-            shrink_perturb(
+            parameters = unique_parameters(model)
+            _write(
                 model,
+                {name: parameters[name] for name in names},
                 decision["shrink"],
                 decision["perturb"],
                 decision["source"],
                 decision["sigma"],
-                fresh=fresh,
-                include=names,
-                reset_buffers=False,
-                seed=decision["seed"],
+                fresh,
+                decision["seed"],
             )
         for name in decision["buffers"]:
             model.get_submodule(name).reset_running_stats()  # type: ignore[operator]

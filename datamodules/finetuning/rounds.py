@@ -150,7 +150,7 @@ class RoundData(DataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Sets the base up, holds out, and draws the order, once."""
-        trainer = self.trainer
+        trainer: Any = self.trainer
         if stage == "fit" and trainer is not None and trainer.reload_dataloaders_every_n_epochs != 1:
             raise UserError(
                 f"trainer.reload_dataloaders_every_n_epochs: {trainer.reload_dataloaders_every_n_epochs} is not "
@@ -158,7 +158,8 @@ class RoundData(DataModule):
             )
         if self._sizes:
             return
-        self.base.setup(stage)
+        base: Any = self.base
+        base.setup(stage)
         whole: Any = self.base.train_set
         if whole is None or not hasattr(whole, "__len__"):
             raise UserError(f"base: {type(self.base).__name__} has no training set of a known length")

@@ -117,7 +117,9 @@ def _checked(content: Any, where: str) -> dict[str, np.ndarray]:
     for suffix in ("", "_test"):
         x, y = arrays[f"x{suffix}"], arrays[f"y{suffix}"]
         if x.ndim != 2 or y.shape != x.shape[:1] or not len(x) or x.shape[1] != arrays["x"].shape[1]:
-            raise UserError(f"path: {where} has x{suffix} {x.shape} and y{suffix} {y.shape}; (N, length), (N,) expected")
+            raise UserError(
+                f"path: {where} has x{suffix} {x.shape} and y{suffix} {y.shape}; (N, length), (N,) expected"
+            )
         if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= CLASSES:
             raise UserError(f"path: {where}: y{suffix} is not made of whole numbers from 0 to {CLASSES - 1}")
     return {name: arrays[name].astype(np.float32 if name[0] == "x" else np.int64) for name in PARTS}
@@ -137,14 +139,19 @@ def generate_mnist1d(samples: int = 5000, test_fraction: float = 0.2, seed: int 
     try:
         from mnist1d.data import get_dataset_args, make_dataset
     except ImportError as error:
-        raise UserError("path: none given, and the package that generates MNIST-1D is missing; pip install mnist1d") from (
-            error
-        )
+        raise UserError(
+            "path: none given, and the package that generates MNIST-1D is missing; pip install mnist1d"
+        ) from (error)
     settings = get_dataset_args()
-    settings.num_samples, settings.train_split, settings.seed = samples, 1 - test_fraction, seed
+    settings.num_samples, settings.seed = samples, seed
+    settings.train_split = (_train_part(samples, test_fraction) + 0.5) / samples  # it rounds down
     with seeded(seed):  # it seeds and draws from the global generators
         content = make_dataset(settings)
     return _checked(content, "the package mnist1d")
+
+
+def _train_part(samples: int, test_fraction: float) -> int:
+    return samples - round(samples * test_fraction)
 
 
 class Mnist1D(DataModule):
@@ -192,7 +199,7 @@ class Mnist1D(DataModule):
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
         if samples < 20 or samples % CLASSES:
             raise UserError(f"samples: {samples} is not accepted; a multiple of {CLASSES}, at least 20")
-        if not 0 < test_fraction < 1 or not 0 < int(samples * (1 - test_fraction)) < samples:
+        if not 0 < test_fraction < 1 or not 0 < _train_part(samples, test_fraction) < samples:
             raise UserError(f"test_fraction: {test_fraction} is not accepted; it must leave both parts something")
         if not 0 <= val_fraction < 1:
             raise UserError(f"val_fraction: {val_fraction} is not accepted; at least 0 and below 1")
