@@ -117,15 +117,14 @@ class Fit:
 
 def compare_tensors(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Fit:
     """Compares a model's state dict with a file's by names and shapes."""
-    fit = Fit(
-        missing=[name for name in own if name not in state], unexpected=[name for name in state if name not in own]
+    both = [name for name in own if name in state]
+    same = {name for name in both if own[name].shape == state[name].shape}
+    return Fit(
+        loaded=[name for name in both if name in same],
+        missing=[name for name in own if name not in state],
+        unexpected=[name for name in state if name not in own],
+        reshaped={n: (shape_text(state[n]), shape_text(own[n])) for n in both if n not in same},
     )
-    for name, value in state.items():
-        if name in own and value.shape == own[name].shape:
-            fit.loaded.append(name)
-        elif name in own:
-            fit.reshaped[name] = (shape_text(value), shape_text(own[name]))
-    return fit
 
 
 def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Setting = tuple[float, float]  # (shrink, perturb)
 
 CONFIG = "finetuning/warm_start"
+MORE_TEST_DATA = "--data.base_args={samples: 12000, test_fraction: 0.6667}"
 RI, WS = (0.0, 1.0), (1.0, 0.0)
 SHRINKS = (0.2, 0.4, 0.6, 0.8)
 PERTURB = 0.1
@@ -45,7 +46,7 @@ RATIOS = {
 
 def claims(run: Reproduction) -> Iterator[Claim]:
     """The first phase and what is measured after it, the second phase from each start, and one seed through ``fit``."""
-    task = Task.of_config()
+    task = Task.of_config(MORE_TEST_DATA)
     first = first_phase(task, SEEDS)
     yield from imbalance(run, task, first)
     results = second_phase(task, first)
@@ -289,7 +290,8 @@ def through_fit(run: Reproduction, task: Task, first: FirstPhase, results: Resul
     """Seed 0 with λ = 0.6 through ``fit``: the same start and the same batches, so nearly the same path."""
     from framework.tracking.metrics_log import read_metrics
 
-    measured = run.fit(CONFIG, f"--seed_everything={SEEDS[0]}", f"--techniques.warm_start.seed={fresh_seed(SEEDS[0])}")
+    overrides = [f"--seed_everything={SEEDS[0]}", f"--techniques.warm_start.seed={fresh_seed(SEEDS[0])}"]
+    measured = run.fit(CONFIG, MORE_TEST_DATA, *overrides)
     folder = max((run.folder / "runs").glob("*/*/metrics.jsonl"), key=lambda path: path.stat().st_mtime_ns).parent
     rows = [row for row in read_metrics(folder) if "train/loss" in row]
     losses = first.losses[0]
@@ -341,7 +343,7 @@ def imbalance_figure(ratios: Mapping[Setting, Sequence[float]], entropies: Mappi
     labels = ["1\n(warm start)" if setting == WS else f"{setting[0]:g}" for setting in ratios]
     places = list(range(len(labels)))
     panels = (
-        (ratios, "gradient norm, unseen half / seen half"),
+        (ratios, "gradient norm, unseen / seen"),
         (entropies, "entropy of test predictions [nats]"),
     )
     for axes, (values, label) in zip(figure.axes, panels, strict=True):

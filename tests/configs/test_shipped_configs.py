@@ -37,6 +37,7 @@ def test_it_takes_a_step(name):
 SMALL_S4D = ["--model.d_model=8", "--model.n_layers=2"]
 SMALL_VIT = ["--model.backbone_args={embed_dim: 16, depth: 2, num_heads: 2}", "--data.image_size=32"]
 WRITERS = {
+    "finetuning/warm_start_paper": (write_cifar, ["--model.width=4", "--data.per_round=4", "--data.max_rounds=2"]),
     "sequence/s4d_paper": (write_cifar, SMALL_S4D),
     "sequence/s4d_listops_paper": (write_tsv, SMALL_S4D),
     "sequence/s4d_speech_paper": (write_speech, [*SMALL_S4D, "--data.num_classes=3"]),

@@ -6,7 +6,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-from resume_harness import Kill, assert_same_end, in_child, save_end
+from resume_harness import Kill, assert_same_end, in_child, in_two_ranks, same, save_end
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -194,7 +194,7 @@ class Net(pl.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.8)]
 
 
-def fit(folder: Path, kill=None, resume=False):
+def fit(folder: Path, kill=None, resume=False, **settings):
     """Three rounds of 3, 5 and 8 batches, two epochs each: 6, 10 and 16 steps."""
     pl.seed_everything(3, verbose=False)
     techniques = [WarmStart(shrink=0.5, perturb=0.3, when="rounds"), AccuracyThreshold(1.0, max_epochs=2)]
@@ -202,7 +202,6 @@ def fit(folder: Path, kill=None, resume=False):
     trainer = pl.Trainer(
         max_epochs=-1,
         accelerator="cpu",
-        devices=1,
         log_every_n_steps=1,
         num_sanity_val_steps=1,
         reload_dataloaders_every_n_epochs=1,
@@ -214,6 +213,7 @@ def fit(folder: Path, kill=None, resume=False):
         logger=[MetricsLog(folder)],
         callbacks=[point, *techniques, *([Kill(*kill)] if kill else [])],
         plugins=[AtomicCheckpointIO()],
+        **{"devices": 1, **settings},
     )
     path = folder / "last.ckpt"
     data = RoundData(Base(noise=0.1), per_round=20, batch_size=8)
@@ -261,3 +261,18 @@ def test_killed_and_resumed_in_a_round(tmp_path, uninterrupted, kills):
     assert_same_end(uninterrupted, tmp_path)
     ledgers = [open_checkpoint(folder / "last.ckpt")["editing"] for folder in (uninterrupted, tmp_path)]
     assert ledgers[0] == ledgers[1]
+
+
+def test_two_ranks(tmp_path):
+    """Both advance together, and their weights are shrunk alike."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    two = {"strategy": "ddp", "devices": 2}
+    assert in_two_ranks(lambda: fit(whole, **two)) == [0, 0]
+    assert in_two_ranks(lambda: fit(killed, kill=("on_train_batch_start", 7), **two)) == [137, 137]
+    assert in_two_ranks(lambda: fit(killed, resume=True, **two)) == [0, 0]
+    assert_same_end(whole, killed)
+    assert torch.load(whole / "end.pt")["step"] == 18  # 2, 3 and 4 batches a rank, twice each
+    left, right = torch.load(whole / "end.pt")["weights"], torch.load(whole / "rank1.pt")
+    parameters = [name for name in left if "running" not in name and "tracked" not in name]
+    assert all(torch.equal(left[name], right[name]) for name in parameters)
+    assert same(torch.load(whole / "rank1.pt"), torch.load(killed / "rank1.pt"))

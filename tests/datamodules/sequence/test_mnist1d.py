@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from datamodules.sequence.mnist1d import Mnist1D, generate_mnist1d, read_mnist1d
+from framework.data.seeding import seed_generators
 from framework.errors import UserError
 
 
@@ -32,11 +33,11 @@ def test_it_is_what_the_authors_package_makes():
 
 
 def test_generating_leaves_the_generators_as_they_were():
-    np.random.seed(1), random.seed(1), torch.manual_seed(1)
-    expected = np.random.rand(), random.random(), torch.rand(())
-    np.random.seed(1), random.seed(1), torch.manual_seed(1)
+    seed_generators(1)
+    expected = np.random.rand(), random.random(), torch.rand(())  # noqa: NPY002
+    seed_generators(1)
     generate_mnist1d(samples=20)
-    assert (np.random.rand(), random.random(), torch.rand(())) == expected
+    assert (np.random.rand(), random.random(), torch.rand(())) == expected  # noqa: NPY002
 
 
 def test_batches_and_parts():
@@ -102,7 +103,7 @@ def test_broken_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"x \(3, 40\) and y \(12,\)"):
         read_mnist1d(tmp_path / "d.npz")
     write(tmp_path / "e.pkl", x=Hostile())
-    with pytest.raises(UserError, match="it names .*, which is not part of MNIST-1D"):
+    with pytest.raises(UserError, match=r"it names .*, which is not part of MNIST-1D"):
         read_mnist1d(tmp_path / "e.pkl")
     assert not Path("trap").exists()
     write(tmp_path / "f.npz", x=np.zeros((12, 30)), x_test=np.zeros((4, 30)))
