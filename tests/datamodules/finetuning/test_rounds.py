@@ -107,6 +107,15 @@ def test_held_out_samples_are_not_augmented():
     assert not torch.equal(x[:, 0], x[:, 0].round())
 
 
+def test_later_rounds_may_have_batches_of_their_own():
+    data = rounds(later_batch_size=30)
+    assert [len(x) for x, _ in data.train_dataloader()] == [8, 8, 4]
+    data.advance()
+    assert [len(x) for x, _ in data.train_dataloader()] == [30, 10]
+    data.set_round(0)
+    assert data.train_dataloader().batch_size == 8
+
+
 def test_any_datamodule_of_ours_by_its_path():
     data = RoundData("datamodules.vision.small_images.SmallImages", {"source": "digits"}, per_round=100, max_rounds=3)
     data.setup("fit")
@@ -136,6 +145,7 @@ def test_other_data_sets_are_subsets():
         ({"per_round": 1.5}, "per_round: 1.5"),
         ({"holdout": 1}, "holdout: 1"),
         ({"max_rounds": 0}, "max_rounds: 0"),
+        ({"later_batch_size": 0}, "later_batch_size: 0"),
         ({"base_args": {"noize": 1}}, "Base takes no 'noize'; nearest: noise"),
         ({"base": "datamodules.nothing.Here"}, "base: no class"),
         ({"base": "torch.nn.Linear"}, "not a datamodule"),

@@ -153,6 +153,18 @@ def test_a_trainer_trains_and_logs(tmp_path):
     assert model.predict_step((x, y), 0)["probabilities"].sum(-1).allclose(torch.ones(60))
 
 
+@pytest.mark.parametrize(("number", "expected"), [(0, (1e-3, 0.0)), (2, (0.5, 0.1))])
+def test_later_rounds_may_have_an_optimiser_of_their_own(number, expected):
+    model = OnlineLearner(later_optimizer={"name": "sgd", "lr": 0.5, "weight_decay": 0.1})
+    data = pl.LightningDataModule()
+    data.round = number
+    model.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    model.trainer.datamodule = data
+    group = model.configure_optimizers().param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == expected
+    assert model.optimizer_config.name == "adam"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"net": "vgg"}, "net: 'vgg'"), ({"num_classes": 0}, "num_classes: 0"), ({"widths": [0]}, "widths: 0")],
