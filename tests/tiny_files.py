@@ -91,3 +91,82 @@ def write_images(folder, classes=("cat", "dog"), n=10, size=(20, 30), suffix="pn
         (folder / name).mkdir(parents=True)
         for i in range(n):
             Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name / f"{i}.{suffix}")
+
+
+LANGUAGE_MODELS = {
+    "llama": {"num_key_value_heads": 2, "tie_word_embeddings": True},
+    "olmoe": {"num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2},
+    "deepseek_v2": {
+        "num_key_value_heads": 2,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+        "moe_intermediate_size": 12,
+        "first_k_dense_replace": 1,
+        "kv_lora_rank": 8,
+        "q_lora_rank": None,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+        "n_group": 1,
+        "topk_group": 1,
+    },
+}
+
+
+def write_language_model(folder, kind="llama"):
+    """A random model with a byte-level tokenizer, in the format of transformers."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    vocabulary = {character: i for i, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab={**vocabulary, "<eos>": 256}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder)
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=260,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=256,
+        eos_token_id=256,
+        pad_token_id=256,
+        **LANGUAGE_MODELS[kind],
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+
+
+def write_parquet_splits(folder, columns, splits=("train", "test")):
+    import pyarrow
+    from pyarrow import parquet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in splits:
+        parquet.write_table(pyarrow.table(columns), folder / f"{split}-00000-of-00001.parquet")
+
+
+REVIEWS = {"text": [f"A film of {i} scenes, quite long.<br />" for i in range(8)], "label": [i % 2 for i in range(8)]}
+
+
+def write_tweets(folder):
+    write_language_model(folder / "model", "olmoe")
+    write_parquet_splits(folder, REVIEWS, ("train", "validation", "test"))
+    write_parquet_splits(folder / "wikitext", {"text": ["", " = Title = \n", " Some prose .\n"]}, ("test",))
+
+
+def write_film_reviews(folder):
+    write_language_model(folder / "model", "deepseek_v2")
+    write_parquet_splits(folder, REVIEWS)
+    write_parquet_splits(folder / "wikitext", {"text": ["", " = Title = \n", " Some prose .\n"]}, ("test",))
+
+
+def write_small_texts(folder):
+    write_language_model(folder / "model")
+    (folder / "notes.txt").write_text("\n\n".join(f"Paragraph {i} says little." * 12 for i in range(30)))

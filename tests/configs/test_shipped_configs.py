@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from tiny_files import write_bidmc, write_cifar, write_idx, write_images, write_speech, write_tsv
+from tiny_files import (
+    write_bidmc,
+    write_cifar,
+    write_film_reviews,
+    write_idx,
+    write_images,
+    write_small_texts,
+    write_speech,
+    write_tsv,
+    write_tweets,
+)
 
 from framework import paths
 from framework.__main__ import main
@@ -11,7 +21,7 @@ from framework.config import yaml12
 
 METHODS = [name for name in paths.shipped_configs() if not name.startswith(("callbacks/", "sweeps/"))]
 FRAGMENTS = [name for name in paths.shipped_configs() if name.startswith("callbacks/")]
-OFFLINE = [name for name in METHODS if not name.endswith(("_paper", "_fashion"))]
+OFFLINE = [name for name in METHODS if not (name.endswith(("_paper", "_fashion")) or "_smollm2" in name)]
 FAST = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false"]
 
 
@@ -36,6 +46,8 @@ def test_it_takes_a_step(name):
 
 SMALL_S4D = ["--model.d_model=8", "--model.n_layers=2"]
 SMALL_VIT = ["--model.backbone_args={embed_dim: 16, depth: 2, num_heads: 2}", "--data.image_size=32"]
+LOCAL_MODEL = ["--model.path=data/model", "--trainer.precision=32-true", "--model.dtype=float32"]
+RETENTION = "--data.retention=data/wikitext"
 WRITERS = {
     "finetuning/warm_start_paper": (write_cifar, ["--model.width=4", "--data.per_round=4", "--data.max_rounds=2"]),
     "sequence/s4d_paper": (write_cifar, SMALL_S4D),
@@ -44,6 +56,14 @@ WRITERS = {
     "sequence/s4d_bidmc_paper": (write_bidmc, SMALL_S4D),
     "vision/image_classifier_fashion": (write_idx, ["--data.num_classes=4"]),
     "vision/image_classifier_paper": (write_split_images, [*SMALL_VIT, "--data.num_classes=2"]),
+    "finetuning/causal_lm_smollm2": (write_small_texts, LOCAL_MODEL),
+    "finetuning/causal_lm_smollm2_lora": (write_small_texts, LOCAL_MODEL),
+    "finetuning/causal_lm_smollm2_kappa_tune": (write_small_texts, LOCAL_MODEL),
+    "finetuning/causal_lm_olmoe_paper": (
+        write_tweets,
+        [*LOCAL_MODEL, RETENTION, "--techniques.kappa_tune.num_tensors=3"],
+    ),
+    "finetuning/causal_lm_deepseek_paper": (write_film_reviews, [*LOCAL_MODEL, RETENTION, "--techniques.lora.rank=2"]),
 }
 
 
@@ -62,7 +82,8 @@ def test_a_narrowed_copy_takes_a_step_on_tiny_files_in_the_papers_format(name, t
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - set(OFFLINE)))
 def test_without_its_files_it_says_which_are_missing(name, capsys):
-    assert main(["fit", "--config", name, *FAST, "--data.path=nowhere", "--trainer.precision=null"]) == 2
+    missing = ["--model.path=nowhere"] if name.startswith("finetuning/causal_lm") else ["--data.path=nowhere"]
+    assert main(["fit", "--config", name, *FAST, *missing, "--trainer.precision=null"]) == 2
     said = capsys.readouterr().err
     assert "nowhere" in said
     assert "Traceback" not in said

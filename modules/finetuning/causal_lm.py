@@ -1,0 +1,443 @@
+"""Causal language modelling with any decoder of transformers, pretrained from a local folder or fresh from its config.
+
+Paper: none; the common ground on which techniques for language models are tried.
+
+What it is for: fine-tuning (or, small, training) a decoder-only language model, to put techniques on: adapters, a
+choice of what to train, an initialisation. ``path`` names a folder in the format of transformers (``config.json``,
+``model.safetensors`` or its shards); ``config`` describes a fresh model (``{model_type: gpt2, n_layer: 4, …}``).
+Nothing is ever downloaded.
+
+The loss is the mean over predicted tokens of −ln p(x_t | x_<t); a mixture of experts that asks for it
+(``output_router_logits``) adds its balancing loss in training. ``perplexity`` is exp of the mean over all tokens of an
+evaluation, whatever the batches. With a datamodule that has a second text (``retention``), the perplexity on it is
+logged at the start and at each validation as ``val/retention_perplexity``, and what has been added since the start as
+``val/forgetting`` (Ludwig 2025, arXiv 2506.16289, measures forgetting so).
+
+Expected numbers: see the comments of the configs (``finetuning/causal_lm*.yaml``).
+
+Cost: that of the model. A checkpoint holds all weights and the model's config, so it opens without the folder.
+
+Composes with every technique that works on linear layers, embeddings or GPT-2's Conv1D. ``framework.fold(module)``,
+then ``module.save_pretrained(folder)`` writes what transformers reads.
+
+Limits: one device or DDP; no quantised training; generation re-reads the prompt of fixed length.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+
+from framework.errors import UserError
+from framework.module import Module, OptimizerConfig, ScheduleConfig
+from framework.plain import plain_data
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def token_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The summed −ln p of each next token, and how many there are.
+
+    Args:
+        logits: ``(B, T, vocabulary)``, any floating type; the loss is taken in float32.
+        labels: ``(B, T)`` int64: the tokens themselves, -100 where no loss is wanted.
+
+    Returns:
+        Two scalars; position t predicts token t + 1, so there are at most B·(T−1).
+    """
+    targets = labels[:, 1:].reshape(-1)
+    flat = logits[:, :-1].reshape(-1, logits.shape[-1]).float()
+    return F.cross_entropy(flat, targets, ignore_index=-100, reduction="sum"), (targets != -100).sum()
+
+
+class Perplexity(Metric):
+    """exp of the mean −ln p over all tokens, or, with ``log``, that mean."""
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, log: bool = False) -> None:
+        super().__init__()
+        self.log = log
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor, count: Tensor) -> None:
+        """Adds a summed loss and its number of tokens."""
+        self.total += total
+        self.count += count
+
+    def compute(self) -> Tensor:
+        """The value over all that was added; float32."""
+        mean = self.total / self.count
+        return (mean if self.log else mean.exp()).float()
+
+
+def fresh_config(description: Mapping[str, Any]) -> PretrainedConfig:
+    """A model's config from plain data.
+
+    Args:
+        description: ``model_type`` and values of that type's config; or all that ``config.json`` holds.
+
+    Raises:
+        UserError: there is no such type, or it knows no such key.
+    """
+    from transformers import AutoConfig, PretrainedConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    values = dict(description)
+    kind = values.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        near = get_close_matches(str(kind), list(CONFIG_MAPPING), n=5, cutoff=0.0)
+        raise UserError(f"config.model_type: {kind!r} is not a type of transformers; nearest: {', '.join(near)}")
+    cls = CONFIG_MAPPING[kind]
+    if "transformers_version" not in values:  # typed by a person, not written by transformers
+        known = {*cls().to_dict(), *PretrainedConfig().to_dict(), *cls.attribute_map}
+        for key in values:
+            if key not in known:
+                near = get_close_matches(key, sorted(known), n=5, cutoff=0.0)
+                raise UserError(f"config.{key}: {kind} has no such key; nearest: {', '.join(near)}")
+    try:
+        return AutoConfig.for_model(kind, **values)
+    except Exception as error:  # transformers checks with errors of several types
+        raise UserError(f"config: {kind} refused its values: {error}") from error
+
+
+def check_folder(path: str | Path) -> Path:
+    """Refuses a folder that lacks a file of the format of transformers.
+
+    Raises:
+        UserError: naming the first missing file.
+    """
+    folder = Path(path).expanduser()
+    wanted = f"expected a local folder in the format of transformers: config.json, and one of {', '.join(WEIGHTS)}"
+    if not folder.is_dir():
+        raise UserError(f"path: {folder} not found; nothing is downloaded; {wanted}")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"path: {folder / 'config.json'} not found; {wanted}")
+    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        raise UserError(f"path: {folder / WEIGHTS[0]} not found; {wanted}")
+    if found.suffix == ".json":
+        try:
+            shards = sorted(set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise UserError(f"path: {found} is not an index of weights ({error})") from error
+        for shard in shards:
+            if not (folder / shard).is_file():
+                raise UserError(f"path: {folder / shard} not found; {found.name} names it")
+    return folder
+
+
+def load_pretrained(path: str | Path, attn_implementation: str = "sdpa", dtype: str = "float32") -> PreTrainedModel:
+    """Loads a model from a local folder; every one of its weights must be there.
+
+    Raises:
+        UserError: a file is missing or broken, or weights are missing.
+    """
+    folder = check_folder(path)
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    wanted: dict[str, Any] = {"attn_implementation": attn_implementation, "dtype": _dtype(dtype)}
+    try:
+        with _quiet():
+            model, said = auto.from_pretrained(str(folder), local_files_only=True, output_loading_info=True, **wanted)
+    except Exception as error:  # transformers, safetensors and json raise types of their own
+        raise UserError(f"path: {folder} cannot be loaded: {error}") from error
+    if missing := sorted(said["missing_keys"]):
+        raise UserError(f"path: the weights in {folder} lack {', '.join(missing[:5])} and {len(missing)} in all")
+    return model
+
+
+def _dtype(name: str) -> Any:
+    return name if name == "auto" else getattr(torch, name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leaves out transformers' progress bars."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+class CausalLM(Module):
+    """A causal language model of transformers.
+
+    Batches are mappings with ``input_ids`` int64 ``(B, T)`` and, where sequences are padded, ``attention_mask`` and
+    ``labels`` (-100 at the padding). Logs ``train/loss``, ``val/`` and ``test/`` with ``loss`` and ``perplexity``,
+    and ``val/retention_perplexity`` and ``val/forgetting`` where the datamodule has a text for it.
+
+    Args:
+        path: Local folder of a pretrained model.
+        config: Instead of it, a fresh model's config: ``model_type`` and its values.
+        attn_implementation: ``sdpa``, ``eager``, or another of transformers that is installed.
+        dtype: Type of the weights: ``float32``, ``bfloat16``, ``float16``, or ``auto`` as in the folder.
+        gradient_checkpointing: Whether activations are computed again in the backward pass, to save memory.
+        prompt_length: Tokens of each sequence that ``predict`` starts from.
+        max_new_tokens: Tokens that it adds.
+        temperature: 0 takes the likeliest token, otherwise sampled at this temperature.
+        optimizer: The optimiser.
+        schedule: The learning-rate schedule.
+
+    Attributes:
+        lm: The model of transformers.
+
+    Raises:
+        UserError: a setting is not accepted, or a file is missing (at once); the datamodule's tokens are not the
+            model's (in ``setup``).
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        config: dict[str, Any] | None = None,
+        attn_implementation: str = "sdpa",
+        dtype: str = "float32",
+        gradient_checkpointing: bool = False,
+        prompt_length: int = 32,
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        optimizer: OptimizerConfig | None = None,
+        schedule: ScheduleConfig | None = None,
+    ) -> None:
+        super().__init__(optimizer, schedule)
+        self.save_hyperparameters()
+        if (path is None) == (config is None):
+            raise UserError("path, config: give one of them: a local folder, or a fresh model's config")
+        if dtype not in DTYPES:
+            raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+        if attn_implementation not in ATTENTION:
+            raise UserError(f"attn_implementation: {attn_implementation!r} is not one of {', '.join(ATTENTION)}")
+        if prompt_length < 1 or max_new_tokens < 1 or temperature < 0:
+            raise UserError("prompt_length and max_new_tokens must be at least 1, temperature at least 0")
+        self.prompt_length, self.max_new_tokens, self.temperature = prompt_length, max_new_tokens, temperature
+        self.source = path
+        if path is not None:
+            self.lm = load_pretrained(path, attn_implementation, dtype)
+        else:
+            self.lm = self._fresh(config or {}, attn_implementation, dtype)
+        self.lm.train()
+        if gradient_checkpointing:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # it has another name in transformers 6
+                self.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.val_loss, self.test_loss = Perplexity(log=True), Perplexity(log=True)
+        self.val_perplexity, self.test_perplexity = Perplexity(), Perplexity()
+        self.retention_perplexity = Perplexity()
+        self.retention_start: float | None = None
+        self._told: list[dict[str, Any]] = []
+
+    @staticmethod
+    def _fresh(config: Mapping[str, Any], attn_implementation: str, dtype: str) -> PreTrainedModel:
+        described = fresh_config(config)
+        from transformers import AutoModelForCausalLM
+
+        wanted = None if dtype == "auto" else _dtype(dtype)
+        try:
+            return AutoModelForCausalLM.from_config(described, attn_implementation=attn_implementation, dtype=wanted)
+        except Exception as error:  # an inconsistent config shows itself in the model's constructor
+            raise UserError(f"config: {described.model_type} cannot be built: {error}") from error
+
+    def setup(self, stage: str) -> None:
+        """Compares the datamodule's tokens with the model's."""
+        data = getattr(self.trainer, "datamodule", None)
+        tokens, own = getattr(data, "vocab_size", None), self.lm.config.vocab_size
+        if tokens is not None and tokens > own:
+            raise UserError(
+                f"model: {own} tokens, but {type(data).__name__} has {tokens}; set config.vocab_size to "
+                f"{tokens}, or give the datamodule the model's tokenizer"
+            )
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Maps tokens ``(B, T)`` to logits ``(B, T, vocabulary)`` of each next token."""
+        return self.lm(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Mean loss over the batch's tokens."""
+        output = self.lm(input_ids=batch["input_ids"], attention_mask=batch.get("attention_mask"), use_cache=False)
+        total, count = token_losses(output.logits, batch.get("labels", batch["input_ids"]))
+        loss = total / count.clamp(min=1)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["input_ids"]))
+        balance = getattr(output, "aux_loss", None)
+        if balance is not None:
+            loss = loss + self.lm.config.router_aux_loss_coef * balance
+        return loss
+
+    def _evaluate(self, batch: Mapping[str, Tensor], part: str) -> None:
+        logits = self(batch["input_ids"], batch.get("attention_mask"))
+        total, count = token_losses(logits, batch.get("labels", batch["input_ids"]))
+        if part == "retention":
+            self.retention_perplexity.update(total, count)
+            return
+        for name in ("loss", "perplexity"):
+            metric = getattr(self, f"{part}_{name}")
+            metric.update(total, count)
+            rows = len(batch["input_ids"])
+            self.log(f"{part}/{name}", metric, prog_bar=part == "val", batch_size=rows, add_dataloader_idx=False)
+
+    def on_train_start(self) -> None:
+        """Measures the perplexity on the retention text before anything is learnt."""
+        make = getattr(getattr(self.trainer, "datamodule", None), "retention_dataloader", None)
+        loader = make() if callable(make) else None
+        if loader is None or self.trainer.global_step or self.retention_start is not None:
+            return
+        limit = self.trainer.limit_val_batches
+        batches = limit if isinstance(limit, int) else max(1, int(limit * len(loader)))
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        with torch.no_grad():
+            for index, batch in enumerate(loader):
+                if index >= batches:
+                    break
+                self._evaluate(self.transfer_batch_to_device(dict(batch), self.device, 1), "retention")
+        for module, mode in modes:
+            module.training = mode
+        self.retention_start = float(self.retention_perplexity.compute())
+        self.retention_perplexity.reset()
+        for logger in self.trainer.loggers:
+            logger.log_metrics({"val/retention_perplexity": self.retention_start}, step=0)
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Loss and perplexity of a batch; the second loader's is the retention text."""
+        self._evaluate(batch, "retention" if dataloader_idx else "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs what is kept of the retention text."""
+        if not self.retention_perplexity.update_called:
+            return
+        now = self.retention_perplexity.compute()
+        self.retention_perplexity.reset()
+        self.log("val/retention_perplexity", now, prog_bar=True)
+        if self.retention_start is not None:
+            self.log("val/forgetting", now - self.retention_start)
+
+    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Loss and perplexity of a batch."""
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Continues the first ``prompt_length`` tokens of each sequence.
+
+        Returns:
+            ``prompt`` ``(B, prompt_length)`` and ``continuation`` ``(B, max_new_tokens)``, padded with the end token.
+        """
+        length = min(self.prompt_length, batch["input_ids"].shape[1])
+        prompt, continuation = self.generate(batch["input_ids"][:, :length])
+        decode = getattr(getattr(self._trainer, "datamodule", None), "decode", None)
+        if callable(decode):
+            texts = [
+                {"prompt": decode(first.tolist()), "continuation": decode(then.tolist())}
+                for first, then in zip(prompt, continuation, strict=True)
+            ]
+            self._told += texts
+        return {"prompt": prompt, "continuation": continuation}
+
+    @torch.no_grad()
+    def generate(self, prompt: Tensor) -> tuple[Tensor, Tensor]:
+        """Continues prompts ``(B, P)`` by ``max_new_tokens`` tokens; returns both parts.
+
+        With a temperature above 0 it draws from torch's global generator.
+        """
+        end = self.lm.config.eos_token_id
+        end = end[0] if isinstance(end, list | tuple) else end
+        settings: dict[str, Any] = {"do_sample": False}
+        if self.temperature > 0:
+            settings = {"do_sample": True, "temperature": self.temperature, "top_k": 0}
+        lm: Any = self.lm
+        tokens = lm.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=self.max_new_tokens,
+            pad_token_id=end if end is not None else 0,
+            **settings,
+        )
+        added = tokens[:, prompt.shape[1] :]
+        return prompt, F.pad(added, (0, self.max_new_tokens - added.shape[1]), value=end if end is not None else 0)
+
+    def on_predict_epoch_end(self) -> None:
+        """Writes prompts and continuations as text to ``continuations.jsonl`` in the run folder, for each process."""
+        if not self._told or getattr(self.trainer, "fast_dev_run", False):
+            return
+        rank = f"_{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
+        path = Path(self.trainer.default_root_dir) / f"continuations{rank}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self._told), encoding="utf-8")
+        self._told = []
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Writes the model as transformers reads it, with the tokenizer's files where it was loaded with them.
+
+        Args:
+            folder: Where to; made if need be.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: the model has another structure than its config says; ``framework.fold`` makes it plain.
+        """
+        with torch.device("meta"):
+            plain = type(self.lm)(copy.deepcopy(self.lm.config))
+        own, theirs = self.lm.state_dict().keys(), plain.state_dict().keys()
+        if changed := sorted(own ^ theirs):
+            raise UserError(
+                f"save_pretrained: {changed[0]} and {len(changed) - 1} more tensors differ from a plain "
+                f"{type(self.lm).__name__}; call framework.fold(module) first"
+            )
+        folder = Path(folder).expanduser()
+        self.lm.save_pretrained(folder)
+        for name in _TOKENIZER:
+            if self.source is not None and (file := Path(self.source).expanduser() / name).is_file():
+                shutil.copyfile(file, folder / name)
+        return folder
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Stores the model's config instead of its folder: the checkpoint opens where that is not."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["retention_start"] = self.retention_start
+        if self.CHECKPOINT_HYPER_PARAMS_KEY in checkpoint:
+            described = json.loads(self.lm.config.to_json_string(use_diff=False))
+            checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY].update(path=None, config=plain_data(described))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the perplexity of the start."""
+        self.retention_start = checkpoint.get("retention_start")
+
+
+__all__ = ["CausalLM", "Perplexity", "check_folder", "fresh_config", "load_pretrained", "token_losses"]
