@@ -48,7 +48,7 @@ def adaptable(model: nn.Module, classes: Sequence[str] = ("Linear", "Conv1D")) -
     tied = {id(p) for p in model.parameters()} & {key for key, names in all_names(model).items() if len(names) > 1}
     found = []
     for name, module in model.named_modules():
-        inside = ".base_layer" in name or ".lora_" in name
+        inside = ".base_layer" in name or ".lora_" in name or hasattr(module, "base_layer")  # peft's layers
         if type(module).__name__ in classes and name and not inside and id(getattr(module, "weight", None)) not in tied:
             found.append(name)
     return found
@@ -97,6 +97,7 @@ def add_lora(
     from peft import LoraConfig, inject_adapter_in_model
 
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    others = {layer: list(layer.active_adapters) for layer in lora_layers(model).values()}
     kinds = {type(model.get_submodule(name)).__name__ for name in targets}
     settings: dict[str, Any] = {
         "r": rank,
@@ -115,6 +116,8 @@ def add_lora(
         inject_adapter_in_model(LoraConfig(**settings), model, adapter)
     if hasattr(model, "peft_config"):
         del model.peft_config  # or a second set of adapters would be taken for a change of this one
+    for layer, active in others.items():
+        layer.set_adapter(active)  # type: ignore[attr-defined] # peft switches to the newest adapter everywhere
     for parameter, flag in flags:
         parameter.requires_grad_(flag)
 
