@@ -8,9 +8,10 @@ For continual learning: a network that can do task A is to learn task B without 
     κ(W) = σ_max / σ_min,    computed as σ_max / (σ_min + 1e-8), kernels of convolutions as (out, in·…);
 
 tensors of low κ are trained, everything else is frozen: biases, norms and vectors too. The reason given: for y = W x
-the entropy is h(y) = h(x) + Σ ln σ_i, which at a given norm is largest for equal σ_i. From κ alone follows a deficit of at
-most ln(2κ / (1 + κ²)) nats whatever the size, so the deficit itself, D = (n/2) ln(c/n) − Σ ln σ_i, stands beside κ in
-the table. ``mode: lora`` hands the chosen layers to the technique ``lora`` instead, and changes nothing itself.
+the entropy is h(y) = h(x) + Σ ln σ_i, which at a given norm is largest for equal σ_i. κ alone proves a deficit of no
+more than ln((1 + κ²) / 2κ) nats whatever the size, so the deficit itself, D = (n/2) ln(c/n) − Σ ln σ_i with
+c = Σ σ_i², stands beside κ in the table. ``mode: lora`` hands the chosen layers to the technique ``lora`` instead, and
+changes nothing itself.
 
 Mind the shape: a random m x n matrix has κ near (1 + √r) / (1 − √r), r = n/m, and of order n if square. In a
 transformer the rule therefore prefers MLP matrices to attention projections before anything is learnt. The table and
@@ -536,13 +537,6 @@ class KappaTune(Edit):
         """In mode full, trains the chosen tensors and nothing else."""
         if decision["mode"] == "full":
             freeze_all_but(model, [*decision["tensors"], *decision["trainable"]])
-
-    @classmethod
-    def undo(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
-        """Makes every floating parameter trainable again."""
-        if decision["mode"] == "full":
-            for parameter in model.parameters():
-                parameter.requires_grad_(parameter.is_floating_point())
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

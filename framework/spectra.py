@@ -69,7 +69,7 @@ def marchenko_pastur(rows: int, columns: int) -> float:
 def isotropy_bound(kappa: float) -> float:
     """Largest Σ ln σ_i, less its value at κ = 1, among matrices of a given norm and κ: ln(2κ / (1 + κ²)) nats.
 
-    It does not depend on n: from κ alone follows a log-volume deficit of no more than this.
+    It does not depend on n: κ alone proves a deficit of minus this, and no more.
     """
     return math.log(2 * kappa) - math.log1p(kappa**2)
 
