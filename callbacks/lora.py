@@ -375,11 +375,10 @@ def _kept_trainable(context: Context, model: nn.Module, targets: Sequence[str], 
         UserError: one of them is a layer that is to be adapted.
     """
     full = [p for p in context.plans if p.technique == "kappa_tune" and p.decision.get("mode") == "full"]
-    kept = [tensor for plan in full for tensor in plan.decision["tensors"]]
-    for tensor in kept:
+    for tensor in (tensor for plan in full for tensor in plan.decision["tensors"]):
         if tensor.rpartition(".")[0] in targets:
             raise UserError(f"{name} and kappa_tune (mode full) both train {tensor}; exclude it from one of them")
-    return kept
+    return [name for plan in full for name in (*plan.decision["tensors"], *plan.decision.get("trainable", ()))]
 
 
 def _owner(model: nn.Module, name: str) -> nn.Module | None:

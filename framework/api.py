@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from framework import paths, run
 from framework.cli import CommandLine, prepare, report_differences, user_mistakes
 from framework.config.compose import Request, read_inputs
-from framework.editing.engine import callbacks_of, check_strategy, contradictions, in_order
+from framework.editing.engine import callbacks_of, check_run, contradictions, in_order
 from framework.errors import UserError
 from framework.resume import open_checkpoint
 from framework.run import Run
@@ -126,7 +126,7 @@ def launch(request: Request, subcommand: str, command: Sequence[str]) -> Experim
 def _check_edits(line: CommandLine, subcommand: str, path: Path | None, start: Mapping[str, Any] | None) -> None:
     """Before anything is written: refuses techniques that the strategy or the checkpoint's edits do not allow."""
     techniques = in_order(callbacks_of(line.trainer))
-    check_strategy(line.trainer, line.model, techniques)
+    check_run(line.trainer, line.model, techniques)
     if start is None or not (lines := contradictions(start, techniques)):
         return
     if subcommand == "fit":

@@ -117,7 +117,7 @@ class Editing(Callback):
         if is_overridden("configure_model", pl_module):
             pl_module.configure_model()
         self._techniques = in_order(callbacks_of(trainer))
-        check_strategy(trainer, pl_module, self._techniques)
+        check_run(trainer, pl_module, self._techniques)
         attach(pl_module)
         if self._plans is not None and self._plans[KEY] is not None:
             replay(pl_module, self._plans)
@@ -235,12 +235,14 @@ def in_order(callbacks: Sequence[Callback]) -> dict[str, Technique]:
     return {name: techniques[name] for name in order.resolve({name: type(t) for name, t in techniques.items()})}
 
 
-def check_strategy(trainer: pl.Trainer, module: pl.LightningModule, techniques: Mapping[str, Technique]) -> None:
-    """Refuses, before training, edits that a strategy would lose or break.
+def check_run(trainer: pl.Trainer, module: pl.LightningModule, techniques: Mapping[str, Technique]) -> None:
+    """Refuses, before training, what cannot go together.
 
     Raises:
-        UserError: naming the technique and the strategy.
+        UserError: naming the technique, and the other technique or the strategy.
     """
+    for technique in techniques.values():
+        technique.check(Context(trainer=trainer, techniques=techniques))
     strategy = trainer.strategy
     kind = type(strategy).__name__
     plain = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
@@ -307,7 +309,7 @@ def contradictions(checkpoint: Mapping[str, Any], techniques: Mapping[str, Techn
 __all__ = [
     "Editing",
     "callbacks_of",
-    "check_strategy",
+    "check_run",
     "contradictions",
     "edit",
     "engine_of",

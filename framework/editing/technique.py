@@ -117,6 +117,13 @@ class Technique(Callback):
 
         engine_of(trainer).setup(trainer, pl_module, stage)
 
+    def check(self, context: Context) -> None:
+        """Called before a run writes or trains anything, with the Trainer and the configured techniques.
+
+        Raises:
+            UserError: it cannot meet this run, or another technique with these settings.
+        """
+
     def on_model_edit(self, trainer: pl.Trainer, pl_module: pl.LightningModule, plan: Plan) -> None:
         """Called on every technique after one edited the model in mid-training, the optimiser included."""
 

@@ -53,7 +53,9 @@ def vit() -> nn.Module:
 def resnet() -> nn.Module:
     from timm.models.resnet import BasicBlock, ResNet
 
-    return ResNet(BasicBlock, [1, 1, 1, 1], in_chans=1, num_classes=4, stem_width=8, channels=(8, 8, 12, 12))
+    # with zero_init_last every branch starts dead, and stays so where a technique freezes its last norm
+    sizes = {"stem_width": 8, "channels": (8, 8, 12, 12), "zero_init_last": False}
+    return ResNet(BasicBlock, [1, 1, 1, 1], in_chans=1, num_classes=4, **sizes)
 
 
 class GPT2(nn.Module):

@@ -18,7 +18,7 @@ from resume_harness import Data, Kill, in_child, in_two_ranks, same
 
 import framework
 from framework.editing import Editing, Plan, edit, fold, ledger_of, undo
-from framework.editing.engine import check_strategy, contradictions, in_order
+from framework.editing.engine import check_run, contradictions, in_order
 from framework.editing.ledger import read_plans, trainable_names
 from framework.editing.plan import KEY, SCHEMA
 from framework.errors import UserError
@@ -338,16 +338,16 @@ def test_what_a_strategy_would_lose_is_refused_before_training() -> None:
     fork = DDPStrategy(start_method="fork")
     for technique in (Widen(), Branch()):
         with pytest.raises(UserError, match=r"techniques.w and trainer.strategy DDPStrategy cannot be combined"):
-            check_strategy(trainer(fork, _MultiProcessingLauncher(fork, "fork")), model, {"w": technique})
-    check_strategy(trainer(fork, _MultiProcessingLauncher(fork, "fork")), model, {"f": Freeze()})
+            check_run(trainer(fork, _MultiProcessingLauncher(fork, "fork")), model, {"w": technique})
+    check_run(trainer(fork, _MultiProcessingLauncher(fork, "fork")), model, {"f": Freeze()})
     popen = DDPStrategy()
-    check_strategy(trainer(popen, _SubprocessScriptLauncher(SimpleNamespace(), 1, 1)), model, named)  # type: ignore
+    check_run(trainer(popen, _SubprocessScriptLauncher(SimpleNamespace(), 1, 1)), model, named)  # type: ignore
     with pytest.raises(UserError, match=r"techniques.f and trainer.strategy FSDPStrategy"):
-        check_strategy(trainer(FSDPStrategy()), model, {"f": Freeze()})
+        check_run(trainer(FSDPStrategy()), model, {"f": Freeze()})
     compiled = Net()
     compiled._compiler_ctx = {"compiler": "dynamo"}
     with pytest.raises(UserError, match=r"techniques.w and torch.compile cannot be combined"):
-        check_strategy(pl.Trainer(logger=False, accelerator="cpu"), compiled, named)
+        check_run(pl.Trainer(logger=False, accelerator="cpu"), compiled, named)
 
 
 def test_two_of_one_name_are_refused() -> None:
