@@ -27,6 +27,7 @@ FLOOR = 1e-8  # added to the smallest singular value, as peft does
 _SMALL = 160  # up to this side all eigenvalues cost no more than two extremes
 _ENTRIES = 2**24  # of the matrices that are handled together
 _TOLERANCE = 1e-6  # error of an eigenvalue, as its residual and the gap to the next one bound it
+_AGREEMENT = 1e-4  # of σ_min² as read from G and from the matrix itself; else G's precision is not enough
 _STEPS = 160  # of Lanczos' method, before all singular values are computed instead
 
 
@@ -202,7 +203,7 @@ def _by_extremes(matrix: Tensor, limit: float) -> tuple[float, float, float] | N
     ends = _lanczos(lambda v: rough @ v, rough[0], settled)
     if not ends.found(-1):
         return None
-    largest, lowest = _stretch(matrix, ends.vector(-1)), ends.vector(0)
+    largest, lowest, low = _stretch(matrix, ends.vector(-1)), ends.vector(0), float(ends.values[0])
     if not ends.found(0):
 
         def solve(vector: Tensor) -> Tensor:
@@ -211,9 +212,11 @@ def _by_extremes(matrix: Tensor, limit: float) -> tuple[float, float, float] | N
         ends = _lanczos(solve, gram[0], lambda ends: ends.found(-1), every=4)
         if not ends.found(-1):
             return None
+        low = 1 / float(ends.values[-1])
         lowest = solve(ends.vector(-1))  # once more, because what is left of large singular vectors counts κ-fold
     smallest = _stretch(matrix, lowest)
-    if largest > limit * smallest:
+    # What rounding did to G along this vector is the difference between its two readings.
+    if largest > limit * smallest or abs(low - smallest**2) > _AGREEMENT * smallest**2:
         return None
     return largest, smallest, float(factor.diagonal().log().sum(dtype=torch.float64))
 
