@@ -98,7 +98,7 @@ def weight_figure(
 
 def _panel(axes: Axes, name: str, before: Tensor | None, w: Tensor, fit: gg.Fit, bins: int) -> None:
     present = [part for part in (before, w) if part is not None and part.numel()]
-    limit = max(max(float(part.abs().max()) for part in present), 1e-12)
+    limit = max(float(part.abs().max()) for part in present) or 1.0
     bins = max(11, min(bins, w.numel() // 8 | 1))
     edges = torch.linspace(-limit, limit, bins + 1)
     if before is not None:
@@ -116,7 +116,8 @@ def _panel(axes: Axes, name: str, before: Tensor | None, w: Tensor, fit: gg.Fit,
     axes.tick_params(labelsize=7)
     shown = name if len(name) <= 38 else f"…{name[-37:]}"
     bound = " (end of the table)" if fit.saturated else ""
-    axes.set_title(f"{shown}\nν = {fit.shape:.2f}{bound}, std {fit.std:.3g}", fontsize=8)
+    found = "all 0" if math.isnan(fit.shape) else f"ν = {fit.shape:.2f}{bound}, std {fit.std:.3g}"
+    axes.set_title(f"{shown}\n{found}", fontsize=8)
 
 
 class WeightHistogram(Observer):
@@ -187,4 +188,5 @@ class WeightHistogram(Observer):
 
 def _metrics(fits: dict[str, gg.Fit]) -> dict[str, float]:
     values = {f"weights/shape/{name}" if name else "weights/shape": fit.shape for name, fit in fits.items()}
-    return {**values, **{f"weights/std/{name}": fit.std for name, fit in fits.items() if name}}
+    values |= {f"weights/std/{name}": fit.std for name, fit in fits.items() if name}
+    return {name: value for name, value in values.items() if not math.isnan(value)}  # a tensor of zeros has no shape

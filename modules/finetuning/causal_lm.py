@@ -175,7 +175,19 @@ def load_pretrained(path: str | Path, attn_implementation: str = "sdpa", dtype: 
         raise UserError(f"path: {folder} cannot be loaded: {error}") from error
     if missing := sorted(said["missing_keys"]):
         raise UserError(f"path: the weights in {folder} lack {', '.join(missing[:5])} and {len(missing)} in all")
+    _choose_experts(model)
     return model
+
+
+def _choose_experts(model: Any) -> None:
+    """Where torch cannot multiply all experts of a mixture at once (older ones on a CPU), goes one after the other."""
+    if torch.cuda.is_available() or not getattr(model, "_can_set_experts_implementation", lambda: False)():
+        return
+    try:
+        ends = torch.tensor([8], dtype=torch.int32, device="cpu")
+        torch._grouped_mm(torch.zeros(8, 8, device="cpu"), torch.zeros(1, 8, 8, device="cpu"), offs=ends)
+    except (AttributeError, NotImplementedError, RuntimeError):
+        model.set_experts_implementation("eager")
 
 
 def _dtype(name: str) -> Any:
@@ -270,9 +282,11 @@ class CausalLM(Module):
 
         wanted = None if dtype == "auto" else _dtype(dtype)
         try:
-            return AutoModelForCausalLM.from_config(described, attn_implementation=attn_implementation, dtype=wanted)
+            model = AutoModelForCausalLM.from_config(described, attn_implementation=attn_implementation, dtype=wanted)
         except Exception as error:  # an inconsistent config shows itself in the model's constructor
             raise UserError(f"config: {described.model_type} cannot be built: {error}") from error
+        _choose_experts(model)
+        return model
 
     def setup(self, stage: str) -> None:
         """Compares the datamodule's tokens with the model's."""

@@ -100,7 +100,9 @@ def test_panels_show_the_fit_on_a_logarithmic_axis():
 
 def test_a_tensor_of_zeros_is_drawn_without_a_fit():
     zeros = {"a": torch.zeros(20, 20)}
-    weight_figure(zeros, zeros, fitted_shapes(nn.Linear(2, 2), zeros)).canvas.draw()
+    figure = weight_figure(zeros, zeros, fitted_shapes(nn.Linear(2, 2), zeros))
+    figure.canvas.draw()
+    assert figure.axes[0].get_title() == "a\nall 0"
 
 
 def test_bad_settings_and_patterns_that_name_nothing_are_answered(tmp_path):
