@@ -7,7 +7,7 @@ ARGS ?=
 # One thread: bit-identical results, and no slower on the small models of the tests.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: install fit test test-oldest lint format reproduce bench clean
+.PHONY: install fit test test-oldest matrix lint format reproduce bench clean
 
 install: $(VENV)/.installed
 
@@ -30,6 +30,10 @@ test-oldest: .venv-oldest/.installed
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e ".[dev]"
 	touch $@
+
+# Every technique and every ordered pair on every architecture: hours; `make test` holds a sample.
+matrix: install
+	MATRIX=1 $(ONE_THREAD) $(BIN)/python -m pytest tests/composition $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -304,7 +304,7 @@ class WarmStart(Transform):
 
     Raises:
         UserError: a setting is not accepted (at once); the file does not fit, has weights of an edited structure, the
-            data has no rounds, or KappaTune is configured (in ``decide``).
+            data has no rounds (in ``decide``); KappaTune is configured (in ``check``).
     """
 
     technique = "warm_start"
@@ -360,14 +360,17 @@ class WarmStart(Transform):
             return number > 0 and all(decision["round"] != number for decision in mine)
         return context.epoch in self.when and all(decision["epoch"] != context.epoch for decision in mine)
 
-    def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """What is shrunk and perturbed, by how much, from which file and seed."""
+    def check(self, context: Context) -> None:
+        """Refuses to write over what KappaTune ranks."""
         if context.configured("kappa_tune") is not None and not self.force and (self.shrink, self.perturb) != (1, 0):
             raise UserError(
                 f"warm_start.shrink: {self.shrink:g} with perturb {self.perturb:g} is not accepted beside kappa_tune, "
                 "which would rank weights that are no longer the pretrained ones; shrink: 1 and perturb: 0, or force: "
                 "true"
             )
+
+    def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
+        """What is shrunk and perturbed, by how much, from which file and seed."""
         number = _round(context) if self.when == "rounds" else None
         decision: dict[str, Any] = {
             "checkpoint": self.checkpoint,

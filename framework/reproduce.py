@@ -93,6 +93,7 @@ def reproduce(name: str, folder: Path) -> Report:
 def print_table(report: Report) -> None:
     """Prints one report as a table."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=f"{report.name}: {report.seconds:.0f} s", title_justify="left")
@@ -100,7 +101,8 @@ def print_table(report: Report) -> None:
         table.add_column(column, overflow="fold", justify="right" if column == "measured" else "left")
     for claim in report.claims:
         verdict = "holds" if claim.holds else "FAILS"
-        table.add_row(claim.text, claim.paper, f"{claim.measured:.4g}", claim.bound.text, verdict, claim.scale)
+        cells = (claim.text, claim.paper, f"{claim.measured:.4g}", claim.bound.text, verdict, claim.scale)
+        table.add_row(*map(escape, cells))
     console = Console()
     # Without a terminal a table would be cut to 80 columns.
     (console if console.is_terminal else Console(width=160)).print(table)

@@ -10,6 +10,7 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ["WANDB_SILENT"] = "true"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import lightning.pytorch  # noqa: F401 - its log handler keeps the stderr of its first import, which a test may close
 import pytest
 import torch
 

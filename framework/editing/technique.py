@@ -129,7 +129,8 @@ class Technique(Callback):
 
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments as plain data; each must be kept in an attribute of the same name."""
-        names = [p.name for p in inspect.signature(type(self).__init__).parameters.values() if p.name != "self"]
+        parameters = list(inspect.signature(type(self).__init__).parameters.values())[1:]
+        names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         return {name: plain_data(getattr(self, name), f"{self.name}.{name}") for name in names}
 
 

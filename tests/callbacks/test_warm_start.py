@@ -421,9 +421,9 @@ class TestInATrainer:
         with pytest.raises(
             UserError, match=r"warm_start.shrink: 0.6 with perturb 0.1 is not accepted beside kappa_tune"
         ):
-            WarmStart().decide(Learner(), context)
-        assert WarmStart(shrink=1, perturb=0).decide(Learner(), context)["tensors"]
-        assert WarmStart(force=True).decide(Learner(), context)["tensors"]
+            WarmStart().check(context)
+        WarmStart(shrink=1, perturb=0).check(context)
+        WarmStart(force=True).check(context)
 
 
 class TestFiles:

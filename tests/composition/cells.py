@@ -44,7 +44,10 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
 }
 
 # Pairs that are refused before training, with the reason that the message must give.
-REFUSED: dict[frozenset[str], str] = {}
+REFUSED: dict[frozenset[str], str] = {
+    # shrinking and noise write over what kappa_tune chose and froze the rest for
+    frozenset({"warm_start", "kappa_tune"}): "which would rank weights that are no longer the pretrained ones",
+}
 
 HOOKS = ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end", "on_validation_start", "save")
 
