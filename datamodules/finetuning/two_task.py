@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def _read_file(path: Path) -> dict[str, Any]:
             rows = rows[1:]
         table = np.array(rows, dtype=np.float64)
         return {"x": table[:, :-1], "y": table[:, -1]}
-    except (ValueError, OSError, IndexError, KeyError) as error:
+    except (ValueError, OSError, IndexError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
 
 
