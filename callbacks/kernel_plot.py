@@ -15,7 +15,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+from torch import nn
 
+from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.protocols import HasKernels, KernelData
@@ -58,7 +60,7 @@ def kernel_figure(before: KernelData | None, after: KernelData, channels: int = 
     return figure
 
 
-class KernelPlot(pl.Callback):
+class KernelPlot(Observer):
     """Draws kernels, basis functions and spectrum of each layer when training ends.
 
     Args:
@@ -82,11 +84,11 @@ class KernelPlot(pl.Callback):
         self.layers = layers
         self._before: list[KernelData] | None = None
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def check(self, model: nn.Module, context: Context) -> None:
         """Refuses a module without kernels."""
-        if not isinstance(pl_module, HasKernels):
+        if not isinstance(model, HasKernels):
             raise UserError(
-                f"kernel_plot: {type(pl_module).__name__} has no kernels to plot (it lacks the method kernel_data)"
+                f"kernel_plot: {type(model).__name__} has no kernels to plot (it lacks the method kernel_data)"
             )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -13,7 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
+from torch import nn
 
+from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.protocols import HasMemory
@@ -41,7 +43,7 @@ def memory_figure(delays: list[int], before: dict[str, list[float]], after: dict
     return figure
 
 
-class MemoryProbe(pl.Callback):
+class MemoryProbe(Observer):
     """Logs and draws the linear memory of each layer.
 
     Args:
@@ -65,11 +67,11 @@ class MemoryProbe(pl.Callback):
         self.samples = samples
         self._before: dict[str, list[float]] | None = None
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def check(self, model: nn.Module, context: Context) -> None:
         """Refuses a module without a state."""
-        if not isinstance(pl_module, HasMemory):
+        if not isinstance(model, HasMemory):
             raise UserError(
-                f"memory_probe: {type(pl_module).__name__} has no state to probe (it lacks the method memory_curves)"
+                f"memory_probe: {type(model).__name__} has no state to probe (it lacks the method memory_curves)"
             )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

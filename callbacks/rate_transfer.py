@@ -14,12 +14,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from torch import nn
 
+from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.protocols import RateTransferable
 
 
-class RateTransfer(pl.Callback):
+class RateTransfer(Observer):
     """Evaluates on coarser inputs beside the full ones.
 
     Args:
@@ -39,11 +41,11 @@ class RateTransfer(pl.Callback):
             if stage not in ("val", "test"):
                 raise UserError(f"rate_transfer.stages: {stage!r} is not one of val, test")
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def check(self, model: nn.Module, context: Context) -> None:
         """Refuses a module that cannot change its rate."""
-        if not isinstance(pl_module, RateTransferable):
+        if not isinstance(model, RateTransferable):
             raise UserError(
-                f"rate_transfer: {type(pl_module).__name__} cannot change its sampling rate "
+                f"rate_transfer: {type(model).__name__} cannot change its sampling rate "
                 "(it lacks the method metrics_at_rate)"
             )
 

@@ -360,7 +360,7 @@ class WarmStart(Transform):
             return number > 0 and all(decision["round"] != number for decision in mine)
         return context.epoch in self.when and all(decision["epoch"] != context.epoch for decision in mine)
 
-    def check(self, context: Context) -> None:
+    def check(self, model: nn.Module, context: Context) -> None:
         """Refuses to write over what KappaTune ranks."""
         if context.configured("kappa_tune") is not None and not self.force and (self.shrink, self.perturb) != (1, 0):
             raise UserError(

@@ -242,7 +242,7 @@ def check_run(trainer: pl.Trainer, module: pl.LightningModule, techniques: Mappi
         UserError: naming the technique, and the other technique or the strategy.
     """
     for technique in techniques.values():
-        technique.check(Context(trainer=trainer, techniques=techniques))
+        technique.check(module, Context(trainer=trainer, techniques=techniques))
     strategy = trainer.strategy
     kind = type(strategy).__name__
     plain = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)

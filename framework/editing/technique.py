@@ -117,11 +117,11 @@ class Technique(Callback):
 
         engine_of(trainer).setup(trainer, pl_module, stage)
 
-    def check(self, context: Context) -> None:
-        """Called before a run writes or trains anything, with the Trainer and the configured techniques.
+    def check(self, model: nn.Module, context: Context) -> None:
+        """Called before a run writes or trains anything, with the module as configured.
 
         Raises:
-            UserError: it cannot meet this run, or another technique with these settings.
+            UserError: it cannot meet this module or this run, or another technique with these settings.
         """
 
     def on_model_edit(self, trainer: pl.Trainer, pl_module: pl.LightningModule, plan: Plan) -> None:

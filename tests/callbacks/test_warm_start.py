@@ -421,9 +421,9 @@ class TestInATrainer:
         with pytest.raises(
             UserError, match=r"warm_start.shrink: 0.6 with perturb 0.1 is not accepted beside kappa_tune"
         ):
-            WarmStart().check(context)
-        WarmStart(shrink=1, perturb=0).check(context)
-        WarmStart(force=True).check(context)
+            WarmStart().check(Learner(), context)
+        WarmStart(shrink=1, perturb=0).check(Learner(), context)
+        WarmStart(force=True).check(Learner(), context)
 
 
 class TestFiles:
