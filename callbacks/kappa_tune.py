@@ -18,10 +18,12 @@ transformer the rule therefore prefers MLP matrices to attention projections bef
 the plot show κ / κ_MP; ``normalise: mp`` ranks by it. The κ of a square matrix is noise to a large part.
 
 Expected (``reproduce kappa_tune``): on a tiny mixture of experts, training the third of the expert matrices with lowest
-κ forgets less than the third with highest κ at equal loss on task B; a random third is about as good as the lowest. On
-small dense networks there is no effect, and none is claimed.
+κ forgets 3.5 points of task A, the third with highest κ 6.2, at equal loss on task B (means of 10 seeds; ratio 0.57).
+There the low κ are the experts' first matrices and the high ones their second, so part of that is the layer's role.
+Training all experts, three times the parameters, reached that loss in a third of the epochs and forgot 2.9. On small
+dense networks there is no effect, and none is claimed.
 
-Cost: once at the start, a quarter of one SVD per tensor (ViT-B: 2 to 6 s on one CPU core); embeddings can be left out
+Cost: once at the start, about a quarter of one SVD per tensor (ViT-B: 2 to 6 s on one CPU core); embeddings can be left out
 by ``max_dim``. A ``cache`` file, keyed by the tensors' contents, makes that a hash.
 
 Composes with everything that does not draw fresh weights. It ranks what ``warm_start`` loaded or what the model's

@@ -13,8 +13,12 @@ the two experts with the largest router logits, g their softmax, no balancing lo
 matrices are parameters of their own, so that they can be chosen one by one. ``experts: 0`` makes it a dense residual
 network of the same form.
 
-Expected (``reproduce kappa_tune``): MNIST-1D, B is A reversed in time: see the comments of the config. On dense
-networks of this size the choice makes no difference, and the authors say as much.
+Expected (``reproduce kappa_tune``): MNIST-1D, B is A reversed in time, 10 seeds: accuracy on A 0.661 before; forgetting
+0.035 with the 16 matrices of lowest κ (0.015 to 0.054), 0.062 with the highest (0.039 to 0.080), both at a training
+loss of 0.9 and a test accuracy of 0.54 and 0.53 on B. Five seeds alone give 0.046 and 0.057. A random third: 0.062 (5
+seeds, one of which never reaches that loss); all 48: 0.029. The lowest κ are the experts' first matrices, the highest
+their second. On dense networks of this size the choice makes no difference (0.039, 0.040, random 0.036), and the
+authors say as much.
 
 Cost: pre-training some 20 s, a fine-tuning about as much, on one CPU core.
 

@@ -291,6 +291,7 @@ def experiment(run: Reproduction, seeds: Sequence[int] = SEEDS) -> Iterator[Clai
     from framework.api import build
 
     data = build(CONFIG, overrides=["--wandb.mode=disabled", f"--run.root={run.folder / 'runs'}"]).datamodule
+    assert data is not None
     data.setup("fit")
     found = run_all(seeds, data, {}, ".experts.", CHOSEN)
     dense = run_all(DENSE_SEEDS, data, DENSE, ".weight", 4, ("lowest", "highest", "random"))
