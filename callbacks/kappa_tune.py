@@ -23,8 +23,8 @@ There the low κ are the experts' first matrices and the high ones their second,
 Training all experts, three times the parameters, reached that loss in a third of the epochs and forgot 2.9. On small
 dense networks there is no effect, and none is claimed.
 
-Cost: once at the start, about a quarter of one SVD per tensor (ViT-B: 2 to 6 s on one CPU core); embeddings can be left out
-by ``max_dim``. A ``cache`` file, keyed by the tensors' contents, makes that a hash.
+Cost: once at the start, about a quarter of one SVD per tensor (ViT-B: 3 to 6 s on one CPU core); embeddings can be
+left out by ``max_dim``. A ``cache`` file, keyed by the tensors' contents, makes that a hash.
 
 Composes with everything that does not draw fresh weights. It ranks what ``warm_start`` loaded or what the model's
 constructor did; ``ckpt_path`` resumes, and a resumed run keeps its choice. Averages of frozen tensors are themselves.
