@@ -96,8 +96,6 @@ def add_lora(
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    others = {layer: list(layer.active_adapters) for layer in lora_layers(model).values()}
     kinds = {type(model.get_submodule(name)).__name__ for name in targets}
     settings: dict[str, Any] = {
         "r": rank,
@@ -107,14 +105,26 @@ def add_lora(
         "use_dora": dora,
         "init_lora_weights": init,
         "fan_in_fan_out": kinds == {"Conv1D"},
-        # a pattern, because in a list "fc" would mean "blocks.0.fc" too
-        "target_modules": "|".join(map(re.escape, targets)) if targets else [],
         "target_parameters": list(target_parameters) or None,
     }
+    where, names = model, list(targets)
+    if not target_parameters:  # peft walks all that it is given many times: it gets the layers alone, in model's order
+        wanted = set(targets)
+        names = [name for name, _ in model.named_modules() if name in wanted]
+        where = nn.ModuleList(map(model.get_submodule, names))
+    # a pattern, because in a list "fc" would mean "blocks.0.fc" too
+    patterns = names if where is model else map(str, range(len(names)))
+    settings["target_modules"] = "|".join(map(re.escape, patterns)) if names else []
+    flags = [(parameter, parameter.requires_grad) for parameter in where.parameters()]
+    others = {layer: list(layer.active_adapters) for layer in lora_layers(where).values()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        inject_adapter_in_model(LoraConfig(**settings), model, adapter)
-    if hasattr(model, "peft_config"):
+        inject_adapter_in_model(LoraConfig(**settings), where, adapter)
+    if where is not model:
+        for name, layer in zip(names, where.children(), strict=True):
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, layer)
+    elif hasattr(model, "peft_config"):
         del model.peft_config  # or a second set of adapters would be taken for a change of this one
     for layer, active in others.items():
         layer.set_adapter(active)  # type: ignore[attr-defined] # peft switches to the newest adapter everywhere
