@@ -12,7 +12,8 @@ merges the updates into plain layers, ``framework.editing.undo(model, "lora")`` 
 them off for a while. Costs about 1 ms a layer, and importing peft a few seconds.
 
 Limits: a layer whose weight is tied to another's is not adapted, since merging would change both; initialisations that
-change the base weight (``pissa``, ``olora``, …) can be merged but not undone.
+change the base weight (``pissa``, ``olora``, …) can be merged but not undone; a model that reads a layer's weight and
+does not call the layer knows nothing of its adapter (torch's encoder layers do so in evaluation, and are kept from it).
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import nn
+import lightning.pytorch as pl
+from torch import Tensor, nn
 
 from framework.editing import Context, Edit, Plan, choose
 from framework.editing.names import all_names, matches
@@ -130,6 +132,23 @@ def add_lora(
         layer.set_adapter(active)  # type: ignore[attr-defined] # peft switches to the newest adapter everywhere
     for parameter, flag in flags:
         parameter.requires_grad_(flag)
+    _refuse_shortcuts(model)
+
+
+def _refuse_shortcuts(model: nn.Module) -> None:
+    """Keeps torch's encoder layers from evaluating on their bare weights, past the adapters: a hook stops that.
+
+    The hook lies on the adapted layers, so it goes when they do.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            for layer in lora_layers(module).values():
+                if not layer._forward_pre_hooks:
+                    layer.register_forward_pre_hook(_nothing)
+
+
+def _nothing(module: nn.Module, inputs: Any) -> None:
+    """A hook that does nothing."""
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
@@ -341,6 +360,14 @@ class LoRA(Edit):
     def fold(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
         """Merges the adapters."""
         merge(model, decision["adapter"])
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        """Refuses a loss that no trained tensor has a part in: torch's own words for it name nothing."""
+        if not loss.requires_grad:
+            raise UserError(
+                f"{self.name}.target_modules: the loss does not depend on the adapters: the model reads the weights of "
+                "the adapted layers instead of calling the layers; choose others"
+            )
 
     def report(self, model: nn.Module, plan: Plan, context: Context) -> None:
         """Says how many layers were adapted."""

@@ -266,3 +266,30 @@ def test_functions_alone() -> None:
     merged = merge(copy.deepcopy(model))
     torch.testing.assert_close(out(merged, X), out(model, X), atol=1e-5, rtol=1e-4)
     assert torch.equal(out(unload(model), X), base)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_adapters_count_in_torchs_own_encoder_in_evaluation(padded: bool) -> None:
+    """It evaluates on its layers' bare weights where it can."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2)
+    x = torch.randn(2, 5, 16)
+    mask = torch.tensor([[False] * 3 + [True] * 2, [False] * 5]) if padded else None
+    keep = slice(None) if mask is None else ~mask
+    with torch.no_grad():
+        base = model.eval()(x, src_key_padding_mask=mask)[keep]
+        add_lora(model, [f"layers.{i}.linear{j}" for i in range(2) for j in (1, 2)], rank=4, init=False)
+        trained = model.train()(x, src_key_padding_mask=mask)[keep]
+        assert (trained - base).abs().max() > 0.1
+        for same in (model.eval(), copy.deepcopy(model), merge(copy.deepcopy(model))):
+            torch.testing.assert_close(same.eval()(x, src_key_padding_mask=mask)[keep], trained, rtol=0, atol=1e-4)
+        assert not any(part._forward_pre_hooks for part in unload(model).modules())
+        torch.testing.assert_close(model(x, src_key_padding_mask=mask)[keep], base)
+
+
+def test_a_model_that_reads_weights_and_calls_no_layer_is_refused() -> None:
+    model = nn.Linear(3, 1)
+    technique = LoRA()
+    with pytest.raises(UserError, match=r"lora.target_modules: the loss does not depend on the adapters"):
+        technique.on_before_backward(None, None, model.requires_grad_(False)(torch.ones(2, 3)).sum())  # type: ignore[arg-type]
