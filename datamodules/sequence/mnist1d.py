@@ -6,7 +6,6 @@ authors' package ``mnist1d`` from a seed, or read from a file.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,66 +16,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules.vision.labelled import stratified_split
 from framework.data import DataModule
+from framework.data.array_pickle import read_array_pickle
 from framework.data.arrays import ArrayDataset
 from framework.data.seeding import seeded
 from framework.errors import UserError
 
 CLASSES = 10
 PARTS = ("x", "y", "x_test", "y_test")
-_TYPES = {"f8", "f4", "i8", "i4", "u1"}
-
-
-class _DType:
-    """Stands in for ``numpy.dtype`` in a pickle: plain little-endian numbers, and nothing else."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __setstate__(self, state: Any) -> None:
-        if state[1] not in ("<", "|", "="):
-            raise pickle.UnpicklingError(f"an array of byte order {state[1]!r}")
-
-
-class _Array:
-    """Stands in for ``numpy.ndarray`` in a pickle, so that numpy itself never sees a state from the file."""
-
-    value: np.ndarray | None = None
-
-    def __setstate__(self, state: Any) -> None:
-        _, shape, dtype, fortran, data = state
-        if not isinstance(dtype, _DType) or not isinstance(data, bytes):
-            raise pickle.UnpicklingError("an array that is not of plain numbers")
-        self.value = np.frombuffer(data, f"<{dtype.name}").reshape(shape, order="F" if fortran else "C").copy()
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Admits builtin data and arrays of numbers; refuses every other name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        # Bound methods and a string: unlike functions and classes they have no attributes that a pickle could set.
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return self._reconstruct
-        if (module, name) == ("numpy", "ndarray"):
-            return "ndarray"
-        if (module, name) == ("numpy", "dtype"):
-            return self._dtype
-        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
-            return self._encode
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which is not part of MNIST-1D")
-
-    def _reconstruct(self, *_: Any) -> _Array:
-        return _Array()
-
-    def _dtype(self, name: Any, *_: Any) -> _DType:
-        name = name.decode("latin1") if isinstance(name, bytes) else str(name)
-        if name not in _TYPES:
-            raise pickle.UnpicklingError(f"an array of type {name!r}")
-        return _DType(name)
-
-    def _encode(self, text: Any, encoding: Any) -> bytes:
-        if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-            raise pickle.UnpicklingError("bytes in an encoding other than latin1")
-        return text.encode("latin1")
 
 
 def read_mnist1d(path: str | Path) -> dict[str, np.ndarray]:
@@ -98,8 +44,7 @@ def read_mnist1d(path: str | Path) -> dict[str, np.ndarray]:
             with np.load(path, allow_pickle=False) as file:
                 content: Any = {name: file[name] for name in file.files}
         else:
-            with path.open("rb") as stream:
-                content = _ArrayUnpickler(stream, encoding="bytes").load()
+            content = read_array_pickle(path)
     except OSError as error:
         raise UserError(f"path: {path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a broken pickle or archive can raise nearly anything
@@ -110,8 +55,7 @@ def read_mnist1d(path: str | Path) -> dict[str, np.ndarray]:
 def _checked(content: Any, where: str) -> dict[str, np.ndarray]:
     if not isinstance(content, Mapping):
         raise UserError(f"path: {where} holds a {type(content).__name__}, a mapping of arrays was expected")
-    named = {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in content.items()}
-    arrays = {key: getattr(value, "value", value) for key, value in named.items()}
+    arrays = dict(content)
     if missing := [name for name in PARTS if not isinstance(arrays.get(name), np.ndarray)]:
         raise UserError(f"path: {where} lacks {', '.join(missing)}; it has {', '.join(sorted(map(str, arrays)))}")
     for suffix in ("", "_test"):

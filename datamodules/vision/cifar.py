@@ -2,80 +2,30 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datamodules.vision.labelled import LabelledImages
+from framework.data.array_pickle import read_array_pickle
 from framework.errors import UserError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-class _DType:
-    """Stands in for ``numpy.dtype`` in a pickle: unsigned bytes, and nothing else."""
-
-    def __setstate__(self, state: Any) -> None:
-        pass  # byte order and flags, which say nothing about unsigned bytes
-
-
-class _Array:
-    """Stands in for ``numpy.ndarray`` in a pickle, so that numpy itself never sees a state from the file."""
-
-    value: np.ndarray | None = None
-
-    def __setstate__(self, state: Any) -> None:
-        _, shape, dtype, fortran, data = state
-        if not isinstance(dtype, _DType) or not isinstance(data, bytes):
-            raise pickle.UnpicklingError("an array that is not of unsigned bytes")
-        self.value = np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C").copy()
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Admits what a CIFAR batch is made of: builtin data and arrays of unsigned bytes; refuses every other name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        # Bound methods and a string: unlike functions and classes they have no attributes that a pickle could set.
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return self._reconstruct
-        if (module, name) == ("numpy", "ndarray"):
-            return "ndarray"
-        if (module, name) == ("numpy", "dtype"):
-            return self._dtype
-        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
-            return self._encode
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which is not part of a CIFAR batch")
-
-    def _reconstruct(self, *_: Any) -> _Array:
-        return _Array()
-
-    def _dtype(self, name: Any, *_: Any) -> _DType:
-        if name not in ("u1", b"u1"):
-            raise pickle.UnpicklingError(f"an array of type {name!r}, not of unsigned bytes")
-        return _DType()
-
-    def _encode(self, text: Any, encoding: Any) -> bytes:
-        if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-            raise pickle.UnpicklingError("bytes in an encoding other than latin1")
-        return text.encode("latin1")
-
-
 def _read_batch(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            content = _ArrayUnpickler(file, encoding="bytes").load()
+        batch = read_array_pickle(path)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); a batch of CIFAR's python version was expected"
         ) from error
     except Exception as error:  # a broken pickle can raise nearly anything
         raise UserError(f"{path}: not a batch of CIFAR's python version, nothing of it was used: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}, a batch of CIFAR is a dict")
-    batch = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}
-    return {key: value.value if isinstance(value, _Array) else value for key, value in batch.items()}
+    if not isinstance(batch, dict):
+        raise UserError(f"{path}: holds a {type(batch).__name__}, a batch of CIFAR is a dict")
+    return batch
 
 
 def _read_images(path: Path, label_key: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -106,7 +56,7 @@ def _class_names(path: Path, key: str, default: tuple[str, ...]) -> tuple[str, .
 def read_cifar(path: str | Path, classes: int = 10) -> tuple[LabelledImages, LabelledImages]:
     """Reads CIFAR-10 (``data_batch_1`` … ``data_batch_5``, ``test_batch``) or CIFAR-100 (``train``, ``test``).
 
-    The files are pickles; they are opened by an unpickler that builds byte arrays and plain data and nothing else.
+    The files are pickles; they are opened by an unpickler that builds arrays and plain data and nothing else.
 
     Args:
         path: The folder ``cifar-10-batches-py`` or ``cifar-100-python``, or the folder that holds it.

@@ -103,7 +103,7 @@ def test_broken_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"x \(3, 40\) and y \(12,\)"):
         read_mnist1d(tmp_path / "d.npz")
     write(tmp_path / "e.pkl", x=Hostile())
-    with pytest.raises(UserError, match=r"it names .*, which is not part of MNIST-1D"):
+    with pytest.raises(UserError, match=r"it names .*, which is not data"):
         read_mnist1d(tmp_path / "e.pkl")
     assert not Path("trap").exists()
     write(tmp_path / "f.npz", x=np.zeros((12, 30)), x_test=np.zeros((4, 30)))

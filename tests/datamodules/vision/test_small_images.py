@@ -172,7 +172,7 @@ def test_cifar_runs_nothing(tmp_path):
 def test_cifar_admits_no_other_name(tmp_path, name):
     folder, _ = write_cifar(tmp_path)
     (folder / "test_batch").write_bytes(b"\x80\x02c" + name.encode() + b"\n.")
-    with pytest.raises(UserError, match="which is not part of a CIFAR batch"):
+    with pytest.raises(UserError, match="which is not data"):
         read_cifar(folder)
 
 

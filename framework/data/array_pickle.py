@@ -1,0 +1,83 @@
+"""Reading data sets that come as pickles of arrays, without letting the pickle run anything."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_TYPES = {"f8", "f4", "i8", "i4", "u1"}
+
+
+def read_array_pickle(path: Path) -> Any:
+    """Opens a pickle of builtin data and numpy arrays of numbers; every other name in it is refused.
+
+    Returns:
+        What it holds; where that is a mapping, with text keys and arrays at its top level.
+
+    Raises:
+        OSError: the file cannot be read.
+        Exception: of nearly any type, where it is broken or names anything but data.
+    """
+    with path.open("rb") as file:
+        content = _ArrayUnpickler(file, encoding="bytes").load()
+    if not isinstance(content, Mapping):
+        return content
+    named = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}
+    return {key: value.value if isinstance(value, _Array) else value for key, value in named.items()}
+
+
+class _DType:
+    """Stands in for ``numpy.dtype``: plain little-endian numbers, and nothing else."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] not in ("<", "|", "=", b"<", b"|", b"="):
+            raise pickle.UnpicklingError(f"an array of byte order {state[1]!r}")
+
+
+class _Array:
+    """Stands in for ``numpy.ndarray``, so that numpy itself never sees a state from the file."""
+
+    value: np.ndarray | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, data = state
+        if not isinstance(dtype, _DType) or not isinstance(data, bytes):
+            raise pickle.UnpicklingError("an array that is not of plain numbers")
+        self.value = np.frombuffer(data, f"<{dtype.name}").reshape(shape, order="F" if fortran else "C").copy()
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Admits builtin data and arrays of numbers; refuses every other name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        # Bound methods and a string: unlike functions and classes they have no attributes that a pickle could set.
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return self._reconstruct
+        if (module, name) == ("numpy", "ndarray"):
+            return "ndarray"
+        if (module, name) == ("numpy", "dtype"):
+            return self._dtype
+        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
+            return self._encode
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which is not data")
+
+    def _reconstruct(self, *_: Any) -> _Array:
+        return _Array()
+
+    def _dtype(self, name: Any, *_: Any) -> _DType:
+        name = name.decode("latin1") if isinstance(name, bytes) else str(name)
+        if name not in _TYPES:
+            raise pickle.UnpicklingError(f"an array of type {name!r}")
+        return _DType(name)
+
+    def _encode(self, text: Any, encoding: Any) -> bytes:
+        if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
+            raise pickle.UnpicklingError("bytes in an encoding other than latin1")
+        return text.encode("latin1")
