@@ -37,6 +37,8 @@ def _read_images(path: Path, label_key: str, classes: int) -> tuple[np.ndarray, 
     if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != 3072:
         found = getattr(data, "shape", type(data).__name__)
         raise UserError(f"{path}: 'data' is {found}, not an array of shape (N, 3072)")
+    if data.dtype != np.uint8:
+        raise UserError(f"{path}: 'data' is an array of {data.dtype}, not of unsigned bytes")
     if not isinstance(labels, list) or not all(type(label) is int and 0 <= label < classes for label in labels):
         raise UserError(f"{path}: {label_key!r} is not a list of whole numbers from 0 to {classes - 1}")
     if len(labels) != len(data) or not labels:
