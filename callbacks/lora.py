@@ -123,9 +123,9 @@ def add_lora(
         warnings.simplefilter("ignore")
         inject_adapter_in_model(LoraConfig(**settings), where, adapter)
     if where is not model:
-        for name, layer in zip(names, where.children(), strict=True):
+        for name, adapted in zip(names, where.children(), strict=True):
             parent, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(parent), attribute, layer)
+            setattr(model.get_submodule(parent), attribute, adapted)
     elif hasattr(model, "peft_config"):
         del model.peft_config  # or a second set of adapters would be taken for a change of this one
     for layer, active in others.items():
@@ -142,7 +142,8 @@ def _refuse_shortcuts(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
-            for layer in lora_layers(module).values():
+            layers: list[Any] = list(lora_layers(module).values())
+            for layer in layers:
                 if not layer._forward_pre_hooks:
                     layer.register_forward_pre_hook(_nothing)
 
