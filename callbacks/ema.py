@@ -15,11 +15,13 @@ from functools import partial
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from framework.editing import Plan, Technique, Transform
+from framework.editing import Context, Plan, Technique, Transform
+from framework.editing.engine import callbacks_of
 from framework.editing.registry import find_technique
 from framework.errors import UserError
 
@@ -63,10 +65,22 @@ class EMA(Technique, EMAWeightAveraging):
         self.decay = decay
         self.use_buffers = use_buffers
 
+    def check(self, model: nn.Module, context: Context) -> None:
+        """Refuses checkpoints of weights alone: Lightning writes them without asking callbacks, with the raw ones."""
+        for callback in getattr(context.trainer, "checkpoint_callbacks", ()):
+            if getattr(callback, "save_weights_only", False):
+                raise UserError(
+                    f"techniques.{self.name} and {type(callback).__name__}.save_weights_only: true cannot be combined: "
+                    "the averaged weights would not be in the checkpoint"
+                )
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Averages the model as every edit at the start leaves it."""
         Technique.setup(self, trainer, pl_module, stage)
-        EMAWeightAveraging.setup(self, trainer, pl_module, stage)
+        self._average_model = None  # of an earlier fit: an evaluation must not swap or load it
+        if stage == "fit":
+            self._latest_update_step = trainer.global_step
+            self._average_model = self._average_of(trainer, pl_module)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -74,37 +88,68 @@ class EMA(Technique, EMAWeightAveraging):
         """Loads raw and averaged weights; evaluations need the averaged ones only, which are there already."""
         if self._average_model is None:
             return
-        names = {name.removeprefix("module.") for name in self._average_model.state_dict() if name != "n_averaged"}
-        if names != pl_module.state_dict().keys():  # the checkpoint brought edits that were not known at the start
-            self._average_model = self._average_of(pl_module)
+        own = {name: tensor.shape for name, tensor in self._average_model.module.state_dict().items()}
+        if own != {name: tensor.shape for name, tensor in pl_module.state_dict().items()}:
+            self._average_model = self._average_of(trainer, pl_module)  # it brought edits not known at the start
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Stores both; ``state_dict`` is what an evaluation takes: the raw weights until there is an average."""
+        if self._average_model is None:
+            return
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if not self._averaging:
+            checkpoint["state_dict"] = checkpoint["current_model_state"]
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Ends with the average where nothing was left to train, too."""
+        self._copy_average_to_current(pl_module)
+
+    @property
+    def _averaging(self) -> bool:
+        return self._average_model is not None and bool(self._average_model.n_averaged > 0)
+
+    def _swap_models(self, pl_module: pl.LightningModule) -> None:
+        """Around a validation; before the first update there is nothing to validate with but the model itself."""
+        if self._averaging:
+            super()._swap_models(pl_module)
+
+    def _copy_average_to_current(self, pl_module: pl.LightningModule) -> None:
+        """At the end of training."""
+        if self._averaging:
+            super()._copy_average_to_current(pl_module)
 
     def on_model_edit(self, trainer: pl.Trainer, pl_module: pl.LightningModule, plan: Plan) -> None:
         """Follows an edit in mid-training."""
         assert self._average_model is not None
-        technique = find_technique(plan.technique)
         old = self._average_model
-        if "structure" in technique.changes:
-            self._average_model = self._average_of(pl_module)
+        if "structure" in find_technique(plan.technique).changes:
+            self._average_model = self._average_of(trainer, pl_module)
             self._average_model.n_averaged.copy_(old.n_averaged)
             averages = dict(_tensors(old.module))
             for name, tensor in _tensors(self._average_model.module):
                 if name in averages and averages[name].shape == tensor.shape:
                     tensor.data.copy_(averages[name].data)
-        if issubclass(technique, Transform) and technique.optimizer == "reset":
+        made_by = [t for t in callbacks_of(trainer) if isinstance(t, Transform) and t.name == plan.name]
+        if any(technique.optimizer == "reset" for technique in made_by):
             self._average_model.n_averaged.zero_()  # the next update copies
 
-    def _average_of(self, module: pl.LightningModule) -> AveragedModel:
-        average = AveragedModel(
-            model=module, device=self._device or module.device, use_buffers=self._use_buffers, **self._kwargs
-        )
+    def _average_of(self, trainer: pl.Trainer, module: pl.LightningModule) -> AveragedModel:
+        # where the model will be, and is not yet at the start; elsewhere every update would copy it over
+        device = self._device or trainer.strategy.root_device
+        average = AveragedModel(model=module, device=device, use_buffers=self._use_buffers, **self._kwargs)
         for parameter, original in zip(average.module.parameters(), module.parameters(), strict=True):
             parameter.requires_grad_(original.requires_grad)
         return average
 
 
 def _towards(average: Tensor, current: Tensor, n_averaged: Tensor | int, decay: float) -> Tensor:
-    return average + (current - average) * (1 - decay)
+    if not (average.is_floating_point() or average.is_complex()):
+        return current  # counts, indices and masks have no average
+    towards = (current - average).mul_(1 - decay).add_(average)
+    return torch.where(average == current, current, towards)  # infinities, as in masks, would become nan
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
