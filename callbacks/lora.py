@@ -380,6 +380,7 @@ class LoRA(Edit):
 def _add(model: nn.Module, decision: Mapping[str, Any], init: bool | str) -> None:
     adapter = decision["adapter"]
     before = {id(parameter) for parameter in model.parameters()}
+    whole = {id(p) for p in (model.get_parameter(name) for name in decision["trainable"])}
     add_lora(
         model,
         decision["targets"],
@@ -392,7 +393,6 @@ def _add(model: nn.Module, decision: Mapping[str, Any], init: bool | str) -> Non
         target_parameters=decision["parameters"],
         adapter=adapter,
     )
-    whole = {id(p) for p in (model.get_parameter(name) for name in decision["trainable"])}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) not in before or id(parameter) in whole)
 
@@ -416,7 +416,11 @@ def _kept_trainable(context: Context, model: nn.Module, targets: Sequence[str], 
     for tensor in (tensor for plan in full for tensor in plan.decision["tensors"]):
         if tensor.rpartition(".")[0] in targets:
             raise UserError(f"{name} and kappa_tune (mode full) both train {tensor}; exclude it from one of them")
-    return [name for plan in full for name in (*plan.decision["tensors"], *plan.decision.get("trainable", ()))]
+    kept = [name for plan in full for name in (*plan.decision["tensors"], *plan.decision.get("trainable", ()))]
+    for plan in context.plans:  # adapters of this run; those that the model had before it are left as they are
+        if plan.technique == "lora" and plan.name in context.techniques:
+            kept += plan.trainable or ()
+    return list(dict.fromkeys(kept))
 
 
 def _owner(model: nn.Module, name: str) -> nn.Module | None:

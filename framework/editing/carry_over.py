@@ -18,7 +18,9 @@ from torch.optim import Optimizer
 from framework.editing.names import unique_parameters
 from framework.errors import UserError
 
-_PER_GROUP = ("base_lrs", "_last_lr", "lr_lambdas", "min_lrs")  # lists in a scheduler's state with an item a group
+_PER_GROUP = (  # lists in a scheduler's state with an item a group
+    *("base_lrs", "_last_lr", "lr_lambdas", "min_lrs", "max_lrs", "base_momentums", "max_momentums"),
+)
 
 
 def reset_optimizers(trainer: pl.Trainer) -> None:

@@ -19,7 +19,6 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from framework.data.seeding import mix
@@ -27,6 +26,7 @@ from framework.editing import order
 from framework.editing.carry_over import carry_over, reset_optimizers
 from framework.editing.ledger import (
     attach,
+    configure,
     keeping_ties,
     ledger_of,
     read_plans,
@@ -113,25 +113,41 @@ class Editing(Callback):
         """Applies the checkpoint's plans, or asks every technique that acts at the start for its edit."""
         if self._ready == (id(pl_module), stage):
             return
-        self._ready = (id(pl_module), stage)
-        if is_overridden("configure_model", pl_module):
-            pl_module.configure_model()
+        configure(pl_module)
         self._techniques = in_order(callbacks_of(trainer))
         check_run(trainer, pl_module, self._techniques)
         attach(pl_module)
         if self._plans is not None and self._plans[KEY] is not None:
             replay(pl_module, self._plans)
         if self._plans is None:
-            for technique in self._edits():
-                if not _done(pl_module, technique):
-                    self._at_start(trainer, pl_module, technique)
+            self._start(trainer, pl_module)
         self._write(trainer, pl_module)
+        self._ready = (id(pl_module), stage)  # not before: a run that failed here is prepared anew
 
-    def _at_start(self, trainer: pl.Trainer, module: pl.LightningModule, technique: Edit) -> None:
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """The next run is prepared anew; what the model has is not done twice."""
+        self._ready = None
+
+    def _start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Asks every technique that acts at the start and was not asked by an earlier run."""
+        ledger, order = ledger_of(module), list(self._techniques)
+        for technique in self._edits():
+            if _done(module, technique) or not self._acts(trainer, module, technique):
+                continue
+            later = [plan for plan in ledger.plans if plan.name in order[order.index(technique.name) :]]
+            if later and ledger.base is not None:  # an evaluation before training did without it: all anew
+                ledger.base.restore()
+                ledger.plans.clear()
+                return self._start(trainer, module)
+            self._edit(trainer, module, technique)
+
+    def _acts(self, trainer: pl.Trainer, module: pl.LightningModule, technique: Edit) -> bool:
         context = self._context(trainer, "start")
         context.plans = tuple(ledger_of(module).plans)
-        if isinstance(technique, Transform) and not ("start" in technique.moments and technique.due(context)):
-            return
+        return not isinstance(technique, Transform) or ("start" in technique.moments and technique.due(context))
+
+    def _edit(self, trainer: pl.Trainer, module: pl.LightningModule, technique: Edit) -> None:
+        context = self._context(trainer, "start")
         plan = edit(module, technique, context)
         if trainer.is_global_zero:
             technique.report(module, plan, context)
@@ -146,6 +162,7 @@ class Editing(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on there is no way back, and nothing of the old structure needs to be kept."""
         ledger_of(pl_module).base = None
+        self._plans = None  # the model goes on from here, and a later run of it too
 
     # in training
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 from framework.data.seeding import seeded
@@ -145,25 +147,30 @@ def replay(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     """
     plans = read_plans(checkpoint)
     ledger = ledger_of(model)
-    done = 0
-    for mine, theirs in zip(ledger.plans, plans, strict=False):
-        if not same_edit(mine, theirs):
-            break
-        done += 1
-    if done < len(ledger.plans):
+    mine, theirs = _lasting(ledger.plans), _lasting(plans)
+    if any(not same_edit(a, b) for a, b in zip(mine, theirs, strict=False)) or len(mine) > len(theirs):
+        names = ", ".join(plan.name for plan in ledger.plans)
         if ledger.base is None:
-            names = ", ".join(plan.name for plan in ledger.plans)
             raise UserError(
                 f"the model was edited by {names} already, and the checkpoint by other plans; build it anew"
             )
+        rank_zero_warn(
+            f"{names}: taken back, for the checkpoint was edited by {', '.join(p.name for p in plans) or 'none'}"
+        )
         ledger.base.restore()
         ledger.plans.clear()
-        done = 0
-    ledger.plans[:done] = plans[:done]
+        mine = []
     if ledger.base is None and not ledger.plans and plans:
         ledger.base = Snapshot(model)
-    for plan in plans[done:]:
+        ledger.trainable = trainable_names(model)
+    for plan in theirs[len(mine) :]:
         apply_plan(model, plan)
+    ledger.plans[:] = plans
+
+
+def _lasting(plans: Iterable[Plan]) -> list[Plan]:
+    """Those that changed more than values, which a checkpoint brings."""
+    return [p for p in plans if p.trainable is not None or find_technique(p.technique).changes - {"values"}]
 
 
 def same_edit(a: Plan, b: Plan) -> bool:
@@ -217,6 +224,17 @@ def store(model: nn.Module, checkpoint: dict[str, Any]) -> None:
     ledger = ledger_of(model)
     if ledger.plans:
         checkpoint[KEY] = ledger.to_plain()
+
+
+def configure(module: Any) -> None:
+    """Calls ``configure_model`` where a module has one, and sees to it that no later call builds the layers anew."""
+    if is_overridden("configure_model", module):
+        module.configure_model()
+        module.configure_model = _nothing
+
+
+def _nothing() -> None:
+    pass
 
 
 def attach(module: Any) -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from framework import run
 from framework.config import explain, yaml12
-from framework.editing.ledger import attach
+from framework.editing.ledger import attach, configure
 from framework.errors import UserError
 from framework.resume.checkpoints import open_checkpoint
 
@@ -43,8 +42,7 @@ def open_model(
     path = run.find_checkpoint(str(path), run.RunConfig(), None) if path.is_dir() else path
     checkpoint = open_checkpoint(path, map_location=map_location)
     module = _from_config(path, arguments) if cls is None else _from_class(path, cls, checkpoint, arguments)
-    if is_overridden("configure_model", module):
-        module.configure_model()
+    configure(module)
     attach(module)
     module.on_load_checkpoint(checkpoint)
     try:
