@@ -74,7 +74,7 @@ def as_matrix(module: nn.Module, weight: Tensor) -> Tensor | None:
 
     A convolution's kernel is the matrix (out, in·…). Of other parameters dimensions of size 1 do not count from three
     dimensions on (a position embedding (1, L, C) is a matrix, a class token (1, 1, C) a vector), and what has more
-    than two dimensions is a stack of its last two.
+    than two dimensions is a stack of its last two. A matrix of one row or column is a vector.
     """
     if not weight.is_floating_point() or weight.ndim < 2 or not weight.numel():
         return None
@@ -82,7 +82,7 @@ def as_matrix(module: nn.Module, weight: Tensor) -> Tensor | None:
         return weight.flatten(1)
     if weight.ndim > 2:
         weight = weight.squeeze()
-    if weight.ndim < 2:
+    if weight.ndim < 2 or min(weight.shape[-2:]) == 1:  # κ of a row or a column is 1, whatever is in it
         return None
     return weight if weight.ndim == 2 else weight.flatten(0, -3)
 

@@ -32,6 +32,7 @@ import copy
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -42,6 +43,7 @@ from framework.editing import Context, Plan, Transform, choose, matches, unique_
 from framework.editing.ledger import read_plans, same_edit, seeded_for
 from framework.editing.registry import find_technique
 from framework.errors import UserError
+from framework.run import RunConfig, find_checkpoint
 from framework.weights_file import compare_tensors, file_sha256, match_prefix, read_weights_file, shortened
 
 if TYPE_CHECKING:
@@ -285,8 +287,8 @@ class WarmStart(Transform):
     """Starts from earlier weights, shrunk and perturbed: at the start, in every round, or at given epochs.
 
     Args:
-        checkpoint: File with the old weights (``.ckpt``, ``.pt``, ``.pth``, ``.safetensors``); without one, the
-            model's own at that moment. Only with ``when: start``.
+        checkpoint: File with the old weights (``.ckpt``, ``.pt``, ``.pth``, ``.safetensors``), or a run folder for its
+            ``last.ckpt``; without one, the model's own at that moment. Only with ``when: start``.
         shrink: λ, the share of the old weights.
         perturb: γ, the factor of the new ones.
         source: ``fresh`` weights of the model, or ``gaussian`` noise.
@@ -338,6 +340,8 @@ class WarmStart(Transform):
             raise UserError(f"warm_start.when: {when} is not accepted; start, rounds, or a list of epochs from 0")
         if checkpoint is not None and when != "start":
             raise UserError(f"warm_start.when: {when!r} is not accepted with a checkpoint; start is needed")
+        if checkpoint is not None and Path(checkpoint).is_dir():
+            checkpoint = str(find_checkpoint(str(checkpoint), RunConfig(), None))
         self.checkpoint = None if checkpoint is None else str(checkpoint)
         self.shrink, self.perturb, self.sigma = float(shrink), float(perturb), float(sigma)
         self.source: Source = "gaussian" if source == "gaussian" else "fresh"

@@ -58,6 +58,7 @@ class CommandLine(LightningCLI):
         self._identity = identity
         self._start = start
         self._raised: Exception | None = None
+        self._text: str | None = None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=_RENAMED)
             options = {"exit_on_error": False, "parser_mode": "yaml12", "dump_header": []}
@@ -106,6 +107,8 @@ class CommandLine(LightningCLI):
             try:
                 if key == "techniques":
                     return class_type(*args, **kwargs)
+                if self._start is not None:  # the checkpoint's weights stand for what only a start needs
+                    kwargs |= dict.fromkeys(kwargs.keys() & set(getattr(class_type, "start_only", ())))
                 return lightnings(class_type, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
             except Exception as error:
                 self._raised = error
@@ -148,6 +151,11 @@ class CommandLine(LightningCLI):
 
     def text(self) -> str:
         """The typed config as YAML that runs again: the subcommand's own arguments and the run's name left out."""
+        if self._text is None:
+            self._text = self._as_yaml()
+        return self._text
+
+    def _as_yaml(self) -> str:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=_RENAMED)
             plain = self._subcommand_parsers[self._chosen].dump(
@@ -254,7 +262,7 @@ def prepare(request: Request, subcommand: str) -> tuple[Composed, Path | None]:
                 if folder is None or not (folder / "config.yaml").is_file():
                     raise UserError(f"no --config is given, and no config.yaml lies beside {checkpoint}")
                 saved = read_command_line(["--config", str(folder / "config.yaml")])
-                request = Request(layers=[*saved.layers, *request.layers], files=request.files)
+                request = Request(layers=[*saved.layers, *request.layers], files=request.files, method=request.method)
                 composed = compose(request, subcommand, techniques)
             composed.tree["ckpt_path"] = str(checkpoint)
         except UserError as error:
@@ -323,7 +331,11 @@ def _plain(value: Any) -> Any:
 
 def report_differences(checkpoint: Mapping[str, Any], settings: Namespace) -> list[str]:
     """Lines saying where a checkpoint's hyper-parameters differ from the configured ones, which hold."""
-    saved = {k: v for k, v in checkpoint.get("hyper_parameters", {}).items() if not k.startswith("_")}
+    cls = explain.find_class(settings["model"]["class_path"], pl.LightningModule)
+    skipped = getattr(cls, "start_only", ())
+    saved = {
+        k: v for k, v in checkpoint.get("hyper_parameters", {}).items() if not k.startswith("_") and k not in skipped
+    }
     arguments = settings.get("model", Namespace()).get("init_args") or Namespace()
     configured = arguments.as_dict() if isinstance(arguments, Namespace) else dict(arguments)
     lines: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -63,6 +64,13 @@ def _help(subcommand: str, request: Request) -> int:
     """LightningCLI's help, which knows every key of every section and the arguments of a class."""
     composed = compose(request, subcommand, catalogue.techniques())
     composed.tree.setdefault("model", {"class_path": "lightning.pytorch.demos.boring_classes.BoringModel"})
+    registered = catalogue.techniques()
+    for place, item in enumerate(request.help):
+        if found := re.fullmatch(r"--techniques\.(\w+)\.help(=.*)?", item):
+            name, given = found[1], (found[2] or "")[1:]
+            settings = composed.tree.setdefault("techniques", {}).setdefault(name, {})
+            cls = given or (settings or {}).get("class_path") or registered.get(name, "")
+            request.help[place] = f"--techniques.{name}.help={cls}"
 
     class Help(Typed):
         def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

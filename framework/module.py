@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
 import lightning.pytorch as pl
 
@@ -35,6 +35,10 @@ class Module(pl.LightningModule):
         optimizer: The optimiser and its settings.
         schedule: The learning-rate schedule, stepped after each optimiser step.
     """
+
+    start_only: ClassVar[tuple[str, ...]] = ()
+    """Arguments that only the start of training needs, such as a file of pretrained weights: a checkpoint is whole
+    without them, so they are null where one is opened."""
 
     def __init__(self, optimizer: OptimizerConfig | None = None, schedule: ScheduleConfig | None = None) -> None:
         super().__init__()
@@ -89,7 +93,9 @@ class Module(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes the hyper-parameters plain, so that the checkpoint loads with ``weights_only=True``; adds the edits."""
         if self.CHECKPOINT_HYPER_PARAMS_KEY in checkpoint:
-            checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = plain_data(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
+            saved = plain_data(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
+            saved = {key: None if key in self.start_only else value for key, value in saved.items()}
+            checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = saved
         store(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

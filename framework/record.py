@@ -79,8 +79,9 @@ def own_callbacks(
     start: Mapping[str, Any] | None = None,
 ) -> list[Callback]:
     """What every run has: the record, the engine, resume points, the best checkpoint, written predictions."""
-    callbacks: list[Callback] = [RunRecorder(identity, config_text, subcommand, seed)]
-    callbacks.append(Editing(start, identity.folder))
+    # first the edits: what they refuse leaves no folder behind
+    callbacks: list[Callback] = [Editing(start, identity.folder)]
+    callbacks.append(RunRecorder(identity, config_text, subcommand, seed))
     if subcommand == "predict":
         callbacks.append(PredictionWriter(identity.folder))
     if subcommand == "fit" and keep:

@@ -106,13 +106,18 @@ class Fit:
         return lines
 
     def table(self) -> str:
-        """A line for each tensor: its name and what became of it."""
-        rows = [(name, "loaded") for name in self.loaded]
-        rows += [(name, f"shape {old} -> {new}: kept") for name, (old, new) in self.reshaped.items()]
+        """How many tensors were loaded, and a line for each other one: its name and what became of it."""
+        rows = [(name, f"shape {old} -> {new}: kept") for name, (old, new) in self.reshaped.items()]
         rows += [(name, "missing: kept") for name in self.missing]
         rows += [(name, "unexpected: not used") for name in self.unexpected]
         width = max((len(name) for name, _ in rows), default=0)
-        return "\n".join(f"{name:<{width}}  {what}" for name, what in rows)
+        total = len(self.loaded) + len(self.missing) + len(self.reshaped)
+        return "\n".join(
+            [
+                f"{len(self.loaded)} of the model's {total} tensors loaded",
+                *(f"  {n:<{width}}  {what}" for n, what in rows),
+            ]
+        )
 
 
 def compare_tensors(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Fit:

@@ -57,6 +57,7 @@ class Request:
 
     layers: list[Layer] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    method: str | None = None
     print_config: str | None = None
     help: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -71,7 +72,7 @@ class Composed:
         origins: Key path to ``file:line`` or ``command line``.
         problems: Mistakes found so far, each one message.
         incomplete: Whether a file could not be read, so that missing keys mean nothing.
-        method: The stem of the first config file, or ``None``.
+        method: The stem of the first config file that has a model, else of the first; ``None`` without a file.
     """
 
     tree: dict[str, Any] = field(default_factory=dict)
@@ -172,6 +173,7 @@ def read_inputs(config: str | Path | Mapping[str, Any] | Iterable[Any] | None, o
         more = read_command_line(list(overrides))
         request.layers += more.layers
         request.files += more.files
+        request.method = request.method or more.method
         request.problems += more.problems
     return request
 
@@ -189,6 +191,8 @@ def _add_file(request: Request, name: str) -> None:
         return
     request.problems += sourced.problems
     request.files.append(path)
+    if request.method is None and "model" in sourced.tree:
+        request.method = path.stem
     request.layers.append(Layer(_expand(sourced.tree), str(path), sourced.lines))
 
 
@@ -237,7 +241,7 @@ def compose(request: Request, subcommand: str, techniques: Mapping[str, str]) ->
         techniques: Registered technique name to class path.
     """
     composed = Composed(problems=list(request.problems), incomplete=any(not layer.origin for layer in request.layers))
-    composed.method = request.files[0].stem if request.files else None
+    composed.method = request.method or (request.files[0].stem if request.files else None)
     for layer in request.layers:
         _merge_layer(composed, layer)
     accepted = ("seed_everything", *CLASS_SECTIONS, "techniques", *GROUP_SECTIONS, *SUBCOMMAND_KEYS[subcommand])
@@ -283,7 +287,7 @@ def _merge_section(composed: Composed, layer: Layer, path: KeyPath, value: Any) 
         parent[name] = None
         _record(composed, layer, path, path, value)
         return
-    if isinstance(value, bool) or (path[0] == "techniques" and value in ("true", "True")):
+    if isinstance(value, bool) or (path[0] == "techniques" and value in ("true", "True", "false", "False")):
         value = {} if value in (True, "true", "True") else None
         if value is None:
             parent[name] = None

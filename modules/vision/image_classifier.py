@@ -135,6 +135,8 @@ class ImageClassifier(Module):
             not fit (at once); the datamodule's classes, channels or image size differ (in ``setup``).
     """
 
+    start_only = ("weights",)
+
     def __init__(
         self,
         backbone: str = "vit_tiny_patch16_224",
@@ -287,9 +289,3 @@ class ImageClassifier(Module):
         x, y = batch if isinstance(batch, tuple | list) else (batch, None)
         result = {"probabilities": self(x).softmax(-1)}
         return result if y is None else {**result, "target": y}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leaves the file of pretrained weights out: the checkpoint opens where that file is not."""
-        super().on_save_checkpoint(checkpoint)
-        if self.CHECKPOINT_HYPER_PARAMS_KEY in checkpoint:
-            checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["weights"] = None

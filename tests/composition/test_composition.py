@@ -20,7 +20,12 @@ DISTRIBUTED = [
     Cell("gpt2", ("warm_start", "ema"), ranks=2),
     Cell("s4d", ("kappa_tune",), ranks=2),
 ]
-CELLS = [*product()] if os.environ.get("MATRIX") else [*sample(), *DISTRIBUTED]
+# Each technique in bf16-mixed, on one of the models.
+MIXED = [
+    Cell(architecture, (name,), precision="bf16-mixed")
+    for architecture, name in zip(["gpt2", "resnet", "vit", "s4d", "mlp"], cells.TECHNIQUES, strict=True)
+]
+CELLS = [*product()] if os.environ.get("MATRIX") else [*sample(), *MIXED, *DISTRIBUTED]
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)

@@ -130,6 +130,10 @@ class S4DModule(Module):
         )
         self.head = nn.Linear(d_model, outputs)
 
+    def get_classifier(self) -> nn.Module:
+        """The output layer, by the name that timm's models have for it: techniques train it whole."""
+        return self.head
+
     def forward(self, x: Tensor, lengths: Tensor | None = None, rate: float | None = None) -> Tensor:
         """The head's outputs (B, n_classes or n_outputs).
 
