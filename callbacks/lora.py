@@ -26,7 +26,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from framework.editing import Context, Edit, Plan, choose
 from framework.editing.names import all_names, matches
@@ -278,6 +280,7 @@ class LoRA(Edit):
         self.use_dora = use_dora
         self.init_lora_weights = init_lora_weights
         self.trainable_modules = trainable_modules
+        self._looked = False
 
     def whole(self, model: nn.Module) -> list[str]:
         """Names of the modules that are trained whole."""
@@ -368,6 +371,29 @@ class LoRA(Edit):
             raise UserError(
                 f"{self.name}.target_modules: the loss does not depend on the adapters: the model reads the weights of "
                 "the adapted layers instead of calling the layers; choose others"
+            )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Looks at the first step's gradients again."""
+        self._looked = False
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Warns, once, of adapters that the loss has no part in."""
+        if self._looked:
+            return
+        self._looked = True
+        layers: dict[str, Any] = dict(lora_layers(pl_module))
+        bypassed = [
+            name
+            for name, layer in layers.items()
+            if all(p.grad is None for n, p in layer.named_parameters() if ".lora_" in f".{n}")
+        ]
+        if bypassed:
+            rank_zero_warn(
+                f"{self.name}: {len(bypassed)} adapters had no gradient ({', '.join(bypassed[:3])}): the model does "
+                "not call these layers, or reads their weights itself"
             )
 
     def report(self, model: nn.Module, plan: Plan, context: Context) -> None:

@@ -233,6 +233,23 @@ class Typed(CommandLine):
         """Nothing is built."""
 
 
+def instantiate(base: type, settings: dict[str, Any], where: str) -> Any:
+    """Builds one class of a config: ``class_path`` and ``init_args``, typed.
+
+    Raises:
+        UserError: an argument is not accepted; the message begins with ``where``.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=_RENAMED)
+        parser = jsonargparse.ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(base, "model")
+        try:
+            typed = parser.parse_object({"model": settings})
+        except (ArgumentError, TypeError, ValueError, KeyError) as error:
+            raise UserError(f"{where}: {first_line(error)}") from error
+        return parser.instantiate_classes(typed).model
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, for a message of one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch import nn
@@ -105,6 +105,8 @@ class Editing(Callback):
         self._plans = None if checkpoint is None else {KEY: checkpoint.get(KEY)}
         self._folder = folder
         self._techniques: dict[str, Technique] = {}
+        self._epochs: list[Transform] = []
+        self._steps: list[Transform] = []
         self._ready: tuple[int, str] | None = None
 
     # start
@@ -115,6 +117,9 @@ class Editing(Callback):
             return
         configure(pl_module)
         self._techniques = in_order(callbacks_of(trainer))
+        transforms = [technique for technique in self._techniques.values() if isinstance(technique, Transform)]
+        self._epochs = [technique for technique in transforms if "epoch" in technique.moments]
+        self._steps = [technique for technique in transforms if "step" in technique.moments]
         check_run(trainer, pl_module, self._techniques)
         attach(pl_module)
         if self._plans is not None and self._plans[KEY] is not None:
@@ -168,23 +173,22 @@ class Editing(Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Asks the techniques that act at epochs."""
-        self._in_training(trainer, pl_module, "epoch")
+        for technique in self._epochs:
+            self._if_due(trainer, pl_module, technique, "epoch")
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Asks the techniques that act at steps, where no gradients are being accumulated."""
-        if batch_idx % trainer.accumulate_grad_batches == 0:
-            self._in_training(trainer, pl_module, "step")
+        if self._steps and batch_idx % trainer.accumulate_grad_batches == 0:
+            for technique in self._steps:
+                self._if_due(trainer, pl_module, technique, "step")
 
-    def _in_training(self, trainer: pl.Trainer, module: pl.LightningModule, at: Moment) -> None:
-        for technique in self._techniques.values():
-            if not isinstance(technique, Transform) or at not in technique.moments:
-                continue
-            context = self._context(trainer, at)
-            context.plans = tuple(ledger_of(module).plans)
-            if technique.due(context):
-                self._transform(trainer, module, technique, context)
+    def _if_due(self, trainer: pl.Trainer, module: pl.LightningModule, technique: Transform, at: Moment) -> None:
+        context = self._context(trainer, at)
+        context.plans = tuple(ledger_of(module).plans)
+        if technique.due(context):
+            self._transform(trainer, module, technique, context)
 
     def _transform(
         self, trainer: pl.Trainer, module: pl.LightningModule, technique: Transform, context: Context
@@ -261,7 +265,9 @@ def check_run(trainer: pl.Trainer, module: pl.LightningModule, techniques: Mappi
     for technique in techniques.values():
         technique.check(module, Context(trainer=trainer, techniques=techniques))
     strategy = trainer.strategy
-    kind = type(strategy).__name__
+    kind = getattr(strategy, "strategy_name", type(strategy).__name__)
+    if isinstance(strategy, DDPStrategy):  # as it is typed
+        kind = "ddp" if strategy._start_method == "popen" else f"ddp_{strategy._start_method}"
     plain = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
     for name, technique in techniques.items():
         if not isinstance(technique, Edit):
@@ -298,16 +304,21 @@ def _differences(plan: Plan, technique: Edit) -> list[str]:
         return [f"techniques.{plan.name}: the checkpoint has {plan.technique}, the config {technique.technique}"]
     settings = technique.settings()
     return [
-        f"techniques.{plan.name}.{key}: the checkpoint has {plan.settings.get(key)!r}, the config {settings.get(key)!r}"
-        for key in {**plan.settings, **settings}
-        if plan.settings.get(key) != settings.get(key)
+        f"techniques.{plan.name}.{key}: the checkpoint has {plan.settings[key]!r}, the config {settings[key]!r}"
+        for key in plan.settings
+        if key in settings and plan.settings[key] != settings[key]  # an argument may be newer than the checkpoint
     ]
 
 
 def contradictions(checkpoint: Mapping[str, Any], techniques: Mapping[str, Technique]) -> list[str]:
-    """Lines saying where the configured techniques are not those that made a checkpoint's plans."""
+    """Lines saying where the configured techniques are not those that made a checkpoint."""
     plans: dict[str, Plan] = {plan.name: plan for plan in read_plans(checkpoint)}
     lines: list[str] = []
+    averages = [name for name, technique in techniques.items() if isinstance(technique, WeightAveraging)]
+    if checkpoint.get("optimizer_states") and bool(averages) != ("averaging_state" in checkpoint):
+        name = averages[0] if averages else "ema"
+        has = ("no average of the weights", "one") if averages else ("an average of the weights", "none")
+        lines.append(f"techniques.{name}: the checkpoint has {has[0]}, the config {has[1]}")
     for name, technique in techniques.items():
         if not isinstance(technique, Edit):
             continue

@@ -41,7 +41,7 @@ def open_model(
     path = Path(path)
     path = run.find_checkpoint(str(path), run.RunConfig(), None) if path.is_dir() else path
     checkpoint = open_checkpoint(path, map_location=map_location)
-    module = _from_config(path, arguments) if cls is None else _from_class(path, cls, checkpoint, arguments)
+    module = _from_config(path, checkpoint, arguments) if cls is None else _from_class(path, cls, checkpoint, arguments)
     configure(module)
     attach(module)
     module.on_load_checkpoint(checkpoint)
@@ -65,18 +65,22 @@ def _from_class(path: Path, cls: type[pl.LightningModule], checkpoint: Any, give
         raise UserError(f"{path}: {cls.__name__} cannot be built from the checkpoint's arguments: {error}") from error
 
 
-def _from_config(path: Path, given: dict[str, Any]) -> Any:
-    import jsonargparse
-
+def _from_config(path: Path, checkpoint: Any, given: dict[str, Any]) -> Any:
+    """The class that the config names, built from the checkpoint's arguments, or from the config's if it has none or
+    if they name further classes."""
     folder = run.folder_of(path)
     if folder is None or not (folder / "config.yaml").is_file():
         raise UserError(f"{path}: no config.yaml lies beside it; give the module's class")
     settings = dict(yaml12.load((folder / "config.yaml").read_text(encoding="utf-8"))["model"])
     try:
-        explain.find_class(settings["class_path"], pl.LightningModule)
+        cls = explain.find_class(settings["class_path"], pl.LightningModule)
     except explain.UnknownClass as error:
         raise UserError(f"{folder / 'config.yaml'}: {error}") from error
-    settings["init_args"] = {**(settings.get("init_args") or {}), **given}
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(pl.LightningModule, "model")
-    return parser.instantiate_classes(parser.parse_object({"model": settings})).model
+    saved = checkpoint.get("hyper_parameters") or {}
+    if saved and not any(isinstance(value, dict) and "class_path" in value for value in saved.values()):
+        return _from_class(path, cls, checkpoint, given)
+    from framework.cli import instantiate
+
+    start_only = dict.fromkeys(getattr(cls, "start_only", ()))
+    settings["init_args"] = {**(settings.get("init_args") or {}), **start_only, **given}
+    return instantiate(pl.LightningModule, settings, str(folder / "config.yaml"))

@@ -4,6 +4,7 @@ import copy
 import warnings
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import timm
 import torch
@@ -293,3 +294,26 @@ def test_a_model_that_reads_weights_and_calls_no_layer_is_refused() -> None:
     technique = LoRA()
     with pytest.raises(UserError, match=r"lora.target_modules: the loss does not depend on the adapters"):
         technique.on_before_backward(None, None, model.requires_grad_(False)(torch.ones(2, 3)).sum())  # type: ignore[arg-type]
+
+
+def test_adapters_that_the_model_goes_around_are_told_of() -> None:
+    class Around(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.read = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return (self.used(batch[0]) @ self.read.weight.T).square().mean()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(4, 4)))
+    silent: dict[str, Any] = {
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    trainer = pl.Trainer(max_epochs=1, logger=False, accelerator="cpu", callbacks=[LoRA(rank=2)], **silent)
+    with pytest.warns(UserWarning, match=r"lora: 1 adapters had no gradient \(read\)"):
+        trainer.fit(Around(), loader)

@@ -337,12 +337,12 @@ def test_what_a_strategy_would_lose_is_refused_before_training() -> None:
     named = {"w": Widen()}
     fork = DDPStrategy(start_method="fork")
     for technique in (Widen(), Branch()):
-        with pytest.raises(UserError, match=r"techniques.w and trainer.strategy DDPStrategy cannot be combined"):
+        with pytest.raises(UserError, match=r"techniques.w and trainer.strategy ddp_fork cannot be combined"):
             check_run(trainer(fork, _MultiProcessingLauncher(fork, "fork")), model, {"w": technique})
     check_run(trainer(fork, _MultiProcessingLauncher(fork, "fork")), model, {"f": Freeze()})
     popen = DDPStrategy()
     check_run(trainer(popen, _SubprocessScriptLauncher(SimpleNamespace(), 1, 1)), model, named)  # type: ignore
-    with pytest.raises(UserError, match=r"techniques.f and trainer.strategy FSDPStrategy"):
+    with pytest.raises(UserError, match=r"techniques.f and trainer.strategy fsdp"):
         check_run(trainer(FSDPStrategy()), model, {"f": Freeze()})
     compiled = Net()
     compiled._compiler_ctx = {"compiler": "dynamo"}

@@ -129,6 +129,7 @@ def test_private_names_that_the_engine_uses() -> None:
     assert isinstance(_MultiProcessingLauncher, type)
     assert callable(DDPStrategy.configure_ddp)
     assert callable(DDPStrategy.setup_optimizers)
+    assert DDPStrategy()._start_method == "popen"
     assert hasattr(Net(), "_compiler_ctx")
     ema = EMAWeightAveraging(decay=0.5)
     assert (ema._average_model, ema._use_buffers, ema._device) == (None, True, None)
