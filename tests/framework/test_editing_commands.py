@@ -345,3 +345,44 @@ def test_short_forms(tmp_path):
     assert any("lora_B" in name for name in stored["state_dict"])
     assert "current_model_state" in stored, "the raw weights, beside the averaged ones"
     assert not same(stored["current_model_state"], stored["state_dict"])
+
+
+def test_an_edit_that_is_refused_leaves_no_folder(tmp_path):
+    code, text = command(tmp_path, "fit", *DIGITS, "--techniques.lora=true", "--techniques.lora.target_modules=[fc9]")
+    assert code == 2
+    assert "lora.target_modules: 'fc9' names nothing in the model; nearest: " in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_average_is_not_lost_or_made_up_on_a_resume(tmp_path):
+    for name, average in (("with", "true"), ("without", "false")):
+        code, text = command(
+            tmp_path, "fit", *DIGITS, f"--techniques.ema={average}", f"--run.name={name}", "--trainer.max_steps=2"
+        )
+        assert code == 0, text
+        folder = tmp_path / "runs" / "image_classifier_digits" / name
+        other = {"true": "null", "false": "true"}[average]
+        before = content(folder)
+        code, text = command(
+            tmp_path, "fit", "--ckpt_path", str(folder), f"--techniques.ema={other}", "--trainer.max_steps=4"
+        )
+        assert code == 2
+        assert "techniques.ema: the checkpoint has " in text
+        assert content(folder) == before
+
+
+def test_a_run_needs_the_file_it_started_from_no_more(root, base, tmp_path):
+    weights = tmp_path / "gone.ckpt"
+    shutil.copy(base / "checkpoints" / "last.ckpt", weights)
+    code, text = command(tmp_path, "fit", *TINY, f"--model.weights={weights}", "--run.name=x", "--trainer.max_epochs=1")
+    assert code == 0, text
+    weights.unlink()
+    folder = tmp_path / "runs" / "image_classifier" / "x"
+    for arguments in (
+        ["test", "--ckpt_path", str(folder)],
+        ["fit", "--ckpt_path", str(folder), "--trainer.max_epochs=2"],
+    ):
+        code, text = command(tmp_path, *arguments)
+        assert code == 0, text
+        assert "model.weights" not in text
+    assert framework.open_model(folder).backbone is not None

@@ -143,3 +143,13 @@ def test_failing_interpolations_are_mistakes_too():
     )
     interpolate(result, dict)
     assert [problem.split(":")[0] for problem in result.problems] == ["model.a", "model.b", "model.c"]
+
+
+def test_true_and_false_switch_a_technique():
+    tree = composed("--techniques.lora=true", "--techniques.kappa_tune=true", "--techniques.lora=false").tree
+    assert tree["techniques"] == {"kappa_tune": {"class_path": "callbacks.kappa_tune.KappaTune"}}
+
+
+def test_the_method_is_the_file_that_has_a_model():
+    assert composed("--config", "callbacks/lora", "--config", "sequence/s4d").method == "s4d"
+    assert composed("--config", "callbacks/lora").method == "lora"
