@@ -18,6 +18,7 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lightning.pytorch.callbacks import Callback
@@ -105,8 +106,9 @@ class Technique(Callback):
     @name.setter
     def name(self, value: str) -> None:
         self._name = value
+        self.__dict__.pop("state_key", None)
 
-    @property
+    @cached_property  # Lightning reads it around every hook
     def state_key(self) -> str:
         """Two techniques of one class keep apart in a checkpoint."""
         return f"{type(self).__qualname__}.{self.name}"
