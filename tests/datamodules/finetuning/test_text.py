@@ -30,12 +30,14 @@ def test_a_batch_is_padded_to_its_longest_row():
     assert rows[0]["input_ids"].tolist() == [1, 2, 3]
 
 
-def test_the_embedded_text_is_said_once_and_split_by_documents(caplog):
-    with caplog.at_level("INFO"):
-        data = TextData(length=64, batch_size=4)
-        data.setup("fit")
-        data.setup("test")
-    assert sum("no path given, using the English prose" in record.message for record in caplog.records) == 1
+def test_the_embedded_text_is_said_once_and_split_by_documents(monkeypatch):
+    said = []
+    monkeypatch.setattr("datamodules.finetuning.text.rank_zero_info", said.append)
+    data = TextData(length=64, batch_size=4)
+    data.setup("fit")
+    data.setup("test")
+    assert len(said) == 1
+    assert "no path given, using the English prose" in said[0]
     sizes = [len(part) for part in (data.train_set, data.val_set, data.test_set)]
     assert 0.05 < sizes[1] / sum(sizes) < 0.25
     assert 0.05 < sizes[2] / sum(sizes) < 0.25
