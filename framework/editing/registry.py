@@ -10,16 +10,16 @@ from framework.errors import UserError
 
 
 def find_technique(name: str) -> type[Edit]:
-    """The technique registered as ``name``: imported already, shipped, or of an installed package's entry points.
+    """The technique registered as ``name``: shipped, of an installed package's entry points, or imported already.
 
     Raises:
         UserError: there is none.
     """
-    if name not in IMPORTED and name in catalogue.techniques():
+    if name in catalogue.techniques():  # a class that merely took the name cannot stand in for it
         module, _, attribute = catalogue.techniques()[name].rpartition(".")
         found = getattr(import_module(module), attribute)
         if isinstance(found, type) and issubclass(found, Edit):
-            IMPORTED.setdefault(name, found)
+            return found
     if name not in IMPORTED:
         known = sorted({*IMPORTED, *catalogue.techniques()})
         raise UserError(

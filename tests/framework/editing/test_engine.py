@@ -21,6 +21,8 @@ from framework.editing import Editing, Plan, edit, fold, ledger_of, undo
 from framework.editing.engine import check_run, contradictions, in_order
 from framework.editing.ledger import read_plans, trainable_names
 from framework.editing.plan import KEY, SCHEMA
+from framework.editing.registry import find_technique
+from framework.editing.technique import IMPORTED
 from framework.errors import UserError
 from framework.resume import AtomicCheckpointIO, ResumePoint
 from framework.tracking.metrics_log import MetricsLog
@@ -286,6 +288,17 @@ def test_a_ledger_that_cannot_be_read_is_refused_by_name() -> None:
             read_plans({KEY: {"schema": SCHEMA, "plans": [broken]}})
     with pytest.raises(UserError, match=r"'frist.weight' names nothing in the model; nearest: first.weight"):
         framework.replay(Net(), plain(Plan("toy_freeze", "f", {"keep": []}, trainable=["frist.weight"])))
+
+
+def test_a_registered_name_cannot_be_taken_over() -> None:
+    from callbacks.lora import LoRA
+
+    class Impostor(Freeze):
+        technique = "lora"
+
+    assert find_technique("lora") is LoRA
+    assert IMPORTED.pop("lora") is Impostor
+    IMPORTED["lora"] = LoRA
 
 
 def test_an_older_plan_is_migrated() -> None:
