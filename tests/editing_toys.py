@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from framework.editing import Context, Edit, Transform
+
+
+def trainer_of(folder: Path, *callbacks: Any, **kwargs: Any) -> pl.Trainer:
+    """A plain Trainer of Lightning's for two short epochs."""
+    options: dict[str, Any] = {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        "default_root_dir": folder,
+    }
+    return pl.Trainer(**{**options, **kwargs}, callbacks=list(callbacks))
 
 
 class Net(pl.LightningModule):

@@ -32,7 +32,6 @@ from framework.editing.ledger import (
     read_plans,
     replay,
     seeded_for,
-    set_trainable,
     trainable_names,
 )
 from framework.editing.names import unique_parameters
@@ -342,5 +341,4 @@ __all__ = [
     "edit",
     "engine_of",
     "in_order",
-    "set_trainable",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from editing_toys import Branch, Freeze, Net, Widen
+from editing_toys import Branch, Freeze, Net, Widen, trainer_of
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from resume_harness import Data
 from torch import Tensor, nn
@@ -66,16 +66,7 @@ def net(kind: type[Net] = Net) -> Net:
 def fit(folder: Path, *callbacks: Any, model: Any = None, path: Any = None, **kwargs: Any) -> pl.Trainer:
     model = model or net()
     pl.seed_everything(3, verbose=False)
-    options: dict[str, Any] = {
-        "max_epochs": 2,
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
-        "default_root_dir": folder,
-    }
-    trainer = pl.Trainer(**{**options, **kwargs}, callbacks=list(callbacks))
+    trainer = trainer_of(folder, *callbacks, **kwargs)
     trainer.fit(model, datamodule=Data(), ckpt_path=path)
     return trainer
 

@@ -102,10 +102,11 @@ def test_patterns_name_parameters_or_modules():
 
 
 def test_selection_equals_pefts():
-    peft = pytest.importorskip("peft")
-    selector = getattr(getattr(peft, "helpers", None), "KappaTuneSelector", None)
+    import peft.helpers
+
+    selector = getattr(peft.helpers, "KappaTuneSelector", None)
     if selector is None:
-        pytest.skip("this peft has no KappaTuneSelector")
+        pytest.skip("this peft is older than its KappaTuneSelector")
     model = linears()
     theirs = selector(model, show_progress=False)
     ranking = rank_by_condition(candidates(model))

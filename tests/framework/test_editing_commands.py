@@ -385,4 +385,5 @@ def test_a_run_needs_the_file_it_started_from_no_more(root, base, tmp_path):
         code, text = command(tmp_path, *arguments)
         assert code == 0, text
         assert "model.weights" not in text
-    assert framework.open_model(folder).backbone is not None
+    opened = framework.open_model(folder)
+    assert same(dict(opened.state_dict()), dict(checkpoint(folder)["state_dict"]))

@@ -17,7 +17,6 @@ ARRAYS = {
 
 
 def test_the_default_is_mnist1d_and_its_reversal():
-    pytest.importorskip("mnist1d")
     np.random.seed(0)  # noqa: NPY002
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     data = TwoTask(num_samples=200, batch_size=16)

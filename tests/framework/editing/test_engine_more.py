@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from editing_toys import Branch, EarlyBranch, Freeze, Net, Widen
+from editing_toys import Branch, EarlyBranch, Freeze, Net, Widen, trainer_of
 from lightning.pytorch.callbacks import ModelCheckpoint
 from resume_harness import Data
 from torch import nn
@@ -19,19 +19,6 @@ from callbacks.warm_start import WarmStart
 from framework.editing import Context, edit, ledger_of, open_model, undo
 from framework.editing.ledger import trainable_names
 from framework.errors import UserError
-
-
-def trainer_of(folder: Path, *callbacks: Any, **kwargs: Any) -> pl.Trainer:
-    options: dict[str, Any] = {
-        "max_epochs": 2,
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
-        "default_root_dir": folder,
-    }
-    return pl.Trainer(**{**options, **kwargs}, callbacks=list(callbacks))
 
 
 def plans(model: nn.Module) -> list[str]:

@@ -126,9 +126,10 @@ def test_private_names_that_the_engine_uses() -> None:
     from lightning.pytorch.callbacks import EMAWeightAveraging
     from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
-    assert isinstance(_MultiProcessingLauncher, type)
-    assert callable(DDPStrategy.configure_ddp)
-    assert callable(DDPStrategy.setup_optimizers)
+    for strategy, spawns in (("ddp_fork", True), ("ddp", False)):
+        launcher = pl.Trainer(strategy=strategy, devices=2, accelerator="cpu", logger=False).strategy.launcher
+        assert isinstance(launcher, _MultiProcessingLauncher) == spawns
+    assert {"configure_ddp", "setup_optimizers"} <= set(dir(DDPStrategy))
     assert DDPStrategy()._start_method == "popen"
     assert hasattr(Net(), "_compiler_ctx")
     ema = EMAWeightAveraging(decay=0.5)
