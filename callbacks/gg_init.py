@@ -19,9 +19,9 @@ Which layers: those whose class is exactly ``nn.Linear``, ``nn.ConvNd``, ``nn.Co
 to an embedding counts as one. Subclasses are left alone, for they may need an initialisation of their own; any module
 can say so of itself and all below it by an attribute ``own_initialisation = True``. Adapters are never touched.
 
-Expected: the shape barely changes accuracy. On scikit-learn's digits (``vision/image_classifier_digits``, 6 epochs, seeds
-0 to 2) mean test accuracies for ν = 0.3, 0.5, 1, 1.5, 2 are 97.7, 97.3, 97.7, 97.4, 97.2 %, single ones 96.4 to 98.1:
-within seed noise; no ordering is claimed.
+Expected: the shape barely changes accuracy. On scikit-learn's digits (``vision/image_classifier_digits``, 6 epochs,
+seeds 0 to 2) mean test accuracies for ν = 0.3, 0.5, 1, 1.5, 2 are 97.7, 97.3, 97.7, 97.4, 97.2 %, single ones 96.4 to
+98.1: within seed noise; no ordering is claimed.
 
 Cost: 10 (ν = 1, 2) to 40 ns a weight, once. Composes with everything that comes after fresh weights; ranks that start
 from the same seed draw the same. On pretrained weights it destroys them. Below ν = 0.3 the scale α is so small (2e-13
