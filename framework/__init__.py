@@ -12,6 +12,7 @@ from framework.paths import own_packages_first
 
 if TYPE_CHECKING:
     from framework.api import Experiment, build
+    from framework.compression.export import export
     from framework.data import DataModule
     from framework.editing import fold, open_model, replay
     from framework.module import Module
@@ -25,6 +26,7 @@ _LAZY = {
     "Module": "framework.module",
     "OptimizerConfig": "framework.optim",
     "ScheduleConfig": "framework.optim",
+    "export": "framework.compression.export",
     "fold": "framework.editing",
     "open_checkpoint": "framework.resume",
     "open_model": "framework.editing",
@@ -39,6 +41,7 @@ __all__ = [
     "ScheduleConfig",
     "UserError",
     "build",
+    "export",
     "fold",
     "open_checkpoint",
     "open_model",

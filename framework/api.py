@@ -108,6 +108,12 @@ def launch(request: Request, subcommand: str, command: Sequence[str]) -> Experim
     identity = _identity(settings, subcommand, checkpoint)
     identity.command = list(command)
     start = open_checkpoint(checkpoint, mmap=True) if checkpoint is not None else None
+    if start is not None and subcommand == "fit" and "optimizer_states" not in start:
+        raise UserError(
+            f"ckpt_path: {checkpoint} holds weights alone, so no training can go on from it; to start from them: "
+            f"--techniques.warm_start.checkpoint={checkpoint} --techniques.warm_start.shrink=1 "
+            "--techniques.warm_start.perturb=0"
+        )
     line = CommandLine(subcommand, composed, identity, start)
     identity.quiet = bool(getattr(line.trainer, "fast_dev_run", False))
     _check_edits(line, subcommand, checkpoint, start)

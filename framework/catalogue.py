@@ -59,10 +59,10 @@ def _card(docstring: str) -> tuple[str, str]:
 def techniques() -> dict[str, str]:
     """Registered name to class path: ours by file, others' by the entry point group ``framework.techniques``."""
     found = {}
-    for name, path, tree in _callback_files():
+    for name, _, tree in _callback_files():
         class_name = _main_class(name, tree)
         if class_name:
-            found[name] = f"callbacks.{path.stem}.{class_name}"
+            found[name] = f"callbacks.{name}.{class_name}"
     from importlib.metadata import entry_points
 
     for point in entry_points(group="framework.techniques"):
@@ -71,14 +71,25 @@ def techniques() -> dict[str, str]:
 
 
 def _callback_files() -> Iterator[tuple[str, Path, ast.Module]]:
-    for path in sorted((paths.root() / "callbacks").glob("*.py")):
-        if not path.stem.startswith("_"):
-            yield path.stem, path, _docstring(path)[0]
+    """The name of each technique with its file, or with the ``__init__.py`` of its folder."""
+    folder = paths.root() / "callbacks"
+    sources = {path.stem: path for path in folder.glob("*.py")}
+    sources |= {path.parent.name: path for path in folder.glob("*/__init__.py")}
+    for name, path in sorted(sources.items()):
+        if not name.startswith("_"):
+            yield name, path, _docstring(path)[0]
 
 
 def _main_class(name: str, tree: ast.Module) -> str | None:
     """The class whose name is the file's name in camel case, else the only public one."""
-    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    defined = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    imported = [
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"callbacks.{name}.")
+        for alias in node.names
+    ]
+    classes = [cls for cls in [*defined, *imported] if not cls.startswith("_")]
     flat = name.replace("_", "")
     return next((c for c in classes if c.lower() == flat), classes[0] if len(classes) == 1 else None)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
 import lightning.pytorch as pl
 
 from framework.editing.ledger import replay, store
+from framework.editing.stage import stage_of
 from framework.figures import log_figure
-from framework.optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
+from framework.optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule, changed
 from framework.plain import plain_data
 
 if TYPE_CHECKING:
@@ -72,16 +74,31 @@ class Module(pl.LightningModule):
         else:
             super().__setattr__(name, value)
 
+    def _steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch; where the data has no length, of all there is."""
+        trainer = self.trainer
+        if trainer.train_dataloader is None:
+            trainer.fit_loop.setup_data()
+        batches = trainer.num_training_batches
+        if not math.isfinite(batches):
+            total = trainer.estimated_stepping_batches
+            return max(1, int(total)) if math.isfinite(total) else 1
+        return max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+
     def configure_optimizers(self) -> Any:
-        """Builds the optimiser and, if the rate changes, its scheduler."""
-        optimizer = build_optimizer(self, self.optimizer_config)
-        if self.schedule_config.name == "constant" and not self.schedule_config.warmup:
+        """Builds the optimiser and, if the rate changes, its scheduler.
+
+        In a stage of training (see :class:`framework.editing.Stage`) both have the stage's settings, and the schedule
+        spans the stage alone.
+        """
+        stage = stage_of(self)
+        optimizer = build_optimizer(self, changed(self.optimizer_config, stage.optimizer, "optimizer"))
+        schedule = changed(self.schedule_config, stage.schedule, "schedule")
+        if schedule.name == "constant" and not schedule.warmup:
             return optimizer
-        total = self.trainer.estimated_stepping_batches
-        epochs = self.trainer.max_epochs or 1
-        scheduler = build_schedule(
-            optimizer, self.schedule_config, total=int(total), steps_per_epoch=max(1, int(total) // max(1, epochs))
-        )
+        total, per_epoch = self.trainer.estimated_stepping_batches, self._steps_per_epoch()
+        steps = total - stage.epoch * per_epoch if stage.epochs is None else stage.epochs * per_epoch
+        scheduler = build_schedule(optimizer, schedule, total=steps, steps_per_epoch=per_epoch)
         if scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -48,6 +48,10 @@ class ScheduleConfig:
         final: Factor reached at the end of ``linear`` and ``cosine``.
         milestones: For ``step``: epochs at which the rate is multiplied by ``gamma``.
         gamma: For ``step``: the factor.
+        every: For ``step``: multiply every so many epochs, beside the milestones.
+        cycles: For ``cosine``: how often it starts anew, the warm-up included, each time over an equal share of the
+            steps.
+        cycle_decay: For ``cosine``: factor on the highest rate of each cycle after the first.
     """
 
     name: str = "constant"
@@ -55,6 +59,25 @@ class ScheduleConfig:
     final: float = 0.0
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
+    every: int = 0
+    cycles: int = 1
+    cycle_decay: float = 1.0
+
+
+Config = TypeVar("Config", OptimizerConfig, ScheduleConfig)
+
+
+def changed(config: Config, values: Mapping[str, Any], key: str) -> Config:
+    """``config`` with some fields replaced.
+
+    Raises:
+        UserError: there is no such field.
+    """
+    known = [part.name for part in fields(config)]
+    for name in values:
+        if name not in known:
+            raise UserError(f"{key}.{name}: there is no such setting; accepted: {', '.join(known)}")
+    return replace(config, **values)
 
 
 SCHEDULES = ("constant", "linear", "cosine", "onecycle", "step")
@@ -156,6 +179,12 @@ def schedule_factor(config: ScheduleConfig, step: int, total: int, steps_per_epo
             return 1 / 25 + (1 - 1 / 25) * 0.5 * (1 - math.cos(math.pi * step / rise))
         t = min(1.0, (step - rise) / max(1, total - rise))
         return 1e-4 / 25 + (1 - 1e-4 / 25) * 0.5 * (1 + math.cos(math.pi * t))
+    if config.name == "cosine" and config.cycles > 1:
+        length = total / config.cycles
+        cycle = min(config.cycles - 1, int(step / length))
+        once = replace(config, cycles=1, final=0.0)
+        share = schedule_factor(once, step - round(cycle * length), max(1, round(length)), steps_per_epoch)
+        return config.final + (max(config.final, config.cycle_decay**cycle) - config.final) * share
     warmup = _fraction(config.warmup, total) * total
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -165,7 +194,8 @@ def schedule_factor(config: ScheduleConfig, step: int, total: int, steps_per_epo
     if config.name == "cosine":
         return config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * t))
     if config.name == "step":
-        return config.gamma ** sum(step >= milestone * steps_per_epoch for milestone in config.milestones)
+        passed = sum(step >= milestone * steps_per_epoch for milestone in config.milestones)
+        return config.gamma ** (passed + (step // (config.every * steps_per_epoch) if config.every else 0))
     return 1.0
 
 
@@ -174,14 +204,14 @@ def _fraction(warmup: float, total: int) -> float:
 
 
 def build_schedule(
-    optimizer: torch.optim.Optimizer, config: ScheduleConfig, total: int, steps_per_epoch: int = 1
+    optimizer: torch.optim.Optimizer, config: ScheduleConfig, total: float, steps_per_epoch: int = 1
 ) -> LRScheduler | None:
     """Builds a per-step scheduler, or ``None`` where the rate never changes.
 
     Args:
         optimizer: Its groups keep their ratios; the schedule multiplies each.
         config: The shape.
-        total: Optimiser steps in the whole training.
+        total: Optimiser steps in the whole training; infinite where it has no end.
         steps_per_epoch: Optimiser steps in an epoch, for milestones given in epochs.
 
     Raises:
@@ -189,8 +219,17 @@ def build_schedule(
     """
     if config.name not in SCHEDULES:
         raise UserError(f"schedule.name: {config.name!r} is not one of {', '.join(SCHEDULES)}")
+    if config.cycles < 1 or config.every < 0:
+        name, value, least = ("cycles", config.cycles, 1) if config.cycles < 1 else ("every", config.every, 0)
+        raise UserError(f"schedule.{name}: {value} is not accepted; {least} or more")
     if config.name == "constant" and not config.warmup:
         return None
     if config.name in ("linear", "cosine", "onecycle") and not (0 < total < math.inf):
         raise UserError(f"schedule.name: {config.name!r} needs trainer.max_epochs or trainer.max_steps")
-    return LambdaLR(optimizer, lambda step: schedule_factor(config, step, total, steps_per_epoch))
+    if total == math.inf and 0 < config.warmup < 1:
+        raise UserError(
+            f"schedule.warmup: {config.warmup}, a share of all steps, needs trainer.max_epochs or trainer.max_steps; "
+            "or give a number of steps"
+        )
+    steps = int(total) if total < math.inf else 1 << 53  # more than any training has
+    return LambdaLR(optimizer, lambda step: schedule_factor(config, step, steps, steps_per_epoch))

@@ -76,3 +76,89 @@ class InRounds(Protocol):
     def samples_in(self, number: int) -> int:
         """Training samples that round ``number`` shows."""
         ...
+
+
+@runtime_checkable
+class HasTargetSignal(Protocol):
+    """A datamodule whose data is one signal on a grid of coordinates, which a network is to fit."""
+
+    def target_signal(self) -> Tensor:
+        """(*grid, C) the values as the network is to give them, float32, on the CPU; known after ``setup``."""
+        ...
+
+
+@dataclass(frozen=True)
+class WeightPart:
+    """One of the parameters that a layer computes its weight from.
+
+    Attributes:
+        name: Within the layer.
+        fan_in: Inputs of an output of the map that this parameter stands for, times the filter's size.
+        fan_out: Outputs of an input, times the filter's size.
+        gain: Standard deviation of the layer's weight if this parameter's entries are independent with deviation 1.
+        bias: Name of the bias within the layer that goes with it, or ``None``.
+    """
+
+    name: str
+    fan_in: int
+    fan_out: int
+    gain: float = 1.0
+    bias: str | None = None
+
+
+@runtime_checkable
+class HasWeightParts(Protocol):
+    """A layer (linear or convolution) whose weight is computed from other parameters.
+
+    Who initialises weights, or adds noise to them, writes to these parts instead, with deviations divided by ``gain``.
+    """
+
+    def weight_parts(self) -> list[WeightPart]:
+        """The parameters, none of them twice."""
+        ...
+
+
+@dataclass(frozen=True)
+class SineLayers:
+    """The first two weight layers of a network of sines, h₁ = sin(ω₁ (W₀ x + b₀)), h₂ = sin(ω₀ (W₁ h₁ + b₁)).
+
+    Attributes:
+        first: Name of the module that holds W₀.
+        hidden: Name of the module that holds W₁, the first hidden-to-hidden layer.
+        omega_first: ω₁.
+        omega_hidden: ω₀.
+        d_in: Input dimensions.
+        channels: Outputs.
+    """
+
+    first: str
+    hidden: str
+    omega_first: float
+    omega_hidden: float
+    d_in: int
+    channels: int
+
+
+@runtime_checkable
+class HasSineLayers(Protocol):
+    """A module that begins with two layers of sines."""
+
+    def sine_layers(self) -> SineLayers:
+        """Where they are, names relative to this module.
+
+        Raises:
+            UserError: this one has none, for example for another choice of backbone.
+        """
+        ...
+
+
+@runtime_checkable
+class HasMembers(Protocol):
+    """A layer that holds two layers of half its width (members) beside the whole."""
+
+    phase: int
+    """Which one computes: member 0, member 1, or 2 for the whole."""
+
+    def member_of(self, name: str) -> int | None:
+        """The member that a parameter of this layer belongs to; ``None`` if only the whole uses it."""
+        ...

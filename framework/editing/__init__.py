@@ -2,17 +2,20 @@
 
 from framework.editing.engine import Editing, edit
 from framework.editing.ledger import fold, ledger_of, replay, undo
-from framework.editing.names import choose, matches, nothing_matches, unique_parameters
+from framework.editing.names import choose, matches, matrices, nothing_matches, unique_parameters
 from framework.editing.opening import open_model
 from framework.editing.plan import Plan
-from framework.editing.technique import Context, Edit, Observer, Technique, Transform
+from framework.editing.stage import Stage, stage_of
+from framework.editing.technique import Context, Edit, Observer, Once, Technique, Transform
 
 __all__ = [
     "Context",
     "Edit",
     "Editing",
     "Observer",
+    "Once",
     "Plan",
+    "Stage",
     "Technique",
     "Transform",
     "choose",
@@ -20,9 +23,11 @@ __all__ = [
     "fold",
     "ledger_of",
     "matches",
+    "matrices",
     "nothing_matches",
     "open_model",
     "replay",
+    "stage_of",
     "undo",
     "unique_parameters",
 ]

@@ -8,6 +8,7 @@ It relies on Lightning's order of hooks: callbacks' ``setup``, module's ``setup`
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import zlib
@@ -37,7 +38,7 @@ from framework.editing.ledger import (
 from framework.editing.names import unique_parameters
 from framework.editing.plan import KEY, Plan
 from framework.editing.snapshot import Snapshot
-from framework.editing.technique import Context, Edit, Moment, Technique, Transform
+from framework.editing.technique import Context, Edit, Moment, Once, Technique, Transform
 from framework.errors import UserError
 from framework.plain import plain_data
 
@@ -167,6 +168,24 @@ class Editing(Callback):
         """From here on there is no way back, and nothing of the old structure needs to be kept."""
         ledger_of(pl_module).base = None
         self._plans = None  # the model goes on from here, and a later run of it too
+        self._refuse_unreached(trainer, pl_module)
+
+    def _refuse_unreached(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """An edit whose epoch lies behind ``max_steps`` would never be made; now the steps of an epoch are known."""
+        batches = trainer.num_training_batches
+        if trainer.max_steps < 0 or not 0 < batches < math.inf or getattr(trainer, "fast_dev_run", False):
+            return
+        steps = math.ceil(batches / trainer.accumulate_grad_batches)
+        done = {plan.name for plan in ledger_of(module).plans}
+        for name, technique in self._techniques.items():
+            if not isinstance(technique, Once) or name in done:
+                continue
+            first = technique.first_epoch(self._context(trainer, "epoch"))
+            if first * steps >= trainer.max_steps:
+                raise UserError(
+                    f"{name}.epoch: {first} is not reached: trainer.max_steps {trainer.max_steps} are at most "
+                    f"{math.ceil(trainer.max_steps / steps)} epochs of {steps} steps"
+                )
 
     # in training
 
@@ -261,26 +280,28 @@ def check_run(trainer: pl.Trainer, module: pl.LightningModule, techniques: Mappi
     Raises:
         UserError: naming the technique, and the other technique or the strategy.
     """
+    context = Context(trainer=trainer, techniques=techniques)
     for technique in techniques.values():
-        technique.check(module, Context(trainer=trainer, techniques=techniques))
+        technique.check(module, context)
     strategy = trainer.strategy
     kind = getattr(strategy, "strategy_name", type(strategy).__name__)
     if isinstance(strategy, DDPStrategy):  # as it is typed
         kind = "ddp" if strategy._start_method == "popen" else f"ddp_{strategy._start_method}"
     plain = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
     for name, technique in techniques.items():
-        if not isinstance(technique, Edit):
+        if not isinstance(technique, Edit) and not technique.writes_weights:
             continue
         where = f"techniques.{name} and trainer.strategy {kind}"
         if not plain:
             raise UserError(f"{where} cannot be combined: techniques run on one device and under ddp")
-        lost = isinstance(technique, Transform) or "structure" in technique.changes
+        in_training = isinstance(technique, Transform) and technique.in_training(context)
+        lost = in_training or (isinstance(technique, Edit) and "structure" in technique.changes)
         if lost and isinstance(strategy.launcher, _MultiProcessingLauncher):
             raise UserError(
                 f"{where} cannot be combined when it spawns or forks its processes: the edited model would not come "
                 "back from them; use --trainer.strategy ddp"
             )
-        if isinstance(technique, Transform) and getattr(module, "_compiler_ctx", None) is not None:
+        if in_training and getattr(module, "_compiler_ctx", None) is not None:
             raise UserError(
                 f"techniques.{name} and torch.compile cannot be combined: the model is edited in mid-training"
             )
@@ -293,7 +314,8 @@ def _done(module: pl.LightningModule, technique: Edit) -> bool:
         UserError: it has, with other settings.
     """
     plan = next((plan for plan in ledger_of(module).plans if plan.name == technique.name), None)
-    if plan is not None and not isinstance(technique, Transform) and (lines := _differences(plan, technique)):
+    repeats = isinstance(technique, Transform) and not isinstance(technique, Once)
+    if plan is not None and not repeats and (lines := _differences(plan, technique)):
         raise UserError("the model was edited already: " + "; ".join(lines))
     return plan is not None
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 
 from framework.errors import UserError
 
@@ -50,6 +50,25 @@ def nothing_matches(pattern: str, names: Sequence[str], key: str = "") -> UserEr
 def unique_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Every parameter once, under its first name, tied ones too."""
     return dict(model.named_parameters(remove_duplicate=True))
+
+
+def matrices(
+    model: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None, key: str = ""
+) -> dict[str, Tensor]:
+    """The parameters of two and more dimensions and floating type that patterns choose by name, tied ones once.
+
+    Raises:
+        UserError: there is none, or a pattern names nothing; the nearest names are listed.
+    """
+    known = {
+        name: parameter.detach()
+        for name, parameter in unique_parameters(model).items()
+        if parameter.ndim > 1 and parameter.is_floating_point() and parameter.numel()
+    }
+    names = choose(known, include, exclude or (), key)
+    if not names:
+        raise nothing_matches(", ".join(include or ("*",)), list(known), key)
+    return {name: known[name] for name in names}
 
 
 def all_names(model: nn.Module) -> dict[int, list[str]]:

@@ -84,12 +84,15 @@ class Technique(Callback):
         after: Registered names of techniques that are applied before this one where both are configured; ``*`` for all.
         before: The same for techniques that come later.
         conflicts: Registered names of techniques that this one cannot meet, with the reason.
+        writes_weights: Whether it writes to the weights in training or evaluation, outside of edits; then it is refused
+            where a process has only a part of each, as edits are.
     """
 
     technique: ClassVar[str] = "technique"
     after: ClassVar[tuple[str, ...]] = ()
     before: ClassVar[tuple[str, ...]] = ()
     conflicts: ClassVar[Mapping[str, str]] = {}
+    writes_weights: ClassVar[bool] = False
 
     _name: str | None = None
 
@@ -216,11 +219,82 @@ class Transform(Edit):
     Attributes:
         moments: When :meth:`due` is asked: any of ``start``, ``epoch``, ``step``.
         optimizer: What becomes of the optimiser: ``keep`` (states of parameters that live on stay) or ``reset``.
+        settles_by: Name of the argument that sets when it leaves the structure alone, for a message.
     """
 
     moments: ClassVar[frozenset[str]] = frozenset({"epoch"})
     optimizer: Literal["keep", "reset"] = "keep"
+    settles_by: ClassVar[str] = ""
+
+    def in_training(self, context: Context) -> bool:
+        """Whether it may edit after the start, with its settings and beside the techniques of this run."""
+        return True
+
+    def settled(self, context: Context) -> int | None:
+        """The epoch from which it leaves names and shapes alone, ``None`` for never: others may wait for it."""
+        return 0
 
     def due(self, context: Context) -> bool:
         """Whether to edit now. The engine asks once at each moment; ``context.plans`` tells what was done already."""
         raise NotImplementedError
+
+
+class Once(Transform):
+    """An edit that is made once: at the start, or before an epoch where other techniques change the structure first.
+
+    A subclass takes ``epoch`` in its constructor: ``None`` for the start, or for the epoch from which every technique
+    before it is done with the structure (:meth:`Transform.settled`).
+    """
+
+    moments = frozenset({"start", "epoch"})
+    epoch: int | None = None
+
+    def check(self, model: nn.Module, context: Context) -> None:
+        """Refuses an epoch at which another technique is not done yet, and one that is never reached."""
+        self.first_epoch(context)
+
+    def first_epoch(self, context: Context) -> int:
+        """The epoch before which it is made.
+
+        Raises:
+            UserError: a technique changes the structure later, or the training ends before.
+        """
+        first: int = 0
+        settled: int | None
+        for name, other in context.techniques.items():
+            if not isinstance(other, Transform) or other is self:
+                continue
+            if isinstance(other, Once):
+                earlier = self.technique in other.before or other.technique in self.after
+                settled = other.first_epoch(context) if earlier else 0
+            else:
+                settled = other.settled(context)
+            if settled is None:
+                raise UserError(
+                    f"{name}.{other.settles_by}: None is not accepted beside {self.name}, which acts on the layers "
+                    f"that {name} leaves in the end; an epoch before trainer.max_epochs"
+                )
+            if self.epoch is not None and self.epoch < settled:
+                raise UserError(
+                    f"{self.name}.epoch: {self.epoch} is not accepted beside {name}, which is done at epoch {settled}; "
+                    f"{settled} or more, or null"
+                )
+            first = max(first, settled)
+        first = first if self.epoch is None else self.epoch
+        last = getattr(context.trainer, "max_epochs", None)
+        if getattr(context.trainer, "fast_dev_run", False):
+            return first  # a trial of one epoch, whatever the settings
+        if first and last is not None and 0 <= last <= first:
+            raise UserError(f"{self.name}.epoch: {first} is not reached, trainer.max_epochs is {last}")
+        return first
+
+    def in_training(self, context: Context) -> bool:
+        """Not if it is made at the start."""
+        return self.first_epoch(context) > 0
+
+    def due(self, context: Context) -> bool:
+        """At its epoch, unless it was made."""
+        if any(plan.name == self.name for plan in context.plans):
+            return False
+        first = self.first_epoch(context)
+        return first == 0 if context.at == "start" else context.at == "epoch" and 0 < first <= context.epoch

@@ -14,7 +14,7 @@ from framework.errors import UserError
 
 
 def open_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
-    """Reads a checkpoint as plain data.
+    """Reads a checkpoint as plain data; weights that :func:`framework.export` compressed are whole again.
 
     Args:
         path: A file written by Lightning, ours or a plain Trainer's.
@@ -48,6 +48,10 @@ def open_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = Fa
         raise UserError(f"{path}: not a Lightning checkpoint: it has no 'state_dict'")
     if "pytorch-lightning_version" not in checkpoint:
         raise UserError(f"{path}: not a Lightning checkpoint: it has no 'pytorch-lightning_version'")
+    if "compressed" in checkpoint:
+        from framework.compression.container import expand
+
+        return expand(checkpoint, path, map_location)
     return checkpoint
 
 

@@ -14,6 +14,7 @@ from framework.optim import (
     ScheduleConfig,
     build_optimizer,
     build_schedule,
+    changed,
     parameter_groups,
     schedule_factor,
 )
@@ -139,6 +140,38 @@ def test_the_other_shapes():
     assert build_schedule(torch.optim.SGD(model().parameters(), lr=1), ScheduleConfig(), total=10) is None
 
 
+def rates(optimizer, schedule, steps):
+    seen = []
+    for _ in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return seen
+
+
+def test_a_step_every_so_many_epochs_is_torchs():
+    ours, theirs = (torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1) for _ in range(2))
+    schedule = build_schedule(ours, ScheduleConfig("step", every=20, gamma=0.99), total=300, steps_per_epoch=3)
+    oracle = torch.optim.lr_scheduler.StepLR(theirs, step_size=60, gamma=0.99)
+    assert rates(ours, schedule, 300) == pytest.approx(rates(theirs, oracle, 300), rel=1e-12)
+
+
+def test_cosine_in_cycles_is_torchs_warm_restarts_with_each_peak_lower():
+    ours, theirs = (torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1) for _ in range(2))
+    schedule = build_schedule(ours, ScheduleConfig("cosine", cycles=4, cycle_decay=0.5), total=80)
+    oracle = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(theirs, T_0=20)
+    expected = [rate * 0.5 ** (step // 20) for step, rate in enumerate(rates(theirs, oracle, 80))]
+    assert rates(ours, schedule, 80) == pytest.approx(expected, rel=1e-12)
+    lowest = ScheduleConfig("cosine", cycles=4, cycle_decay=0.5, final=0.3)
+    factors = [schedule_factor(lowest, step, 40) for step in range(41)]
+    assert [factors[10 * cycle] for cycle in range(4)] == pytest.approx(
+        [1, 0.5, 0.3, 0.3]
+    )  # as timm's CosineLRScheduler
+    assert factors[5] == pytest.approx(0.65)
+    assert factors[15] == pytest.approx(0.4)
+    assert min(factors) == pytest.approx(0.3)
+
+
 def test_every_group_keeps_its_ratio():
     optimizer = build_optimizer(model(), OptimizerConfig(lr=0.01))
     schedule = build_schedule(optimizer, ScheduleConfig("cosine"), total=10)
@@ -154,3 +187,7 @@ def test_schedule_mistakes_are_said():
         build_schedule(optimizer, ScheduleConfig("cosin"), total=10)
     with pytest.raises(UserError, match="max_epochs or"):
         build_schedule(optimizer, ScheduleConfig("cosine"), total=-1)
+    with pytest.raises(UserError, match=r"schedule\.cycles: 0 is not accepted"):
+        build_schedule(optimizer, ScheduleConfig("cosine", cycles=0), total=10)
+    with pytest.raises(UserError, match=r"optimizer\.lrr: there is no such setting; accepted: name, lr, "):
+        changed(OptimizerConfig(), {"lrr": 1}, "optimizer")

@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from resume_harness import Data, Kill, in_child, in_two_ranks, same
 
 import framework
-from framework.editing import Editing, Plan, edit, fold, ledger_of, undo
+from framework.editing import Editing, Plan, Technique, edit, fold, ledger_of, undo
 from framework.editing.engine import check_run, contradictions, in_order
 from framework.editing.ledger import read_plans, trainable_names
 from framework.editing.plan import KEY, SCHEMA
@@ -68,6 +68,13 @@ def fit(
         folder / f"end{trainer.global_rank}.pt",
     )
     return trainer
+
+
+class Pull(Technique):
+    """Writes to the weights outside of edits."""
+
+    technique = "toy_pull"
+    writes_weights = True
 
 
 CASES = {
@@ -357,6 +364,9 @@ def test_what_a_strategy_would_lose_is_refused_before_training() -> None:
     check_run(trainer(popen, _SubprocessScriptLauncher(SimpleNamespace(), 1, 1)), model, named)  # type: ignore
     with pytest.raises(UserError, match=r"techniques.f and trainer.strategy fsdp"):
         check_run(trainer(FSDPStrategy()), model, {"f": Freeze()})
+    with pytest.raises(UserError, match=r"techniques\.w and trainer\.strategy fsdp cannot be combined"):
+        check_run(trainer(FSDPStrategy()), model, {"w": Pull()})
+    check_run(trainer(DDPStrategy(process_group_backend="gloo")), model, {"w": Pull()})
     compiled = Net()
     compiled._compiler_ctx = {"compiler": "dynamo"}
     with pytest.raises(UserError, match=r"techniques.w and torch.compile cannot be combined"):
