@@ -18,6 +18,7 @@ USAGE = """usage: framework COMMAND [--config FILE]... [--KEY=VALUE]...
   list       methods, techniques and configs          --json
   compare    runs side by side over seeds             FOLDER... [--metric NAME] [--by KEY]
   reproduce  check a paper's claims on this machine   METHOD... | --all [--json FILE]
+  export     write a checkpoint's weights, compressed CHECKPOINT | FOLDER [--format rf8|entropy|plain] [--out FILE]
 
 Settings: --config takes a path or the short name of a shipped config, several times; later wins, and what is typed
 wins over files; null switches a technique off. --print_config shows the composed config, COMMAND --help every key,
@@ -52,11 +53,18 @@ def _reproduce(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def _export(arguments: Sequence[str]) -> int:
+    from framework.export_command import main
+
+    return main(arguments)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     **{name: _training(name) for name in ("fit", "validate", "test", "predict")},
     "list": _list,
     "compare": _compare,
     "reproduce": _reproduce,
+    "export": _export,
 }
 
 

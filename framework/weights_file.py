@@ -24,7 +24,7 @@ def read_weights_file(path: str | Path, key: str = "weights") -> tuple[dict[str,
     """Reads a state dict: ``.safetensors``, or what ``torch.save`` wrote, opened with ``weights_only=True``.
 
     A state dict inside a checkpoint (under ``state_dict``, ``model``, …; the averaged one first, as timm does) is
-    taken out.
+    taken out. Weights that :func:`framework.export` compressed are whole again.
 
     Args:
         path: The file.
@@ -51,6 +51,10 @@ def read_weights_file(path: str | Path, key: str = "weights") -> tuple[dict[str,
     except Exception as error:  # safetensors and zip raise types of their own
         raise UserError(f"{key}: {path} cannot be read: {error}") from error
     around: dict[str, Any] = {}
+    if isinstance(content, dict) and isinstance(content.get("compressed"), dict):
+        from framework.compression.container import expand
+
+        content = expand(content, f"{key}: {path}")
     if isinstance(content, Mapping):
         inner = next((content[name] for name in _CONTAINERS if isinstance(content.get(name), Mapping)), None)
         if inner is not None:

@@ -1,0 +1,324 @@
+"""BackSlash: pulls weights towards a cheaper code while training, by their own generalised Gaussian.
+
+Paper: BackSlash: Rate Constrained Optimized Training of Large Language Models (Wu, Wen & Han, ICML 2025, arXiv
+2504.16968); It Takes a Good Model to Train a Good Model (Wu et al. 2025, arXiv 2506.00486).
+
+The objective is the loss plus λ times the rate, the code length of the weights under a generalised Gaussian of shape ν:
+up to constants (1/N) Σ (|w| + ε)^ν over all N weights. Its gradient is not part of the loss's: after each optimiser
+step, ν estimated anew from the weights,
+
+    w ← w − λ (ν/N) sign(w) (|w| + ε)^(ν−1)
+
+without the learning rate. With ν = 1 this is the pull of an L1 penalty for any ε. The authors published two versions,
+λ = 1e5 with ε = 1e-5, and λ = 2e3 with ε = 1 (the default here). They differ in kind: with ε = 1 the last factor is
+nearly 1, a pull of the same size for all weights; with ε = 1e-5 it grows without bound towards 0 where ν < 1, and
+vanishes there where ν > 1, so that from weights with ν near 2 nothing starts. Some epochs without the pull follow
+(``stop_epoch``), as in all the authors' experiments.
+
+λ means something only beside N. ``per_weight_step`` = λ/N is the size of one pull at ν = 1, in the weights' unit: 2e-5
+is λ = 2e3 on BERT-base. Weights that nothing else holds end within one pull around 0, to and fro; ``clamp_at_zero``
+stops them at 0 (not in the paper).
+
+Expected, scikit-learn's digits (MLP 64-128-128-10, AdamW 1e-3, 20 epochs with λ/N = 3e-4 and 10 without): see
+``python -m framework reproduce gg_prior``.
+
+Logs at the end of each epoch ``backslash/shape`` (ν of the weights pulled, as one sample) and ``backslash/bits`` (mean
+exp-Golomb bits of a weight at step 2⁻¹³).
+
+Which weights: the trainable ones, tied ones once, norms and biases too as in the authors' program; N counts these. So
+adapters only under LoRA, and nothing that KappaTune froze. The pull comes before an average of the weights (``ema``)
+sees the step. It keeps no state: a resumed run goes on exactly. Equal weights on all ranks stay equal.
+
+Cost: reads the weights once for ν and writes them once, see ``benchmarks/gg_prior.py``. Limits: one device or ``ddp``;
+weights kept in bfloat16 or float16 (``bf16-true``) round a small pull away, where mixed precision does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar, Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from framework import generalized_gaussian as gg
+from framework.compression.rate import STEP, bits_per_weight, check_step
+from framework.editing import Plan, Technique, choose, nothing_matches, unique_parameters
+from framework.errors import UserError
+
+SCOPES = ("global", "per_tensor")
+DEFAULT_STEP = 2e-5
+"""λ/N where neither λ nor λ/N is given: the authors' λ of 2,000 on the 1.1e8 weights of BERT-base."""
+
+_ON_CPU, _ELSEWHERE = 1 << 16, 1 << 26  # weights worked on at a time; on a CPU they stay in its cache
+
+
+def _pieces(tensors: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """The index of each tensor with parts of it that share its memory."""
+    for index, tensor in enumerate(tensors):
+        if tensor.is_contiguous():
+            size = _ON_CPU if tensor.device.type == "cpu" else _ELSEWHERE
+            yield from ((index, part) for part in tensor.view(-1).split(size))
+        else:
+            yield index, tensor
+
+
+def _groups(tensors: Sequence[Tensor], separate: bool) -> Iterator[tuple[int, list[Tensor]]]:
+    """Parts of one device and type, as many as are worked on at a time, with the index of the first one's tensor.
+
+    Args:
+        tensors: The weights.
+        separate: Whether each group is of one tensor.
+    """
+    order = sorted(range(len(tensors)), key=lambda i: (str(tensors[i].device), str(tensors[i].dtype), i))
+    kind: Any = None
+    group: list[Tensor] = []
+    first = held = 0
+    for place, part in _pieces([tensors[i] for i in order]):
+        index = order[place]
+        room = _ON_CPU if part.device.type == "cpu" else _ELSEWHERE
+        belongs = (part.device, part.dtype, index if separate else 0)
+        if group and (belongs != kind or held + part.numel() > room):
+            yield first, group
+            group, held = [], 0
+        if not group:
+            kind, first = belongs, index
+        group.append(part)
+        held += part.numel()
+    if group:
+        yield first, group
+
+
+def _flat(group: list[Tensor]) -> Tensor:
+    """A group as one vector of float32 or float64; shares memory with a group of one where it can."""
+    flat = group[0].reshape(-1) if len(group) == 1 else torch.cat([part.reshape(-1) for part in group])
+    return flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
+
+
+def _sums(groups: Sequence[tuple[int, list[Tensor]]], count: int, device: torch.device) -> Tensor:
+    """Σ|w| and Σw² of each tensor, float64 (2, tensors), without waiting for an accelerator."""
+    parts = []
+    for _, group in groups:
+        flat = _flat(group)
+        parts.append(torch.stack([flat.abs().sum(), flat.dot(flat)]).to(device, torch.float64))
+    index = torch.tensor([first for first, _ in groups], device=device)
+    return torch.zeros(2, count, dtype=torch.float64, device=device).index_add_(1, index, torch.stack(parts, 1))
+
+
+def _shapes(sums: Tensor, counts: Tensor) -> Tensor:
+    """ν of each column of sums, from the estimator's table; 1 where all weights are 0."""
+    shapes, ratios = (table.to(sums.device) for table in gg.shape_table())
+    rho = counts * sums[1] / sums[0].square()
+    found = shapes[(ratios - rho[:, None]).abs().argmin(1)]
+    return torch.where(sums[0] > 0, found, torch.ones_like(found))
+
+
+@torch.no_grad()
+def estimate_shapes(tensors: Iterable[Tensor], scope: str = "global") -> Tensor:
+    """ν of all tensors as one sample, (1,), or of each, (T,); float64.
+
+    The estimator of :func:`framework.generalized_gaussian.fit`, on sums of float32 pieces: fast enough for every step.
+    """
+    kept = [tensor.detach() for tensor in tensors]
+    return _estimate(kept, list(_groups(kept, scope == "per_tensor")), scope)
+
+
+def _estimate(tensors: Sequence[Tensor], groups: Sequence[tuple[int, list[Tensor]]], scope: str) -> Tensor:
+    device = tensors[0].device
+    sums = _sums(groups, len(tensors), device)
+    counts = torch.tensor([float(t.numel()) for t in tensors], dtype=torch.float64, device=device)
+    if scope == "global":
+        sums, counts = sums.sum(1, keepdim=True), counts.sum(0, keepdim=True)
+    return _shapes(sums, counts)
+
+
+@torch.no_grad()
+def backslash_step(
+    parameters: nn.Module | Iterable[Tensor],
+    lam: float | None = None,
+    eps: float = 1.0,
+    *,
+    per_weight_step: float | None = None,
+    scope: str = "global",
+    clamp_at_zero: bool = False,
+    shape: float | None = None,
+) -> Tensor:
+    """One pull, in place; to be called after an optimiser's step.
+
+    Args:
+        parameters: The tensors to pull, each once, or a module for those that it trains; N is the number of elements.
+        lam: λ.
+        eps: ε, above 0.
+        per_weight_step: λ/N, instead of ``lam``.
+        scope: ``global`` (one ν for all tensors, the paper's) or ``per_tensor``.
+        clamp_at_zero: Whether a weight stops at 0 instead of crossing it.
+        shape: ν, instead of an estimate.
+
+    Returns:
+        ν that was used, float64: (1,), or (T,) with ``per_tensor``.
+
+    Raises:
+        UserError: a setting is not accepted.
+    """
+    check_settings(lam, per_weight_step, eps, scope)
+    if isinstance(parameters, nn.Module):
+        parameters = [parameter for parameter in parameters.parameters() if parameter.requires_grad]
+    tensors = [parameter.detach() for parameter in parameters if parameter.numel()]
+    if not tensors:
+        return torch.zeros(0, dtype=torch.float64)
+    total = sum(tensor.numel() for tensor in tensors)
+    size = lam / total if lam is not None else (DEFAULT_STEP if per_weight_step is None else per_weight_step)
+    groups = list(_groups(tensors, scope == "per_tensor"))
+    if shape is None:
+        shapes = _estimate(tensors, groups, scope)
+    else:
+        gg.check_shape(shape, "backslash.shape")
+        shapes = torch.full((1,), shape, dtype=torch.float64, device=tensors[0].device)
+    # numbers are quicker than tensors on a CPU; an accelerator is not waited for
+    known: Any = shapes.tolist() if shapes.device.type == "cpu" else shapes.float()
+    for first, group in groups:
+        _pull(group, known[first if len(known) > 1 else 0], size, eps, clamp_at_zero)
+    return shapes
+
+
+def _pull(group: list[Tensor], nu: Any, size: float, eps: float, clamp: bool) -> None:
+    """w −= size · ν · sign(w) · (|w| + ε)^(ν − 1) for each tensor of a group."""
+    flat = _flat(group)
+    if isinstance(nu, float) and nu == 1:
+        pull = torch.full_like(flat, size)
+    else:  # the power by two functions that are together quicker than pow
+        pull = flat.abs().add_(eps).log_().mul_(nu - 1).exp_().mul_(size * nu)
+    if clamp:
+        torch.minimum(pull, flat.abs(), out=pull)
+    pull.mul_(flat.sign())
+    if flat.dtype != group[0].dtype:
+        pull = (flat - pull).to(group[0].dtype)
+    parts = [part.view_as(old) for part, old in zip(pull.split([p.numel() for p in group]), group, strict=True)]
+    if flat.dtype != group[0].dtype:
+        torch._foreach_copy_(group, parts)
+    else:
+        torch._foreach_sub_(group, parts)
+
+
+def check_settings(lam: float | None, per_weight_step: float | None, eps: float, scope: str) -> None:
+    """Refuses settings that mean nothing.
+
+    Raises:
+        UserError: λ and λ/N are both given, one is not a number from 0, ε is not above 0, or the scope is not known.
+    """
+    if lam is not None and per_weight_step is not None:
+        raise UserError("backslash.lam and backslash.per_weight_step: give one of them; the second is lam / N")
+    for name, value in (("lam", lam), ("per_weight_step", per_weight_step)):
+        if value is not None and not (value >= 0 and math.isfinite(value)):
+            raise UserError(f"backslash.{name}: {value} is not accepted; a number from 0")
+    if not (eps > 0 and math.isfinite(eps)):
+        raise UserError(f"backslash.eps: {eps} is not accepted; a number above 0")
+    if scope not in SCOPES:
+        raise UserError(f"backslash.scope: {scope!r} is not accepted; one of {', '.join(SCOPES)}")
+
+
+class BackSlash(Technique):
+    """Pulls the trainable weights towards a cheaper code after each optimiser step.
+
+    Args:
+        lam: λ.
+        per_weight_step: λ/N instead of λ; 2e-5 where neither is given.
+        eps: ε, above 0; 1 and 1e-5 are the authors' two versions.
+        every_n_steps: Optimiser steps between pulls.
+        stop_epoch: The first epoch without the pull; none for ``None``.
+        clamp_at_zero: Whether a weight stops at 0 instead of crossing it.
+        scope: ``global`` (one ν for all weights, the paper's) or ``per_tensor``.
+        include: Patterns of parameter names (``*`` and ``?`` as in a shell); all for ``None``.
+        exclude: Patterns of parameter names to leave out.
+        bits_step: Between two levels, for the logged bits.
+
+    Raises:
+        UserError: a setting is not accepted (at once); nothing is trained, a pattern names nothing, or the strategy
+            shards the weights (before training).
+    """
+
+    technique = "backslash"
+    writes_weights = True
+    before: ClassVar[tuple[str, ...]] = ("ema",)
+
+    def __init__(
+        self,
+        lam: float | None = None,
+        per_weight_step: float | None = None,
+        eps: float = 1.0,
+        every_n_steps: int = 1,
+        stop_epoch: int | None = None,
+        clamp_at_zero: bool = False,
+        scope: Literal["global", "per_tensor"] = "global",
+        include: list[str] | None = None,
+        exclude: list[str] | None = None,
+        bits_step: float = STEP,
+    ) -> None:
+        check_settings(lam, per_weight_step, eps, scope)
+        check_step(bits_step, "backslash.bits_step")
+        if every_n_steps < 1:
+            raise UserError(f"backslash.every_n_steps: {every_n_steps} is not accepted; it must be 1 or more")
+        if stop_epoch is not None and stop_epoch < 0:
+            raise UserError(f"backslash.stop_epoch: {stop_epoch} is not accepted; it must be 0 or more")
+        self.lam, self.per_weight_step, self.eps = lam, per_weight_step, eps
+        self.every_n_steps, self.stop_epoch = every_n_steps, stop_epoch
+        self.clamp_at_zero, self.scope, self.bits_step = clamp_at_zero, scope, bits_step
+        self.include, self.exclude = include, exclude
+        self._chosen: list[nn.Parameter] = []
+        self._step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Finds the weights, and where the run starts."""
+        self._step = trainer.global_step
+        self._choose(pl_module)
+
+    def on_model_edit(self, trainer: pl.Trainer, pl_module: pl.LightningModule, plan: Plan) -> None:
+        """Finds the weights of the edited model."""
+        self._choose(pl_module)
+
+    def _choose(self, module: nn.Module) -> None:
+        known = {
+            name: parameter
+            for name, parameter in unique_parameters(module).items()
+            if parameter.is_floating_point() and parameter.numel()
+        }
+        trained = [name for name, parameter in known.items() if parameter.requires_grad]
+        names = choose(known, self.include, self.exclude or (), f"techniques.{self.name}.include")
+        if not set(names) & set(trained):
+            raise nothing_matches(", ".join(self.include or ("*",)), trained, f"techniques.{self.name}: trainable")
+        self._chosen = [known[name] for name in names]
+
+    def _pulled(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self._chosen if parameter.requires_grad]  # it may be frozen in between
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Pulls, if the optimiser stepped with this batch."""
+        before, self._step = self._step, trainer.global_step
+        if self._step // self.every_n_steps == before // self.every_n_steps:
+            return
+        if self.stop_epoch is not None and trainer.current_epoch >= self.stop_epoch:
+            return
+        backslash_step(
+            self._pulled(),
+            self.lam,
+            self.eps,
+            per_weight_step=self.per_weight_step,
+            scope=self.scope,
+            clamp_at_zero=self.clamp_at_zero,
+        )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs the shape and the bits of the weights that are pulled."""
+        weights = self._pulled()
+        if not weights:
+            return
+        sums = gg.moments(weights)
+        shape = bits = math.nan  # what a run that diverged logs
+        if math.isfinite(sums.square):
+            shape, bits = gg.fit(sums).shape, bits_per_weight(weights, self.bits_step).eg
+        pl_module.log("backslash/shape", shape, rank_zero_only=True)
+        pl_module.log("backslash/bits", bits, rank_zero_only=True)

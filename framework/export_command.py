@@ -1,0 +1,81 @@
+"""``export CHECKPOINT | RUN_FOLDER``: writes the weights of a checkpoint to a smaller file that opens as one."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from framework.errors import UserError
+
+USAGE = """usage: framework export CHECKPOINT | RUN_FOLDER [--format rf8|entropy|exp_golomb|plain] [--out FILE]
+
+  --format      rf8 (8 bits a weight), entropy (rounded to --step, coded close to the entropy), exp_golomb (rounded to
+                --step, exp-Golomb codes of frequency ranks) or plain; rf8 by default
+  --out FILE    where to; beside the checkpoint by default, last.rf8.ckpt for last.ckpt
+  --step STEP   between two levels of the entropy codes: 2^-13 (the default), 0.001, ...
+  --include P   pattern of tensors to compress, several times; all of two and more dimensions by default
+  --exclude P   pattern of tensors to leave as they are, several times
+  --deep-shape  remaps the weights' histogram first
+
+The file has no optimiser states: validate, test and predict take it by --ckpt_path, framework.open_model opens it, and
+a warm start begins from it.
+"""
+
+
+def read_step(text: str) -> float:
+    """A number above 0, also written as a power: ``2^-13``.
+
+    Raises:
+        UserError: it is not one.
+    """
+    power = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(?:\^|\*\*)\s*(-?\d+)\s*", text)
+    try:
+        value = float(power[1]) ** int(power[2]) if power else float(text)
+    except (ValueError, OverflowError, ZeroDivisionError):
+        value = math.nan
+    if not (value > 0 and math.isfinite(value)):
+        raise UserError(f"export: --step {text} is not accepted; a number above 0, such as 2^-13 or 0.001")
+    return value
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; the exit code is 0, or a :class:`UserError` is raised."""
+    given: list[str] = []
+    options: dict[str, list[str]] = {key: [] for key in ("format", "out", "step", "include", "exclude")}
+    deep_shape = False
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        if argument in ("-h", "--help"):
+            print(USAGE, end="")
+            return 0
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--") and name in options:
+            if not equals and not queue:
+                raise UserError(f"export: --{name} needs a value")
+            options[name].append(value if equals else queue.pop(0))
+        elif argument in ("--deep-shape", "--deep_shape"):
+            deep_shape = True
+        elif argument.startswith("-"):
+            accepted = ", ".join([*(f"--{key}" for key in options), "--deep-shape"])
+            raise UserError(f"export: unknown option {argument}; accepted: {accepted}")
+        else:
+            given.append(argument)
+    if len(given) != 1:
+        found = f"{len(given)} were given: {', '.join(given)}" if given else "none was given"
+        raise UserError(f"export: one checkpoint or run folder is needed; {found}")
+    from framework.compression.export import export
+    from framework.compression.rate import STEP
+
+    report = export(
+        given[0],
+        options["out"][-1] if options["out"] else None,
+        options["format"][-1] if options["format"] else "rf8",
+        step=read_step(options["step"][-1]) if options["step"] else STEP,
+        include=options["include"] or None,
+        exclude=options["exclude"],
+        deep_shape=deep_shape,
+    )
+    print(report.table())
+    return 0
