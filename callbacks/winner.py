@@ -1,0 +1,468 @@
+"""WINNER: Gaussian noise on the first two layers of a sine network, sized by the spectral centroid of its target.
+
+Paper: Spectral Bottleneck in Deep Neural Networks: Noise is All You Need (Chandravamsi, Shenoy, Zinn, Pisnoy, Frankel
+2025, arXiv 2509.09719; Sinusoidal Representation Networks in the title of its second version)
+
+What it is for. A SIREN that is to fit a signal of mostly high frequencies can collapse to a zero output. Weight
+INitialisation with Noise for NEural Representations starts it where the signal is; a SIREN with it is called SIREN².
+
+Equations. h₁ = sin(ω₁ (W₀ x + b₀)), h₂ = sin(ω₀ (W₁ h₁ + b₁)), …; once, before training,
+
+    W₀ += N(0, (s₀/ω₀)²),   W₁ += N(0, (s₁/ω₀)²)     (both divided by the hidden frequency ω₀),
+    ψ  = 2 mean_c(ψ_c) / C,   ψ_c = Σ f |Y_c(f)| / Σ |Y_c(f)|   over rfft's bins, f in cycles a sample,
+    s₀ = s0_max (1 − exp(−a ψ / C^p)),   s₁ = b ψ / C^p,
+
+with (s0_max, a, b) = (3500, 7, 3) for one input dimension, (50, 5, 0.4) for two, p = 1 and C output channels, as in the
+authors' program; the paper's text is summarised with a = 5 for audio and p = ½. More dimensions need all three given.
+Without noise the pre-activation of layer 2 has variance 1; with it 1 + H s₁²/2 for width H.
+
+Ours: ``centroid: axes`` takes ψ along each input dimension and gives W₀ a noise for each; ``scale_with_n`` multiplies
+s₀ by n/150,000 samples (one dimension) or n/512 pixels a side (two), for s₀ is in radians a unit of the coordinate and
+was tuned at those sizes. A warning says when s₀ lies above Nyquist's frequency, π n / 2.
+
+Expected: see ``reproduce winner`` and the card of the method of that name.
+
+Cost: an FFT of the target and two draws, once. Nothing in a step; no parameter more.
+
+Composes. The noise has a seed of its own: with ψ = 0 the network is the plain SIREN, bit for bit. It is written once;
+the ledger remembers, so a second fit or a resume adds none. GG initialisation leaves the two layers alone. A layer
+whose weight is computed from other parameters (grown by MixtureGrowth) gets the noise on those, divided by their gain.
+EMA, KappaTune and LoRA come after; a layer with an adapter, a frozen one and one that shares its weight are refused.
+
+Warm start: noise belongs on weights that are otherwise as WINNER's SIREN has them. A warm start without a file mixes
+fresh weights, and the noise is added to the mixture: both go together. One that loads a file may load it plainly
+(shrink 1, perturb 0), and WINNER then is the perturbation of the two layers; or shrink and perturb all but the two
+layers (``exclude``). A file whose two layers are shrunk and perturbed and then get WINNER's noise as well is refused:
+either, not both. A warm start in mid-training shrinks what WINNER began and stays allowed; its fresh weights come
+without noise.
+
+Limits. On a network that is not of sines the formulas mean nothing: give ``layers``, ``s0``, ``s1`` and ``w0``. For
+short signals s₀ may pass Nyquist's frequency, and what is fitted between the samples is then arbitrary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+
+from framework.data.seeding import mix
+from framework.editing import Context, Edit, matches, nothing_matches
+from framework.errors import UserError
+from framework.protocols import HasSineLayers, HasTargetSignal, HasWeightParts, SineLayers
+from framework.signals import CENTROIDS, Centroid, spectral_centroid
+
+if TYPE_CHECKING:
+    from framework.editing import Plan
+
+SCALES = {1: (3500.0, 7.0, 3.0), 2: (50.0, 5.0, 0.4)}  # s0_max, a, b by input dimensions
+TUNED_AT = {1: 150_000, 2: 512}  # samples an axis that these were tuned at
+
+Scale = float | list[float]
+
+
+def noise_scales(
+    psi: float,
+    d_in: int,
+    channels: int = 1,
+    s0_max: float | None = None,
+    a: float | None = None,
+    b: float | None = None,
+    channel_power: float = 1.0,
+) -> tuple[float, float]:
+    """s₀ = s0_max (1 − exp(−a ψ / C^p)) and s₁ = b ψ / C^p.
+
+    Args:
+        psi: ψ, see :func:`framework.signals.spectral_centroid`.
+        d_in: Input dimensions; for 1 and 2 the constants have defaults (:data:`SCALES`).
+        channels: C.
+        s0_max: Limit of s₀, in radians a unit of the coordinate.
+        a: Rate.
+        b: Slope of s₁.
+        channel_power: p.
+
+    Returns:
+        (s₀, s₁).
+
+    Raises:
+        UserError: ψ is negative or not finite, or there are three dimensions or more and a constant is not given.
+    """
+    if not (psi >= 0 and math.isfinite(psi)):
+        raise UserError(f"winner.psi: {psi} is not accepted; a number from 0")
+    given = (s0_max, a, b)
+    default = SCALES.get(d_in)
+    if default is None and None in given:
+        raise UserError(
+            f"winner.s0_max, a and b: {given} is not accepted for {d_in} input dimensions, for which nothing was "
+            "tuned; give all three, or s0 and s1"
+        )
+    limit, rate, slope = (own if own is not None else default[i] for i, own in enumerate(given))  # type: ignore[index]
+    share = psi / channels**channel_power
+    return -limit * math.expm1(-rate * share), slope * share
+
+
+def _layer(model: nn.Module, name: str) -> nn.Module:
+    found = dict(model.named_modules())
+    if name not in found:
+        raise nothing_matches(name, [key for key in found if key], "winner.layers")
+    return found[name]
+
+
+def _parts(model: nn.Module, name: str) -> dict[str, float]:
+    """The parameters that a layer's weight is, or is computed from, each with its gain.
+
+    Raises:
+        UserError: there is none, it is frozen, shared, or has an adapter.
+    """
+    layer = _layer(model, name)
+    inside = {part for key, _ in layer.named_modules() for part in key.split(".")}
+    if hasattr(layer, "base_layer") or any(part.startswith("lora_") for part in inside):
+        raise UserError(f"winner.layers: {name} is not accepted, it carries an adapter; add the noise before adapters")
+    if isinstance(layer, HasWeightParts):
+        gains = {part.name: part.gain for part in layer.weight_parts()}
+    else:
+        gains = {"weight": 1.0}
+    aliases: dict[int, list[str]] = {}
+    for key, value in model.named_parameters(remove_duplicate=False):
+        aliases.setdefault(id(value), []).append(key)
+    parts = {}
+    for own, gain in gains.items():
+        parameter = _parameter(layer, own)
+        if parameter is None or not parameter.is_floating_point():
+            raise UserError(
+                f"winner.layers: {name} ({type(layer).__name__}) is not accepted, it has no parameter {own!r} of "
+                "floating point"
+            )
+        names = aliases[id(parameter)]
+        if len(names) > 1:
+            raise UserError(f"winner.layers: {name} is not accepted, its weight is shared: {' and '.join(names)}")
+        parts[names[0]] = gain
+    if not any(model.get_parameter(part).requires_grad for part in parts):  # one part may wait for its turn
+        raise UserError(f"winner.layers: {name} is not accepted, {next(iter(parts))} is frozen; add the noise before")
+    return parts
+
+
+def _parameter(layer: nn.Module, name: str) -> nn.Parameter | None:
+    try:
+        return layer.get_parameter(name)
+    except AttributeError:
+        return None
+
+
+def plan_winner(
+    model: nn.Module, s0: Scale, s1: float, w0: float, layers: Sequence[str], seed: int = 0
+) -> dict[str, Any]:
+    """Where noise goes and how much, as plain data: ``s0``, ``s1``, ``w0``, ``seed``, ``layers`` and ``noise``,
+    parameter name to standard deviation (a list of one for each column where ``s0`` is one).
+
+    Args:
+        model: Where the names lead.
+        s0: s₀, one number or one for each input dimension.
+        s1: s₁.
+        w0: ω₀.
+        layers: Names of the modules with W₀ and W₁.
+        seed: Of the noise.
+
+    Raises:
+        UserError: a number is not accepted, or a layer (see :class:`Winner`).
+    """
+    _check_scale("s0", s0)
+    _check_scale("s1", s1)
+    if not (w0 > 0 and math.isfinite(w0)):
+        raise UserError(f"winner.w0: {w0} is not accepted; a number above 0")
+    if len(layers) != 2 or layers[0] == layers[1]:
+        raise UserError(f"winner.layers: {list(layers)} is not accepted; two names, the first and the second layer")
+    noise: dict[str, Any] = {}
+    for name, scale in zip(layers, (s0, s1), strict=True):
+        for parameter, gain in _parts(model, name).items():
+            if isinstance(scale, list):
+                columns = model.get_parameter(parameter).shape[-1]
+                if isinstance(_layer(model, name), HasWeightParts) or columns != len(scale):
+                    raise UserError(
+                        f"winner.s0: {scale} is not accepted, {parameter} has {columns} columns; one number, or one "
+                        "for each input dimension of a plain linear layer"
+                    )
+                noise[parameter] = [value / w0 for value in scale]
+            else:
+                noise[parameter] = scale / w0 / gain
+    return {"s0": s0, "s1": s1, "w0": w0, "seed": seed, "layers": list(layers), "noise": noise}
+
+
+def _check_scale(name: str, scale: Any) -> None:
+    for value in scale if isinstance(scale, list) else [scale]:
+        if not (value >= 0 and math.isfinite(value)):
+            raise UserError(f"winner.{name}: {scale} is not accepted; numbers from 0")
+
+
+@torch.no_grad()
+def add_noise_(model: nn.Module, plan: Mapping[str, Any], generator: torch.Generator | None = None) -> None:
+    """Adds the noise that a plan names. Drawn on the CPU in float32, so every device gets the same.
+
+    Args:
+        model: Where the names lead.
+        plan: Of :func:`plan_winner`.
+        generator: Instead of the plan's seed.
+    """
+    for index, (name, std) in enumerate(plan["noise"].items()):
+        source = generator or torch.Generator().manual_seed(mix(plan["seed"], index))
+        parameter = model.get_parameter(name)
+        drawn = torch.randn(parameter.shape, generator=source) * torch.tensor(std)
+        if torch.as_tensor(std).any():  # adding zeros would turn -0.0 into 0.0
+            parameter.add_(drawn.to(parameter))
+
+
+def winner_init_(
+    model: nn.Module | Sequence[nn.Module],
+    s0: Scale,
+    s1: float,
+    w0: float | None = None,
+    layers: Sequence[str] | None = None,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+) -> dict[str, Any]:
+    """Adds WINNER's noise, N(0, (s₀/ω₀)²) to W₀ and N(0, (s₁/ω₀)²) to W₁. Call it once, on fresh weights.
+
+    Args:
+        model: A network, or its first two layers.
+        s0: s₀ (see :func:`noise_scales`), or one for each input dimension.
+        s1: s₁.
+        w0: ω₀, the frequency of the hidden layers; a network that :class:`~framework.protocols.HasSineLayers` says it.
+        layers: Names of the first two layers; likewise.
+        seed: Of the noise; from torch's global generator for ``None``.
+        generator: On the CPU; instead of a seed.
+
+    Returns:
+        What was added where (see :func:`plan_winner`).
+
+    Raises:
+        UserError: see :class:`Winner`.
+    """
+    if not isinstance(model, nn.Module):
+        model, layers = nn.ModuleList(model), layers or ["0", "1"]
+    found = _sine_layers(model)
+    if layers is None and found is not None:
+        layers = [found.first, found.hidden]
+    w0 = found.omega_hidden if w0 is None and found is not None else w0
+    if layers is None or w0 is None:
+        raise _not_of_sines(model, "winner_init_")
+    seed = int(torch.randint(2**31, ())) if seed is None and generator is None else seed
+    plan = plan_winner(model, list(s0) if isinstance(s0, tuple | list) else s0, s1, w0, layers, seed or 0)
+    add_noise_(model, plan, generator)
+    return plan
+
+
+def _sine_layers(model: nn.Module) -> SineLayers | None:
+    return model.sine_layers() if isinstance(model, HasSineLayers) else None
+
+
+def _not_of_sines(model: nn.Module, key: str) -> UserError:
+    return UserError(
+        f"{key}: {type(model).__name__} does not say which are its layers of sines (it lacks the method sine_layers); "
+        "give layers (two names), s0, s1 and w0"
+    )
+
+
+class Winner(Edit):
+    """Adds noise to the first two layers of a sine network, as much as the target's spectrum asks for.
+
+    Args:
+        psi: ψ; measured on the datamodule's target where neither it nor both scales are given.
+        s0: s₀, instead of the formula; one number, or one for each input dimension.
+        s1: s₁, instead of the formula.
+        s0_max: Limit of s₀; 3500 for one input dimension, 50 for two.
+        a: Its rate; 7 and 5.
+        b: Slope of s₁; 3 and 0.4.
+        channel_power: p of C^p.
+        centroid: How ψ of a signal in several dimensions is measured: ``ravel``, ``rows`` or ``axes`` (see
+            :func:`framework.signals.channel_centroids`).
+        scale_with_n: Whether s₀ of the formula is multiplied by the target's samples an axis over those that the
+            formula was tuned at (150,000; 512).
+        layers: Names of the modules with W₀ and W₁; a network of sines knows them itself.
+        w0: ω₀; likewise.
+        seed: Of the noise; follows from the run's seed for ``None``.
+
+    Raises:
+        UserError: a setting is not accepted (at once); the module is not of sines and ``layers``, ``s0``, ``s1`` or
+            ``w0`` is missing; there is no target to measure; a layer is missing, shared, frozen or carries an adapter
+            (at the start); a file's two layers are shrunk and perturbed by a warm start (in ``check``).
+    """
+
+    technique = "winner"
+    changes = frozenset({"values"})
+    after = ("mixture_growth", "gg_init", "warm_start")
+    before = ("kappa_tune", "lora", "ema")
+
+    def __init__(
+        self,
+        psi: float | None = None,
+        s0: float | list[float] | None = None,
+        s1: float | None = None,
+        s0_max: float | None = None,
+        a: float | None = None,
+        b: float | None = None,
+        channel_power: float = 1.0,
+        centroid: str = "ravel",
+        scale_with_n: bool = False,
+        layers: list[str] | None = None,
+        w0: float | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if psi is not None:
+            noise_scales(psi, 1)
+            if s0 is not None and s1 is not None:
+                raise UserError(
+                    f"winner.psi: {psi} is not accepted with s0 and s1, which it would decide; leave it out"
+                )
+        for name, value in (("s0", s0), ("s1", s1), ("s0_max", s0_max), ("a", a), ("b", b)):
+            if value is not None:
+                _check_scale(name, value)
+        if not math.isfinite(channel_power):
+            raise UserError(f"winner.channel_power: {channel_power} is not accepted; a number")
+        if centroid not in CENTROIDS:
+            raise UserError(f"winner.centroid: {centroid!r} is not accepted; one of {', '.join(CENTROIDS)}")
+        if layers is not None and (len(layers) != 2 or layers[0] == layers[1]):
+            raise UserError(f"winner.layers: {layers} is not accepted; two names, the first and the second layer")
+        if w0 is not None and not (w0 > 0 and math.isfinite(w0)):
+            raise UserError(f"winner.w0: {w0} is not accepted; a number above 0")
+        if seed is not None and seed < 0:
+            raise UserError(f"winner.seed: {seed} is not accepted; a whole number from 0")
+        self.psi, self.s0, self.s1 = psi, s0, s1
+        self.s0_max, self.a, self.b, self.channel_power = s0_max, a, b, channel_power
+        self.centroid: Centroid = centroid  # type: ignore[assignment]
+        self.scale_with_n, self.layers, self.w0, self.seed = scale_with_n, layers, w0, seed
+
+    def claimed(self, model: nn.Module) -> list[str]:
+        """Names of the two modules whose weights it writes to.
+
+        Raises:
+            UserError: the module does not know them, and ``layers`` is not given.
+        """
+        if self.layers is not None:
+            for name in self.layers:
+                _layer(model, name)
+            return list(self.layers)
+        found = _sine_layers(model)
+        if found is None:
+            raise _not_of_sines(model, "winner.layers")
+        return [found.first, found.hidden]
+
+    def check(self, model: nn.Module, context: Context) -> None:
+        """Refuses a warm start that shrinks and perturbs a file's weights in the same two layers."""
+        other: Any = context.configured("warm_start")
+        if other is None or other.checkpoint is None or other.when != "start":
+            return
+        if (other.shrink, other.perturb) == (1, 0):
+            return
+        tensors = [name for layer in self.claimed(model) for name in _parts(model, layer)]
+        touched = [
+            name
+            for name in tensors
+            if (other.include is None or matches(name, other.include)) and not matches(name, other.exclude)
+        ]
+        if touched:
+            raise UserError(
+                f"{self.name} and {other.name}: {' and '.join(touched)} would be shrunk and perturbed after loading "
+                f"{other.checkpoint}, and get this noise as well; either, not both: {other.name}.shrink: 1 and "
+                f"perturb: 0, {other.name}.exclude: {touched}, or leave one technique out"
+            )
+
+    def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
+        """ψ, s₀, s₁, ω₀, the seed, the two layers, and the parameters with the deviation of the noise of each."""
+        layers, sines = self.claimed(model), _sine_layers(model)
+        w0 = self.w0 if self.w0 is not None else sines.omega_hidden if sines is not None else None
+        explicit = self.s0 is not None and self.s1 is not None
+        if w0 is None or (sines is None and not explicit):
+            raise _not_of_sines(model, f"winner.{'w0' if explicit else 's0 and s1'}")
+        target = self._target(context, required=not explicit and self.psi is None)
+        psi: float | list[float] | None = self.psi
+        if psi is None and target is not None:
+            psi = spectral_centroid(target, self.centroid)
+        s0, s1 = self.s0, self.s1
+        if not explicit:
+            assert sines is not None
+            assert psi is not None
+            if target is not None:
+                _check_target(target, sines)
+            formula = self._scales(psi, sines, target)
+            s0, s1 = s0 if s0 is not None else formula[0], s1 if s1 is not None else formula[1]
+        assert s0 is not None
+        assert s1 is not None
+        if target is not None and sines is not None:
+            _warn_above_nyquist(s0, sines.omega_first / w0, list(target.shape[:-1]))
+        plan = plan_winner(model, s0, s1, w0, layers, context.seed if self.seed is None else self.seed)
+        return {"psi": psi, **plan}
+
+    def _target(self, context: Context, required: bool) -> Tensor | None:
+        data = context.datamodule
+        if isinstance(data, HasTargetSignal):
+            return data.target_signal()
+        if required or self.scale_with_n:
+            what = "psi, or s0 and s1" if required else "scale_with_n"
+            kind = "there is no datamodule" if data is None else f"{type(data).__name__} has none (no target_signal)"
+            raise UserError(
+                f"winner.{what}: not accepted as it is, for a target signal is needed and {kind}; give s0, s1"
+            )
+        return None
+
+    def _scales(self, psi: float | list[float], sines: SineLayers, target: Tensor | None) -> tuple[Scale, float]:
+        constants = (sines.channels, self.s0_max, self.a, self.b, self.channel_power)
+        if isinstance(psi, list):
+            pairs = [noise_scales(value, sines.d_in, *constants) for value in psi]
+            s0: Scale = [pair[0] for pair in pairs]
+            s1 = sum(pair[1] for pair in pairs) / len(pairs)
+        else:
+            s0, s1 = noise_scales(psi, sines.d_in, *constants)
+        if self.scale_with_n:
+            assert target is not None
+            if sines.d_in not in TUNED_AT:
+                raise UserError(
+                    f"winner.scale_with_n: true is not accepted for {sines.d_in} input dimensions; give s0 and s1"
+                )
+            factors = [n / TUNED_AT[sines.d_in] for n in target.shape[:-1]]
+            per_axis = s0 if isinstance(s0, list) else [s0] * len(factors)
+            scaled = [value * factor for value, factor in zip(per_axis, factors, strict=True)]
+            s0 = scaled if isinstance(s0, list) or len(set(factors)) > 1 else scaled[0]
+        return s0, s1
+
+    def initialise(self, model: nn.Module, decision: Mapping[str, Any], context: Context) -> None:
+        """Adds the noise."""
+        add_noise_(model, decision)
+
+    def report(self, model: nn.Module, plan: Plan, context: Context) -> None:
+        """Says in one line ψ, s₀ and s₁, and where the noise went."""
+        decision = plan.decision
+        psi = "" if decision["psi"] is None else f"ψ = {_text(decision['psi'])}, "
+        rank_zero_info(
+            f"{self.name}: {psi}s0 = {_text(decision['s0'])}, s1 = {_text(decision['s1'])}: noise on "
+            + ", ".join(f"{name} (deviation {_text(std)})" for name, std in decision["noise"].items())
+        )
+
+
+def _text(value: Any) -> str:
+    return "[" + ", ".join(f"{v:.4g}" for v in value) + "]" if isinstance(value, list) else f"{value:.4g}"
+
+
+def _check_target(target: Tensor, sines: SineLayers) -> None:
+    if target.ndim - 1 != sines.d_in or target.shape[-1] != sines.channels:
+        raise UserError(
+            f"winner: the target signal {tuple(target.shape)} has {target.ndim - 1} dimensions and "
+            f"{target.shape[-1]} channels (its last axis), the network {sines.d_in} inputs and {sines.channels} "
+            "outputs; make both the same, by model.d_in and model.channels or by what the data takes"
+        )
+
+
+def _warn_above_nyquist(s0: Scale, factor: float, shape: list[int]) -> None:
+    """s₀ is the deviation of the first layer's frequencies, in radians a unit; a unit holds n/2 samples."""
+    per_axis = s0 if isinstance(s0, list) else [s0] * len(shape)
+    for value, n in zip(per_axis, shape, strict=False):
+        if value * factor > math.pi * n / 2:
+            rank_zero_warn(
+                f"winner: s0 = {value * factor:.4g} lies above Nyquist's frequency of {n} samples on [-1, 1], "
+                f"{math.pi * n / 2:.4g} radians a unit: what is fitted between the samples is arbitrary; "
+                "scale_with_n: true lowers it"
+            )
+            return

@@ -1,0 +1,105 @@
+"""Audio clips, (N, 1): the content of a .wav file, or a synthesised clip."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+
+from datamodules.initialization.grid_signal import GridSignal, find_file, normalised
+from framework.errors import UserError
+
+
+def read_wav(path: Path) -> tuple[int, np.ndarray]:
+    """Sample rate in Hz and samples (N,), channels averaged, float64; 8 bits unsigned are centred.
+
+    Reads PCM of 8, 16, 24 and 32 bits and float of 32 and 64.
+
+    Raises:
+        UserError: the file is broken, or has no samples.
+    """
+    from scipy.io import wavfile
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks that only editors need
+            warnings.filterwarnings("error", "Reached EOF prematurely", wavfile.WavFileWarning)  # half a clip
+            rate, samples = wavfile.read(path)
+    except (ValueError, OSError, EOFError, struct.error, wavfile.WavFileWarning) as error:
+        raise UserError(f"path: {path} cannot be read as .wav (PCM or float): {error}") from error
+    if not samples.size:
+        raise UserError(f"path: {path} has no samples")
+    values = samples.astype(np.float64) - (128 if samples.dtype == np.uint8 else 0)
+    return int(rate), values if values.ndim == 1 else values.mean(1)
+
+
+def made_clip(samples: int, rate: int = 44_100) -> np.ndarray:
+    """A deterministic clip (samples,): clicks that ring, a sweep from 0.3 to 15 kHz, and hiss in between."""
+    rng = np.random.default_rng(0)
+    t = np.arange(samples) / rate
+    length = max(samples / rate, 1e-3)
+    low, high = 300.0, 15_000.0
+    sweep = 0.3 * np.sin(2 * np.pi * low * length / np.log(high / low) * ((high / low) ** (t / length) - 1))
+    clip = sweep + 0.05 * rng.standard_normal(samples) * (0.5 + 0.5 * np.sin(2 * np.pi * 3 * t))
+    for start in np.sort(rng.uniform(0, 0.95 * length, 12)):
+        ring, after = rng.uniform(2_000, 12_000), np.maximum(t - start, 0)
+        clip += (t >= start) * np.exp(-after * rng.uniform(40, 400)) * np.sin(2 * np.pi * ring * after)
+    return clip
+
+
+class AudioSignal(GridSignal):
+    """An audio clip as one signal in time, divided by its largest magnitude.
+
+    Args:
+        path: A .wav file, or a folder of them; without one a synthesised clip.
+        clip: Name of the file in a folder, without ``.wav``.
+        max_samples: Samples that are taken, from the start.
+        batch_size: Samples in a training batch, per process; by default all of them, up to 512².
+        eval_batch_size: The same for evaluation.
+        holdout: Share of the samples, drawn at random, that are not trained on.
+        holdout_seed: Decides which.
+        passes: Times that the signal is gone through in an epoch.
+        num_workers: Loader processes; 0 is fastest.
+
+    Raises:
+        UserError: a setting is not accepted (at once); the file is missing, broken or silent (in ``setup``).
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        clip: str | None = None,
+        max_samples: int = 150_000,
+        batch_size: int | None = None,
+        eval_batch_size: int | None = None,
+        holdout: float = 0.0,
+        holdout_seed: int = 0,
+        passes: int = 1,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, holdout, holdout_seed, passes, num_workers)
+        if max_samples < 2:
+            raise UserError(f"max_samples: {max_samples} is not accepted; 2 or more")
+        if path is None and clip is not None:
+            raise UserError(f"clip: {clip!r} is not accepted without a path; give the folder of the .wav files")
+        self.path, self.clip, self.max_samples = path, clip, max_samples
+        if path is None:
+            rank_zero_info(
+                "AudioSignal: no path given, using a synthesised clip (clicks, a sweep and hiss at 44.1 kHz)"
+            )
+
+    def load(self) -> Tensor:
+        """(N, 1)."""
+        if self.path is None:
+            self.sample_rate, values = 44_100, made_clip(self.max_samples)
+            where = "the synthesised clip"
+        else:
+            file = find_file(self.path, (".wav",), self.clip, "clip")
+            self.sample_rate, values = read_wav(file)
+            where = f"path: {file}"
+        return normalised(torch.from_numpy(values[: self.max_samples, None]), where)

@@ -1,0 +1,63 @@
+"""Fields in any number of dimensions, from .npy files: flow fields, volumes, measured grids."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.initialization.grid_signal import GridSignal, find_file, normalised
+from framework.errors import UserError
+
+
+class FieldSignal(GridSignal):
+    """An array of an .npy file as a signal on its grid, divided by its largest magnitude.
+
+    Args:
+        path: An .npy file of real numbers, or a folder of them.
+        array: Name of the file in a folder, without ``.npy``.
+        channels_last: Whether the last axis holds channels; otherwise there is one.
+        batch_size: Points in a training batch, per process; by default all of them, up to 512².
+        eval_batch_size: The same for evaluation.
+        holdout: Share of the points, drawn at random, that are not trained on.
+        holdout_seed: Decides which.
+        passes: Times that the signal is gone through in an epoch.
+        num_workers: Loader processes; 0 is fastest.
+
+    Raises:
+        UserError: a setting is not accepted (at once); the file is missing or broken, or holds something else (in
+            ``setup``).
+    """
+
+    def __init__(
+        self,
+        path: str,
+        array: str | None = None,
+        channels_last: bool = False,
+        batch_size: int | None = None,
+        eval_batch_size: int | None = None,
+        holdout: float = 0.0,
+        holdout_seed: int = 0,
+        passes: int = 1,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, holdout, holdout_seed, passes, num_workers)
+        self.path, self.array, self.channels_last = path, array, channels_last
+
+    def load(self) -> Tensor:
+        """(*grid, C)."""
+        file = find_file(self.path, (".npy",), self.array, "array")
+        try:
+            values = np.load(file, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise UserError(f"path: {file} cannot be read as .npy: {error}") from error
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
+            raise UserError(f"path: {file} is no .npy file with an array of real numbers")
+        if values.ndim < (2 if self.channels_last else 1):
+            expected = "(*grid, channels)" if self.channels_last else "(*grid)"
+            raise UserError(f"path: {file} holds an array of shape {values.shape}; {expected} is expected")
+        if not values.size:
+            raise UserError(f"path: {file} holds an array of shape {values.shape}, which has no values")
+        if not self.channels_last:
+            values = values[..., None]
+        return normalised(torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)), f"path: {file}")

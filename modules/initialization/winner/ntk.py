@@ -1,0 +1,73 @@
+"""What a network can learn quickly: the eigenvalues and the spectrum of its empirical tangent kernel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, vmap
+
+
+def tangent_kernel(model: nn.Module, x: Tensor, chunk: int = 64) -> Tensor:
+    """K = J Jᵀ / N², with J the derivatives of the output at N points by all parameters; channels are summed over.
+
+    One parameter's derivatives are held at a time.
+
+    Args:
+        model: Gives (N, C) for (N, d).
+        x: (N, d).
+        chunk: Points that are differentiated together.
+
+    Returns:
+        (N, N), float64, symmetric and positive semi-definite.
+    """
+    state = {name: value.detach() for name, value in (*model.named_parameters(), *model.named_buffers())}
+    kernel = torch.zeros(len(x), len(x), dtype=torch.float64)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+
+        def output(value: Tensor, point: Tensor, name: str = name) -> Tensor:
+            return functional_call(model, {**state, name: value}, (point[None],))[0]
+
+        jacobian = vmap(jacrev(output), in_dims=(None, 0), chunk_size=chunk)(state[name], x)  # (N, C, *parameter)
+        rows = jacobian.flatten(1).double()
+        kernel += (rows @ rows.T).cpu()
+    return kernel / len(x) ** 2
+
+
+def kernel_spectrum(kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, and Σ_i λ_i |FFT(v_i)|² / N: how much of the kernel lies at each frequency.
+
+    Args:
+        kernel: (N, N), of points in order.
+
+    Returns:
+        (N,) eigenvalues from the largest, and (N // 2 + 1,) masses of rfft's bins, whose two-sided sum is the trace.
+    """
+    n = len(kernel)
+    values, vectors = torch.linalg.eigh((kernel + kernel.T) / 2)
+    power = torch.fft.rfft(vectors, dim=0).abs().square() / n
+    return values.flip(0), power @ values.clamp(min=0)
+
+
+def mass_above(spectrum: Tensor, fraction: float = 0.5) -> float:
+    """Share of a spectrum over rfft's bins above a fraction of Nyquist's frequency."""
+    bins = torch.arange(len(spectrum)) / (len(spectrum) - 1)
+    return float(spectrum[bins > fraction].sum() / spectrum.sum())
+
+
+@torch.no_grad()
+def activation_spectra(model: nn.Module, x: Tensor, pre: bool = True) -> list[Tensor]:
+    """Power spectral density of each layer's (pre-)activations over points in order, mean over its units.
+
+    Args:
+        model: A :class:`~modules.initialization.winner.backbones.CoordinateNetwork`.
+        x: (N, 1).
+        pre: Whether of what the activation is applied to, or of what it gives.
+
+    Returns:
+        (N // 2 + 1,) for each layer but the last: |rfft|² / N.
+    """
+    found = model.activations(x)  # type: ignore[operator]
+    chosen = [(a if pre else h).double() for a, h in found]
+    return [torch.fft.rfft(values, dim=0).abs().square().mean(1) / len(values) for values in chosen]
