@@ -15,8 +15,10 @@ heavy tails, as weights of pretrained language models are. The layers' biases be
 outputs, where He's derivation, which ξ comes from, asks for the inputs (``fan_in``, the default here).
 
 Which layers: those whose class is exactly ``nn.Linear``, ``nn.ConvNd``, ``nn.ConvTransposeNd`` or transformers'
-``Conv1D``, and the projections of ``nn.MultiheadAttention``; embeddings on request (``kinds``). A weight that is tied
-to an embedding counts as one. Subclasses are left alone, for they may need an initialisation of their own; any module
+``Conv1D``, and the projections of ``nn.MultiheadAttention``; embeddings on request (``kinds``). A layer whose weight is
+computed from others, as MixtureGrowth's, is drawn through these, so that its weight has the deviation above. A weight
+that is tied to an embedding counts as one. The two layers that ``winner`` adds noise to keep the initialisation they
+have. Subclasses are left alone, for they may need an initialisation of their own; any module
 can say so of itself and all below it by an attribute ``own_initialisation = True``. Adapters are never touched.
 
 Expected: the shape barely changes accuracy. On scikit-learn's digits (``vision/image_classifier_digits``, 6 epochs,
@@ -40,8 +42,9 @@ from torch import nn
 
 from framework import generalized_gaussian as gg
 from framework.data.seeding import mix
-from framework.editing import Context, Edit, choose, nothing_matches
+from framework.editing import Context, Edit, Once, choose, matches, nothing_matches
 from framework.errors import UserError
+from framework.protocols import HasWeightParts, WeightPart
 
 if TYPE_CHECKING:
     from framework.editing import Plan
@@ -70,25 +73,28 @@ def xi_of(activation: str, negative_slope: float = 0.01) -> float:
     return {"relu": 2.0, "leaky_relu": 2 / (1 + negative_slope**2)}.get(activation, 1.0)
 
 
-def _weights(module: Any) -> Iterator[tuple[str, str, str | None, int, int]]:
-    """Of one layer, each weight: name, kind, its bias's name, inputs of an output, outputs of an input."""
+def _weights(module: Any) -> Iterator[tuple[str, WeightPart]]:
+    """Kind and description of each weight of one layer."""
     kind: Any = type(module)  # a subclass may need an initialisation of its own
     if kind in _LINEAR:
-        yield "weight", "linear", "bias", module.in_features, module.out_features
+        yield "linear", WeightPart("weight", module.in_features, module.out_features, bias="bias")
     elif kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers."):  # stores (in, out)
         inputs, outputs = module.weight.shape
-        yield "weight", "linear", "bias", inputs, outputs
+        yield "linear", WeightPart("weight", inputs, outputs, bias="bias")
     elif kind is nn.MultiheadAttention:  # its output projection is a linear layer of its own
         for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
             weight = getattr(module, name)
             if weight is not None:
-                yield name, "linear", "in_proj_bias", weight.shape[1], module.embed_dim
+                yield "linear", WeightPart(name, weight.shape[1], module.embed_dim, bias="in_proj_bias")
     elif kind in _CONV + _TRANSPOSED:
         taps = math.prod(module.kernel_size)
         inputs, outputs = (n // module.groups for n in (module.in_channels, module.out_channels))
-        yield "weight", "conv", "bias", inputs * taps, outputs * taps
+        yield "conv", WeightPart("weight", inputs * taps, outputs * taps, bias="bias")
     elif kind is nn.Embedding:
-        yield "weight", "embedding", None, module.embedding_dim, module.num_embeddings
+        yield "embedding", WeightPart("weight", module.embedding_dim, module.num_embeddings)
+    elif isinstance(module, HasWeightParts):
+        for part in module.weight_parts():
+            yield "conv" if getattr(module, part.name).ndim > 3 else "linear", part
 
 
 def _opted_out(model: nn.Module) -> set[str]:
@@ -112,7 +118,10 @@ def choose_weights(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
-    """The weights to initialise, each once: parameter name to ``kind``, ``fan``, ``bias`` (a name or ``None``).
+    """The weights to initialise, each once: parameter name to ``kind``, ``fan``, ``gain``, ``bias`` (or ``None``).
+
+    A layer whose weight is computed from others (:class:`framework.protocols.HasWeightParts`) is initialised through
+    these; ``gain`` is what its weight's deviation gains over theirs.
 
     Args:
         model: Where to look.
@@ -133,23 +142,23 @@ def choose_weights(
             out.add(name)
         if name in out:
             continue
-        for own, kind, bias, fan_in, fan_out in _weights(module):
-            weight = getattr(module, own)
+        for kind, part in _weights(module):
+            weight = getattr(module, part.name)
             if not isinstance(weight, nn.Parameter) or not weight.is_floating_point():
                 continue
+            # a stack of templates counts by the matrices in it
+            first = weight.shape[1] if isinstance(module, HasWeightParts) else weight.shape[0]
+            fan = {"fan_in": part.fan_in, "fan_out": part.fan_out, "official": first}[mode]
             if id(weight) in taken:  # tied; a tie with an embedding makes it one
                 if kind == "embedding":
-                    taken[id(weight)].update(kind=kind, fan=_fan(mode, fan_in, fan_out, weight))
+                    taken[id(weight)].update(kind=kind, fan=fan)
                 continue
             prefix = f"{name}." if name else ""
-            found = isinstance(getattr(module, bias or "", None), nn.Parameter)
-            entry = {
-                "kind": kind,
-                "fan": _fan(mode, fan_in, fan_out, weight),
-                "bias": f"{prefix}{bias}" if found else None,
-            }
+            found = isinstance(getattr(module, part.bias or "", None), nn.Parameter)
+            bias = f"{prefix}{part.bias}" if found else None
+            entry = {"kind": kind, "fan": fan, "gain": part.gain, "bias": bias}
             taken[id(weight)] = entry
-            known.setdefault(name, []).append((prefix + own, entry))
+            known.setdefault(name, []).append((prefix + part.name, entry))
     modules = [name for name, entries in known.items() if any(entry["kind"] in kinds for _, entry in entries)]
     if not modules:
         names = [name for name, _ in model.named_modules() if name]
@@ -158,10 +167,6 @@ def choose_weights(
     if not chosen:
         raise nothing_matches(", ".join(include or ("*",)), modules, "gg_init.exclude leaves nothing of include")
     return {weight: entry for name in chosen for weight, entry in known[name] if entry["kind"] in kinds}
-
-
-def _fan(mode: str, fan_in: int, fan_out: int, weight: torch.Tensor) -> int:
-    return {"fan_in": fan_in, "fan_out": fan_out, "official": weight.shape[0]}[mode]
 
 
 def plan_gg_init(
@@ -176,7 +181,7 @@ def plan_gg_init(
     seed: int = 0,
 ) -> dict[str, Any]:
     """What to draw, as plain data: ``shape``, ``xi``, ``mode``, ``seed``, ``biases`` (those that become 0) and
-    ``weights``, name to ``kind``, ``fan`` (n), ``std`` (√(ξ/n)) and ``alpha`` (α).
+    ``weights``, name to ``kind``, ``fan`` (n), ``std`` (√(ξ/n), over the gain of a template) and ``alpha`` (α).
 
     Raises:
         UserError: see :func:`gg_init_`.
@@ -197,7 +202,7 @@ def plan_gg_init(
         )
     weights, biases = {}, []
     for name, entry in choose_weights(model, mode, kinds, include, exclude).items():
-        std = math.sqrt(xi / entry["fan"])
+        std = math.sqrt(xi / entry["fan"]) / entry["gain"]
         alpha = gg.scale_of_std(std, shape)
         weights[name] = {"kind": entry["kind"], "fan": entry["fan"], "std": std, "alpha": alpha}
         if zero_bias and entry["bias"] and entry["bias"] not in biases:
@@ -288,8 +293,8 @@ class GGInit(Edit):
     technique = "gg_init"
     changes = frozenset({"values"})
     draws_weights = True
-    before = ("warm_start", "winner", "mixture_growth", "kappa_tune", "lora")
-    after: ClassVar[tuple[str, ...]] = ()
+    before = ("warm_start", "winner", "kappa_tune", "lora")
+    after: ClassVar[tuple[str, ...]] = ("mixture_growth",)
 
     def __init__(
         self,
@@ -322,18 +327,40 @@ class GGInit(Edit):
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
         """Names the weights and biases, the fan, standard deviation and scale of each, and the seed."""
-        if context.configured("kappa_tune") is not None:
+        kappa_tune = context.configured("kappa_tune")
+        if isinstance(kappa_tune, Once) and not kappa_tune.in_training(context):
             rank_zero_warn(
                 "gg_init and kappa_tune: kappa_tune then ranks freshly drawn weights, which know nothing; leave "
                 "gg_init out, or exclude the pretrained layers"
             )
-        decision = self._plan(model, context.seed if self.seed is None else self.seed)
+        left = [*(self.exclude or ()), *self._left_to_winner(model, context)]
+        decision = self._plan(model, context.seed if self.seed is None else self.seed, exclude=left)
         return {**decision, "drawn_for": context.seed}
+
+    def _left_to_winner(self, model: nn.Module, context: Context) -> list[str]:
+        """The layers that WINNER names: it adds its noise to the initialisation that they have.
+
+        Raises:
+            UserError: ``include`` names one of them.
+        """
+        claimed = getattr(context.configured("winner"), "claimed", None)
+        names = list(claimed(model)) if callable(claimed) else []
+        if both := [name for name in names if self.include and matches(name, self.include)]:
+            raise UserError(
+                f"{self.name}.include: {both[0]!r} is not accepted beside winner, which adds noise to the "
+                "initialisation of that layer; exclude it from one of them"
+            )
+        return names
 
     def initialise(self, model: nn.Module, decision: Mapping[str, Any], context: Context) -> None:
         """Draws. For an edit of its own that is the decision's seed; for another (a warm start) fresh values."""
-        own = context.seed in (0, decision["drawn_for"])
-        draw_(model, decision, decision["seed"] if own else mix(decision["seed"], context.seed))
+        if context.seed in (0, decision["drawn_for"]):
+            draw_(model, decision, decision["seed"])
+            return
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        if not decision["weights"].keys() <= parameters.keys():  # the structure was edited since
+            decision = self.decide(model, context)
+        draw_(model, decision, mix(decision["seed"], context.seed))
 
     def report(self, model: nn.Module, plan: Plan, context: Context) -> None:
         """Says in one line what was drawn."""

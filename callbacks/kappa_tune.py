@@ -51,7 +51,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from framework.editing import Context, Edit, Plan, choose, matches, nothing_matches, unique_parameters
+from framework.editing import Context, Once, Plan, choose, matches, nothing_matches, unique_parameters
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.spectra import Spectrum, condition_numbers, marchenko_pastur
@@ -381,7 +381,7 @@ def _short_names(names: Sequence[str]) -> list[str]:
     return [".".join(part) for part in parts]
 
 
-class KappaTune(Edit):
+class KappaTune(Once):
     """Trains only the weights with the lowest condition number, or puts LoRA's adapters on them.
 
     Args:
@@ -402,6 +402,7 @@ class KappaTune(Edit):
         max_dim: Weights with a larger side are neither ranked nor trained.
         freeze_bn_stats: Whether frozen batch norms stay in evaluation mode, so that their running statistics stay.
         cache: JSON file that remembers condition numbers by the tensors' contents.
+        epoch: Before which it is done. By default at the start, or where ``mixture_growth`` has folded its layers.
 
     Raises:
         UserError: a setting is not accepted; at the start, nothing matches, or mode ``lora`` lacks that technique.
@@ -409,7 +410,7 @@ class KappaTune(Edit):
 
     technique: ClassVar[str] = "kappa_tune"
     changes: ClassVar[frozenset[str]] = frozenset({"trainability"})
-    after: ClassVar[tuple[str, ...]] = ("gg_init", "warm_start")
+    after: ClassVar[tuple[str, ...]] = ("gg_init", "warm_start", "winner", "mixture_growth")
     before: ClassVar[tuple[str, ...]] = ("lora", "ema")
 
     def __init__(
@@ -430,7 +431,10 @@ class KappaTune(Edit):
         max_dim: int | None = None,
         freeze_bn_stats: bool = False,
         cache: str | None = None,
+        epoch: int | None = None,
     ) -> None:
+        if epoch is not None and epoch < 0:
+            raise UserError(f"kappa_tune.epoch: {epoch} is not accepted; 0 or more")
         for key, value, accepted in (
             ("mode", mode, MODES),
             ("order", order, ORDERS),
@@ -459,6 +463,7 @@ class KappaTune(Edit):
         self.max_dim = max_dim
         self.freeze_bn_stats = freeze_bn_stats
         self.cache = cache
+        self.epoch = epoch
         self._frozen: list[_BatchNorm] | None = None
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
@@ -526,13 +531,17 @@ class KappaTune(Edit):
 
     def _warn_of_fresh_weights(self, model: nn.Module, context: Context) -> None:
         done = [plan.technique for plan in context.plans]
+        fresh = [name for name in ("gg_init", "winner") if name in done]
+        if context.epoch or not fresh or "warm_start" in done[done.index(fresh[-1]) :]:
+            return  # trained since, or loaded
         given = getattr(model, "hparams", {})
-        if "gg_init" in done and "warm_start" not in done[done.index("gg_init") :]:
-            if any(given.get(key) for key in _PRETRAINED):
-                what = "gg_init has overwritten the weights that the model was given"
-            else:
-                what = "gg_init has drawn fresh weights"
-            rank_zero_warn(f"{self.name}: {what}: they know nothing, and their shapes alone decide the ranking")
+        if fresh == ["winner"]:
+            what = "winner has added noise to two layers"
+        elif any(given.get(key) for key in _PRETRAINED):
+            what = "gg_init has overwritten the weights that the model was given"
+        else:
+            what = "gg_init has drawn fresh weights"
+        rank_zero_warn(f"{self.name}: {what}: they know nothing, and their shapes alone decide the ranking")
 
     @classmethod
     def apply(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:

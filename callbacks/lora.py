@@ -30,7 +30,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from framework.editing import Context, Edit, Plan, choose
+from framework.editing import Context, Once, Plan, choose
 from framework.editing.names import all_names, matches
 from framework.errors import UserError
 
@@ -216,7 +216,7 @@ def _put_back(model: nn.Module, name: str, layer: Any, base: nn.Module) -> None:
     setattr(model.get_submodule(parent), attribute, base)
 
 
-class LoRA(Edit):
+class LoRA(Once):
     """Puts adapters on a model and trains nothing else.
 
     Args:
@@ -234,6 +234,7 @@ class LoRA(Edit):
             ``pissa_niter_16``, or ``false`` (a random update, for tests).
         trainable_modules: Names or patterns of modules trained whole. By default the classifier of a timm model; ``[]``
             for none.
+        epoch: Before which it is done. By default at the start, or where ``mixture_growth`` has folded its layers.
 
     Raises:
         UserError: a setting is not accepted, or no layer of the model fits.
@@ -241,7 +242,7 @@ class LoRA(Edit):
 
     technique: ClassVar[str] = "lora"
     changes: ClassVar[frozenset[str]] = frozenset({"structure", "trainability"})
-    after: ClassVar[tuple[str, ...]] = ("gg_init", "warm_start", "kappa_tune")
+    after: ClassVar[tuple[str, ...]] = ("gg_init", "warm_start", "winner", "mixture_growth", "kappa_tune")
 
     def __init__(
         self,
@@ -255,7 +256,10 @@ class LoRA(Edit):
         use_dora: bool = False,
         init_lora_weights: bool | str = True,
         trainable_modules: list[str] | None = None,
+        epoch: int | None = None,
     ) -> None:
+        if epoch is not None and epoch < 0:
+            raise UserError(f"lora.epoch: {epoch} is not accepted; it must be 0 or more")
         if rank < 1:
             raise UserError(f"lora.rank: {rank} is not accepted; it must be 1 or more")
         if not 0 <= dropout < 1:
@@ -280,6 +284,7 @@ class LoRA(Edit):
         self.use_dora = use_dora
         self.init_lora_weights = init_lora_weights
         self.trainable_modules = trainable_modules
+        self.epoch = epoch
         self._looked = False
 
     def whole(self, model: nn.Module) -> list[str]:
@@ -375,6 +380,10 @@ class LoRA(Edit):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Looks at the first step's gradients again."""
+        self._looked = False
+
+    def on_model_edit(self, trainer: pl.Trainer, pl_module: pl.LightningModule, plan: Plan) -> None:
+        """The same after an edit in mid-training."""
         self._looked = False
 
     def on_before_optimizer_step(

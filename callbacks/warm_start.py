@@ -115,12 +115,12 @@ def fresh_copy(module: nn.Module, names: Sequence[str] | None = None) -> nn.Modu
     names = list(unique_parameters(module)) if names is None else list(names)
     shapes = {name: module.get_parameter(name).shape for name in names}
     rebuilt = _rebuilt(module)
-    if rebuilt is not None:
-        found = dict(rebuilt.named_parameters(remove_duplicate=False))
-        if all(name in found and found[name].shape == shape for name, shape in shapes.items()):
-            return rebuilt
+    built = {} if rebuilt is None else dict(rebuilt.named_parameters(remove_duplicate=False))
+    known = {name for name, shape in shapes.items() if name in built and built[name].shape == shape}
+    if rebuilt is not None and len(known) == len(shapes):
+        return rebuilt
     fresh = copy.deepcopy(module)
-    for name, part in owners(fresh, [name for name in names if role(name) != "shrink"]):
+    for name, part in owners(fresh, [name for name in names if name not in known and role(name) != "shrink"]):
         reset = getattr(part, "reset_parameters", None)
         if not callable(reset):
             raise UserError(
@@ -128,6 +128,9 @@ def fresh_copy(module: nn.Module, names: Sequence[str] | None = None) -> nn.Modu
                 "reset_parameters(); give the function a factory, exclude it, or take source: gaussian"
             )
         reset()
+    with torch.no_grad():
+        for name in known:
+            fresh.get_parameter(name).copy_(built[name])
     return fresh
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from framework import generalized_gaussian as gg
-from framework.editing import Observer, choose, nothing_matches, unique_parameters
+from framework.editing import Observer, matrices, unique_parameters
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 
@@ -35,31 +35,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def weight_tensors(
-    model: nn.Module, include: list[str] | None = None, exclude: list[str] | None = None
-) -> dict[str, Tensor]:
-    """The parameters of two and more dimensions that patterns choose by name, tied ones once.
-
-    Raises:
-        UserError: there is none, or a pattern names nothing; the nearest names are listed.
-    """
-    known = {
-        name: parameter.detach()
-        for name, parameter in unique_parameters(model).items()
-        if parameter.ndim > 1 and parameter.is_floating_point() and parameter.numel()
-    }
-    names = choose(known, include, exclude or (), "weight_histogram.include")
-    if not names:
-        raise nothing_matches(", ".join(include or ("*",)), list(known), "weight_histogram.include")
-    return {name: known[name] for name in names}
-
-
 def fitted_shapes(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, gg.Fit]:
     """The fit of each tensor under its name, and that of all parameters of the model as one sample under ``""``.
 
     Args:
         model: Whose parameters the global estimate takes, whatever their number of dimensions.
-        tensors: Of :func:`weight_tensors`.
+        tensors: By name.
     """
     sums = {name: gg.moments(p) for name, p in unique_parameters(model).items() if p.is_floating_point()}
     fits = {"": gg.fit(sum(sums.values(), gg.Moments()))}
@@ -154,13 +135,13 @@ class WeightHistogram(Observer):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuses patterns that name nothing."""
-        weight_tensors(pl_module, self.include, self.exclude)
+        matrices(pl_module, self.include, self.exclude, "weight_histogram.include")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keeps the weights of the start, or of the resume; draws and logs them at the start."""
         if not trainer.is_global_zero:
             return
-        tensors = weight_tensors(pl_module, self.include, self.exclude)
+        tensors = matrices(pl_module, self.include, self.exclude, "weight_histogram.include")
         self._before = {name: tensors[name].float().cpu().clone() for name in list(tensors)[: self.panels]}
         if trainer.global_step:
             return
@@ -172,7 +153,7 @@ class WeightHistogram(Observer):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the fitted shapes."""
         if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            fits = fitted_shapes(pl_module, weight_tensors(pl_module, self.include, self.exclude))
+            fits = fitted_shapes(pl_module, matrices(pl_module, self.include, self.exclude, "weight_histogram.include"))
             for name, value in _metrics(fits).items():
                 pl_module.log(name, value, rank_zero_only=True)
 
@@ -180,7 +161,7 @@ class WeightHistogram(Observer):
         """Draws the start against the end."""
         if not trainer.is_global_zero or self._before is None:
             return
-        tensors = weight_tensors(pl_module, self.include, self.exclude)
+        tensors = matrices(pl_module, self.include, self.exclude, "weight_histogram.include")
         shown = {name: tensors[name].float().cpu() for name in list(tensors)[: self.panels]}
         fits = fitted_shapes(pl_module, tensors)
         log_figure(trainer, "weights_end", weight_figure(self._before, shown, fits, self.bins))

@@ -65,6 +65,17 @@ def write_speech(folder, words=("bed", "cat", "dog"), n=6, rate=16_000):
     (folder / "testing_list.txt").write_text("".join(f"{word}/2_nohash_0.wav\n" for word in words))
 
 
+def write_clip(folder, samples=300, rate=44_100):
+    folder.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(0).integers(-20_000, 20_000, (samples, 2)).astype(np.int16)
+    wavfile.write(folder / "tap.wav", rate, values)
+
+
+def write_picture(folder, size=(9, 7)):
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)).save(folder / "noise1.png")
+
+
 def write_bidmc(folder, stems=("train", "valid", "test"), join="", n=(6, 3, 3), length=40):
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
@@ -165,6 +176,15 @@ def write_film_reviews(folder):
     write_language_model(folder / "model", "deepseek_v2")
     write_parquet_splits(folder, REVIEWS)
     write_parquet_splits(folder / "wikitext", {"text": ["", " = Title = \n", " Some prose .\n"]}, ("test",))
+
+
+def write_labelled_texts(folder):
+    import csv
+
+    write_language_model(folder / "model")
+    for split in ("train", "test"):
+        with open(folder / f"{split}.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("text", "label"), *zip(REVIEWS["text"], REVIEWS["label"], strict=True)])
 
 
 def write_small_texts(folder):

@@ -39,10 +39,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
 from framework.errors import UserError
-from framework.module import Module, OptimizerConfig, ScheduleConfig, as_dataclass
+from framework.module import OptimizerConfig, ScheduleConfig, as_dataclass
+from modules.classifier import Classifier
 
 NETS = ("mlp", "logistic", "resnet18_narrow")
 
@@ -157,7 +157,7 @@ def gradient_ratio(
     return gradient_norm(module, *new, batch_size) / gradient_norm(module, *old, batch_size)
 
 
-class OnlineLearner(Module):
+class OnlineLearner(Classifier):
     """A classifier trained on data that arrives in rounds.
 
     Batches are ``(x, y)``: ``x`` float ``(B, in_features)`` or ``(B, in_chans, H, W)``, ``y`` int64 ``(B,)``. Logs
@@ -192,30 +192,20 @@ class OnlineLearner(Module):
         later_optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
     ) -> None:
-        super().__init__(optimizer or OptimizerConfig(name="adam", lr=1e-3, weight_decay=0.0), schedule)
+        super().__init__(num_classes, optimizer or OptimizerConfig(name="adam", lr=1e-3, weight_decay=0.0), schedule)
         self.save_hyperparameters()
         if net not in NETS:
             raise UserError(f"net: {net!r} is not accepted; one of {', '.join(NETS)}")
         hidden = [100, 100] if widths is None else list(widths)
-        numbers = {"num_classes": num_classes, "in_features": in_features, "in_chans": in_chans, "width": width}
+        numbers = {"in_features": in_features, "in_chans": in_chans, "width": width}
         for name, value in {**numbers, "widths": min(hidden, default=1)}.items():
             if value < 1:
                 raise UserError(f"{name}: {value} is not accepted; at least 1")
-        self.num_classes = num_classes
         self.later_config = as_dataclass(OptimizerConfig, later_optimizer) if later_optimizer else None
         if net == "resnet18_narrow":
             self.net: nn.Module = NarrowResNet18(in_chans, num_classes, width)
         else:
             self.net = mlp([in_features, *(hidden if net == "mlp" else []), num_classes])
-        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
-
-    def setup(self, stage: str) -> None:
-        """Compares the datamodule's classes with the model's."""
-        found = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
-        if found is not None and found != self.num_classes:
-            raise UserError(f"model.init_args.num_classes: {self.num_classes}, but the data has {found}")
 
     def configure_optimizers(self) -> Any:
         """Builds the optimiser of the round that the data is in."""
@@ -227,39 +217,6 @@ class OnlineLearner(Module):
         finally:
             self.optimizer_config = first
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps inputs to logits ``(B, num_classes)``."""
-        return self.net(x)
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy of a batch."""
-        x, y = batch
-        logits = self(x)
-        loss = F.cross_entropy(logits, y)
-        self.train_accuracy.update(logits.detach(), y)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(y), sync_dist=True)
-        self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
-        return loss
-
-    def _evaluate(self, batch: tuple[Tensor, Tensor], part: str) -> None:
-        x, y = batch
-        logits = self(x)
-        metric = getattr(self, f"{part}_accuracy")
-        metric.update(logits, y)
-        self.log(f"{part}/accuracy", metric, prog_bar=part == "val", batch_size=len(y))
-        for name, value in (("loss", F.cross_entropy(logits, y)), ("entropy", prediction_entropy(logits))):
-            self.log(f"{part}/{name}", value, batch_size=len(y), sync_dist=True)
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Loss, accuracy and entropy of a batch."""
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Loss, accuracy and entropy of a batch."""
-        self._evaluate(batch, "test")
-
-    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """Probabilities ``(B, num_classes)`` and, where the batch has them, targets ``(B,)``."""
-        x, y = batch if isinstance(batch, tuple | list) else (batch, None)
-        result = {"probabilities": self(x).softmax(-1)}
-        return result if y is None else {**result, "target": y}
+    def measures(self, logits: Tensor) -> dict[str, Tensor]:
+        """The entropy of the predictions, in nats."""
+        return {"entropy": prediction_entropy(logits)}

@@ -35,6 +35,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from framework.errors import UserError
 from framework.figures import new_figure
 from framework.module import Module, OptimizerConfig, ScheduleConfig
+from modules.classifier import predictions
 from modules.vision.mlp import MLP
 from modules.vision.weights import load_weights
 
@@ -286,6 +287,4 @@ class ImageClassifier(Module):
 
     def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> dict[str, Tensor]:
         """Probabilities ``(B, num_classes)`` and, where the batch has them, targets ``(B,)``."""
-        x, y = batch if isinstance(batch, tuple | list) else (batch, None)
-        result = {"probabilities": self(x).softmax(-1)}
-        return result if y is None else {**result, "target": y}
+        return predictions(self, batch)

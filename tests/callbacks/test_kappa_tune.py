@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import callbacks.kappa_tune as kt
 from callbacks.kappa_tune import KappaTune, candidates, freeze_all_but, rank_by_condition, select
-from framework.editing import Context, Plan, edit
+from framework.editing import Context, Edit, Plan, edit
 from framework.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ class Experts(nn.Module):
         self.kernel = nn.Conv1d(8, 6, 3)
 
 
-class Fake(kt.Edit):
+class Fake(Edit):
     """Stands in for the technique lora."""
 
     technique = "lora"

@@ -9,8 +9,9 @@ from lightning.pytorch.loggers import CSVLogger
 from scipy import stats
 from torch import nn
 
-from callbacks.weight_histogram import WeightHistogram, fitted_shapes, histogram, weight_figure, weight_tensors
+from callbacks.weight_histogram import WeightHistogram, fitted_shapes, histogram, weight_figure
 from framework import generalized_gaussian as gg
+from framework.editing import matrices
 from framework.errors import UserError
 
 
@@ -85,7 +86,7 @@ def test_the_histogram_is_numpys_density():
 
 def test_panels_show_the_fit_on_a_logarithmic_axis():
     model = Net()
-    tensors = weight_tensors(model, ["body.*"])
+    tensors = matrices(model, ["body.*"])
     fits = fitted_shapes(model, tensors)
     figure = weight_figure(None, tensors, fits)
     panel = figure.axes[0]

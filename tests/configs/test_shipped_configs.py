@@ -6,9 +6,12 @@ import pytest
 from tiny_files import (
     write_bidmc,
     write_cifar,
+    write_clip,
     write_film_reviews,
     write_idx,
     write_images,
+    write_labelled_texts,
+    write_picture,
     write_small_texts,
     write_speech,
     write_tsv,
@@ -23,6 +26,10 @@ METHODS = [name for name in paths.shipped_configs() if not name.startswith(("cal
 FRAGMENTS = [name for name in paths.shipped_configs() if name.startswith("callbacks/")]
 OFFLINE = [name for name in METHODS if not (name.endswith(("_paper", "_fashion")) or "_smollm2" in name)]
 FAST = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false"]
+
+
+def write_cifar100(folder):
+    write_cifar(folder, classes=100)
 
 
 def write_split_images(folder):
@@ -44,12 +51,18 @@ def test_it_takes_a_step(name):
     assert main(["fit", "--config", name, *FAST, "--data.batch_size=4"]) == 0
 
 
+SMALL_INR = ["--model.width=8", "--model.hidden_layers=2"]
 SMALL_S4D = ["--model.d_model=8", "--model.n_layers=2"]
 SMALL_VIT = ["--model.backbone_args={embed_dim: 16, depth: 2, num_heads: 2}", "--data.image_size=32"]
 LOCAL_MODEL = ["--model.path=data/model", "--trainer.precision=32-true", "--model.dtype=float32"]
 RETENTION = "--data.retention=data/wikitext"
+LANGUAGE = ("finetuning/causal_lm", "initialization/gg_prior")  # configs that read a model too
 WRITERS = {
     "finetuning/warm_start_paper": (write_cifar, ["--model.width=4", "--data.per_round=4", "--data.max_rounds=2"]),
+    "initialization/mixture_growth_paper": (write_cifar100, ["--model.net=wrn-10-1"]),
+    "initialization/winner_audio_paper": (write_clip, SMALL_INR),
+    "initialization/winner_image_paper": (write_picture, SMALL_INR),
+    "initialization/gg_prior_paper": (write_labelled_texts, [*LOCAL_MODEL, "--data.length=64"]),
     "sequence/s4d_paper": (write_cifar, SMALL_S4D),
     "sequence/s4d_listops_paper": (write_tsv, SMALL_S4D),
     "sequence/s4d_speech_paper": (write_speech, [*SMALL_S4D, "--data.num_classes=3"]),
@@ -82,7 +95,7 @@ def test_a_narrowed_copy_takes_a_step_on_tiny_files_in_the_papers_format(name, t
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - set(OFFLINE)))
 def test_without_its_files_it_says_which_are_missing(name, capsys):
-    missing = ["--model.path=nowhere"] if name.startswith("finetuning/causal_lm") else ["--data.path=nowhere"]
+    missing = ["--model.path=nowhere"] if name.startswith(LANGUAGE) else ["--data.path=nowhere"]
     assert main(["fit", "--config", name, *FAST, *missing, "--trainer.precision=null"]) == 2
     said = capsys.readouterr().err
     assert "nowhere" in said
