@@ -1,0 +1,48 @@
+"""Which combinations are refused before training, written down before any is run, each with its reason.
+
+Whatever no rule names must run. A rule may be lifted by a setting that says that one knows; then the combination is run
+with it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One reason to refuse.
+
+    Attributes:
+        name: In a word or two.
+        applies: Whether it holds for an architecture and techniques.
+        message: What the refusal must say.
+        reason: Where it comes from.
+        lifted_by: The setting with which the combination runs all the same; empty if it never does.
+    """
+
+    name: str
+    applies: Callable[[str, tuple[str, ...]], bool]
+    message: str
+    reason: str
+    lifted_by: str = ""
+
+
+RULES = (
+    Rule(
+        "retention",
+        lambda architecture, techniques: {"warm_start", "kappa_tune"} <= set(techniques),
+        "which would rank weights that are no longer the pretrained ones",
+        "KappaTune keeps what a model knows by training only the tensors in which it is spread most evenly; shrinking "
+        "and perturbing these same tensors wipes out what was to be kept (arXiv 2506.16289, retention). κ itself does "
+        "not see the shrinking (κ(λW) = κ(W)) but falls with the noise, so the ranking is no longer of the model's "
+        "knowledge either.",
+        "techniques.warm_start.force",
+    ),
+)
+
+
+def refusal(architecture: str, techniques: tuple[str, ...]) -> Rule | None:
+    """The first rule that holds, if one does."""
+    return next((rule for rule in RULES if rule.applies(architecture, techniques)), None)

@@ -1,0 +1,60 @@
+"""What each technique is set to on each architecture; one entry here puts a technique through every suite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+CORE = ("gg_init", "winner", "mixture_growth", "warm_start", "kappa_tune", "lora")
+OTHERS = ("ema", "backslash", "deep_shape", "rf8")
+
+GROWN, FOLDED = 2, 3  # epochs before which the members become one net, and plain layers
+LATE = 1  # the epoch of a mid-training edit where nothing grows
+
+# Layers of networks that are not WINNER's own: the first two weights on the way from the input.
+FIRST_TWO = {
+    "mlp": ["net.0", "net.4"],
+    "sine": ["net.0.linear", "net.1.linear"],
+    "vit": ["net.patch_embed.proj", "net.blocks.0.attn.qkv"],
+    "resnet": ["net.conv1", "net.layer1.0.conv1"],
+    "gpt2": ["net.lm.transformer.h.0.attn.c_attn", "net.lm.transformer.h.0.mlp.c_fc"],
+    "s4d": ["net.backbone.encoder", "net.backbone.blocks.0.mix.0"],
+}
+# The norm of an S4D block couples all channels, and its convolutions have one kernel a channel: what can be split is
+# where its mixing layers and the head read.
+SPLIT = {"s4d": {"net.backbone.blocks.*.mix.0": "in", "net.head": "in"}}
+
+
+def folds(techniques: tuple[str, ...]) -> bool:
+    """Whether the grown layers become plain ones in training, because other techniques act on them."""
+    return "mixture_growth" in techniques and bool({"kappa_tune", "lora"} & set(techniques))
+
+
+def late(techniques: tuple[str, ...]) -> int:
+    """The epoch of the mid-training edits: that of the growth, where something grows."""
+    return GROWN if "mixture_growth" in techniques else LATE
+
+
+def settings(architecture: str, techniques: tuple[str, ...], forced: bool = False) -> dict[str, Mapping[str, Any]]:
+    """The section ``techniques`` of a config."""
+    grows: dict[str, Any] = {"member_epochs": [1, 1], "fold_epoch": FOLDED if folds(techniques) else None}
+    if architecture in SPLIT:
+        grows["layers"] = SPLIT[architecture]
+    warm: dict[str, Any] = {"shrink": 0.6, "perturb": 0.1, "when": [late(techniques)]}
+    arguments: dict[str, tuple[str, dict[str, Any]]] = {
+        "gg_init": ("GGInit", {"shape": 1.0}),
+        "winner": ("Winner", {"layers": FIRST_TWO[architecture], "s0": 0.3, "s1": 0.2, "w0": 5.0}),
+        "mixture_growth": ("MixtureGrowth", grows),
+        "warm_start": ("WarmStart", {**warm, "force": True} if forced else warm),
+        "kappa_tune": ("KappaTune", {"fraction": 0.5}),
+        "lora": ("LoRA", {"rank": 2, "dropout": 0.1}),
+        "ema": ("EMA", {"decay": 0.8}),
+        "backslash": ("BackSlash", {"per_weight_step": 1e-4}),
+        # levels so far apart that more than one weight of these small models is on each
+        "deep_shape": ("DeepShape", {"epoch": late(techniques), "step": 1 / 32, "adj_minnum": 1}),
+        "rf8": ("RF8", {}),
+    }
+    chosen = {name: arguments[name] for name in techniques}
+    return {
+        name: {"class_path": f"callbacks.{name}.{cls}", "init_args": values} for name, (cls, values) in chosen.items()
+    }
