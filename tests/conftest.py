@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ["WANDB_SILENT"] = "true"
@@ -47,6 +48,10 @@ def leaves_nothing_behind():
     assert not changed, f"environment variables were left changed: {changed}"
     left = {thread for thread in threading.enumerate() if thread.is_alive() and not thread.daemon} - threads
     left = {thread for thread in left if not thread.name.startswith(("wandb", "asyncio"))}
+    deadline = time.monotonic() + 10  # transformers tells its loading threads to end and does not wait for them
+    for thread in left:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    left = {thread for thread in left if thread.is_alive()}
     assert not left, f"threads were left running: {left}"
 
 
