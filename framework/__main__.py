@@ -19,6 +19,7 @@ USAGE = """usage: framework COMMAND [--config FILE]... [--KEY=VALUE]...
   compare    runs side by side over seeds             FOLDER... [--metric NAME] [--by KEY]
   reproduce  check a paper's claims on this machine   METHOD... | --all [--json FILE]
   export     write a checkpoint's weights, compressed CHECKPOINT | FOLDER [--format rf8|entropy|plain] [--out FILE]
+  sweep      run a W&B sweep file, without an account FILE [--count N] [--workers K] [--storage URL] [--resume]
 
 Settings: --config takes a path or the short name of a shipped config, several times; later wins, and what is typed
 wins over files; null switches a technique off. --print_config shows the composed config, COMMAND --help every key,
@@ -59,12 +60,26 @@ def _export(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def _sweep(arguments: Sequence[str]) -> int:
+    from framework.sweep_command import main
+
+    return main(arguments)
+
+
+def _worker(arguments: Sequence[str]) -> int:
+    from framework.sweep.worker import main
+
+    return main(arguments)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     **{name: _training(name) for name in ("fit", "validate", "test", "predict")},
     "list": _list,
     "compare": _compare,
     "reproduce": _reproduce,
     "export": _export,
+    "sweep": _sweep,
+    "_worker": _worker,  # what a sweep starts
 }
 
 
@@ -82,8 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command not in COMMANDS:
             from difflib import get_close_matches
 
-            near = get_close_matches(command, COMMANDS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(COMMANDS)}"
+            known = [name for name in COMMANDS if not name.startswith("_")]
+            near = get_close_matches(command, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(known)}"
             raise UserError(f"{command!r} is not a command; {hint}")
         return COMMANDS[command](arguments[1:])
     except UserError as error:

@@ -1,4 +1,4 @@
-"""What there is to run: methods, techniques and configs, read from the sources without importing them."""
+"""What there is to run: methods, techniques, configs and sweeps, read from the sources without importing them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,21 @@ class Entry:
     class_path: str
     configs: tuple[str, ...]
     claims: str = ""
+
+
+@dataclass(frozen=True)
+class SweepEntry:
+    """One shipped sweep file.
+
+    Attributes:
+        name: Short name of the file, as ``sweep`` takes it.
+        summary: First line of the comment it begins with.
+        paper: Its ``Paper:`` or ``Papers:`` line, or empty.
+    """
+
+    name: str
+    summary: str
+    paper: str
 
 
 def _docstring(path: Path) -> tuple[ast.Module, str]:
@@ -129,6 +145,18 @@ def method_entries() -> list[Entry]:
     return sorted(entries, key=lambda entry: (entry.field, entry.name))
 
 
+def sweep_entries() -> list[SweepEntry]:
+    """Every shipped sweep file."""
+    return [_sweep(name, path) for name, path in paths.shipped_configs().items() if name.startswith("sweeps/")]
+
+
+def _sweep(name: str, path: Path) -> SweepEntry:
+    comments = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    header = [line.removeprefix("#").strip() for line in comments]
+    paper = next((line.partition(":")[2].strip() for line in header if line.startswith(("Paper:", "Papers:"))), "")
+    return SweepEntry(name, header[0] if header else "", paper.rstrip("."))
+
+
 def _claims(source: Path, module: str) -> str:
     """Module path of the claims: ``claims.py`` inside a method's folder, ``<name>_claims.py`` beside a single file."""
     if source.name == "__init__.py":
@@ -143,19 +171,22 @@ def main(arguments: Sequence[str]) -> int:
     unknown = [argument for argument in arguments if argument != "--json"]
     if unknown:
         raise UserError(f"list: unexpected argument {unknown[0]!r}; accepted: --json")
-    methods, callbacks = method_entries(), technique_entries()
+    methods, callbacks, sweeps = method_entries(), technique_entries(), sweep_entries()
     listed = {config for entry in (*methods, *callbacks) for config in entry.configs}
+    listed |= {entry.name for entry in sweeps}
     others = [name for name in paths.shipped_configs() if name not in listed]
     if "--json" in arguments:
         tables: dict[str, Any] = {
             "methods": [asdict(entry) for entry in methods],
             "techniques": [asdict(entry) for entry in callbacks],
+            "sweeps": [asdict(entry) for entry in sweeps],
             "configs": sorted(paths.shipped_configs()),
         }
         print(json.dumps(tables, indent=2, ensure_ascii=False))
         return 0
     _print_section("Methods", methods)
     _print_section("Techniques (add one with --config callbacks/NAME or --techniques.NAME=true)", callbacks)
+    _print_section("Sweeps (run one with python -m framework sweep NAME)", sweeps)
     if others:
         print("Other configs")
         for name in others:
@@ -165,14 +196,15 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _print_section(title: str, entries: Sequence[Entry]) -> None:
+def _print_section(title: str, entries: Sequence[Entry | SweepEntry]) -> None:
     print(title)
+    width = max([20, *(len(entry.name) for entry in entries)])
     for entry in entries:
-        print(f"  {entry.name:<20} {entry.summary}")
+        print(f"  {entry.name:<{width}} {entry.summary}")
         if entry.paper:
-            print(f"  {'':<20} {entry.paper}")
-        if entry.configs:
-            print(f"  {'':<20} configs: {', '.join(entry.configs)}")
+            print(f"  {'':<{width}} {entry.paper}")
+        if isinstance(entry, Entry) and entry.configs:
+            print(f"  {'':<{width}} configs: {', '.join(entry.configs)}")
     if not entries:
         print("  none")
     print()

@@ -92,18 +92,23 @@ def shipped_configs() -> dict[str, Path]:
     return {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.yaml"))}
 
 
-def find_config(name: str) -> Path:
+def find_config(name: str, sweep: bool = False) -> Path:
     """A config by path, else by short name: ``configs/sequence/s4d.yaml``, ``sequence/s4d``, ``s4d``.
+
+    Args:
+        name: What the user typed.
+        sweep: Whether a sweep file is looked for, or any other config.
 
     Raises:
         UserError: there is none, or a bare name fits several; the message lists the nearest.
     """
+    asked, kind = ("sweep", "shipped sweeps") if sweep else ("--config", "shipped configs")
     path = Path(name)
     if path.is_file():
         return path
     if path.is_dir():
-        raise UserError(f"--config: {name} is a folder, a YAML or JSON file is needed")
-    shipped = shipped_configs()
+        raise UserError(f"{asked}: {name} is a folder, a YAML or JSON file is needed")
+    shipped = {key: path for key, path in shipped_configs().items() if key.startswith("sweeps/") == sweep}
     short = name.removeprefix("./").removeprefix("configs/").removesuffix(".yaml").removesuffix(".yml")
     if short in shipped:
         return shipped[short]
@@ -111,10 +116,10 @@ def find_config(name: str) -> Path:
     if len(same_stem) == 1:
         return shipped[same_stem[0]]
     if same_stem:
-        raise UserError(f"--config: {name} fits several shipped configs: {', '.join(same_stem)}")
+        raise UserError(f"{asked}: {name} fits several {kind}: {', '.join(same_stem)}")
     from difflib import get_close_matches
 
     stems = {key.rsplit("/", 1)[-1]: key for key in shipped}
     near = get_close_matches(short, shipped, n=3) or [stems[s] for s in get_close_matches(short, stems, n=3)]
-    hint = f"nearest shipped configs: {', '.join(near)}" if near else f"shipped configs: {', '.join(shipped)}"
-    raise UserError(f"--config: no file {name}; {hint}")
+    hint = f"nearest {kind}: {', '.join(near)}" if near else f"{kind}: {', '.join(shipped)}"
+    raise UserError(f"{asked}: no file {name}; {hint}")

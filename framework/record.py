@@ -17,6 +17,7 @@ from framework.config import yaml12
 from framework.editing.engine import Editing
 from framework.resume import AtomicCheckpointIO, ResumePoint
 from framework.run import Run, RunConfig
+from framework.sweep import report
 from framework.tracking.metrics_log import MetricsLog
 from framework.tracking.predictions import PredictionWriter
 from framework.tracking.wandb_run import WandbConfig, make_wandb_logger
@@ -82,6 +83,7 @@ def own_callbacks(
     # first the edits: what they refuse leaves no folder behind
     callbacks: list[Callback] = [Editing(start, identity.folder)]
     callbacks.append(RunRecorder(identity, config_text, subcommand, seed))
+    callbacks += report.callbacks()
     if subcommand == "predict":
         callbacks.append(PredictionWriter(identity.folder))
     if subcommand == "fit" and keep:
@@ -109,7 +111,8 @@ def own_callbacks(
 
 def own_loggers(identity: Run, config: WandbConfig, hyperparameters: dict[str, Any], subcommand: str) -> list[Any]:
     """The metrics log, which is the record, and W&B, which is a copy."""
-    loggers: list[Any] = [MetricsLog(identity.folder)]
+    loggers: list[Any] = [MetricsLog(identity.folder), *report.loggers()]
+    hyperparameters = {**hyperparameters, **report.parameters()}
     copy = make_wandb_logger(config, identity.folder, identity.run_id, identity.name, hyperparameters)
     return [*loggers, copy] if copy is not None else loggers
 

@@ -263,21 +263,25 @@ class ResumePoint(Callback):
             restore_loops(trainer, pl_module, own["loops"], at_epoch_end=point["at"] == "epoch")
             restore_generators(own["generators"])
         if trainer.is_global_zero:
-            rows = self._cut_log(trainer, point)
+            rows, before = self._cut_log(trainer, point)
             for logger in _with(trainer, "resend"):
-                logger.resend(rows)
+                logger.resend(rows, before)
 
-    def _cut_log(self, trainer: Trainer, point: dict[str, Any]) -> list[dict[str, Any]]:
-        """Cuts the log to what the checkpoint knows of; returns the rows that trackers may not have been sent."""
+    def _cut_log(self, trainer: Trainer, point: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
+        """Cuts the log to what the checkpoint knows of.
+
+        Returns:
+            The rows that trackers may not have been sent, and how many came before them.
+        """
         log = self._log(trainer)
         if log is None:
-            return []
+            return [], 0
         if point["log_length"] and log.flush() == 0:
             rank_zero_info(f"{log.path} starts anew: the checkpoint's own log is elsewhere.")
-            return []
+            return [], 0
         log.cut(point["log_length"])
         self._sent = point["sent_length"]
-        return log.rows_from(self._sent)
+        return log.rows_from(self._sent), log.rows_before(self._sent)
 
     # ending
 

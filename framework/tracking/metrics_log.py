@@ -15,6 +15,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from framework.errors import UserError
+from framework.lines import cut_half_line
 
 FILE = "metrics.jsonl"
 TABLE = "metrics.csv"
@@ -134,18 +135,7 @@ class MetricsLog(Logger):
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = open(self.path, "r+b" if self.path.exists() else "w+b")  # noqa: SIM115 - kept open
-            # a killed process may have left half a line: appended to, it would spoil the next one too
-            size = end = file.seek(0, os.SEEK_END)
-            while end:
-                start = max(0, end - 65536)
-                file.seek(start)
-                found = file.read(end - start).rfind(b"\n")
-                end = start + found + 1 if found >= 0 else start
-                if found >= 0:
-                    break
-            if end != size:
-                file.truncate(end)
-            file.seek(end)
+            cut_half_line(file)
             self._file = file
         return self._file
 
@@ -202,6 +192,10 @@ class MetricsLog(Logger):
         self.flush()
         data = self.path.read_bytes()
         return _parse(self.path, _whole_lines(data[offset:]))
+
+    def rows_before(self, offset: int) -> int:
+        """How many rows the first ``offset`` bytes hold."""
+        return self.path.read_bytes()[:offset].count(b"\n") if offset else 0
 
     def finalize(self, status: str) -> None:
         """Flushes, and writes the table."""

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import configparser
-import contextlib
-import netrc
-import os
-import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlparse
-from urllib.request import getproxies, proxy_bypass
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from framework.errors import UserError
+from framework.tracking.wandb_mode import MODES, choose_mode, unreachable
 
-MODES = ("auto", "online", "offline", "disabled")
 STEP = "trainer/global_step"
 ONLINE_SECONDS = 30.0
 """How long the server may take to answer at the start, before the run goes on offline."""
-CONNECT_SECONDS = 5.0
 SETTINGS: dict[str, Any] = {
     # the file of an offline run is otherwise written every 15 s, which a killed process may not live to see
     "x_transaction_log_flush_interval": 1.0,
@@ -90,84 +82,11 @@ def make_wandb_logger(
     return WandbRun(config, Path(run_folder), run_id, name, dict(hyperparameters), mode, why)
 
 
-def choose_mode(mode: str, environment: Mapping[str, str] | None = None) -> tuple[str, str]:
-    """Decides between online, offline and disabled, without a prompt and without the network.
-
-    Args:
-        mode: As in :class:`WandbConfig`.
-        environment: Environment variables; this process's by default.
-
-    Returns:
-        The mode, and why, as words that fit after "because".
-    """
-    environment = os.environ if environment is None else environment
-    why = "asked for"
-    if mode == "auto":
-        mode = environment.get("WANDB_MODE", "").lower() or "auto"
-        why = f"WANDB_MODE={mode}"
-        mode = {"dryrun": "offline", "run": "online", "shared": "online"}.get(mode, mode)
-    if mode in ("disabled", "offline"):
-        return mode, why
-    found = _login(environment)
-    if found is None:
-        return "offline", "not logged in (wandb login)"
-    return "online", found
-
-
-def _settings(environment: Mapping[str, str]) -> tuple[str, bool]:
-    """The server's address, and whether W&B's settings files hold a key for it."""
-    settings = configparser.ConfigParser(interpolation=None)
-    folder = Path(environment.get("WANDB_CONFIG_DIR") or _home(environment) / ".config" / "wandb")
-    with contextlib.suppress(configparser.Error, OSError, UnicodeDecodeError):
-        settings.read([folder / "settings", Path("wandb") / "settings"], encoding="utf-8")
-    url = environment.get("WANDB_BASE_URL") or settings.get("default", "base_url", fallback="https://api.wandb.ai")
-    return str(url), bool(settings.get("default", "api_key", fallback=None))
-
-
-def _home(environment: Mapping[str, str]) -> Path:
-    return Path(environment.get("HOME") or Path.home())
-
-
-def _login(environment: Mapping[str, str]) -> str | None:
-    """Where a login was found."""
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
-        if environment.get(name):
-            return f"{name} is set"
-    url, has_key = _settings(environment)
-    if has_key:
-        return "logged in by W&B's settings file"
-    given, home = environment.get("NETRC"), _home(environment)
-    for path in [Path(given).expanduser()] if given else [home / ".netrc", home / "_netrc"]:
-        try:
-            if path.is_file() and netrc.netrc(str(path)).authenticators(str(urlparse(url).hostname)):
-                return f"logged in by {path}"
-        except (netrc.NetrcParseError, OSError):
-            continue
-    return None
-
-
-def unreachable(environment: Mapping[str, str] | None = None) -> str | None:
-    """Why no connection to the W&B server, or to the proxy on the way, can be made; ``None`` if one can.
-
-    Older versions of W&B try for minutes, whatever time they are given.
-    """
-    url, _ = _settings(os.environ if environment is None else environment)
-    server = urlparse(url)
-    if server.hostname and not proxy_bypass(server.hostname):
-        server = urlparse(getproxies().get(server.scheme, url))
-    try:
-        port = server.port or (80 if server.scheme == "http" else 443)
-        with socket.create_connection((server.hostname or "", port), timeout=CONNECT_SECONDS):
-            return None
-    except (OSError, ValueError) as error:
-        return f"{server.hostname}: {error}"
-
-
 class WandbRun(WandbLogger):
-    """Lightning's W&B logger with explicit steps, one run id over all processes, and an end in every case.
+    """Lightning's W&B logger with rows that are kept at once, one run id over all processes, and an end in every case.
 
-    The W&B step of a row is the trainer's global step, or the last one where that would go back, which W&B does not
-    take. Made by :func:`make_wandb_logger`.
+    The W&B step of a row is its place in the metrics log, so that a resumed process numbers on; the plots' axis is the
+    trainer's global step. Made by :func:`make_wandb_logger`.
     """
 
     def __init__(
@@ -185,7 +104,7 @@ class WandbRun(WandbLogger):
         self._hyperparameters = hyperparameters
         self._mode = mode
         self._why = why
-        self._step = 0
+        self._rows = 0
         self._paused = False
 
     @property
@@ -194,7 +113,7 @@ class WandbRun(WandbLogger):
         """The W&B run; started when first asked for."""
         if self._experiment is None:
             self._experiment = self._start()
-            self._step = 0
+            self._rows = 0
         return self._experiment
 
     def _start(self) -> Any:
@@ -249,35 +168,40 @@ class WandbRun(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Adds a row at ``step``."""
+        """Adds a row at ``step``; pictures and tables go with the next row, for they are in no metrics log."""
         if self._paused or not metrics:
             return
         run = self.experiment
-        if step is None:
-            run.log(dict(metrics), step=self._step)
-            return
-        self._step = max(self._step, step)
-        run.log({**metrics, STEP: step}, step=self._step)
+        payload = {**metrics, STEP: step} if step is not None else dict(metrics)
+        row = all(isinstance(value, int | float) or hasattr(value, "item") for value in metrics.values())
+        # committed at once: W&B would keep it back until the next one comes, which a killed process never sends
+        run.log(payload, step=self._rows, commit=row)
+        self._rows += row
 
     def pause(self) -> None:
         """Drops rows until :meth:`resend`: what a resumed process logs before it is where the old one was."""
         self._paused = True
 
     @rank_zero_only
-    def resend(self, rows: Iterable[Mapping[str, Any]] = ()) -> None:
-        """Sends rows of the metrics log again, with their steps, and ends a pause.
+    def resend(self, rows: Iterable[Mapping[str, Any]] = (), before: int = 0) -> None:
+        """Sends rows of the metrics log again, with their numbers, and ends a pause.
 
         A killed process may not have written them. Their values are the same, so that it does no harm if it had.
 
         Args:
             rows: What :meth:`~framework.tracking.metrics_log.MetricsLog.rows_from` gives.
+            before: How many rows of the log came before them.
         """
         self._paused = False
         run = self.experiment
-        known = run.step if self._mode == "online" and run.resumed else 0  # the server takes no earlier steps
+        known = run.step if self._mode == "online" and run.resumed else 0  # the server has these
+        self._rows = before
         for row in rows:
-            if row.get("step", 0) >= known:
+            if self._rows < known:
+                self._rows += 1
+            else:
                 self.log_metrics({key: value for key, value in row.items() if key != "step"}, row.get("step"))
+        self._rows = max(self._rows, known)
 
     def finalize(self, status: str) -> None:
         """Ends the run if it failed; one that succeeded stays open, because a test may follow, until :meth:`close`."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import re
 import sys
 
 import pytest
@@ -33,6 +35,24 @@ def test_list_prints_methods_papers_and_configs(capsys):
     printed = capsys.readouterr().out
     for part in ("s4d", "arXiv 2206.11893", "sequence/s4d_paper", "image_classifier", "kernel_plot"):
         assert part in printed
+
+
+def test_shipped_sweeps_have_a_section_of_their_own_with_their_first_comment(capsys):
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    section = printed.partition("\nSweeps (")[2].partition("\n\n")[0]
+    for name, path in paths.shipped_configs().items():
+        if name.startswith("sweeps/"):
+            first = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+            assert re.search(rf"^  {name} +{re.escape(first)}$", section, re.MULTILINE), name
+            assert printed.count(name) == 1
+    assert "arXiv 2206.11893" in section
+    assert main(["list", "--json"]) == 0
+    tables = json.loads(capsys.readouterr().out)
+    listed = {entry["name"]: entry for entry in tables["sweeps"]}
+    assert set(listed) == {name for name in tables["configs"] if name.startswith("sweeps/")}
+    assert listed["sweeps/s4d_init"]["summary"].startswith("Which spectrum S4D")
+    assert "arXiv 2206.11893" in listed["sweeps/s4d_init"]["paper"]
 
 
 def test_list_refuses_what_it_does_not_know(capsys):

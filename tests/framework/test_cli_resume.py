@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from resume_harness import in_child, same
-from wandb_reader import offline_runs
 
 from framework.__main__ import main
 from framework.tracking.metrics_log import read_metrics
+from framework.tracking.wandb_file import offline_runs
 
 FIT = ["fit", "--config", "vision/image_classifier_digits", "--trainer.max_epochs=3", "--trainer.limit_train_batches=6",
        "--data.augment=crop", "--model.backbone_args={width: 32, depth: 2, drop_rate: 0.1}", "--trainer.log_every_n_steps=1",
@@ -64,15 +64,14 @@ def test_it_goes_on_exactly(whole, signum, step, code):
 
 def test_the_offline_wandb_run_holds_the_same_numbers(whole):
     rows = read_metrics(whole)
-    found: dict[int, dict] = {}
+    sent = []
     for run in offline_runs(whole):
-        assert run["exit_code"] == 0
-        assert run["config"]["model"]["init_args"]["backbone_args"]["width"] == 32
-        for row in run["history"]:
-            found.setdefault(row["_step"], {}).update(row)
-    for row in rows:
-        logged = {key: value for key, value in row.items() if key not in ("step", "epoch")}
-        assert {key: found[row["step"]][key] for key in logged} == logged
+        assert run.exit_code == 0
+        assert run.config["model"]["init_args"]["backbone_args"]["width"] == 32
+        sent += [row for row in run.history if "trainer/global_step" in row]
+    assert [row["_step"] for row in sent] == list(range(len(rows)))
+    for row, copy in zip(rows, sent, strict=True):
+        assert {key: copy["trainer/global_step" if key == "step" else key] for key in row} == row
 
 
 def test_the_best_checkpoint_reproduces_the_logged_metric(whole):

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 from resume_harness import fit, in_child
-from wandb_reader import offline_runs
 
 from framework.errors import UserError
 from framework.figures import new_figure, save_figure
 from framework.tracking.metrics_log import read_metrics
-from framework.tracking.wandb_run import SETTINGS, WandbConfig, WandbRun, choose_mode, make_wandb_logger
+from framework.tracking.wandb_file import offline_runs
+from framework.tracking.wandb_mode import choose_mode
+from framework.tracking.wandb_run import SETTINGS, WandbConfig, WandbRun, make_wandb_logger
 
 RARE = {"every_n_seconds": None, "every_n_steps": 4}
 
@@ -40,7 +41,7 @@ def sent(folder: Path) -> dict[tuple[int, str], float]:
     return {
         (row["trainer/global_step"], name): value
         for run in offline_runs(folder)
-        for row in run["history"]
+        for row in run.history
         for name, value in row.items()
         if not name.startswith("_") and name != "trainer/global_step"
     }
@@ -55,13 +56,13 @@ def test_killed_three_times_no_row_is_missing(tmp_path, capfd):
     assert in_child(lambda: train(tmp_path, kill=("on_train_batch_start", 9), resume=True)) == 137
     assert in_child(lambda: train(tmp_path, resume=True)) == 0
     runs = offline_runs(tmp_path)
-    assert {run["id"] for run in runs} - {None} == {"abc123"}  # older versions leave an empty file behind a kill
-    assert [run["exit_code"] for run in runs] == [None, None, 0]
-    assert runs[-1]["config"]["model"] == {"rank": 4}
-    assert (runs[-1]["group"], runs[-1]["tags"], runs[-1]["project"]) == ("g", ["t"], "framework")
+    assert {run.run_id for run in runs} - {None} == {"abc123"}  # older versions leave an empty file behind a kill
+    assert [run.exit_code for run in runs] == [None, None, 0]
+    assert runs[-1].config["model"] == {"rank": 4}
+    assert (runs[-1].group, runs[-1].tags, runs[-1].project) == ("g", ["t"], "framework")
     assert sent(tmp_path) == logged(tmp_path)
     for run in runs:
-        steps = [row["_step"] for row in run["history"]]
+        steps = [row["_step"] for row in run.history]
         assert steps == sorted(steps)
     (line, *_) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("W&B")]
     assert "wandb sync" in line
@@ -72,7 +73,7 @@ def test_an_exception_ends_the_run_with_its_code(tmp_path):
         run = logger(tmp_path)
         try:
             run.log_metrics({"a": 1.0}, 3)
-            run.log_metrics({"b": 2.0}, 1)  # W&B takes no earlier step: the row is not lost for that
+            run.log_metrics({"b": 2.0}, 1)  # an earlier step: the row is not lost for that
             run.log_metrics({"c": 3.0})
         finally:
             run.finalize("failed")
@@ -80,9 +81,13 @@ def test_an_exception_ends_the_run_with_its_code(tmp_path):
 
     assert in_child(broken) == 0
     (run,) = offline_runs(tmp_path)
-    assert run["exit_code"] == 1
-    assert sent(tmp_path) == {(1, "a"): 1.0, (1, "b"): 2.0, (1, "c"): 3.0}
-    assert [row["_step"] for row in run["history"]] == [3]
+    assert run.exit_code == 1
+    rows = [{key: row.get(key) for key in ("a", "b", "c", "trainer/global_step", "_step")} for row in run.history]
+    assert rows == [
+        {"a": 1.0, "b": None, "c": None, "trainer/global_step": 3, "_step": 0},
+        {"a": None, "b": 2.0, "c": None, "trainer/global_step": 1, "_step": 1},
+        {"a": None, "b": None, "c": 3.0, "trainer/global_step": 1, "_step": 2},
+    ]
 
 
 def test_rows_reach_the_disk_within_seconds(tmp_path):
@@ -98,7 +103,7 @@ def test_rows_reach_the_disk_within_seconds(tmp_path):
 
     assert in_child(killed) == 137
     (run,) = offline_runs(tmp_path)
-    assert len(run["history"]) >= 4  # the last row waits for the next
+    assert [row["a"] for row in run.history] == [0.0, 1.0, 2.0, 3.0, 4.0]
 
 
 def test_images(tmp_path):
@@ -110,7 +115,7 @@ def test_images(tmp_path):
 
     assert in_child(images) == 0
     (run,) = offline_runs(tmp_path)
-    assert any(name.startswith("figures/a") for row in run["history"] for name in row)
+    assert any(name.startswith("figures/a") for row in run.history for name in row)
     assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/figures/*.png"))
 
 

@@ -1,0 +1,177 @@
+"""The command line of a trial, as W&B's agent builds it (``wandb/wandb_agent.py``, ``_command_run``).
+
+A macro is a whole item of the file's ``command``; only ``${envvar:NAME}`` may stand inside a longer one. Where the
+agent drops or passes on what cannot be meant (an unknown macro vanishes, an unset variable leaves its bare name), this
+is an error. A ``${...}`` inside a longer item that is no macro, such as an interpolation of the program's own, is
+passed on as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from framework.errors import UserError
+
+if TYPE_CHECKING:
+    from framework.sweep.spec import Sweep
+
+DEFAULT = ("${env}", "${interpreter}", "${program}", "${args}")
+"""W&B's command for a file without one."""
+
+MACROS = (
+    "env",
+    "interpreter",
+    "program",
+    "args",
+    "args_no_hyphens",
+    "args_no_equals",
+    "args_no_boolean_flags",
+    "args_json",
+    "args_json_file",
+    "args_append_hydra",
+    "args_override_hydra",
+)
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+
+_VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]+)\}")
+_HARMLESS_FLAGS = ("-u", "-B", "-q")
+_ASSIGNMENT = re.compile(r"^([A-Za-z_][A-Za-z0-9_]*)=(.*)$", re.DOTALL)
+
+
+def mistakes(item: str) -> list[str]:
+    """What is wrong with one item of ``command``, whatever the environment: messages, or none."""
+    rest = _VARIABLE.sub("", item)
+    if "${envvar" in rest:
+        return [f"{item!r}: an environment variable is written ${{envvar:NAME}}, in capitals, digits and underscores"]
+    if item in (f"${{{name}}}" for name in MACROS):
+        return []
+    for name in MACROS:
+        if f"${{{name}}}" in rest:
+            return [f"{item!r}: W&B fills ${{{name}}} in only where it is a whole item; give it an item of its own"]
+    if item == rest and item.startswith("${") and item.endswith("}"):  # the agent takes it for a macro, and drops it
+        near = get_close_matches(item[2:-1], MACROS, n=1)
+        accepted = ", ".join(f"${{{name}}}" for name in (*MACROS, "envvar:NAME"))
+        meant = f"did you mean ${{{near[0]}}}?" if near else f"accepted, each as an item of its own: {accepted}"
+        return [f"{item!r} is no macro of W&B; {meant}"]
+    return []
+
+
+def expand(
+    sweep: Sweep,
+    nested_values: Mapping[str, Any],
+    environment: Mapping[str, str] = os.environ,
+    params_file: Path | None = None,
+    interpreter: str = sys.executable,
+) -> list[str]:
+    """The command line that W&B's agent would run for a point, each item one argument, no shell between.
+
+    Args:
+        sweep: The sweep file.
+        nested_values: Top-level names to values, from :meth:`~framework.sweep.spec.Sweep.nested`.
+        environment: For ``${envvar:NAME}``.
+        params_file: Where ``${args_json_file}`` writes the parameters; the folder must exist.
+        interpreter: For ``${interpreter}``. W&B's agent takes the word ``python``, whatever that is on its machine.
+
+    Raises:
+        UserError: an environment variable is not set, or there is no program.
+    """
+    argv: list[str] = []
+    for item in sweep.command:
+        missing = [name for name in _VARIABLE.findall(item) if name not in environment]
+        if missing:
+            raise UserError(f"{sweep.path}: command: {item!r}: the environment variable {missing[0]} is not set")
+        macro = item[2:-1] if item.startswith("${") and item.endswith("}") else ""
+        if macro not in MACROS:
+            argv.append(_VARIABLE.sub(lambda match: environment[match.group(1)], item))
+        elif macro == "env":
+            argv += [] if platform.system() == "Windows" else ["/usr/bin/env"]
+        elif macro == "interpreter":
+            argv.append(interpreter)
+        elif macro == "program":
+            if sweep.program is None:
+                raise UserError(f"{sweep.path}: command: ${{program}} needs the key program")
+            argv.append(sweep.program)
+        elif macro == "args_json_file":
+            if params_file is None:
+                raise ValueError("${args_json_file} needs a file")
+            params_file.write_text(json.dumps(dict(nested_values)), encoding="utf-8")
+            argv.append(str(params_file))
+        else:
+            argv += arguments(macro, nested_values)
+    return argv
+
+
+def arguments(macro: str, values: Mapping[str, Any]) -> list[str]:
+    """The items of one of the ``args`` macros: a value is written as Python's ``str`` has it."""
+    if macro == "args_json":
+        return [json.dumps(dict(values))]
+    if macro == "args_no_equals":
+        return [text for name, value in values.items() for text in (f"--{name}", str(value))]
+    if macro == "args_no_boolean_flags":
+        return [
+            f"--{name}" if value is True else f"--{name}={value}"
+            for name, value in values.items()
+            if value is not False
+        ]
+    prefix = {"args": "--", "args_no_hyphens": "", "args_append_hydra": "+", "args_override_hydra": "++"}[macro]
+    return [f"{prefix}{name}={value}" for name, value in values.items()]
+
+
+def framework_arguments(
+    argv: Sequence[str], environment: Mapping[str, str] = os.environ, executable: str = sys.executable
+) -> list[str] | None:
+    """The subcommand and its arguments if ``argv`` runs this framework with this Python, so that a worker can take it.
+
+    That is ``framework SUBCOMMAND …`` or ``python -m framework SUBCOMMAND …`` for fit, validate, test and predict,
+    after ``/usr/bin/env`` or not. ``python``, ``python3`` and this version's ``python3.x`` count as this Python, as
+    does a path into its own folder; any other path does not. ``-u``, ``-B`` and ``-q`` say nothing to a running
+    process; other flags, options of ``env``, and assignments that differ from the environment need a process of their
+    own.
+
+    Args:
+        argv: From :func:`expand`.
+        environment: In which the workers run.
+        executable: The workers' Python.
+
+    Returns:
+        For example ``["fit", "--config", "sequence/s4d"]``; ``None`` if it must run as a process of its own.
+    """
+    queue = list(argv)
+    if queue and queue[0] in ("/usr/bin/env", "env"):
+        queue.pop(0)
+        while queue and (match := _ASSIGNMENT.match(queue[0])):
+            if environment.get(match.group(1)) != match.group(2):
+                return None
+            queue.pop(0)
+    if not queue:
+        return None
+    program = queue.pop(0)
+    if _is_ours(program, {"framework"}, executable):
+        pass
+    elif program == executable or _is_ours(program, _python_names(), executable):
+        while queue and queue[0] in _HARMLESS_FLAGS:
+            queue.pop(0)
+        if queue[:2] != ["-m", "framework"]:
+            return None
+        queue = queue[2:]
+    else:
+        return None
+    return queue if queue and queue[0] in SUBCOMMANDS else None
+
+
+def _python_names() -> set[str]:
+    return {"python", "python3", f"python3.{sys.version_info.minor}"}
+
+
+def _is_ours(program: str, names: set[str], executable: str) -> bool:
+    """Whether it is one of ``names``, as a bare word or in the folder of this Python."""
+    path = Path(program)
+    return path.name in names and (program == path.name or path.parent == Path(executable).parent)

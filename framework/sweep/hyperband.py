@@ -1,0 +1,123 @@
+"""Early termination by W&B's rule (its package ``sweeps``, ``hyperband_stopping.py``).
+
+A band is a number of logged values of the metric, not an epoch or a step. At a band, the threshold is the value that
+parts the best ``1 / eta`` of all trials that have come that far, this one included, from the rest; a trial that is
+worse stops. This is not Optuna's Hyperband, which draws a bracket for each trial.
+
+Reference:
+    L. Li, K. Jamieson, G. DeSalvo, A. Rostamizadeh, A. Talwalkar, "Hyperband: A Novel Bandit-Based Approach to
+    Hyperparameter Optimization", JMLR 18, 2018, https://arxiv.org/abs/1603.06560.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+LONGEST = 10**9
+"""Bands beyond this are left out; no trial logs so many values."""
+
+
+@dataclass(frozen=True)
+class Hyperband:
+    """W&B's ``early_terminate: {type: hyperband}``.
+
+    Attributes:
+        bands: Numbers of values after which trials are compared, ascending.
+        eta: At each band the best ``1 / eta`` go on, at least.
+        strict: Compare the value at the band; otherwise the best value so far.
+    """
+
+    bands: tuple[int, ...]
+    eta: float
+    strict: bool
+
+    @classmethod
+    def from_min_iter(cls, min_iter: int, eta: float = 3, strict: bool = True) -> Hyperband:
+        """Bands at ``min_iter * eta ** k``, rounded down."""
+        bands, band = set(), float(min_iter)
+        for _ in range(100):  # W&B makes a hundred
+            if band > LONGEST:
+                break
+            bands.add(int(band))
+            band *= eta
+        return cls(tuple(sorted(bands)), eta, strict)
+
+    @classmethod
+    def from_max_iter(cls, max_iter: int, s: int, eta: float = 3, strict: bool = True) -> Hyperband:
+        """Bands at ``max_iter / eta ** k`` for k from 1 to ``s``, rounded down, as long as that is at least 1."""
+        bands, band = set(), float(max_iter)
+        for _ in range(s):
+            band /= eta
+            if band < 1:
+                break
+            bands.add(int(band))
+        return cls(tuple(sorted(bands)), eta, strict)
+
+    def band(self, count: int) -> int | None:
+        """The band that decides about a trial with ``count`` values: the last one that it has come to, if any."""
+        place = bisect_right(self.bands, count)
+        return self.bands[place - 1] if place else None
+
+    def threshold(self, at_band: Iterable[float], maximize: bool = False) -> float:
+        """The worst value that goes on.
+
+        Args:
+            at_band: Values of the metric at a band, of all trials that have come to it, whatever became of them.
+            maximize: Whether more is better.
+
+        Raises:
+            ValueError: there is none.
+        """
+        values = sorted(finite(at_band), reverse=maximize)
+        if not values:
+            raise ValueError("no value at this band")
+        return values[int(1.0 / self.eta * len(values))]
+
+    def stop(self, at_own: float, best: float, at_band: Iterable[float], maximize: bool = False) -> bool:
+        """Whether a trial that has come to a band is to stop.
+
+        Args:
+            at_own: Its value at that band.
+            best: Its best value so far, all bands and what was logged between and after them included.
+            at_band: As for :meth:`threshold`; its own value is among them.
+            maximize: Whether more is better.
+        """
+        value, threshold = at_own if self.strict else best, self.threshold(at_band, maximize)
+        return value < threshold if maximize else value > threshold
+
+    def stop_history(
+        self, history: Sequence[Any], at: Callable[[int], Iterable[float]], maximize: bool = False
+    ) -> bool:
+        """The same from all values of a trial, at any time: the last band that it has come to decides.
+
+        Between two bands and after the last one the same band goes on deciding, by the same value of a strict rule, and
+        the threshold moves with what other trials bring: W&B asks again and again. Asking once, when a trial comes to a
+        band, is the rule of the paper.
+
+        Args:
+            history: The trial's values of the metric, as logged.
+            at: Of a band, what :meth:`threshold` takes.
+            maximize: Whether more is better.
+        """
+        values = finite(history)
+        band = self.band(len(values))
+        if band is None:
+            return False
+        return self.stop(values[band - 1], max(values) if maximize else min(values), at(band), maximize)
+
+
+def finite(values: Iterable[Any]) -> list[float]:
+    """The values that count: finite numbers, no booleans."""
+    return [float(value) for value in values if isinstance(value, Real) and _is_finite(value)]
+
+
+def _is_finite(value: Real) -> bool:
+    try:
+        return not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond the largest float
+        return False

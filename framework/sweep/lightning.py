@@ -1,0 +1,69 @@
+"""The trial's ears within a Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from framework.sweep.report import Report
+from framework.tracking.metrics_log import read_metrics
+
+
+class Stop(Callback):
+    """Ends training when the report says so, on all ranks at once."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A training that goes on counts the values that were logged before."""
+        name = self._report.watch.metric
+        if trainer.is_global_zero and trainer.global_step and name is not None:
+            self._report.go_on(row[name] for row in read_metrics(trainer.default_root_dir) if name in row)
+        if trainer.world_size == 1:  # which needs nobody's agreement
+            self._report.on_stop = lambda: setattr(trainer, "should_stop", True)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validation metrics have been logged by now."""
+        self._agree(trainer)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What is logged at the end of an epoch is logged after the callbacks of that end."""
+        self._agree(trainer)
+
+    def _agree(self, trainer: pl.Trainer) -> None:
+        if self._report.watch.bands and trainer.world_size > 1 and not trainer.sanity_checking:
+            trainer.should_stop = trainer.strategy.broadcast(self._report.stop, src=0) or trainer.should_stop
+
+
+class Values(Logger):
+    """Hands every logged value of the metric to the report."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__()
+        self._report = report
+
+    @property
+    def name(self) -> str:
+        """Always ``"sweep"``."""
+        return "sweep"
+
+    @property
+    def version(self) -> str:
+        """Always empty."""
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Takes a row."""
+        name = self._report.watch.metric
+        if name is not None and name in metrics:
+            self._report.add(metrics[name])
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: the sweep knows them."""

@@ -1,0 +1,96 @@
+"""A trial that is any program, started as an agent would; its metric is read from the file that W&B writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from framework.errors import UserError
+
+if TYPE_CHECKING:
+    from framework.sweep.job import Job
+    from framework.sweep.report import Report
+    from framework.sweep.worker import Channel
+
+POLL_SECONDS = 0.1
+STOP_SECONDS = 30.0
+"""How long a program that is told to stop (SIGTERM) may take, before it is killed: as with an agent."""
+PARAMETERS = "config-defaults.yaml"
+
+
+def run(job: Job, heard: Report, channel: Channel) -> None:
+    """Runs the job's command to its end, or until the sweep stops it.
+
+    Raises:
+        UserError: it cannot be started, or it ended with an error.
+        SystemExit: the worker was told to end (SIGTERM).
+    """
+    folder = Path(job.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    defaults = {name: {"value": value} for name, value in job.parameters.items()}
+    # what wandb.init() reads under an agent; JSON is YAML too
+    (folder / PARAMETERS).write_text(json.dumps({"wandb_version": 1, **defaults}), encoding="utf-8")
+    print("$", " ".join(job.command), file=sys.stderr, flush=True)
+    try:
+        process = subprocess.Popen(job.command, env={**os.environ, **job.environment}, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        raise UserError(f"{job.command[0]} cannot be started: {error.strerror}") from error
+    channel.on_end = process.kill
+    told = _Told()
+    try:
+        _follow(process, folder, heard, told)
+    finally:
+        channel.on_end = None
+        told.restore()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if told.signum:
+        raise SystemExit(128 + told.signum)
+    code = process.returncode
+    if code and not heard.stop:
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        raise UserError(f"the program {how}")
+
+
+class _Told:
+    """Whether the worker was told to end."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self._before = signal.signal(signal.SIGTERM, self._handle)
+
+    def _handle(self, signum: int, frame: Any) -> None:
+        self.signum = signum
+
+    def restore(self) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+
+def _follow(process: subprocess.Popen[bytes], folder: Path, heard: Report, told: _Told) -> None:
+    from framework.tracking.wandb_file import WandbTail
+
+    tails: dict[Path, WandbTail] = {}
+    stopping = 0.0
+    while True:
+        ended = process.poll() is not None  # asked first, so that nothing written before the end is missed
+        if heard.watch.metric is not None:
+            for path in folder.glob("wandb/*run-*/run-*.wandb"):
+                tail = tails.setdefault(path, WandbTail(path))
+                for row in tail.new_rows():
+                    if heard.watch.metric in row and not heard.stop:
+                        heard.add(row[heard.watch.metric])
+        if ended:
+            return
+        if (heard.stop or told.signum) and not stopping:
+            process.terminate()
+            stopping = time.monotonic()
+        elif stopping and time.monotonic() - stopping > STOP_SECONDS:
+            process.kill()
+        time.sleep(POLL_SECONDS)

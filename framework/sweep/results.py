@@ -1,0 +1,135 @@
+"""What a sweep leaves behind: a table of its trials, and the best one's config, ready to run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from framework.config import yaml12
+from framework.sweep.labels import last_attempts, one_line
+from framework.sweep.trial import Trial
+
+if TYPE_CHECKING:
+    from framework.sweep.spec import Sweep
+
+TABLE = "trials.csv"
+BEST = "best.yaml"
+OWN_SECTIONS = {"model", "data", "techniques", "trainer", "run", "wandb"}
+"""What a run folder's config.yaml holds if the run is ours."""
+
+
+def write_trials(folder: str | Path, sweep: Sweep, trials: Iterable[Trial]) -> Path:
+    """Writes ``trials.csv``: a row for the last attempt at each point, by point.
+
+    Columns: ``point``; ``state``; the metric's name with the best value, and ``last``, both left out without a metric;
+    each parameter that varies by its label (``parameters.<label>`` where the label is the name of another column);
+    ``seconds``; ``folder``; ``message``. Texts stand as they are, other values as JSON, unknown ones are empty.
+
+    Args:
+        folder: The sweep's folder.
+        sweep: The sweep.
+        trials: All trials, in the order of their attempts.
+
+    Returns:
+        The file, which is replaced at once.
+    """
+    before = ["point", "state", *([sweep.metric.name, "last"] if sweep.metric else [])]
+    after = ["seconds", "folder", "message"]
+    labels = [parameter.label for parameter in sweep.parameters if not parameter.is_constant]
+    columns = [f"parameters.{label}" if label in (*before, *after) else label for label in labels]
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow([*before, *columns, *after])
+    for trial in last_attempts(trials):
+        metric = ["" if value is None else repr(value) for value in (trial.value, trial.last)] if sweep.metric else []
+        values = [_cell(trial.values[label]) if label in trial.values else "" for label in labels]
+        place = [f"{trial.seconds:.3f}", trial.folder or "", trial.message]
+        writer.writerow([trial.point, trial.state, *metric, *values, *place])
+    return _replace(Path(folder) / TABLE, file.getvalue())
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def best(sweep: Sweep, trials: Iterable[Trial]) -> Trial | None:
+    """The finished trial with the best value, of equal ones the one with the lower point.
+
+    One that was stopped early counts only if none finished with a value; ``None`` without a metric or any value.
+    """
+    metric = sweep.metric
+    if metric is None:
+        return None
+    last = last_attempts(trials)
+    for state in ("finished", "stopped"):
+        found: Trial | None = None
+        for trial in last:
+            if trial.state != state or trial.value is None or not math.isfinite(trial.value):
+                continue
+            if found is None or found.value is None or metric.better(trial.value, found.value):
+                found = trial
+        if found is not None:
+            return found
+    return None
+
+
+def write_best(folder: str | Path, sweep: Sweep, trial: Trial) -> Path:
+    """Writes ``best.yaml``, with a header that says what it is.
+
+    Of a run of ours it is the config, so that ``fit --config .../best.yaml`` trains it again, as a run of its own: the
+    sweep's place and name for the run and its W&B group are left out. Of any other program's it is the parameters.
+
+    Args:
+        folder: The sweep's folder.
+        sweep: The sweep.
+        trial: What :func:`best` gave.
+
+    Returns:
+        The file, which is replaced at once.
+    """
+    path = Path(folder) / BEST
+    config = _own_config(trial)
+    title = sweep.name or Path(sweep.path).stem
+    lines = [f"The best trial of the sweep {title} ({sweep.path}): point {trial.point}, {trial.state}."]
+    if sweep.metric and trial.value is not None:
+        lines.append(f"{sweep.metric.name} = {trial.value!r} ({sweep.metric.goal})")
+    if config is None:
+        lines.append("Its parameters:")
+        content: Mapping[str, Any] = sweep.nested(trial.values)
+    else:
+        varied = [parameter.label for parameter in sweep.parameters if not parameter.is_constant]
+        lines += [f"{label} = {json.dumps(trial.values[label])}" for label in varied if label in trial.values]
+        lines.append(f"Run it: python -m framework fit --config {path}")
+        content = config
+    header = "".join(f"# {one_line(line)}\n" for line in lines)
+    return _replace(path, header + yaml12.dump(dict(content)))
+
+
+def _own_config(trial: Trial) -> dict[str, Any] | None:
+    """The config of a run of ours, as one that no sweep has begun."""
+    if trial.folder is None:
+        return None
+    try:
+        config = yaml12.load((Path(trial.folder) / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    if not isinstance(config, dict) or not config.keys() >= OWN_SECTIONS:
+        return None
+    run = {key: value for key, value in config["run"].items() if key not in ("root", "method")}
+    return {**config, "run": {**run, "name": None}, "wandb": {**config["wandb"], "group": None}}
+
+
+def _replace(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8", newline="")
+    os.replace(temporary, path)
+    return path

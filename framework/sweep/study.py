@@ -1,0 +1,385 @@
+"""The trials of a sweep as Optuna's storage holds them: which points are open, who runs which, how each ended.
+
+A sweep is a row of points, numbered from 0. For each there is one trial in the storage, and one more for each time that
+its supervisor went away in the midst of it. A trial begins as a waiting one, which a supervisor claims; the storage
+lets only one of them do so, so that any number of supervisors can draw from one storage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import secrets
+import string
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from framework.errors import UserError
+from framework.sweep.trial import Trial
+
+if TYPE_CHECKING:
+    from optuna import Study as OptunaStudy
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+    from framework.sweep.spec import Parameter, Sweep
+
+SCHEMA = 1
+STARTUP_TRIALS = 10
+"""Random points before TPE begins, as Optuna has it."""
+UNOWNED_SECONDS = 30.0
+"""How long a claimed trial may lack the name of its supervisor: one that was killed in between never writes it."""
+
+
+def _quiet() -> None:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+@dataclass
+class Claim:
+    """A point that this supervisor is to run.
+
+    Attributes:
+        number: The trial's number in the storage.
+        point: Its point.
+        values: Label of each parameter to its value.
+        attempt: 1, and one more for each interrupted trial of this point.
+        before: What the interrupted trials of this point left, the last one last.
+    """
+
+    number: int
+    point: int
+    values: dict[str, Any]
+    attempt: int = 1
+    before: list[Trial] = field(default_factory=list)
+
+
+class Study:
+    """The trials of one sweep.
+
+    Args:
+        sweep: The sweep file.
+        storage: From :func:`~framework.sweep.storage.open_storage`.
+        name: Under which the storage keeps it.
+        seed: Decides the points of ``random`` and ``bayes``; a sweep that goes on keeps its own.
+        resume: Go on with the sweep, or join it; otherwise there must be none of this name.
+
+    Raises:
+        UserError: there is none to go on with, there is one already, or it is of another file.
+    """
+
+    def __init__(self, sweep: Sweep, storage: BaseStorage, name: str, seed: int = 0, resume: bool = False) -> None:
+        import optuna
+        from optuna.study import StudyDirection
+
+        _quiet()
+        self.sweep, self.storage, self.name = sweep, storage, name
+        goal = sweep.metric.goal if sweep.metric is not None else "minimize"
+        direction = StudyDirection.MAXIMIZE if goal == "maximize" else StudyDirection.MINIMIZE
+        names = {summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)}
+        if resume and name not in names:
+            raise UserError(
+                f"--resume: the storage has no sweep {name!r}; it has: {', '.join(sorted(names)) or 'none'}"
+            )
+        if not resume:
+            try:
+                optuna.create_study(storage=storage, study_name=name, direction=direction)
+            except optuna.exceptions.DuplicatedStudyError as error:
+                raise UserError(
+                    f"the storage has a sweep {name!r} already: --resume goes on with it, --folder makes another"
+                ) from error
+            identity = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
+            self._facts: dict[str, Any] = {"schema": SCHEMA, "id": identity, "seed": seed, "document": sweep.document()}
+            self._study.set_user_attr("sweep", json.dumps(self._facts))
+        else:
+            self._facts = json.loads(self._written())
+            self._check_same()
+        self._id = storage.get_study_id_from_name(name)
+        self._unowned: dict[int, float] = {}
+
+    def _written(self) -> str:
+        """What the maker of the study wrote into it; waits a little for one that is being made at this moment."""
+        for _ in range(50):
+            if (text := self._study.user_attrs.get("sweep")) is not None:
+                return str(text)
+            time.sleep(0.1)
+        raise UserError(f"the storage's study {self.name!r} was not made by this command")
+
+    def _check_same(self) -> None:
+        if self._facts.get("schema") != SCHEMA:
+            raise UserError(f"the sweep {self.name!r} was made by another version (schema {self._facts.get('schema')})")
+        old, new = self._facts["document"], self.sweep.document()
+
+        def text(document: Mapping[str, Any], key: str) -> str:  # 1, 1.0 and True are equal as values
+            return json.dumps(document.get(key), sort_keys=True)
+
+        differing = sorted(key for key in old.keys() | new.keys() if text(old, key) != text(new, key))
+        if differing:
+            raise UserError(
+                f"{self.sweep.path}: {', '.join(differing)} differ from the sweep {self.name!r} that is to go on; "
+                "take the file as it was (sweep.yaml in its folder), or begin another sweep with --folder"
+            )
+
+    @property
+    def _study(self) -> OptunaStudy:
+        """A new view of the study: Optuna's own keeps the trials that it once saw."""
+        import optuna
+
+        return optuna.load_study(study_name=self.name, storage=self.storage, sampler=optuna.samplers.RandomSampler())
+
+    @property
+    def id(self) -> str:
+        """Eight letters and digits: W&B's group of its runs."""
+        return str(self._facts["id"])
+
+    @property
+    def seed(self) -> int:
+        """What the points are drawn from."""
+        return int(self._facts["seed"])
+
+    # --- points
+
+    def claim(self, limit: int | None, owner: str, worker: str) -> Claim | None:
+        """Takes the next open point, or returns ``None`` where all points below ``limit`` are taken.
+
+        Args:
+            limit: How many points the sweep has; ``None`` for no limit.
+            owner: This supervisor's name.
+            worker: The worker that will run it, for the table.
+        """
+        from optuna.trial import TrialState
+
+        while True:
+            trials = self._frozen()
+            by_point: dict[int, list[FrozenTrial]] = {}
+            for trial in trials:
+                by_point.setdefault(trial.user_attrs["point"], []).append(trial)
+            for point, same in by_point.items():
+                first = next((trial for trial in same if not _interrupted(trial)), None)
+                if first is None or first.state != TrialState.WAITING or (limit is not None and point >= limit):
+                    continue  # of two waiting ones, made by two supervisors at once, the later is never claimed
+                if self._take(first):
+                    return self._begin(first, same, owner, worker)
+            point = self._open_point(by_point)
+            if limit is not None and point >= limit:
+                return None
+            self._add(point, by_point.get(point, []))
+
+    def _take(self, trial: FrozenTrial) -> bool:
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        try:
+            return self.storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING)
+        except UpdateFinishedTrialError:
+            return False
+
+    def _open_point(self, by_point: Mapping[int, Sequence[FrozenTrial]]) -> int:
+        """The first point that has no trial but interrupted ones."""
+        lost = [point for point, same in by_point.items() if all(_interrupted(trial) for trial in same)]
+        return min(lost, default=max(by_point, default=-1) + 1)
+
+    def _add(self, point: int, before: Sequence[FrozenTrial]) -> None:
+        from optuna.trial import TrialState, create_trial
+
+        fixed = next((trial.params for trial in reversed(before) if len(trial.params) == len(self._space())), None)
+        if fixed is None and self.sweep.method == "grid":
+            fixed = self.sweep.grid_indices(point)
+        system = {} if fixed is None else {"fixed_params": fixed}
+        self._study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={"point": point}, system_attrs=system))
+
+    def _begin(self, trial: FrozenTrial, same: Sequence[FrozenTrial], owner: str, worker: str) -> Claim:
+        import optuna
+
+        # named at once: a claimed trial without an owner could not be taken back for a while
+        self._set(trial, "owner", owner)
+        point = int(trial.user_attrs["point"])
+        study = optuna.load_study(study_name=self.name, storage=self.storage, sampler=self._sampler(point))
+        asked = optuna.trial.Trial(study, trial._trial_id)
+        for label, distribution in self._space().items():
+            _suggest(asked, label, distribution)
+        values = self._values(asked.params)
+        self._set(trial, "start", {"values": values, "worker": worker})
+        before = [self._view(one) for one in same if _interrupted(one)]
+        return Claim(trial.number, point, values, len(before) + 1, before)
+
+    def _sampler(self, point: int) -> BaseSampler:
+        """A sampler of this point alone, so that it does not matter which process draws it, or in which order."""
+        import optuna
+
+        digest = hashlib.sha256(f"{self.seed}:{point}".encode()).digest()
+        seed = int.from_bytes(digest[:4], "little")
+        if self.sweep.method == "bayes":
+            return optuna.samplers.TPESampler(
+                seed=seed, multivariate=True, constant_liar=True, n_startup_trials=STARTUP_TRIALS
+            )
+        return optuna.samplers.RandomSampler(seed=seed)
+
+    def _space(self) -> dict[str, BaseDistribution]:
+        """Label of each parameter that varies to its distribution; on a grid, over the places of its values."""
+        from optuna.distributions import CategoricalDistribution, IntDistribution
+
+        space: dict[str, BaseDistribution] = {}
+        for parameter in self.sweep.searched:
+            if self.sweep.method == "grid":
+                size = parameter.grid_size()
+                ordered = parameter.kind != "categorical"
+                space[parameter.label] = (
+                    IntDistribution(0, size - 1) if ordered else CategoricalDistribution(tuple(range(size)))
+                )
+            else:
+                distribution = parameter.optuna()
+                assert distribution is not None
+                space[parameter.label] = distribution
+        return space
+
+    def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        def value(parameter: Parameter) -> Any:
+            if parameter.is_constant:
+                return parameter.value(None)
+            suggested = params[parameter.label]
+            return parameter.grid_value(suggested) if self.sweep.method == "grid" else parameter.value(suggested)
+
+        return {parameter.label: value(parameter) for parameter in self.sweep.parameters}
+
+    # --- how a trial goes and ends
+
+    def report(self, claim: Claim, iteration: int, value: float) -> list[float]:
+        """Notes the metric's value at a band of hyperband; returns the values of all trials there, this one's too."""
+        import optuna
+
+        trial_id = self.storage.get_trial_id_from_study_id_trial_number(self._id, claim.number)
+        optuna.trial.Trial(self._study, trial_id).report(value, iteration)
+        return [t.intermediate_values[iteration] for t in self._frozen() if iteration in t.intermediate_values]
+
+    def end(self, claim: Claim, trial: Trial) -> bool:
+        """Writes down how a trial ended; returns whether nobody had done so before."""
+        return self._end(self._frozen_at(claim.number), trial)
+
+    def _end(self, frozen: FrozenTrial, trial: Trial) -> bool:
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        facts = {
+            "state": trial.state,
+            "count": trial.count,
+            "value": trial.value,
+            "last": trial.last,
+            "seconds": round(trial.seconds, 3),
+            "folder": trial.folder,
+            "message": trial.message,
+            "log": trial.log,
+        }
+        states = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
+        state = states.get(trial.state, TrialState.FAIL)
+        value = trial.value if trial.value is not None and math.isfinite(trial.value) else None
+        values = None if state == TrialState.FAIL else [0.0 if value is None else value]
+        try:
+            self._set(frozen, "end", facts)
+            return self.storage.set_trial_state_values(frozen._trial_id, state, values)
+        except UpdateFinishedTrialError:
+            return False
+
+    def reclaim(self, is_dead: Callable[[str], bool]) -> list[Trial]:
+        """Ends, as interrupted, the running trials of supervisors that are no more; their points are open again."""
+        from optuna.trial import TrialState
+
+        taken = []
+        for frozen in self._frozen((TrialState.RUNNING,)):
+            owner = frozen.user_attrs.get("owner")
+            if owner is None:  # claimed a moment ago, or by one that was killed right then
+                since = self._unowned.setdefault(frozen.number, time.monotonic())
+                dead = time.monotonic() - since > UNOWNED_SECONDS
+            else:
+                dead = is_dead(str(owner))
+            if not dead:
+                continue
+            trial = self._view(frozen)
+            if "end" not in frozen.user_attrs:  # else it had ended, and only the state was not written
+                trial.state, trial.message = "interrupted", "its supervisor went away"
+            if self._end(frozen, trial):
+                taken.append(trial)
+        return taken
+
+    # --- views
+
+    def trials(self) -> dict[int, Trial]:
+        """Every trial that was ever begun, by its number in the storage, in order."""
+        from optuna.trial import TrialState
+
+        return {trial.number: self._view(trial) for trial in self._frozen() if trial.state != TrialState.WAITING}
+
+    def importances(self) -> dict[str, float] | None:
+        """fANOVA importance of each varied parameter under the distribution that it is drawn from; ``None`` if unknown.
+
+        Raises nothing: with too few finished trials, or all of one value, there is nothing to tell.
+        """
+        import optuna
+
+        try:
+            found = optuna.importance.get_param_importances(
+                self._study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
+            )
+        except (ValueError, RuntimeError):
+            return None
+        return {label: float(value) for label, value in found.items()} or None
+
+    def beat(self, owner: str, count: int) -> None:
+        """Shows the other supervisors that this one is alive."""
+        self.storage.set_study_user_attr(self._id, f"supervisor:{owner}", count)
+
+    def beats(self) -> dict[str, int]:
+        """The last sign of life of every supervisor."""
+        attributes = self.storage.get_study_user_attrs(self._id)
+        prefix = "supervisor:"
+        return {key.removeprefix(prefix): int(value) for key, value in attributes.items() if key.startswith(prefix)}
+
+    def _view(self, frozen: FrozenTrial) -> Trial:
+        start, end = frozen.user_attrs.get("start") or {}, frozen.user_attrs.get("end") or {}
+        return Trial(
+            point=int(frozen.user_attrs["point"]),
+            state=str(end.get("state", "running")),
+            values=dict(start.get("values", {})),
+            count=int(end.get("count", 0)),
+            last=end.get("last"),
+            value=end.get("value"),
+            seconds=float(end.get("seconds", 0.0)),
+            folder=end.get("folder"),
+            message=str(end.get("message", "")),
+            worker=str(start.get("worker", "")),
+            log=end.get("log"),
+        )
+
+    def _frozen(self, states: tuple[Any, ...] | None = None) -> list[FrozenTrial]:
+        return self.storage.get_all_trials(self._id, deepcopy=False, states=states)
+
+    def _frozen_at(self, number: int) -> FrozenTrial:
+        trial_id = self.storage.get_trial_id_from_study_id_trial_number(self._id, number)
+        return self.storage.get_trial(trial_id)
+
+    def _set(self, trial: FrozenTrial, key: str, value: Any) -> None:
+        self.storage.set_trial_user_attr(trial._trial_id, key, value)
+
+
+def _interrupted(trial: FrozenTrial) -> bool:
+    return trial.state.is_finished() and (trial.user_attrs.get("end") or {}).get("state") == "interrupted"
+
+
+def _suggest(trial: Any, label: str, distribution: BaseDistribution) -> None:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
+        trial.suggest_categorical(label, distribution.choices)
+    elif isinstance(distribution, IntDistribution):
+        trial.suggest_int(label, distribution.low, distribution.high, log=distribution.log)
+    elif isinstance(distribution, FloatDistribution):
+        trial.suggest_float(label, distribution.low, distribution.high, log=distribution.log)

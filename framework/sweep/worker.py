@@ -1,0 +1,222 @@
+"""A process that runs one trial after another and imports once.
+
+It reads jobs from its standard input and answers on a pipe of its own, a line of JSON each. What a trial prints goes to
+the trial's log. When the supervisor goes away, the end of standard input ends the worker at once, whatever it does.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import queue
+import random
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from framework.errors import UserError
+from framework.sweep import report
+from framework.sweep.job import Job
+from framework.sweep.report import Report, Watch
+
+INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+class Channel:
+    """The worker's end of the two pipes."""
+
+    def __init__(self, output: int) -> None:
+        self._output = output
+        self._lines: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.on_end: Callable[[], None] | None = None
+        threading.Thread(target=self._read, name="sweep-input", daemon=True).start()
+
+    def _read(self) -> None:
+        buffer = b""
+        # not sys.stdin, whose lock this thread would hold when the interpreter ends
+        while data := os.read(0, 1 << 16):
+            *lines, buffer = (buffer + data).split(b"\n")
+            for line in lines:
+                self._lines.put(json.loads(line))
+        if self.on_end is not None:
+            self.on_end()
+        os._exit(0)
+
+    def receive(self) -> dict[str, Any]:
+        """Waits for the next line."""
+        return self._lines.get()
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Sends a line."""
+        os.write(self._output, (json.dumps(message) + "\n").encode())
+
+    def ask(self, message: Mapping[str, Any]) -> bool:
+        """Sends a line and waits for the verdict on it."""
+        self.send(message)
+        return bool(self.receive()["stop"])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """``_worker FD``: serves until standard input ends."""
+    channel = Channel(int(arguments[0]))
+    warm = False
+    channel.send({"kind": "ready"})
+    while True:
+        message = channel.receive()
+        job = Job(**{key: value for key, value in message.items() if key != "kind"})
+        if job.arguments is not None and not warm:
+            warm = True
+            channel.send({"kind": "importing"})
+            _import(job.arguments)
+            channel.send({"kind": "imported"})
+        end = _run(job, channel)
+        channel.send({"kind": "end", **end})
+        if end["retire"]:
+            return 0
+
+
+def _import(arguments: Sequence[str]) -> None:
+    """What every training needs, and the classes of the first one; a trial's time begins after it."""
+    import matplotlib.figure  # noqa: F401
+    import wandb  # noqa: F401
+
+    from framework.cli import prepare
+    from framework.config.compose import read_command_line
+
+    with suppress(Exception):  # the trial itself will tell
+        prepare(read_command_line(arguments[1:]), arguments[0])
+
+
+@contextmanager
+def _printing_to(path: str) -> Iterator[None]:
+    """Sends the process's output to a file, native code's too."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, old in enumerate(kept, start=1):
+            os.dup2(old, number)
+            os.close(old)
+
+
+def _run(job: Job, channel: Channel) -> dict[str, Any]:
+    watch = Watch(**{**job.watch, "bands": tuple(job.watch["bands"])})
+    heard = Report(watch, channel.send, channel.ask if watch.bands else None)
+    state, message, retire = "finished", "", False
+    began = time.monotonic()
+    with _printing_to(job.log):
+        try:
+            if job.arguments is None:
+                from framework.sweep.program import run
+
+                run(job, heard, channel)
+            else:
+                _train(job, heard)
+        except UserError as error:
+            state, message = "failed", str(error)
+            print(f"error: {error}", file=sys.stderr)
+        except SystemExit as stop:
+            retire = stop.code in INTERRUPTED
+            state = "interrupted" if retire else "failed" if stop.code else "finished"
+            message = f"ended with exit code {stop.code}" if state == "failed" else ""
+        except BaseException as error:
+            state, message = "failed", f"{type(error).__name__}: {error}".strip()
+            traceback.print_exc()
+        if job.arguments is not None:
+            retire = _clean(failed=state == "failed") or retire
+    seconds = time.monotonic() - began
+    if state == "finished" and heard.stop:
+        state = "stopped"
+    if state == "finished" and watch.metric is not None and not heard.history:
+        state, message = "failed", f"{watch.metric} was never logged as a finite number"
+    first = next((line for line in message.splitlines() if line.strip()), "").strip()
+    return {**heard.message("end"), "state": state, "message": first[:500], "seconds": seconds, "retire": retire}
+
+
+def _train(job: Job, heard: Report) -> None:
+    from framework.commands import main as command
+
+    assert job.arguments is not None
+    subcommand, *arguments = job.arguments
+    with _as_it_was():
+        _fresh_randomness()
+        # a strategy that launches processes starts what this one seems to be
+        sys.argv[1:] = [subcommand, *arguments]
+        report.activate(heard)
+        try:
+            code = command(subcommand, arguments)
+            if code:
+                raise SystemExit(code)
+        finally:
+            report.activate(None)
+
+
+def _fresh_randomness() -> None:
+    """A trial that sets no seed must not depend on the one before it."""
+    import numpy as np
+    import torch
+
+    random.seed()
+    np.random.seed(random.getrandbits(32))  # noqa: NPY002 - the global generator is what others use
+    torch.seed()
+
+
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Puts back what a training may change for the whole process."""
+    import torch
+
+    environment, argv, folder = dict(os.environ), list(sys.argv), os.getcwd()
+    threads = torch.get_num_threads()
+    switches: list[tuple[Callable[[Any], Any], Any]] = [
+        (torch.set_default_dtype, torch.get_default_dtype()),
+        (torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()),
+        (torch.autograd.set_detect_anomaly, torch.is_anomaly_enabled()),
+        (torch.set_grad_enabled, torch.is_grad_enabled()),
+    ]
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = {name: getattr(torch.backends.cudnn, name) for name in ("benchmark", "deterministic")}
+    try:
+        yield
+    finally:
+        for put_back, value in switches:
+            put_back(value)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        for name, value in cudnn.items():
+            setattr(torch.backends.cudnn, name, value)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        os.chdir(folder)
+        sys.argv[:] = argv
+        for key in os.environ.keys() - environment.keys() - {"WANDB_SERVICE"}:
+            del os.environ[key]
+        os.environ.update({key: value for key, value in environment.items() if os.environ.get(key) != value})
+
+
+def _clean(failed: bool) -> bool:
+    """Frees what the trial held; returns whether the process is fit for no other one."""
+    import torch
+
+    gc.collect()
+    used_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+    if used_gpu:
+        torch.cuda.empty_cache()
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return distributed or (failed and used_gpu)  # a process group cannot be made twice; a GPU's error may stay

@@ -1,0 +1,119 @@
+"""``sweep FILE``: runs a W&B sweep file on this machine, without an account."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from framework import paths
+from framework.errors import UserError
+
+USAGE = """usage: framework sweep FILE [--count N] [--workers K] [--storage PLACE] [--folder DIR] [--seed N] [--resume]
+
+  FILE          a W&B sweep file, or the short name of a shipped one (sweeps/s4d_init)
+  --count N     trials that the sweep shall have in all; random and bayes need it, or run_cap in the file
+  --workers K   trials at once, each in a process of its own; one for each GPU by default, one without a GPU
+  --storage P   where the trials are kept: a journal file (FOLDER/journal.log by default), or the URL of a database that
+                several machines share (postgresql+psycopg2://user@host/name, mysql+pymysql://..., sqlite:///file)
+  --folder DIR  where logs, runs, tables and figures go, and the sweep's name; sweeps/<stem of FILE> by default
+  --seed N      what random and bayes draw their points from; 0 by default
+  --resume      go on with the sweep of this name, or join it from another machine
+
+grid, random and hyperband follow W&B's rules; bayes is Optuna's TPE, not W&B's Gaussian process. See docs/sweeps.md.
+"""
+_OPTIONS = ("count", "workers", "storage", "folder", "seed")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; the exit code is 0, 1 if no trial finished, 130 or 143 for a signal.
+
+    Raises:
+        UserError: an option or the file is wrong, the sweep exists already, or its first trials all failed.
+    """
+    given, options, resume = _read(arguments)
+    if given is None:
+        return 0
+    from framework.sweep.spec import read
+
+    file = paths.find_config(given, sweep=True)
+    sweep = read(file)
+    folder = Path(options.get("folder") or Path("sweeps") / file.stem)
+    count = _whole(options, "count", least=1)
+    limits = [limit for limit in (sweep.grid_size(), sweep.run_cap, count) if limit is not None]
+    if not limits:
+        raise UserError(f"sweep: {file} has no end; give --count N, or run_cap in the file")
+    from framework.sweep.figures import draw
+    from framework.sweep.storage import open_storage
+    from framework.sweep.study import Study
+    from framework.sweep.supervisor import Supervisor, default_workers
+    from framework.sweep.table import Table
+
+    workers = _whole(options, "workers", least=1) or default_workers()
+    place = options.get("storage") or folder / "journal.log"
+    if not resume and "storage" not in options and Path(place).exists():
+        raise UserError(f"sweep: {folder} holds a sweep already: --resume goes on with it, --folder DIR makes another")
+    if resume and "storage" not in options and not Path(place).exists():
+        raise UserError(f"--resume: there is no sweep in {folder} ({place} is missing)")
+    storage = open_storage(place)
+    study = Study(sweep, storage, folder.name, _whole(options, "seed", least=0) or 0, resume)
+    _make_folder(folder, file, resume)
+    limit = min(limits)
+    with Table(sweep, folder, limit, workers) as table:
+        supervisor = Supervisor(sweep, study, folder, workers, limit, table)
+        try:
+            code = supervisor.run()
+        finally:
+            table.update(supervisor.trials, force=True)
+        draw(sweep, supervisor.trials, study.importances(), folder / "figures")
+    table.summary(supervisor.trials)
+    return code
+
+
+def _read(arguments: Sequence[str]) -> tuple[str | None, dict[str, str], bool]:
+    given: list[str] = []
+    options: dict[str, str] = {}
+    resume = False
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        if argument in ("-h", "--help"):
+            print(USAGE, end="")
+            return None, {}, False
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if argument == "--resume":
+            resume = True
+        elif argument.startswith("--") and name in _OPTIONS:
+            if not equals and not queue:
+                raise UserError(f"sweep: --{name} needs a value")
+            options[name] = value if equals else queue.pop(0)
+        elif argument.startswith("-"):
+            accepted = ", ".join(f"--{option}" for option in (*_OPTIONS, "resume"))
+            raise UserError(f"sweep: {argument} is not accepted; accepted: {accepted}")
+        else:
+            given.append(argument)
+    if len(given) != 1:
+        raise UserError(f"sweep: one sweep file is needed, {len(given)} given: {', '.join(given) or 'none'}")
+    return given[0], options, resume
+
+
+def _whole(options: dict[str, str], name: str, least: int) -> int | None:
+    text = options.get(name)
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d+", text) or int(text) < least:
+        raise UserError(f"sweep: --{name} {text} is not accepted; a whole number of at least {least} is needed")
+    return int(text)
+
+
+def _make_folder(folder: Path, file: Path, resume: bool) -> None:
+    copy = folder / "sweep.yaml"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (resume and copy.exists()):
+            shutil.copyfile(file, copy)
+    except shutil.SameFileError:
+        return
+    except OSError as error:
+        raise UserError(f"--folder: {folder} cannot be written: {error.strerror}") from error
