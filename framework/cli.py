@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import jsonargparse
 import lightning.pytorch as pl
 from jsonargparse import ArgumentError, Namespace
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -218,9 +220,23 @@ class CommandLine(LightningCLI):
         if given.get("profiler") is None:
             given["profiler"] = NoProfiler()
         try:
-            return pl.Trainer(**given, callbacks=callbacks)
+            trainer = pl.Trainer(**given, callbacks=callbacks)
         except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"trainer: {first_line(error)}") from error
+        _refuse_strangers(trainer)
+        return trainer
+
+
+def _refuse_strangers(trainer: pl.Trainer) -> None:
+    """Raises where torchrun's processes would not know of each other, and each would train a model of its own."""
+    if not TorchElasticEnvironment.detect() or trainer.world_size > 1:
+        return
+    started, here = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if started > 1:
+        raise UserError(
+            f"trainer: torchrun started {started} processes, and each would train alone; add --trainer.strategy=ddp "
+            f"--trainer.devices={here} --trainer.num_nodes={max(1, started // here)}"
+        )
 
 
 class Typed(CommandLine):

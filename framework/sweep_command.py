@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from framework import paths
 from framework.errors import UserError
+
+if TYPE_CHECKING:
+    from framework.sweep.spec import Sweep
 
 USAGE = """usage: framework sweep FILE [--count N] [--workers K] [--storage PLACE] [--folder DIR] [--seed N] [--resume]
 
@@ -39,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 
     file = paths.find_config(given, sweep=True)
     sweep = read(file)
+    _check(sweep)
     folder = Path(options.get("folder") or Path("sweeps") / file.stem)
     count = _whole(options, "count", least=1)
     limits = [limit for limit in (sweep.grid_size(), sweep.run_cap, count) if limit is not None]
@@ -69,6 +75,19 @@ def main(arguments: Sequence[str]) -> int:
         draw(sweep, supervisor.trials, study.importances(), folder / "figures")
     table.summary(supervisor.trials)
     return code
+
+
+def _check(sweep: Sweep) -> None:
+    """What would go wrong in every trial."""
+    from framework.sweep import command
+    from framework.sweep.supervisor import OURS
+
+    values = {p.label: p.grid_value(0) if sweep.method == "grid" else p.ppf(0.5) for p in sweep.parameters}
+    argv = command.expand(sweep, sweep.nested(values), params_file=Path(os.devnull))
+    if command.framework_arguments(argv) is not None:
+        for label in OURS:
+            if label in values:
+                raise UserError(f"{sweep.path}: parameters.{label}: the sweep gives it to each trial itself")
 
 
 def _read(arguments: Sequence[str]) -> tuple[str | None, dict[str, str], bool]:

@@ -106,7 +106,7 @@ class Supervisor:
         self._began = time.monotonic()
         self._saved = self._looked = 0.0
         self._dirty = True
-        self._exhausted = False
+        self._exhausted = self._certain = False
         self._gpus = _gpus()
 
     def run(self) -> int:
@@ -155,7 +155,14 @@ class Supervisor:
         if stopping:
             return False
         # the trials of other supervisors may come back, if their supervisors die
-        return not self._exhausted or bool(self._others())
+        if not self._exhausted or self._others():
+            self._certain = False
+            return True
+        if self._certain:
+            return False
+        self._look(force=True)  # what was seen last may be seconds old
+        self._certain, self._exhausted = True, False
+        return True
 
     def _others(self) -> list[Trial]:
         mine = {worker.running.claim.number for worker in self._workers.values() if worker.running}
