@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 FIT = ["fit", "--config", "vision/image_classifier_digits", "--trainer.accelerator=cpu", "--wandb.mode=offline"]
@@ -82,7 +83,7 @@ def one_process(folder: str, trials: int, epochs: int) -> None:
 def periods(runs: Path) -> list[float]:
     """Seconds between the beginnings of trainings, the first one, which warms up, left out."""
     begun = sorted(path.stat().st_mtime for path in runs.glob("*/provenance.json"))
-    return [later - earlier for earlier, later in zip(begun[1:], begun[2:], strict=False)]
+    return [later - earlier for earlier, later in pairwise(begun[1:])]
 
 
 def main() -> None:
@@ -104,9 +105,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         swept = 60 * given.trials / sweep(folder, given.trials, 2, given.epochs)
-    print(
-        f"{f'sweep --workers 2 ({given.trials} trials, start included)':<50} {swept:>9.1f} {swept / fresh:>7.2f}    >= 8"
-    )
+    label = f"sweep --workers 2 ({given.trials} trials, start included)"
+    print(f"{label:<50} {swept:>9.1f} {swept / fresh:>7.2f}    >= 8")
 
     plain: list[float] = []
     worker: list[float] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,15 +144,18 @@ class WandbRun(WandbLogger):
         import wandb
 
         known = wandb.Settings.model_fields
+        own: dict[str, Any] = {
+            "id": self._id,
+            "project": self._config.project,
+            "entity": self._config.entity,
+            "resume": "allow",
+        }
         run = wandb.init(
             mode=mode,
-            id=self._id,
             name=self._name,
-            resume="allow",
+            **({} if os.environ.get("WANDB_SWEEP_ID") else own),  # an agent's sweep has decided on these
             reinit="finish_previous",  # one left open would take this run's rows
             dir=self._save_dir,
-            project=self._config.project,
-            entity=self._config.entity,
             group=self._config.group,
             job_type=self._config.job_type,
             tags=self._config.tags or None,

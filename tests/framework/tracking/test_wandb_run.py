@@ -188,3 +188,20 @@ def test_wandb_is_imported_only_when_a_run_starts(tmp_path):
         assert "wandb" not in sys.modules
 
     assert in_child(make) == 0
+
+
+def test_under_an_agent_the_sweep_decides_where_the_run_belongs(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep123")
+    monkeypatch.setenv("WANDB_RUN_ID", "agents")
+    monkeypatch.delenv("WANDB_SILENT", raising=False)
+
+    def run() -> None:
+        run = logger(tmp_path)
+        run.log_metrics({"a": 1.0}, 0)
+        run.close(0)
+
+    assert in_child(run) == 0
+    (found,) = offline_runs(tmp_path)
+    assert (found.run_id, found.sweep_id, found.history[0]["a"]) == ("agents", "sweep123", 1.0)
+    out = capfd.readouterr()
+    assert "gnoring" not in out.out + out.err
