@@ -106,12 +106,12 @@ def find_config(name: str, sweep: bool = False) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    if path.is_dir():
-        raise UserError(f"{asked}: {name} is a folder, a YAML or JSON file is needed")
     shipped = {key: path for key, path in shipped_configs().items() if key.startswith("sweeps/") == sweep}
     short = name.removeprefix("./").removeprefix("configs/").removesuffix(".yaml").removesuffix(".yml")
     if short in shipped:
-        return shipped[short]
+        return shipped[short]  # also where a folder has that name: a shipped sweep's own, once it has run
+    if path.is_dir():
+        raise UserError(f"{asked}: {name} is a folder, a YAML or JSON file is needed")
     same_stem = [key for key in shipped if key.rsplit("/", 1)[-1] == short]
     if len(same_stem) == 1:
         return shipped[same_stem[0]]

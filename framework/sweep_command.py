@@ -58,7 +58,8 @@ def main(arguments: Sequence[str]) -> int:
 
     workers = _whole(options, "workers", least=1) or default_workers()
     place = options.get("storage") or folder / "journal.log"
-    if not resume and "storage" not in options and Path(place).exists():
+    # one of no bytes is what a kill at the very start leaves
+    if not resume and "storage" not in options and Path(place).exists() and Path(place).stat().st_size:
         raise UserError(f"sweep: {folder} holds a sweep already: --resume goes on with it, --folder DIR makes another")
     if resume and "storage" not in options and not Path(place).exists():
         raise UserError(f"--resume: there is no sweep in {folder} ({place} is missing)")

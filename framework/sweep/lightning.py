@@ -22,11 +22,20 @@ class Stop(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A training that goes on counts the values that were logged before."""
-        name = self._report.watch.metric
-        if trainer.is_global_zero and trainer.global_step and name is not None:
-            self._report.go_on(row[name] for row in read_metrics(trainer.default_root_dir) if name in row)
+        if trainer.global_step:
+            self._go_on(trainer)
         if trainer.world_size == 1:  # which needs nobody's agreement
             self._report.on_stop = lambda: setattr(trainer, "should_stop", True)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """One that was killed after its last step goes on with nothing to do, and never starts."""
+        if not self._report.history:
+            self._go_on(trainer)
+
+    def _go_on(self, trainer: pl.Trainer) -> None:
+        name = self._report.watch.metric
+        if trainer.is_global_zero and name is not None:
+            self._report.go_on(row[name] for row in read_metrics(trainer.default_root_dir) if name in row)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validation metrics have been logged by now."""
@@ -61,9 +70,7 @@ class Values(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Takes a row."""
-        name = self._report.watch.metric
-        if name is not None and name in metrics:
-            self._report.add(metrics[name])
+        self._report.add_row(metrics)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Does nothing: the sweep knows them."""

@@ -30,7 +30,8 @@ def _namespace() -> str:
 def _started(pid: int) -> str | None:
     """When the process began, in the system's ticks; ``None`` if there is none, ``""`` where that cannot be told."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return fields[19] if fields[0] not in "ZX" else None  # a dead one may wait for its parent for ever
     except (OSError, IndexError):
         if Path("/proc/self/stat").exists():
             return None
@@ -84,6 +85,8 @@ class Peers:
             return _started(int(pid)) != started
         now = time.monotonic()
         if now - self._read >= self._interval:
+            if now - self._read > self._patience / 2:  # nobody was listened to, as when the storage was away
+                self._seen = {name: (count, now) for name, (count, _) in self._seen.items()}
             self._read = now
             for name, count in self._study.beats().items():
                 if self._seen.get(name, (None, 0.0))[0] != count:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +32,14 @@ def run(job: Job, heard: Report, channel: Channel) -> None:
         UserError: it cannot be started, or it ended with an error.
         SystemExit: the worker was told to end (SIGTERM).
     """
+    from framework.tracking.wandb_file import read
+
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
     defaults = {name: {"value": value} for name, value in job.parameters.items()}
     # what wandb.init() reads under an agent; JSON is YAML too
     (folder / PARAMETERS).write_text(json.dumps({"wandb_version": 1, **defaults}), encoding="utf-8")
+    before = _files(folder)  # of an attempt that was interrupted
     print("$", " ".join(job.command), file=sys.stderr, flush=True)
     try:
         process = subprocess.Popen(job.command, env={**os.environ, **job.environment}, stdin=subprocess.DEVNULL)
@@ -44,7 +48,7 @@ def run(job: Job, heard: Report, channel: Channel) -> None:
     channel.on_end = process.kill
     told = _Told()
     try:
-        _follow(process, folder, heard, told)
+        _follow(process, folder, before, heard, told)
     finally:
         channel.on_end = None
         told.restore()
@@ -57,6 +61,9 @@ def run(job: Job, heard: Report, channel: Channel) -> None:
     if code and not heard.stop:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         raise UserError(f"the program {how}")
+    if heard.watch.metric is not None and not heard.history:
+        for path in _files(folder, before):  # as with W&B, the summary counts too; it may be all that there is
+            heard.add_row(read(path).summary)
 
 
 class _Told:
@@ -73,7 +80,9 @@ class _Told:
         signal.signal(signal.SIGTERM, self._before)
 
 
-def _follow(process: subprocess.Popen[bytes], folder: Path, heard: Report, told: _Told) -> None:
+def _follow(
+    process: subprocess.Popen[bytes], folder: Path, before: Collection[Path], heard: Report, told: _Told
+) -> None:
     from framework.tracking.wandb_file import WandbTail
 
     tails: dict[Path, WandbTail] = {}
@@ -81,11 +90,11 @@ def _follow(process: subprocess.Popen[bytes], folder: Path, heard: Report, told:
     while True:
         ended = process.poll() is not None  # asked first, so that nothing written before the end is missed
         if heard.watch.metric is not None:
-            for path in folder.glob("wandb/*run-*/run-*.wandb"):
+            for path in _files(folder, before):
                 tail = tails.setdefault(path, WandbTail(path))
                 for row in tail.new_rows():
-                    if heard.watch.metric in row and not heard.stop:
-                        heard.add(row[heard.watch.metric])
+                    if not heard.stop:
+                        heard.add_row(row)
         if ended:
             return
         if (heard.stop or told.signum) and not stopping:
@@ -94,3 +103,7 @@ def _follow(process: subprocess.Popen[bytes], folder: Path, heard: Report, told:
         elif stopping and time.monotonic() - stopping > STOP_SECONDS:
             process.kill()
         time.sleep(POLL_SECONDS)
+
+
+def _files(folder: Path, before: Collection[Path] = ()) -> list[Path]:
+    return sorted(set(folder.glob("wandb/*run-*/run-*.wandb")).difference(before))

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Report:
     ) -> None:
         self.watch = watch
         self.history: list[float] = []
+        self.names: set[str] = set()
         self.stop = False
         self.on_stop: Callable[[], None] | None = None
         self._send, self._ask = send, ask
@@ -76,6 +78,12 @@ class Report:
     def go_on(self, values: Iterable[Any]) -> None:
         """Takes the values that were logged before training was interrupted."""
         self.history = [number for value in values if (number := _finite(value)) is not None]
+
+    def add_row(self, row: Mapping[str, Any]) -> None:
+        """Takes what was logged at once, of which the metric may be a part."""
+        self.names.update(row)
+        if self.watch.metric is not None and self.watch.metric in row:
+            self.add(row[self.watch.metric])
 
     def add(self, value: Any) -> None:
         """Takes a value as it was logged; what is no finite number does not count, as with W&B."""
@@ -96,6 +104,18 @@ class Report:
         """The best value so far."""
         choose = max if self.watch.maximize else min
         return choose(self.history, default=None)
+
+    @property
+    def missing(self) -> str:
+        """What to say of a training that has ended without a value, with the names that it logged instead."""
+        metric = str(self.watch.metric)
+        if metric in self.names:
+            return f"{metric} was never logged as a finite number"
+        names = sorted(name for name in self.names if not name.startswith("_"))  # those are W&B's own
+        near = get_close_matches(metric, names, n=1, cutoff=0.7)
+        if near:
+            return f"{metric} was never logged; did you mean {near[0]}?"
+        return f"{metric} was never logged; logged: {', '.join(names) or 'nothing'}"
 
     def message(self, kind: str) -> dict[str, Any]:
         """How far the trial is."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from framework.errors import UserError
 from framework.lines import cut_half_line
@@ -13,6 +18,8 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 10
 """After how long the lock of a killed process is taken away."""
+PATIENCE_SECONDS = 600.0
+"""How long a database may be away, or a disk full, before the supervisor gives up."""
 DRIVERS = {"postgresql": "psycopg2-binary", "mysql": "pymysql"}
 
 
@@ -47,7 +54,48 @@ def open_storage(place: str | Path) -> BaseStorage:
         raise UserError(f"--storage: {shown} cannot be opened: {reason}") from error
     if storage.engine.dialect.name == "sqlite":
         _write_ahead(storage.engine)
-    return get_storage(storage)  # with Optuna's cache around it, once for all: each load_study would make its own
+    # with Optuna's cache around it, once for all: each load_study would make its own
+    return cast("BaseStorage", Patient(get_storage(storage)))
+
+
+class Patient:
+    """A storage that is asked again while its place does not answer, as when a database is started anew.
+
+    What had been done, but not answered, is done twice: a trial may be made or claimed for nobody, which is noticed.
+
+    Args:
+        storage: The storage.
+    """
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self._storage = storage
+        self._patience = PATIENCE_SECONDS
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._storage, name)
+        return partial(self._ask, found) if callable(found) else found
+
+    def hurry(self) -> None:
+        """No more waiting, because the user wants to end."""
+        self._patience = 0.0
+
+    def _ask(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        from optuna.exceptions import StorageInternalError
+        from sqlalchemy.exc import DBAPIError
+
+        since, pause = time.monotonic(), 0.1
+        while True:
+            try:
+                return method(*args, **kwargs)
+            except (OSError, DBAPIError, StorageInternalError) as error:
+                cause = error.__cause__ or error
+                reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
+                if time.monotonic() - since > self._patience:
+                    raise UserError(f"the storage of the trials does not answer, --resume goes on: {reason}") from error
+                if pause == 0.1:
+                    print(f"the storage of the trials does not answer, trying again: {reason}", file=sys.stderr)
+            time.sleep(pause)
+            pause = min(2 * pause, 5.0)
 
 
 def _write_ahead(engine: Any) -> None:
@@ -83,9 +131,14 @@ def _journal(path: Path) -> BaseStorage:
                 raise
             return acquired
 
+        def release(self) -> None:
+            with suppress(RuntimeError):  # held for so long, as by a stopped process, that another one took it away
+                super().release()
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(path), RepairingLock(str(path), grace_period=LOCK_SECONDS)))
+        lock = RepairingLock(str(path), grace_period=LOCK_SECONDS)
+        return cast("BaseStorage", Patient(JournalStorage(JournalFileBackend(str(path), lock))))
     except OSError as error:
         raise UserError(f"--storage: {path} cannot be opened: {error.strerror}") from error
     except ValueError as error:  # JSON's among them

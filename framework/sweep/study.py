@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from framework.errors import UserError
 from framework.sweep.trial import Trial
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from framework.sweep.spec import Parameter, Sweep
+    from framework.sweep.storage import Patient
 
 SCHEMA = 1
 STARTUP_TRIALS = 10
@@ -167,12 +168,12 @@ class Study:
                 first = next((trial for trial in same if not _interrupted(trial)), None)
                 if first is None or first.state != TrialState.WAITING or (limit is not None and point >= limit):
                     continue  # of two waiting ones, made by two supervisors at once, the later is never claimed
-                if self._take(first):
-                    return self._begin(first, same, owner, worker)
+                if self._take(first) and (claim := self._begin(first, same, owner, worker)) is not None:
+                    return claim
             point = self._open_point(by_point)
             if limit is not None and point >= limit:
                 return None
-            self._add(point, by_point.get(point, []))
+            self._add(point)
 
     def _take(self, trial: FrozenTrial) -> bool:
         from optuna.exceptions import UpdateFinishedTrialError
@@ -188,29 +189,40 @@ class Study:
         lost = [point for point, same in by_point.items() if all(_interrupted(trial) for trial in same)]
         return min(lost, default=max(by_point, default=-1) + 1)
 
-    def _add(self, point: int, before: Sequence[FrozenTrial]) -> None:
+    def _add(self, point: int) -> None:
         from optuna.trial import TrialState, create_trial
 
-        fixed = next((trial.params for trial in reversed(before) if len(trial.params) == len(self._space())), None)
-        if fixed is None and self.sweep.method == "grid":
-            fixed = self.sweep.grid_indices(point)
-        system = {} if fixed is None else {"fixed_params": fixed}
+        system = {"fixed_params": self.sweep.grid_indices(point)} if self.sweep.method == "grid" else {}
         self._study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={"point": point}, system_attrs=system))
 
-    def _begin(self, trial: FrozenTrial, same: Sequence[FrozenTrial], owner: str, worker: str) -> Claim:
+    def _begin(self, trial: FrozenTrial, same: Sequence[FrozenTrial], owner: str, worker: str) -> Claim | None:
+        """Names the owner and draws the values; ``None`` if others have given this supervisor up meanwhile."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        lost = [one for one in same if _interrupted(one)]
+        try:
+            # named at once: a claimed trial without an owner could not be taken back for a while
+            self._set(trial, "owner", owner)
+            values = self._draw(trial, lost)
+            self._set(trial, "start", {"values": values, "worker": worker})
+        except UpdateFinishedTrialError:
+            return None
+        before = [self._view(one) for one in lost]
+        return Claim(trial.number, int(trial.user_attrs["point"]), values, len(before) + 1, before)
+
+    def _draw(self, trial: FrozenTrial, lost: Sequence[FrozenTrial]) -> dict[str, Any]:
         import optuna
 
-        # named at once: a claimed trial without an owner could not be taken back for a while
-        self._set(trial, "owner", owner)
-        point = int(trial.user_attrs["point"])
-        study = optuna.load_study(study_name=self.name, storage=self.storage, sampler=self._sampler(point))
+        space = self._space()
+        # drawn again, a point of bayes could be another one
+        if (fixed := next((one.params for one in reversed(lost) if len(one.params) == len(space)), None)) is not None:
+            self.storage.set_trial_system_attr(trial._trial_id, "fixed_params", fixed)
+        sampler = self._sampler(int(trial.user_attrs["point"]))
+        study = optuna.load_study(study_name=self.name, storage=self.storage, sampler=sampler)
         asked = optuna.trial.Trial(study, trial._trial_id)
-        for label, distribution in self._space().items():
+        for label, distribution in space.items():
             _suggest(asked, label, distribution)
-        values = self._values(asked.params)
-        self._set(trial, "start", {"values": values, "worker": worker})
-        before = [self._view(one) for one in same if _interrupted(one)]
-        return Claim(trial.number, point, values, len(before) + 1, before)
+        return self._values(asked.params)
 
     def _sampler(self, point: int) -> BaseSampler:
         """A sampler of this point alone, so that it does not matter which process draws it, or in which order."""
@@ -253,13 +265,22 @@ class Study:
 
     # --- how a trial goes and ends
 
-    def report(self, claim: Claim, iteration: int, value: float) -> list[float]:
-        """Notes the metric's value at a band of hyperband; returns the values of all trials there, this one's too."""
-        import optuna
+    def report(self, claim: Claim, iteration: int, value: float) -> list[float] | None:
+        """Notes the metric's value at a band of hyperband.
+
+        Returns:
+            The values of all points there, this one's too; ``None`` if another supervisor has taken the trial back.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
 
         trial_id = self.storage.get_trial_id_from_study_id_trial_number(self._id, claim.number)
-        optuna.trial.Trial(self._study, trial_id).report(value, iteration)
-        return [t.intermediate_values[iteration] for t in self._frozen() if iteration in t.intermediate_values]
+        try:
+            self.storage.set_trial_intermediate_value(trial_id, iteration, value)
+        except UpdateFinishedTrialError:
+            return None
+        # once for each point: one that began anew after an interruption has come here twice
+        trials = [trial for trial in self._frozen() if iteration in trial.intermediate_values]
+        return list({t.user_attrs["point"]: t.intermediate_values[iteration] for t in trials}.values())
 
     def end(self, claim: Claim, trial: Trial) -> bool:
         """Writes down how a trial ended; returns whether nobody had done so before."""
@@ -332,6 +353,10 @@ class Study:
         except (ValueError, RuntimeError):
             return None
         return {label: float(value) for label, value in found.items()} or None
+
+    def hurry(self) -> None:
+        """Waits no more for a storage that does not answer."""
+        cast("Patient", self.storage).hurry()
 
     def beat(self, owner: str, count: int) -> None:
         """Shows the other supervisors that this one is alive."""

@@ -54,6 +54,7 @@ class Running:
     claim: Claim
     trial: Trial
     began: float
+    begun: bool = False
 
 
 @dataclass
@@ -66,7 +67,6 @@ class Worker:
     log: Path
     running: Running | None = None
     buffer: bytes = b""
-    answered: bool = False
 
 
 @dataclass
@@ -144,6 +144,7 @@ class Supervisor:
             self._fill()
         for key, _ in self._selector.select(TICK_SECONDS):
             self._hear(self._workers[key.data])
+        self._bury()
         self._reap()
         if self._signal or self._given_up:
             self._stop_workers()
@@ -176,8 +177,12 @@ class Supervisor:
         self._looked = now
         if self.study.reclaim(self._peers.is_dead):
             self._exhausted = False
-        mine = {worker.running.claim.number for worker in self._workers.values() if worker.running}
-        self._trials |= {number: trial for number, trial in self.study.trials().items() if number not in mine}
+        mine = {worker.running.claim.number: worker for worker in self._workers.values() if worker.running}
+        for number, trial in self.study.trials().items():
+            if number not in mine:
+                self._trials[number] = trial
+            elif trial.state != "running":  # this supervisor was given up, and the point is another one's
+                mine[number].process.kill()
         self._ordered = None
 
     def _target_reached(self) -> bool:
@@ -201,7 +206,6 @@ class Supervisor:
             trial = Trial(point=claim.point, values=claim.values, worker=f"{self._peers.host}:{number}")
             self._trials[claim.number] = trial
             self._ordered = None
-            self._looked = time.monotonic()
             try:
                 job = self._job(claim, trial)
             except UserError as error:
@@ -305,12 +309,14 @@ class Supervisor:
 
     def _handle(self, worker: Worker, message: Mapping[str, Any]) -> None:
         kind, running = message["kind"], worker.running
-        worker.answered = True
         if running is None:
             return
-        if kind == "imported":
+        if kind == "begun":
+            running.begun = True
+            self._starts_lost = 0
+        elif kind == "imported":
             running.began = time.monotonic()
-        if kind in ("value", "band", "end"):
+        elif kind in ("value", "band", "end"):
             running.trial.count, running.trial.last = message["count"], message["last"]
             running.trial.value = message["best"]
         running.trial.seconds = time.monotonic() - running.began
@@ -330,7 +336,7 @@ class Supervisor:
         assert trial.value is not None
         at_band = self.study.report(running.claim, trial.count, trial.last)
         maximize = self.sweep.metric is not None and self.sweep.metric.goal == "maximize"
-        stop = rule.stop(trial.last, trial.value, at_band, maximize)
+        stop = at_band is None or rule.stop(trial.last, trial.value, at_band, maximize)
         self._tell(worker, (json.dumps({"kind": "verdict", "stop": stop}) + "\n").encode())
 
     def _tell(self, worker: Worker, line: bytes) -> None:
@@ -338,6 +344,14 @@ class Supervisor:
         with suppress(OSError):  # it has died; the end of its pipe will tell
             worker.process.stdin.write(line)
             worker.process.stdin.flush()
+
+    def _bury(self) -> None:
+        """Finds dead workers whose pipe a process that they had forked holds open."""
+        for worker in list(self._workers.values()):
+            if worker.process.poll() is not None:
+                self._hear(worker)  # its last words
+                if self._workers.get(worker.number) is worker:
+                    self._lost(worker)
 
     def _lost(self, worker: Worker) -> None:
         """A worker has died."""
@@ -348,20 +362,22 @@ class Supervisor:
         except subprocess.TimeoutExpired:
             worker.process.kill()
             code = worker.process.wait()
-        if not worker.answered:
-            self._starts_lost += 1
-            if self._starts_lost >= STARTS:
-                self._given_up = f"the workers end before they begin; see {worker.log}"
         if running is None:
             return
         running.trial.seconds = time.monotonic() - running.began
-        if self._signal:
+        if self._since_signal:
             self._end(running.claim, running.trial, "interrupted", "the sweep was ended")
             return
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
         if running.trial.log is None or not Path(running.trial.log).exists():
             running.trial.log = str(worker.log)
+        if not running.begun:  # the trial is not to blame
+            self._end(running.claim, running.trial, "interrupted", f"the worker {how} before the trial began")
+            self._starts_lost += 1
+            if self._starts_lost >= STARTS:
+                self._given_up = f"the workers end before they begin; see {worker.log}"
+            return
         self._end(running.claim, running.trial, "failed", f"the worker {how}{hint}")
 
     def _remove(self, worker: Worker) -> None:
@@ -390,9 +406,10 @@ class Supervisor:
 
     def _end(self, claim: Claim, trial: Trial, state: str, message: str) -> None:
         trial.state, trial.message = state, next((line for line in message.splitlines() if line.strip()), "")
-        self.study.end(claim, trial)
+        if not self.study.end(claim, trial):
+            trial.state, trial.message = "interrupted", "another supervisor took it back"
         self._dirty = True
-        self._ended.append(state)
+        self._ended.append(trial.state)
         failed = self._ended == ["failed"] * FAILURES and time.monotonic() - self._began < FAILURE_SECONDS
         if failed and os.environ.get("WANDB_AGENT_DISABLE_FLAPPING", "").lower() != "true":
             self._given_up = (
@@ -419,8 +436,7 @@ class Supervisor:
             if self._signal:
                 for worker in self._workers.values():
                     worker.process.kill()
-            elif self.table is not None:
-                self.table.say("ending: running trials write a resume point; once more ends them at once")
+            self.study.hurry()
             self._signal = self._signal or signum
 
         before = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
@@ -435,6 +451,8 @@ class Supervisor:
         now = time.monotonic()
         first = not self._since_signal
         self._since_signal = self._since_signal or now
+        if first and self._signal and self.table is not None:  # not in the handler: it may have interrupted a print
+            self.table.say("ending: running trials write a resume point; once more ends them at once")
         for worker in self._workers.values():
             if first and worker.running is not None:
                 worker.process.terminate()

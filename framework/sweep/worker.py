@@ -34,43 +34,57 @@ class Channel:
 
     def __init__(self, output: int) -> None:
         self._output = output
-        self._lines: queue.Queue[dict[str, Any]] = queue.Queue()
+        os.set_inheritable(output, False)
+        # what a trial reads, or a process that it starts, must not be what the supervisor says
+        self._input = os.dup(0)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+        self._jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._verdicts: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.on_end: Callable[[], None] | None = None
         threading.Thread(target=self._read, name="sweep-input", daemon=True).start()
 
     def _read(self) -> None:
         buffer = b""
-        # not sys.stdin, whose lock this thread would hold when the interpreter ends
-        while data := os.read(0, 1 << 16):
+        # not a file object, whose lock this thread would hold when the interpreter ends
+        while data := os.read(self._input, 1 << 16):
             *lines, buffer = (buffer + data).split(b"\n")
             for line in lines:
-                self._lines.put(json.loads(line))
+                message = json.loads(line)
+                (self._verdicts if message.pop("kind") == "verdict" else self._jobs).put(message)
         if self.on_end is not None:
             self.on_end()
+        if os.getpgrp() == os.getpid():  # what trials have started ends too
+            os.killpg(0, signal.SIGKILL)
         os._exit(0)
 
-    def receive(self) -> dict[str, Any]:
-        """Waits for the next line."""
-        return self._lines.get()
+    def receive(self) -> Job:
+        """Waits for the next job."""
+        message = self._jobs.get()
+        # of a trial that did not wait for its verdict; what was said before the job has been read by now
+        self._verdicts = queue.SimpleQueue()
+        return Job(**message)
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Sends a line."""
-        os.write(self._output, (json.dumps(message) + "\n").encode())
+        data = (json.dumps(message) + "\n").encode()
+        while data:  # a signal may cut a write short
+            data = data[os.write(self._output, data) :]
 
     def ask(self, message: Mapping[str, Any]) -> bool:
         """Sends a line and waits for the verdict on it."""
         self.send(message)
-        return bool(self.receive()["stop"])
+        return bool(self._verdicts.get()["stop"])
 
 
 def main(arguments: Sequence[str]) -> int:
     """``_worker FD``: serves until standard input ends."""
     channel = Channel(int(arguments[0]))
     warm = False
-    channel.send({"kind": "ready"})
     while True:
-        message = channel.receive()
-        job = Job(**{key: value for key, value in message.items() if key != "kind"})
+        job = channel.receive()
+        channel.send({"kind": "begun"})
         if job.arguments is not None and not warm:
             warm = True
             channel.send({"kind": "importing"})
@@ -144,7 +158,7 @@ def _run(job: Job, channel: Channel) -> dict[str, Any]:
     if state == "finished" and heard.stop:
         state = "stopped"
     if state == "finished" and watch.metric is not None and not heard.history:
-        state, message = "failed", f"{watch.metric} was never logged as a finite number"
+        state, message = "failed", heard.missing
     first = next((line for line in message.splitlines() if line.strip()), "").strip()
     return {**heard.message("end"), "state": state, "message": first[:500], "seconds": seconds, "retire": retire}
 

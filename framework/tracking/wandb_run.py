@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -179,8 +180,21 @@ class WandbRun(WandbLogger):
         payload = {**metrics, STEP: step} if step is not None else dict(metrics)
         row = all(isinstance(value, int | float) or hasattr(value, "item") for value in metrics.values())
         # committed at once: W&B would keep it back until the next one comes, which a killed process never sends
-        run.log(payload, step=self._rows, commit=row)
+        try:
+            run.log(payload, step=self._rows, commit=row)
+        except OSError as error:
+            self._lose(error)
         self._rows += row
+
+    def _lose(self, error: OSError) -> None:
+        """W&B's own process has died: the run goes on without it, and the next one starts another."""
+        import wandb
+        from lightning.fabric.loggers.logger import _DummyExperiment
+
+        print(f"W&B: its process has ended, nothing more is recorded there: {error}", flush=True)
+        self._experiment = _DummyExperiment()  # type: ignore[assignment] # takes whatever is asked of it
+        with suppress(Exception):
+            wandb.teardown()
 
     def pause(self) -> None:
         """Drops rows until :meth:`resend`: what a resumed process logs before it is where the old one was."""

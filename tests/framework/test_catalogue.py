@@ -94,3 +94,12 @@ def test_a_folder_without_init_hides_nothing(tmp_path, monkeypatch):
     (tmp_path / "modules").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
     assert paths.hidden() == []
+
+
+def test_a_shipped_sweep_is_found_beside_the_folder_that_it_has_filled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps" / "s4d_init").mkdir(parents=True)
+    for name in ("sweeps/s4d_init", "s4d_init"):
+        assert paths.find_config(name, sweep=True) == paths.configs() / "sweeps" / "s4d_init.yaml"
+    with pytest.raises(UserError, match="--config: no file s4d_init"):
+        paths.find_config("s4d_init")

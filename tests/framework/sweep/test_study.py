@@ -13,14 +13,16 @@ from pathlib import Path
 
 import pytest
 from scipy import stats
+from sqlalchemy import create_engine, text
 from sweep_toys import write
 
 from framework.errors import UserError
 from framework.sweep import peers
+from framework.sweep import storage as storages
 from framework.sweep import study as studies
 from framework.sweep.peers import Peers
 from framework.sweep.spec import read
-from framework.sweep.storage import open_storage
+from framework.sweep.storage import Patient, open_storage
 from framework.sweep.study import Claim, Study
 from framework.sweep.trial import Trial
 
@@ -148,7 +150,7 @@ def test_a_supervisor_killed_between_two_writes(tmp_path, monkeypatch):
     (trial,) = study.trials().values()
     assert (trial.state, trial.value, trial.last) == ("finished", 0.5, 0.6)
     # claimed, but not yet named
-    study._add(1, [])
+    study._add(1)
     assert study._take(study._frozen()[-1])
     assert study.reclaim(lambda owner: False) == []
     monkeypatch.setattr(studies, "UNOWNED_SECONDS", 0.0)
@@ -159,10 +161,110 @@ def test_a_supervisor_killed_between_two_writes(tmp_path, monkeypatch):
 
 def test_two_that_make_the_same_point_run_it_once(tmp_path):
     study = begin(tmp_path)
-    study._add(0, [])
-    study._add(0, [])
+    study._add(0)
+    study._add(0)
     assert [claim.point for claim in claims(study, 2)] == [0, 1]
     assert [trial.point for trial in study.trials().values()] == [0, 1]
+
+
+def test_a_repeated_point_of_bayes_keeps_its_values(tmp_path):
+    study = begin(tmp_path, method="bayes", parameters={"x": {"min": 0.0, "max": 1.0}})
+    for claim in claims(study, 12):
+        finish(study, claim, abs(claim.values["x"] - 0.3))
+    study._add(12)
+    study._add(12)  # by another supervisor, at the same time
+    lost = study.claim(13, "dead", "w")
+    for claim in [study.claim(20, "me", "w") for _ in range(4)]:
+        finish(study, claim, claim.values["x"])
+    study.reclaim(lambda owner: owner == "dead")
+    again = study.claim(13, "me", "w")
+    assert (again.point, again.attempt) == (12, 2)
+    assert again.values == lost.values
+
+
+@pytest.mark.parametrize("place", ["journal.log", "sqlite:///trials.db"])
+def test_a_band_counts_each_point_once(tmp_path, place):
+    study = begin(tmp_path, place)
+    lost, other = study.claim(2, "dead", "w"), study.claim(2, "me", "w")
+    assert study.report(lost, 2, 5.0) == [5.0]
+    assert sorted(study.report(other, 2, 1.0)) == [1.0, 5.0]
+    study.reclaim(lambda owner: owner == "dead")
+    assert study.report(lost, 4, 5.0) is None, "it was given up"
+    again = study.claim(2, "me", "w")
+    assert again.point == lost.point
+    assert sorted(study.report(again, 2, 6.0)) == [1.0, 6.0]
+    finish(study, again, None, "failed")
+    assert sorted(study.report(other, 2, 2.0)) == [2.0, 6.0], "what has ended counts on"
+
+
+def test_one_given_up_while_it_claims_takes_the_next(tmp_path, monkeypatch):
+    study, other = begin(tmp_path), begin(tmp_path, resume=True)
+    monkeypatch.setattr(studies, "UNOWNED_SECONDS", -1.0)
+    write_down = study._set
+
+    def slowly(trial, key, value):
+        if trial.number == 0:
+            assert [t.point for t in other.reclaim(lambda owner: False)] == [0]
+        write_down(trial, key, value)
+
+    monkeypatch.setattr(study, "_set", slowly)
+    claimed = claims(study, 3)
+    assert sorted(claim.point for claim in claimed) == [0, 1, 2]
+    assert 0 not in {claim.number for claim in claimed}
+
+
+class Flaky:
+    """A storage that fails a few times."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+
+    def answer(self, value: int) -> int:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(28, "No space left on device")
+        return value
+
+    def refuse(self) -> None:
+        raise KeyError("no such trial")
+
+
+def test_a_storage_that_is_away_is_waited_for(monkeypatch, capsys):
+    monkeypatch.setattr(storages, "PATIENCE_SECONDS", 5.0)
+    monkeypatch.setattr(storages.time, "sleep", lambda seconds: None)
+    patient = Patient(Flaky(3))
+    assert patient.answer(7) == 7
+    assert capsys.readouterr().err.count("does not answer, trying again: ") == 1
+    with pytest.raises(KeyError):
+        patient.refuse()
+    patient = Patient(Flaky(1000))
+    patient.hurry()
+    with pytest.raises(UserError, match=r"does not answer, --resume goes on: .*No space left"):
+        patient.answer(7)
+
+
+def test_a_connection_that_is_cut_is_made_again(tmp_path, postgres_url):
+    study = begin(tmp_path, postgres_url)
+    engine = create_engine(postgres_url)
+    for turn in range(4):
+        claim = study.claim(8, "me", "w")
+        with engine.connect() as other:
+            other.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"))
+        assert finish(study, claim, float(turn))
+    engine.dispose()
+    assert [(t.point, t.state, t.value) for t in study.trials().values()] == [
+        (point, "finished", float(point)) for point in range(4)
+    ]
+
+
+def test_a_lock_that_was_taken_away_is_not_given_back(tmp_path):
+    lock = begin(tmp_path).storage._backend._lock
+    lock.acquire()
+    Path("journal.log.lock").unlink()
+    lock.release()
+    lock.acquire()
+    lock.release()
+    assert not Path("journal.log.lock").exists()
 
 
 @pytest.mark.parametrize(
@@ -236,6 +338,8 @@ def test_a_dead_process_of_this_machine_is_known_at_once(tmp_path):
     assert not me.is_dead(name)
     assert me.is_dead(f"{host}|{child.pid}|12345|{space}"), "another process has the number of the dead one"
     child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert me.is_dead(name), "nobody has waited for it yet"
     child.wait()
     assert me.is_dead(name)
     assert not me.is_dead(me.name)
@@ -255,9 +359,21 @@ def test_one_elsewhere_is_dead_when_it_is_silent(tmp_path):
         silent_is_dead = me.is_dead(silent)
         time.sleep(0.02)
     assert silent_is_dead
-    time.sleep(0.35)
-    assert me.is_dead(elsewhere)
+    began = time.monotonic()
+    while not me.is_dead(elsewhere):
+        assert time.monotonic() < began + 5
+        time.sleep(0.02)
+    assert time.monotonic() > began + 0.2
     assert study.beats()[elsewhere] == count
+
+
+def test_nobody_is_dead_because_the_storage_was_away(tmp_path):
+    study = begin(tmp_path)
+    me = Peers(study, patience=0.3, interval=0.01)
+    assert not me.is_dead("far|7|8|other/space")
+    time.sleep(0.4)  # neither could be heard
+    assert not me.is_dead("far|7|8|other/space")
+    assert not me.is_dead("far|7|8|other/space")
 
 
 def test_a_supervisor_names_itself_apart(tmp_path):

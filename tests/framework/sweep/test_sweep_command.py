@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import wandb
 import yaml
 from sweep_toys import PROGRAM, toy_sweep, write
 
@@ -20,6 +21,8 @@ from framework.__main__ import main
 from framework.tracking.metrics_log import read_metrics
 from framework.tracking.wandb_file import read as read_wandb
 
+FLUSHES = "x_transaction_log_flush_interval" in wandb.Settings.model_fields
+"""Whether this W&B (0.31 on) can be told to write what it has every second; older ones do every 15."""
 TESTS = Path(__file__).resolve().parents[2]
 
 
@@ -101,7 +104,8 @@ def test_a_crash_of_one_trial_leaves_the_others_alone(crashed):
     assert messages["memory"] == "MemoryError: no room"
     assert messages["kill"] == "the worker was killed by SIGKILL (out of memory?)"
     assert messages["exit"] == "ended with exit code 3"
-    assert messages["nan"] == messages["silent"] == "val/loss was never logged as a finite number"
+    assert messages["nan"] == "val/loss was never logged as a finite number"
+    assert messages["silent"].startswith("val/loss was never logged; logged: ")
     assert float(table["ok"]["val/loss"]) == pytest.approx(0.09 + 1 / 3)
     assert float(table["raise"]["val/loss"]) == pytest.approx(0.09 + 1), "what it had logged before"
 
@@ -135,6 +139,8 @@ def test_every_trial_is_a_closed_run_of_the_sweeps_group(crashed):
     for index, name in enumerate(behaviours):
         trial = folder / f"sweeps/toy/trials/{index:04d}"
         (run,) = wandb_files(trial)
+        if name == "kill" and not FLUSHES:
+            continue
         groups.add(run.group)
         assert run.name == f"{index:04d}"
         assert run.config["model.behave"] == name
@@ -296,7 +302,9 @@ def test_any_program_runs_as_under_an_agent(tmp_path):
     assert table["exit"]["message"] == "the program ended with exit code 3"
     assert table["kill"]["message"] == "the program was killed by SIGKILL"
     runs = [run for i in range(3) for run in wandb_files(Path(f"sweeps/program/trials/{i:04d}"))]
-    assert [len(run.history) for run in runs] == [3, 3, 3]
+    if not FLUSHES:
+        runs.pop()  # of the killed one there is nothing but the file's head
+    assert {len(run.history) for run in runs} == {3}
     assert len({run.group for run in runs}) == 1
     assert {run.project for run in runs} == {"thing"}
     assert all(run.config["nested"] == {"y": 1} for run in runs)
@@ -305,6 +313,7 @@ def test_any_program_runs_as_under_an_agent(tmp_path):
     assert yaml.safe_load(Path("sweeps/program/best.yaml").read_text())["x"] == 0.5
 
 
+@pytest.mark.skipif(not FLUSHES, reason="this W&B writes its file every 15 s, and the program is over by then")
 def test_a_program_is_stopped_by_hyperband(tmp_path):
     program_sweep(
         tmp_path, early_terminate={"type": "hyperband", "min_iter": 2, "eta": 2},
