@@ -62,9 +62,12 @@ def main(arguments: Sequence[str]) -> int:
     if not resume and "storage" not in options and Path(place).exists() and Path(place).stat().st_size:
         raise UserError(f"sweep: {folder} holds a sweep already: --resume goes on with it, --folder DIR makes another")
     if resume and "storage" not in options and not Path(place).exists():
-        raise UserError(f"--resume: there is no sweep in {folder} ({place} is missing)")
+        raise UserError(f"--resume: there is no sweep in {folder} ({place} is missing); --folder says where it is")
     storage = open_storage(place)
-    study = Study(sweep, storage, folder.name, _whole(options, "seed", least=0) or 0, resume)
+    seed = _whole(options, "seed", least=0)
+    study = Study(sweep, storage, folder.name, seed or 0, resume)
+    if seed not in (None, study.seed):
+        raise UserError(f"sweep: --seed {seed}: the sweep that is to go on draws its points from seed {study.seed}")
     _make_folder(folder, file, resume)
     limit = min(limits)
     with Table(sweep, folder, limit, workers) as table:

@@ -406,8 +406,9 @@ class Supervisor:
 
     def _end(self, claim: Claim, trial: Trial, state: str, message: str) -> None:
         trial.state, trial.message = state, next((line for line in message.splitlines() if line.strip()), "")
-        if not self.study.end(claim, trial):
-            trial.state, trial.message = "interrupted", "another supervisor took it back"
+        if not self.study.end(claim, trial):  # another supervisor took it back, or it is written down already
+            self._look(force=True)
+            trial = self._trials[claim.number]
         self._dirty = True
         self._ended.append(trial.state)
         failed = self._ended == ["failed"] * FAILURES and time.monotonic() - self._began < FAILURE_SECONDS
