@@ -70,6 +70,8 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"sweep: --seed {seed}: the sweep that is to go on draws its points from seed {study.seed}")
     _make_folder(folder, file, resume)
     limit = min(limits)
+    if count is not None and count > limit:
+        print(f"--count {count}: the sweep has {limit} trials, by its run_cap or as a grid", flush=True)
     with Table(sweep, folder, limit, workers) as table:
         supervisor = Supervisor(sweep, study, folder, workers, limit, table)
         try:

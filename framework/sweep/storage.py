@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -87,6 +88,8 @@ class Patient:
         while True:
             try:
                 return method(*args, **kwargs)
+            except json.JSONDecodeError as error:  # a whole line of a journal, which only its end is spared
+                raise UserError(f"the journal of the trials is damaged, a line of it is no JSON: {error}") from error
             except (OSError, DBAPIError, StorageInternalError) as error:
                 cause = error.__cause__ or error
                 reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]

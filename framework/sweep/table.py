@@ -176,7 +176,8 @@ class Table:
         counts = Counter(trial.state for trial in last)
         text = Text()
         for state, style in (("finished", "green"), ("stopped", "yellow"), ("failed", "red")):
-            text.append(f"{counts[state]} {state}", style=style if counts[state] else "").append(", ")
+            if counts[state]:  # with those that are none, the line is too long for 80 columns
+                text.append(f"{counts[state]} {state}", style=style).append(", ")
         text.append(f"{running} running")
         if self.total is not None:
             waiting = max(0, self.total - running - sum(counts[state] for state in DONE))

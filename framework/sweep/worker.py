@@ -89,6 +89,8 @@ def main(arguments: Sequence[str]) -> int:
             warm = True
             channel.send({"kind": "importing"})
             _import(job.arguments)
+            gc.collect()
+            gc.freeze()  # half a million objects of the libraries, which each later collection would look through
             channel.send({"kind": "imported"})
         end = _run(job, channel)
         channel.send({"kind": "end", **end})

@@ -310,6 +310,14 @@ def test_half_a_last_line_is_cut_before_anything_follows(tmp_path):
     }
 
 
+def test_a_spoilt_line_of_the_journal_is_told(tmp_path):
+    begin(tmp_path)
+    with open("journal.log", "ab") as file:
+        file.write(b"{spoilt\n")
+    with pytest.raises(UserError, match=r"journal of the trials is damaged, a line of it is no JSON: "):
+        begin(tmp_path, resume=True).beat("me", 1)
+
+
 def test_what_is_no_journal_is_told(tmp_path):
     Path("journal.log").write_text("not a journal\nat all\n")
     with pytest.raises(UserError, match=r"journal.log is not a journal of trials"):

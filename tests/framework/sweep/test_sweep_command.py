@@ -18,6 +18,9 @@ import yaml
 from sweep_toys import PROGRAM, toy_sweep, write
 
 from framework.__main__ import main
+from framework.sweep.spec import read as read_sweep
+from framework.sweep.storage import open_storage
+from framework.sweep.study import Study
 from framework.tracking.metrics_log import read_metrics
 from framework.tracking.wandb_file import read as read_wandb
 
@@ -345,3 +348,10 @@ def test_mistakes_are_told(tmp_path, capsys, arguments, message):
 
     assert re.search(message, capsys.readouterr().err)
     assert not Path("sweeps").exists()
+
+
+def test_a_sweep_does_not_go_on_from_another_seed(tmp_path, capsys):
+    file = toy_sweep(tmp_path, "toy", method="random", parameters={"model.x": {"min": 0.0, "max": 1.0}})
+    Study(read_sweep(file), open_storage("sweeps/toy/journal.log"), "toy", seed=3)
+    assert main(["sweep", "toy.yaml", "--count=1", "--resume", "--seed=4"]) == 2
+    assert "--seed 4: the sweep that is to go on draws its points from seed 3" in capsys.readouterr().err

@@ -115,6 +115,10 @@ def test_time_left(clock):
         return counts.partition("time left: ")[2]
 
     done = [trial(i, "finished", 0.5, seconds=60.0) for i in range(3)]
+    screen = Screen()
+    with Table(sweep(), "f", 9, 2, screen.console) as shown:
+        shown.update(done, force=True)
+        assert screen.last()[1] == "3 finished, 0 running, 6 waiting; 9 in all; time left: 3 min 00 s"
     assert left([], 10, 2) == "unknown"
     assert left([trial(0, "running")], 10, 2) == "unknown"
     assert left(done, None, 2) == ""
