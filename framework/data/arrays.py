@@ -39,3 +39,35 @@ class ArrayDataset(Dataset):
         if self.transform is not None:
             first = self.transform(first)
         return (first, *rest)
+
+
+class NamedArrays(Dataset):
+    """Tensors by name, indexed together along their first dimension; a batch is a mapping of those names.
+
+    Args:
+        **tensors: Of equal length N; integers are handed out as int64, however small they are kept.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+
+    draws_random_numbers = False
+
+    def __init__(self, **tensors: Tensor) -> None:
+        lengths = {name: len(tensor) for name, tensor in tensors.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"tensors of equal length are needed, got lengths {lengths}")
+        self.tensors = tensors
+        self.length = next(iter(lengths.values()))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {name: value[0] for name, value in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """The batch at ``indices``: tensors of shape ``(B, …)``."""
+        rows = torch.as_tensor(indices)
+        batch = {name: tensor[rows] for name, tensor in self.tensors.items()}
+        return {name: value if value.is_floating_point() else value.long() for name, value in batch.items()}

@@ -38,11 +38,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import Metric
 
 from framework.errors import UserError
-from framework.module import Module, OptimizerConfig, ScheduleConfig
+from framework.module import OptimizerConfig, ScheduleConfig
 from framework.plain import plain_data
+from modules.language_model import Batch, LanguageModel, Perplexity, token_losses
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -60,45 +60,6 @@ _TOKENIZER = (
     "merges.txt",
     "chat_template.jinja",
 )
-
-
-def token_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The summed −ln p of each next token, and how many there are.
-
-    Args:
-        logits: ``(B, T, vocabulary)``, any floating type; the loss is taken in float32.
-        labels: ``(B, T)`` int64: the tokens themselves, -100 where no loss is wanted.
-
-    Returns:
-        Two scalars; position t predicts token t + 1, so there are at most B·(T−1).
-    """
-    targets = labels[:, 1:].reshape(-1)
-    flat = logits[:, :-1].reshape(-1, logits.shape[-1]).float()
-    return F.cross_entropy(flat, targets, ignore_index=-100, reduction="sum"), (targets != -100).sum()
-
-
-class Perplexity(Metric):
-    """exp of the mean −ln p over all tokens, or, with ``log``, that mean."""
-
-    full_state_update = False
-    total: Tensor
-    count: Tensor
-
-    def __init__(self, log: bool = False) -> None:
-        super().__init__()
-        self.log = log
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, total: Tensor, count: Tensor) -> None:
-        """Adds a summed loss and its number of tokens."""
-        self.total += total
-        self.count += count
-
-    def compute(self) -> Tensor:
-        """The value over all that was added; float32."""
-        mean = self.total / self.count
-        return (mean if self.log else mean.exp()).float()
 
 
 def fresh_config(description: Mapping[str, Any]) -> PretrainedConfig:
@@ -208,7 +169,7 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-class CausalLM(Module):
+class CausalLM(LanguageModel):
     """A causal language model of transformers.
 
     Batches are mappings with ``input_ids`` int64 ``(B, T)`` and, where sequences are padded, ``attention_mask`` and
@@ -248,7 +209,7 @@ class CausalLM(Module):
         optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
     ) -> None:
-        super().__init__(optimizer, schedule)
+        super().__init__(1, prompt_length, max_new_tokens, temperature, optimizer, schedule)
         self.save_hyperparameters()
         if (path is None) == (config is None):
             raise UserError("path, config: give one of them: a local folder, or a fresh model's config")
@@ -256,24 +217,20 @@ class CausalLM(Module):
             raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
         if attn_implementation not in ATTENTION:
             raise UserError(f"attn_implementation: {attn_implementation!r} is not one of {', '.join(ATTENTION)}")
-        if prompt_length < 1 or max_new_tokens < 1 or temperature < 0:
-            raise UserError("prompt_length and max_new_tokens must be at least 1, temperature at least 0")
-        self.prompt_length, self.max_new_tokens, self.temperature = prompt_length, max_new_tokens, temperature
         self.source = path
         if path is not None:
             self.lm = load_pretrained(path, attn_implementation, dtype)
         else:
             self.lm = self._fresh(config or {}, attn_implementation, dtype)
         self.lm.train()
+        self.vocab_size = self.lm.config.vocab_size
+        self._balance: Tensor | None = None
         if gradient_checkpointing:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # it has another name in transformers 6
                 self.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.val_loss, self.test_loss = Perplexity(log=True), Perplexity(log=True)
-        self.val_perplexity, self.test_perplexity = Perplexity(), Perplexity()
         self.retention_perplexity = Perplexity()
         self.retention_start: float | None = None
-        self._told: list[dict[str, Any]] = []
 
     @staticmethod
     def _fresh(config: Mapping[str, Any], attn_implementation: str, dtype: str) -> PreTrainedModel:
@@ -288,42 +245,31 @@ class CausalLM(Module):
         _choose_experts(model)
         return model
 
-    def setup(self, stage: str) -> None:
-        """Compares the datamodule's tokens with the model's."""
-        data = getattr(self.trainer, "datamodule", None)
-        tokens, own = getattr(data, "vocab_size", None), self.lm.config.vocab_size
-        if tokens is not None and tokens > own:
-            raise UserError(
-                f"model: {own} tokens, but {type(data).__name__} has {tokens}; set config.vocab_size to "
-                f"{tokens}, or give the datamodule the model's tokenizer"
-            )
+    def _more(self) -> str:
+        return "set config.vocab_size to as many, or give the datamodule the model's tokenizer"
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Maps tokens ``(B, T)`` to logits ``(B, T, vocabulary)`` of each next token."""
-        return self.lm(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+        output = self.lm(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        balance = getattr(output, "aux_loss", None) if self.training else None
+        self._balance = None if balance is None else self.lm.config.router_aux_loss_coef * balance
+        return output.logits
 
-    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean loss over the batch's tokens."""
-        output = self.lm(input_ids=batch["input_ids"], attention_mask=batch.get("attention_mask"), use_cache=False)
-        total, count = token_losses(output.logits, batch.get("labels", batch["input_ids"]))
-        loss = total / count.clamp(min=1)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["input_ids"]))
-        balance = getattr(output, "aux_loss", None)
-        if balance is not None:
-            loss = loss + self.lm.config.router_aux_loss_coef * balance
-        return loss
+    def auxiliary_loss(self) -> Tensor | None:
+        """The balancing loss of a mixture of experts that asks for it."""
+        return self._balance
 
-    def _evaluate(self, batch: Mapping[str, Tensor], part: str) -> None:
-        logits = self(batch["input_ids"], batch.get("attention_mask"))
-        total, count = token_losses(logits, batch.get("labels", batch["input_ids"]))
+    def extend(self, input_ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Logits of the tokens that follow ``state``, a cache of transformers, and the cache after them."""
+        output = self.lm(input_ids=input_ids, past_key_values=state, use_cache=True)
+        return output.logits, output.past_key_values
+
+    def _evaluate(self, batch: Batch, part: str) -> None:
         if part == "retention":
-            self.retention_perplexity.update(total, count)
-            return
-        for name in ("loss", "perplexity"):
-            metric = getattr(self, f"{part}_{name}")
-            metric.update(total, count)
-            rows = len(batch["input_ids"])
-            self.log(f"{part}/{name}", metric, prog_bar=part == "val", batch_size=rows, add_dataloader_idx=False)
+            logits = self(batch["input_ids"], batch.get("attention_mask"))
+            self.retention_perplexity.update(*token_losses(logits, batch))
+        else:
+            super()._evaluate(batch, part)
 
     def on_train_start(self) -> None:
         """Measures the perplexity on the retention text before anything is learnt."""
@@ -347,7 +293,7 @@ class CausalLM(Module):
         for logger in self.trainer.loggers:
             logger.log_metrics({"val/retention_perplexity": self.retention_start}, step=0)
 
-    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss and perplexity of a batch; the second loader's is the retention text."""
         self._evaluate(batch, "retention" if dataloader_idx else "val")
 
@@ -360,27 +306,6 @@ class CausalLM(Module):
         self.log("val/retention_perplexity", now, prog_bar=True)
         if self.retention_start is not None:
             self.log("val/forgetting", now - self.retention_start)
-
-    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Loss and perplexity of a batch."""
-        self._evaluate(batch, "test")
-
-    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Continues the first ``prompt_length`` tokens of each sequence.
-
-        Returns:
-            ``prompt`` ``(B, prompt_length)`` and ``continuation`` ``(B, max_new_tokens)``, padded with the end token.
-        """
-        length = min(self.prompt_length, batch["input_ids"].shape[1])
-        prompt, continuation = self.generate(batch["input_ids"][:, :length])
-        decode = getattr(getattr(self._trainer, "datamodule", None), "decode", None)
-        if callable(decode):
-            texts = [
-                {"prompt": decode(first.tolist()), "continuation": decode(then.tolist())}
-                for first, then in zip(prompt, continuation, strict=True)
-            ]
-            self._told += texts
-        return {"prompt": prompt, "continuation": continuation}
 
     @torch.no_grad()
     def generate(self, prompt: Tensor) -> tuple[Tensor, Tensor]:
@@ -403,16 +328,6 @@ class CausalLM(Module):
         )
         added = tokens[:, prompt.shape[1] :]
         return prompt, F.pad(added, (0, self.max_new_tokens - added.shape[1]), value=end if end is not None else 0)
-
-    def on_predict_epoch_end(self) -> None:
-        """Writes prompts and continuations as text to ``continuations.jsonl`` in the run folder, for each process."""
-        if not self._told or getattr(self.trainer, "fast_dev_run", False):
-            return
-        rank = f"_{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
-        path = Path(self.trainer.default_root_dir) / f"continuations{rank}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self._told), encoding="utf-8")
-        self._told = []
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Writes the model as transformers reads it, with the tokenizer's files where it was loaded with them.
@@ -454,4 +369,4 @@ class CausalLM(Module):
         self.retention_start = checkpoint.get("retention_start")
 
 
-__all__ = ["CausalLM", "Perplexity", "check_folder", "fresh_config", "load_pretrained", "token_losses"]
+__all__ = ["CausalLM", "check_folder", "fresh_config", "load_pretrained"]

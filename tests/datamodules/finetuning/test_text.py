@@ -184,9 +184,9 @@ def test_bad_settings_are_named_at_once(settings, message):
 
 
 def test_bad_files_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"path: .*nowhere not found; expected a text file"):
+    with pytest.raises(UserError, match=r"path: .*nowhere not found; expected a file"):
         TextData(path=str(tmp_path / "nowhere")).setup("fit")
-    with pytest.raises(UserError, match=r"holds no text; expected files \.txt"):
+    with pytest.raises(UserError, match=r"holds no data; expected files \.txt"):
         TextData(path=str(tmp_path)).setup("fit")
     (tmp_path / "train.jsonl").write_text('{"text": "a"}\n{"text": \n')
     with pytest.raises(UserError, match=r"train.jsonl, line 2: not JSON"):

@@ -14,7 +14,8 @@ import framework
 from callbacks.lora import LoRA
 from datamodules.finetuning.text import TextData
 from framework.errors import UserError
-from modules.finetuning.causal_lm import CausalLM, Perplexity, check_folder, token_losses
+from modules.finetuning.causal_lm import CausalLM, check_folder
+from modules.language_model import Perplexity, token_losses
 
 GPT2 = {"model_type": "gpt2", "vocab_size": 257, "n_positions": 64, "n_embd": 16, "n_layer": 2, "n_head": 2}
 ENDS = {"bos_token_id": 256, "eos_token_id": 256}
@@ -58,7 +59,7 @@ def test_the_loss_is_transformers_own():
     labels = tokens.clone()
     labels[1, 12:] = -100
     expected = model.lm(input_ids=tokens, labels=labels).loss
-    total, count = token_losses(model(tokens), labels)
+    total, count = token_losses(model(tokens), {"labels": labels})
     assert count == 2 * 19 + 11
     torch.testing.assert_close(total / count, expected)
 
@@ -106,7 +107,7 @@ def test_it_learns_and_logs(tmp_path, texts):
     with torch.no_grad():
         for i in range(3):
             row = data.retention_set[i]["input_ids"][None]
-            totals += torch.tensor([float(x) for x in token_losses(start(row), row)], dtype=torch.float64)
+            totals += torch.tensor([float(x) for x in token_losses(start(row), {"input_ids": row})], dtype=torch.float64)
     assert retained[0] == pytest.approx(float((totals[0] / totals[1]).exp()), rel=1e-5)
     assert float(logged["val/forgetting"]) == pytest.approx(retained[-1] - retained[0], rel=1e-3)
 
@@ -258,5 +259,5 @@ def test_bad_settings_are_named_at_once(settings, message):
 
 def test_tokens_that_the_model_does_not_know_are_refused(tmp_path, texts):
     model = CausalLM(config={**GPT2, "vocab_size": 200})
-    with pytest.raises(UserError, match=r"model: 200 tokens, but TextData has 257; set config.vocab_size to 257"):
+    with pytest.raises(UserError, match=r"model: 200 tokens, but TextData has 257; set config.vocab_size to as many"):
         trainer(tmp_path).fit(model, datamodule=TextData(path=texts, length=32))

@@ -1,0 +1,95 @@
+"""Softmax attention with rotary positions, in Llama's layout."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import BoolTensor, Tensor, nn
+
+from framework.errors import UserError
+
+
+def rotate(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
+    """Rotary position embedding (Su et al. 2021, arXiv 2104.09864), halves rotated against each other as in Llama.
+
+    Args:
+        x: (B, H, T, d), d even.
+        positions: (T,) of each token.
+        base: The longest wavelength is 2π times nearly this many tokens.
+    """
+    frequency = base ** (-torch.arange(0, x.shape[-1], 2, device=x.device, dtype=torch.float32) / x.shape[-1])
+    angle = positions[:, None].float() * frequency
+    angle = torch.cat([angle, angle], -1)
+    first, second = x.chunk(2, -1)
+    return x * angle.cos().to(x.dtype) + torch.cat([-second, first], -1) * angle.sin().to(x.dtype)
+
+
+class KeysValues(NamedTuple):
+    """What softmax attention remembers: rotated keys and values of every token so far, each (B, H_kv, T, d)."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class SoftmaxAttention(nn.Module):
+    """Causal softmax attention; queries may share keys and values in groups.
+
+    Args:
+        d_model: Width of the input and the output.
+        n_heads: H, heads of the queries.
+        n_kv_heads: H_kv, heads of keys and values, a divisor of H; as many by default.
+        rope_base: Base of the rotary positions.
+
+    Raises:
+        UserError: the heads do not divide the width, or each other.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, n_kv_heads: int | None = None, rope_base: float = 10000.0) -> None:
+        super().__init__()
+        self.n_heads, self.n_kv_heads = n_heads, n_kv_heads or n_heads
+        if n_heads < 1 or d_model % n_heads or d_model // n_heads % 2:
+            raise UserError(f"n_heads: {n_heads} is not accepted; d_model = {d_model} over it must be even")
+        if n_heads % self.n_kv_heads:
+            raise UserError(f"n_kv_heads: {n_kv_heads} is not accepted; it must divide n_heads = {n_heads}")
+        self.head_dim, self.rope_base = d_model // n_heads, rope_base
+        self.q_proj = nn.Linear(d_model, d_model, bias=False)
+        self.k_proj = nn.Linear(d_model, self.n_kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(d_model, self.n_kv_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(d_model, d_model, bias=False)
+
+    def _projected(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (
+            project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        positions = torch.arange(start, start + x.shape[1], device=x.device)
+        return rotate(q, positions, self.rope_base), rotate(k, positions, self.rope_base), v
+
+    def forward(self, x: Tensor, mask: BoolTensor | None = None) -> Tensor:
+        """Attends within (B, T, d_model); tokens where ``mask`` (B, T) is false are not attended to."""
+        q, k, v = self._projected(x, 0)
+        allowed = None
+        if mask is not None:
+            length = x.shape[1]
+            allowed = causal(length, length, x.device) & mask[:, None, None, :]
+            allowed = allowed | torch.eye(length, dtype=torch.bool, device=x.device)  # a row of nothing would be NaN
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=allowed, is_causal=mask is None, enable_gqa=self.n_kv_heads != self.n_heads
+        )
+        return self.o_proj(y.transpose(1, 2).flatten(2))
+
+    def extend(self, x: Tensor, state: KeysValues | None = None) -> tuple[Tensor, KeysValues]:
+        """Goes on from the keys and values so far."""
+        q, k, v = self._projected(x, 0 if state is None else state.keys.shape[2])
+        if state is not None:
+            k, v = torch.cat([state.keys, k], 2), torch.cat([state.values, v], 2)
+        allowed = causal(x.shape[1], k.shape[2], x.device) if x.shape[1] > 1 else None
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, enable_gqa=self.n_kv_heads != self.n_heads)
+        return self.o_proj(y.transpose(1, 2).flatten(2)), KeysValues(k, v)
+
+
+def causal(queries: int, keys: int, device: torch.device) -> Tensor:
+    """Which of ``keys`` tokens each of the last ``queries`` may see: (queries, keys), boolean."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)

@@ -1,0 +1,94 @@
+"""Transformer: a causal language model with softmax attention, the base and the peer of the linear-time ones.
+
+Paper: none; the layout is Llama's (Touvron et al. 2023, arXiv 2302.13971).
+
+What it is for: to compare a token mixer against, and to start from what is turned into a linear-time model afterwards.
+Pre-norm blocks with RMSNorm, rotary positions, queries that may share keys and values, SwiGLU, no biases; names of the
+projections are Llama's, so techniques that name layers (``q_proj``) find them.
+
+Cost: n² in the sequence in training, a key and a value for each token so far in decoding.
+
+Composes with every technique that works on linear layers.
+
+Limits: no dropout; positions beyond the training length are extrapolated by the rotation alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from framework import OptimizerConfig, ScheduleConfig
+from modules.language_model import LanguageModel
+from modules.sequence.attention import SoftmaxAttention
+from modules.sequence.decoder import Block, Decoder, SwiGLU
+
+
+class TransformerLM(LanguageModel):
+    """A causal language model with softmax attention.
+
+    Args:
+        vocab_size: Tokens.
+        d_model: Width.
+        n_layers: Blocks.
+        n_heads: Heads of the queries.
+        n_kv_heads: Heads of keys and values, a divisor of ``n_heads``; as many by default.
+        hidden: Width within the MLP; 8/3 of ``d_model`` rounded up to a multiple of 16 by default.
+        rope_base: Base of the rotary positions.
+        tie_embeddings: Whether the head is the embedding's transpose.
+        init_std: Standard deviation that all weight matrices are drawn with.
+        prompt_length: Tokens of each sequence that ``predict`` starts from.
+        max_new_tokens: Tokens that it adds.
+        temperature: 0 takes the likeliest token, otherwise sampled at this temperature.
+        optimizer: The optimiser.
+        schedule: The learning-rate schedule.
+
+    Raises:
+        UserError: a setting is not accepted.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int = 256,
+        d_model: int = 128,
+        n_layers: int = 4,
+        n_heads: int = 4,
+        n_kv_heads: int | None = None,
+        hidden: int | None = None,
+        rope_base: float = 10000.0,
+        tie_embeddings: bool = False,
+        init_std: float = 0.02,
+        prompt_length: int = 32,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        optimizer: OptimizerConfig | None = None,
+        schedule: ScheduleConfig | None = None,
+    ) -> None:
+        super().__init__(vocab_size, prompt_length, max_new_tokens, temperature, optimizer, schedule)
+        self.save_hyperparameters()
+        width = hidden or -(-8 * d_model // 48) * 16
+        blocks = [
+            Block(
+                SoftmaxAttention(d_model, n_heads, n_kv_heads, rope_base),
+                SwiGLU(d_model, width),
+                lambda: nn.RMSNorm(d_model, eps=1e-6),
+            )
+            for _ in range(n_layers)
+        ]
+        for module in (layer for block in blocks for layer in block.modules() if isinstance(layer, nn.Linear)):
+            nn.init.normal_(module.weight, std=init_std)
+        norm = nn.RMSNorm(d_model, eps=1e-6)
+        self.decoder = Decoder(vocab_size, d_model, blocks, norm, tie_embeddings, init_std)
+
+    def get_classifier(self) -> nn.Module:
+        """The output layer, by the name that timm's models have for it: techniques leave it whole."""
+        return self.decoder.head
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Maps tokens (B, T) to logits (B, T, vocab_size)."""
+        return self.decoder(input_ids, attention_mask)
+
+    def extend(self, input_ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Logits of the tokens that follow ``state``, and the state after them."""
+        return self.decoder.extend(input_ids, state)
