@@ -1,0 +1,119 @@
+"""Lightning Attention against the forms it replaces; on a GPU also fla and the authors' kernels, if installed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modules.sequence.lightning_attention import alibi_slopes, lightning_attention
+from modules.sequence.lightning_attention.reference import left_product, recurrence, right_product
+
+Row = tuple[str, float, str]
+
+
+def medians(calls: dict[str, Callable[[], object]], repeats: int = 7) -> dict[str, float]:
+    """Wall-clock seconds of each call, taken in turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats + 2):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values[2:]) for name, values in times.items()}
+
+
+def inputs(length: int, width: int, heads: int, device: str, dtype: torch.dtype) -> list[Tensor]:
+    shape = (1, heads, length, width)
+    return [torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3)]
+
+
+def both(call: Callable[..., Tensor], parts: list[Tensor]) -> Callable[[], object]:
+    """Forward and backward pass."""
+    return lambda: torch.autograd.grad(call(*parts).sum(), parts)
+
+
+def rows() -> list[Row]:
+    return [*cpu_rows(), *(gpu_rows() if torch.cuda.is_available() else [])]
+
+
+def cpu_rows() -> list[Row]:
+    """One thread, b1 h4 d64 float32, forward and backward."""
+    torch.set_num_threads(1)
+    slopes = alibi_slopes(4)
+    found: list[Row] = []
+    tiled: dict[int, float] = {}
+    for length in (512, 1024, 2048, 4096, 8192, 16384):
+        parts = inputs(length, 64, 4, "cpu", torch.float32)
+        calls = {
+            "tiled": both(lambda q, k, v: lightning_attention(q, k, v, slopes), parts),  # type: ignore[arg-type,return-value]
+            "softmax (SDPA)": both(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), parts),
+        }
+        if length <= 2048:
+            calls["left product"] = both(lambda q, k, v: left_product(q, k, v, slopes), parts)
+            calls["right product"] = both(right_product, parts)
+            calls["step recurrence"] = both(lambda q, k, v: recurrence(q, k, v, slopes)[0], parts)
+        if length > 8192:
+            del calls["softmax (SDPA)"]
+        took = medians(calls, 3 if length > 2048 else 5)
+        tiled[length] = took.pop("tiled")
+        for name, seconds in took.items():
+            bound = "at least 5" if (name, length) == ("left product", 2048) else ""
+            found.append((f"{name} / tiled, n = {length}", seconds / tiled[length], bound))
+    lengths = [length for length in tiled if length >= 1024]
+    x, y = [math.log(n) for n in lengths], [math.log(tiled[n]) for n in lengths]
+    slope = statistics.linear_regression(x, y).slope
+    return [("exponent of the tiled form's time, 1k to 16k", slope, "at most 1.15"), *found]
+
+
+def gpu_rows() -> list[Row]:
+    """b1 h16 d128 bfloat16, forward and backward."""
+    found: list[Row] = []
+    speed: dict[int, float] = {}
+    slopes = alibi_slopes(16).cuda()
+    for length in (1024, 4096, 16384, 32768, 65536):
+        parts = inputs(length, 128, 16, "cuda", torch.bfloat16)
+        calls = {
+            "ours": both(lambda q, k, v: lightning_attention(q, k, v, slopes), parts),  # type: ignore[arg-type,return-value]
+            "flash attention (SDPA)": both(
+                lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), parts
+            ),
+        }
+        try:
+            from fla.ops.simple_gla import chunk_simple_gla
+
+            calls["fla"] = both(
+                lambda q, k, v: chunk_simple_gla(*(x.transpose(1, 2) for x in (q, k, v)), g_gamma=-slopes, scale=1.0)[
+                    0
+                ],
+                parts,
+            )
+        except ImportError:
+            pass
+        try:
+            from lightning_attn.ops import lightning_attn_func
+
+            calls["the authors' kernel"] = both(
+                lambda q, k, v: lightning_attn_func(q, k, v, slopes[:, None, None].float()), parts
+            )
+        except ImportError:
+            pass
+        took = medians(calls)
+        ours = took.pop("ours")
+        speed[length] = length / ours
+        bound = "at least 0.9" if 4096 <= length <= 32768 else ""
+        found += [(f"{name} / ours, n = {length}", seconds / ours, bound) for name, seconds in took.items()]
+    found.append(("tokens per second, 64k against 1k", speed[65536] / speed[1024], "about 1"))
+    return found
+
+
+if __name__ == "__main__":
+    for label, value, bound in rows():
+        print(f"{label:60} {value:8.3f}  {bound}")

@@ -1,0 +1,104 @@
+"""Linear attention with exponential decay, by whichever form fits the machine; and the decays."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from framework.errors import UserError
+from modules.sequence.lightning_attention.reference import left_product
+from modules.sequence.lightning_attention.tiled import TiledAttention
+
+FORMS = ("auto", "tiled", "triton", "left_product")
+SLOPES = ("alibi", "tnl_paper", "none")
+
+
+def lightning_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    slope: Tensor,
+    state: Tensor | None = None,
+    block: int = 64,
+    return_state: bool = False,
+    form: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """o_t = q_t (λ^(t+1) S_0 + Σ_{s≤t} λ^(t−s) k_sᵀ v_s), λ = exp(−slope): no softmax, no 1/√d, no denominator.
+
+    Lightning Attention-2 (Qin et al. 2024, arXiv 2401.04658): time and memory linear in T; only q, k, v and S_0 are
+    kept for the backward pass. Decays and states are float32 in half precision.
+
+    Args:
+        q: (B, H, T, d).
+        k: (B, H, T, d).
+        v: (B, H, T, e).
+        slope: (H,) at least 0, not learned; 0 is plain causal linear attention.
+        state: S_0 (B, H, d, e), what the tokens before have left; zero by default.
+        block: Tokens in a tile of the PyTorch form; about d is fastest.
+        return_state: Whether the last state is returned too.
+        form: ``tiled`` (PyTorch), ``triton``, ``left_product`` (n² time, for comparison), or ``auto``: Triton on a GPU.
+
+    Returns:
+        o (B, H, T, e); with ``return_state`` also S_T (B, H, d, e), float32 (float64 for float64).
+
+    Raises:
+        UserError: the form is not known, or not to be had with these tensors.
+    """
+    if form == "auto":
+        form = "triton" if q.is_cuda and q.dtype != torch.float64 and triton_found() else "tiled"
+    if form == "tiled":
+        out, last = TiledAttention.apply(q, k, v, slope, state, block)
+    elif form == "triton":
+        if q.dtype == torch.float64 or not triton_found():
+            raise UserError("form: triton needs the package triton and tensors of at most 32 bits")
+        from modules.sequence.lightning_attention.kernels import TritonAttention
+
+        out, last = TritonAttention.apply(q, k, v, slope, state)
+    elif form == "left_product" and state is None and not return_state:
+        return left_product(q, k, v, slope)
+    else:
+        raise UserError(f"form: {form!r} is not accepted; one of {', '.join(FORMS)}, left_product without states")
+    return (out, last) if return_state else out
+
+
+@cache
+def triton_found() -> bool:
+    """Whether Triton can be imported."""
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def alibi_slopes(heads: int) -> Tensor:
+    """2^(−8h/H), h = 1 … H; for H that is no power of two, those of the power below and every second of the next."""
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * (h + 1) / power) for h in range(power)]
+    between = [2 ** (-4 * (h + 1) / power) for h in range(2 * power)]
+    return torch.tensor([*slopes, *between[::2]][:heads])
+
+
+def layer_slopes(kind: str, heads: int, layer: int, layers: int) -> Tensor:
+    """The slopes (H,) of one layer.
+
+    Args:
+        kind: ``alibi``, what the released models have: ALiBi's, times 1 − l/(L−1) + 1e-5; ``tnl_paper``, what the
+            paper (arXiv 2307.14995) says: (8h/H)(1 − l/L), h from 1; ``none``: 0.
+        heads: H.
+        layer: l, from 0.
+        layers: L.
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    if kind == "alibi":
+        return alibi_slopes(heads) * (1 - layer / max(layers - 1, 1) + 1e-5)
+    if kind == "tnl_paper":
+        return 8 * torch.arange(1, heads + 1) / heads * (1 - layer / layers)
+    if kind == "none":
+        return torch.zeros(heads)
+    raise UserError(f"slopes: {kind!r} is not one of {', '.join(SLOPES)}")

@@ -1,0 +1,97 @@
+"""TransNormerLLM as a LightningModule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framework import OptimizerConfig, ScheduleConfig
+from framework.errors import UserError
+from modules.language_model import LanguageModel
+from modules.sequence.decoder import Block, Decoder
+from modules.sequence.lightning_attention.attention import FORMS, layer_slopes
+from modules.sequence.lightning_attention.layer import LightningAttention, SimpleGLU, SRMSNorm
+
+
+class TransNormerLM(LanguageModel):
+    """A causal language model of gated linear attention with decay.
+
+    Args:
+        vocab_size: Tokens.
+        d_model: Width.
+        n_layers: L, blocks.
+        n_heads: H.
+        hidden: Width within the gated units; 8/3 of ``d_model`` rounded up to a multiple of 16 by default.
+        slopes: Decays: ``alibi`` as the released models have them, ``tnl_paper`` as the paper says, ``none``.
+        lrpe: Whether the first layer's queries and keys carry positions.
+        form: How attention is computed: ``auto``, ``tiled``, ``triton``, ``left_product`` (n², for comparison).
+        block: Tokens in a tile.
+        scale_embedding: Whether the embedding's output is multiplied by √d.
+        tie_embeddings: Whether the head is the embedding's transpose.
+        init_std: Standard deviation that all weight matrices are drawn with.
+        prompt_length: Tokens of each sequence that ``predict`` starts from.
+        max_new_tokens: Tokens that it adds.
+        temperature: 0 takes the likeliest token, otherwise sampled at this temperature.
+        optimizer: The optimiser.
+        schedule: The learning-rate schedule.
+
+    Raises:
+        UserError: a setting is not accepted.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int = 256,
+        d_model: int = 128,
+        n_layers: int = 4,
+        n_heads: int = 4,
+        hidden: int | None = None,
+        slopes: str = "alibi",
+        lrpe: bool = True,
+        form: str = "auto",
+        block: int = 64,
+        scale_embedding: bool = True,
+        tie_embeddings: bool = False,
+        init_std: float = 0.02,
+        prompt_length: int = 32,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        optimizer: OptimizerConfig | None = None,
+        schedule: ScheduleConfig | None = None,
+    ) -> None:
+        super().__init__(vocab_size, prompt_length, max_new_tokens, temperature, optimizer, schedule)
+        self.save_hyperparameters()
+        if form not in FORMS:
+            raise UserError(f"form: {form!r} is not one of {', '.join(FORMS)}")
+        if n_layers < 1 or block < 1:
+            raise UserError(f"n_layers, block: {n_layers}, {block} are not accepted; at least 1")
+        width = hidden or -(-8 * d_model // 48) * 16
+        blocks = []
+        for layer in range(n_layers):
+            decay = layer_slopes(slopes, n_heads, layer, n_layers)
+            mixer = LightningAttention(d_model, n_heads, decay, lrpe and layer == 0, block, form)
+            blocks.append(Block(mixer, SimpleGLU(d_model, width), SRMSNorm))
+        for module in (part for block in blocks for part in block.modules() if isinstance(part, nn.Linear)):
+            nn.init.normal_(module.weight, std=init_std)
+        scale = d_model**0.5 if scale_embedding else 1.0
+        self.decoder = Decoder(vocab_size, d_model, blocks, SRMSNorm(), tie_embeddings, init_std, scale)
+
+    def get_classifier(self) -> nn.Module:
+        """The output layer, by the name that timm's models have for it: techniques leave it whole."""
+        return self.decoder.head
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Maps tokens (B, T) to logits (B, T, vocab_size)."""
+        return self.decoder(input_ids, attention_mask)
+
+    def extend(self, input_ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Logits of the tokens that follow ``state``, and the state after them."""
+        return self.decoder.extend(input_ids, state)
+
+    @torch.no_grad()
+    def half_lives(self) -> list[list[float]]:
+        """Tokens after which each head of each layer has forgotten half, ln 2 / slope; inf where it never does."""
+        mixers: list[Any] = [block.mixer for block in self.decoder.blocks]
+        return [(0.6931471805599453 / mixer.slopes).tolist() for mixer in mixers]
