@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 
 from framework.editing.ledger import replay, store
 from framework.editing.stage import stage_of
+from framework.errors import UserError
 from framework.figures import log_figure
 from framework.optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule, changed
 from framework.plain import plain_data
@@ -94,14 +95,38 @@ class Module(pl.LightningModule):
         stage = stage_of(self)
         optimizer = build_optimizer(self, changed(self.optimizer_config, stage.optimizer, "optimizer"))
         schedule = changed(self.schedule_config, stage.schedule, "schedule")
-        if schedule.name == "constant" and not schedule.warmup:
+        if (
+            schedule.name == "constant"
+            and not schedule.warmup
+            and not any("boost" in g for g in optimizer.param_groups)
+        ):
             return optimizer
         total, per_epoch = self.trainer.estimated_stepping_batches, self._steps_per_epoch()
         steps = total - stage.epoch * per_epoch if stage.epochs is None else stage.epochs * per_epoch
         scheduler = build_schedule(optimizer, schedule, total=steps, steps_per_epoch=per_epoch)
         if scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        when = self._at_validations() if schedule.name == "plateau" else {"interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **when}}
+
+    def _at_validations(self) -> dict[str, Any]:
+        """How a schedule is stepped after each validation, with its loss.
+
+        Raises:
+            UserError: there is no validation, or one at batches that are not the same in each epoch.
+        """
+        trainer = self.trainer
+        if not trainer.enable_validation:
+            raise UserError("schedule.name: 'plateau' looks at val/loss, and this training has no validation")
+        every, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
+        if batches is not None and batches >= trainer.num_training_batches and every is not None:
+            return {"interval": "epoch", "frequency": every, "monitor": "val/loss"}
+        if every != 1 or batches is None:
+            raise UserError(
+                "trainer.check_val_every_n_epoch, val_check_interval: schedule 'plateau' needs validations at epochs, "
+                "or at the same batches of each epoch (check_val_every_n_epoch 1)"
+            )
+        return {"interval": "step", "frequency": int(batches), "monitor": "val/loss"}
 
     def log_figure(self, name: str, figure: Figure) -> Path | None:
         """Writes a figure to the run folder and the loggers (see :func:`framework.figures.log_figure`)."""

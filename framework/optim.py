@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from framework.errors import UserError
+from framework.row_adamw import RowAdamW
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,9 @@ class OptimizerConfig:
     """Which optimiser, and its settings.
 
     Attributes:
-        name: A class of ``torch.optim`` in any case (``adamw``, ``sgd``, ``nadam``), else a name known to
-            ``timm.optim`` (``lamb``, ``lion``, ``muon``, …).
+        name: A class of ``torch.optim`` in any case (``adamw``, ``sgd``, ``nadam``); ``row_adamw``, for large tables
+            with sparse gradients (:class:`framework.row_adamw.RowAdamW`); else a name known to ``timm.optim``
+            (``lamb``, ``lion``, ``muon``, …).
         lr: Learning rate of every parameter that declares none of its own.
         weight_decay: Weight decay of every parameter that declares none of its own.
         decay_1d: Whether weight decay also applies to parameters with fewer than two dimensions (biases, norms).
@@ -42,16 +44,19 @@ class ScheduleConfig:
 
     Attributes:
         name: ``constant``, ``linear`` or ``cosine`` (down to ``final`` at the last step), ``onecycle`` (Smith 2019:
-            cosine up over ``warmup`` from 1/25, cosine down to 1e-4/25), or ``step`` (``gamma`` at each milestone).
+            cosine up over ``warmup`` from 1/25, cosine down to 1e-4/25), ``step`` (``gamma`` at each milestone), or
+            ``plateau`` (``gamma`` whenever ``val/loss`` has not improved over ``patience`` validations).
         warmup: Linear warm-up: a number of steps if 1 or more, else a fraction of all steps. For ``onecycle`` the
             rising part, 0.3 when left at 0.
         final: Factor reached at the end of ``linear`` and ``cosine``.
         milestones: For ``step``: epochs at which the rate is multiplied by ``gamma``.
-        gamma: For ``step``: the factor.
+        gamma: For ``step`` and ``plateau``: the factor.
         every: For ``step``: multiply every so many epochs, beside the milestones.
         cycles: For ``cosine``: how often it starts anew, the warm-up included, each time over an equal share of the
             steps.
         cycle_decay: For ``cosine``: factor on the highest rate of each cycle after the first.
+        patience: For ``plateau``: validations without an improvement (by a ten-thousandth) that are let pass.
+        min_lr: For ``plateau``: the rate that it never goes below.
     """
 
     name: str = "constant"
@@ -62,6 +67,8 @@ class ScheduleConfig:
     every: int = 0
     cycles: int = 1
     cycle_decay: float = 1.0
+    patience: int = 10
+    min_lr: float = 0.0
 
 
 Config = TypeVar("Config", OptimizerConfig, ScheduleConfig)
@@ -80,24 +87,25 @@ def changed(config: Config, values: Mapping[str, Any], key: str) -> Config:
     return replace(config, **values)
 
 
-SCHEDULES = ("constant", "linear", "cosine", "onecycle", "step")
+SCHEDULES = ("constant", "linear", "cosine", "onecycle", "step", "plateau")
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Groups the trainable parameters of ``model`` by learning rate and weight decay.
 
     A submodule declares options for its own parameters by a method ``parameter_options()`` that returns
-    ``{parameter name: {"lr": float | "max_lr": float, "weight_decay": float}}``: ``lr`` replaces the global rate,
-    ``max_lr`` caps it. Names, not attributes on tensors, because ``copy.deepcopy`` drops the latter.
+    ``{parameter name: {"lr": float | "max_lr": float, "weight_decay": float, "boost": (c, ρ)}}``: ``lr`` replaces the
+    global rate, ``max_lr`` caps it; ``boost`` multiplies it at ``step`` of T by ``1 + (c−1) max(0, 1 − step/(ρ T))``.
+    Names, not attributes on tensors, because ``copy.deepcopy`` drops the latter.
 
     Returns:
-        Groups in order of first appearance, each with ``params``, ``names``, ``lr`` and ``weight_decay``; tied
-        parameters appear once, under the first name.
+        Groups in order of first appearance, each with ``params``, ``names``, ``lr`` and ``weight_decay``, and ``boost``
+        where one is declared; tied parameters appear once, under the first name.
 
     Raises:
         UserError: a submodule declares options for a parameter that it does not have.
     """
-    declared: dict[str, dict[str, float]] = {}
+    declared: dict[str, dict[str, Any]] = {}
     for prefix, module in model.named_modules():
         options = getattr(module, "parameter_options", None)
         if module is model or not callable(options):
@@ -107,7 +115,7 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
             if name not in own:
                 raise UserError(f"{type(module).__name__}.parameter_options names {name!r}, which is not a parameter")
             declared[f"{prefix}.{name}"] = values
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    groups: dict[tuple[float, float, Any], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -115,7 +123,10 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
         lr = values.get("lr", min(config.lr, values.get("max_lr", math.inf)))
         decay = config.weight_decay if config.decay_1d or parameter.ndim > 1 else 0.0
         decay = values.get("weight_decay", decay)
-        group = groups.setdefault((lr, decay), {"params": [], "names": [], "lr": lr, "weight_decay": decay})
+        boost = {"boost": tuple(values["boost"])} if "boost" in values else {}
+        group = groups.setdefault(
+            (lr, decay, boost.get("boost")), {"params": [], "names": [], "lr": lr, "weight_decay": decay, **boost}
+        )
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())
@@ -132,13 +143,18 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         group.pop("names")
     if not groups:
         raise UserError("no parameter of the model is trainable, so there is nothing to optimise")
-    native = {name.lower(): cls for name, cls in _torch_optimizers()}
+    native = {name.lower(): cls for name, cls in _torch_optimizers()} | {"row_adamw": RowAdamW}
     try:
         if config.name.lower() in native:
             cls = native[config.name.lower()]
             settings = {"lr": config.lr, "weight_decay": config.weight_decay, **config.args}
             if _fuses(cls, groups) and not {"fused", "foreach", "differentiable"} & settings.keys():
                 settings["fused"] = True
+                optimizer: Any = cls(groups, **settings)
+                # true would have Lightning refuse gradient clipping under mixed precision, for a scaler's sake; a
+                # scaler that finds it false unscales before the step, which is as good
+                optimizer._step_supports_amp_scaling = False
+                return optimizer
             return cls(groups, **settings)
         import timm.optim  # only for the names torch lacks: importing it costs seconds
 
@@ -206,7 +222,7 @@ def _fraction(warmup: float, total: int) -> float:
 def build_schedule(
     optimizer: torch.optim.Optimizer, config: ScheduleConfig, total: float, steps_per_epoch: int = 1
 ) -> LRScheduler | None:
-    """Builds a per-step scheduler, or ``None`` where the rate never changes.
+    """Builds a scheduler, for each step or (``plateau``) each validation; ``None`` where the rate never changes.
 
     Args:
         optimizer: Its groups keep their ratios; the schedule multiplies each.
@@ -219,17 +235,36 @@ def build_schedule(
     """
     if config.name not in SCHEDULES:
         raise UserError(f"schedule.name: {config.name!r} is not one of {', '.join(SCHEDULES)}")
+    if config.name == "plateau":
+        if config.warmup or not 0 < config.gamma < 1 or config.patience < 0 or config.min_lr < 0:
+            found = f"gamma {config.gamma}, patience {config.patience}, min_lr {config.min_lr}, warmup {config.warmup}"
+            raise UserError(f"schedule: {found}; for plateau gamma is between 0 and 1, the others 0 or more, no warmup")
+        return ReduceLROnPlateau(
+            optimizer, factor=config.gamma, patience=int(config.patience), min_lr=float(config.min_lr)
+        )
     if config.cycles < 1 or config.every < 0:
         name, value, least = ("cycles", config.cycles, 1) if config.cycles < 1 else ("every", config.every, 0)
         raise UserError(f"schedule.{name}: {value} is not accepted; {least} or more")
-    if config.name == "constant" and not config.warmup:
+    boosts = [group.get("boost") for group in optimizer.param_groups]
+    if config.name == "constant" and not config.warmup and not any(boosts):
         return None
     if config.name in ("linear", "cosine", "onecycle") and not (0 < total < math.inf):
         raise UserError(f"schedule.name: {config.name!r} needs trainer.max_epochs or trainer.max_steps")
+    if any(boosts) and not (0 < total < math.inf):
+        raise UserError("a boosted learning rate needs trainer.max_epochs or trainer.max_steps")
     if total == math.inf and 0 < config.warmup < 1:
         raise UserError(
             f"schedule.warmup: {config.warmup}, a share of all steps, needs trainer.max_epochs or trainer.max_steps; "
             "or give a number of steps"
         )
     steps = int(total) if total < math.inf else 1 << 53  # more than any training has
-    return LambdaLR(optimizer, lambda step: schedule_factor(config, step, steps, steps_per_epoch))
+
+    def shape(boost: tuple[float, float] | None) -> Callable[[int], float]:
+        if not boost:
+            return lambda step: schedule_factor(config, step, steps, steps_per_epoch)
+        extra, until = boost[0] - 1, boost[1] * steps
+        return lambda step: (
+            schedule_factor(config, step, steps, steps_per_epoch) * (1 + extra * max(0.0, 1 - step / until))
+        )
+
+    return LambdaLR(optimizer, [shape(boost) for boost in boosts])

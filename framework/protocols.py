@@ -233,3 +233,36 @@ class Replacement(Protocol):
 
     as_original: bool
     """While true it does."""
+
+
+@dataclass(frozen=True)
+class TableRead:
+    """What a layer has read from its table for some tokens; detached.
+
+    Attributes:
+        slots: (T, m) int64, below the layer's number of slots.
+        scores: (T, m) what the rows were weighted with.
+    """
+
+    slots: Tensor
+    scores: Tensor
+
+
+@runtime_checkable
+class ReadsTable(Protocol):
+    """A layer that reads a few rows of a large table for each token."""
+
+    slots: int
+    """How many it can read."""
+
+    last_read: TableRead | None
+    """In the last forward pass."""
+
+
+@runtime_checkable
+class HasCoreSpectrum(Protocol):
+    """A module with layers that retrieve by the leading singular vectors of a small core."""
+
+    def core_spectrum(self) -> Tensor:
+        """(layers, rank) singular values of the cores, in descending order; no rows if there are none."""
+        ...

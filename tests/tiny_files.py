@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import pickle
 import struct
 
@@ -104,6 +105,20 @@ def write_images(folder, classes=("cat", "dog"), n=10, size=(20, 30), suffix="pn
             Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name / f"{i}.{suffix}")
 
 
+def write_instructions(folder, n=60):
+    """Alpaca's JSON list beside a model."""
+    write_language_model(folder / "model")
+    rows = [
+        {
+            "instruction": f"Say {i}.",
+            "input": "twice" if i % 3 == 0 else "",
+            "output": f"{i} " * (2 if i % 3 == 0 else 1),
+        }
+        for i in range(n)
+    ]
+    (folder / "alpaca_data_cleaned.json").write_text(json.dumps(rows, indent=4))
+
+
 LANGUAGE_MODELS = {
     "llama": {"num_key_value_heads": 2, "tie_word_embeddings": True},
     "olmoe": {"num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2},
@@ -190,3 +205,35 @@ def write_labelled_texts(folder):
 def write_small_texts(folder):
     write_language_model(folder / "model")
     (folder / "notes.txt").write_text("\n\n".join(f"Paragraph {i} says little." * 12 for i in range(30)))
+
+
+def token_splits(folder):
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    return {split: rng.integers(0, 32000, size).astype(np.uint16) for split, size in {"train": 400, "val": 200}.items()}
+
+
+def write_token_files(folder):
+    """train.bin and val.bin, each with its JSON."""
+    for split, tokens in token_splits(folder).items():
+        tokens.tofile(folder / f"{split}.bin")
+        (folder / f"{split}.json").write_text(json.dumps({"dtype": "uint16", "vocab_size": 32000}))
+
+
+def write_token_npy(folder):
+    """As OLMoE has it: numbers without a header."""
+    for split, tokens in token_splits(folder).items():
+        tokens.tofile(folder / f"{split}.npy")
+
+
+def write_token_arrow(folder):
+    """As datasets' save_to_disk has it: rows of tokens."""
+    import pyarrow
+
+    for split, tokens in token_splits(folder).items():
+        table = pyarrow.table({"input_ids": tokens.reshape(-1, 50).tolist()})
+        with (
+            pyarrow.OSFile(str(folder / f"{split}.arrow"), "wb") as sink,
+            pyarrow.ipc.new_stream(sink, table.schema) as writer,
+        ):
+            writer.write_table(table)

@@ -9,21 +9,7 @@ import torch.nn.functional as F
 from torch import BoolTensor, Tensor, nn
 
 from framework.errors import UserError
-
-
-def rotate(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
-    """Rotary position embedding (Su et al. 2021, arXiv 2104.09864), halves rotated against each other as in Llama.
-
-    Args:
-        x: (B, H, T, d), d even.
-        positions: (T,) of each token.
-        base: The longest wavelength is 2π times nearly this many tokens.
-    """
-    frequency = base ** (-torch.arange(0, x.shape[-1], 2, device=x.device, dtype=torch.float32) / x.shape[-1])
-    angle = positions[:, None].float() * frequency
-    angle = torch.cat([angle, angle], -1)
-    first, second = x.chunk(2, -1)
-    return x * angle.cos().to(x.dtype) + torch.cat([-second, first], -1) * angle.sin().to(x.dtype)
+from framework.rotary import angles, rotate
 
 
 class KeysValues(NamedTuple):
@@ -65,7 +51,8 @@ class SoftmaxAttention(nn.Module):
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         positions = torch.arange(start, start + x.shape[1], device=x.device)
-        return rotate(q, positions, self.rope_base), rotate(k, positions, self.rope_base), v
+        turn = angles(positions, self.head_dim, self.rope_base, q.dtype)
+        return rotate(q, *turn), rotate(k, *turn), v
 
     def forward(self, x: Tensor, mask: BoolTensor | None = None) -> Tensor:
         """Attends within (B, T, d_model); tokens where ``mask`` (B, T) is false are not attended to."""

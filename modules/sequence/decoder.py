@@ -12,6 +12,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import BoolTensor, Tensor, nn
 
+from modules.language_model import LanguageModel
+
 
 class SwiGLU(nn.Module):
     """(SiLU(x W_gate) ⊙ x W_up) W_down (Shazeer 2020, arXiv 2002.05202), in Llama's layout.
@@ -115,6 +117,24 @@ class Decoder(nn.Module):
             x, then = extended.extend(x, None if state is None else state[index])
             after.append(then)
         return self.head(self.norm(x)), after
+
+
+class DecoderLM(LanguageModel):
+    """A language model that is a :class:`Decoder`, which a subclass makes in ``self.decoder``."""
+
+    decoder: Decoder
+
+    def get_classifier(self) -> nn.Module:
+        """The output layer, by the name that timm's models have for it: techniques leave it whole."""
+        return self.decoder.head
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Maps tokens (B, T) to logits (B, T, vocab_size)."""
+        return self.decoder(input_ids, attention_mask)
+
+    def extend(self, input_ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Logits of the tokens that follow ``state``, and the state after them."""
+        return self.decoder.extend(input_ids, state)
 
 
 def state_bytes(state: Any) -> int:

@@ -15,17 +15,14 @@ Limits: no dropout; positions beyond the training length are extrapolated by the
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor, nn
+from torch import nn
 
 from framework import OptimizerConfig, ScheduleConfig
-from modules.language_model import LanguageModel
 from modules.sequence.attention import SoftmaxAttention
-from modules.sequence.decoder import Block, Decoder, SwiGLU
+from modules.sequence.decoder import Block, Decoder, DecoderLM, SwiGLU
 
 
-class TransformerLM(LanguageModel):
+class TransformerLM(DecoderLM):
     """A causal language model with softmax attention.
 
     Args:
@@ -80,15 +77,3 @@ class TransformerLM(LanguageModel):
             nn.init.normal_(module.weight, std=init_std)
         norm = nn.RMSNorm(d_model, eps=1e-6)
         self.decoder = Decoder(vocab_size, d_model, blocks, norm, tie_embeddings, init_std)
-
-    def get_classifier(self) -> nn.Module:
-        """The output layer, by the name that timm's models have for it: techniques leave it whole."""
-        return self.decoder.head
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Maps tokens (B, T) to logits (B, T, vocab_size)."""
-        return self.decoder(input_ids, attention_mask)
-
-    def extend(self, input_ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Logits of the tokens that follow ``state``, and the state after them."""
-        return self.decoder.extend(input_ids, state)

@@ -38,6 +38,7 @@ from framework.editing.registry import find_technique
 from framework.errors import UserError
 
 BATCHES = 5
+ALSO_EDITS = ("deep_shape", "liger")
 HOOKS = ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end", "on_validation_start", "save")
 
 
@@ -74,7 +75,7 @@ class Cell:
         """The epoch before which the last edit of structure, trainability or values is made."""
         if folds(self.techniques):
             return FOLDED
-        return late(self.techniques) if {"warm_start", "mixture_growth", "deep_shape"} & set(self.techniques) else 0
+        return late(self.techniques) if {"warm_start", "mixture_growth", *ALSO_EDITS} & set(self.techniques) else 0
 
     @property
     def max_steps(self) -> int:
@@ -243,7 +244,7 @@ def check_effects(cell: Cell, root: Path) -> None:
     plans: dict[str, list[dict[str, Any]]] = {}
     for plan in end["plans"]:
         plans.setdefault(plan["name"], []).append(plan)
-    assert plans.keys() == {name for name in cell.techniques if name in (*CORE, "deep_shape")}
+    assert plans.keys() == {name for name in cell.techniques if name in (*CORE, *ALSO_EDITS)}
     edited, weights = trace[f"start {cell.last_edit}"], end["weights"]
     trained = {name for name in end["trainable"] if not same(edited[name], weights[name])}
     assert trained, "nothing was trained"
@@ -382,6 +383,22 @@ def _check_rf8(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -
     assert not exact & set(end["trainable"]), "the rounded weights stayed"
 
 
+def _check_liger(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    (plan,) = plans
+    epoch = late(cell.techniques)
+    assert plan["epoch"] == epoch
+    before, after = trace[f"end {epoch - 1}"], trace[f"start {epoch}"]
+    if not {"lora", "mixture_growth"} & set(cell.techniques):
+        assert before.keys() == after.keys(), "a parameter was added or renamed"
+    if len(cell.techniques) == 1:
+        assert same(before, after), "a weight was changed"
+        softmax, linear = Probe(cell.architecture).eval(), Probe(cell.architecture).eval()
+        find_technique("liger").apply(linear, plan["decision"])
+        x = torch.randn(8, 16)
+        softmax.load_state_dict(after), linear.load_state_dict(after)
+        assert not torch.allclose(softmax(x), linear(x), atol=1e-3), "attention was not replaced"
+
+
 CHECKS: dict[str, Callable[[Cell, list[Any], Any, Any, Path], None]] = {
     "gg_init": _check_gg_init,
     "winner": _check_winner,
@@ -393,6 +410,7 @@ CHECKS: dict[str, Callable[[Cell, list[Any], Any, Any, Path], None]] = {
     "backslash": _check_backslash,
     "deep_shape": _check_deep_shape,
     "rf8": _check_rf8,
+    "liger": _check_liger,
 }
 
 
@@ -441,6 +459,9 @@ def check_openings(cell: Cell, root: Path) -> None:
         undo(by_path, plans[-1].name)
     if not any("structure" in find_technique(plan.technique).changes for plan in plans):
         assert by_path.state_dict().keys() == base.state_dict().keys(), "undone, and not what it was"
+    for plan in saved.get("editing", {}).get("plans", []):
+        if plan["technique"] == "liger":  # folded, a linearised model stays one, under the plain model's names
+            find_technique("liger").apply(base, plan["decision"])
     x = x.double()  # folding sums in another order: in double precision nothing but a mistake shows
     expected = predictions(by_hand.double())
     framework.fold(by_hand)
@@ -482,8 +503,14 @@ def others() -> list[Cell]:
     cells = [Cell(architecture, (name,)) for name in OTHERS for architecture in ARCHITECTURES]
     names = [*ARCHITECTURES]
     pairs = [(name, other) for name in OTHERS for other in (*CORE, *OTHERS) if name != other]
-    cells += [Cell(names[i % len(names)], pair, workers=i % 2 * 2) for i, pair in enumerate(pairs)]
-    return [*cells, *(Cell(name, (*CORE, *OTHERS)) for name in names)]
+    cells += [Cell(_home(names[i % len(names)], pair), pair, workers=i % 2 * 2) for i, pair in enumerate(pairs)]
+    every = (*CORE, *OTHERS)
+    return [*cells, *(Cell(name, tuple(t for t in every if name == _home(name, (t,)))) for name in names)]
+
+
+def _home(architecture: str, techniques: tuple[str, ...]) -> str:
+    """An architecture on which the techniques run: this one, if they do."""
+    return "transformer" if "liger" in techniques else architecture
 
 
 def other_ways() -> list[Cell]:
@@ -491,8 +518,9 @@ def other_ways() -> list[Cell]:
     names = [*ARCHITECTURES]
     cells = []
     for i, techniques in enumerate([*((name,) for name in (*CORE, *OTHERS)), CORE]):
+        first, second = (_home(names[(i + shift) % len(names)], techniques) for shift in (0, 3))
         cells += [
-            Cell(names[i % len(names)], techniques, precision="bf16-mixed"),
-            Cell(names[(i + 3) % len(names)], techniques, ranks=2, hook=HOOKS[i % 3]),
+            Cell(first, techniques, precision="bf16-mixed"),
+            Cell(second, techniques, ranks=2, hook=HOOKS[i % 3]),
         ]
     return cells

@@ -1,4 +1,4 @@
-"""Six small models that between them have what an edit can get wrong, and data for them."""
+"""Seven small models that between them have what an edit can get wrong, and data for them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,29 @@ class S4D(nn.Module):
         return self.head(self.backbone(x.flatten(1).unsqueeze(-1)).mean(1))
 
 
-ARCHITECTURES = {"mlp": mlp, "sine": sine, "vit": vit, "resnet": resnet, "gpt2": GPT2, "s4d": S4D}
+class Transformer(nn.Module):
+    """Our own decoder with softmax attention, which can be linearised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from modules.sequence.transformer import TransformerLM
+
+        self.decoder = TransformerLM(12, 16, 2, 2, 1, init_std=0.3).decoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = (x.flatten(1).abs() * 4).long().clamp(max=11)
+        return self.decoder(tokens)[:, -1, :CLASSES]
+
+
+ARCHITECTURES = {
+    "mlp": mlp,
+    "sine": sine,
+    "vit": vit,
+    "resnet": resnet,
+    "gpt2": GPT2,
+    "s4d": S4D,
+    "transformer": Transformer,
+}
 SHAPES = {"vit": (1, 8, 8), "resnet": (1, 8, 8)}
 
 

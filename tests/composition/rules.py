@@ -31,6 +31,13 @@ class Rule:
 
 RULES = (
     Rule(
+        "no attention",
+        lambda architecture, techniques: "liger" in techniques and architecture != "transformer",
+        "has no attention that can be linearised",
+        "Liger makes a recurrence out of the projections of a softmax attention with rotary positions: those of "
+        "TransformerLM and of transformers' Llama, Mistral, Qwen2 and Qwen3. Other models have nothing to linearise.",
+    ),
+    Rule(
         "retention",
         lambda architecture, techniques: {"warm_start", "kappa_tune"} <= set(techniques),
         "which would rank weights that are no longer the pretrained ones",

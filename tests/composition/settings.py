@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 CORE = ("gg_init", "winner", "mixture_growth", "warm_start", "kappa_tune", "lora")
-OTHERS = ("ema", "backslash", "deep_shape", "rf8")
+OTHERS = ("ema", "backslash", "deep_shape", "rf8", "liger")
 
 GROWN, FOLDED = 2, 3  # epochs before which the members become one net, and plain layers
 LATE = 1  # the epoch of a mid-training edit where nothing grows
@@ -19,6 +19,7 @@ FIRST_TWO = {
     "resnet": ["net.conv1", "net.layer1.0.conv1"],
     "gpt2": ["net.lm.transformer.h.0.attn.c_attn", "net.lm.transformer.h.0.mlp.c_fc"],
     "s4d": ["net.backbone.encoder", "net.backbone.blocks.0.mix.0"],
+    "transformer": ["net.decoder.blocks.0.mixer.v_proj", "net.decoder.blocks.0.mixer.o_proj"],
 }
 # The norm of an S4D block couples all channels, and its convolutions have one kernel a channel: what can be split is
 # where its mixing layers and the head read.
@@ -53,6 +54,7 @@ def settings(architecture: str, techniques: tuple[str, ...], forced: bool = Fals
         # levels so far apart that more than one weight of these small models is on each
         "deep_shape": ("DeepShape", {"epoch": late(techniques), "step": 1 / 32, "adj_minnum": 1}),
         "rf8": ("RF8", {}),
+        "liger": ("Liger", {"window": 4, "epoch": late(techniques)}),
     }
     chosen = {name: arguments[name] for name in techniques}
     return {

@@ -21,6 +21,7 @@ MODELS = {
     "resnet": "timm's residual network",
     "gpt2": "transformers' GPT-2, output tied to the embedding",
     "s4d": "diagonal state-space layers",
+    "transformer": "decoder with rotary softmax attention and gated MLPs",
 }
 
 

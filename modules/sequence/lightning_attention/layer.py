@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import BoolTensor, Tensor, nn
 
 from framework.errors import UserError
+from modules.sequence.decoder import SwiGLU
 from modules.sequence.lightning_attention.attention import lightning_attention
 from modules.sequence.lightning_attention.tiled import wide
 
@@ -26,19 +27,8 @@ class SRMSNorm(nn.Module):
         return simple_rms_norm(x)
 
 
-class SimpleGLU(nn.Module):
-    """((x W_gate) ⊙ (x W_up)) W_down, without an activation (SGLU).
-
-    Args:
-        d_model: Width of the input and the output.
-        hidden: Width within.
-    """
-
-    def __init__(self, d_model: int, hidden: int) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(d_model, hidden, bias=False)
-        self.up_proj = nn.Linear(d_model, hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, d_model, bias=False)
+class SimpleGLU(SwiGLU):
+    """((x W_gate) ⊙ (x W_up)) W_down: gated without an activation (SGLU)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (…, d_model) to the same shape."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
-from modules.language_model import LanguageModel
-from modules.sequence.decoder import Block, Decoder
+from modules.sequence.decoder import Block, Decoder, DecoderLM
 from modules.sequence.lightning_attention.attention import FORMS, layer_slopes
 from modules.sequence.lightning_attention.layer import LightningAttention, SimpleGLU, SRMSNorm
 
 
-class TransNormerLM(LanguageModel):
+class TransNormerLM(DecoderLM):
     """A causal language model of gated linear attention with decay.
 
     Args:
@@ -77,18 +76,6 @@ class TransNormerLM(LanguageModel):
             nn.init.normal_(module.weight, std=init_std)
         scale = d_model**0.5 if scale_embedding else 1.0
         self.decoder = Decoder(vocab_size, d_model, blocks, SRMSNorm(), tie_embeddings, init_std, scale)
-
-    def get_classifier(self) -> nn.Module:
-        """The output layer, by the name that timm's models have for it: techniques leave it whole."""
-        return self.decoder.head
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Maps tokens (B, T) to logits (B, T, vocab_size)."""
-        return self.decoder(input_ids, attention_mask)
-
-    def extend(self, input_ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Logits of the tokens that follow ``state``, and the state after them."""
-        return self.decoder.extend(input_ids, state)
 
     @torch.no_grad()
     def half_lives(self) -> list[list[float]]:

@@ -107,7 +107,9 @@ def test_it_learns_and_logs(tmp_path, texts):
     with torch.no_grad():
         for i in range(3):
             row = data.retention_set[i]["input_ids"][None]
-            totals += torch.tensor([float(x) for x in token_losses(start(row), {"input_ids": row})], dtype=torch.float64)
+            totals += torch.tensor(
+                [float(x) for x in token_losses(start(row), {"input_ids": row})], dtype=torch.float64
+            )
     assert retained[0] == pytest.approx(float((totals[0] / totals[1]).exp()), rel=1e-5)
     assert float(logged["val/forgetting"]) == pytest.approx(retained[-1] - retained[0], rel=1e-3)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from framework.errors import UserError
-from modules.sequence.attention import rotate
+from framework.rotary import angles, rotate
 from modules.sequence.transformer import TransformerLM
 
 
@@ -54,10 +54,10 @@ def test_padding_on_the_left_changes_nothing():
 
 def test_rotation_depends_on_distances_and_keeps_norms():
     q, k = torch.randn(2, 1, 1, 1, 16)
-    places = [torch.tensor([place]) for place in (7, 4, 103, 100)]
-    first = (rotate(q, places[0]) * rotate(k, places[1])).sum()
-    torch.testing.assert_close(first, (rotate(q, places[2]) * rotate(k, places[3])).sum(), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(rotate(q, places[2]).norm(), q.norm())
+    turned = {place: angles(torch.tensor([place]), 16, 10000.0, q.dtype) for place in (7, 4, 103, 100)}
+    near = (rotate(q, *turned[7]) * rotate(k, *turned[4])).sum()
+    torch.testing.assert_close(near, (rotate(q, *turned[103]) * rotate(k, *turned[100])).sum(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(rotate(q, *turned[103]).norm(), q.norm())
 
 
 def test_heads_that_do_not_fit_are_named():

@@ -1,0 +1,132 @@
+"""The technique: linearises a model before its training, or before an epoch of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+
+from callbacks.liger.attention import Recipe
+from callbacks.liger.conversion import add_gate_projections, convert_layers, converted, restore, select
+from framework.editing import Context, Once, Plan, Stage
+from framework.errors import UserError
+from framework.optim import OptimizerConfig, ScheduleConfig, changed
+
+
+class Liger(Once):
+    """Turns softmax attention into a gated recurrence and a sliding window, made of the same weights.
+
+    Args:
+        variant: ``gla``, ``hgrn2``, ``gsa``, ``rwkv6``, ``mamba2``, ``retention``, ``mlstm``, or ``linear`` (no decay).
+        tau: Temperature of the decays; by default the variant's own: 16 for gla, gsa, retention, mlstm, else 1.
+        window: Tokens that softmax attention still sees, the present one among them.
+        alpha: Weight of the recurrence.
+        beta: Weight of the windowed attention; together with ``alpha`` 1, or the output projection sees another scale.
+        hybrid_every: Every so many-th attention stays as it is (8 in the paper's "-H"); 0 for none.
+        layers: Names or patterns of attention layers; all by default.
+        gate_projection: Whether the decays come from a random projection of the input, a new parameter ``gate_proj`` in
+            each layer, rather than from the key (the paper's ablation).
+        slots: Slots of ``gsa``.
+        lower_bound: Of the decays of ``hgrn2``.
+        chunk: Positions in a chunk of the recurrence, a power of two.
+        epoch: Before which it is done; 0 for a model that is pretrained already. What needs the new model (``lora``)
+            starts at the same epoch.
+        recovery_optimizer: Fields of the optimiser that differ from then on, such as ``{lr: 0.001}``.
+        recovery_schedule: The same of the schedule, which starts anew, such as ``{name: plateau}``.
+
+    Raises:
+        UserError: a setting is not accepted, or no attention of the model can be converted (before training).
+    """
+
+    technique: ClassVar[str] = "liger"
+    changes: ClassVar[frozenset[str]] = frozenset({"structure"})
+    optimizer = "reset"
+    before: ClassVar[tuple[str, ...]] = ("kappa_tune", "lora", "ema")
+
+    def __init__(
+        self,
+        variant: str = "gla",
+        tau: float | None = None,
+        window: int = 64,
+        alpha: float = 0.5,
+        beta: float = 0.5,
+        hybrid_every: int = 0,
+        layers: list[str] | None = None,
+        gate_projection: bool = False,
+        slots: int = 64,
+        lower_bound: float = 0.0,
+        chunk: int = 64,
+        epoch: int = 0,
+        recovery_optimizer: dict[str, Any] | None = None,
+        recovery_schedule: dict[str, Any] | None = None,
+    ) -> None:
+        if epoch < 0:
+            raise UserError(f"liger.epoch: {epoch} is not accepted; it must be 0 or more")
+        changed(OptimizerConfig(), recovery_optimizer or {}, "liger.recovery_optimizer")
+        changed(ScheduleConfig(), recovery_schedule or {}, "liger.recovery_schedule")
+        self.recipe = Recipe(variant, tau, window, alpha, beta, slots, lower_bound, chunk)
+        self.variant, self.tau, self.window, self.alpha, self.beta = variant, tau, window, alpha, beta
+        self.hybrid_every, self.layers, self.gate_projection = hybrid_every, layers, gate_projection
+        self.slots, self.lower_bound, self.chunk, self.epoch = slots, lower_bound, chunk, epoch
+        self.recovery_optimizer, self.recovery_schedule = recovery_optimizer, recovery_schedule
+
+    def check(self, model: nn.Module, context: Context) -> None:
+        """Refuses, before anything is written, a model without such attention and an epoch that is never reached."""
+        super().check(model, context)
+        if not converted(model):
+            select(model, self.layers, self.hybrid_every)
+
+    def first_epoch(self, context: Context) -> int:
+        """As configured: attention keeps its class whatever else happens to its layers."""
+        assert self.epoch is not None
+        last = getattr(context.trainer, "max_epochs", None)
+        if getattr(context.trainer, "fast_dev_run", False):
+            return self.epoch
+        if self.epoch and last is not None and 0 <= last <= self.epoch:
+            raise UserError(f"{self.name}.epoch: {self.epoch} is not reached, trainer.max_epochs is {last}")
+        return self.epoch
+
+    def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
+        """Chooses the layers."""
+        decision: dict[str, Any] = {
+            "layers": select(model, self.layers, self.hybrid_every),
+            "recipe": self.recipe.to_plain(),
+            "gate_projection": self.gate_projection,
+        }
+        if context.epoch or self.recovery_optimizer or self.recovery_schedule:
+            stage = Stage(context.epoch, None, dict(self.recovery_optimizer or {}), dict(self.recovery_schedule or {}))
+            decision["stage"] = stage.to_plain()
+        return decision
+
+    @classmethod
+    def apply(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
+        """Converts the layers."""
+        convert_layers(model, decision["layers"], Recipe(**decision["recipe"]))
+        if decision["gate_projection"]:
+            add_gate_projections(model, decision["layers"])
+
+    @classmethod
+    def undo(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
+        """Gives softmax attention back, with the weights of now."""
+        restore(model)
+
+    @classmethod
+    def fold(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
+        """Leaves the layers converted, since softmax attention would compute something else; the names are plain.
+
+        Raises:
+            UserError: with a gate projection there is one more parameter a layer.
+        """
+        if decision["gate_projection"]:
+            raise UserError("liger.gate_projection: a model with gate projections cannot be folded into a plain one")
+
+    def report(self, model: nn.Module, plan: Plan, context: Context) -> None:
+        """Says how many layers were converted."""
+        layers = plan.decision["layers"]
+        print(
+            f"{self.name}: epoch {plan.epoch}: {len(layers)} attention layers are {self.alpha:g} {self.variant} + "
+            f"{self.beta:g} softmax over {self.window} tokens",
+            file=sys.stderr,
+        )

@@ -1,0 +1,208 @@
+"""Instructions and their answers, packed into blocks of tokens; the loss is on the answers only.
+
+The paths are of Alpaca's format: a JSON list of records ``{"instruction": …, "input": …, "output": …}``
+(``alpaca_data_cleaned.json``), the same as JSON lines, or any other table with these columns. Each record becomes a
+prompt by Alpaca's template (Taori et al. 2023) and an answer; the tokens of all records follow each other, each
+answer with the end token, and are cut into blocks. Without a path the records are Python's help topics: the question
+for a topic, its text as the answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+
+from datamodules.finetuning.text import BYTES, Codec
+from datamodules.finetuning.text_files import Row, find_splits, read_rows
+from framework.data import DataModule
+from framework.data.arrays import NamedArrays
+from framework.errors import UserError
+
+PREAMBLE = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+PREAMBLE_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request."
+)
+VALIDATION_ROWS = 200
+IGNORED = -100
+
+
+def prompt_of(instruction: str, given: str = "") -> str:
+    """Alpaca's template, up to where the answer begins."""
+    if given:
+        return f"{PREAMBLE_WITH_INPUT}\n\n### Instruction:\n{instruction}\n\n### Input:\n{given}\n\n### Response:\n"
+    return f"{PREAMBLE}\n\n### Instruction:\n{instruction}\n\n### Response:\n"
+
+
+def help_topics() -> list[Row]:
+    """One record for each of Python's help topics, in alphabetical order."""
+    from pydoc_data.topics import topics
+
+    return [
+        {"instruction": f"Explain what Python's help says about {name!r}.", "input": "", "output": topics[name].strip()}
+        for name in sorted(topics)
+    ]
+
+
+def pack(examples: Sequence[tuple[list[int], list[int]]], end: int, length: int) -> tuple[Tensor, Tensor]:
+    """Puts prompts and answers one after the other and cuts them into blocks; the incomplete last one is left out.
+
+    Args:
+        examples: The tokens of each prompt and of its answer.
+        end: Token after each answer, which is part of what is learnt.
+        length: Tokens in a block.
+
+    Returns:
+        Tokens and labels ``(N, length)``, int32; labels are the tokens, -100 in prompts.
+    """
+    tokens: list[int] = []
+    labels: list[int] = []
+    for prompt, answer in examples:
+        tokens += [*prompt, *answer, end]
+        labels += [*[IGNORED] * len(prompt), *answer, end]
+    whole = len(tokens) // length * length
+    stacked = torch.tensor([tokens[:whole], labels[:whole]], dtype=torch.int32).view(2, -1, length)
+    return stacked[0], stacked[1]
+
+
+class InstructionData(DataModule):
+    """Packed instructions for a causal language model.
+
+    Batches are mappings with ``input_ids`` and ``labels``, int64 ``(B, length)``; position t predicts label t + 1.
+
+    Args:
+        path: A file (``.json``, ``.jsonl``, ``.parquet``, ``.csv``) or a folder of them by split.
+        tokenizer: Local folder of a tokenizer of transformers; ``null`` takes bytes, 257 tokens.
+        length: Tokens in a block.
+        val_rows: Records held out for validation, the first ones, where no file is; 200 by default, or a tenth of
+            fewer than 2,000. They are the test too.
+        train_rows: Records for training at most; all by default.
+        vocab_size: Checked against the tokenizer's where given, so that a config can pass it on to the model.
+        batch_size: Blocks in a training batch, per process.
+        eval_batch_size: Blocks in an evaluation batch; ``batch_size`` by default.
+        num_workers: Loader processes.
+        drop_last: Whether training leaves out an incomplete last batch.
+
+    Attributes:
+        vocab_size: Tokens of the tokenizer (after ``setup`` where there is one).
+
+    Raises:
+        UserError: a setting is not accepted (at once); a file is missing or broken, or too short (in ``setup``).
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        tokenizer: str | None = None,
+        length: int = 1024,
+        val_rows: int | None = None,
+        train_rows: int | None = None,
+        vocab_size: int | None = None,
+        batch_size: int = 8,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
+        if length < 2:
+            raise UserError(f"length: {length} is not accepted; a block has 2 tokens or more")
+        for name, rows in (("val_rows", val_rows), ("train_rows", train_rows)):
+            if rows is not None and rows < 1:
+                raise UserError(f"{name}: {rows} is not at least 1")
+        if tokenizer is None and vocab_size not in (None, BYTES):
+            raise UserError(f"vocab_size: {vocab_size} declared, bytes have {BYTES}")
+        self.path, self.tokenizer, self.length = path, tokenizer, length
+        self.val_rows, self.train_rows = val_rows, train_rows
+        self.codec: Codec | None = None
+        self._declared = vocab_size
+        self.vocab_size = vocab_size if tokenizer is not None else BYTES
+        if path is None:
+            rank_zero_info("InstructionData: no path given, using Python's own help topics")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads and tokenises the records, once."""
+        if self.train_set is not None:
+            return
+        train, val = self._splits()
+        self.codec = Codec(self.tokenizer)
+        self.vocab_size = self.codec.vocab_size
+        if self._declared not in (None, self.vocab_size):
+            raise UserError(
+                f"vocab_size: {self._declared} declared, the tokenizer in {self.tokenizer} has {self.vocab_size}"
+            )
+        held_out = self._blocks(val, "validation")
+        self.train_set = self._blocks(train[: self.train_rows], "training")
+        self.val_set = self.test_set = held_out
+
+    def _splits(self) -> tuple[list[Row], list[Row]]:
+        """Records for training, and held out."""
+        if self.path is None:
+            splits = {"all": help_topics()}
+        else:
+            splits = {split: _read(files) for split, files in find_splits(Path(self.path).expanduser()).items()}
+        rows = splits.get("all") or splits.get("train") or []
+        held = splits.get("val") or splits.get("test")
+        if held is None:
+            count = self.val_rows or (VALIDATION_ROWS if len(rows) >= 10 * VALIDATION_ROWS else max(1, len(rows) // 10))
+            rows, held = rows[count:], rows[:count]
+        if not rows:
+            raise UserError(f"path: {self.path} has {len(held)} records, none of them left for training")
+        return rows, held
+
+    def _blocks(self, rows: list[Row], part: str) -> NamedArrays:
+        assert self.codec is not None
+        prompts = [prompt_of(str(row["instruction"]), str(row.get("input") or "")) for row in rows]
+        prompt_tokens = self.codec.encode(prompts, special=True)
+        answers = self.codec.encode([str(row["output"]) for row in rows])
+        tokens, labels = pack(list(zip(prompt_tokens, answers, strict=True)), self.codec.end, self.length)
+        if not len(tokens):
+            raise UserError(f"length: {self.length} tokens a block, but the {part} part has fewer in all")
+        return NamedArrays(input_ids=tokens, labels=labels)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens."""
+        assert self.codec is not None
+        return self.codec.decode(tokens)
+
+
+def _read(files: list[Path]) -> list[Row]:
+    """The records of files.
+
+    Raises:
+        UserError: a file is missing or broken, or a record lacks its instruction or its output.
+    """
+    rows: list[Row] = []
+    for file in files:
+        found = _json_list(file) if file.suffix == ".json" else None
+        found = read_rows([file]) if found is None else found
+        for number, row in enumerate(found, start=1):
+            if not isinstance(row, dict) or row.get("instruction") is None or row.get("output") is None:
+                has = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+                raise UserError(
+                    f"path: record {number} of {file} has {has}; expected instruction, output, and perhaps input"
+                )
+        rows += found
+    return rows
+
+
+def _json_list(file: Path) -> list[Row] | None:
+    """The records of a file that is one JSON list; ``None`` where it begins as something else (JSON lines).
+
+    Raises:
+        UserError: it begins as a list, and is none.
+    """
+    text = file.read_text(encoding="utf-8")
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        return list(json.loads(text))
+    except ValueError as error:
+        raise UserError(f"path: {file} is not a JSON list of records ({error})") from error
+
+
+__all__ = ["InstructionData", "help_topics", "pack", "prompt_of"]

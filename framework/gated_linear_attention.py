@@ -1,0 +1,181 @@
+"""Gated linear attention: S_t = diag(a_t) S_{t−1} + k_tᵀ v_t, o_t = q_t S_t, with a decay for each key dimension.
+
+Source: Yang et al. 2024, "Gated Linear Attention Transformers with Hardware-Efficient Training", arXiv 2312.06635.
+
+Three forms of one function: :func:`recurrent_gla` (the definition, and a decoding step), :func:`parallel_gla` (all
+pairs of positions at once, for tests) and :func:`chunk_gla` (for training). None scales q, none divides by anything.
+
+Every form takes tensors of shape (…, T, d): usually (B, H, T, d). Leading dimensions broadcast against each other, so
+that query heads (B, H, G, T, d) can share one (B, H, 1, T, d) of keys, values, decays and state. The last dimension of
+``log_decay`` is d, or 1 for one decay for all key dimensions. Decays are logarithms, 0 or less; −∞ forgets everything.
+States are computed and kept in float32 (float64 for float64 inputs), whatever autocast says.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from framework.errors import UserError
+
+
+def recurrent_gla(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The recurrence, one position after the other.
+
+    Args:
+        q: ``(…, T, d)`` queries.
+        k: ``(…, T, d)`` keys.
+        v: ``(…, T, e)`` values.
+        log_decay: ``(…, T, d)`` or ``(…, T, 1)``, ln a_t ≤ 0.
+        state: ``(…, d, e)`` to start from; zero by default.
+
+    Returns:
+        ``(…, T, e)`` in v's type, and the state after the last position.
+    """
+    kind = v.dtype
+    q, k, v, log_decay = _accurate(q, k, v, log_decay)
+    with torch.autocast(q.device.type, enabled=False):
+        now = _start(k, v, log_decay, state)
+        decay = log_decay.exp().unsqueeze(-1)
+        outputs = []
+        for t in range(q.shape[-2]):
+            now = decay[..., t, :, :] * now + k[..., t, :].unsqueeze(-1) * v[..., t, :].unsqueeze(-2)
+            outputs.append((q[..., t, :].unsqueeze(-2) @ now).squeeze(-2))
+        return torch.stack(outputs, -2).to(kind), now
+
+
+def parallel_gla(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
+    """Every pair of positions: o_t = Σ_{s≤t} Σ_i q_ti k_si exp(Σ_{s<r≤t} ln a_ri) v_s; memory T² d, for tests.
+
+    Args as :func:`recurrent_gla`, from a zero state; returns ``(…, T, e)``.
+    """
+    kind = v.dtype
+    q, k, v, log_decay = _accurate(q, k, v, log_decay)
+    with torch.autocast(q.device.type, enabled=False):
+        steps = torch.arange(q.shape[-2], device=q.device)
+        between = (steps[:, None, None] >= steps) & (steps > steps[:, None])  # (t, s, r): s < r <= t
+        weights = torch.einsum("tsr,...ri->...tsi", between.to(log_decay), log_decay).exp()
+        scores = (q.unsqueeze(-2) * k.unsqueeze(-3) * weights).sum(-1)
+        return (scores.tril() @ v).to(kind)
+
+
+def chunk_gla(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor | None = None, chunk: int = 64
+) -> tuple[Tensor, Tensor]:
+    """The same in chunks: matrix products within a chunk, the recurrence from chunk to chunk. Differentiable.
+
+    Within a chunk, blocks of 1, 2, 4, … positions meet in pairs: a query of the right one sees a key of the left one
+    through the decays up to the border and those from it, both sums of non-positive terms taken as they stand, never a
+    difference of two longer sums. So no exponential exceeds 1 and nothing is lost however strong the gates are.
+
+    Args:
+        q: ``(…, T, d)`` queries.
+        k: ``(…, T, d)`` keys.
+        v: ``(…, T, e)`` values.
+        log_decay: ``(…, T, d)`` or ``(…, T, 1)``, ln a_t ≤ 0.
+        state: ``(…, d, e)`` to start from; zero by default.
+        chunk: Positions in a chunk, a power of two.
+
+    Returns:
+        ``(…, T, e)`` in v's type, and the state after the last position.
+
+    Raises:
+        UserError: ``chunk`` is not a power of two.
+    """
+    kind, length = v.dtype, q.shape[-2]
+    q, k, v, log_decay = _accurate(q, k, v, log_decay)
+    with torch.autocast(q.device.type, enabled=False):
+        now = _start(k, v, log_decay, state)
+        q, k, v, log_decay = padded(chunk, q, k, v, log_decay)
+        scores = (q * k).sum(-1)[..., None, None]  # of blocks: (…, blocks, size, size)
+        *levels, (since, left) = decay_sums(log_decay, chunk)
+        for from_start, to_end in levels:
+            size = from_start.shape[-2]
+            queries = pairs(q, size)[1] * halves(from_start)[1].exp()
+            keys = pairs(k, size)[0] * halves(to_end)[0].exp()
+            scores = _joined(scores, queries @ keys.mT)
+        size = scores.shape[-1]
+        q, k, v = (blocks(x, size) for x in (q, k, v))
+        output = scores @ v
+        added, kept = (k * left.exp()).mT @ v, since[..., -1, :].exp().unsqueeze(-1)
+        before = []
+        for n in range(added.shape[-3]):
+            before.append(now)
+            now = kept[..., n, :, :] * now + added[..., n, :, :]
+        output = output + (q * since.exp()) @ torch.stack(before, -3)
+        return output.flatten(-3, -2)[..., :length, :].to(kind), now
+
+
+def blocks(x: Tensor, size: int) -> Tensor:
+    """``(…, T, d)`` as ``(…, T / size, size, d)``."""
+    return x.unflatten(-2, (-1, size))
+
+
+def pairs(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The left and the right one of each pair of neighbouring blocks of ``(…, T, d)``: ``(…, T / 2 size, size, d)``."""
+    left, right = x.unflatten(-2, (-1, 2, size)).unbind(-3)
+    return left, right
+
+
+def padded(chunk: int, *tensors: Tensor) -> list[Tensor]:
+    """Adds zeros at the end of ``(…, T, d)`` up to whole chunks: positions that neither add nor decay.
+
+    Raises:
+        UserError: ``chunk`` is not a power of two.
+    """
+    if chunk < 1 or chunk & (chunk - 1):
+        raise UserError(f"chunk: {chunk} is not accepted; a power of two")
+    length = tensors[0].shape[-2]
+    size = min(chunk, 1 << (length - 1).bit_length())
+    return [F.pad(x, (0, 0, 0, -length % size)) for x in tensors]
+
+
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The left and the right one of each pair of neighbouring blocks that are apart already: ``(…, M, size, d)``."""
+    left, right = x.unflatten(-3, (-1, 2)).unbind(-3)
+    return left, right
+
+
+def decay_sums(log_decay: Tensor, chunk: int) -> list[tuple[Tensor, Tensor]]:
+    """For blocks of 1, 2, 4, … positions up to a chunk: the sums from a block's start up to each position, its own
+    included, and those from after each position to the block's end.
+
+    Each is the sum of two of the level before, all of one sign: nothing cancels, and −∞ stays what it is.
+
+    Args:
+        log_decay: ``(…, T, d)``, T whole chunks (:func:`padded`).
+        chunk: Positions in a chunk.
+
+    Returns:
+        For each size two ``(…, T / size, size, d)``.
+    """
+    since, left = log_decay.unsqueeze(-2), torch.zeros_like(log_decay).unsqueeze(-2)
+    levels = [(since, left)]
+    while since.shape[-2] < min(chunk, log_decay.shape[-2]):
+        (a, b), (c, d) = halves(since), halves(left)
+        since = torch.cat([a, a[..., -1:, :] + b], -2)
+        left = torch.cat([c + b[..., -1:, :], d], -2)
+        levels.append((since, left))
+    return levels
+
+
+def _joined(scores: Tensor, across: Tensor) -> Tensor:
+    """Lower triangles of pairs of blocks and the square between them as the triangles of twice the size."""
+    size = across.shape[-1]
+    left, right = halves(scores)
+    return torch.cat([F.pad(left, (0, size)), torch.cat([across, right], -1)], -2)
+
+
+def _accurate(*tensors: Tensor) -> list[Tensor]:
+    kind = torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
+    return [x.to(kind) for x in tensors]
+
+
+def _start(k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor | None) -> Tensor:
+    if state is not None:
+        return state.to(k.dtype)
+    lead = torch.broadcast_shapes(k.shape[:-2], v.shape[:-2], log_decay.shape[:-2])
+    return k.new_zeros(*lead, k.shape[-1], v.shape[-1])

@@ -1,0 +1,26 @@
+"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864), halves rotated against each other as in Llama."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def angles(positions: Tensor, dim: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine, (T, dim) each, of what each channel turns by.
+
+    Args:
+        positions: (T,) of each token.
+        dim: Channels of a head, even.
+        base: The longest wavelength is 2π times nearly this many tokens.
+        dtype: Of the result; the angles are float32.
+    """
+    frequency = base ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
+    angle = (positions[:, None].float() * frequency).repeat(1, 2)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns ``x`` (…, T, d) by angles whose cosine and sine broadcast to it."""
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat([-second, first], -1) * sin
