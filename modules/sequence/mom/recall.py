@@ -1,0 +1,133 @@
+"""One layer of memories on fused pairs: how much they recall, with nothing else to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framework import OptimizerConfig, ScheduleConfig
+from framework.errors import UserError
+from modules.language_model import IGNORED, LanguageModel
+from modules.sequence.mom.layer import MoMLayer
+from modules.sequence.mom.lightning import check_sizes, weighted_balance
+
+
+class MoMRecall(LanguageModel):
+    """Embeddings of key, value and kind, one MoM layer, RMSNorm, a linear head over the values.
+
+    A write of key a and value b is the token ``a V + b``, a query for key a the token ``K V + a``, as
+    ``datamodules.sequence.recall`` has them; ``val/accuracy`` is the share of queries answered rightly. No residual
+    path and no convolution, so that what is read from the memory is all there is.
+
+    Args:
+        keys: K.
+        values: V.
+        d_model: Width.
+        n_heads: Heads of each memory.
+        head_dim: d of a query and a key: what bounds the pairs that one memory keeps apart.
+        expand_v: Dimension of a value over d.
+        num_memories: M, without the shared one; 1 with ``topk`` 1 and no shared one is a single memory.
+        topk: k.
+        shared: Whether there is a memory that takes every token.
+        rule: How memories are written, see :class:`modules.sequence.mom.MoMLM`.
+        renormalize: Whether the weights of a token's memories sum to 1.
+        backend: ``varlen``, ``masked`` or ``loop``.
+        aux_weight: λ, the weight of the balance loss.
+        optimizer: The optimiser.
+        schedule: The learning-rate schedule.
+
+    Raises:
+        UserError: a setting is not accepted; the datamodule has other keys or values (in ``setup``).
+    """
+
+    def __init__(
+        self,
+        keys: int = 64,
+        values: int = 64,
+        d_model: int = 48,
+        n_heads: int = 1,
+        head_dim: int = 8,
+        expand_v: float = 6.0,
+        num_memories: int = 4,
+        topk: int = 2,
+        shared: bool = True,
+        rule: str = "linear",
+        renormalize: bool = True,
+        backend: str = "varlen",
+        aux_weight: float = 0.01,
+        optimizer: OptimizerConfig | None = None,
+        schedule: ScheduleConfig | None = None,
+    ) -> None:
+        if keys < 1 or values < 1:
+            raise UserError(f"keys, values: {keys}, {values} are not accepted; at least 1")
+        super().__init__(keys * values + keys, optimizer=optimizer, schedule=schedule)
+        self.save_hyperparameters()
+        check_sizes(1, 0, aux_weight)
+        self.keys, self.values, self.aux_weight = keys, values, aux_weight
+        self.key, self.value, self.kind = (nn.Embedding(n, d_model) for n in (keys, values, 2))
+        for embedding in (self.key, self.value, self.kind):
+            nn.init.normal_(embedding.weight, std=0.02)
+        self.mixer = MoMLayer(
+            d_model,
+            n_heads,
+            head_dim,
+            expand_v,
+            num_memories,
+            topk,
+            shared,
+            rule,
+            conv_size=0,
+            output_gate=False,
+            renormalize=renormalize,
+            backend=backend,
+        )
+        for module in self.mixer.modules():
+            if isinstance(module, nn.Linear):
+                module.reset_parameters()  # tokens are small here, and the paper's small gain on top hardly trains
+        self.norm = nn.RMSNorm(d_model, eps=1e-6)
+        self.head = nn.Linear(d_model, values)
+
+    def setup(self, stage: str) -> None:
+        """Compares the datamodule's keys and values with the model's."""
+        data = getattr(self.trainer, "datamodule", None)
+        for name in ("keys", "values"):
+            found = getattr(data, name, None)
+            if isinstance(found, int) and found != getattr(self, name):
+                raise UserError(f"model.{name}: {getattr(self, name)}, but {type(data).__name__} has {found}")
+
+    def get_classifier(self) -> nn.Module:
+        """The output layer, by the name that timm's models have for it: techniques leave it whole."""
+        return self.head
+
+    def routers(self) -> dict[str, nn.Module]:
+        """The router, for :class:`framework.protocols.HasRouters`."""
+        return {"layer0": self.mixer.router}
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Tokens (B, T) to (B, T, d_model): key, value and kind of a write, key and kind of a query."""
+        query = input_ids >= self.keys * self.values
+        key = torch.where(query, input_ids - self.keys * self.values, input_ids // self.values)
+        value = torch.where(query[..., None], 0, self.value(input_ids % self.values))
+        return self.key(key) + value + self.kind(query.long())
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Maps tokens (B, T) to logits over the values, (B, T, V)."""
+        mask = None if attention_mask is None else attention_mask.bool()
+        return self.head(self.norm(self.mixer(self.embed(input_ids), mask)))
+
+    def extend(self, input_ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Logits over the values after the tokens that follow ``state``, and the state after them."""
+        y, state = self.mixer.extend(self.embed(input_ids), state)
+        return self.head(self.norm(y)), state
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """λ times the balance loss; nothing where there is one memory."""
+        return weighted_balance([self.mixer], self.aux_weight) if self.mixer.num_memories > 1 else None
+
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """``prediction`` (B, T), value numbers, and ``target`` (B, T), both -100 where nothing is asked."""
+        answers = self(batch["input_ids"], batch.get("attention_mask")).argmax(-1)
+        return {"prediction": answers.where(batch["targets"] != IGNORED, IGNORED), "target": batch["targets"]}

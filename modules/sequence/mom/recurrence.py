@@ -1,0 +1,83 @@
+"""Matrix memories as one recurrence: decay, then write, then read.
+
+    S ← exp(log_decay) ⊙ S;   S ← S + kᵀ u;   o = q S
+
+with ``u = v``, or with ``u = β (v − k S)`` where a strength β is given (the delta rule). ``log_decay`` is one number a
+head or one a key dimension. Shapes: q, k (R, H, T, d), v (R, H, T, e), log_decay (R, H, T) or (R, H, T, d), beta
+(R, H, T), states (R, H, d, e). A token with k = 0 and no decay leaves the memory bit by bit as it was.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from framework.gated_linear_attention import chunk_gla
+from modules.sequence.delta_rule import chunk_gated_delta_rule
+
+
+def recurrent(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor | None = None, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Token by token: the reference for :func:`scan`, and what a decode step runs.
+
+    Returns:
+        Outputs (R, H, T, e), and the state (R, H, d, e) after the last token.
+    """
+    if state is None:
+        state = v.new_zeros(*k.shape[:2], k.shape[-1], v.shape[-1])
+    if log_decay.ndim == 3:
+        log_decay = log_decay[..., None]
+    decay = log_decay.exp()
+    outputs = []
+    for t in range(k.shape[2]):
+        state = decay[:, :, t, :, None] * state
+        write = v[:, :, t]
+        if beta is not None:
+            write = beta[:, :, t, None] * (write - torch.einsum("rhd,rhde->rhe", k[:, :, t], state))
+        state = state + k[:, :, t, :, None] * write[:, :, None]
+        outputs.append(torch.einsum("rhd,rhde->rhe", q[:, :, t], state))
+    return torch.stack(outputs, 2), state
+
+
+def scan(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor | None = None, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same as :func:`recurrent` in the chunked form that fits, by matrix products; differentiable."""
+    if k.shape[2] == 1:
+        return recurrent(q, k, v, log_decay, beta, state)
+    chunk = 64 if k.shape[-1] > 64 else 32  # work inside a chunk grows with it, work between chunks with d / chunk
+    if beta is not None:
+        return chunk_gated_delta_rule(q, k, v, beta, log_decay, state, chunk)
+    if log_decay.ndim == 4:
+        return chunk_gla(q, k, v, log_decay, state, chunk)
+    return chunk_scalar_decay(q, k, v, log_decay, state, chunk)
+
+
+def chunk_scalar_decay(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor | None = None, chunk: int = 64
+) -> tuple[Tensor, Tensor]:
+    """Linear attention with one decay a head and token (R, H, T), in chunks.
+
+    Exponents are differences of cumulated decays, at most 0.
+    """
+    length = k.shape[2]
+    if state is None:
+        state = v.new_zeros(*k.shape[:2], k.shape[-1], v.shape[-1])
+    size = min(chunk, length)
+    q, k, v, log_decay = (
+        F.pad(x, (0, 0, 0, -length % size)).unflatten(2, (-1, size)) for x in (q, k, v, log_decay[..., None])
+    )
+    total = log_decay.cumsum(-2)  # (R, H, N, C, 1)
+    later = torch.ones(size, size, dtype=torch.bool, device=k.device).triu(1)
+    decay = (total - total.transpose(-1, -2)).masked_fill(later, -torch.inf).exp()
+    inside = (q @ k.transpose(-1, -2) * decay) @ v
+    last = total[..., -1:, :]
+    writes = (k * (last - total).exp()).transpose(-1, -2) @ v
+    starts = []
+    for carry, write in zip(last.exp().unbind(2), writes.unbind(2), strict=True):
+        starts.append(state)
+        state = carry * state + write
+    o = inside + (q * total.exp()) @ torch.stack(starts, 2)
+    return o.flatten(2, 3)[:, :, :length], state

@@ -1,0 +1,291 @@
+"""How a memory is written: the update rules of the paper's Table 1 that one recurrence states exactly.
+
+Every rule turns what a token projects to into the arguments of :func:`modules.sequence.mom.recurrence.scan`. Per head,
+with row vectors q, k, v and gates g of the token:
+
+    linear          S + kᵀv                               q, k of norm 1
+    retnet          γ S + kᵀv                             γ_h = 1 − 2^(−5−h)                 Sun et al. 2023
+    mamba2          α S + dt kᵀv                          dt = softplus(g + b), α = e^(−A dt)    Dao & Gu 2024
+    gla             (aᵀ1) ⊙ S + kᵀv                       a = σ(g)^(1/16), a d-vector            Yang et al. 2024
+    hgrn2           (aᵀ1) ⊙ S + (1 − a)ᵀv                 a = σ(k), a d-vector                   Qin et al. 2024
+    rwkv6           (aᵀ1) ⊙ S + kᵀv, read before the write with a bonus (u ⊙ k)ᵀv for the token itself;
+                                                          a = exp(−exp(g)), a d-vector           Peng et al. 2024
+    deltanet        S + β kᵀ(v − k S)                     β = σ(g), q, k of norm 1               Schlag et al. 2021
+    gated_deltanet  α S + β kᵀ(v − k α S)                 β = σ(g₁), α = e^(−A softplus(g₂ + b)) Yang et al. 2024
+
+and q is divided by √d in all of them. A, b, γ and u are a head's own and shared by all memories.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from framework.errors import UserError
+from modules.sequence.mom.recurrence import recurrent, scan
+
+
+class Writes(NamedTuple):
+    """Arguments of the recurrence: q, k (R, H, T, d), v (R, H, T, e), log_decay (R, H, T[, d]), beta (R, H, T)."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    log_decay: Tensor
+    beta: Tensor | None = None
+
+
+class UpdateRule(nn.Module):
+    """One way to write to a memory; ``S + kᵀv`` if not overridden.
+
+    Args:
+        d_model: Width of what the gates are computed from.
+        n_heads: H.
+        key_dim: d of a head.
+    """
+
+    unit_keys: ClassVar[bool] = False
+    """Whether queries and keys get norm 1."""
+    activate_keys: ClassVar[bool] = True
+    """Whether SiLU follows the convolution on the keys."""
+
+    def __init__(self, d_model: int, n_heads: int, key_dim: int) -> None:
+        super().__init__()
+        self.d_model, self.n_heads, self.key_dim = d_model, n_heads, key_dim
+
+    def gate_projection(self) -> nn.Module | None:
+        """A new projection (…, d_model) to the gates of one memory; ``None`` where there are none."""
+        return None
+
+    def writes(self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor | None) -> Writes:
+        """Arguments of the recurrence; q, k, v as (R, H, T, ·), gates (R, T, G)."""
+        return Writes(q, k, v, k.new_zeros(k.shape[:3]))
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gates: Tensor | None = None,
+        valid: Tensor | None = None,
+        state: Tensor | None = None,
+        reference: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Reads and writes memories, in float32 at least, whatever autocast says.
+
+        Args:
+            q: (R, T, H d).
+            k: (R, T, H d).
+            v: (R, T, H e).
+            gates: (R, T, G) as projected.
+            valid: (R, T) which tokens are there; the others leave the memory alone, and what they read is arbitrary.
+            state: (R, H, d, e); zeros if left out.
+            reference: Whether to go token by token.
+
+        Returns:
+            What each token reads, (R, T, H, e), and the state (R, H, d, e).
+        """
+        kind = torch.promote_types(q.dtype, torch.float32)
+        with torch.autocast(q.device.type, enabled=False):
+            q, k, v = (x.to(kind).unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for x in (q, k, v))
+            if self.unit_keys:
+                q, k = unit(q), unit(k)
+            q = q * self.key_dim**-0.5
+            what = self.writes(q, k, v, None if gates is None else gates.to(kind))
+            if valid is not None:
+                there = valid[:, None, :, None]
+                decay = what.log_decay
+                decay = torch.where(there if decay.ndim == 4 else there[..., 0], decay, 0)
+                what = what._replace(k=torch.where(there, what.k, 0), log_decay=decay)
+            o, state = self.run(what, state, reference)
+        return o.transpose(1, 2), state
+
+    def run(self, what: Writes, state: Tensor | None, reference: bool) -> tuple[Tensor, Tensor]:
+        """The recurrence itself."""
+        return (recurrent if reference else scan)(*what, state)
+
+
+def unit(x: Tensor) -> Tensor:
+    """x at norm 1 along its last dimension, with a finite slope at 0."""
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+
+
+class Linear(UpdateRule):
+    """S + kᵀv with q and k of norm 1."""
+
+    unit_keys = True
+
+
+class RetNet(UpdateRule):
+    """A fixed decay for each head."""
+
+    log_gamma: Tensor
+
+    def __init__(self, d_model: int, n_heads: int, key_dim: int) -> None:
+        super().__init__(d_model, n_heads, key_dim)
+        gamma = torch.log1p(-torch.exp2(-5.0 - torch.arange(n_heads, dtype=torch.float64)))
+        self.register_buffer("log_gamma", gamma.float(), persistent=False)
+
+    def writes(self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor | None) -> Writes:
+        """See the module."""
+        return Writes(q, k, v, self.log_gamma.to(k)[:, None].expand(k.shape[:3]))
+
+
+class _Timed(UpdateRule):
+    """Rules with a step size dt = softplus(g + dt_bias) and a decay exp(−e^A_log dt) for each head."""
+
+    def __init__(self, d_model: int, n_heads: int, key_dim: int) -> None:
+        super().__init__(d_model, n_heads, key_dim)
+        self.A_log = nn.Parameter(torch.empty(n_heads).uniform_(0, 16).log())
+        low, high = math.log(1e-3), math.log(1e-1)
+        dt = torch.exp(torch.rand(n_heads) * (high - low) + low).clamp(min=1e-4)
+        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus of it is dt
+
+    def parameter_options(self) -> dict[str, dict[str, float]]:
+        """No weight decay for decays."""
+        return {"A_log": {"weight_decay": 0.0}, "dt_bias": {"weight_decay": 0.0}}
+
+    def step_and_decay(self, gate: Tensor) -> tuple[Tensor, Tensor]:
+        """dt and log α, each (R, H, T), of gates (R, T, H)."""
+        dt = F.softplus(gate + self.dt_bias.to(gate)).transpose(1, 2)
+        return dt, -self.A_log.to(gate).exp()[:, None] * dt
+
+
+class Mamba2(_Timed):
+    """One decay a head, from the step size that also scales the write."""
+
+    def gate_projection(self) -> nn.Module:
+        """One number a head."""
+        return nn.Linear(self.d_model, self.n_heads, bias=False)
+
+    def writes(self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor | None) -> Writes:
+        """See the module."""
+        assert gates is not None
+        dt, log_decay = self.step_and_decay(gates)
+        return Writes(q, k, v * dt[..., None], log_decay)
+
+
+class GLA(UpdateRule):
+    """A decay for each key dimension, of low rank in the token."""
+
+    rank, temperature = 16, 16.0
+
+    def gate_projection(self) -> nn.Module:
+        """Of rank 16, one number a key dimension."""
+        wide = self.n_heads * self.key_dim
+        return nn.Sequential(nn.Linear(self.d_model, self.rank, bias=False), nn.Linear(self.rank, wide))
+
+    def writes(self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor | None) -> Writes:
+        """See the module."""
+        assert gates is not None
+        logits = gates.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        return Writes(q, k, v, F.logsigmoid(logits) / self.temperature)
+
+
+class HGRN2(UpdateRule):
+    """The keys are what is forgotten: 1 − a."""
+
+    activate_keys = False
+
+    def writes(self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor | None) -> Writes:
+        """See the module."""
+        return Writes(q, torch.sigmoid(-k), v, F.logsigmoid(k))
+
+
+class RWKV6(GLA):
+    """A decay for each key dimension; a token reads before it is written, and itself with a learnt bonus."""
+
+    def __init__(self, d_model: int, n_heads: int, key_dim: int) -> None:
+        super().__init__(d_model, n_heads, key_dim)
+        self.bonus = nn.Parameter(torch.full((n_heads, key_dim), 0.5))
+
+    def parameter_options(self) -> dict[str, dict[str, float]]:
+        """No weight decay for the bonus."""
+        return {"bonus": {"weight_decay": 0.0}}
+
+    def gate_projection(self) -> nn.Module:
+        """As GLA's, from slow to fast decays across the key dimensions at the start."""
+        gate = super().gate_projection()
+        assert isinstance(gate, nn.Sequential)
+        with torch.no_grad():
+            gate[1].get_parameter("bias").copy_(torch.linspace(-6, -1, self.key_dim).repeat(self.n_heads))
+        return gate
+
+    def writes(self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor | None) -> Writes:
+        """See the module."""
+        assert gates is not None
+        logits = gates.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        return Writes(q, k, v, -logits.exp())
+
+    def run(self, what: Writes, state: Tensor | None, reference: bool) -> tuple[Tensor, Tensor]:
+        """The recurrence one token late gives what each finds before it is written."""
+        q, k, v, log_decay, _ = what
+        # A decay of the token before it, and its write: the state that a token reads, exactly.
+        late_k, late_v, late_decay = (F.pad(x[:, :, :-1], (0, 0, 1, 0)) for x in (k, v, log_decay))
+        o, before = (recurrent if reference else scan)(q, late_k, late_v, late_decay, None, state)
+        own = (q * self.bonus.to(q)[:, None] * k).sum(-1, keepdim=True) * v
+        after = log_decay[:, :, -1, :, None].exp() * before + k[:, :, -1, :, None] * v[:, :, -1, None]
+        return o + own, after
+
+
+class DeltaNet(UpdateRule):
+    """A write replaces what was under its key."""
+
+    unit_keys = True
+
+    def gate_projection(self) -> nn.Module:
+        """One number a head."""
+        return nn.Linear(self.d_model, self.n_heads, bias=False)
+
+    def writes(self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor | None) -> Writes:
+        """See the module."""
+        assert gates is not None
+        return Writes(q, k, v, k.new_zeros(k.shape[:3]), gates.sigmoid().transpose(1, 2))
+
+
+class GatedDeltaNet(_Timed):
+    """The delta rule with a decay; the paper's headline."""
+
+    unit_keys = True
+
+    def gate_projection(self) -> nn.Module:
+        """Two numbers a head: for the strength, and for the decay."""
+        return nn.Linear(self.d_model, 2 * self.n_heads, bias=False)
+
+    def writes(self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor | None) -> Writes:
+        """See the module."""
+        assert gates is not None
+        strength, step = gates.chunk(2, -1)
+        _, log_decay = self.step_and_decay(step)
+        return Writes(q, k, v, log_decay, strength.sigmoid().transpose(1, 2))
+
+
+RULES: dict[str, type[UpdateRule]] = {
+    "linear": Linear,
+    "retnet": RetNet,
+    "mamba2": Mamba2,
+    "gla": GLA,
+    "hgrn2": HGRN2,
+    "rwkv6": RWKV6,
+    "deltanet": DeltaNet,
+    "gated_deltanet": GatedDeltaNet,
+}
+
+
+def build_rule(name: str, d_model: int, n_heads: int, key_dim: int) -> UpdateRule:
+    """The rule of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in RULES:
+        from difflib import get_close_matches
+
+        near = get_close_matches(str(name), RULES, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"rule: {name!r} is not one of {', '.join(RULES)}{hint}")
+    return RULES[name](d_model, n_heads, key_dim)
