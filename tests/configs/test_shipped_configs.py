@@ -10,10 +10,14 @@ from tiny_files import (
     write_film_reviews,
     write_idx,
     write_images,
+    write_instructions,
     write_labelled_texts,
     write_picture,
     write_small_texts,
     write_speech,
+    write_token_arrow,
+    write_token_files,
+    write_token_npy,
     write_tsv,
     write_tweets,
 )
@@ -53,6 +57,7 @@ def test_it_takes_a_step(name):
 
 SMALL_INR = ["--model.width=8", "--model.hidden_layers=2"]
 SMALL_S4D = ["--model.d_model=8", "--model.n_layers=2"]
+SMALL_LM = ["--model.d_model=16", "--model.n_layers=2", "--model.n_heads=2", "--data.length=32"]
 SMALL_VIT = ["--model.backbone_args={embed_dim: 16, depth: 2, num_heads: 2}", "--data.image_size=32"]
 LOCAL_MODEL = ["--model.path=data/model", "--trainer.precision=32-true", "--model.dtype=float32"]
 RETENTION = "--data.retention=data/wikitext"
@@ -63,6 +68,15 @@ WRITERS = {
     "initialization/winner_audio_paper": (write_clip, SMALL_INR),
     "initialization/winner_image_paper": (write_picture, SMALL_INR),
     "initialization/gg_prior_paper": (write_labelled_texts, [*LOCAL_MODEL, "--data.length=64"]),
+    "sequence/lightning_attention_paper": (write_token_files, SMALL_LM),
+    "sequence/mom_paper": (
+        write_token_arrow,
+        [*SMALL_LM, "--model.head_dim=8", "--model.hidden=16", "--trainer.devices=1", "--trainer.strategy=auto"],
+    ),
+    "sequence/ultramem_v2_paper": (
+        write_token_npy,
+        [*SMALL_LM, "--model.hidden=16", "--model.memory.n_keys=12", "--model.memory.d_key=8"],
+    ),
     "sequence/s4d_paper": (write_cifar, SMALL_S4D),
     "sequence/s4d_listops_paper": (write_tsv, SMALL_S4D),
     "sequence/s4d_speech_paper": (write_speech, [*SMALL_S4D, "--data.num_classes=3"]),
@@ -72,6 +86,7 @@ WRITERS = {
     "finetuning/causal_lm_smollm2": (write_small_texts, LOCAL_MODEL),
     "finetuning/causal_lm_smollm2_lora": (write_small_texts, LOCAL_MODEL),
     "finetuning/causal_lm_smollm2_kappa_tune": (write_small_texts, LOCAL_MODEL),
+    "finetuning/causal_lm_liger_paper": (write_instructions, [*LOCAL_MODEL, "--data.length=64", "--data.val_rows=10"]),
     "finetuning/causal_lm_olmoe_paper": (
         write_tweets,
         [*LOCAL_MODEL, RETENTION, "--techniques.kappa_tune.num_tensors=3"],
@@ -96,7 +111,8 @@ def test_a_narrowed_copy_takes_a_step_on_tiny_files_in_the_papers_format(name, t
 @pytest.mark.parametrize("name", sorted(set(METHODS) - set(OFFLINE)))
 def test_without_its_files_it_says_which_are_missing(name, capsys):
     missing = ["--model.path=nowhere"] if name.startswith(LANGUAGE) else ["--data.path=nowhere"]
-    assert main(["fit", "--config", name, *FAST, *missing, "--trainer.precision=null"]) == 2
+    narrow = WRITERS[name][1]  # or the paper's model would be built at its size
+    assert main(["fit", "--config", name, *FAST, *narrow, *missing, "--trainer.precision=null"]) == 2
     said = capsys.readouterr().err
     assert "nowhere" in said
     assert "Traceback" not in said

@@ -1,0 +1,194 @@
+"""Facts (subject, relation, object): a random table whose capacity in bits is known, or a file of facts of one's own.
+
+A model that recalls a random table has stored it: NS·NR objects, each uniform over NO, hold ``NS NR log2 NO`` bits, and
+nothing but memory helps (UltraMemV2's sheet; the measure of Allen-Zhu & Li 2024, arXiv 2404.05405, in small). Training,
+validation and test are therefore the same facts; what generalises is not asked for.
+
+As tokens: subjects are numbered from 0, relations from NS, objects from NS + NR. Batches are those of a language model,
+``input_ids`` int64 (B, 2), subject and relation; ``targets`` (B, 2), -100 and the object.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+
+from framework.data import DataModule
+from framework.data.arrays import NamedArrays
+from framework.errors import UserError
+
+COLUMNS = ("subject", "relation", "object")
+IGNORED = -100
+
+
+def random_facts(subjects: int, relations: int, objects: int, seed: int = 0) -> Tensor:
+    """The object of each (subject, relation): int64 (NS, NR), independent and uniform over NO, fixed by the seed."""
+    return torch.randint(objects, (subjects, relations), generator=torch.Generator().manual_seed(seed))
+
+
+def capacity_bits(facts: int, objects: int) -> float:
+    """Bits that so many independent facts, uniform over so many objects, hold."""
+    return facts * math.log2(objects)
+
+
+def recalled_bits(facts: int, objects: int, loss: float) -> float:
+    """Bits of the table that a model has stored: what its mean loss (nats) leaves of the capacity, at least 0."""
+    return max(0.0, capacity_bits(facts, objects) - facts * loss / math.log(2))
+
+
+def read_facts(path: str | Path) -> list[tuple[str, str, str]]:
+    """Reads facts, one a row.
+
+    ``.csv`` and ``.tsv`` have a header with ``subject``, ``relation`` and ``object``; ``.jsonl`` an object with these
+    keys in each line. Other columns are left out.
+
+    Raises:
+        UserError: the file is missing, empty or broken; file and line are named.
+    """
+    file = Path(path).expanduser()
+    readers = {".csv": _table, ".tsv": _table, ".jsonl": _lines}
+    if file.suffix.lower() not in readers:
+        raise UserError(f"path: {file} is not one of {', '.join(readers)}")
+    try:
+        with file.open(encoding="utf-8", newline="") as opened:
+            rows = list(readers[file.suffix.lower()](file, opened))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"path: {file} cannot be read ({error})") from error
+    if not rows:
+        raise UserError(f"path: {file} has no facts")
+    return rows
+
+
+def _table(file: Path, lines: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    reader = csv.DictReader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+    missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
+    if missing:
+        raise UserError(f"path: {file}, line 1: columns {reader.fieldnames}; expected {', '.join(COLUMNS)}")
+    for row in reader:
+        yield _fact(file, reader.line_num, row)
+
+
+def _lines(file: Path, lines: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"path: {file}, line {number}: not JSON ({error})") from error
+        yield _fact(file, number, row if isinstance(row, dict) else {})
+
+
+def _fact(file: Path, number: int, row: dict[str, object]) -> tuple[str, str, str]:
+    cells = [str(row[name]) if row.get(name) not in (None, "") else "" for name in COLUMNS]
+    if not all(cells):
+        empty = COLUMNS[cells.index("")]
+        raise UserError(f"path: {file}, line {number}: {empty} is missing or empty")
+    return cells[0], cells[1], cells[2]
+
+
+class FactTable(DataModule):
+    """Facts to memorise.
+
+    Args:
+        path: ``.csv``, ``.tsv`` or ``.jsonl`` with ``subject``, ``relation`` and ``object``; by default a random table.
+        subjects: NS, of the random table; of a file's facts checked to be enough where given.
+        relations: NR.
+        objects: NO.
+        seed: Of the random table.
+        batch_size: Facts in a training batch.
+        eval_batch_size: Facts in an evaluation batch; ``batch_size`` by default.
+        num_workers: Loader processes.
+        drop_last: Whether training leaves out an incomplete last batch.
+
+    Attributes:
+        vocab_size: NS + NR + NO.
+        bits: Capacity of the table (known after ``setup`` where a file is read).
+
+    Raises:
+        UserError: a setting is not accepted; the file is missing or broken, has one question with two answers, or more
+            subjects, relations or objects than said (in ``setup``).
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        subjects: int = 1024,
+        relations: int = 8,
+        objects: int = 512,
+        seed: int = 0,
+        batch_size: int = 256,
+        eval_batch_size: int | None = 2048,
+        num_workers: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
+        for name, count in (("subjects", subjects), ("relations", relations), ("objects", objects)):
+            if count < 1:
+                raise UserError(f"{name}: {count} is not accepted; at least 1")
+        self.path, self.seed = path, seed
+        self.subjects, self.relations, self.objects = subjects, relations, objects
+        self.vocab_size = subjects + relations + objects
+        self.bits = capacity_bits(subjects * relations, objects)
+        self.names: list[str] | None = None
+        if path is None:
+            drawn = f"{subjects * relations:,} random facts, {self.bits:,.0f} bits"
+            rank_zero_info(f"FactTable: no path given; {drawn}")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Draws or reads the facts, once."""
+        if self.train_set is not None:
+            return
+        facts = self._random() if self.path is None else self._read(self.path)
+        subject, relation, answer = facts.T
+        first = torch.stack([subject, self.subjects + relation], 1)
+        last = torch.stack([torch.full_like(answer, IGNORED), self.subjects + self.relations + answer], 1)
+        whole = NamedArrays(input_ids=first, targets=last)
+        self.train_set = self.val_set = self.test_set = whole
+
+    def _random(self) -> Tensor:
+        """Facts (NS·NR, 3)."""
+        table = random_facts(self.subjects, self.relations, self.objects, self.seed)
+        pairs = torch.cartesian_prod(torch.arange(self.subjects), torch.arange(self.relations))
+        return torch.cat([pairs, table.reshape(-1, 1)], 1)
+
+    def _read(self, path: str) -> Tensor:
+        rows = read_facts(path)
+        kinds = [list(dict.fromkeys(row[column] for row in rows)) for column in range(3)]
+        for key, found in zip(("subjects", "relations", "objects"), kinds, strict=True):
+            if len(found) > getattr(self, key):
+                raise UserError(f"{key}: {getattr(self, key)}, but {path} has {len(found)}")
+        answers: dict[tuple[str, str], str] = {}
+        for subject, relation, answer in rows:
+            if answers.setdefault((subject, relation), answer) != answer:
+                raise UserError(
+                    f"path: {path} answers ({subject}, {relation}) with {answers[subject, relation]!r} and {answer!r}"
+                )
+        self.bits = capacity_bits(len(answers), len(kinds[2]))
+        spare = [count - len(found) for count, found in zip(self._counts(), kinds, strict=True)]
+        self.names = [name for found, more in zip(kinds, spare, strict=True) for name in [*found, *[""] * more]]
+        number = [{name: index for index, name in enumerate(found)} for found in kinds]
+        return torch.tensor([[number[0][s], number[1][r], number[2][o]] for (s, r), o in answers.items()])
+
+    def _counts(self) -> tuple[int, int, int]:
+        return self.subjects, self.relations, self.objects
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Tokens as text: the file's names, else ``s3 r1 o7``."""
+        if self.names is not None:
+            return " ".join(self.names[token] for token in tokens)
+        words = []
+        for token in tokens:
+            for letter, count in zip("sro", self._counts(), strict=True):
+                if token < count:
+                    words.append(f"{letter}{token}")
+                    break
+                token -= count
+        return " ".join(words)

@@ -1,0 +1,189 @@
+"""Tables of values and pre-values, the ring that layers share them by, and reading rows from them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from framework.errors import UserError
+
+
+class Table(nn.Embedding):
+    """Rows that a few tokens at a time read; with ``sparse`` their gradient is a sparse tensor of the rows read.
+
+    Args:
+        rows: R.
+        width: Numbers in a row.
+        sparse: Whether gradients are sparse: for :class:`framework.row_adamw.RowAdamW`.
+        boost: Learning rate at the start as a multiple of the schedule's, and the share of training in which it falls
+            to 1; 1 and anything for none.
+    """
+
+    def __init__(self, rows: int, width: int, sparse: bool = False, boost: tuple[float, float] = (1.0, 1.0)) -> None:
+        super().__init__(rows, width, sparse=sparse)
+        self.boost = boost
+
+    def parameter_options(self) -> dict[str, dict[str, Any]]:
+        """A learning rate that begins higher, see :func:`framework.optim.parameter_groups`."""
+        return {"weight": {"boost": self.boost}} if self.boost[0] != 1 else {}
+
+
+class ValueTable(nn.Module):
+    """The global table: for each row a value (D_v), and a pre-value (D_p) where ``pre_width`` is not 0.
+
+    Owned once, by the model; its layers read windows of it (see :class:`Ring`).
+
+    Args:
+        rows: R, of all layers together.
+        width: D_v.
+        pre_width: D_p; 0 for values alone.
+        sparse: Whether gradients are sparse.
+        boost: See :class:`Table`.
+    """
+
+    def __init__(
+        self, rows: int, width: int, pre_width: int = 0, sparse: bool = False, boost: tuple[float, float] = (1.0, 1.0)
+    ) -> None:
+        super().__init__()
+        self.rows, self.width, self.pre_width = rows, width, pre_width
+        self.values = Table(rows, width, sparse, boost)
+        self.pre_values = Table(rows, pre_width, sparse, boost) if pre_width else None
+
+    @torch.no_grad()
+    def draw(self, std: float) -> None:
+        """Draws values and pre-values from N(0, std²)."""
+        for table in (self.values, self.pre_values):
+            if table is not None:
+                nn.init.normal_(table.weight, std=std)
+
+
+class Ring:
+    """Which rows of the global table a layer reads: a window that begins at its own part and goes round the end.
+
+    Layer ℓ's slot s lies in row ``(s + ℓ N²) mod (L N²)``; the window has N_eff² rows, ``N_eff = ⌊√(g N²)⌋``, so that
+    each layer reads the tables of g neighbouring layers. g = 1: tables apart. g = L: every layer reads (nearly) all.
+
+    Args:
+        layers: L, layers that share the table.
+        size: N, so that the table has L N² rows.
+        shared: g, from 1 to L.
+
+    Raises:
+        UserError: g is out of range.
+    """
+
+    def __init__(self, layers: int, size: int, shared: int = 1) -> None:
+        if not 1 <= shared <= layers:
+            raise UserError(f"shared_tables: {shared} is not accepted; from 1 to the {layers} layers with a memory")
+        self.layers, self.size, self.shared = layers, size, shared
+        self.rows = layers * size * size
+        self.side = math.isqrt(shared * size * size)
+
+    def rows_of(self, slots: Tensor, layer: int) -> Tensor:
+        """Rows of slots (int64, below N_eff²) of a layer."""
+        return (slots + layer * self.size * self.size) % self.rows
+
+
+def _row_gradient(table: Tensor, ids: Tensor, weights: Tensor, grad: Tensor, sparse: bool) -> Tensor:
+    """The gradient of a table whose rows ``ids`` (T, m) got ``weights[t, i, part] · grad[t, part]``: grad (T, c, w).
+
+    The transpose of reading: entries are sorted by row, and each row is a bag of tokens. Nothing of size T·m·w appears.
+    """
+    ordered, order = ids.flatten().sort(stable=True)
+    rows, counts = torch.unique_consecutive(ordered, return_counts=True)
+    tokens, offsets = order // ids.shape[1], counts.cumsum(0) - counts
+    factors = weights.flatten(0, 1)[order]
+    parts = [
+        F.embedding_bag(tokens, grad[:, part].contiguous(), offsets, per_sample_weights=factors[:, part], mode="sum")
+        for part in range(grad.shape[1])
+    ]
+    values = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    if sparse:
+        return torch.sparse_coo_tensor(rows[None], values, table.shape, check_invariants=False, is_coalesced=True)
+    return torch.zeros_like(table).index_copy_(0, rows, values)
+
+
+class _RowProducts(torch.autograd.Function):
+    """Σ_d table[ids, d] x[d] without keeping the gathered rows for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, table: Tensor, ids: Tensor, sparse: bool) -> Tensor:
+        ctx.save_for_backward(x, table, ids)
+        ctx.sparse = sparse
+        return torch.einsum("td,tmd->tm", x, F.embedding(ids, table))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, table, ids = ctx.saved_tensors
+        to_x = to_table = None
+        if ctx.needs_input_grad[0]:
+            to_x = F.embedding_bag(ids, table, per_sample_weights=grad.contiguous(), mode="sum")
+        if ctx.needs_input_grad[1]:
+            to_table = _row_gradient(table, ids, grad.unsqueeze(-1), x.unsqueeze(1), ctx.sparse)
+        return to_x, to_table, None, None
+
+
+class _RowSum(torch.autograd.Function):
+    """Σ_i weights[i, part] table[ids_i, part] for each part of the rows, without keeping the gathered rows."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, table: Tensor, ids: Tensor, sparse: bool) -> Tensor:
+        ctx.save_for_backward(weights, table, ids)
+        ctx.sparse = sparse
+        tokens, top, parts = weights.shape
+        part = torch.arange(parts, device=ids.device)
+        split = (ids[:, None] * parts + part[:, None]).view(tokens * parts, top)
+        factors = weights.transpose(1, 2).reshape(tokens * parts, top)
+        pieces = table.detach().view(table.shape[0] * parts, -1)
+        return F.embedding_bag(split, pieces, per_sample_weights=factors, mode="sum").view(tokens, -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        weights, table, ids = ctx.saved_tensors
+        grad = grad.unflatten(1, (weights.shape[2], -1))
+        to_weights = to_table = None
+        if ctx.needs_input_grad[0]:
+            rows = F.embedding(ids, table).unflatten(2, (weights.shape[2], -1))
+            to_weights = torch.einsum("tcd,tmcd->tmc", grad, rows)
+        if ctx.needs_input_grad[1]:
+            to_table = _row_gradient(table, ids, weights, grad, ctx.sparse)
+        return to_weights, to_table, None, None
+
+
+def row_products(x: Tensor, table: Table, ids: Tensor) -> Tensor:
+    """Products of each token's vector with the rows it reads: x (T, D), ids (T, m) to (T, m)."""
+    with torch.autocast(x.device.type, enabled=False):
+        return _RowProducts.apply(x.to(table.weight.dtype), table.weight, ids, table.sparse)
+
+
+def row_sum(weights: Tensor, table: Table, ids: Tensor) -> Tensor:
+    """Weighted sums of the rows that each token reads; c parts of a row may have weights of their own.
+
+    Args:
+        weights: (T, m, c), c a divisor of the table's width.
+        table: Of values.
+        ids: (T, m).
+
+    Returns:
+        (T, width). Between the passes nothing of size T·m·width is kept.
+    """
+    with torch.autocast(weights.device.type, enabled=False):
+        return _RowSum.apply(weights.to(table.weight.dtype), table.weight, ids, table.sparse)
+
+
+def read_dense(
+    scores: Tensor, ids: Tensor, values: Tensor, x: Tensor | None = None, pre_values: Tensor | None = None
+) -> Tensor:
+    """Σ_i ŝ_i (p_iᵀ x) v_i by gathering everything: the slow reference of :func:`row_products` and :func:`row_sum`."""
+    weights = scores
+    if pre_values is not None and x is not None:
+        weights = scores * (pre_values[ids] * x[:, None]).sum(-1, keepdim=True)
+    rows = values[ids].unflatten(-1, (scores.shape[-1], -1))
+    return (weights[..., None] * rows).sum(1).flatten(1)
