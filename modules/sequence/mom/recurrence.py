@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from framework.gated_linear_attention import chunk_gla
-from modules.sequence.delta_rule import chunk_gated_delta_rule
+from framework.gated_linear_attention import chunk_gla, recurrent_gla
+from modules.sequence.delta_rule import chunk_gated_delta_rule, recurrent_gated_delta_rule
 
 
 def recurrent(
@@ -25,20 +25,9 @@ def recurrent(
     Returns:
         Outputs (R, H, T, e), and the state (R, H, d, e) after the last token.
     """
-    if state is None:
-        state = v.new_zeros(*k.shape[:2], k.shape[-1], v.shape[-1])
-    if log_decay.ndim == 3:
-        log_decay = log_decay[..., None]
-    decay = log_decay.exp()
-    outputs = []
-    for t in range(k.shape[2]):
-        state = decay[:, :, t, :, None] * state
-        write = v[:, :, t]
-        if beta is not None:
-            write = beta[:, :, t, None] * (write - torch.einsum("rhd,rhde->rhe", k[:, :, t], state))
-        state = state + k[:, :, t, :, None] * write[:, :, None]
-        outputs.append(torch.einsum("rhd,rhde->rhe", q[:, :, t], state))
-    return torch.stack(outputs, 2), state
+    if beta is not None:
+        return recurrent_gated_delta_rule(q, k, v, beta, log_decay, state)
+    return recurrent_gla(q, k, v, log_decay if log_decay.ndim == 4 else log_decay[..., None], state)
 
 
 def scan(

@@ -14,8 +14,7 @@ from torchmetrics import MeanMetric
 
 from framework.errors import UserError
 from framework.module import Module, OptimizerConfig, ScheduleConfig, as_dataclass
-from modules.language_model import LanguageModel
-from modules.sequence.decoder import SwiGLU
+from modules.sequence.decoder import DecoderLM, SwiGLU
 from modules.sequence.s4d.options import require
 from modules.sequence.ultramem_v2.layers import (
     MemoryConfig,
@@ -113,7 +112,7 @@ class MemoryModel(Module):
         return torch.stack(found).sum() if found else None
 
 
-class UltraMemLM(MemoryModel, LanguageModel):
+class UltraMemLM(MemoryModel, DecoderLM):
     """A causal language model with memory layers beside its FFNs.
 
     Args:
@@ -175,19 +174,11 @@ class UltraMemLM(MemoryModel, LanguageModel):
             **table,
         )
 
-    def get_classifier(self) -> nn.Module:
-        """The output layer, by the name that timm's models have for it: techniques leave it whole."""
-        return self.decoder.head
-
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Maps tokens (B, T) to logits (B, T, vocab_size)."""
         if self.training:
             self.refresh()
-        return self.decoder(input_ids, attention_mask)
-
-    def extend(self, input_ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Logits of the tokens that follow ``state``, and the state after them."""
-        return self.decoder.extend(input_ids, state)
+        return super().forward(input_ids, attention_mask)
 
 
 class FactModel(MemoryModel):
