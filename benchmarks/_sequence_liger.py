@@ -7,30 +7,16 @@ take turns, and of each the median time counts.
 from __future__ import annotations
 
 import copy
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
+from _timing import Row, medians
 
 from callbacks.liger import linearize
 from framework.gated_linear_attention import chunk_gla, recurrent_gla
 from modules.sequence.attention import KeysValues, SoftmaxAttention
 
-Row = tuple[str, float, str]
 WIDTH, HEADS = 256, 4
-
-
-def medians(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Seconds of each call, taken by turns, one round not counted."""
-    times: list[list[float]] = [[] for _ in calls]
-    for number in range(repeats + 1):
-        for call, found in zip(calls, times, strict=True):
-            start = time.perf_counter()
-            call()
-            if number:
-                found.append(time.perf_counter() - start)
-    return [statistics.median(found) for found in times]
 
 
 def recurrence(length: int, repeats: int) -> Row:

@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from _timing import Row, medians
 from torch import Tensor
 
 from modules.sequence.lightning_attention import alibi_slopes, lightning_attention
 from modules.sequence.lightning_attention.reference import left_product, recurrence, right_product
-
-Row = tuple[str, float, str]
-
-
-def medians(calls: dict[str, Callable[[], object]], repeats: int = 7) -> dict[str, float]:
-    """Wall-clock seconds of each call, taken in turns."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats + 2):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values[2:]) for name, values in times.items()}
 
 
 def inputs(length: int, width: int, heads: int, device: str, dtype: torch.dtype) -> list[Tensor]:
@@ -62,7 +47,7 @@ def cpu_rows() -> list[Row]:
             calls["step recurrence"] = both(lambda q, k, v: recurrence(q, k, v, slopes)[0], parts)
         if length > 8192:
             del calls["softmax (SDPA)"]
-        took = medians(calls, 3 if length > 2048 else 5)
+        took = dict(zip(calls, medians(calls.values(), 3 if length > 2048 else 5, warmups=2), strict=True))
         tiled[length] = took.pop("tiled")
         for name, seconds in took.items():
             bound = "at least 5" if (name, length) == ("left product", 2048) else ""
@@ -105,7 +90,7 @@ def gpu_rows() -> list[Row]:
             )
         except ImportError:
             pass
-        took = medians(calls)
+        took = dict(zip(calls, medians(calls.values(), 7, warmups=2), strict=True))
         ours = took.pop("ours")
         speed[length] = length / ours
         bound = "at least 0.9" if 4096 <= length <= 32768 else ""

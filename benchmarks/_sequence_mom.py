@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from _sequence_lightning import Row, medians
+from _timing import Row, medians
 from torch import Tensor, nn
 
 from modules.sequence.delta_rule import chunk_gated_delta_rule, recurrent_gated_delta_rule
@@ -32,7 +32,7 @@ def layers(rule: str, width: int, length: int, batch: int) -> list[Row]:
     mixture = {name: MoMLayer(width, 4, rule=rule, backend=name) for name in ("varlen", "masked")}
     single: list[nn.Module] = [MoMLayer(width, 4, num_memories=1, topk=1, shared=False, rule=rule) for _ in range(3)]
     calls = {"three single": passes(single, x)} | {name: passes([layer], x) for name, layer in mixture.items()}
-    took = medians(calls, 5)
+    took = dict(zip(calls, medians(calls.values(), 5, warmups=2), strict=True))
     what = f"{rule}, width {width}, {batch} x {length} tokens"
     return [
         (f"2 of 4 + shared / three single memories, {what}", took["varlen"] / took["three single"], "at most 1.3"),
@@ -49,8 +49,8 @@ def delta_rule(length: int) -> Row:
     def call(form: Callable[..., tuple[Tensor, Tensor]]) -> Callable[[], object]:
         return lambda: torch.autograd.grad(form(unit(q, dim=-1), unit(k, dim=-1), v, beta, decay)[0].sum(), (q, k, v))
 
-    took = medians({"chunk": call(chunk_gated_delta_rule), "steps": call(recurrent_gated_delta_rule)}, 5)
-    return (f"gated delta rule, step recurrence / chunks, n = {length}", took["steps"] / took["chunk"], "")
+    chunks, steps = medians([call(chunk_gated_delta_rule), call(recurrent_gated_delta_rule)], 5, warmups=2)
+    return (f"gated delta rule, step recurrence / chunks, n = {length}", steps / chunks, "")
 
 
 def rows() -> list[Row]:

@@ -6,11 +6,10 @@ take turns, and of each the median time counts.
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
+from _timing import Row, medians
 from torch import nn
 
 from framework.optim import OptimizerConfig, build_optimizer
@@ -19,20 +18,6 @@ from modules.sequence.ultramem_v2.layers import MemoryConfig
 from modules.sequence.ultramem_v2.lightning import UltraMemLM
 from modules.sequence.ultramem_v2.tables import Table, read_dense, row_products, row_sum
 from modules.sequence.ultramem_v2.tdqkr import exhaustive, leading_pairs, tdqkr
-
-Row = tuple[str, float, str]
-
-
-def medians(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Seconds of each call, taken by turns, one round not counted."""
-    times: list[list[float]] = [[] for _ in calls]
-    for number in range(repeats + 1):
-        for call, found in zip(calls, times, strict=True):
-            start = time.perf_counter()
-            call()
-            if number:
-                found.append(time.perf_counter() - start)
-    return [statistics.median(found) for found in times]
 
 
 def optimiser(size: int, width: int, read: int, repeats: int) -> list[Row]:

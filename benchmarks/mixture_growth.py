@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from _timing import medians
 from torch import nn
 
 from callbacks.mixture_growth import convert_to_templates, fold_, grow
@@ -33,19 +32,6 @@ NETS: dict[str, list[tuple[str, Callable[[], nn.Module], tuple[int, ...]]]] = {
     ],
     "large": [("WRN-28-10, 32x32, batch 128", lambda: WideResNet(28, 10, second_norm=False), (128, 3, 32, 32))],
 }
-
-
-def timed(runs: list[Callable[[], None]], repeats: int, device: str) -> list[float]:
-    times: list[list[float]] = [[] for _ in runs]
-    for number in range(repeats + 3):
-        for run, found in zip(runs, times, strict=True):
-            start = time.perf_counter()
-            run()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            if number >= 3:
-                found.append(time.perf_counter() - start)
-    return [statistics.median(found) for found in times]
 
 
 def main() -> None:
@@ -86,10 +72,10 @@ def main() -> None:
 
             return run
 
-        cells = timed([training(model) for model in models], options.repeats, options.device)
+        cells = medians([training(model) for model in models], options.repeats, warmups=3)
         for model in models:
             model.eval()
-        cells += timed([evaluating(model) for model in models], options.repeats, options.device)
+        cells += medians([evaluating(model) for model in models], options.repeats, warmups=3)
         a, b, c, d = (1e3 * cell for cell in cells)
         print(f"{name:30}{a:10.2f}{b:10.2f}{b / a:7.2f}{c:23.2f}{d:10.2f}{d / c:7.2f}", flush=True)
 

@@ -44,17 +44,3 @@ def recall_figure(accuracy: Mapping[str, Sequence[float]], reference: Mapping[st
     axes.set(ylabel="query accuracy", ylim=(0, 1.02), title="32 pairs, 8 key dimensions a memory")
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 0.1), fontsize=8)
     return figure
-
-
-def load_figure(smallest: Mapping[str, Sequence[float]], largest: Mapping[str, Sequence[float]], every: int) -> Figure:
-    """The smallest and the largest share of a memory along training, for each weight of the balance loss."""
-    figure = new_figure(size=(5.6, 3.4))
-    axes = figure.axes[0]
-    for index, name in enumerate(smallest):
-        steps = every * np.arange(1, len(smallest[name]) + 1)
-        axes.plot(steps, smallest[name], color=f"C{index}", label=name)
-        axes.plot(steps, largest[name], color=f"C{index}")
-    axes.set(xlabel="step", ylabel="share of the routed tokens", ylim=(0, None))
-    axes.set_title("smallest and largest load of a memory", fontsize=10)
-    axes.legend(frameon=False, fontsize=8)
-    return figure

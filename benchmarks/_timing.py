@@ -1,0 +1,26 @@
+"""Timing of calls that are compared: by turns, so that what else the machine does falls on all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable
+
+import torch
+
+Row = tuple[str, float, str]  # what was measured, the ratio, what it should be
+
+
+def medians(calls: Iterable[Callable[[], object]], repeats: int, warmups: int = 1) -> list[float]:
+    """Seconds of each call, the median of ``repeats`` rounds; the first ``warmups`` rounds do not count."""
+    calls = list(calls)
+    times: list[list[float]] = [[] for _ in calls]
+    for number in range(warmups + repeats):
+        for call, found in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if number >= warmups:
+                found.append(time.perf_counter() - start)
+    return [statistics.median(found) for found in times]
