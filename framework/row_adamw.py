@@ -211,6 +211,27 @@ class RowAdamW(Optimizer):
                     state["last"].fill_(step)
 
 
+@torch.no_grad()
+def clip_norm_(parameters: Iterable[Tensor], most: float) -> Tensor:
+    """Scales gradients down so that their common norm is at most ``most``; returns the norm that they had.
+
+    As ``torch.nn.utils.clip_grad_norm_``, which takes sparse gradients in recent versions of torch only.
+    """
+    values = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        if parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()  # entries of one row add up before they count
+            values.append(parameter.grad._values())
+        else:
+            values.append(parameter.grad)
+    norm = torch.nn.utils.get_total_norm(values)
+    scale = (most / (norm + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_(values, scale)
+    return norm
+
+
 def _tail(beta1: float, beta2: float) -> int:
     """Steps after which what momentum still moves is below ``NEGLIGIBLE`` of a step."""
     ratio = beta1 / math.sqrt(beta2) if beta2 else 1.0

@@ -259,8 +259,12 @@ def language(run: Reproduction) -> Iterator[Claim]:
     losses: dict[str, list[float]] = {"FFN": [], "V2": []}
     ratios = []
     for seed in BYTE_SEEDS:
-        options = [f"--seed_everything={seed}", f"--trainer.max_steps={BYTE_STEPS}"]
-        options += [f"--trainer.val_check_interval={BYTE_STEPS}", *BARE]
+        options = [
+            f"--seed_everything={seed}",
+            "--trainer.max_epochs=1",
+            f"--trainer.limit_train_batches={BYTE_STEPS}",
+            *BARE,
+        ]
         losses["FFN"].append(run.fit("sequence/ultramem_v2", *PEER, *options)["val/loss"])
         found = run.fit("sequence/ultramem_v2", *options)
         losses["V2"].append(found["val/loss"])

@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric
 
 from framework.errors import UserError
 from framework.module import Module, OptimizerConfig, ScheduleConfig, as_dataclass
+from framework.row_adamw import clip_norm_
 from modules.sequence.decoder import DecoderLM, SwiGLU
 from modules.sequence.s4d.options import require
 from modules.sequence.ultramem_v2.layers import (
@@ -66,6 +67,18 @@ class MemoryModel(Module):
                 "trainer.gradient_clip_algorithm: 'value' is not for row_adamw's sparse gradients; 'norm' is"
             )
         return super().configure_optimizers()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips sparse gradients along with the others."""
+        if not self.sparse or not gradient_clip_val:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        clip_norm_((p for group in optimizer.param_groups for p in group["params"]), gradient_clip_val)
 
     def parameter_report(self) -> dict[str, int]:
         """Parameters in all (``total``), in the tables (``tables``), and what a token uses (``activated``): everything
