@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -188,7 +189,9 @@ def test_from_a_notebook(installed, project):
         argv=[python, "-m", "ipykernel_launcher", "-f", "{connection_file}"], language="python"
     )
     client = nbclient.NotebookClient(notebook, km=manager, timeout=200, resources={"metadata": {"path": str(project)}})
+    before = signal.getsignal(signal.SIGINT)
     client.execute()
+    signal.signal(signal.SIGINT, before)  # nbclient leaves Python's default, also where signals were ignored before
     printed = "".join(output.get("text", "") for output in notebook.cells[0].outputs)
     assert "SHOUT script 2.0" in printed
 
