@@ -32,8 +32,8 @@ without SWA 5.12 and 2.47, SWA alone 1.57 and 1.54, without a gate 5.26 and 1.71
 0.22, no gate 0.63. The paper's: Llama-3-8B 71.7 on six tasks, 67.6 after; not run here.
 
 Cost: nothing to convert. On one CPU core (``benchmarks/_sequence_liger.py``; D = 256, 4 heads) a training step of a
-layer takes 1.3 times that of softmax attention at 1,024 tokens, 0.56 at 4,096 and 0.29 at 16,384; a decoding step the
-same at 1,024, a sixth at 4,096 and a nineteenth at 16,384 tokens, with a state 11, 43 and 172 times smaller.
+layer takes 1.25 times that of softmax attention at 1,024 tokens, 0.54 at 4,096 and 0.21 at 16,384; a decoding step 1.25
+times at 1,024, two thirds at 4,096 and a fifth at 16,384 tokens, with a state 11, 43 and 172 times smaller.
 
 Composes with everything: techniques that need the new model (``lora``, ``kappa_tune``) wait for it, others go before or
 after it as they like. ``framework.editing.undo(model, "liger")`` gives softmax attention back. ``framework.fold``

@@ -32,8 +32,8 @@ Expected numbers (``reproduce lightning_attention``): after 300 steps on the byt
 with 0.4B parameters); a softmax model of that size 1.548. Tokens per second of a training step at 4,096 tokens against
 256: 0.97.
 
-Cost: n(B(d+e) + 2de) multiplications a head. One CPU thread, h4 d64, forward and backward: 15 times faster than the
-left product at n = 2048, 5 times than softmax attention there, 20 times at 8192 (``benchmarks/sequence.py``). On the
+Cost: n(B(d+e) + 2de) multiplications a head. One CPU thread, h4 d64, forward and backward: 15 to 17 times faster than
+the left product at n = 2048, 5 times than softmax attention there, 19 times at 8192 (``benchmarks/sequence.py``). On the
 GPUs of the paper it loses to flash attention below about 4k tokens.
 
 Composes with every technique that works on linear layers; the observers ``throughput`` and ``generate_sample``.

@@ -34,7 +34,7 @@ from the balance loss alone. One memory with keys of 24 dimensions, whose state 
 and 0.29 after three epochs, 1.51 nats a byte on Python's help. The paper, 380M parameters: recall 28.16 on average,
 Gated DeltaNet 24.78; not run here.
 
-Cost: of k + 1 single memories (measured 0.85 to 0.87 of three, for what they have in common is computed once), in a
+Cost: of k + 1 single memories (measured 0.86 to 0.88 of three, for what they have in common is computed once), in a
 state M + 1 times as large. The sorted form is 3 times faster than running every memory over all tokens
 (``benchmarks/sequence.py``).
 
