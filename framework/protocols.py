@@ -266,3 +266,19 @@ class HasCoreSpectrum(Protocol):
     def core_spectrum(self) -> Tensor:
         """(layers, rank) singular values of the cores, in descending order; no rows if there are none."""
         ...
+
+
+@runtime_checkable
+class HasFactors(Protocol):
+    """A module that makes a matrix (or several) as a product F Gᵀ."""
+
+    rank: int
+    """What the rank of the matrix is taken to be."""
+
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """F (…, n1, k) and G (…, n2, k), parameters; ``None`` where there are no two."""
+        ...
+
+    def relative_loss(self) -> float:
+        """The training loss when last measured, over that of a zero product; the largest where there are several."""
+        ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,3 +72,25 @@ class NamedArrays(Dataset):
         rows = torch.as_tensor(indices)
         batch = {name: tensor[rows] for name, tensor in self.tensors.items()}
         return {name: value if value.is_floating_point() else value.long() for name, value in batch.items()}
+
+
+class WholeBatch(Dataset):
+    """One batch of everything, handed out as it is, ``passes`` times.
+
+    Args:
+        batch: Tensors, in whatever holds them.
+        passes: How often.
+    """
+
+    def __init__(self, batch: Any, passes: int = 1) -> None:
+        self.batch, self.passes = batch, passes
+
+    def __len__(self) -> int:
+        return self.passes
+
+    def __getitem__(self, index: int) -> Any:
+        return self.batch
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        """The whole batch."""
+        return self.batch
