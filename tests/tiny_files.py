@@ -97,6 +97,14 @@ def write_tsv(folder, rows=ROWS):
         (folder / f"basic_{part}.tsv").write_text("\n".join(("Source\tTarget", *rows)) + "\n")
 
 
+def write_mnist_npz(folder, samples=40):
+    """Keras's MNIST, of fewer images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (samples, 28, 28), dtype=np.uint8)
+    np.savez(folder / "mnist.npz", x_train=images, y_train=np.arange(samples) % 10)
+
+
 def write_images(folder, classes=("cat", "dog"), n=10, size=(20, 30), suffix="png"):
     rng = np.random.default_rng(0)
     for name in classes:

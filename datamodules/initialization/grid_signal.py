@@ -7,36 +7,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from framework.data import DataModule
-from framework.data.arrays import ArrayDataset
+from framework.data.arrays import ArrayDataset, WholeBatch
 from framework.errors import UserError
 from framework.signals import grid_coordinates
 
 LARGEST_BATCH = 512**2
-
-
-class WholeSignal(Dataset):
-    """The same batch of everything, ``passes`` times: its order does not matter to a mean, so nothing is gathered.
-
-    Args:
-        tensors: Of the batch.
-        passes: How often.
-    """
-
-    def __init__(self, *tensors: Tensor, passes: int = 1) -> None:
-        self.tensors, self.passes = tensors, passes
-
-    def __len__(self) -> int:
-        return self.passes
-
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        return self.tensors
-
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
-        """The whole batch."""
-        return self.tensors
 
 
 class Repeated(ArrayDataset):
@@ -130,7 +107,7 @@ class GridSignal(DataModule):
         x_train, y_train = (x[~held], y[~held]) if self.holdout else (x, y)
         world = 1 if self.trainer is None else self.trainer.world_size
         if self._asked_batch is None and world == 1 and len(x_train) <= LARGEST_BATCH:
-            self.train_set, self.batch_size = WholeSignal(x_train, y_train, passes=self.passes), 1
+            self.train_set, self.batch_size = WholeBatch((x_train, y_train), self.passes), 1
         else:
             self.train_set = Repeated(x_train, y_train, passes=self.passes)
             self.batch_size = self._asked_batch or min(LARGEST_BATCH, -(-len(x_train) // world))

@@ -75,7 +75,7 @@ class NamedArrays(Dataset):
 
 
 class WholeBatch(Dataset):
-    """One batch of everything, handed out as it is, ``passes`` times.
+    """One batch of everything, handed out as it is, ``passes`` times: nothing is gathered.
 
     Args:
         batch: Tensors, in whatever holds them.

@@ -11,8 +11,9 @@ from scipy.io import wavfile
 from datamodules.initialization.audio import AudioSignal, made_clip
 from datamodules.initialization.band_noise import BandNoise
 from datamodules.initialization.field import FieldSignal
-from datamodules.initialization.grid_signal import Repeated, WholeSignal
+from datamodules.initialization.grid_signal import Repeated
 from datamodules.initialization.image import ImageSignal
+from framework.data.arrays import WholeBatch
 from framework.errors import UserError
 from framework.protocols import HasTargetSignal
 from framework.signals import grid_coordinates, spectral_centroid
@@ -249,8 +250,8 @@ def test_a_step_on_everything_gets_the_tensors_themselves():
     assert isinstance(data, HasTargetSignal)
     batches = list(data.train_dataloader())
     assert len(batches) == 3
-    assert all(batch is data.train_set.tensors for batch in batches)
-    assert isinstance(data.train_set, WholeSignal)
+    assert all(batch is data.train_set.batch for batch in batches)
+    assert isinstance(data.train_set, WholeBatch)
     (x, y, held), *rest = data.val_dataloader()
     assert not rest
     assert torch.equal(y.reshape(data.target_signal().shape), data.target_signal())

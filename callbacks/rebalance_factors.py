@@ -1,0 +1,124 @@
+"""Rebalance factors: one step that gives a factor of a product equal singular values, and leaves the product as it is.
+
+Paper: Xiong, Ding, Du, 2024, "How Over-Parameterization Slows Down Gradient Descent in Matrix Sensing: The Curses of
+Symmetry and Initialization", ICLR, arXiv 2310.01769, Section 5.
+
+Gradient descent on F Gᵀ with more columns than the matrix has rank converges at a rate that the scale of the start
+sets, α². Once F Gᵀ is near the matrix, with the thin SVD F = Q S Bᵀ,
+
+    F ← F B S⁻¹ β = β Q,   G ← G B S / β
+
+leaves F Gᵀ as it is (the paper changes one step of gradient descent; this form, which keeps the product, was derived
+for it) and from then on the rate is that of β², whatever α was. β is by default the root of the r-th singular value of
+F Gᵀ, so that F and G are alike on the matrix's own directions. The optimiser starts afresh.
+
+Composes with whatever leaves the factors' shapes alone. Limits: it must come when F Gᵀ is near the matrix; with
+``epoch: null`` it is made at the first epoch at which the training loss has fallen to ``loss`` of that of a zero
+product and the spectrum of each member's F Gᵀ has a gap of ``gap`` after the r-th singular value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from framework.editing import Context, Transform
+from framework.errors import UserError
+from framework.low_rank import rebalance
+from framework.protocols import HasFactors
+
+
+class RebalanceFactors(Transform):
+    """Rebalances the factors of a module that has them (:class:`framework.protocols.HasFactors`), once.
+
+    Args:
+        epoch: Before which epoch; ``null`` for the first that is near enough.
+        rank: r, of the matrix; by default what the module takes it to be.
+        beta: β; by default the root of the r-th singular value of F Gᵀ, for each member its own.
+        loss: For ``epoch: null``: training loss, over that of a zero product, from which it is near enough.
+        gap: For ``epoch: null``: least ratio of the r-th to the next singular value of F Gᵀ.
+
+    Raises:
+        UserError: a setting is not accepted; at the start, the module has no factors, or the epoch is never reached.
+    """
+
+    optimizer = "reset"
+
+    def __init__(
+        self,
+        epoch: int | None = None,
+        rank: int | None = None,
+        beta: float | None = None,
+        loss: float = 1e-2,
+        gap: float = 10.0,
+    ) -> None:
+        if epoch is not None and epoch < 0:
+            raise UserError(f"rebalance_factors.epoch: {epoch} is not accepted; 0 or more, or null")
+        if rank is not None and rank < 1:
+            raise UserError(f"rebalance_factors.rank: {rank} is not accepted; at least 1")
+        for name, value in (("beta", 1.0 if beta is None else beta), ("loss", loss), ("gap", gap)):
+            if value <= 0:
+                raise UserError(f"rebalance_factors.{name}: {value} is not accepted; above 0")
+        self.epoch, self.rank, self.beta, self.loss, self.gap = epoch, rank, beta, loss, gap
+
+    def check(self, model: nn.Module, context: Context) -> None:
+        """Refuses a module without factors, and an epoch that is never reached."""
+        if not isinstance(model, HasFactors) or model.factors() is None:
+            raise UserError(f"{self.name}: {type(model).__name__} has no two factors F, G of a product")
+        last = getattr(context.trainer, "max_epochs", None)
+        never = self.epoch is not None and last is not None and 0 <= last <= self.epoch
+        if never and not getattr(context.trainer, "fast_dev_run", False):
+            raise UserError(f"{self.name}.epoch: {self.epoch} is not reached, trainer.max_epochs is {last}")
+
+    def due(self, context: Context) -> bool:
+        """Before its epoch, or the first that is near enough; once."""
+        if context.at != "epoch" or any(plan.name == self.name for plan in context.plans):
+            return False
+        if self.epoch is not None:
+            return context.epoch == self.epoch
+        model: Any = getattr(context.trainer, "lightning_module", None)
+        return context.epoch > 0 and model.relative_loss() < self.loss and self._gap(model) > self.gap
+
+    def _spectrum(self, model: HasFactors) -> tuple[Tensor, int]:
+        """Singular values (…, min(n1, n2)) of F Gᵀ, and r.
+
+        Raises:
+            UserError: r is more than the factors are wide.
+        """
+        f, g = self._factors(model)
+        rank = model.rank if self.rank is None else self.rank
+        if rank > f.shape[-1]:
+            raise UserError(f"{self.name}.rank: {rank} is not accepted; at most the factors' width {f.shape[-1]}")
+        return torch.linalg.svdvals(f.detach() @ g.detach().mT), rank
+
+    def _factors(self, model: HasFactors) -> tuple[Tensor, Tensor]:
+        factors = model.factors()
+        assert factors is not None  # checked at the start
+        return factors
+
+    def _gap(self, model: HasFactors) -> float:
+        """Least ratio of the r-th to the next singular value; infinite where there is no next one."""
+        values, rank = self._spectrum(model)
+        if rank == self._factors(model)[0].shape[-1]:
+            return float("inf")
+        return float((values[..., rank - 1] / values[..., rank]).min())
+
+    def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
+        """β of each member."""
+        values, rank = self._spectrum(cast(HasFactors, model))
+        beta = values[..., rank - 1].sqrt()
+        return {"beta": (torch.full_like(beta, self.beta) if self.beta is not None else beta).tolist()}
+
+    def initialise(self, model: nn.Module, decision: Mapping[str, Any], context: Context) -> None:
+        """Rebalances."""
+        f, g = self._factors(cast(HasFactors, model))
+        with torch.no_grad():
+            first, second = rebalance(f, g, torch.tensor(decision["beta"], dtype=f.dtype, device=f.device))
+            f.copy_(first)
+            g.copy_(second)
+
+
+__all__ = ["RebalanceFactors"]

@@ -1,0 +1,169 @@
+"""Matrices of low rank and linear measurements of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from framework.data import DataModule
+from framework.data.arrays import WholeBatch
+from framework.errors import UserError
+
+KINDS = ("gaussian", "digits", "image")
+
+
+def low_rank(n1: int, n2: int, rank: int, condition: float, generator: torch.Generator, symmetric: bool) -> Tensor:
+    """A matrix (n1, n2) with ``rank`` singular values evenly from 1 to 1/condition, float64; PSD if symmetric."""
+    values = torch.linspace(1, 1 / condition, rank, dtype=torch.float64)
+    left = torch.linalg.qr(torch.randn(n1, rank, dtype=torch.float64, generator=generator))[0]
+    if symmetric:
+        return (left * values) @ left.mT
+    return (left * values) @ torch.linalg.qr(torch.randn(n2, rank, dtype=torch.float64, generator=generator))[0].mT
+
+
+def gaussian_operator(measurements: int, n1: int, n2: int, generator: torch.Generator, symmetric: bool) -> Tensor:
+    """A (m, n1 · n2) with entries N(0, 1/m), float64, so that A*A is the identity on average.
+
+    Args:
+        measurements: m.
+        n1: Rows.
+        n2: Columns.
+        generator: Where it is drawn from.
+        symmetric: Whether each A_i is replaced by its symmetric part. To symmetric matrices that makes no difference;
+            others can then not be recovered.
+    """
+    a = torch.randn(measurements, n1, n2, dtype=torch.float64, generator=generator) / measurements**0.5
+    if symmetric:
+        a = (a + a.mT) / 2
+    return a.flatten(1)
+
+
+def truncated(matrix: Tensor, rank: int) -> Tensor:
+    """The best approximation of a rank, divided by its largest singular value."""
+    u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
+    return (u[:, :rank] * (s[:rank] / s[0])) @ vt[:rank]
+
+
+def digits_covariance(rank: int) -> Tensor:
+    """The covariance (64, 64) of scikit-learn's digits (pixels over 16), its best part of a rank."""
+    from sklearn.datasets import load_digits
+
+    return truncated(torch.as_tensor(np.cov(load_digits().data / 16, rowvar=False)), rank)
+
+
+def sample_image(rank: int, rows: int = 48, columns: int = 64) -> Tensor:
+    """A grey picture of scikit-learn's, averaged down to (48, 64), its best part of a rank."""
+    from sklearn.datasets import load_sample_image
+
+    grey = torch.as_tensor(load_sample_image("china.jpg").mean(-1) / 255)[None, None]
+    return truncated(torch.nn.functional.adaptive_avg_pool2d(grey, (rows, columns))[0, 0], rank)
+
+
+def read_measurements(path: Path) -> dict[str, Tensor]:
+    """Reads ``.npz`` with ``A`` (m, n1, n2), ``y`` (m,) and, optionally, ``M`` (n1, n2); or ``.npy`` with M alone.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
+    expected = ".npz with A (m, n1, n2) and y (m,), optionally M (n1, n2), or .npy with M (n1, n2)"
+    if not path.is_file():
+        raise UserError(f"path: {path} not found; {expected} is expected")
+    try:
+        found = np.load(path, allow_pickle=False)
+        arrays = {"M": found} if path.suffix == ".npy" else {name: found[name] for name in found.files}
+        arrays = {name: torch.as_tensor(np.asarray(value, dtype=np.float64)) for name, value in arrays.items()}
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"path: {path} cannot be read ({error}); {expected} is expected") from None
+    a, y, m = (arrays.get(name) for name in "AyM")
+    right = m is None or m.ndim == 2
+    if a is not None or y is not None:
+        right &= a is not None and y is not None and a.ndim == 3 and y.shape == (len(a),)
+        right &= m is None or a is None or m.shape == a.shape[1:]
+    else:
+        right &= m is not None
+    if not right:
+        shapes = {name: tuple(value.shape) for name, value in arrays.items()}
+        raise UserError(f"path: {path} holds {shapes}; {expected} is expected")
+    return arrays
+
+
+class MatrixSensing(DataModule):
+    """Noiseless linear measurements of a matrix; each batch is all of them.
+
+    A batch holds ``matrix`` M (n1, n2) if it is known, ``y`` (m,), and ``operator`` A (m, n1 · n2); with
+    ``measurements`` 0 the operator is the identity, and ``y`` and ``operator`` are not there.
+
+    Args:
+        path: The user's ``.npz`` or ``.npy`` (:func:`read_measurements`).
+        source: Without a path: ``gaussian`` (random singular vectors, as in the paper), ``digits`` (part of a
+            covariance, symmetric) or ``image`` (part of a picture).
+        rows: n1 of ``gaussian``.
+        columns: n2; by default n1.
+        rank: r of the matrix.
+        condition: Largest over smallest singular value, of ``gaussian``.
+        measurements: m; 0 for the limit of infinitely many.
+        symmetric: Whether the matrix is symmetric and positive semi-definite.
+        symmetric_operator: Whether each A_i is made symmetric.
+        seed: Of the matrix and the measurements.
+        passes: Batches in an epoch.
+
+    Raises:
+        UserError: a setting is not accepted; the file cannot be read or is something else (in ``setup``).
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        source: str = "gaussian",
+        rows: int = 50,
+        columns: int | None = None,
+        rank: int = 3,
+        condition: float = 1.0,
+        measurements: int = 1500,
+        symmetric: bool = True,
+        symmetric_operator: bool = False,
+        seed: int = 0,
+        passes: int = 10,
+    ) -> None:
+        super().__init__(batch_size=1)
+        if source not in KINDS:
+            raise UserError(f"source: {source!r} is not one of {', '.join(KINDS)}")
+        for name, value in (("rows", rows), ("rank", rank), ("passes", passes)):
+            if value < 1:
+                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        columns = rows if columns is None else columns
+        if rank > min(rows, columns):
+            raise UserError(f"rank: {rank} is not accepted; at most {min(rows, columns)}")
+        if condition < 1:
+            raise UserError(f"condition: {condition} is not accepted; 1 or more")
+        if measurements < 0:
+            raise UserError(f"measurements: {measurements} is not accepted; 0 for the identity, or more")
+        if symmetric and (columns != rows or source == "image"):
+            raise UserError("symmetric: a matrix that is not square cannot be symmetric; set it to false")
+        self.path, self.source, self.rows, self.columns, self.rank = path, source, rows, columns, rank
+        self.condition, self.measurements, self.symmetric = condition, measurements, symmetric
+        self.symmetric_operator, self.seed, self.passes = symmetric_operator, seed, passes
+
+    def setup(self, stage: str) -> None:
+        """Reads or draws the matrix and the measurements."""
+        generator = torch.Generator().manual_seed(self.seed)
+        found: dict[str, Tensor] = {}
+        if self.path is not None:
+            found = read_measurements(Path(self.path).expanduser())
+        elif self.source == "digits":
+            found["M"] = digits_covariance(self.rank)
+        elif self.source == "image":
+            found["M"] = sample_image(self.rank)
+        else:
+            found["M"] = low_rank(self.rows, self.columns, self.rank, self.condition, generator, self.symmetric)
+        batch = {"matrix": found["M"]} if "M" in found else {}
+        if "A" in found:
+            batch |= {"operator": found["A"].flatten(1), "y": found["y"]}
+        elif self.measurements:
+            n1, n2 = found["M"].shape
+            batch["operator"] = gaussian_operator(self.measurements, n1, n2, generator, self.symmetric_operator)
+            batch["y"] = batch["operator"] @ found["M"].flatten()
+        self.train_set = WholeBatch(batch, self.passes)

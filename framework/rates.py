@@ -1,0 +1,63 @@
+"""How fast a curve falls: the rate of an exponential, the exponent of a power, and which of the two it is."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+class Rate(NamedTuple):
+    """A straight line through logarithms.
+
+    Attributes:
+        rate: Of e^(−rate · t), or of t^(−rate).
+        residual: Root mean square of what is left of log y.
+        points: How many there were in the window.
+    """
+
+    rate: float
+    residual: float
+    points: int
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> Rate:
+    if len(x) < 2:
+        return Rate(float("nan"), float("nan"), len(x))
+    slope, offset = np.polyfit(x, y, 1)
+    return Rate(-float(slope), float(np.sqrt(np.mean((y - slope * x - offset) ** 2))), len(x))
+
+
+def _window(t: ArrayLike, y: ArrayLike, low: float, high: float, first: float, last: float) -> tuple[np.ndarray, ...]:
+    t, y = np.asarray(t, dtype=float), np.asarray(y, dtype=float)
+    inside = (y > low) & (y < high) & (t >= first) & (t <= last)
+    return t[inside], y[inside]
+
+
+def exponential_rate(
+    t: ArrayLike,
+    y: ArrayLike,
+    low: float = 0.0,
+    high: float = np.inf,
+    first: float = -np.inf,
+    last: float = np.inf,
+) -> Rate:
+    """−d log y / dt by least squares, over ``low < y < high`` and ``first <= t <= last``."""
+    t, y = _window(t, y, low, high, first, last)
+    return _line(t, np.log(y))
+
+
+def power_exponent(
+    t: ArrayLike, y: ArrayLike, low: float = 0.0, high: float = np.inf, first: float = 0.0, last: float = np.inf
+) -> Rate:
+    """−d log y / d log t by least squares, over the same window; t above 0."""
+    t, y = _window(t, y, low, high, max(first, np.finfo(float).tiny), last)
+    return _line(np.log(t), np.log(y))
+
+
+def falls_as(t: ArrayLike, y: ArrayLike, **window: float) -> str:
+    """``exponential`` or ``power``: whose line leaves less of log y over the window."""
+    if exponential_rate(t, y, **window).residual <= power_exponent(t, y, **window).residual:
+        return "exponential"
+    return "power"

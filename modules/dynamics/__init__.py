@@ -1,0 +1,1 @@
+"""Theories of learning dynamics, and the experiments that they predict."""

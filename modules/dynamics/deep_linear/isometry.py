@@ -1,0 +1,36 @@
+"""How signals and gradients keep their size in deep random networks (Section 4, appendix G)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from modules.dynamics.deep_linear.initialisation import orthonormal
+
+
+def product_spectrum(size: int, factors: int, orthogonal: bool, generator: torch.Generator) -> Tensor:
+    """Singular values (N,) of a product of random N x N matrices, orthogonal or Gaussian of variance 1/N."""
+    total = torch.eye(size, dtype=torch.float64)
+    for _ in range(factors):
+        if orthogonal:
+            total = orthonormal(size, size, generator) @ total
+        else:
+            total = torch.randn(size, size, dtype=torch.float64, generator=generator) @ total / size**0.5
+    return torch.linalg.svdvals(total)
+
+
+def tanh_network(gain: float, size: int, depth: int, start: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """x ← g W tanh(x) with W orthogonal, from a Gaussian x of variance ``start``.
+
+    Returns:
+        The variance |x|²/N after each layer (depth,), and the Jacobian of the last x by the first (N, N).
+    """
+    x = start**0.5 * torch.randn(size, dtype=torch.float64, generator=generator)
+    jacobian = torch.eye(size, dtype=torch.float64)
+    variances = []
+    for _ in range(depth):
+        weight = gain * orthonormal(size, size, generator)
+        jacobian = weight @ ((1 - x.tanh().square())[:, None] * jacobian)
+        x = weight @ x.tanh()
+        variances.append(x.square().mean())
+    return torch.stack(variances), jacobian

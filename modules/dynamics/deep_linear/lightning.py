@@ -1,0 +1,177 @@
+"""Deep linear networks as a LightningModule: learning rates and draws side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+from torch import Tensor, nn
+
+from framework import OptimizerConfig
+from framework.errors import UserError
+from modules.dynamics.deep_linear.initialisation import KINDS, draw
+from modules.dynamics.deep_linear.network import balance, gradients, losses, modes, product, strengths
+from modules.dynamics.deep_linear.plots import modes_figure
+from modules.dynamics.ensemble import Batch, Ensemble
+
+
+class DeepLinear(Ensemble):
+    """Trains W = W^L ⋯ W^1 by full-batch gradient descent on Σ11 = X Xᵀ and Σ31 = Y Xᵀ (eq. 13).
+
+    Members are all pairs of a rate and a seed. Recorded are ``loss`` (½ Σ |y − W x|²), the strength of chosen modes of
+    Σ31 in W (``mode/1`` is the strongest), ``crosstalk`` (the largest entry of Uᵀ W V off the diagonal) and ``drift``
+    (the largest change of W^(l+1)ᵀ W^(l+1) − W^l W^lᵀ, relative to |W^l W^lᵀ|). ``mode/…/theory`` is eq. 15 where the
+    start is decoupled and Σ11 has the task's axes.
+
+    Args:
+        inputs: N_1.
+        outputs: N_(L+1).
+        layers: L, weight matrices; the paper's N_l is L + 1.
+        hidden: Units of each hidden layer.
+        init: ``decoupled``, ``orthogonal``, ``gaussian``, ``glorot_uniform``, ``small`` or ``pretrained``.
+        u0: For ``decoupled``: strength of the modes in W at the start.
+        std: For ``small``: standard deviation of each weight.
+        rates: Learning rates, as multiples of the optimiser's.
+        seeds: Draws for each rate.
+        track: Modes whose strength is recorded, from 1; those beyond the last are left out.
+        inner_steps: Steps in a training step.
+        points: About how many times the members are measured.
+        optimizer: Plain SGD.
+
+    Raises:
+        UserError: a setting is not accepted; the data have other inputs or outputs.
+    """
+
+    def __init__(
+        self,
+        inputs: int = 32,
+        outputs: int = 1000,
+        layers: int = 2,
+        hidden: int = 32,
+        init: str = "decoupled",
+        u0: float = 1e-3,
+        std: float = 0.01,
+        rates: list[float] | None = None,
+        seeds: int = 1,
+        track: list[int] | None = None,
+        inner_steps: int = 100,
+        points: int = 200,
+        optimizer: OptimizerConfig | None = None,
+    ) -> None:
+        super().__init__(inner_steps, points, optimizer)
+        self.save_hyperparameters()
+        for name, value in (
+            ("inputs", inputs),
+            ("outputs", outputs),
+            ("layers", layers),
+            ("hidden", hidden),
+            ("seeds", seeds),
+        ):
+            if value < 1:
+                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        self.multiples = [1.0] if rates is None else list(rates)
+        self.track = [1, 2, 3, 5] if track is None else list(track)
+        if not self.multiples or min(self.multiples) <= 0:
+            raise UserError(f"rates: {self.multiples} is not accepted; one or more numbers above 0")
+        if min(self.track, default=1) < 1:
+            raise UserError(f"track: {self.track} is not accepted; modes count from 1")
+        if init not in KINDS:
+            raise UserError(f"init: {init!r} is not one of {', '.join(KINDS)}")
+        for name, number in (("u0", u0), ("std", std)):
+            if number <= 0:
+                raise UserError(f"{name}: {number} is not accepted; above 0")
+        self.init, self.u0, self.std, self.seeds = init, u0, std, seeds
+        self.widths = [inputs, *[hidden] * (layers - 1), outputs]
+        self.base_seed = int(torch.randint(2**31, (1,)))
+        members = len(self.multiples) * seeds
+        pairs = zip(self.widths[:-1], self.widths[1:], strict=True)
+        self.weights = nn.ParameterList(torch.zeros(members, n, m, dtype=torch.float64) for m, n in pairs)
+        multiples = torch.tensor([m for m in self.multiples for _ in range(seeds)], dtype=torch.float64)
+        self.register_buffer("multiple", multiples.view(-1, 1, 1))
+
+    multiple: Tensor
+
+    @torch.no_grad()
+    def begin(self, batch: Batch) -> None:
+        """Draws the weights: those of a seed are the same for each rate."""
+        s31, s11 = batch["s31"], batch["s11"]
+        if s31.shape != (self.widths[-1], self.widths[0]):
+            mine = f"outputs, inputs: {self.widths[-1]}, {self.widths[0]}"
+            raise UserError(f"{mine}, but the data have {s31.shape[0]}, {s31.shape[1]}")
+        for seed in range(self.seeds):
+            generator = torch.Generator().manual_seed(self.base_seed + seed)
+            drawn = draw(self.init, self.widths, generator, s31, s11, self.u0, self.std)
+            for weight, value in zip(self.weights, drawn, strict=True):
+                weight[seed :: self.seeds] = value
+        self.s31, self.s11 = s31, s11
+        self.u, self.s, self.v = modes(s31)
+        self.start = balance(list(self.weights))
+
+    def settings(self) -> dict[str, Sequence[Any]]:
+        """``rate`` and ``seed`` of each member."""
+        pairs = [(m * self.optimizer_config.lr, seed) for m in self.multiples for seed in range(self.seeds)]
+        return {"rate": [rate for rate, _ in pairs], "seed": [seed for _, seed in pairs]}
+
+    def losses(self, batch: Batch) -> Tensor:
+        """½ Σ |y − W x|² of each member."""
+        return losses(list(self.weights), batch["s31"], batch["s11"], batch["syy"])
+
+    def gradients(self, batch: Batch) -> list[Tensor]:
+        """Minus the right side of eq. 13, times the member's rate."""
+        return [self.multiple * g for g in gradients(list(self.weights), batch["s31"], batch["s11"])]
+
+    def measure(self, batch: Batch) -> dict[str, Tensor]:
+        """See the class."""
+        weights = list(self.weights)
+        w = product(weights)
+        found = {"loss": losses(weights, batch["s31"], batch["s11"], batch["syy"])}
+        strength = strengths(w, self.u, self.v)
+        found |= {f"mode/{mode}": strength[:, mode - 1] for mode in self.tracked}
+        crossed = torch.einsum("or,eoi,iq->erq", self.u, w, self.v)
+        found["crosstalk"] = (crossed - torch.diag_embed(strength)).abs().amax((-2, -1))
+        drift = [
+            (now - then).norm(dim=(-2, -1)) / (weight @ weight.mT).norm(dim=(-2, -1)).clamp(min=1e-300)
+            for now, then, weight in zip(balance(weights), self.start, weights, strict=False)
+        ]
+        if drift:
+            found["drift"] = torch.stack(drift).amax(0)
+        return found
+
+    @property
+    def tracked(self) -> list[int]:
+        """Modes that are recorded."""
+        return [mode for mode in self.track if mode <= len(self.s)]
+
+    def theory(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """See the class."""
+        inside = self.v.mT @ batch["s11"] @ self.v
+        variance = inside.diagonal()
+        apart = float((inside - torch.diag(variance)).norm()) <= 1e-8 * float(inside.norm())
+        if self.init != "decoupled" or not apart:
+            return {}
+        rates = self.settings()["rate"]
+        found = {}
+        for mode in self.tracked:
+            s, d = float(self.s[mode - 1]), float(variance[mode - 1])
+            found[f"mode/{mode}"] = torch.tensor([self._curve(s, d, rate * step) for rate in rates])
+        return found
+
+    def _curve(self, s: float, d: float, t: float) -> float:
+        """u(t) of u' = L u^(2 − 2/L) (s − d u), in log u."""
+        count = len(self.weights)
+        power = 1 - 2 / count
+
+        def slope(_: float, x: np.ndarray) -> np.ndarray:
+            u = np.exp(x)
+            return count * u**power * (s - d * u)
+
+        solved = solve_ivp(slope, (0, t), [np.log(self.u0)], rtol=1e-9, atol=1e-12, method="LSODA")
+        return float(np.exp(solved.y[0, -1]))
+
+    def draw(self) -> None:
+        """Strengths of the modes over steps, with the theory's lines."""
+        if self.tracked:
+            self.log_figure("modes", modes_figure(self.trajectory(), self.tracked))

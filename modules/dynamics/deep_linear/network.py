@@ -1,0 +1,92 @@
+"""A product of weight matrices trained on correlations: its loss and gradient, for many members at once.
+
+Saxe, McClelland, Ganguli 2014, arXiv 1312.6120. With ``Σ11 = X Xᵀ``, ``Σ31 = Y Xᵀ`` and W = W^L ⋯ W^1 (eq. 13)
+
+    τ dW^l/dt = (W^L ⋯ W^(l+1))ᵀ [Σ31 − W Σ11] (W^(l−1) ⋯ W^1)ᵀ
+
+is gradient flow on ½ Σ_μ |y − W x|²; the examples themselves are not needed. Weights are lists of L tensors
+(E, N_(l+1), N_l), first layer first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+
+def product(weights: Sequence[Tensor]) -> Tensor:
+    """W = W^L ⋯ W^1 (E, N_out, N_in), from the narrower end."""
+    if weights[-1].shape[-2] <= weights[0].shape[-1]:
+        total = weights[-1]
+        for weight in reversed(weights[:-1]):
+            total = total @ weight
+        return total
+    total = weights[0]
+    for weight in weights[1:]:
+        total = weight @ total
+    return total
+
+
+def losses(weights: Sequence[Tensor], s31: Tensor, s11: Tensor, syy: Tensor) -> Tensor:
+    """½ (tr Σyy − 2 tr(W Σ31ᵀ) + tr(W Σ11 Wᵀ)) of each member (E,)."""
+    w = product(weights)
+    return 0.5 * (syy - 2 * (w * s31).sum((-2, -1)) + ((w @ s11) * w).sum((-2, -1)))
+
+
+def gradients(weights: Sequence[Tensor], s31: Tensor, s11: Tensor) -> list[Tensor]:
+    """Gradients of :func:`losses`, minus eq. 13's right side.
+
+    Only products with a side of min(N_in, N_out) are formed.
+
+    Args:
+        weights: W^1 … W^L.
+        s31: (N_out, N_in).
+        s11: (N_in, N_in).
+    """
+    if s31.shape[0] < s31.shape[1]:
+        # ahead[l] = W^L ⋯ W^(l+1), N_out rows; behind = (W^(l−1) ⋯ W^1 Mᵀ), N_out columns
+        ahead = [torch.eye(s31.shape[0], dtype=s31.dtype, device=s31.device)]
+        for weight in reversed(weights):
+            ahead.append(ahead[-1] @ weight)
+        ahead.reverse()
+        behind = (ahead[0] @ s11 - s31).mT
+        found = []
+        for weight, after in zip(weights, ahead[1:], strict=True):
+            found.append(after.mT @ behind.mT)
+            behind = weight @ behind
+        return found
+    reached = [torch.eye(s11.shape[0], dtype=s11.dtype, device=s11.device)]
+    for weight in weights:
+        reached.append(weight @ reached[-1])
+    error = reached[-1] @ s11 - s31
+    found = []
+    for weight, before in zip(reversed(weights), reversed(reached[:-1]), strict=True):
+        found.append(error @ before.mT)
+        error = weight.mT @ error
+    return found[::-1]
+
+
+def modes(s31: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """U (N_out, r), s (r,), V (N_in, r) of Σ31 = U diag(s) Vᵀ; r the modes with s above 1e-10 of the largest."""
+    u, s, vt = torch.linalg.svd(s31, full_matrices=False)
+    count = int((s > 1e-10 * s[0]).sum()) if rank is None else rank
+    return u[:, :count], s[:count], vt[:count].mT
+
+
+def strengths(w: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """diag(Uᵀ W V): how much of each mode has been learnt, (E, r) of W (E, N_out, N_in)."""
+    return torch.einsum("or,eoi,ir->er", u, w, v)
+
+
+def balance(weights: Sequence[Tensor]) -> list[Tensor]:
+    """W^(l+1)ᵀ W^(l+1) − W^l W^lᵀ between neighbours, (E, N_(l+1), N_(l+1)), which gradient flow conserves."""
+    return [after.mT @ after - before @ before.mT for before, after in pairwise(weights)]
+
+
+def best_loss(s31: Tensor, s11: Tensor, syy: Tensor) -> float:
+    """The least loss of any linear map."""
+    w = s31 @ torch.linalg.pinv(s11, hermitian=True)
+    return float(0.5 * (syy - (w * s31).sum()))

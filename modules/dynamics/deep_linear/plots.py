@@ -1,0 +1,75 @@
+"""Pictures: lines for what is predicted, points for what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from framework.figures import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def modes_figure(found: Mapping[str, np.ndarray], tracked: Sequence[int], member: int = 0) -> Figure:
+    """Strengths of modes over steps: points, and the exact solution as lines."""
+    figure = new_figure(size=(5.8, 3.8))
+    axes = figure.axes[0]
+    steps = found["step"]
+    shown = np.unique(np.linspace(0, len(steps) - 1, 60).astype(int))
+    for index, mode in enumerate(tracked):
+        name = f"mode/{mode}"
+        axes.plot(steps[shown], found[name][shown, member], "o", markersize=3, color=f"C{index}", label=f"mode {mode}")
+        if f"{name}/theory" in found:
+            axes.plot(steps, found[f"{name}/theory"][:, member], color="k", linewidth=1)
+    if f"mode/{tracked[0]}/theory" in found:
+        axes.plot([], [], color="k", linewidth=1, label="exact")
+    axes.set(xlabel="iterations", ylabel="strength in W")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def depth_figure(
+    times: Mapping[str, Mapping[int, float]], rates: Mapping[str, Mapping[int, float]], title: str
+) -> Figure:
+    """Iterations to the threshold and the best rate against depth, for each start."""
+    figure = new_figure(1, 2, size=(9.2, 3.6))
+    for axes, values, label in (
+        (figure.axes[0], times, "iterations to threshold"),
+        (figure.axes[1], rates, "best rate"),
+    ):
+        for index, (name, by_depth) in enumerate(values.items()):
+            axes.plot(list(by_depth), list(by_depth.values()), "o-", color=f"C{index}", label=name, markersize=4)
+        axes.set(xscale="log", yscale="log", xlabel="layers of units N_l", ylabel=label)
+        axes.set_xticks(sorted({units for by_depth in values.values() for units in by_depth}))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
+        axes.legend(frameon=False, fontsize=8)
+    figure.axes[0].set_title(title, fontsize=10)
+    return figure
+
+
+def spectra_figure(spectra: Mapping[str, np.ndarray]) -> Figure:
+    """Histograms of the singular values of products of random matrices."""
+    figure = new_figure(size=(5.6, 3.4))
+    axes = figure.axes[0]
+    bins = np.linspace(0, 4, 60).tolist()
+    for index, (name, values) in enumerate(spectra.items()):
+        axes.hist(values, bins=bins, histtype="step", color=f"C{index}", label=name, density=True)
+    axes.set(xlabel="singular value", ylabel="density", yscale="log")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def edge_figure(gains: Sequence[float], predicted: Sequence[float], measured: Sequence[float]) -> Figure:
+    """The variance that a deep tanh network ends at, against its gain."""
+    figure = new_figure(size=(4.8, 3.4))
+    axes = figure.axes[0]
+    axes.plot(gains, predicted, "k", linewidth=1, label="theory")
+    axes.plot(gains, measured, "o", markersize=4, label="simulated")
+    axes.axvline(1.0, color="0.6", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="gain g", ylabel="variance q")
+    axes.legend(frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,165 @@
+"""Factorised gradient descent on a matrix as a LightningModule: members with different starts, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framework import OptimizerConfig
+from framework.errors import UserError
+from modules.dynamics.ensemble import Batch, Ensemble
+from modules.dynamics.matrix_sensing.plots import errors_figure
+from modules.dynamics.matrix_sensing.sensing import asymmetric_gradients, residual, symmetric_gradient
+from modules.dynamics.matrix_sensing.theory import imbalance, predicted_rate, redundant_error
+
+
+class MatrixSensing(Ensemble):
+    """Recovers a matrix of rank r from linear measurements by gradient descent on factors of width k.
+
+    Members are all pairs of an ``alpha`` and a seed. Of each are recorded ``loss``, ``error`` (|Z − M|_F, where M is
+    known) and, of the asymmetric form, ``imbalance`` (|Δ − Δ₀|_F / |Δ₀|_F). ``error/theory`` is
+    √(k − r) / (2 η T) for the symmetric form with k > r.
+
+    Args:
+        rows: n1.
+        columns: n2; by default n1.
+        width: k, columns of the factors.
+        rank: r, what the theory takes the rank to be.
+        symmetric: Whether Z = X Xᵀ; else F Gᵀ.
+        alpha: Scales of the start: entries are N(0, α²/n).
+        init_ratio: α of F over that of G. At 1 the factors are balanced and k > r converges as slowly as X Xᵀ.
+        equal_start: Whether G starts as F (over ``init_ratio``), rather than from a draw of its own.
+        seeds: Draws for each alpha.
+        inner_steps: Steps of gradient descent in a training step.
+        points: About how many times the members are measured.
+        optimizer: Plain SGD, its rate η.
+
+    Raises:
+        UserError: a setting is not accepted; the data have another shape.
+    """
+
+    def __init__(
+        self,
+        rows: int = 50,
+        columns: int | None = None,
+        width: int = 5,
+        rank: int = 3,
+        symmetric: bool = False,
+        alpha: list[float] | None = None,
+        init_ratio: float = 3.0,
+        equal_start: bool = False,
+        seeds: int = 1,
+        inner_steps: int = 100,
+        points: int = 200,
+        optimizer: OptimizerConfig | None = None,
+    ) -> None:
+        super().__init__(inner_steps, points, optimizer)
+        self.save_hyperparameters()
+        columns = rows if columns is None else columns
+        alphas = [0.5] if alpha is None else list(alpha)
+        for name, value in (("rows", rows), ("columns", columns), ("width", width), ("rank", rank), ("seeds", seeds)):
+            if value < 1:
+                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        if not alphas or min(alphas) <= 0:
+            raise UserError(f"alpha: {alphas} is not accepted; one or more numbers above 0")
+        if init_ratio <= 0:
+            raise UserError(f"init_ratio: {init_ratio} is not accepted; above 0")
+        if symmetric and rows != columns:
+            raise UserError(f"columns: {columns} is not accepted; a symmetric matrix has rows = {rows} of them")
+        self.rows, self.columns, self.width, self.rank, self.symmetric = rows, columns, width, rank, symmetric
+        self.alphas, self.seeds, self.zero_loss = alphas, seeds, float("inf")
+
+        def draw(n: int) -> Tensor:
+            """Starts (E, n, k): the draws of a seed are the same for each alpha."""
+            drawn = torch.randn(seeds, n, width, dtype=torch.float64) / n**0.5
+            return torch.cat([scale * drawn for scale in alphas])
+
+        first = draw(rows)
+        if symmetric:
+            self.x = nn.Parameter(first)
+            return
+        second = first.clone() if equal_start else draw(columns)
+        self.f, self.g = nn.Parameter(first), nn.Parameter(second / init_ratio)
+        self.register_buffer("start", imbalance(self.f.detach(), self.g.detach()))
+
+    start: Tensor
+
+    def settings(self) -> dict[str, Sequence[Any]]:
+        """``alpha`` and ``seed`` of each member."""
+        pairs = [(alpha, seed) for alpha in self.alphas for seed in range(self.seeds)]
+        return {"alpha": [alpha for alpha, _ in pairs], "seed": [seed for _, seed in pairs]}
+
+    def begin(self, batch: Batch) -> None:
+        """Compares the matrix's shape with the factors'."""
+        matrix, operator = batch.get("matrix"), batch.get("operator")
+        mine = f"rows, columns: {self.rows}, {self.columns}"
+        if matrix is not None and matrix.shape != (self.rows, self.columns):
+            raise UserError(f"{mine}, but the matrix is {matrix.shape[0]} x {matrix.shape[1]}")
+        if operator is not None and operator.shape[1] != self.rows * self.columns:
+            raise UserError(f"{mine}, but measurements are of {operator.shape[1]} entries")
+
+    @property
+    def rate(self) -> float:
+        """η."""
+        return float(self.optimizer_config.lr)
+
+    def product(self) -> Tensor:
+        """Z (E, n1, n2)."""
+        return self.x @ self.x.mT if self.symmetric else self.f @ self.g.mT
+
+    def losses(self, batch: Batch) -> Tensor:
+        """¼ |A(X Xᵀ) − y|² or ½ |A(F Gᵀ) − y|²."""
+        target = batch["y"] if "y" in batch else batch["matrix"]
+        return residual(self.product(), target, batch.get("operator"))[1] / (4 if self.symmetric else 2)
+
+    def gradients(self, batch: Batch) -> list[Tensor]:
+        """As autograd's of :meth:`losses`, without its graph."""
+        target, operator = batch["y"] if "y" in batch else batch["matrix"], batch.get("operator")
+        if self.symmetric:
+            return [symmetric_gradient(self.x, target, operator)]
+        return list(asymmetric_gradients(self.f, self.g, target, operator))
+
+    def measure(self, batch: Batch) -> dict[str, Tensor]:
+        """See the class."""
+        target = batch["y"] if "y" in batch else batch["matrix"]
+        self.zero_loss = float(target.square().sum()) / (4 if self.symmetric else 2)
+        found = {"loss": self.losses(batch)}
+        if "matrix" in batch:
+            found["error"] = (self.product() - batch["matrix"]).norm(dim=(-2, -1))
+        if not self.symmetric:
+            change = (imbalance(self.f, self.g) - self.start).norm(dim=(-2, -1))
+            found["imbalance"] = change / self.start.norm(dim=(-2, -1))
+        return found
+
+    def theory(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """See the class."""
+        if not self.symmetric or self.width <= self.rank:
+            return {}
+        return {"error": torch.full((len(self.x),), redundant_error(step, self.rate, self.width, self.rank))}
+
+    def factors(self) -> tuple[nn.Parameter, nn.Parameter] | None:
+        """F and G, for :class:`framework.protocols.HasFactors`."""
+        return None if self.symmetric else (self.f, self.g)
+
+    def relative_loss(self) -> float:
+        """The largest of the members' training losses when last measured, over that of a zero product."""
+        return float((self.history[-1][1]["loss"] / self.zero_loss).max()) if self.history else float("inf")
+
+    def draw(self) -> None:
+        """Errors over steps, with the theory's line."""
+        trajectory = self.trajectory()
+        if "error" not in trajectory:
+            return
+        names = [f"α = {a:g}, draw {s}" for a, s in zip(*self.settings().values(), strict=True)]
+        curves = {name: (trajectory["step"], error) for name, error in zip(names, trajectory["error"].T, strict=True)}
+        theory = {}
+        if "error/theory" in trajectory:
+            theory[names[0]] = trajectory["step"], trajectory["error/theory"][:, 0]
+        self.log_figure("errors", errors_figure(curves, theory))
+
+    def predicted_rate(self) -> Tensor:
+        """Of the error of each trained member of the asymmetric form with k > r, (E,): see ``theory.py``."""
+        return predicted_rate(self.start, self.f.detach(), self.g.detach(), self.rank, self.rate)

@@ -1,0 +1,44 @@
+"""Linear measurements of a matrix, and steps of gradient descent on its factors.
+
+Xiong, Ding, Du 2024, arXiv 2310.01769. Measurements ``y_i = <A_i, M>``; D = A*(A(Z) − y) = Σ_i (<A_i, Z> − y_i) A_i.
+Without an operator A*A is the identity (the limit of infinitely many measurements) and D = Z − M.
+
+    symmetric    L = ¼ |A(X Xᵀ) − y|²    X ← X − η sym(D) X
+    asymmetric   L = ½ |A(F Gᵀ) − y|²    F ← F − η D G,  G ← G − η Dᵀ F    (both with the old F and G)
+
+Factors have a first dimension of E members: X (E, n, k), F (E, n1, k), G (E, n2, k).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def residual(product: Tensor, target: Tensor, operator: Tensor | None) -> tuple[Tensor, Tensor]:
+    """D and the squared residual of each member.
+
+    Args:
+        product: (E, n1, n2).
+        target: y (m,); the matrix (n1, n2) itself without an operator.
+        operator: A (m, n1 · n2) or ``None``.
+
+    Returns:
+        D (E, n1, n2), and |A(Z) − y|² (E,).
+    """
+    if operator is None:
+        difference = product - target
+        return difference, difference.square().sum((-2, -1))
+    error = product.flatten(1) @ operator.T - target
+    return (error @ operator).view_as(product), error.square().sum(-1)
+
+
+def symmetric_gradient(x: Tensor, target: Tensor, operator: Tensor | None) -> Tensor:
+    """sym(D) X, of ¼ |A(X Xᵀ) − y|²."""
+    d, _ = residual(x @ x.mT, target, operator)
+    return (d + d.mT) @ x / 2 if operator is not None else d @ x
+
+
+def asymmetric_gradients(f: Tensor, g: Tensor, target: Tensor, operator: Tensor | None) -> tuple[Tensor, Tensor]:
+    """D G and Dᵀ F, of ½ |A(F Gᵀ) − y|²."""
+    d, _ = residual(f @ g.mT, target, operator)
+    return d @ g, d.mT @ f

@@ -1,0 +1,44 @@
+"""What the theory says of the rates, in closed form."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def redundant_error(step: int, rate: float, k: int, rank: int) -> float:
+    """√(k − r) / (2 η T): where |X Xᵀ − M|_F of the symmetric form goes when k > r and A*A is the identity.
+
+    The k − r redundant singular values obey s ← s (1 − η s²), hence s² → 1/(2 η T), whatever their start.
+    """
+    return float("inf") if step == 0 else (k - rank) ** 0.5 / (2 * rate * step)
+
+
+def imbalance(f: Tensor, g: Tensor) -> Tensor:
+    """Δ = Fᵀ F − Gᵀ G (E, k, k), which gradient flow conserves."""
+    return f.mT @ f - g.mT @ g
+
+
+def redundant_space(g: Tensor, rank: int) -> Tensor:
+    """Orthonormal directions (E, k, k − r) of the k-space on which a trained G (E, n2, k) vanishes."""
+    return torch.linalg.svd(g, full_matrices=True)[2][:, rank:].mT
+
+
+def predicted_rate(start: Tensor, f: Tensor, g: Tensor, rank: int, rate: float) -> Tensor:
+    """−d log|F Gᵀ − M| / dT at the end, (E,): −ln(1 − η λ) of the slowest of what still shrinks.
+
+    On the redundant space N that is λ_min(Nᵀ Δ₀ N), the paper's; for a large start the parts of F and G beyond M's
+    columns and rows are slower, which shrink by 1 − η σ_r(G)² and 1 − η σ_r(F)².
+
+    Args:
+        start: Δ₀ (E, k, k), see :func:`imbalance`.
+        f: Trained, (E, n1, k).
+        g: Trained, (E, n2, k); the factor that vanishes on the redundant space.
+        rank: r < k.
+        rate: η.
+    """
+    n = redundant_space(g, rank)
+    slowest = torch.linalg.eigvalsh(n.mT @ start @ n)[:, 0]
+    for factor in (f, g):
+        slowest = torch.minimum(slowest, torch.linalg.svdvals(factor)[:, rank - 1].square())
+    return -torch.log1p(-rate * slowest)

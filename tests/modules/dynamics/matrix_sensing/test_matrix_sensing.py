@@ -1,0 +1,171 @@
+"""Steps, forms, conserved quantities and predictions of matrix sensing, on small matrices."""
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+
+from callbacks.rebalance_factors import RebalanceFactors
+from datamodules.dynamics.sensing import MatrixSensing as Data
+from framework import OptimizerConfig
+from framework.editing import ledger_of
+from framework.errors import UserError
+from framework.rates import exponential_rate
+from modules.dynamics.matrix_sensing import MatrixSensing
+from modules.dynamics.matrix_sensing.sensing import residual
+from modules.dynamics.matrix_sensing.theory import redundant_error
+
+SIZES = {"rows": 12, "width": 4, "rank": 2}
+
+
+def batch_of(**options):
+    data = Data(**{"rows": 12, "rank": 2, "measurements": 0, **options})
+    data.setup("fit")
+    return data.train_set.batch
+
+
+def model_of(rate=0.1, **options):
+    torch.manual_seed(0)
+    return MatrixSensing(**{**SIZES, **options}, optimizer=OptimizerConfig("sgd", lr=rate, weight_decay=0.0))
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("measurements", [0, 60])
+def test_the_written_gradient_is_autograds(symmetric, measurements):
+    model, batch = model_of(symmetric=symmetric, seeds=2), batch_of(measurements=measurements)
+    expected = torch.autograd.grad(model.losses(batch).sum(), list(model.parameters()))
+    for found, wanted in zip(model.gradients(batch), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-14)
+
+
+def test_the_residual_is_the_sum_over_measurements():
+    batch = batch_of(measurements=30)
+    z = torch.randn(2, 12, 12, dtype=torch.float64)
+    d, squared = residual(z, batch["y"], batch["operator"])
+    a = batch["operator"].view(30, 12, 12)
+    errors = torch.einsum("mij,eij->em", a, z) - batch["y"]
+    torch.testing.assert_close(d, torch.einsum("em,mij->eij", errors, a))
+    torch.testing.assert_close(squared, errors.square().sum(1))
+
+
+def test_equal_factors_follow_the_symmetric_form():
+    batch = batch_of(measurements=200, symmetric_operator=True)
+    curves = []
+    for options in ({"symmetric": True}, {"init_ratio": 1.0, "equal_start": True}):
+        curves.append(model_of(**options).simulate(batch, 300, range(0, 301, 20))["error"])
+    np.testing.assert_allclose(curves[0], curves[1], atol=1e-12)
+
+
+def test_the_members_are_independent_runs():
+    batch = batch_of(measurements=200)
+    together = model_of(alpha=[0.3, 0.6], seeds=2)
+    assert together.settings() == {"alpha": [0.3, 0.3, 0.6, 0.6], "seed": [0, 1, 0, 1]}
+    starts = [p.detach().clone() for p in together.parameters()]
+    found = together.simulate(batch, 50, [50])["error"][-1]
+    for member in range(4):
+        alone = model_of(alpha=[0.3])
+        with torch.no_grad():
+            for p, start in zip(alone.parameters(), starts, strict=True):
+                p.copy_(start[member : member + 1])
+        assert alone.simulate(batch, 50, [50])["error"][-1, 0] == pytest.approx(found[member], rel=1e-10)
+
+
+def test_the_start_has_the_scale_and_the_ratio():
+    model = model_of(rows=400, alpha=[0.5], seeds=3)
+    assert float(model.f.detach().std()) == pytest.approx(0.5 / 20, rel=0.05)
+    assert float(model.f.detach().std() / model.g.detach().std()) == pytest.approx(3, rel=0.05)
+
+
+def test_more_columns_than_the_rank_slow_the_symmetric_form_to_one_over_t():
+    model, batch = model_of(symmetric=True), batch_of()
+    found = model.simulate(batch, 20_000, [20_000])
+    theory = redundant_error(20_000, 0.1, 4, 2)
+    assert found["error/theory"][-1, 0] == theory == pytest.approx(2**0.5 / 4000)
+    assert 0.99 < found["error"][-1, 0] / theory < 1.001
+    exact = model_of(symmetric=True, width=2).simulate(batch, 600, [600])
+    assert exact["error"][-1, 0] < 1e-12
+    assert "error/theory" not in exact
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.5, 1.0])
+def test_the_asymmetric_rate_is_predicted(alpha):
+    model, batch = model_of(alpha=[alpha], points=2000), batch_of()
+    found = model.simulate(batch, 6000)
+    rate = exponential_rate(found["step"], found["error"][:, 0], 1e-9, 1e-4)
+    assert rate.points > 5
+    assert rate.rate == pytest.approx(float(model.predicted_rate()[0]), rel=0.03)
+
+
+def test_the_imbalance_drifts_in_proportion_to_the_rate():
+    drifts = []
+    for rate, steps in ((0.1, 500), (0.05, 1000)):
+        drifts.append(model_of(rate).simulate(batch_of(), steps, [steps])["imbalance"][-1, 0])
+    assert 1.9 < drifts[0] / drifts[1] < 2.1
+
+
+def trainer(folder, epochs=6, **options):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", default_root_dir=folder, enable_checkpointing=False, **quiet, **options
+    )
+
+
+def data(**options):
+    return Data(**{"rows": 12, "rank": 2, "measurements": 0, "passes": 2, **options})
+
+
+def test_the_one_step_takes_the_start_out_of_the_rate(tmp_path):
+    errors = {}
+    for step in (None, RebalanceFactors()):
+        model = model_of(alpha=[0.05, 0.2])
+        trainer(tmp_path, callbacks=[] if step is None else [step]).fit(model, data())
+        errors[step is None] = model.trajectory()["error"][-1]
+    assert (errors[True] > 1e-5).any()
+    assert (errors[False] < 1e-12).all()
+    (plan,) = ledger_of(model).plans
+    assert plan.name == "rebalance_factors"
+    assert plan.epoch >= 1
+
+
+@pytest.mark.parametrize(
+    ("step", "model", "message"),
+    [
+        ({"epoch": 6}, {}, "epoch: 6 is not reached"),
+        ({}, {"symmetric": True}, "has no two factors"),
+        ({"epoch": 1, "rank": 5}, {}, "rank: 5 is not accepted; at most the factors' width 4"),
+    ],
+)
+def test_the_step_refuses_what_it_cannot_do(tmp_path, step, model, message):
+    with pytest.raises(UserError, match=message):
+        trainer(tmp_path, callbacks=[RebalanceFactors(**step)]).fit(model_of(**model), data())
+
+
+@pytest.mark.parametrize("options", [{"epoch": -1}, {"rank": 0}, {"beta": 0.0}, {"loss": 0.0}, {"gap": -1.0}])
+def test_bad_settings_of_the_step_are_named(options):
+    (name,) = options
+    with pytest.raises(UserError, match=f"rebalance_factors.{name}: .* is not accepted"):
+        RebalanceFactors(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rows": 0},
+        {"width": 0},
+        {"rank": 0},
+        {"seeds": 0},
+        {"alpha": []},
+        {"alpha": [-1.0]},
+        {"init_ratio": 0.0},
+        {"columns": 9, "symmetric": True},
+    ],
+)
+def test_bad_settings_are_named(options):
+    name = next(iter(options))
+    with pytest.raises(UserError, match=f"{name}: .* is not accepted"):
+        model_of(**options)
+
+
+def test_data_of_another_shape_are_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match="rows, columns: 12, 12, but the matrix is 9 x 9"):
+        trainer(tmp_path).fit(model_of(), data(rows=9))
