@@ -59,9 +59,11 @@ def rates_figure(found: Mapping[str, np.ndarray], predicted: np.ndarray, measure
     left.plot([], [], "k", linewidth=1, label="predicted slope")
     left.set(yscale="log", xscale="log", xlabel="steps T", ylabel="|F Gᵀ − M|", xlim=(10, None))
     left.legend(frameon=False, fontsize=8)
-    right.plot(predicted, predicted, "k", linewidth=1, label="η λ_min(Nᵀ Δ₀ N)")
+    right.plot(predicted, predicted, "k", linewidth=1, label="prediction")
     right.plot(predicted, measured, "o", markersize=5, label="measured")
     right.set(xscale="log", yscale="log", xlabel="predicted rate", ylabel="rate")
+    for axis in (right.xaxis, right.yaxis):
+        axis.set_minor_formatter("")
     right.legend(frameon=False, fontsize=8)
     return figure
 
