@@ -1,0 +1,89 @@
+"""Linear teachers with noisy labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from framework.data import DataModule
+from framework.data.arrays import WholeBatch
+from framework.errors import UserError
+
+
+class NoisyTeacher(DataModule):
+    """Draws of ``y = w̄ X + ε``; each batch is all of them.
+
+    A batch holds ``x`` (E, N, P) with entries of variance 1/N, ``y`` (E, P), ``teacher`` (E, N) of variance SNR, and
+    the numbers ``snr`` and ``noise`` (the variance of ε, 1).
+
+    Args:
+        path: An ``.npz`` with ``X`` (N, P) to use as every draw's inputs, scaled to a mean square of 1/N; teacher and
+            noise are drawn.
+        inputs: N without a path.
+        alpha: P/N without a path.
+        snr: Variance of the teacher's weights over that of the noise.
+        draws: E.
+        seed: Of the draws.
+        passes: Batches in an epoch.
+
+    Raises:
+        UserError: a setting is not accepted; the file cannot be read or is something else (in ``setup``).
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        inputs: int = 200,
+        alpha: float = 1.0,
+        snr: float = 5.0,
+        draws: int = 20,
+        seed: int = 0,
+        passes: int = 10,
+    ) -> None:
+        super().__init__(batch_size=1)
+        for name, value in (("inputs", inputs), ("draws", draws), ("passes", passes)):
+            if value < 1:
+                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        if round(alpha * inputs) < 1:
+            raise UserError(f"alpha: {alpha} is not accepted; at least one example of {inputs} inputs")
+        if snr <= 0:
+            raise UserError(f"snr: {snr} is not accepted; above 0")
+        self.path, self.inputs, self.alpha, self.snr = path, inputs, alpha, snr
+        self.draws, self.seed, self.passes = draws, seed, passes
+
+    def setup(self, stage: str) -> None:
+        """Draws teachers and noise, and draws or reads the inputs."""
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def normal(*shape: int) -> torch.Tensor:
+            return torch.randn(self.draws, *shape, dtype=torch.float64, generator=generator)
+
+        if self.path is None:
+            x = normal(self.inputs, round(self.alpha * self.inputs)) / self.inputs**0.5
+        else:
+            x = read_inputs(Path(self.path).expanduser()).expand(self.draws, -1, -1)
+        teacher = self.snr**0.5 * normal(x.shape[1])
+        y = (teacher[:, None] @ x)[:, 0] + normal(x.shape[2])
+        numbers = {"snr": torch.tensor(self.snr), "noise": torch.tensor(1.0)}
+        self.train_set = WholeBatch({"x": x, "y": y, "teacher": teacher, **numbers}, self.passes)
+
+
+def read_inputs(path: Path) -> torch.Tensor:
+    """``X`` (N, P) of an ``.npz``, scaled to a mean square of 1/N.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
+    expected = ".npz with X (N, P)"
+    if not path.is_file():
+        raise UserError(f"path: {path} not found; {expected} is expected")
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            x = torch.as_tensor(np.asarray(found["X"], dtype=np.float64))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"path: {path} cannot be read ({error}); {expected} is expected") from None
+    if x.ndim != 2 or not x.any():
+        raise UserError(f"path: {path} holds X of shape {tuple(x.shape)}; {expected} is expected, not all zero")
+    return x / (x.square().mean() * len(x)).sqrt()

@@ -1,0 +1,116 @@
+"""A linear student of a noisy teacher as a LightningModule: draws of the data side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framework import OptimizerConfig
+from framework.errors import UserError
+from modules.dynamics.ensemble import Batch, Ensemble
+from modules.dynamics.generalization_dynamics import theory
+from modules.dynamics.generalization_dynamics.plots import errors_figure
+from modules.dynamics.generalization_dynamics.students import FROZEN, flow
+
+
+class LinearStudent(Ensemble):
+    """Trains w on ½ |y − w X|² by full-batch gradient descent, or goes along the exact gradient flow.
+
+    Members are draws of teacher and data. Recorded are ``time`` (steps times rate), ``test_error`` (|w̄ − w|²/N plus
+    the noise's variance), ``train_error`` (|y − w X|²/P), both over the noise's variance, and ``frozen`` (how far w has
+    moved where no example lies); theory is that of many dimensions.
+
+    Args:
+        inputs: N.
+        draws: E.
+        inr: Variance of the first weights over that of the noise.
+        exact: Whether to solve the flow in the eigenbasis rather than to take steps.
+        inner_steps: Steps in a training step.
+        points: About how many times the members are measured.
+        optimizer: Plain SGD; its rate is the time of a step.
+
+    Raises:
+        UserError: a setting is not accepted; the data have other inputs or draws.
+    """
+
+    def __init__(
+        self,
+        inputs: int = 200,
+        draws: int = 20,
+        inr: float = 0.0,
+        exact: bool = False,
+        inner_steps: int = 100,
+        points: int = 100,
+        optimizer: OptimizerConfig | None = None,
+    ) -> None:
+        super().__init__(inner_steps, points, optimizer)
+        self.save_hyperparameters()
+        for name, value in (("inputs", inputs), ("draws", draws)):
+            if value < 1:
+                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        if inr < 0:
+            raise UserError(f"inr: {inr} is not accepted; 0 or more")
+        self.inputs, self.draws, self.inr, self.exact = inputs, draws, inr, exact
+        self.w = nn.Parameter(inr**0.5 * torch.randn(draws, inputs, dtype=torch.float64))
+
+    @torch.no_grad()
+    def begin(self, batch: Batch) -> None:
+        """Solves the flow, and finds where no example lies."""
+        x = batch["x"]
+        if x.shape[:2] != (self.draws, self.inputs):
+            raise UserError(f"draws, inputs: {self.draws}, {self.inputs}, but the data have {x.shape[0]}, {x.shape[1]}")
+        values, basis = torch.linalg.eigh(x @ x.mT)
+        self.empty = basis * (values <= FROZEN * values[:, -1:])[:, None, :]
+        self.first = self.w.detach().clone()
+        self.solution = flow(x, batch["y"], self.first)
+
+    def settings(self) -> dict[str, Sequence[Any]]:
+        """``draw`` of each member."""
+        return {"draw": list(range(self.draws))}
+
+    def losses(self, batch: Batch) -> Tensor:
+        """½ |y − w X|² of each member."""
+        return 0.5 * self._left(batch).square().sum(-1)
+
+    def _left(self, batch: Batch) -> Tensor:
+        return batch["y"] - (self.w[:, None] @ batch["x"])[:, 0]
+
+    def gradients(self, batch: Batch) -> list[Tensor]:
+        """(w X − y) Xᵀ."""
+        return [-(batch["x"] @ self._left(batch)[..., None])[..., 0]]
+
+    def advance(self, batch: Batch, steps: int, optimizer: torch.optim.Optimizer) -> None:
+        """As the base class's, or along the flow for as long."""
+        if not self.exact:
+            super().advance(batch, steps, optimizer)
+            return
+        self.steps_taken += steps
+        self.w.copy_(self.solution.at(self.steps_taken * self.optimizer_config.lr))
+
+    def measure(self, batch: Batch) -> dict[str, Tensor]:
+        """See the class."""
+        noise = batch["noise"]
+        moved = (self.empty.mT @ (self.w - self.first)[..., None]).norm(dim=(-2, -1))
+        return {
+            "time": torch.full((self.draws,), self.steps_taken * self.optimizer_config.lr, dtype=torch.float64),
+            "test_error": (batch["teacher"] - self.w).square().mean(-1) / noise + 1,
+            "train_error": self._left(batch).square().mean(-1) / noise,
+            "frozen": moved,
+        }
+
+    def theory(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """See the class."""
+        t = step * self.optimizer_config.lr
+        alpha, snr = batch["x"].shape[2] / self.inputs, float(batch["snr"])
+        one = torch.ones(self.draws, dtype=torch.float64)
+        return {
+            "test_error": float(theory.generalization_error(t, alpha, snr, self.inr)) * one,
+            "train_error": float(theory.training_error(t, alpha, snr, self.inr)) * one,
+        }
+
+    def draw(self) -> None:
+        """Errors over time, with the theory's lines."""
+        self.log_figure("errors", errors_figure({"": self.trajectory()}))

@@ -1,0 +1,119 @@
+"""Errors of a linear student of a noisy linear teacher, at every time of its training, in the limit of many dimensions.
+
+Advani & Saxe 2017, arXiv 1710.03667. Inputs have variance 1/N, labels noise of variance 1, teacher weights of variance
+SNR and the student's first weights of variance INR; α = P/N examples a dimension; time is that of gradient flow
+``dw/dt = (y − w X) Xᵀ`` (a sum over examples). The spectrum of X Xᵀ is Marchenko-Pastur's,
+
+    ρ(λ) = √((λ₊ − λ)(λ − λ₋)) / (2 π λ),  λ± = (√α ± 1)²,  and (1 − α)₊ at 0.
+
+Integrals are by ``λ = 1 + α + 2 √α cos φ`` and the midpoint rule in φ, which converges geometrically.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import minimize_scalar
+
+from framework.errors import UserError
+
+NODES = 4000
+
+
+def bulk(alpha: float, nodes: int = NODES) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and weights with which sums over the bulk of ρ are its integrals; the weights sum to min(1, α).
+
+    Raises:
+        UserError: α is not above 0.
+    """
+    if alpha <= 0:
+        raise UserError(f"alpha: {alpha} is not accepted; above 0")
+    phi = (np.arange(nodes) + 0.5) * math.pi / nodes
+    lam = 1 + alpha + 2 * math.sqrt(alpha) * np.cos(phi)
+    # dλ = 2 √α sin φ dφ, and the root is 2 √α sin φ
+    weights = 4 * alpha * np.sin(phi) ** 2 / (2 * math.pi * lam) * math.pi / nodes
+    return lam, weights
+
+
+def _nodes(alpha: float, t: float) -> int:
+    """Enough nodes for eigenvalues near 0 to be told apart until t, where the bulk reaches down to it."""
+    near = abs(math.sqrt(alpha) - 1) < 0.1
+    return max(NODES, int(200 * math.sqrt(min(t, 1e10)))) if near and math.isfinite(t) else NODES
+
+
+def generalization_error(t: ArrayLike, alpha: float, snr: float, inr: float = 0.0) -> np.ndarray:
+    """E_g(t): mean squared error on new examples over the noise's variance, the noise included.
+
+    1 + ∫ ρ [(SNR + INR) e^(−2λt) + (1 − e^(−λt))² / λ] dλ + (1 − α)₊ (SNR + INR).
+
+    Args:
+        t: Times, 0 or more; infinite for the end of training.
+        alpha: Examples a dimension.
+        snr: Variance of the teacher's weights over that of the noise.
+        inr: The same of the student's first weights.
+    """
+    times = np.atleast_1d(np.asarray(t, dtype=float))
+    found = np.empty(times.shape)
+    for i, now in np.ndenumerate(times):
+        if math.isinf(now):
+            found[i] = final_error(alpha, snr, inr)
+            continue
+        lam, weights = bulk(alpha, _nodes(alpha, now))
+        learnt = -np.expm1(-lam * now)
+        bracket = (snr + inr) * (1 - learnt) ** 2 + learnt**2 / lam
+        found[i] = 1 + weights @ bracket + max(0.0, 1 - alpha) * (snr + inr)
+    return found.reshape(np.shape(t))
+
+
+def training_error(t: ArrayLike, alpha: float, snr: float, inr: float = 0.0) -> np.ndarray:
+    """E_t(t): mean squared error on the training examples over the noise's variance.
+
+    (1/α) ∫ ρ [(SNR + INR) λ + 1] e^(−2λt) dλ + (1 − 1/α)₊. Arguments as :func:`generalization_error`.
+    """
+    times = np.atleast_1d(np.asarray(t, dtype=float))
+    found = np.empty(times.shape)
+    for i, now in np.ndenumerate(times):
+        lam, weights = bulk(alpha, _nodes(alpha, now))
+        left = np.exp(-2 * lam * now) if math.isfinite(now) else np.zeros_like(lam)
+        found[i] = (weights @ (((snr + inr) * lam + 1) * left)) / alpha + max(0.0, 1 - 1 / alpha)
+    return found.reshape(np.shape(t))
+
+
+def final_error(alpha: float, snr: float, inr: float = 0.0) -> float:
+    """E_g at t = ∞; infinite at α = 1."""
+    if alpha == 1:
+        return math.inf
+    if alpha < 1:
+        return 1 + (1 - alpha) * (snr + inr) + alpha / (1 - alpha)
+    return 1 + 1 / (alpha - 1)
+
+
+def optimal_stop(alpha: float, snr: float, inr: float = 0.0) -> tuple[float, float]:
+    """The time at which E_g is least, and E_g there."""
+    scale = math.log1p((snr + inr) * (1 + alpha))
+    grid = np.linspace(math.log(scale) - 6, math.log(scale) + 12, 120)
+    values = generalization_error(np.exp(grid), alpha, snr, inr)
+    best = int(values.argmin())
+    low, high = grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)]
+    found = minimize_scalar(
+        lambda x: float(generalization_error(math.exp(x), alpha, snr, inr)),
+        bounds=(low, high),
+        method="bounded",
+        options={"xatol": 1e-10},
+    )
+    return math.exp(found.x), float(found.fun)
+
+
+def mode_stop(lam: ArrayLike, snr: float, inr: float = 0.0) -> np.ndarray:
+    """The time at which an eigenvalue's own part of E_g is least: ln(1 + (SNR + INR) λ) / λ."""
+    lam = np.asarray(lam, dtype=float)
+    return np.log1p((snr + inr) * lam) / lam
+
+
+def ridge_error(alpha: float, snr: float, penalty: float | None = None) -> float:
+    """E_g of w = y Xᵀ (X Xᵀ + g I)⁻¹; by default with the best penalty g = 1/SNR."""
+    g = 1 / snr if penalty is None else penalty
+    lam, weights = bulk(alpha)
+    return float(1 + weights @ ((g**2 * snr + lam) / (lam + g) ** 2) + max(0.0, 1 - alpha) * snr)
