@@ -121,7 +121,8 @@ class DeepLinear(Ensemble):
 
     def gradients(self, batch: Batch) -> list[Tensor]:
         """Minus the right side of eq. 13, times the member's rate."""
-        return [self.multiple * g for g in gradients(list(self.weights), batch["s31"], batch["s11"])]
+        found = gradients(list(self.weights), batch["s31"], batch["s11"])
+        return [self.multiple * g for g in found] if len(self.multiples) > 1 else found
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         """See the class."""

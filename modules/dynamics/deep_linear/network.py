@@ -47,26 +47,24 @@ def gradients(weights: Sequence[Tensor], s31: Tensor, s11: Tensor) -> list[Tenso
         s11: (N_in, N_in).
     """
     if s31.shape[0] < s31.shape[1]:
-        # ahead[l] = W^L ⋯ W^(l+1), N_out rows; behind = (W^(l−1) ⋯ W^1 Mᵀ), N_out columns
-        ahead = [torch.eye(s31.shape[0], dtype=s31.dtype, device=s31.device)]
-        for weight in reversed(weights):
+        ahead = [weights[-1]]  # W^L ⋯ W^(l+1), N_out rows
+        for weight in reversed(weights[:-1]):
             ahead.append(ahead[-1] @ weight)
-        ahead.reverse()
-        behind = (ahead[0] @ s11 - s31).mT
+        behind = (ahead.pop() @ s11 - s31).mT  # W^(l−1) ⋯ W^1 Mᵀ, N_out columns
         found = []
-        for weight, after in zip(weights, ahead[1:], strict=True):
-            found.append(after.mT @ behind.mT)
+        for weight in weights[:-1]:
+            found.append(ahead.pop().mT @ behind.mT)
             behind = weight @ behind
-        return found
-    reached = [torch.eye(s11.shape[0], dtype=s11.dtype, device=s11.device)]
-    for weight in weights:
+        return [*found, behind.mT]
+    reached = [weights[0]]  # W^l ⋯ W^1, N_in columns
+    for weight in weights[1:]:
         reached.append(weight @ reached[-1])
-    error = reached[-1] @ s11 - s31
+    error = reached.pop() @ s11 - s31
     found = []
-    for weight, before in zip(reversed(weights), reversed(reached[:-1]), strict=True):
-        found.append(error @ before.mT)
+    for weight in reversed(weights[1:]):
+        found.append(error @ reached.pop().mT)
         error = weight.mT @ error
-    return found[::-1]
+    return [*found, error][::-1]
 
 
 def modes(s31: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:

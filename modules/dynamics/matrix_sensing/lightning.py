@@ -12,7 +12,7 @@ from framework import OptimizerConfig
 from framework.errors import UserError
 from modules.dynamics.ensemble import Batch, Ensemble
 from modules.dynamics.matrix_sensing.plots import errors_figure
-from modules.dynamics.matrix_sensing.sensing import asymmetric_gradients, residual, symmetric_gradient
+from modules.dynamics.matrix_sensing.sensing import asymmetric_gradients, misfit, symmetric_gradient
 from modules.dynamics.matrix_sensing.theory import imbalance, predicted_rate, redundant_error
 
 
@@ -113,7 +113,7 @@ class MatrixSensing(Ensemble):
     def losses(self, batch: Batch) -> Tensor:
         """¼ |A(X Xᵀ) − y|² or ½ |A(F Gᵀ) − y|²."""
         target = batch["y"] if "y" in batch else batch["matrix"]
-        return residual(self.product(), target, batch.get("operator"))[1] / (4 if self.symmetric else 2)
+        return misfit(self.product(), target, batch.get("operator")) / (4 if self.symmetric else 2)
 
     def gradients(self, batch: Batch) -> list[Tensor]:
         """As autograd's of :meth:`losses`, without its graph."""

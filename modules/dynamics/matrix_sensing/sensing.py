@@ -11,34 +11,38 @@ Factors have a first dimension of E members: X (E, n, k), F (E, n1, k), G (E, n2
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
-def residual(product: Tensor, target: Tensor, operator: Tensor | None) -> tuple[Tensor, Tensor]:
-    """D and the squared residual of each member.
+def misfit(product: Tensor, target: Tensor, operator: Tensor | None) -> Tensor:
+    """|A(Z) − y|² of each member (E,); arguments as :func:`residual`."""
+    error = product - target if operator is None else product.flatten(1) @ operator.T - target
+    return error.flatten(1).square().sum(1)
+
+
+def residual(f: Tensor, g: Tensor, target: Tensor, operator: Tensor | None) -> Tensor:
+    """D (E, n1, n2) of Z = F Gᵀ.
 
     Args:
-        product: (E, n1, n2).
+        f: (E, n1, k).
+        g: (E, n2, k).
         target: y (m,); the matrix (n1, n2) itself without an operator.
         operator: A (m, n1 · n2) or ``None``.
-
-    Returns:
-        D (E, n1, n2), and |A(Z) − y|² (E,).
     """
     if operator is None:
-        difference = product - target
-        return difference, difference.square().sum((-2, -1))
-    error = product.flatten(1) @ operator.T - target
-    return (error @ operator).view_as(product), error.square().sum(-1)
+        return torch.baddbmm(target, f, g.mT, beta=-1)
+    product = f @ g.mT
+    return ((product.flatten(1) @ operator.T - target) @ operator).view_as(product)
 
 
 def symmetric_gradient(x: Tensor, target: Tensor, operator: Tensor | None) -> Tensor:
     """sym(D) X, of ¼ |A(X Xᵀ) − y|²."""
-    d, _ = residual(x @ x.mT, target, operator)
+    d = residual(x, x, target, operator)
     return (d + d.mT) @ x / 2 if operator is not None else d @ x
 
 
 def asymmetric_gradients(f: Tensor, g: Tensor, target: Tensor, operator: Tensor | None) -> tuple[Tensor, Tensor]:
     """D G and Dᵀ F, of ½ |A(F Gᵀ) − y|²."""
-    d, _ = residual(f @ g.mT, target, operator)
+    d = residual(f, g, target, operator)
     return d @ g, d.mT @ f

@@ -12,7 +12,7 @@ from framework.editing import ledger_of
 from framework.errors import UserError
 from framework.rates import exponential_rate
 from modules.dynamics.matrix_sensing import MatrixSensing
-from modules.dynamics.matrix_sensing.sensing import residual
+from modules.dynamics.matrix_sensing.sensing import misfit, residual
 from modules.dynamics.matrix_sensing.theory import redundant_error
 
 SIZES = {"rows": 12, "width": 4, "rank": 2}
@@ -40,12 +40,13 @@ def test_the_written_gradient_is_autograds(symmetric, measurements):
 
 def test_the_residual_is_the_sum_over_measurements():
     batch = batch_of(measurements=30)
-    z = torch.randn(2, 12, 12, dtype=torch.float64)
-    d, squared = residual(z, batch["y"], batch["operator"])
+    f, g = torch.randn(2, 2, 12, 3, dtype=torch.float64)
+    z = f @ g.mT
+    d = residual(f, g, batch["y"], batch["operator"])
     a = batch["operator"].view(30, 12, 12)
     errors = torch.einsum("mij,eij->em", a, z) - batch["y"]
     torch.testing.assert_close(d, torch.einsum("em,mij->eij", errors, a))
-    torch.testing.assert_close(squared, errors.square().sum(1))
+    torch.testing.assert_close(misfit(z, batch["y"], batch["operator"]), errors.square().sum(1))
 
 
 def test_equal_factors_follow_the_symmetric_form():
