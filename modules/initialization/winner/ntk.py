@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+
+from framework import ntk
 
 
 def tangent_kernel(model: nn.Module, x: Tensor, chunk: int = 64) -> Tensor:
@@ -20,19 +21,7 @@ def tangent_kernel(model: nn.Module, x: Tensor, chunk: int = 64) -> Tensor:
     Returns:
         (N, N), float64, symmetric and positive semi-definite.
     """
-    state = {name: value.detach() for name, value in (*model.named_parameters(), *model.named_buffers())}
-    kernel = torch.zeros(len(x), len(x), dtype=torch.float64)
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-
-        def output(value: Tensor, point: Tensor, name: str = name) -> Tensor:
-            return functional_call(model, {**state, name: value}, (point[None],))[0]
-
-        jacobian = vmap(jacrev(output), in_dims=(None, 0), chunk_size=chunk)(state[name], x)  # (N, C, *parameter)
-        rows = jacobian.flatten(1).double()
-        kernel += (rows @ rows.T).cpu()
-    return kernel / len(x) ** 2
+    return ntk.tangent_kernel(model, x, chunk=chunk) / len(x) ** 2
 
 
 def kernel_spectrum(kernel: Tensor) -> tuple[Tensor, Tensor]:

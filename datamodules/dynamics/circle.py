@@ -1,0 +1,101 @@
+"""Regression on points of the unit circle, on random inputs, or on the user's points."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from framework.data import DataModule
+from framework.data.arrays import WholeBatch
+from framework.errors import UserError
+
+KINDS = ("circle", "gaussian")
+
+
+def circle(angles: Tensor) -> Tensor:
+    """(cos γ, sin γ), (N, 2), of angles (N,) in radians."""
+    return torch.stack([angles.cos(), angles.sin()], 1)
+
+
+def read_points(path: Path) -> tuple[Tensor, Tensor]:
+    """Reads ``.npz`` with ``x`` (N, d) and ``y`` (N,), float64.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
+    expected = ".npz with x (N, d) and y (N,) is expected"
+    if not path.is_file():
+        raise UserError(f"path: {path} not found; {expected}")
+    try:
+        found = np.load(path, allow_pickle=False)
+        arrays = {name: np.asarray(found[name], dtype=np.float64) for name in found.files}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"path: {path} cannot be read ({error}); {expected}") from None
+    shapes = {name: array.shape for name, array in arrays.items()}
+    x, y = arrays.get("x"), arrays.get("y")
+    if x is None or y is None or x.ndim != 2 or not len(x) or y.shape != (len(x),):
+        raise UserError(f"path: {path} holds {shapes}; {expected}")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise UserError(f"path: {path} holds numbers that are not finite")
+    return torch.as_tensor(x), torch.as_tensor(y)
+
+
+class Circle(DataModule):
+    """Points x (N, d) with targets y (N,), all in each batch; the target is x₁ x₂.
+
+    With d = 2 a batch also holds ``probe`` (P, 2), points (cos γ, sin γ) with γ evenly from −π to π.
+
+    Args:
+        path: The user's ``.npz`` (:func:`read_points`).
+        source: Without a path: ``circle`` (at ``angles``) or ``gaussian`` (``samples`` draws of N(0, I)).
+        angles: γ in radians.
+        samples: N of ``gaussian``.
+        probes: P.
+        seed: Of the draws.
+        passes: Batches in an epoch.
+
+    Raises:
+        UserError: a setting is not accepted; the file cannot be read or is something else (in ``setup``).
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        source: str = "circle",
+        angles: list[float] | None = None,
+        samples: int = 100,
+        probes: int = 33,
+        seed: int = 0,
+        passes: int = 10,
+    ) -> None:
+        super().__init__(batch_size=1)
+        if source not in KINDS:
+            raise UserError(f"source: {source!r} is not one of {', '.join(KINDS)}")
+        for name, value in (("samples", samples), ("probes", probes), ("passes", passes)):
+            if value < 1:
+                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        self.angles = [0.3, 1.4, 2.9, 4.6] if angles is None else list(angles)
+        if not self.angles:
+            raise UserError("angles: [] is not accepted; one or more numbers")
+        self.path, self.source, self.samples, self.probes = path, source, samples, probes
+        self.seed, self.passes = seed, passes
+
+    def setup(self, stage: str) -> None:
+        """Reads or makes the points."""
+        if self.path is not None:
+            x, y = read_points(Path(self.path).expanduser())
+        else:
+            generator = torch.Generator().manual_seed(self.seed)
+            if self.source == "circle":
+                x = circle(torch.tensor(self.angles, dtype=torch.float64))
+            else:
+                x = torch.randn(self.samples, 2, dtype=torch.float64, generator=generator)
+            y = x[:, 0] * x[:, 1]
+        batch = {"x": x, "y": y}
+        if x.shape[1] == 2:
+            batch["probe"] = circle(torch.linspace(-math.pi, math.pi, self.probes, dtype=torch.float64))
+        self.train_set = WholeBatch(batch, self.passes)

@@ -1,0 +1,71 @@
+"""Pictures and one principal component of the limit tangent kernel on them: a direction to learn along."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.vision.idx import find_idx, read_idx
+from framework.data import DataModule
+from framework.data.arrays import WholeBatch
+from framework.errors import UserError
+from framework.ntk import KernelPredictor, infinite_kernels
+
+
+class DigitsComponent(DataModule):
+    """The first pictures x (N, d), pixels in [0, 1], and ``component`` (N,): √N times an eigenvector of K/N.
+
+    Args:
+        path: Folder with MNIST's ``train-images-idx3-ubyte[.gz]``; by default scikit-learn's digits, d = 64.
+        samples: N.
+        index: Which component, from 1 for the largest eigenvalue.
+        depth: L of the kernel.
+        beta: β of the kernel.
+        activation: σ of the kernel, one of ``framework.ntk.ACTIVATIONS``.
+        passes: Batches in an epoch.
+
+    Raises:
+        UserError: a setting is not accepted; the file cannot be read or is something else (in ``setup``).
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        samples: int = 512,
+        index: int = 2,
+        depth: int = 4,
+        beta: float = 0.1,
+        activation: str = "relu",
+        passes: int = 10,
+    ) -> None:
+        super().__init__(batch_size=1)
+        for name, value in (("samples", samples), ("passes", passes)):
+            if value < 1:
+                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        if not 1 <= index <= samples:
+            raise UserError(f"index: {index} is not accepted; from 1 to samples = {samples}")
+        self.path, self.samples, self.index, self.passes = path, samples, index, passes
+        self.depth, self.beta, self.activation = depth, beta, activation
+
+    def _pictures(self) -> Tensor:
+        if self.path is None:
+            from sklearn.datasets import load_digits
+
+            return torch.as_tensor(load_digits().data / 16)
+        file = find_idx(self.path, "train-images-idx3-ubyte")
+        images = read_idx(file)
+        if images.ndim != 3 or images.dtype != np.uint8:
+            raise UserError(f"{file}: holds {images.dtype.name} of shape {images.shape}, not uint8 (N, H, W)")
+        return torch.as_tensor(images.reshape(len(images), -1)) / 255.0
+
+    def setup(self, stage: str) -> None:
+        """Reads the pictures and decomposes the kernel."""
+        x = self._pictures().double()
+        if len(x) < self.samples:
+            raise UserError(f"samples: {self.samples} is not accepted; there are {len(x)} pictures")
+        x = x[: self.samples]
+        kernel = infinite_kernels(x, None, self.depth, self.beta, self.activation)[1]
+        values, components = KernelPredictor(kernel).principal_components()
+        batch = {"x": x, "component": components[:, self.index - 1].contiguous(), "eigenvalues": values}
+        self.train_set = WholeBatch(batch, self.passes)

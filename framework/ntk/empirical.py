@@ -1,0 +1,121 @@
+"""The tangent kernel Θ(x, y) = J(x) J(y)ᵀ of any module, J the derivatives of its outputs by its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, jvp, vjp, vmap
+
+from framework.errors import UserError
+
+
+def _chosen(model: nn.Module, parameters: Collection[str] | None) -> dict[str, Tensor]:
+    """The parameters to differentiate by, detached.
+
+    Raises:
+        UserError: there are none, or one is not there.
+    """
+    own = dict(model.named_parameters())
+    if parameters is None:
+        names = [name for name, value in own.items() if value.requires_grad]
+    else:
+        names = list(parameters)
+        missing = [name for name in names if name not in own]
+        if missing:
+            raise UserError(f"parameters: {', '.join(missing)} not in the model; it has {', '.join(own)}")
+    if not names:
+        raise UserError("parameters: none to differentiate by; all are frozen")
+    return {name: own[name].detach() for name in names}
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in (*model.named_parameters(), *model.named_buffers())}
+
+
+def tangent_kernel(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor | None = None,
+    parameters: Collection[str] | None = None,
+    chunk: int = 64,
+    apart: bool = False,
+) -> Tensor:
+    """Θ(x, y), summed in float64. One parameter's derivatives are held at a time, never the whole Jacobian.
+
+    Args:
+        model: Gives (N, …), C numbers a point, for (N, d); each point by itself (so batch norm only in ``eval``).
+        x: (N, d).
+        y: (N', d); by default ``x``.
+        parameters: Names; by default all that are trained.
+        chunk: Points that are differentiated together.
+        apart: Whether outputs are kept apart; else the kernel is the sum over them, Σ_c Θ_cc.
+
+    Returns:
+        (N, N'), or (N, C, N', C) if apart; float64, on the CPU.
+
+    Raises:
+        UserError: there is nothing to differentiate by, or a name is not there.
+    """
+    state = _state(model)
+    total: Tensor | None = None
+    for name, start in _chosen(model, parameters).items():
+
+        def output(value: Tensor, point: Tensor, name: str = name) -> Tensor:
+            return functional_call(model, {**state, name: value}, (point[None],))[0].flatten()
+
+        jacobian = vmap(jacrev(output), in_dims=(None, 0), chunk_size=chunk)
+        left = jacobian(start, x).double()  # (N, C, *parameter)
+        right = left if y is None else jacobian(start, y).double()
+        shape = (left.shape[0], left.shape[1], right.shape[0], right.shape[1])
+        kept = 2 if apart else 1
+        left, right = (j.flatten(2).flatten(0, 1) if kept == 2 else j.flatten(1) for j in (left, right))
+        part = (left @ right.T).cpu()
+        part = part.reshape(shape) if apart else part
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def kernel_vector_product(
+    model: nn.Module, x: Tensor, v: Tensor, y: Tensor | None = None, parameters: Collection[str] | None = None
+) -> Tensor:
+    """Θ(x, y) v = J(x) (J(y)ᵀ v), by one vjp and one jvp: no Jacobian and no kernel.
+
+    Args:
+        model: Gives (N, C) for (N, d).
+        x: (N, d).
+        v: As the outputs at y, (N', C).
+        y: (N', d); by default ``x``.
+        parameters: Names; by default all that are trained.
+
+    Returns:
+        As the outputs at x, (N, C).
+
+    Raises:
+        UserError: there is nothing to differentiate by, or a name is not there.
+    """
+    state, start = _state(model), _chosen(model, parameters)
+
+    def outputs(values: dict[str, Tensor], points: Tensor) -> Tensor:
+        return functional_call(model, {**state, **values}, (points,))
+
+    pull = vjp(lambda values: outputs(values, x if y is None else y), start)[1]
+    pushed: tuple[Tensor, ...] = jvp(lambda values: outputs(values, x), (start,), (pull(v)[0],))
+    return pushed[1]
+
+
+def drift(kernel: Tensor, start: Tensor) -> Tensor:
+    """‖Θ_t − Θ_0‖_F / ‖Θ_0‖_F of (…, N, N'); (…)."""
+    return (kernel - start).flatten(-2).norm(dim=-1) / start.flatten(-2).norm(dim=-1)
+
+
+def inflation(kernel: Tensor, start: Tensor) -> Tensor:
+    """ΣΘ_t / ΣΘ_0 of (…, N, N'); (…)."""
+    return kernel.sum((-2, -1)) / start.sum((-2, -1))
+
+
+def alignment(kernel: Tensor, targets: Tensor) -> Tensor:
+    """Σ_c y_cᵀ Θ y_c / (‖Θ‖_F ‖y‖²) of (…, N, N) and targets (N,) or (N, C): 1 if Θ ∝ y yᵀ; (…)."""
+    y = (targets[:, None] if targets.ndim == 1 else targets).to(kernel.dtype)
+    return (y * (kernel @ y)).sum((-2, -1)) / (kernel.flatten(-2).norm(dim=-1) * y.square().sum())
