@@ -1,0 +1,40 @@
+"""Pictures: lines for what is predicted, points for what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from framework.figures import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def errors_figure(found: Mapping[str, np.ndarray], optimum: float) -> Figure:
+    """Errors over steps, of single starts and of the average over starts, with the optimum."""
+    figure = new_figure(size=(5.6, 3.8))
+    axes = figure.axes[0]
+    axes.plot(found["step"], found["error"].mean(1), "o", markersize=3, label="single start, mean")
+    if found["error"].shape[1] > 1:
+        axes.plot(found["step"], found["average_error"][:, 0], "s", markersize=3, label="average over starts")
+    axes.axhline(optimum, color="k", linewidth=1, label="MMSE")
+    axes.set(xlabel="step", ylabel="κ |S − Ŝ|² / d", ylim=(0, None))
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def curves_figure(theory: Mapping[str, tuple[np.ndarray, np.ndarray]], points: Mapping[str, tuple]) -> Figure:
+    """MMSE over α as lines, and measured errors of the same names with standard deviations as points."""
+    figure = new_figure(size=(5.6, 3.8))
+    axes = figure.axes[0]
+    for index, (name, curve) in enumerate(theory.items()):
+        axes.plot(*curve, color=f"C{index}", linewidth=1, label=name)
+        if name in points:
+            alpha, mean, deviation = points[name]
+            axes.errorbar(alpha, mean, deviation, fmt="o", markersize=4, color=f"C{index}")
+    axes.set(xlabel="α = n / d²", ylabel="κ |S − Ŝ|² / d", ylim=(0, 1.02))
+    axes.legend(frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,42 @@
+"""The Bayes-optimal error, from state evolution."""
+
+from __future__ import annotations
+
+import math
+
+from scipy.optimize import brentq
+
+from modules.dynamics.gamp_rie.denoiser import error
+
+LARGEST = 1e6  # q̂ beyond which the error is taken for zero
+
+
+def perfect_recovery(kappa: float) -> float:
+    """α_PR, from which on the noiseless error is 0: κ − κ²/2 for κ ≤ 1, else 1/2."""
+    return kappa - kappa**2 / 2 if kappa <= 1 else 0.5
+
+
+def mmse(alpha: float, kappa: float, noise: float = 0.0) -> float:
+    """κ (2α/q̂ − Δ̃/2), where q̂ solves 2α − Δ̃ q̂/2 = q̂ F_RIE(1/q̂).
+
+    Args:
+        alpha: α = n/d² > 0.
+        kappa: κ = m/d > 0.
+        noise: Δ̃, the variance of the labels' noise.
+
+    Returns:
+        κ |S − Ŝ|²/d of the posterior mean: 1 at α = 0.
+    """
+    if noise == 0 and alpha >= perfect_recovery(kappa):
+        return 0.0
+
+    def gap(log_q: float) -> float:
+        q = math.exp(log_q)
+        return 2 * alpha - noise * q / 2 - q * error(1 / q, kappa)
+
+    low = math.log(0.7 * 2 * alpha / (1 / kappa + noise / 2))
+    high = math.log(min(LARGEST, 4 * alpha / noise) if noise else LARGEST)
+    if gap(high) > 0:
+        return 0.0
+    q = math.exp(float(brentq(gap, low, high, xtol=1e-10)))
+    return kappa * (2 * alpha / q - noise / 2)
