@@ -11,7 +11,7 @@ S = WᵀW/m alone; centred, ỹ_i = Tr(Z_i S) + √Δ̃ ξ_i with Z_i = (x_i x_i
   bulk the root with x'(g) < 0 and the smallest |g|.
 - :mod:`~modules.dynamics.gamp_rie.denoiser`: f_RIE(R, t) = U diag(λ − 2 t h_t(λ)) Uᵀ and its error F_RIE.
 - :mod:`~modules.dynamics.gamp_rie.state_evolution`: MMSE = κ(2α/q̂ − Δ̃/2); zero without noise from α = κ − κ²/2 on.
-- :mod:`~modules.dynamics.gamp_rie.gamp`: the iteration, damped, with Z never formed: O(n d²) and one eigendecomposition.
+- :mod:`~modules.dynamics.gamp_rie.gamp`: the iteration, damped, Z never formed: O(n d²) and one eigendecomposition.
 
 :class:`GampRie` iterates it, :class:`QuadraticNet` descends Σ (ŷ − √m y)²/4 from many starts at a rate of 0.5/(1 + αd)
 and averages what they find. The equations come from the authors' code and were derived again.
