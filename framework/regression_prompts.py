@@ -1,0 +1,173 @@
+"""Regression prompts: what they are drawn from, how a batch of them is drawn, and who hands them out.
+
+A prompt is N labelled examples (x_i, y_i) and a query x_q: ``y = f(⟨w, x⟩) + ε`` with a task w of its own. A batch
+holds ``x`` (B, N + 1, d), the query last, and ``y`` (B, N + 1, T), the query's label last, for T labels a point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+Prompts = dict[str, Tensor]
+
+
+class Spectrum(NamedTuple):
+    """A law of a positive number: how it is made of uniform ones, and its first three moments."""
+
+    draw: Callable[[Tensor], Tensor]
+    moments: tuple[float, float, float]
+
+
+SPECTRA = {
+    "exponential": Spectrum(lambda u: -torch.log1p(-u), (1.0, 2.0, 6.0)),
+    "uniform": Spectrum(lambda u: 2 * u, (1.0, 4 / 3, 2.0)),
+}
+"""Laws of the entries of a diagonal covariance that each prompt draws anew."""
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "linear": lambda z: z,
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "sine": torch.sin,
+    "square": torch.square,
+    "sign": torch.sign,
+}
+"""What is applied to ⟨w, x⟩ before the noise."""
+
+
+@dataclass(frozen=True)
+class PromptLaw:
+    """What prompts are drawn from: ``w ~ N(w*, Ψ)``, ``x ~ N(0, Λ)``, ``y = f(⟨w, x⟩) + ε``, ``ε ~ N(0, σ²)``.
+
+    Attributes:
+        x_cov: Λ (d, d) of the examples, float64, positive definite; with ``rows`` their second moment.
+        task_mean: w* (T, d).
+        task_cov: Ψ (d, d), of each task.
+        noise: σ², a variance.
+        noisy_query: Whether the query's label has noise too.
+        query_cov: Λ of the query (d, d); by default that of the examples.
+        spectrum: A name in ``SPECTRA``: each prompt has the covariance Λ^½ diag(λ) Λ^½, λ_i drawn from it.
+        scale: c, what examples and query are multiplied with before they are labelled.
+        function: A name in ``FUNCTIONS``.
+        mask: (T, d) of zeros and ones: the coordinates that each task looks at; by default all.
+        rows: (n, d) points that the x are drawn from, with replacement, instead of a Gaussian.
+        active: How many leading coordinates of x are not zero; by default all.
+    """
+
+    x_cov: Tensor
+    task_mean: Tensor
+    task_cov: Tensor
+    noise: float = 0.0
+    noisy_query: bool = False
+    query_cov: Tensor | None = None
+    spectrum: str | None = None
+    scale: float = 1.0
+    function: str = "linear"
+    mask: Tensor | None = None
+    rows: Tensor | None = None
+    active: int | None = None
+
+    @property
+    def dim(self) -> int:
+        """d."""
+        return self.x_cov.shape[0]
+
+    @property
+    def tasks(self) -> int:
+        """T."""
+        return self.task_mean.shape[0]
+
+    def with_changes(self, **changes: Any) -> PromptLaw:
+        """The same law but for some attributes."""
+        return replace(self, **changes)
+
+    def sample(
+        self, prompts: int, length: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Prompts:
+        """Draws prompts on the generator's device.
+
+        Args:
+            prompts: B.
+            length: N, examples in a prompt.
+            generator: Where the numbers come from; they are the same for the same state, device and sizes.
+            dtype: Of what is returned.
+
+        Returns:
+            ``x`` (B, N + 1, d), ``y`` (B, N + 1, T), ``w`` (B, T, d).
+        """
+        device = generator.device
+        shape = (prompts, length + 1, self.dim)
+
+        def normal(*size: int) -> Tensor:
+            return torch.randn(size, generator=generator, device=device, dtype=dtype)
+
+        def root(covariance: Tensor) -> Tensor | None:
+            """Λ^½, or nothing for the identity."""
+            if torch.equal(covariance, torch.eye(len(covariance), dtype=covariance.dtype)):
+                return None
+            values, vectors = torch.linalg.eigh(covariance)
+            return ((vectors * values.clamp(min=0).sqrt()) @ vectors.T).to(device, dtype)
+
+        if self.rows is not None:
+            chosen = torch.randint(len(self.rows), shape[:2], generator=generator, device=device)
+            x = self.rows.to(device, dtype)[chosen]
+        else:
+            x = normal(*shape)
+            if self.spectrum is not None:
+                u = torch.rand((prompts, 1, self.dim), generator=generator, device=device, dtype=dtype)
+                x *= SPECTRA[self.spectrum].draw(u).sqrt()
+            turn = root(self.x_cov)
+            if self.query_cov is not None:
+                other = root(self.query_cov)
+                query = x[:, -1] if other is None else x[:, -1] @ other
+                x = torch.cat([x[:, :-1] if turn is None else x[:, :-1] @ turn, query[:, None]], 1)
+            elif turn is not None:
+                x = x @ turn
+        if self.scale != 1:
+            x = x * self.scale
+        if self.active is not None:
+            x[..., self.active :] = 0
+        w = normal(prompts, self.tasks, self.dim)
+        turn = root(self.task_cov)
+        w = (w if turn is None else w @ turn) + self.task_mean.to(device, dtype)
+        if self.mask is not None:
+            w = w * self.mask.to(device, dtype)
+        y = x @ w.mT
+        if self.function != "linear":
+            y = FUNCTIONS[self.function](y)
+        if self.noise:
+            noise = self.noise**0.5 * normal(prompts, length + 1, self.tasks)
+            if not self.noisy_query:
+                noise[:, -1] = 0
+            y += noise
+        return {"x": x, "y": y, "w": w}
+
+
+@runtime_checkable
+class HandsOutPrompts(Protocol):
+    """A datamodule that draws regression prompts."""
+
+    law: PromptLaw
+    """What they are drawn from; known after ``setup``."""
+
+    length: int
+    """N in training."""
+
+    def draw(self, prompts: int, length: int, index: int = 0, law: PromptLaw | None = None) -> Prompts:
+        """Prompts that are used for nothing else, the same each time; of another law where one is given."""
+        ...
+
+
+@runtime_checkable
+class AnswersPrompts(Protocol):
+    """A module that predicts the query's labels."""
+
+    def answer(self, x: Tensor, y: Tensor) -> Tensor:
+        """(E, B, T), for E models side by side, of ``x`` (B, N + 1, d) and ``y`` (B, N + 1, T); the last y
+        is unused."""
+        ...

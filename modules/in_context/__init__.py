@@ -1,0 +1,1 @@
+"""What attention learns to do with the examples in its prompt."""
