@@ -17,17 +17,16 @@ time in memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from framework.editing import Observer
 from framework.errors import UserError
-from framework.figures import log_figure, new_figure
+from framework.figures import new_figure
 from framework.ntk import alignment, drift, inflation, tangent_kernel
+from framework.probe import ProbeObserver
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,23 +46,7 @@ def drift_figure(points: list[dict[str, float]]) -> Figure:
     return figure
 
 
-def probe_of(batch: Any, points: int) -> tuple[Tensor, Tensor]:
-    """Inputs (P, …) and targets (P, C) of the first points of a batch: a pair, or a mapping with ``x`` and ``y``.
-
-    Raises:
-        UserError: the batch is something else.
-    """
-    pair = (batch.get("x"), batch.get("y")) if isinstance(batch, Mapping) else batch
-    if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(part, Tensor) for part in pair)):
-        raise UserError("ntk_monitor: a batch must be inputs and targets, or hold x and y")
-    x, y = (part[:points].detach().clone() for part in pair)
-    if not y.is_floating_point():
-        y = torch.nn.functional.one_hot(y.flatten()).double()
-        y = y - y.mean(0)
-    return x, y.flatten(1) if y.ndim > 1 else y[:, None]
-
-
-class NTKMonitor(Observer):
+class NTKMonitor(ProbeObserver):
     """Logs and draws the kernel's drift, largest eigenvalues and alignment.
 
     Args:
@@ -73,66 +56,33 @@ class NTKMonitor(Observer):
         chunk: Points that are differentiated together.
 
     Raises:
-        UserError: a setting is not accepted; at the first batch, it is not inputs and targets.
+        UserError: a setting is not accepted; the module has no ``forward``; at the first batch, it is not inputs and
+            targets.
     """
+
+    technique = "ntk_monitor"
+    prefix = "ntk"
+    kept = ("start",)
 
     def __init__(self, every_n_steps: int = 50, points: int = 32, eigenvalues: int = 3, chunk: int = 16) -> None:
         sizes = {"every_n_steps": every_n_steps, "points": points, "eigenvalues": eigenvalues, "chunk": chunk}
         for name, value in sizes.items():
             if value < 1:
                 raise UserError(f"ntk_monitor.{name}: {value} is not accepted; at least 1")
-        self.every_n_steps, self.size, self.eigenvalues, self.chunk = every_n_steps, points, eigenvalues, chunk
-        self.points: list[dict[str, float]] = []
-        self.probe: tuple[Tensor, Tensor] | None = None
+        super().__init__(every_n_steps, points)
+        self.eigenvalues, self.chunk = eigenvalues, chunk
         self.start: Tensor | None = None
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Keeps the probe and the kernel of the start."""
-        if self.probe is None:
-            self.probe = probe_of(batch, self.size)
-            self._look(trainer, pl_module)
+    def look(self, module: pl.LightningModule, x: Tensor, y: Tensor) -> dict[str, float]:
+        """See the module's docstring."""
+        kernel = tangent_kernel(module, x, chunk=self.chunk)
+        self.start = kernel if self.start is None else self.start
+        found = {"drift": drift(kernel, self.start), "inflation": inflation(kernel, self.start)}
+        found["alignment"] = alignment(kernel, y)
+        values = torch.linalg.eigvalsh(kernel).flip(0)[: self.eigenvalues] / len(kernel)
+        found |= {f"lambda{index}": value for index, value in enumerate(values, 1)}
+        return {name: float(value) for name, value in found.items()}
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Looks after every so many steps."""
-        if trainer.global_step % self.every_n_steps == 0:
-            self._look(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Looks at the end of the epoch."""
-        self._look(trainer, pl_module)
-
-    def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert self.probe is not None
-        if not self.points or self.points[-1]["step"] != trainer.global_step:
-            modes = {module: module.training for module in pl_module.modules()}
-            pl_module.eval()
-            kernel = tangent_kernel(pl_module, self.probe[0].to(pl_module.device), chunk=self.chunk)
-            for module, mode in modes.items():
-                module.training = mode
-            self.start = kernel if self.start is None else self.start
-            found = {"drift": drift(kernel, self.start), "inflation": inflation(kernel, self.start)}
-            found["alignment"] = alignment(kernel, self.probe[1].cpu())
-            values = torch.linalg.eigvalsh(kernel).flip(0)[: self.eigenvalues] / len(kernel)
-            found |= {f"lambda{index}": value for index, value in enumerate(values, 1)}
-            self.points.append({"step": trainer.global_step, **{name: float(value) for name, value in found.items()}})
-        for name, value in self.points[-1].items():
-            if name != "step":
-                pl_module.log(f"ntk/{name}", value, rank_zero_only=True)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws."""
-        if self.points:
-            log_figure(trainer, "ntk_monitor", drift_figure(self.points))
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was seen so far, the probe and the kernel of the start."""
-        return {"points": self.points, "probe": self.probe, "start": self.start}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on."""
-        self.points = list(state_dict["points"])
-        self.probe, self.start = state_dict["probe"], state_dict["start"]
+    def figure(self) -> Figure:
+        """Drift, inflation and alignment."""
+        return drift_figure(self.points)

@@ -89,6 +89,15 @@ class HasTargetSignal(Protocol):
         ...
 
 
+@runtime_checkable
+class HasTrainedFeatures(Protocol):
+    """A module that is linear in weights that it trains, of members side by side."""
+
+    def trained_features(self, batch: Any) -> dict[str, tuple[Tensor, Tensor]]:
+        """By name: the features (…, N, P) of a batch, a column an example, and the weights (…, N) on them."""
+        ...
+
+
 @dataclass(frozen=True)
 class WeightPart:
     """One of the parameters that a layer computes its weight from.
@@ -282,3 +291,14 @@ class HasFactors(Protocol):
     def relative_loss(self) -> float:
         """The training loss when last measured, over that of a zero product; the largest where there are several."""
         ...
+
+
+@runtime_checkable
+class RatesInTokens(Protocol):
+    """A datamodule of prompts that are answered with one of several levels, a token each."""
+
+    level_tokens: list[int]
+    """The token of each level, from the lowest, which is 0."""
+
+    guesses: tuple[str, ...]
+    """Kinds of guesses that a prompt may hold, by the numbers that batches give them as ``kind``."""

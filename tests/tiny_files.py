@@ -105,6 +105,14 @@ def write_mnist_npz(folder, samples=40):
     np.savez(folder / "mnist.npz", x_train=images, y_train=np.arange(samples) % 10)
 
 
+def write_trials(folder, samples=50):
+    """Trials of a task with 3 inputs, 8 steps and 3 classes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(samples, 8, 3)), rng.integers(0, 3, (samples, 8))
+    np.savez(folder / "trials.npz", x=x.astype(np.float32), y=y)
+
+
 def write_images(folder, classes=("cat", "dog"), n=10, size=(20, 30), suffix="png"):
     rng = np.random.default_rng(0)
     for name in classes:

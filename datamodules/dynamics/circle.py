@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framework.data import DataModule
 from framework.data.arrays import WholeBatch
+from framework.data.npz import read_npz, shapes_of
+from framework.data.whole import WholeData
 from framework.errors import UserError
 
 KINDS = ("circle", "gaussian")
@@ -27,24 +28,17 @@ def read_points(path: Path) -> tuple[Tensor, Tensor]:
     Raises:
         UserError: there is no such file, or it holds something else.
     """
-    expected = ".npz with x (N, d) and y (N,) is expected"
-    if not path.is_file():
-        raise UserError(f"path: {path} not found; {expected}")
-    try:
-        found = np.load(path, allow_pickle=False)
-        arrays = {name: np.asarray(found[name], dtype=np.float64) for name in found.files}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"path: {path} cannot be read ({error}); {expected}") from None
-    shapes = {name: array.shape for name, array in arrays.items()}
+    expected = ".npz with x (N, d) and y (N,)"
+    arrays = read_npz(path, expected, np.float64)
     x, y = arrays.get("x"), arrays.get("y")
     if x is None or y is None or x.ndim != 2 or not len(x) or y.shape != (len(x),):
-        raise UserError(f"path: {path} holds {shapes}; {expected}")
+        raise UserError(f"path: {path} holds {shapes_of(arrays)}; expected: {expected}")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise UserError(f"path: {path} holds numbers that are not finite")
     return torch.as_tensor(x), torch.as_tensor(y)
 
 
-class Circle(DataModule):
+class Circle(WholeData):
     """Points x (N, d) with targets y (N,), all in each batch; the target is x₁ x₂.
 
     With d = 2 a batch also holds ``probe`` (P, 2), points (cos γ, sin γ) with γ evenly from −π to π.

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framework.data import DataModule
+from datamodules.vision.idx import find_idx, read_idx
 from framework.data.arrays import WholeBatch
+from framework.data.npz import read_npz, shapes_of
+from framework.data.whole import WholeData
 from framework.errors import UserError
 
 KINDS = ("tree", "digits")
@@ -38,32 +40,34 @@ def digits() -> tuple[Tensor, Tensor]:
 def read_pairs(path: Path) -> tuple[Tensor, Tensor]:
     """Reads ``.npz`` with ``X`` (N_in, P) and ``Y`` (N_out, P), or with ``images`` (P, …) and ``labels`` (P,), or
     MNIST's ``x_train`` and ``y_train``; images of bytes are divided by 255, labels become one-hot. Of a folder it reads
-    ``mnist.npz``.
+    ``mnist.npz``, or else ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, plain or with ``.gz``.
 
     Raises:
         UserError: there is no such file, or it holds something else.
     """
     expected = ".npz with X (N_in, P) and Y (N_out, P), or images (P, …) and labels (P,), or x_train and y_train"
+    if path.is_dir() and not (path / "mnist.npz").is_file() and any(path.glob("train-*-idx?-ubyte*")):
+        pixels, kinds = (read_idx(find_idx(path, f"train-{name}-ubyte")) for name in ("images-idx3", "labels-idx1"))
+        return _flat(pixels, kinds, path)
     path = path / "mnist.npz" if path.is_dir() else path
-    if not path.is_file():
-        raise UserError(f"path: {path} not found; {expected} is expected")
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            arrays = {name: found[name] for name in found.files}
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"path: {path} cannot be read ({error}); {expected} is expected") from None
+    arrays = read_npz(path, expected)
     if {"X", "Y"} <= set(arrays):
         x, y = (torch.as_tensor(np.asarray(arrays[name], dtype=np.float64)) for name in "XY")
         if x.ndim == y.ndim == 2 and x.shape[1] == y.shape[1]:
             return x, y
     for images, labels in (("images", "labels"), ("x_train", "y_train")):
         if {images, labels} <= set(arrays) and len(arrays[images]) == arrays[labels].size:
-            raw = arrays[images]
-            x = torch.as_tensor(raw.reshape(len(raw), -1).astype(np.float64)).T
-            x = x / 255 if raw.dtype == np.uint8 else x
-            kinds = torch.as_tensor(arrays[labels].astype(np.int64).reshape(-1))
-            return x, torch.nn.functional.one_hot(kinds).double().T
-    raise UserError(f"path: {path} holds { {n: a.shape for n, a in arrays.items()} }; {expected} is expected")
+            return _flat(arrays[images], arrays[labels], path)
+    raise UserError(f"path: {path} holds {shapes_of(arrays)}; expected: {expected}")
+
+
+def _flat(images: np.ndarray, labels: np.ndarray, path: Path) -> tuple[Tensor, Tensor]:
+    """Pixels (N_in, P) and one-hot labels (N_out, P)."""
+    if len(images) != labels.size:
+        raise UserError(f"path: {path} holds {len(images)} images and {labels.size} labels")
+    x = torch.as_tensor(images.reshape(len(images), -1).astype(np.float64)).T
+    kinds = torch.as_tensor(labels.astype(np.int64).reshape(-1))
+    return x / 255 if images.dtype == np.uint8 else x, torch.nn.functional.one_hot(kinds).double().T
 
 
 def whitened(x: Tensor) -> Tensor:
@@ -73,10 +77,11 @@ def whitened(x: Tensor) -> Tensor:
     return vt[kept]
 
 
-class Correlations(DataModule):
+class Correlations(WholeData):
     """Correlations of a data set; each batch is all of them.
 
-    ``s11`` Σ11 (N_in, N_in), ``s31`` Σ31 (N_out, N_in) and ``syy`` tr Σyy.
+    ``s11`` Σ11 (N_in, N_in), ``s31`` Σ31 (N_out, N_in) and ``syy`` tr Σyy; with ``examples`` also ``x`` (N_in, P),
+    ``y`` (N_out, P) and ``count``, what sums over them are divided by.
 
     Args:
         path: The user's file (:func:`read_pairs`).
@@ -86,6 +91,7 @@ class Correlations(DataModule):
         flip: Probability that a child differs from its parent.
         mean: Whether Σ are means over examples rather than sums.
         whiten: Whether inputs are whitened first, Σ11 = I.
+        examples: Whether batches hold the examples too, which networks that are not linear need.
         seed: Of the tree.
         passes: Batches in an epoch.
 
@@ -102,6 +108,7 @@ class Correlations(DataModule):
         flip: float = 0.1,
         mean: bool = False,
         whiten: bool = False,
+        examples: bool = False,
         seed: int = 0,
         passes: int = 10,
     ) -> None:
@@ -114,7 +121,7 @@ class Correlations(DataModule):
         if not 0 <= flip <= 0.5:
             raise UserError(f"flip: {flip} is not accepted; from 0 to 0.5")
         self.path, self.source, self.depth, self.features, self.flip = path, source, depth, features, flip
-        self.mean, self.whiten, self.seed, self.passes = mean, whiten, seed, passes
+        self.mean, self.whiten, self.examples, self.seed, self.passes = mean, whiten, examples, seed, passes
 
     def setup(self, stage: str) -> None:
         """Reads or draws the data and forms the correlations."""
@@ -129,4 +136,6 @@ class Correlations(DataModule):
             x = whitened(x)
         count = x.shape[1] if self.mean else 1
         batch = {"s11": x @ x.T / count, "s31": y @ x.T / count, "syy": y.square().sum() / count}
+        if self.examples:
+            batch |= {"x": x, "y": y, "count": torch.tensor(float(count), dtype=torch.float64)}
         self.train_set = WholeBatch(batch, self.passes)

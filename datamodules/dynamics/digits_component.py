@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from datamodules.vision.idx import find_idx, read_idx
-from framework.data import DataModule
 from framework.data.arrays import WholeBatch
+from framework.data.whole import WholeData
 from framework.errors import UserError
 from framework.ntk import KernelPredictor, infinite_kernels
 
 
-class DigitsComponent(DataModule):
+class DigitsComponent(WholeData):
     """The first pictures x (N, d), pixels in [0, 1], and ``component`` (N,): √N times an eigenvector of K/N.
 
     Args:

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from framework.data import DataModule
 from framework.data.arrays import WholeBatch
+from framework.data.npz import read_npz, shapes_of
+from framework.data.whole import WholeData
 from framework.errors import UserError
 
 
-class NoisyTeacher(DataModule):
+class NoisyTeacher(WholeData):
     """Draws of ``y = w̄ X + ε``; each batch is all of them.
 
     A batch holds ``x`` (E, N, P) with entries of variance 1/N, ``y`` (E, P), ``teacher`` (E, N) of variance SNR, and
@@ -76,14 +77,9 @@ def read_inputs(path: Path) -> torch.Tensor:
     Raises:
         UserError: there is no such file, or it holds something else.
     """
-    expected = ".npz with X (N, P)"
-    if not path.is_file():
-        raise UserError(f"path: {path} not found; {expected} is expected")
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            x = torch.as_tensor(np.asarray(found["X"], dtype=np.float64))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"path: {path} cannot be read ({error}); {expected} is expected") from None
+    expected = ".npz with X (N, P), not all zero"
+    arrays = read_npz(path, expected, np.float64)
+    x = torch.as_tensor(arrays.get("X", np.zeros(0)))
     if x.ndim != 2 or not x.any():
-        raise UserError(f"path: {path} holds X of shape {tuple(x.shape)}; {expected} is expected, not all zero")
+        raise UserError(f"path: {path} holds {shapes_of(arrays)}; expected: {expected}")
     return x / (x.square().mean() * len(x)).sqrt()

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framework.data import DataModule
-from framework.data.arrays import WholeBatch
+from framework.data.arrays import NamedArrays, WholeBatch
+from framework.data.npz import read_npz, shapes_of
+from framework.data.whole import WholeData
 from framework.errors import UserError
 
-EXPECTED = ".npz with X (n, d), whitened, and y (n,) is expected"
+SOURCES = ("gaussian", "digits")
+EXPECTED = ".npz with X (n, d), whitened, and y (n,)"
 
 
 def read_samples(path: Path) -> tuple[Tensor, Tensor]:
@@ -21,28 +23,43 @@ def read_samples(path: Path) -> tuple[Tensor, Tensor]:
     Raises:
         UserError: there is no such file, or it holds something else.
     """
-    if not path.is_file():
-        raise UserError(f"path: {path} not found; {EXPECTED}")
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            x, y = (torch.as_tensor(found[name].astype(np.float64)) for name in ("X", "y"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"path: {path} cannot be read ({error}); {EXPECTED}") from None
-    if x.ndim != 2 or y.shape != (len(x),):
-        raise UserError(f"path: {path} holds X {tuple(x.shape)} and y {tuple(y.shape)}; {EXPECTED}")
+    arrays = read_npz(path, EXPECTED, np.float64)
+    if not {"X", "y"} <= set(arrays) or arrays["X"].ndim != 2 or arrays["y"].shape != (len(arrays["X"]),):
+        raise UserError(f"path: {path} holds {shapes_of(arrays)}; expected: {EXPECTED}")
+    x, y = (torch.as_tensor(arrays[name]) for name in ("X", "y"))
     if not (x.isfinite().all() and y.isfinite().all()):
-        raise UserError(f"path: {path} holds numbers that are not finite; {EXPECTED}")
+        raise UserError(f"path: {path} holds numbers that are not finite; expected: {EXPECTED}")
     return x, y
 
 
-class QuadraticTeacher(DataModule):
-    """Samples of y = xᵀ S x / d + noise with S = WᵀW/m and Gaussian x and W; each batch is all of them.
+def digits(samples: int, components: int, generator: torch.Generator) -> Tensor:
+    """The first principal components (n, d) of scikit-learn's digits, whitened, of pictures drawn without replacement.
+
+    Raises:
+        UserError: there are not as many pictures, or components.
+    """
+    from sklearn.datasets import load_digits
+
+    pixels = torch.as_tensor(load_digits().data, dtype=torch.float64)
+    u, s, _ = torch.linalg.svd(pixels - pixels.mean(0), full_matrices=False)
+    most = {"samples": (samples, len(u)), "dimension": (components, int((s > 1e-10 * s[0]).sum()))}
+    for name, (value, limit) in most.items():
+        if value > limit:
+            raise UserError(f"{name}: {value} is not accepted; the digits have {limit}")
+    chosen = torch.randperm(len(u), generator=generator)[:samples]
+    return u[chosen, :components] * len(u) ** 0.5
+
+
+class QuadraticTeacher(WholeData):
+    """Samples of y = xᵀ S x / d + noise with S = WᵀW/m and Gaussian W; each batch is all of them.
 
     A batch holds ``x`` (n, d), ``labels`` ỹ (n,) = Tr(Z_i S) + √Δ̃ ξ_i, ``level``, what y = level + ỹ/√d is centred
     by, and ``matrix`` S (d, d) if it is known; all float64. A file's labels are centred by their mean.
 
     Args:
         path: The user's ``.npz`` (:func:`read_samples`).
+        source: Without a path: x is ``gaussian``, or real but not Gaussian, so that the theory does not hold:
+            ``digits`` (:func:`digits`).
         dimension: d.
         samples: n.
         width: m, hidden units of the teacher.
@@ -57,6 +74,7 @@ class QuadraticTeacher(DataModule):
     def __init__(
         self,
         path: str | None = None,
+        source: str = "gaussian",
         dimension: int = 100,
         samples: int = 2500,
         width: int = 50,
@@ -64,14 +82,16 @@ class QuadraticTeacher(DataModule):
         seed: int = 0,
         passes: int = 10,
     ) -> None:
-        super().__init__(batch_size=1)
+        super().__init__(batch_size=1, eval_batch_size=1024)
+        if source not in SOURCES:
+            raise UserError(f"source: {source!r} is not one of {', '.join(SOURCES)}")
         for name, value in (("dimension", dimension), ("samples", samples), ("width", width), ("passes", passes)):
             if value < 1:
                 raise UserError(f"{name}: {value} is not accepted; at least 1")
         if noise < 0:
             raise UserError(f"noise: {noise} is not accepted; 0 or more")
-        self.path, self.dimension, self.samples, self.width = path, dimension, samples, width
-        self.noise, self.seed, self.passes = noise, seed, passes
+        self.path, self.source, self.dimension, self.samples = path, source, dimension, samples
+        self.width, self.noise, self.seed, self.passes = width, noise, seed, passes
 
     def setup(self, stage: str) -> None:
         """Reads or draws the samples."""
@@ -86,7 +106,10 @@ class QuadraticTeacher(DataModule):
                 for shape in ((self.width, self.dimension), (self.samples, self.dimension), (self.samples,))
             )
             s = w.mT @ w / self.width
+            if self.source == "digits":
+                x = digits(self.samples, self.dimension, generator)
             clean = (((x @ s) * x).sum(-1) - s.trace()) / self.dimension**0.5
             level = s.trace() / self.dimension
             batch = {"x": x, "labels": clean + self.noise**0.5 * xi, "level": level, "matrix": s}
         self.train_set = WholeBatch(batch, self.passes)
+        self.predict_set = NamedArrays(x=x, labels=batch["labels"], level=batch["level"].expand(len(x)))

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framework.data import DataModule
 from framework.data.arrays import WholeBatch
+from framework.data.npz import read_npz, shapes_of
+from framework.data.whole import WholeData
 from framework.errors import UserError
 
 KINDS = ("gaussian", "digits", "image")
@@ -69,14 +70,8 @@ def read_measurements(path: Path) -> dict[str, Tensor]:
         UserError: there is no such file, or it holds something else.
     """
     expected = ".npz with A (m, n1, n2) and y (m,), optionally M (n1, n2), or .npy with M (n1, n2)"
-    if not path.is_file():
-        raise UserError(f"path: {path} not found; {expected} is expected")
-    try:
-        found = np.load(path, allow_pickle=False)
-        arrays = {"M": found} if path.suffix == ".npy" else {name: found[name] for name in found.files}
-        arrays = {name: torch.as_tensor(np.asarray(value, dtype=np.float64)) for name, value in arrays.items()}
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"path: {path} cannot be read ({error}); {expected} is expected") from None
+    found = read_npz(path, expected, np.float64)
+    arrays = {"M" if name == "array" else name: torch.as_tensor(value) for name, value in found.items()}
     a, y, m = (arrays.get(name) for name in "AyM")
     right = m is None or m.ndim == 2
     if a is not None or y is not None:
@@ -85,12 +80,11 @@ def read_measurements(path: Path) -> dict[str, Tensor]:
     else:
         right &= m is not None
     if not right:
-        shapes = {name: tuple(value.shape) for name, value in arrays.items()}
-        raise UserError(f"path: {path} holds {shapes}; {expected} is expected")
+        raise UserError(f"path: {path} holds {shapes_of(found)}; expected: {expected}")
     return arrays
 
 
-class MatrixSensing(DataModule):
+class MatrixSensing(WholeData):
     """Noiseless linear measurements of a matrix; each batch is all of them.
 
     A batch holds ``matrix`` M (n1, n2) if it is known, ``y`` (m,), and ``operator`` A (m, n1 · n2); with

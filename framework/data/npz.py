@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 from framework.errors import UserError
 
 
-def read_npz(path: Path, expected: str, dtype: DTypeLike = None) -> dict[str, np.ndarray]:
+def read_npz(path: Path, expected: str, dtype: DTypeLike | None = None) -> dict[str, np.ndarray]:
     """The arrays of a ``.npz`` by name; the one of a ``.npy`` under the name ``array``.
 
     Args:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, jvp, vjp, vmap
 
@@ -33,6 +34,51 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in (*model.named_parameters(), *model.named_buffers())}
 
 
+def _by_passes(outputs: Callable[[dict[str, Tensor], Tensor], Tensor], chosen: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Derivatives (N, C, P) of each output for each point, by a pass each, float64."""
+    rows = []
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):  # cuDNN's have no way back in eval mode
+        for point in x:
+            values = {name: value.clone().requires_grad_() for name, value in chosen.items()}
+            passes = [torch.autograd.grad(f, [*values.values()], retain_graph=True) for f in outputs(values, point)]
+            rows.append(torch.stack([torch.cat([part.flatten() for part in found]) for found in passes]))
+    return torch.stack(rows).double()
+
+
+def _groups(chosen: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Parameters that are differentiated by together: as few groups as fit, none larger than the largest parameter."""
+    most = max(value.numel() for value in chosen.values())
+    groups: list[dict[str, Tensor]] = []
+    for name, value in sorted(chosen.items(), key=lambda item: -item[1].numel()):
+        sizes = [sum(other.numel() for other in group.values()) for group in groups]
+        room = next((g for g, size in zip(groups, sizes, strict=True) if size + value.numel() <= most), None)
+        if room is None:
+            groups.append(room := {})
+        room[name] = value
+    return groups
+
+
+def _jacobian(model: nn.Module, state: dict[str, Tensor], chosen: dict[str, Tensor], x: Tensor, chunk: int) -> Tensor:
+    """(N, C, P) derivatives at x (N, …) by the P numbers in ``chosen``, float64."""
+
+    def outputs(values: dict[str, Tensor], point: Tensor) -> Tensor:
+        return functional_call(model, {**state, **values}, (point[None],))[0].flatten()
+
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()):  # which vmap cannot batch
+        return _by_passes(outputs, chosen, x)
+    slopes, found, size = vmap(jacrev(outputs), in_dims=(None, 0)), None, sum(v.numel() for v in chosen.values())
+    for start in range(0, len(x), chunk):
+        column = 0
+        for part in slopes(chosen, x[start : start + chunk]).values():
+            flat = part.reshape(*part.shape[:2], -1)
+            if found is None:
+                found = torch.empty(len(x), flat.shape[1], size, dtype=torch.float64, device=flat.device)
+            found[start : start + chunk, :, column : column + flat.shape[2]] = flat
+            column += flat.shape[2]
+    assert found is not None
+    return found
+
+
 def tangent_kernel(
     model: nn.Module,
     x: Tensor,
@@ -41,7 +87,9 @@ def tangent_kernel(
     chunk: int = 64,
     apart: bool = False,
 ) -> Tensor:
-    """Θ(x, y), summed in float64. One parameter's derivatives are held at a time, never the whole Jacobian.
+    """Θ(x, y), summed in float64.
+
+    Derivatives by as many numbers as the largest parameter has are held at a time, never the whole Jacobian.
 
     Args:
         model: Gives (N, …), C numbers a point, for (N, d); each point by itself (so batch norm only in ``eval``).
@@ -59,20 +107,15 @@ def tangent_kernel(
     """
     state = _state(model)
     total: Tensor | None = None
-    for name, start in _chosen(model, parameters).items():
-
-        def output(value: Tensor, point: Tensor, name: str = name) -> Tensor:
-            return functional_call(model, {**state, name: value}, (point[None],))[0].flatten()
-
-        jacobian = vmap(jacrev(output), in_dims=(None, 0), chunk_size=chunk)
-        left = jacobian(start, x).double()  # (N, C, *parameter)
-        right = left if y is None else jacobian(start, y).double()
-        shape = (left.shape[0], left.shape[1], right.shape[0], right.shape[1])
-        kept = 2 if apart else 1
-        left, right = (j.flatten(2).flatten(0, 1) if kept == 2 else j.flatten(1) for j in (left, right))
+    for group in _groups(_chosen(model, parameters)):
+        left = _jacobian(model, state, group, x, chunk)
+        right = left if y is None else _jacobian(model, state, group, y, chunk)
+        shape = (*left.shape[:2], *right.shape[:2])
+        left, right = (j.flatten(0, 1) if apart else j.flatten(1) for j in (left, right))
         part = (left @ right.T).cpu()
         part = part.reshape(shape) if apart else part
         total = part if total is None else total + part
+        del left, right  # or the next group's would be made beside them
     assert total is not None
     return total
 

@@ -64,6 +64,7 @@ class Ensemble(Module):
         self.inner_steps, self.points = inner_steps, points
         self.steps_taken = 0
         self.history: list[tuple[int, dict[str, Tensor]]] = []
+        self._looked_up: list[Tensor] | None = None
 
     def begin(self, batch: Batch) -> None:
         """What of the start depends on the data, and what the data must be; before the first step of all.
@@ -78,9 +79,20 @@ class Ensemble(Module):
         if stage == "fit" and batch is not None and self.steps_taken == 0:
             self.begin(batch)
 
+    def part(self, batch: Batch, inner: int) -> Batch:
+        """What of a batch inner step number ``inner`` is taken on; by default all of it, each time.
+
+        Where each step needs data of its own, a batch holds them for all inner steps.
+        """
+        return batch
+
     def settings(self) -> dict[str, Sequence[Any]]:
         """What distinguishes the members: names to E values each."""
         raise NotImplementedError
+
+    def stacks(self) -> list[Tensor]:
+        """The parameters in order, (E, …) each; while steps are taken they are looked up once, not at each."""
+        return self._looked_up or list(self.parameters())
 
     def losses(self, batch: Batch) -> Tensor:
         """The training loss of each member, (E,)."""
@@ -89,7 +101,7 @@ class Ensemble(Module):
     def gradients(self, batch: Batch) -> list[Tensor]:
         """The gradient of each parameter, in the order of ``parameters()``; by autograd if not overridden."""
         with torch.enable_grad():
-            return list(torch.autograd.grad(self.losses(batch).sum(), list(self.parameters())))
+            return list(torch.autograd.grad(self.losses(batch).sum(), self.stacks()))
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         """What is recorded of each member: names to (E,)."""
@@ -115,6 +127,8 @@ class Ensemble(Module):
         self._fill_gradients(batch)
         wrapped.step()  # Lightning counts training steps by it
         self.steps_taken += 1
+        if (scheduler := self.lr_schedulers()) is not None:
+            cast(Any, scheduler).step()  # so a schedule is one of training steps, not of inner ones
         if end == total:
             self.record(batch)
         for name, value in self.history[-1][1].items():
@@ -144,17 +158,24 @@ class Ensemble(Module):
         group = optimizer.param_groups[0]
         bare = type(optimizer) is torch.optim.SGD and len(optimizer.param_groups) == 1
         if bare and not (group["momentum"] or group["weight_decay"] or group["maximize"]):
-            parameters: list[Tensor] = list(self.parameters())
-            for _ in range(steps):
-                torch._foreach_add_(parameters, self.gradients(batch), alpha=-group["lr"])
+            parameters = self._looked_up = list(self.parameters())
+            rate, start = group["lr"], self.steps_taken
+            for step in range(
+                start, start + steps
+            ):  # steps_taken, an attribute of a module, would take a fifth of a step
+                found = self.gradients(self.part(batch, step % self.inner_steps))
+                torch._foreach_add_(parameters, found, alpha=-rate)
+            self._looked_up = None
+            self.steps_taken += steps
         else:
             for _ in range(steps):
                 self._fill_gradients(batch)
                 optimizer.step()
-        self.steps_taken += steps
+                self.steps_taken += 1
 
     def _fill_gradients(self, batch: Batch) -> None:
-        for parameter, gradient in zip(self.parameters(), self.gradients(batch), strict=True):
+        found = self.gradients(self.part(batch, self.steps_taken % self.inner_steps))
+        for parameter, gradient in zip(self.parameters(), found, strict=True):
             parameter.grad = gradient
 
     def record(self, batch: Batch) -> None:

@@ -6,10 +6,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks.ntk_monitor import NTKMonitor, probe_of
+from callbacks.ntk_monitor import NTKMonitor
 from framework import OptimizerConfig
 from framework.errors import UserError
 from framework.module import Module
+from framework.probe import probe_of
 
 
 class Net(Module):

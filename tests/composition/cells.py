@@ -13,7 +13,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ import framework
 from callbacks.rf8 import in_rf8
 from composition.probes import ARCHITECTURES, CLASSES, Probe, ProbeData
 from composition.rules import Rule, refusal
-from composition.settings import CORE, FIRST_TWO, FOLDED, OTHERS, folds, late, settings
+from composition.settings import CORE, FIRST_TWO, FOLDED, OBSERVERS, OTHERS, folds, late, probed, settings
 from framework import generalized_gaussian as gg
 from framework.compression.rf8 import round_to_rf8
 from framework.data.seeding import mix
@@ -38,7 +38,9 @@ from framework.editing.registry import find_technique
 from framework.errors import UserError
 
 BATCHES = 5
-ALSO_EDITS = ("deep_shape", "liger")
+PREFIXES = ("ntk/", "laziness/")  # of what observers log
+WHEN = {"step", "epoch"}
+ALSO_EDITS = ("deep_shape", "liger", "rebalance_factors", "lp_ft")
 HOOKS = ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end", "on_validation_start", "save")
 
 
@@ -68,11 +70,13 @@ class Cell:
     @property
     def epochs(self) -> int:
         """Of the training."""
-        return FOLDED + 1 if folds(self.techniques) else 3
+        return FOLDED + 1 + ("lp_ft" in self.techniques) if folds(self.techniques) else 3
 
     @property
     def last_edit(self) -> int:
         """The epoch before which the last edit of structure, trainability or values is made."""
+        if "lp_ft" in self.techniques:
+            return probed(self.techniques)
         if folds(self.techniques):
             return FOLDED
         return late(self.techniques) if {"warm_start", "mixture_growth", *ALSO_EDITS} & set(self.techniques) else 0
@@ -234,8 +238,27 @@ def run(cell: Cell, folder: Path) -> None:
     logs = [path / "probe" / "run" / "metrics.jsonl" for path in (straight, stopped)]
     assert logs[0].read_bytes() == logs[1].read_bytes(), f"the logs differ after the resume (killed at {cell.kill})"
     check_effects(cell, straight)
+    if observers := [name for name in cell.techniques if name in OBSERVERS]:
+        unobserved = folder / "unobserved"
+        unobserved.mkdir()
+        bare = replace(cell, techniques=tuple(name for name in cell.techniques if name not in observers))
+        assert child(lambda: train(bare, unobserved, forced=forced)) == [0] * cell.ranks
+        check_observers(straight, unobserved, ", ".join(observers))
     if cell.ranks == 1:
         assert in_child(lambda: check_openings(cell, stopped)) == 0
+
+
+def check_observers(root: Path, bare: Path, names: str) -> None:
+    """Beside observers a run ends in the same bits as without them, and logs the same but for what they log."""
+    a, b = (torch.load(path / "end.pt") for path in (root, bare))
+    for key in a:
+        assert same(a[key], b[key]), f"{key} differs beside {names}"
+    logs = []
+    for path in (root, bare):
+        lines = (path / "probe" / "run" / "metrics.jsonl").read_text().splitlines()
+        rows = [{k: v for k, v in json.loads(line).items() if not k.startswith(PREFIXES)} for line in lines]
+        logs.append([row for row in rows if row.keys() - WHEN])
+    assert logs[0] == logs[1], f"the logs differ beside {names}"
 
 
 def check_effects(cell: Cell, root: Path) -> None:
@@ -244,7 +267,7 @@ def check_effects(cell: Cell, root: Path) -> None:
     plans: dict[str, list[dict[str, Any]]] = {}
     for plan in end["plans"]:
         plans.setdefault(plan["name"], []).append(plan)
-    assert plans.keys() == {name for name in cell.techniques if name in (*CORE, *ALSO_EDITS)}
+    assert plans.keys() == {name for name in cell.techniques if name in (*CORE, *ALSO_EDITS, "structured_init")}
     edited, weights = trace[f"start {cell.last_edit}"], end["weights"]
     trained = {name for name in end["trainable"] if not same(edited[name], weights[name])}
     assert trained, "nothing was trained"
@@ -264,13 +287,22 @@ def _now(state: dict[str, torch.Tensor], tensor: str) -> torch.Tensor:
     return found
 
 
+def _structured(end: Any) -> set[str]:
+    """The tensors that got a structure after they were drawn."""
+    plans = [plan for plan in end["plans"] if plan["name"] == "structured_init"]
+    return {name for plan in plans for name in plan["decision"]["weights"]}
+
+
 def _check_gg_init(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
     (plan,) = plans
     decision, start = plan["decision"], trace["start 0"]
     for index, (tensor, entry) in enumerate(decision["weights"].items()):
         now = _now(start, tensor)
         drawn = gg.fill_(torch.empty_like(now), decision["shape"], entry["alpha"], [decision["seed"], index])
-        assert same(now, drawn), f"{tensor} was not drawn"
+        if tensor in _structured(end):
+            torch.testing.assert_close(now.norm(), drawn.norm(), msg=f"{tensor} was not drawn before its structure")
+        else:
+            assert same(now, drawn), f"{tensor} was not drawn"
     claimed = FIRST_TWO[cell.architecture] if "winner" in cell.techniques else []
     assert not {tensor.rpartition(".")[0] for tensor in decision["weights"]} & set(claimed)
 
@@ -287,7 +319,7 @@ def _check_winner(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path
             drawn = std * torch.randn(fresh[tensor].shape, generator=torch.Generator().manual_seed(seed))
             torch.testing.assert_close(_now(start, tensor), fresh[tensor] + drawn, msg=f"{tensor} has other noise")
         if "gg_init" not in cell.techniques:
-            for tensor in fresh.keys() - noise.keys():
+            for tensor in fresh.keys() - noise.keys() - _structured(end):
                 assert same(_now(start, tensor), fresh[tensor]), f"{tensor} was touched"
 
 
@@ -383,6 +415,64 @@ def _check_rf8(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -
     assert not exact & set(end["trainable"]), "the rounded weights stayed"
 
 
+def _check_rebalance_factors(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    (plan,) = plans
+    epoch = late(cell.techniques)
+    assert plan["epoch"] == epoch
+    before, after = trace[f"end {epoch - 1}"], trace[f"start {epoch}"]
+    assert not same(before["net.f"], after["net.f"]), "nothing was rebalanced"
+    if len(cell.techniques) == 1:
+        torch.testing.assert_close(*(state["net.f"] @ state["net.g"].T for state in (before, after)))
+        beta = torch.full((3,), plan["decision"]["beta"])
+        torch.testing.assert_close(torch.linalg.svdvals(after["net.f"]), beta)
+
+
+def _check_ntk_monitor(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    rows = map(json.loads, (root / "probe" / "run" / "metrics.jsonl").read_text().splitlines())
+    drifts = [row["ntk/drift"] for row in rows if "ntk/drift" in row]
+    assert len(drifts) >= cell.epochs - cell.short, "nothing was looked at"
+    assert drifts[-1] > 0, "the kernel did not move"
+
+
+def _check_structured_init(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    (plan,) = plans
+    pl.seed_everything(3, verbose=False)
+    fresh, start = Probe(cell.architecture).state_dict(), trace["start 0"]
+    for name in plan["decision"]["weights"]:
+        now = _now(start, name)
+        for matrix in now.flatten(2) if ".templates_" in name else now.flatten(1)[None]:
+            assert int(torch.linalg.matrix_rank(matrix, rtol=1e-4)) == 1, f"{name} is not of rank 1"
+        if not {"gg_init", "mixture_growth"} & set(cell.techniques):
+            torch.testing.assert_close(now.norm(), fresh[name].norm(), msg=f"{name} has another norm")
+
+
+def _check_lp_ft(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    begun, done = plans
+    epoch = probed(cell.techniques)
+    assert [(plan["epoch"], plan["decision"]["phase"]) for plan in plans] == [(epoch - 1, "probe"), (epoch, "finetune")]
+    head = set(begun["decision"]["trainable"])
+    assert head == {f"{done['decision']['head']}.{leaf}" for leaf in ("weight", "bias")}
+    before, after = trace[f"start {epoch - 1}"], trace[f"end {epoch - 1}"]
+    alive = set(begun["decision"]["before"]) - head  # what else may write to it in that epoch has none of its own
+    assert alive, "there is no backbone"
+    for name in head:
+        assert not same(_now(before, name), _now(after, name)), f"{name} was not probed"
+    for name in alive:
+        assert same(before[name], after[name]), f"{name} changed while the head was probed"
+    for name in (key for key in before if "running_" in key):
+        assert same(before[name], after[name]), f"{name} changed while the head was probed"
+    trained = {name for name in alive & set(end["trainable"]) if not same(after[name], end["weights"][name])}
+    assert trained or {"lora", "kappa_tune"} & set(cell.techniques), "nothing else was fine-tuned"
+
+
+def _check_laziness(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    rows = map(json.loads, (root / "probe" / "run" / "metrics.jsonl").read_text().splitlines())
+    rows = [row for row in rows if "laziness/kernel_alignment" in row]
+    assert len(rows) >= cell.epochs - cell.short, "nothing was looked at"
+    assert rows[-1]["laziness/weight_change"] > 0, "the weights did not move"
+    assert rows[-1]["laziness/kernel_alignment"] < 1, "the kernel did not move"
+
+
 def _check_liger(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
     (plan,) = plans
     epoch = late(cell.techniques)
@@ -411,6 +501,11 @@ CHECKS: dict[str, Callable[[Cell, list[Any], Any, Any, Path], None]] = {
     "deep_shape": _check_deep_shape,
     "rf8": _check_rf8,
     "liger": _check_liger,
+    "rebalance_factors": _check_rebalance_factors,
+    "structured_init": _check_structured_init,
+    "lp_ft": _check_lp_ft,
+    "ntk_monitor": _check_ntk_monitor,
+    "laziness": _check_laziness,
 }
 
 
@@ -510,7 +605,20 @@ def others() -> list[Cell]:
 
 def _home(architecture: str, techniques: tuple[str, ...]) -> str:
     """An architecture on which the techniques run: this one, if they do."""
+    if "rebalance_factors" in techniques:
+        return "factored"
     return "transformer" if "liger" in techniques else architecture
+
+
+def observed() -> list[Cell]:
+    """Observers: alone on each architecture, with each other technique on one, and on two ranks."""
+    names = [*ARCHITECTURES]
+    cells = [
+        Cell(architecture, (name,), hook=HOOKS[i % 5]) for name in OBSERVERS for i, architecture in enumerate(names)
+    ]
+    pairs = [(name, other) for name in OBSERVERS for other in (*CORE, *OTHERS)]
+    cells += [Cell(_home(names[i % len(names)], pair), pair) for i, pair in enumerate(pairs)]
+    return [*cells, *(Cell("mlp", (name,), ranks=2) for name in OBSERVERS)]
 
 
 def other_ways() -> list[Cell]:

@@ -100,6 +100,18 @@ class Transformer(nn.Module):
         return self.decoder(tokens)[:, -1, :CLASSES]
 
 
+class Factored(nn.Module):
+    """Two layers and a head whose weight is a product of factors wider than its rank."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 12), nn.ReLU())
+        self.f, self.g = (nn.Parameter(0.5 * torch.randn(n, 3)) for n in (CLASSES, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x) @ self.g @ self.f.T
+
+
 ARCHITECTURES = {
     "mlp": mlp,
     "sine": sine,
@@ -109,11 +121,14 @@ ARCHITECTURES = {
     "s4d": S4D,
     "transformer": Transformer,
 }
+SPECIAL = {"factored": Factored}  # made for one technique, which meets the others on it
 SHAPES = {"vit": (1, 8, 8), "resnet": (1, 8, 8)}
 
 
 class Probe(Module):
     """A classifier around one of the architectures."""
+
+    rank = 2
 
     def __init__(
         self,
@@ -123,11 +138,17 @@ class Probe(Module):
     ) -> None:
         super().__init__(optimizer or OptimizerConfig(lr=0.01, decay_1d=False), schedule or ScheduleConfig("cosine"))
         self.save_hyperparameters(ignore=["optimizer", "schedule"])
-        self.net = ARCHITECTURES[architecture]()
+        self.net = (ARCHITECTURES | SPECIAL)[architecture]()
         self.accuracy = MulticlassAccuracy(CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
+
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        return (self.net.f, self.net.g) if isinstance(self.net, Factored) else None
+
+    def relative_loss(self) -> float:
+        return 0.0
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y = batch

@@ -38,6 +38,20 @@ RULES = (
         "TransformerLM and of transformers' Llama, Mistral, Qwen2 and Qwen3. Other models have nothing to linearise.",
     ),
     Rule(
+        "no factors",
+        lambda architecture, techniques: "rebalance_factors" in techniques and architecture != "factored",
+        "has no two factors F, G of a product",
+        "What is rebalanced is a product F Gᵀ whose two factors the module names (HasFactors); a layer with one weight has "
+        "nothing to balance it against.",
+    ),
+    Rule(
+        "no linear head",
+        lambda architecture, techniques: "lp_ft" in techniques and architecture in ("gpt2", "transformer", "factored"),
+        "no linear head",
+        "What is probed is V of f(x) = V φ(x) + b, a linear layer of its own with an output for each class. These three "
+        "read classes off a tied embedding, off hidden states, and off a product of factors.",
+    ),
+    Rule(
         "retention",
         lambda architecture, techniques: {"warm_start", "kappa_tune"} <= set(techniques),
         "which would rank weights that are no longer the pretrained ones",

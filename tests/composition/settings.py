@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 CORE = ("gg_init", "winner", "mixture_growth", "warm_start", "kappa_tune", "lora")
-OTHERS = ("ema", "backslash", "deep_shape", "rf8", "liger")
+OTHERS = ("ema", "backslash", "deep_shape", "rf8", "liger", "rebalance_factors", "structured_init", "lp_ft")
+OBSERVERS = ("ntk_monitor", "laziness")
 
 GROWN, FOLDED = 2, 3  # epochs before which the members become one net, and plain layers
 LATE = 1  # the epoch of a mid-training edit where nothing grows
@@ -19,21 +20,44 @@ FIRST_TWO = {
     "resnet": ["net.conv1", "net.layer1.0.conv1"],
     "gpt2": ["net.lm.transformer.h.0.attn.c_attn", "net.lm.transformer.h.0.mlp.c_fc"],
     "s4d": ["net.backbone.encoder", "net.backbone.blocks.0.mix.0"],
+    "factored": ["net.layers.0", "net.layers.2"],
     "transformer": ["net.decoder.blocks.0.mixer.v_proj", "net.decoder.blocks.0.mixer.o_proj"],
+}
+# A layer that is neither of them, for a structure of its own.
+STRUCTURED = {
+    "mlp": "net.6",
+    "sine": "net.2",
+    "vit": "net.blocks.1.attn.qkv",
+    "resnet": "net.layer2.0.conv1",
+    "gpt2": "net.lm.transformer.h.1.mlp.c_fc",
+    "s4d": "net.backbone.blocks.1.mix.0",
+    "factored": "net.layers.2",
+    "transformer": "net.decoder.blocks.1.mixer.v_proj",
 }
 # The norm of an S4D block couples all channels, and its convolutions have one kernel a channel: what can be split is
 # where its mixing layers and the head read.
-SPLIT = {"s4d": {"net.backbone.blocks.*.mix.0": "in", "net.head": "in"}}
+SPLIT = {
+    "s4d": {"net.backbone.blocks.*.mix.0": "in", "net.head": "in"},
+    "factored": {"net.layers.0": "out", "net.layers.2": "in"},
+}
+
+# Of models that do not name it as timm does.
+HEADS = {"mlp": "net.6", "sine": "net.2"}
 
 
 def folds(techniques: tuple[str, ...]) -> bool:
     """Whether the grown layers become plain ones in training, because other techniques act on them."""
-    return "mixture_growth" in techniques and bool({"kappa_tune", "lora"} & set(techniques))
+    return "mixture_growth" in techniques and bool({"kappa_tune", "lora", "lp_ft"} & set(techniques))
 
 
 def late(techniques: tuple[str, ...]) -> int:
     """The epoch of the mid-training edits: that of the growth, where something grows."""
     return GROWN if "mixture_growth" in techniques else LATE
+
+
+def probed(techniques: tuple[str, ...]) -> int:
+    """The epoch before which a head that is probed first is probed: one after the start, or after the folding."""
+    return FOLDED + 1 if folds(techniques) else 1
 
 
 def settings(architecture: str, techniques: tuple[str, ...], forced: bool = False) -> dict[str, Mapping[str, Any]]:
@@ -55,6 +79,11 @@ def settings(architecture: str, techniques: tuple[str, ...], forced: bool = Fals
         "deep_shape": ("DeepShape", {"epoch": late(techniques), "step": 1 / 32, "adj_minnum": 1}),
         "rf8": ("RF8", {}),
         "liger": ("Liger", {"window": 4, "epoch": late(techniques)}),
+        "rebalance_factors": ("RebalanceFactors", {"epoch": late(techniques)}),
+        "structured_init": ("StructuredInit", {"rank": 1, "include": [f"{STRUCTURED[architecture]}.*"]}),
+        "lp_ft": ("LPFT", {"head": HEADS.get(architecture), "probe_epochs": 1}),
+        "laziness": ("Laziness", {"every_n_steps": 3, "points": 3, "chunk": 2}),
+        "ntk_monitor": ("NTKMonitor", {"every_n_steps": 3, "points": 3, "eigenvalues": 2, "chunk": 2}),
     }
     chosen = {name: arguments[name] for name in techniques}
     return {

@@ -11,7 +11,7 @@ import timm  # noqa: F401
 import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 
 from composition import table
-from composition.cells import Cell, other_ways, others, run, sample, subsets, train
+from composition.cells import Cell, observed, other_ways, others, run, sample, subsets, train
 from composition.probes import ARCHITECTURES
 from composition.settings import CORE, OTHERS
 
@@ -21,9 +21,9 @@ MATRIX = os.environ.get("MATRIX")  # "1" for all, "1/2" and "2/2" for its halves
 def chosen() -> list[Cell]:
     if not MATRIX:
         ways = other_ways()  # by turns the one and the other
-        return [*sample(), *others()[::6], *ways[0::4], *ways[3::4]]
+        return [*sample(), *others()[::6], *ways[0::4], *ways[3::4], *observed()[::5]]
     part, _, parts = MATRIX.partition("/")
-    return [*subsets(), *others(), *other_ways()][int(part) - 1 :: int(parts or 1)]
+    return [*subsets(), *others(), *other_ways(), *observed()][int(part) - 1 :: int(parts or 1)]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,6 +19,7 @@ from tiny_files import (
     write_token_arrow,
     write_token_files,
     write_token_npy,
+    write_trials,
     write_tsv,
     write_tweets,
 )
@@ -69,6 +70,18 @@ WRITERS = {
     "dynamics/deep_linear_paper": (
         write_mnist_npz,
         ["--model.hidden=12", "--model.layers=3", "--model.inner_steps=2"],
+    ),
+    "dynamics/generalization_dynamics_paper": (
+        write_mnist_npz,
+        ["--model.widths=[5, 20]", "--data.examples=20", "--data.draws=2", "--data.inputs=784"],
+    ),
+    "dynamics/ntk_paper": (
+        write_idx,
+        ["--model.inputs=36", "--model.width=8", "--data.samples=9", "--model.inner_steps=2"],
+    ),
+    "dynamics/rich_lazy_rnn_paper": (
+        write_trials,
+        ["--model.hidden=8", "--model.ranks=[1, 8]", "--model.inner_steps=2", "--model.kernel_trials=4"],
     ),
     "finetuning/warm_start_paper": (write_cifar, ["--model.width=4", "--data.per_round=4", "--data.max_rounds=2"]),
     "initialization/mixture_growth_paper": (write_cifar100, ["--model.net=wrn-10-1"]),

@@ -56,6 +56,17 @@ def test_relu_and_erf_against_quadrature(a, b, c):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
 
 
+def test_the_limit_is_neural_tangents():
+    reason = "neural-tangents is optional"
+    stax = pytest.importorskip("neural_tangents.stax", reason=reason, exc_type=ImportError)
+    dense = {"W_std": 1.0, "b_std": 0.1, "parameterization": "ntk"}
+    layers = [layer for _ in range(3) for layer in (stax.Dense(1, **dense), stax.Relu())]
+    x = torch.randn(9, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = stax.serial(*layers, stax.Dense(1, **dense))[2](x.numpy(), None, ("nngp", "ntk"))
+    for ours, theirs in zip(infinite_kernels(x), (found.nngp, found.ntk), strict=True):
+        torch.testing.assert_close(ours, torch.tensor(theirs).double(), rtol=0, atol=1e-5)
+
+
 def test_without_biases_it_scales_and_zeros_are_legal():
     x, y = circle(0.3), circle(1.1)
     one, other = infinite_kernels(x, y, beta=0)[1], infinite_kernels(2 * x, 3 * y, beta=0)[1]
@@ -105,6 +116,36 @@ def test_the_limit_of_training():
     twice = infinite_kernels(circle(0.3, 0.3))
     with pytest.raises(UserError, match="singular"):
         KernelPredictor(twice[1]).limit(twice[1], y[:2], twice[0].diagonal(), *twice[:1] * 2)
+
+
+class Scaled(nn.Module):
+    """A network with a parameter of no dimension."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.net = (
+            nn.Parameter(torch.tensor(2.0)),
+            nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 2)),
+        )
+
+    def forward(self, x):
+        return self.scale * self.net(x)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 64])
+def test_the_kernel_is_the_sum_over_single_derivatives(chunk):
+    torch.manual_seed(0)
+    model = Scaled().double()
+    x, y = torch.randn(5, 3).double(), torch.randn(4, 3).double()
+
+    def rows(points):
+        outputs = model(points).flatten()
+        found = [torch.autograd.grad(value, list(model.parameters()), retain_graph=True) for value in outputs]
+        return torch.stack([torch.cat([part.flatten() for part in row]) for row in found])
+
+    slow = (rows(x) @ rows(y).T).view(5, 2, 4, 2)
+    torch.testing.assert_close(tangent_kernel(model, x, y, chunk=chunk, apart=True), slow)
+    torch.testing.assert_close(tangent_kernel(model, x, y, chunk=chunk), slow.diagonal(dim1=1, dim2=3).sum(-1))
 
 
 def test_measures_and_what_is_refused():

@@ -51,6 +51,7 @@ def draw(
     s11: Tensor,
     u0: float = 1e-3,
     std: float = 0.01,
+    gain: float = 1.0,
 ) -> list[Tensor]:
     """Weights of one network, float64.
 
@@ -63,6 +64,7 @@ def draw(
         s11: For ``pretrained``.
         u0: For ``decoupled``.
         std: For ``small``.
+        gain: For ``orthogonal``, ``gaussian`` and ``glorot_uniform``: Section 4's g, a factor of each matrix.
 
     Raises:
         UserError: there is no such kind, or it does not fit the widths.
@@ -73,7 +75,7 @@ def draw(
     if kind == "pretrained":
         return pretrained(widths, s11, generator)
     if kind == "orthogonal":
-        return [orthonormal(after, before, generator) for before, after in pairs]
+        return [gain * orthonormal(after, before, generator) for before, after in pairs]
     if kind not in KINDS:
         raise UserError(f"init: {kind!r} is not one of {', '.join(KINDS)}")
     found = []
@@ -81,9 +83,9 @@ def draw(
         if kind == "glorot_uniform":
             limit = (6 / (before + after)) ** 0.5
             drawn = torch.rand(after, before, dtype=torch.float64, generator=generator)
-            found.append((2 * drawn - 1) * limit)
+            found.append((2 * drawn - 1) * limit * gain)
         else:
-            scale = std if kind == "small" else before**-0.5
+            scale = std if kind == "small" else gain * before**-0.5
             found.append(scale * torch.randn(after, before, dtype=torch.float64, generator=generator))
     return found
 

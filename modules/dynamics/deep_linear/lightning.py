@@ -1,4 +1,4 @@
-"""Deep linear networks as a LightningModule: learning rates and draws side by side."""
+"""Deep linear networks, and tanh networks of the same shapes, as a LightningModule: rates and draws side by side."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig
 from framework.errors import UserError
+from modules.dynamics.deep_linear import theory
 from modules.dynamics.deep_linear.initialisation import KINDS, draw
-from modules.dynamics.deep_linear.network import balance, gradients, losses, modes, product, strengths
+from modules.dynamics.deep_linear.network import balance, gradients, losses, modes, product
+from modules.dynamics.deep_linear.nonlinear import correlation, tanh_gradients, tanh_losses
 from modules.dynamics.deep_linear.plots import modes_figure
 from modules.dynamics.ensemble import Batch, Ensemble
+
+ACTIVATIONS = ("linear", "tanh")
 
 
 class DeepLinear(Ensemble):
@@ -26,6 +30,10 @@ class DeepLinear(Ensemble):
     (the largest change of W^(l+1)ᵀ W^(l+1) − W^l W^lᵀ, relative to |W^l W^lᵀ|). ``mode/…/theory`` is eq. 15 where the
     start is decoupled and Σ11 has the task's axes.
 
+    With ``activation`` tanh the network is W^L tanh(W^(L−1) ⋯ tanh(W^1 x)) and is trained on the examples themselves
+    (batches hold ``x``, ``y`` and ``count`` too). Its modes are read from its own correlation Σ ŷ xᵀ in place of W, and
+    stand beside the linear network's theory; there is no ``drift``, for nothing is conserved.
+
     Args:
         inputs: N_1.
         outputs: N_(L+1).
@@ -34,6 +42,8 @@ class DeepLinear(Ensemble):
         init: ``decoupled``, ``orthogonal``, ``gaussian``, ``glorot_uniform``, ``small`` or ``pretrained``.
         u0: For ``decoupled``: strength of the modes in W at the start.
         std: For ``small``: standard deviation of each weight.
+        gain: For ``orthogonal``, ``gaussian`` and ``glorot_uniform``: what each matrix is multiplied by.
+        activation: ``linear`` or ``tanh``.
         rates: Learning rates, as multiples of the optimiser's.
         seeds: Draws for each rate.
         track: Modes whose strength is recorded, from 1; those beyond the last are left out.
@@ -54,6 +64,8 @@ class DeepLinear(Ensemble):
         init: str = "decoupled",
         u0: float = 1e-3,
         std: float = 0.01,
+        gain: float = 1.0,
+        activation: str = "linear",
         rates: list[float] | None = None,
         seeds: int = 1,
         track: list[int] | None = None,
@@ -80,10 +92,14 @@ class DeepLinear(Ensemble):
             raise UserError(f"track: {self.track} is not accepted; modes count from 1")
         if init not in KINDS:
             raise UserError(f"init: {init!r} is not one of {', '.join(KINDS)}")
-        for name, number in (("u0", u0), ("std", std)):
+        if activation not in ACTIVATIONS:
+            raise UserError(f"activation: {activation!r} is not one of {', '.join(ACTIVATIONS)}")
+        for name, number in (("u0", u0), ("std", std), ("gain", gain)):
             if number <= 0:
                 raise UserError(f"{name}: {number} is not accepted; above 0")
-        self.init, self.u0, self.std, self.seeds = init, u0, std, seeds
+        self.init, self.u0, self.std, self.gain, self.seeds = init, u0, std, gain, seeds
+        self.linear = activation == "linear"
+        self.start: list[Tensor] = []
         self.widths = [inputs, *[hidden] * (layers - 1), outputs]
         self.base_seed = int(torch.randint(2**31, (1,)))
         members = len(self.multiples) * seeds
@@ -93,6 +109,9 @@ class DeepLinear(Ensemble):
         self.register_buffer("multiple", multiples.view(-1, 1, 1))
 
     multiple: Tensor
+    u: Tensor
+    s: Tensor
+    v: Tensor
 
     @torch.no_grad()
     def begin(self, batch: Batch) -> None:
@@ -101,13 +120,15 @@ class DeepLinear(Ensemble):
         if s31.shape != (self.widths[-1], self.widths[0]):
             mine = f"outputs, inputs: {self.widths[-1]}, {self.widths[0]}"
             raise UserError(f"{mine}, but the data have {s31.shape[0]}, {s31.shape[1]}")
+        if not (self.linear or {"x", "y", "count"} <= set(batch)):
+            raise UserError("activation: 'tanh' needs the examples; data.examples must be true")
         for seed in range(self.seeds):
             generator = torch.Generator().manual_seed(self.base_seed + seed)
-            drawn = draw(self.init, self.widths, generator, s31, s11, self.u0, self.std)
+            drawn = draw(self.init, self.widths, generator, s31, s11, self.u0, self.std, self.gain)
             for weight, value in zip(self.weights, drawn, strict=True):
                 weight[seed :: self.seeds] = value
-        self.s31, self.s11 = s31, s11
-        self.u, self.s, self.v = modes(s31)
+        for name, value in zip("usv", modes(s31), strict=True):
+            self.register_buffer(name, value, persistent=False)
         self.start = balance(list(self.weights))
 
     def settings(self) -> dict[str, Sequence[Any]]:
@@ -116,28 +137,34 @@ class DeepLinear(Ensemble):
         return {"rate": [rate for rate, _ in pairs], "seed": [seed for _, seed in pairs]}
 
     def losses(self, batch: Batch) -> Tensor:
-        """½ Σ |y − W x|² of each member."""
+        """½ Σ |y − ŷ|² of each member."""
+        if not self.linear:
+            return tanh_losses(list(self.weights), batch["x"], batch["y"], batch["count"])
         return losses(list(self.weights), batch["s31"], batch["s11"], batch["syy"])
 
     def gradients(self, batch: Batch) -> list[Tensor]:
-        """Minus the right side of eq. 13, times the member's rate."""
-        found = gradients(list(self.weights), batch["s31"], batch["s11"])
+        """Minus the right side of eq. 13 (or, with tanh, the gradient on the examples), times the member's rate."""
+        weights = self.stacks()
+        if self.linear:
+            found = gradients(weights, batch["s31"], batch["s11"])
+        else:
+            found = tanh_gradients(weights, batch["x"], batch["y"], batch["count"])
         return [self.multiple * g for g in found] if len(self.multiples) > 1 else found
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         """See the class."""
         weights = list(self.weights)
-        w = product(weights)
-        found = {"loss": losses(weights, batch["s31"], batch["s11"], batch["syy"])}
-        strength = strengths(w, self.u, self.v)
+        w = product(weights) if self.linear else correlation(weights, batch["x"], batch["count"])
+        found = {"loss": self.losses(batch)}
+        crossed = self.u.mT @ w @ self.v
+        strength = crossed.diagonal(dim1=-2, dim2=-1)
         found |= {f"mode/{mode}": strength[:, mode - 1] for mode in self.tracked}
-        crossed = torch.einsum("or,eoi,iq->erq", self.u, w, self.v)
         found["crosstalk"] = (crossed - torch.diag_embed(strength)).abs().amax((-2, -1))
         drift = [
-            (now - then).norm(dim=(-2, -1)) / (weight @ weight.mT).norm(dim=(-2, -1)).clamp(min=1e-300)
+            (now - then.to(now)).norm(dim=(-2, -1)) / (weight @ weight.mT).norm(dim=(-2, -1)).clamp(min=1e-300)
             for now, then, weight in zip(balance(weights), self.start, weights, strict=False)
         ]
-        if drift:
+        if drift and self.linear:
             found["drift"] = torch.stack(drift).amax(0)
         return found
 
@@ -148,10 +175,11 @@ class DeepLinear(Ensemble):
 
     def theory(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """See the class."""
+        if self.init != "decoupled":
+            return {}
         inside = self.v.mT @ batch["s11"] @ self.v
         variance = inside.diagonal()
-        apart = float((inside - torch.diag(variance)).norm()) <= 1e-8 * float(inside.norm())
-        if self.init != "decoupled" or not apart:
+        if float((inside - torch.diag(variance)).norm()) > 1e-8 * float(inside.norm()):
             return {}
         rates = self.settings()["rate"]
         found = {}
@@ -161,8 +189,10 @@ class DeepLinear(Ensemble):
         return found
 
     def _curve(self, s: float, d: float, t: float) -> float:
-        """u(t) of u' = L u^(2 − 2/L) (s − d u), in log u."""
+        """u(t) of u' = L u^(2 − 2/L) (s − d u): in closed form for two layers, else by integration in log u."""
         count = len(self.weights)
+        if count == 2:
+            return float(theory.strength(t, s, self.u0, d=d))
         power = 1 - 2 / count
 
         def slope(_: float, x: np.ndarray) -> np.ndarray:
@@ -171,6 +201,16 @@ class DeepLinear(Ensemble):
 
         solved = solve_ivp(slope, (0, t), [np.log(self.u0)], rtol=1e-9, atol=1e-12, method="LSODA")
         return float(np.exp(solved.y[0, -1]))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what the drift is measured from."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["ensemble"]["start"] = self.start
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on from the start that was."""
+        super().on_load_checkpoint(checkpoint)
+        self.start = checkpoint["ensemble"]["start"]
 
     def draw(self) -> None:
         """Strengths of the modes over steps, with the theory's lines."""

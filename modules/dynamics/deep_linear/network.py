@@ -46,24 +46,26 @@ def gradients(weights: Sequence[Tensor], s31: Tensor, s11: Tensor) -> list[Tenso
         s31: (N_out, N_in).
         s11: (N_in, N_in).
     """
+    bmm, members = torch.bmm, len(weights[0])  # on small matrices half of what @ takes, which looks at shapes first
+    s11 = s11.expand(members, -1, -1)
     if s31.shape[0] < s31.shape[1]:
         ahead = [weights[-1]]  # W^L ⋯ W^(l+1), N_out rows
         for weight in reversed(weights[:-1]):
-            ahead.append(ahead[-1] @ weight)
-        behind = (ahead.pop() @ s11 - s31).mT  # W^(l−1) ⋯ W^1 Mᵀ, N_out columns
+            ahead.append(bmm(ahead[-1], weight))
+        behind = torch.baddbmm(s31, ahead.pop(), s11, beta=-1).mT  # W^(l−1) ⋯ W^1 Mᵀ, N_out columns
         found = []
         for weight in weights[:-1]:
-            found.append(ahead.pop().mT @ behind.mT)
-            behind = weight @ behind
+            found.append(bmm(ahead.pop().mT, behind.mT))
+            behind = bmm(weight, behind)
         return [*found, behind.mT]
     reached = [weights[0]]  # W^l ⋯ W^1, N_in columns
     for weight in weights[1:]:
-        reached.append(weight @ reached[-1])
-    error = reached.pop() @ s11 - s31
+        reached.append(bmm(weight, reached[-1]))
+    error = torch.baddbmm(s31, reached.pop(), s11, beta=-1)
     found = []
     for weight in reversed(weights[1:]):
-        found.append(error @ reached.pop().mT)
-        error = weight.mT @ error
+        found.append(bmm(error, reached.pop().mT))
+        error = bmm(weight.mT, error)
     return [*found, error][::-1]
 
 
@@ -72,11 +74,6 @@ def modes(s31: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]
     u, s, vt = torch.linalg.svd(s31, full_matrices=False)
     count = int((s > 1e-10 * s[0]).sum()) if rank is None else rank
     return u[:, :count], s[:count], vt[:count].mT
-
-
-def strengths(w: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """diag(Uᵀ W V): how much of each mode has been learnt, (E, r) of W (E, N_out, N_in)."""
-    return torch.einsum("or,eoi,ir->er", u, w, v)
 
 
 def balance(weights: Sequence[Tensor]) -> list[Tensor]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from framework import OptimizerConfig
 from framework.errors import UserError
 from modules.dynamics.ensemble import Batch, Ensemble
-from modules.dynamics.gamp_rie.gamp import State, begin, distance, iterate, wishart
+from modules.dynamics.gamp_rie.gamp import State, begin, distance, forward, iterate, wishart
 from modules.dynamics.gamp_rie.plots import errors_figure
 from modules.dynamics.gamp_rie.state_evolution import mmse
 
@@ -80,6 +82,30 @@ class QuadraticStudent(Ensemble):
         """The Bayes-optimal error of the limit d → ∞."""
         optimum = torch.full((self.inits,), self.optimum, dtype=torch.float64)
         return {"error": optimum} if "matrix" in batch else {}
+
+    def solution(self) -> dict[str, Tensor]:
+        """``estimate`` Ŝ (E, d, d), ``average`` (d, d) of them, and ``weights`` W (E, m, d), WᵀW/m closest to Ŝ."""
+        estimate = self.estimates()
+        values, vectors = torch.linalg.eigh(estimate)
+        top = min(self.width, self.dimension)
+        weights = (self.width * values[:, -top:].clamp(min=0)).sqrt()[..., None] * vectors[..., -top:].mT
+        missing = torch.zeros(len(weights), self.width - top, self.dimension).to(weights)
+        return {"estimate": estimate, "average": estimate.mean(0), "weights": torch.cat([weights, missing], 1)}
+
+    def on_train_end(self) -> None:
+        """As the base class's; and writes ``estimate.npz`` (:meth:`solution`)."""
+        super().on_train_end()
+        if self.trainer.is_global_zero:
+            arrays: dict[str, Any] = {name: value.cpu().numpy() for name, value in self.solution().items()}
+            np.savez(Path(self.trainer.default_root_dir) / "estimate.npz", **arrays)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """``label`` y (B,), its ``prediction`` level + Tr(Z Ŝ)/√d (B, E) by each member, and their ``average`` (B,)."""
+        scale = self.dimension**-0.5
+        values = torch.stack([forward(batch["x"], estimate) for estimate in self.estimates()], 1) * scale
+        level = batch["level"]
+        label = level + batch["labels"] * scale
+        return {"label": label, "prediction": level[:, None] + values, "average": level + values.mean(1)}
 
     def draw(self) -> None:
         """Errors over steps, with the optimum as a line."""

@@ -38,3 +38,33 @@ def curves_figure(theory: Mapping[str, tuple[np.ndarray, np.ndarray]], points: M
     axes.set(xlabel="α = n / d²", ylabel="κ |S − Ŝ|² / d", ylim=(0, 1.02))
     axes.legend(frameon=False, fontsize=8)
     return figure
+
+
+def phase_figure(kappas: np.ndarray, alphas: np.ndarray, optimum: np.ndarray, recovery: np.ndarray) -> Figure:
+    """The optimal error as a heat map over κ and α, with the line from which on it is 0.
+
+    Args:
+        kappas: (K,), ascending.
+        alphas: (A,), ascending.
+        optimum: (A, K).
+        recovery: α_PR (K,).
+    """
+    figure = new_figure(size=(5.6, 3.8))
+    axes = figure.axes[0]
+    image = axes.pcolormesh(kappas, alphas, optimum, shading="gouraud", cmap="viridis", vmin=0, vmax=1)
+    axes.plot(kappas, recovery, "w", linewidth=1.5, label="α_PR: 0 from here on")
+    axes.set(xlabel="κ = m / d", ylabel="α = n / d²")
+    axes.legend(frameon=False, fontsize=8, labelcolor="white", loc="upper right")
+    figure.colorbar(image, ax=axes, label="MMSE, no noise")
+    return figure
+
+
+def optima_figure(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Noiseless optimal errors over α, a line for each κ."""
+    figure = new_figure(size=(5.6, 3.8))
+    axes = figure.axes[0]
+    for name, curve in curves.items():
+        axes.plot(*curve, linewidth=1, label=name)
+    axes.set(xlabel="α = n / d²", ylabel="MMSE, no noise", xlim=(0, 0.52), ylim=(0, 1.02))
+    axes.legend(frameon=False, fontsize=8)
+    return figure

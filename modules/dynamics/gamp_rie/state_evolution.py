@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from scipy.optimize import brentq
 
 from modules.dynamics.gamp_rie.denoiser import error
@@ -40,3 +41,18 @@ def mmse(alpha: float, kappa: float, noise: float = 0.0) -> float:
         return 0.0
     q = math.exp(float(brentq(gap, low, high, xtol=1e-10)))
     return kappa * (2 * alpha / q - noise / 2)
+
+
+def curve(kappa: float, noise: float = 0.0, points: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """α, ascending, and the optimal error there, (points,) each: both are explicit in q̂, so that nothing is solved for.
+
+    2α = q̂ F_RIE(1/q̂) + Δ̃ q̂/2 and κ(2α/q̂ − Δ̃/2) = κ F_RIE(1/q̂).
+
+    Args:
+        kappa: κ = m/d > 0.
+        noise: Δ̃.
+        points: How many q̂, geometrically up to 1e4, from where the error is nearly 1.
+    """
+    q = np.geomspace(1e-2 * min(1.0, kappa**2), 1e4, points)
+    left = np.array([error(1 / value, kappa) for value in q])
+    return q * left / 2 + noise * q / 4, kappa * left

@@ -8,14 +8,19 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from framework.claims import Claim, Reproduction, at_least, at_most, within
+from framework.claims import Claim, Reproduction, at_least, at_most, close_to, within
 from modules.dynamics.ensemble import Batch, prepared
 from modules.dynamics.generalization_dynamics import theory
 from modules.dynamics.generalization_dynamics.lightning import LinearStudent
-from modules.dynamics.generalization_dynamics.plots import double_descent_figure, errors_figure
-from modules.dynamics.generalization_dynamics.students import FROZEN, decompose, flow, random_features
+from modules.dynamics.generalization_dynamics.plots import (
+    double_descent_figure,
+    errors_figure,
+    over_widths,
+    spectra_figure,
+    widths_figure,
+)
+from modules.dynamics.generalization_dynamics.students import FROZEN, bulk_eigenvalues, decompose, random_features
 
 CONFIG = "dynamics/generalization_dynamics"
 # (SNR, α): t_opt, E_g there, the best ridge's, and at the end.
@@ -31,6 +36,13 @@ TABLE = {
     (100, 2): (13.253, 1.99017, 1.98058, 2),
 }
 TIMES = (0.1, 0.5, 2.0, 10.0, 100.0)
+# (INR, α) at SNR 5: the best E_g.
+STARTS = {(0, 0.5): 4.130, (1, 0.5): 4.670, (5, 0.5): 6.770, (0, 2): 1.770, (1, 2): 1.802, (5, 2): 1.874}
+FEATURES = "dynamics/generalization_dynamics_features"
+DIGITS = ("--data.source=digits", "--data.inputs=64", "--data.tests=1497")
+DIABETES = ("--data.source=diabetes", "--data.inputs=10", "--data.noise=0.0")
+DIABETES_WIDTHS = (30, 60, 130, 180, 200, 220, 300, 400, 1000)
+ALL_WIDTHS, ALL_STEPS = (2, 4, 8, 20, 60), 20_000
 DIGITS_WIDTHS = (30, 100, 200, 270, 300, 330, 400, 600, 1500)
 TEACHER_WIDTHS = (30, 100, 200, 280, 300, 320, 400, 600, 1200)
 EXAMPLES = 300
@@ -47,7 +59,10 @@ def claims(run: Reproduction) -> Iterator[Claim]:
     """The closed forms, simulation against them, and students of random features."""
     yield from closed_forms()
     yield from simulation(run)
+    yield from small_starts()
     yield from features(run)
+    yield from trained_in_all_layers(run)
+    yield from spectra(run)
     yield from decomposition()
 
 
@@ -72,9 +87,39 @@ def closed_forms() -> Iterator[Claim]:
     )
     text = "early stopping over the best ridge, excess of the estimation error, largest of the 9"
     yield Claim(text, "small; reference 0.041", excess, within(0.0, 0.041))
+    grid = [(a, r) for a in np.geomspace(0.1, 10, 9).tolist() for r in np.geomspace(0.1, 1000, 9).tolist()]
+    above = [(theory.optimal_stop(a, r)[1] - 1) / (theory.ridge_error(a, r) - 1) - 1 for a, r in [*grid, (7.9, 1.6)]]
+    text = "the same for 81 pairs, α from 0.1 to 10 and SNR from 0.1 to 1,000, and α = 7.9, SNR 1.6: largest"
+    yield Claim(text, "small; reference at most 0.103", max(above), within(0.0, 0.103))
+    yield Claim(
+        "and the least of them: early stopping is never below the best ridge", "≥ 0", min(above), at_least(-1e-9)
+    )
     growth = [(float(theory.generalization_error(t, 1.0, 0.0)) - 1) / math.sqrt(t) for t in (10, 100, 1e3, 1e4)]
     off = max(abs(a - b) for a, b in zip(growth, (0.5120, 0.6119, 0.6453, 0.6560), strict=True))
     yield Claim("α = 1: noise part of E_g over √t, t = 10 … 10⁴", "0.6610 at last", off, at_most(1e-3))
+
+
+def small_starts() -> Iterator[Claim]:
+    """Large initial weights cost most where there is not enough data to unlearn them."""
+    best = {(inr, alpha): theory.optimal_stop(alpha, 5, inr)[1] for inr, alpha in STARTS}
+    off = max(abs(best[key] - value) for key, value in STARTS.items())
+    text = "best E_g at SNR 5, INR 0, 1, 5, α = 0.5, 2: largest distance from the reference"
+    yield Claim(
+        text, "none; reference table", off, at_most(1e-3), details={str(key): value for key, value in best.items()}
+    )
+    ratio = (best[5, 0.5] - best[0, 0.5]) / (best[5, 2] - best[0, 2])
+    yield Claim("cost of INR 5 at α = 0.5 over that at α = 2", "matters without enough data", ratio, at_least(10))
+    worst = 0.0
+    for inr in (1.0, 5.0):
+        model, batch = model_of(
+            "--model.exact=true", "--data.alpha=0.5", f"--model.inr={inr}", "--model.optimizer.lr=0.1"
+        )
+        found = model.simulate(batch, 100, [2, 20, 100])
+        values, expected = found["test_error"], found["test_error/theory"][:, 0]
+        error = values.std(1, ddof=1) / values.shape[1] ** 0.5
+        worst = max(worst, float((np.abs(values.mean(1) - expected) / error).max()))
+    text = "test error from INR 1 and 5 against theory, SNR 5, α = 0.5: largest distance in standard errors"
+    yield Claim(text, "0", worst, at_most(4), "N = 200, 20 draws, three times")
 
 
 def simulation(run: Reproduction) -> Iterator[Claim]:
@@ -116,67 +161,99 @@ def simulation(run: Reproduction) -> Iterator[Claim]:
     yield Claim(text, "0", abs(fitted["train/test_error"] - looped), at_most(1e-10))
 
 
-def descent(h: Tensor, y: Tensor, h_test: Tensor, y_test: Tensor) -> tuple[float, float]:
-    """Test error (mean square) of a read-out trained by gradient flow: the least over time, and at t = 10¹⁰."""
-    solved = flow(h, y)
-    errors = [float((y_test - solved.at(t) @ h_test).square().mean()) for t in np.logspace(-2, 10, 121)]
-    return min(errors), errors[-1]
-
-
-def digits_task(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Even or odd of scikit-learn's digits: 300 with 15 % of the labels flipped, the rest to test on, clean."""
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    x = torch.as_tensor(found.data / 16)
-    x = x - x.mean(0)
-    x = x / x.square().sum(1).mean().sqrt()
-    y = torch.as_tensor(1.0 - 2 * (found.target % 2)).double()
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(x), generator=generator)
-    train, test = order[:EXAMPLES], order[EXAMPLES:]
-    flips = torch.rand(EXAMPLES, generator=generator) < 0.15
-    return x[train].T, torch.where(flips, -y[train], y[train]), x[test].T, y[test]
-
-
-def teacher_task(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A teacher of 30 ReLUs on 15 inputs, its output of variance 1, noise of half its deviation; the test is clean."""
-    generator = torch.Generator().manual_seed(seed)
-    first = torch.randn(30, 15, dtype=torch.float64, generator=generator)
-    second = torch.randn(30, dtype=torch.float64, generator=generator)
-    x = torch.randn(15, EXAMPLES + 2000, dtype=torch.float64, generator=generator)
-    y = second @ torch.relu(first @ x)
-    y = (y - y.mean()) / y.std()
-    noise = 0.5 * torch.randn(EXAMPLES, dtype=torch.float64, generator=generator)
-    return x[:, :EXAMPLES], y[:EXAMPLES] + noise, x[:, EXAMPLES:], y[EXAMPLES:]
-
-
 def features(run: Reproduction) -> Iterator[Claim]:
     """Fig. 7: read-outs of random features overtrain worst where there are as many features as examples."""
     curves: dict[str, dict[str, list[float]]] = {}
-    tasks = (("digits, 15 % flipped", digits_task, DIGITS_WIDTHS), ("ReLU teacher", teacher_task, TEACHER_WIDTHS))
-    for title, task, widths in tasks:
-        early, late = [], []
-        for width in widths:
-            pairs = []
-            for seed in range(5):
-                x, y, x_test, y_test = task(seed)
-                generator = torch.Generator().manual_seed(1000 + seed)
-                weights = torch.randn(width, len(x), dtype=torch.float64, generator=generator)
-                pairs.append(descent(random_features(x, weights), y, random_features(x_test, weights), y_test))
-            # the late error is heavy-tailed at the peak
-            early.append(float(np.mean([a for a, _ in pairs])))
-            late.append(float(np.median([b for _, b in pairs])))
-        curves[title] = {"stopped at the best time": early, "trained to the end (median)": late}
-        at = dict(zip(widths, late, strict=True))
-        sides = max(at[200], at[600])
-        scale = f"{EXAMPLES} examples, 5 seeds"
+    tasks = {
+        "digits, 15 % flipped": (DIGITS, DIGITS_WIDTHS, EXAMPLES),
+        "ReLU teacher": ((), TEACHER_WIDTHS, EXAMPLES),
+        "diabetes": (DIABETES, DIABETES_WIDTHS, 200),
+    }
+    at = sorted({0, *np.logspace(0, 12, 81).round().astype(int).tolist()})
+    for title, (settings, widths, examples) in tasks.items():
+        model, batch = prepared(FEATURES, *settings, f"--model.widths={list(widths)}", f"--data.examples={examples}")
+        found = model.simulate(batch, 10**12, at)
+        _, early, late = over_widths(found)
+        curves[title] = {"stopped at the best time": early.tolist(), "trained to the end (median)": late.tolist()}
+        last = dict(zip(widths, late.tolist(), strict=True))
+        scale = f"{examples} examples, 5 draws"
+        sides = max(last[2 * examples // 3 // 10 * 10], last[2 * examples])
         text = f"{title}: late error at N_h = P over the larger of those at 0.67 P and 2 P"
-        yield Claim(text, "peak at N_h = P", at[EXAMPLES] / sides, at_least(5), scale, {"late": at, "early": early})
+        details = {"late": last, "early": dict(zip(widths, early.tolist(), strict=True))}
+        yield Claim(text, "peak at N_h = P", last[examples] / sides, at_least(5), scale, details)
         rise = max(b - a for a, b in pairwise(early))
         text = f"{title}: largest rise of the early-stopped error from one width to the next"
         yield Claim(text, "falls with N_h", rise, at_most(0.02), scale)
-    run.figure("double_descent", double_descent_figure([widths for _, _, widths in tasks], curves, EXAMPLES))
+        if "test_mistakes" in found:
+            _, best, end = over_widths(found, "test_mistakes")
+            wrong = dict(zip(widths, end.tolist(), strict=True))
+            text = f"{title}: share of mistakes at the end, N_h = P over the larger of 0.67 P and 2 P"
+            ratio = wrong[examples] / max(wrong[200], wrong[600])
+            yield Claim(text, "peak at N_h = P; reference 1.6", ratio, at_least(1.2), scale, {"late": wrong})
+            text = f"{title}: early-stopped share of mistakes, {widths[-1]:,} features over {widths[0]}"
+            yield Claim(text, "falls; reference 0.46", best[-1] / best[0], at_most(0.7), scale)
+    panels = [(list(widths), examples) for _, widths, examples in tasks.values()]
+    run.figure("double_descent", double_descent_figure(panels, curves))
+
+
+def trained_in_all_layers(run: Reproduction) -> Iterator[Claim]:
+    """The control: students whose hidden weights are trained too, by gradient descent."""
+    settings = ["--model.train=all", "--model.exact=false", f"--model.widths={list(ALL_WIDTHS)}", "--data.examples=100"]
+    model, batch = prepared(FEATURES, *settings, "--model.optimizer.lr=0.02")
+    at = sorted({0, *np.geomspace(1, ALL_STEPS, 40).round().astype(int).tolist()})
+    found = model.simulate(batch, ALL_STEPS, at)
+    run.figure("all_layers", widths_figure(found))
+    widths, early, late = over_widths(found)
+    _, _, fitted = over_widths(found, "train_error")
+    scale = f"100 examples, 5 draws, {ALL_STEPS:,} steps"
+    details = {
+        "width": widths.tolist(),
+        "parameters": [16 * int(width) for width in widths],
+        "best": early.tolist(),
+        "late": late.tolist(),
+        "train": fitted.tolist(),
+    }
+    text = f"all layers trained: late over early-stopped error, the worst of {len(widths)} widths"
+    yield Claim(text, "overtraining is there too", float((late / early).max()), at_least(1.2), scale, details)
+    worst = 16 * int(widths[(late / early).argmax()]) / 100
+    text = "the same: parameters of the width that overtrains most, over examples"
+    yield Claim(text, "about 1", worst, within(0.6, 2.0), scale)
+    text = "the same at the widest over the worst"
+    yield Claim(
+        text, "wide students overtrain less", float((late / early)[-1] / (late / early).max()), at_most(0.95), scale
+    )
+    text = "early-stopped error, the widest over the narrowest"
+    yield Claim(text, "larger students do not generalise worse", float(early[-1] / early[0]), at_most(1.0), scale)
+
+
+def spectra(run: Reproduction) -> Iterator[Claim]:
+    """Fig. 7: the hidden layer's small eigenvalues are Marchenko-Pastur's, and the gap at 0 closes at N_h = P."""
+    inputs, panels, least, off = 100, {}, {}, []
+    for width in (EXAMPLES // 2, EXAMPLES, 2 * EXAMPLES):
+        drawn = []
+        for seed in range(5):
+            generator = torch.Generator().manual_seed(seed)
+            x = torch.randn(inputs, EXAMPLES, dtype=torch.float64, generator=generator) / inputs**0.5
+            h = random_features(x, torch.randn(width, inputs, dtype=torch.float64, generator=generator))
+            values, alpha = bulk_eigenvalues(h, inputs + 1)
+            drawn.append(values)
+        panels[width] = (torch.stack(drawn).flatten().numpy(), alpha)
+        least[width] = float(torch.stack(drawn)[:, -1].mean())
+        low, high = ((math.sqrt(alpha) + sign) ** 2 for sign in (-1, 1))
+        ends = [(float(values[0]) / high, float(values[-1]) / low if low else 1.0) for values in drawn]
+        off.append(float(np.abs(np.mean(ends, 0) - 1).max()))
+        if width > EXAMPLES:
+            still = float((torch.linalg.eigvalsh(h @ h.mT) < FROZEN).double().mean())
+    run.figure("spectra", spectra_figure(panels, EXAMPLES))
+    scale = f"{EXAMPLES} examples of {inputs} inputs, 5 draws"
+    text = (
+        "ends of the small eigenvalues of hidden activity against Marchenko-Pastur, N_h = P/2, P, 2 P: largest relative"
+    )
+    yield Claim(text, "rescaled Marchenko-Pastur", max(off), at_most(0.25), scale, {"by width": off})
+    text = "smallest non-zero eigenvalue, N_h = P over the lesser of P/2 and 2 P"
+    gap = least[EXAMPLES] / min(least[EXAMPLES // 2], least[2 * EXAMPLES])
+    yield Claim(text, "the gap closes at N_h = P", gap, at_most(0.01), scale, {"smallest": least})
+    yield Claim("share of eigenvalues that are 0 at N_h = 2 P", "0.5", still, close_to(0.5, absolute=1e-9), scale)
 
 
 def decomposition() -> Iterator[Claim]:

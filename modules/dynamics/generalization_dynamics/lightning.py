@@ -13,7 +13,7 @@ from framework.errors import UserError
 from modules.dynamics.ensemble import Batch, Ensemble
 from modules.dynamics.generalization_dynamics import theory
 from modules.dynamics.generalization_dynamics.plots import errors_figure
-from modules.dynamics.generalization_dynamics.students import FROZEN, flow
+from modules.dynamics.generalization_dynamics.students import FROZEN, Flow, flow
 
 
 class LinearStudent(Ensemble):
@@ -54,18 +54,21 @@ class LinearStudent(Ensemble):
         if inr < 0:
             raise UserError(f"inr: {inr} is not accepted; 0 or more")
         self.inputs, self.draws, self.inr, self.exact = inputs, draws, inr, exact
+        self.solution: Flow | None = None
         self.w = nn.Parameter(inr**0.5 * torch.randn(draws, inputs, dtype=torch.float64))
+
+    empty: Tensor
 
     @torch.no_grad()
     def begin(self, batch: Batch) -> None:
-        """Solves the flow, and finds where no example lies."""
+        """Finds where no example lies."""
         x = batch["x"]
         if x.shape[:2] != (self.draws, self.inputs):
             raise UserError(f"draws, inputs: {self.draws}, {self.inputs}, but the data have {x.shape[0]}, {x.shape[1]}")
         values, basis = torch.linalg.eigh(x @ x.mT)
-        self.empty = basis * (values <= FROZEN * values[:, -1:])[:, None, :]
+        self.register_buffer("empty", basis * (values <= FROZEN * values[:, -1:])[:, None, :], persistent=False)
         self.first = self.w.detach().clone()
-        self.solution = flow(x, batch["y"], self.first)
+        self.solution = None
 
     def settings(self) -> dict[str, Sequence[Any]]:
         """``draw`` of each member."""
@@ -80,20 +83,24 @@ class LinearStudent(Ensemble):
 
     def gradients(self, batch: Batch) -> list[Tensor]:
         """(w X − y) Xᵀ."""
-        return [-(batch["x"] @ self._left(batch)[..., None])[..., 0]]
+        x = batch["x"]
+        residual = torch.baddbmm(batch["y"][:, None], self.w[:, None], x, beta=-1)  # half of what @ takes on small data
+        return [torch.bmm(residual, x.mT)[:, 0]]
 
     def advance(self, batch: Batch, steps: int, optimizer: torch.optim.Optimizer) -> None:
         """As the base class's, or along the flow for as long."""
         if not self.exact:
             super().advance(batch, steps, optimizer)
             return
+        if self.solution is None:
+            self.solution = flow(batch["x"], batch["y"], self.first.to(batch["x"]))
         self.steps_taken += steps
         self.w.copy_(self.solution.at(self.steps_taken * self.optimizer_config.lr))
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         """See the class."""
         noise = batch["noise"]
-        moved = (self.empty.mT @ (self.w - self.first)[..., None]).norm(dim=(-2, -1))
+        moved = (self.empty.mT @ (self.w - self.first.to(self.w))[..., None]).norm(dim=(-2, -1))
         return {
             "time": torch.full((self.draws,), self.steps_taken * self.optimizer_config.lr, dtype=torch.float64),
             "test_error": (batch["teacher"] - self.w).square().mean(-1) / noise + 1,
@@ -110,6 +117,20 @@ class LinearStudent(Ensemble):
             "test_error": float(theory.generalization_error(t, alpha, snr, self.inr)) * one,
             "train_error": float(theory.training_error(t, alpha, snr, self.inr)) * one,
         }
+
+    def trained_features(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """The inputs (E, N, P) and w (E, N)."""
+        return {"w": (batch["x"], self.w.detach())}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the first w."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["ensemble"]["first"] = self.first
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on from the first w that was."""
+        super().on_load_checkpoint(checkpoint)
+        self.first, self.solution = checkpoint["ensemble"]["first"], None
 
     def draw(self) -> None:
         """Errors over time, with the theory's lines."""

@@ -14,23 +14,22 @@ class Flow(NamedTuple):
     """Gradient flow ``dw/dt = (y − w H) Hᵀ``, solved for every t.
 
     Attributes:
-        eigenvalues: (…, N) of H Hᵀ, 0 where frozen.
-        basis: (…, N, N), its eigenvectors in columns.
-        start: (…, N), w(0) in that basis.
-        end: (…, N), where each coordinate goes; ``start`` where frozen.
+        eigenvalues: (…, K) of H Hᵀ, K = min(N, P), 0 where frozen; the rest of the N are 0 too.
+        basis: (…, N, K), their eigenvectors in columns.
+        start: (…, N), w(0).
+        shift: (…, K), how far each coordinate goes until t = ∞; 0 where frozen.
     """
 
     eigenvalues: Tensor
     basis: Tensor
     start: Tensor
-    end: Tensor
+    shift: Tensor
 
     def at(self, t: float) -> Tensor:
         """w(t), (…, N); t may be infinite."""
         moving = self.eigenvalues > 0
-        left = torch.where(moving, torch.exp(-torch.where(moving, self.eigenvalues, 1.0) * t), 1.0)
-        z = self.end + (self.start - self.end) * left
-        return (self.basis @ z[..., None])[..., 0]
+        gone = torch.where(moving, -torch.expm1(-torch.where(moving, self.eigenvalues, 1.0) * t), 0.0)
+        return self.start + (self.basis @ (gone * self.shift)[..., None])[..., 0]
 
 
 def flow(h: Tensor, y: Tensor, start: Tensor | None = None) -> Flow:
@@ -41,17 +40,35 @@ def flow(h: Tensor, y: Tensor, start: Tensor | None = None) -> Flow:
         y: (…, P).
         start: w(0) (…, N); zeros by default.
     """
-    values, basis = torch.linalg.eigh(h @ h.mT)
-    values = torch.where(values > FROZEN * values[..., -1:], values, 0)
-    z = torch.zeros_like(values) if start is None else (basis.mT @ start[..., None])[..., 0]
-    target = (basis.mT @ (h @ y[..., None]))[..., 0]
-    end = torch.where(values > 0, target / values.clamp(min=1e-300), z)
-    return Flow(values, basis, z, end)
+    basis, s, vt = torch.linalg.svd(h, full_matrices=False)
+    moving = s.square() > FROZEN * s[..., :1].square()
+    start = h.new_zeros(h.shape[:-1]) if start is None else start
+    left = y - (start[..., None, :] @ h)[..., 0, :]
+    shift = torch.where(moving, (vt @ left[..., None])[..., 0] / torch.where(moving, s, 1.0), 0.0)
+    return Flow(torch.where(moving, s.square(), 0.0), basis, start, shift)
 
 
 def random_features(x: Tensor, weights: Tensor) -> Tensor:
     """ReLU(W X) / √N_h: hidden activations (…, N_h, P) of inputs (…, N, P) through frozen weights (…, N_h, N)."""
     return torch.relu(weights @ x) / weights.shape[-2] ** 0.5
+
+
+def bulk_eigenvalues(h: Tensor, large: int) -> tuple[Tensor, float]:
+    """The small eigenvalues of H Hᵀ in Marchenko-Pastur's units, and the ratio α that is theirs.
+
+    Random features of Gaussian inputs have a few large eigenvalues, of their mean and of their linear part, one for
+    each input; the rest act as independent noise, of P' = P − ``large`` examples in N' = N_h − ``large`` dimensions.
+
+    Args:
+        h: (N_h, P).
+        large: How many of the largest eigenvalues are left out.
+
+    Returns:
+        The next eigenvalues (min(N', P'),), scaled to the mean that ρ has at α = P'/N', and that α.
+    """
+    values = torch.linalg.svdvals(h)[large:].square()
+    alpha = (h.shape[1] - large) / (h.shape[0] - large)
+    return values * (alpha / min(1.0, alpha) / values.mean()), alpha
 
 
 class Decomposition(NamedTuple):

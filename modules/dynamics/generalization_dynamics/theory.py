@@ -37,6 +37,13 @@ def bulk(alpha: float, nodes: int = NODES) -> tuple[np.ndarray, np.ndarray]:
     return lam, weights
 
 
+def density(lam: ArrayLike, alpha: float) -> np.ndarray:
+    """The bulk of ρ at λ, without the mass at 0."""
+    lam = np.asarray(lam, dtype=float)
+    inside = ((1 + math.sqrt(alpha)) ** 2 - lam) * (lam - (1 - math.sqrt(alpha)) ** 2)
+    return np.sqrt(inside.clip(min=0)) / (2 * math.pi * np.where(lam > 0, lam, np.inf))
+
+
 def _nodes(alpha: float, t: float) -> int:
     """Enough nodes for eigenvalues near 0 to be told apart until t, where the bulk reaches down to it."""
     near = abs(math.sqrt(alpha) - 1) < 0.1

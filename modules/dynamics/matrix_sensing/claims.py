@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from framework.low_rank import rebalance
 from framework.rates import exponential_rate, power_exponent
 from modules.dynamics.ensemble import Batch, prepared
 from modules.dynamics.matrix_sensing.lightning import MatrixSensing
-from modules.dynamics.matrix_sensing.plots import acceleration_figure, errors_figure, rates_figure
+from modules.dynamics.matrix_sensing.plots import acceleration_figure, errors_figure, rates_figure, spectra_figure
 
 CONFIG = "dynamics/matrix_sensing"
 RATE = 0.1
@@ -146,6 +147,34 @@ def asymmetric(run: Reproduction) -> Iterator[Claim]:
     text = "F Gᵀ, k = 5, 1,500 measurements, T = 6,000: error at α = 0.5"
     yield Claim(text, "exponential; reference 5e-15", errors["0.5"], at_most(1e-12), details=errors)
     yield Claim("the same: error at α = 0.2 over that", "≫ 1", errors["0.2"] / errors["0.5"], at_least(1e6))
+    sensed = {f"α = {alpha}": (found["step"], found["error"][:, index]) for index, alpha in enumerate(errors)}
+    run.figure("sensed", errors_figure(sensed, {}))
+    model, batch = model_of("--model.width=3", "--model.alpha=[0.5]", "--model.seeds=1")
+    error = model.simulate(batch, 1500)["error"][-1, 0]
+    yield Claim("F Gᵀ, k = r, 1,500 measurements: error after 1,500 steps", "exponential", error, at_most(1e-12))
+
+    few = {}
+    for count in (400, 600, 1000):
+        setting = ["--model.alpha=[0.5]", "--model.seeds=1", "--model.optimizer.lr=0.05"]
+        model, batch = model_of(f"--data.measurements={count}", *setting)
+        few[count] = float(model.simulate(batch, 3000, [3000])["error"][-1, 0])
+    text = "too few measurements: error at m = 400 over that at m = 1,000, η = 0.05, T = 3,000"
+    yield Claim(text, "≫ 1; reference 1.7 over 9e-5", few[400] / few[1000], at_least(100), details={"errors": few})
+
+    image = ["--data.source=image", "--data.symmetric=false", "--data.rows=48", "--data.columns=64"]
+    model, batch = model_of(POPULATION, *image, "--model.alpha=[1.0]", "--model.seeds=1", "--model.points=1000")
+    found = model.simulate(batch, 100_000)
+    fit = exponential_rate(found["step"], found["error"][:, 0], 1e-9, 1e-4)
+    ratio = fit.rate / float(model.predicted_rate()[0])
+    text = "rank-3 part of a picture, 48 × 64, k = 5, α = 1: rate over its prediction"
+    yield Claim(text, "1", ratio, close_to(1, absolute=0.03), details={"rate": fit.rate, "points": fit.points})
+
+    model, batch = model_of(POPULATION, "--model.alpha=[0.2]", "--model.seeds=1")
+    at, values = [0, *np.geomspace(10, 5000, 40).round().astype(int).tolist()], []
+    for before, now in pairwise([0, *at]):
+        model.simulate(batch, now - before, [now])
+        values.append(torch.linalg.svdvals(model.product().detach())[0, :5].numpy())
+    run.figure("spectra", spectra_figure(np.array(at[1:]), np.array(values[1:])))
 
 
 def acceleration(run: Reproduction) -> Iterator[Claim]:

@@ -82,3 +82,14 @@ def acceleration_figure(found: Mapping[str, np.ndarray], without: Mapping[str, n
     axes.set_title("F ← β Q at step 500", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
     return figure
+
+
+def spectra_figure(steps: np.ndarray, values: np.ndarray) -> Figure:
+    """Singular values (R, k) of the product over steps (R,): the matrix's own, and the redundant ones that die out."""
+    figure = new_figure(size=(5.6, 3.8))
+    axes = figure.axes[0]
+    for index, curve in enumerate(values.T):
+        axes.plot(steps, curve, "o-", markersize=2.5, linewidth=0.8, color=f"C{index}", label=f"σ{index + 1}")
+    axes.set(xscale="log", yscale="log", xlabel="steps T", ylabel="singular values of F Gᵀ", ylim=(1e-9, 2))
+    axes.legend(frameon=False, fontsize=8)
+    return figure

@@ -32,17 +32,17 @@ def residual(f: Tensor, g: Tensor, target: Tensor, operator: Tensor | None) -> T
     """
     if operator is None:
         return torch.baddbmm(target, f, g.mT, beta=-1)
-    product = f @ g.mT
+    product = torch.bmm(f, g.mT)
     return ((product.flatten(1) @ operator.T - target) @ operator).view_as(product)
 
 
 def symmetric_gradient(x: Tensor, target: Tensor, operator: Tensor | None) -> Tensor:
     """sym(D) X, of ¼ |A(X Xᵀ) − y|²."""
     d = residual(x, x, target, operator)
-    return (d + d.mT) @ x / 2 if operator is not None else d @ x
+    return torch.bmm(d + d.mT, x) / 2 if operator is not None else torch.bmm(d, x)
 
 
 def asymmetric_gradients(f: Tensor, g: Tensor, target: Tensor, operator: Tensor | None) -> tuple[Tensor, Tensor]:
     """D G and Dᵀ F, of ½ |A(F Gᵀ) − y|²."""
     d = residual(f, g, target, operator)
-    return d @ g, d.mT @ f
+    return torch.bmm(d, g), torch.bmm(d.mT, f)  # on small matrices half of what @ takes, which looks at shapes first

@@ -28,15 +28,18 @@ def predicted_rate(start: Tensor, f: Tensor, g: Tensor, rank: int, rate: float) 
     """−d log|F Gᵀ − M| / dT at the end, (E,): −ln(1 − η λ) of the slowest of what still shrinks.
 
     On the redundant space N that is λ_min(Nᵀ Δ₀ N), the paper's; for a large start the parts of F and G beyond M's
-    columns and rows are slower, which shrink by 1 − η σ_r(G)² and 1 − η σ_r(F)².
+    columns and rows are slower, which shrink by 1 − η σ_r(G)² and 1 − η σ_r(F)². Where G starts as the larger factor, F
+    vanishes on N, and F and G change places.
 
     Args:
         start: Δ₀ (E, k, k), see :func:`imbalance`.
         f: Trained, (E, n1, k).
-        g: Trained, (E, n2, k); the factor that vanishes on the redundant space.
+        g: Trained, (E, n2, k).
         rank: r < k.
         rate: η.
     """
+    if float(start.diagonal(dim1=-2, dim2=-1).sum()) < 0:
+        start, f, g = -start, g, f
     n = redundant_space(g, rank)
     slowest = torch.linalg.eigvalsh(n.mT @ start @ n)[:, 0]
     for factor in (f, g):

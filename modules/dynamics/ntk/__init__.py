@@ -12,13 +12,14 @@ What it is for: the limit kernels of MLPs, the kernel of a finite network at any
 kernels of any module and predictions in :mod:`framework.ntk`, the technique ``ntk_monitor`` on a probe in any run.
 
 Expected numbers (``reproduce ntk``): drift in 200 steps at n = 500 (10 starts) over n = 2,000 (2 starts): 4.7;
-inflation 1.51 at n = 100 (10) and 1.02 at n = 2,000; error of the first kernel at n = 10,000 (1) over n = 100: 0.09; 60
-networks with n = 50 at γ = 0.9 are 0.6 standard errors from the limit's mean, with 0.94 of its deviation; along the
-second component of 512 digits |g| after 250 steps is 1.07 of the prediction at n = 1,000 (1 start), and ‖h‖ 3.0 times
-larger at n = 100. Drift and inflation are those on 33 points of the circle; another probe and other starts gave 1.07
-and 1.89 at n = 100 where this has 0.60 and 1.51.
+inflation 1.51 at n = 100 (10 starts on each of 5 draws of the inputs) and 1.02 at n = 2,000; error of the first kernel
+at n = 10,000 (1) over n = 100: 0.09; 60 networks with n = 50 at γ = 0.9 are 0.6 standard errors from the limit's mean,
+with 0.94 of its deviation; along the second component of 512 digits |g| after 250 steps is 1.07 of the prediction at
+n = 1,000 (1 start), and ‖h‖ 3.0 times larger at n = 100. At n = 100 drift and inflation depend on the draw of the 100
+inputs more than on the probe: on three draws inflation was 1.51, 1.68 and 1.27 over 33 × 33 points of the circle, 1.47,
+1.69 and 1.31 over the row of (1, 0), single networks between 0.98 and 1.92; 1.89 was found elsewhere on one draw.
 
-Cost: a kernel O(N n² + N² n) per member without any Jacobian; ``reproduce ntk`` took 76 s on one core.
+Cost: a kernel O(N n² + N² n) per member without any Jacobian; ``reproduce ntk`` took 84 s of one core.
 
 Composes with techniques that only observe; others change the network that the theory is about.
 

@@ -42,8 +42,9 @@ class PromptGPT2(nn.Module):
             eos_token_id=None,
         )
         self.read_in = nn.Linear(dim, width)
-        self.body: Any = GPT2Model(config)
-        self.body.wte = nn.Identity()  # tokens are read in as vectors; an embedding would have no gradient
+        body: Any = GPT2Model(config)
+        body.wte = nn.Identity()  # tokens are read in as vectors; an embedding would have no gradient
+        self.body = body
         self.read_out = nn.Linear(width, 1)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

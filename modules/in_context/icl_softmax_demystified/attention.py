@@ -124,11 +124,13 @@ class SoftmaxAttention(nn.Module):
 def circuit_measures(circuits: Circuits, dim: int) -> dict[str, Tensor]:
     """What the circuits of heads look like: names to (E, H).
 
+    Of KQ the columns of the query's labels are left out: these are 0, so that nothing is ever learnt there.
     ``omega`` the mean of the first d diagonal entries of KQ, ``mu`` the last entry of OV (with several labels the
     largest one in the labels' columns), ``diagonal`` d ω²/‖KQ‖² and ``last`` μ²/‖OV‖², the shares of their energy,
     ``off`` the largest entry of KQ off its first d diagonal entries.
     """
     kq, ov = circuits
+    kq = kq[..., :dim]
     diagonal = kq.diagonal(dim1=-2, dim2=-1)[..., :dim]
     omega = diagonal.mean(-1)
     labels = ov[..., dim:].flatten(2)

@@ -28,5 +28,6 @@ Limits: closed forms are for Gaussian covariates. Squared errors have heavy tail
 """
 
 from modules.in_context.yq_lsa.lightning import GuessingAttention
+from modules.in_context.yq_lsa.similarity import SimilarityLM
 
-__all__ = ["GuessingAttention"]
+__all__ = ["GuessingAttention", "SimilarityLM"]

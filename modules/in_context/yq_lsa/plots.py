@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -72,4 +72,18 @@ def heads_figure(heads: Sequence[int], risks: Sequence[float], bound: float, gra
     axes.axhline(gradient, color="k", linewidth=1, linestyle="--", label="gradient step from w*")
     axes.set(xlabel="heads", ylabel="mean squared error", xticks=list(heads))
     axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def guesses_figure(found: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """A language model's answers against the scores, one pair of axes for each kind of guess.
+
+    Args:
+        found: Kind to ``answer`` and ``score`` (n,).
+    """
+    figure = new_figure(1, max(1, len(found)), size=(3.4 * max(1, len(found)), 3.2))
+    for axes, (name, values) in zip(figure.axes, found.items(), strict=False):
+        axes.plot([0, 5], [0, 5], "k", linewidth=0.8)
+        axes.plot(values["score"].cpu(), values["answer"].cpu(), "o", markersize=3, alpha=0.5)
+        axes.set(xlabel="score", ylabel="answer", title=f"guess: {name}")
     return figure

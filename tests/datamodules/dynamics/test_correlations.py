@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tiny_files import idx_bytes, write_idx
 
 from datamodules.dynamics.correlations import Correlations, tree_features, whitened
 from framework.errors import UserError
@@ -49,12 +50,36 @@ def test_files_are_read(tmp_path):
     np.testing.assert_allclose(batch_of(path=str(tmp_path / "own.npz"))["s11"], flat @ flat.T * 255**2)
 
 
+def test_mnists_own_files_are_read(tmp_path):
+    for zipped in (True, False):
+        folder = tmp_path / str(zipped)
+        content = write_idx(folder, zipped=zipped)
+        found = batch_of(path=str(folder), examples=True)
+        flat = content["train-images-idx3-ubyte"].reshape(40, 36).T / 255
+        np.testing.assert_allclose(found["x"], flat)
+        np.testing.assert_allclose(found["s31"], found["y"] @ flat.T)
+    with pytest.raises(UserError, match="expected: "):
+        batch_of(path=str(tmp_path))
+    content = write_idx(tmp_path / "short")
+    (tmp_path / "short" / "train-labels-idx1-ubyte.gz").write_bytes(idx_bytes(np.zeros(3, dtype=np.uint8)))
+    with pytest.raises(UserError, match=r"path: .*short holds 40 images and 3 labels"):
+        batch_of(path=str(tmp_path / "short"))
+
+
+def test_examples_come_with_what_their_sums_are_divided_by():
+    assert set(batch_of()) == {"s11", "s31", "syy"}
+    for mean in (False, True):
+        batch = batch_of(source="digits", mean=mean, examples=True)
+        assert float(batch["count"]) == (1797 if mean else 1)
+        torch.testing.assert_close(batch["y"] @ batch["x"].T / batch["count"], batch["s31"])
+
+
 def test_files_with_something_else_are_named(tmp_path):
     with pytest.raises(UserError, match=r"path: .*none\.npz not found"):
         batch_of(path=str(tmp_path / "none.npz"))
     for arrays in ({"X": np.ones((2, 3))}, {"X": np.ones((2, 3)), "Y": np.ones((2, 4))}):
         np.savez(tmp_path / "bad.npz", **arrays)
-        with pytest.raises(UserError, match=r"path: .*bad\.npz holds .* is expected"):
+        with pytest.raises(UserError, match=r"path: .*bad\.npz holds .*; expected: "):
             batch_of(path=str(tmp_path / "bad.npz"))
     (tmp_path / "broken.npz").write_bytes(b"no array")
     with pytest.raises(UserError, match=r"path: .*broken\.npz cannot be read"):

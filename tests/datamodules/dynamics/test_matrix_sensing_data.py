@@ -66,7 +66,7 @@ def test_files_are_read(tmp_path):
 )
 def test_files_with_something_else_are_named(tmp_path, arrays):
     np.savez(tmp_path / "bad.npz", **arrays)
-    with pytest.raises(UserError, match=r"path: .*bad\.npz holds .* is expected"):
+    with pytest.raises(UserError, match=r"path: .*bad\.npz holds .*; expected: "):
         batch_of(path=str(tmp_path / "bad.npz"))
 
 

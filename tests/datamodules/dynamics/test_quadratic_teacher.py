@@ -55,3 +55,17 @@ def test_bad_files_are_named(tmp_path):
 def test_bad_settings_are_named(name, value):
     with pytest.raises(UserError, match=name):
         QuadraticTeacher(**{name: value})
+
+
+def test_digits_are_white_and_no_picture_comes_twice():
+    batch = batch_of(source="digits", dimension=30, samples=1797, width=15)
+    torch.testing.assert_close(batch["x"].mT @ batch["x"] / 1797, torch.eye(30).double())
+    y = ((batch["x"] @ batch["matrix"]) * batch["x"]).sum(-1) / 30
+    torch.testing.assert_close(batch["level"] + batch["labels"] / 30**0.5, y)
+    for options, words in (
+        ({"samples": 2000, "dimension": 20}, "samples: 2000 is not accepted; the digits have 1797"),
+        ({"samples": 100, "dimension": 64}, "dimension: 64 is not accepted; the digits have 61"),
+        ({"source": "faces"}, "source: 'faces' is not one of gaussian, digits"),
+    ):
+        with pytest.raises(UserError, match=words):
+            batch_of(**{"source": "digits", **options})

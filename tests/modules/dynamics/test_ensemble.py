@@ -1,14 +1,14 @@
 """The base class of learning dynamics, on members whose course is known in closed form."""
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from ensemble_harness import resumed_is_whole, trainer
 from torch import nn
 
 from framework import OptimizerConfig
-from framework.data import DataModule
 from framework.data.arrays import WholeBatch
+from framework.data.whole import WholeData
 from framework.errors import UserError
 from modules.dynamics.ensemble import Ensemble, record_points
 
@@ -42,23 +42,10 @@ class Quadratic(Ensemble):
         self.drawn += 1
 
 
-class Data(DataModule):
+class Data(WholeData):
     def __init__(self, passes=5):
         super().__init__(batch_size=1)
         self.train_set = WholeBatch({"curvature": torch.tensor(CURVATURES, dtype=torch.float64)}, passes)
-
-
-def trainer(folder, epochs=4, **options):
-    return pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        default_root_dir=folder,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        **options,
-    )
 
 
 def test_members_take_every_inner_step(tmp_path):
@@ -70,6 +57,21 @@ def test_members_take_every_inner_step(tmp_path):
     assert model.drawn == 1
     np.testing.assert_allclose(model.w.detach(), (1 - RATE * np.array(CURVATURES)) ** 200, rtol=1e-12)
     assert float(run.callback_metrics["train/w"]) == pytest.approx(float(run.callback_metrics["train/w/theory"]))
+
+
+def test_no_validation_is_expected_where_there_is_none(tmp_path, recwarn):
+    run = trainer(tmp_path, epochs=1)
+    run.fit(Quadratic(), Data())
+    assert not run.enable_validation
+    assert not [found for found in recwarn if "val_dataloader" in str(found.message)]
+
+
+def test_parameters_are_looked_up_once_only_while_steps_are_taken():
+    model = Quadratic()
+    assert model.stacks() == [model.w]
+    model.simulate(Data().train_set.batch, 3)
+    model.w = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    assert model.stacks()[0] is model.w
 
 
 def test_the_trajectory_is_written_with_settings_and_theory(tmp_path):
@@ -107,30 +109,10 @@ def test_fit_and_simulate_take_the_steps_of_torchs_optimiser(tmp_path, optimizer
     torch.testing.assert_close(looped.w, w, rtol=1e-12, atol=0)
 
 
-class StopAfter(pl.Callback):
-    def __init__(self, epoch, path):
-        self.epoch, self.path = epoch, path
-
-    def on_train_epoch_end(self, trainer, pl_module):
-        if trainer.current_epoch == self.epoch:
-            trainer.save_checkpoint(self.path)
-            trainer.should_stop = True
-
-
 @pytest.mark.parametrize("args", [{}, {"momentum": 0.9}], ids=["sgd", "momentum"])
 def test_a_resumed_run_is_the_whole_one(tmp_path, args):
     optimizer = OptimizerConfig("sgd", lr=RATE, weight_decay=0.0, args=args)
-    whole = Quadratic(optimizer=optimizer)
-    trainer(tmp_path / "whole").fit(whole, Data())
-    path = tmp_path / "half.ckpt"
-    trainer(tmp_path / "half", callbacks=[StopAfter(1, path)]).fit(Quadratic(optimizer=optimizer), Data())
-    torch.load(path, weights_only=True)
-    resumed = Quadratic(optimizer=optimizer)
-    trainer(tmp_path / "rest").fit(resumed, Data(), ckpt_path=path, weights_only=True)
-    assert torch.equal(whole.w, resumed.w)
-    first, second = whole.trajectory(), resumed.trajectory()
-    assert first.keys() == second.keys()
-    assert all(np.array_equal(first[name], second[name]) for name in first)
+    resumed_is_whole(lambda: Quadratic(optimizer=optimizer), Data, tmp_path)
 
 
 def test_points_hold_both_ends_and_are_dense_at_the_start():

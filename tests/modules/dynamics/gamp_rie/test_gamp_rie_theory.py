@@ -1,4 +1,4 @@
-"""Spectrum, denoiser and state evolution against numbers of the sheet and draws."""
+"""Spectrum, denoiser and state evolution against reference numbers and draws."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import torch
 from modules.dynamics.gamp_rie.denoiser import denoise, error
 from modules.dynamics.gamp_rie.gamp import wishart
 from modules.dynamics.gamp_rie.spectrum import density, edges, moment, stieltjes
-from modules.dynamics.gamp_rie.state_evolution import mmse, perfect_recovery
+from modules.dynamics.gamp_rie.state_evolution import curve, mmse, perfect_recovery
 
 
 def noisy(d, kappa, t, seed=0):
@@ -88,3 +88,11 @@ def test_perfect_recovery():
     assert 0 < mmse(limit - 1e-3, 0.5) < 2e-3
     assert mmse(limit + 1e-3, 0.5) == 0
     assert perfect_recovery(3) == 0.5
+
+
+@pytest.mark.parametrize(("kappa", "noise"), [(0.3, 0.0), (1.0, 0.5)])
+def test_the_curve_is_what_the_root_finder_gives(kappa, noise):
+    alphas, found = curve(kappa, noise, points=8)
+    assert np.all(np.diff(alphas) > 0)
+    for alpha, error_there in zip(alphas[2:6], found[2:6], strict=True):
+        assert mmse(alpha, kappa, noise) == pytest.approx(error_there, abs=1e-6)

@@ -1,8 +1,11 @@
 """The iteration, gradient descent, and their settings."""
 
+import numpy as np
 import pytest
 import torch
+from ensemble_harness import resumed_is_whole, trainer
 
+from datamodules.dynamics.quadratic_teacher import QuadraticTeacher
 from framework.errors import UserError
 from modules.dynamics.gamp_rie import GampRie, QuadraticNet
 from modules.dynamics.gamp_rie.gamp import adjoint, distance, forward, solve, wishart
@@ -74,6 +77,38 @@ def test_gradient_descent_fits_and_the_average_is_better():
     found = QuadraticNet(20, 120, 10, inits=6).simulate(batch, 1000, [0, 1000])
     assert found["loss"][-1].max() < 1e-2 * found["loss"][0].min()
     assert found["average_error"][-1, 0] < found["error"][-1].mean()
+
+
+@pytest.mark.parametrize("model", [GampRie, QuadraticNet])
+def test_the_estimate_is_written_and_predicts(tmp_path, model):
+    sizes = {"dimension": 12, "samples": 60, "width": 6}
+    fitted, data = model(**sizes, inits=2), QuadraticTeacher(**sizes, passes=2)
+    run = trainer(tmp_path, 1)
+    run.fit(fitted, data)
+    found = np.load(tmp_path / "estimate.npz")
+    np.testing.assert_array_equal(found["estimate"], fitted.estimates())
+    np.testing.assert_allclose(found["average"], found["estimate"].mean(0))
+    values, vectors = np.linalg.eigh(found["estimate"])
+    values[:, :-6] = 0
+    best = (vectors * values.clip(0)[:, None, :]) @ vectors.transpose(0, 2, 1)
+    np.testing.assert_allclose(found["weights"].transpose(0, 2, 1) @ found["weights"] / 6, best, atol=1e-10)
+    (predicted,) = run.predict(fitted, data)
+    x, s = data.predict_set.tensors["x"], fitted.estimates()
+    level = float(data.train_set.batch["level"])
+    quadratic = torch.einsum("ni,eij,nj->ne", x, s, x) / 12
+    traces = s.diagonal(dim1=-2, dim2=-1).sum(-1) / 12
+    torch.testing.assert_close(predicted["prediction"], quadratic - traces + level)
+    torch.testing.assert_close(predicted["average"], predicted["prediction"].mean(1))
+    y = ((x @ data.train_set.batch["matrix"]) * x).sum(-1) / 12
+    torch.testing.assert_close(predicted["label"], y)
+
+
+@pytest.mark.parametrize("model", [GampRie, QuadraticNet])
+def test_a_resumed_run_is_the_whole_one(tmp_path, model):
+    sizes = {"dimension": 12, "samples": 60, "width": 6}
+    resumed_is_whole(
+        lambda: model(**sizes, inits=2, inner_steps=2, points=6), lambda: QuadraticTeacher(**sizes, passes=2), tmp_path
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """Steps, forms, conserved quantities and predictions of matrix sensing, on small matrices."""
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from ensemble_harness import resumed_is_whole, trainer
 
 from callbacks.rebalance_factors import RebalanceFactors
 from datamodules.dynamics.sensing import MatrixSensing as Data
@@ -88,13 +88,20 @@ def test_more_columns_than_the_rank_slow_the_symmetric_form_to_one_over_t():
     assert "error/theory" not in exact
 
 
-@pytest.mark.parametrize("alpha", [0.3, 0.5, 1.0])
-def test_the_asymmetric_rate_is_predicted(alpha):
-    model, batch = model_of(alpha=[alpha], points=2000), batch_of()
+@pytest.mark.parametrize(("alpha", "ratio"), [(0.3, 3.0), (0.5, 3.0), (1.0, 3.0), (0.05, 1 / 3)])
+def test_the_asymmetric_rate_is_predicted(alpha, ratio):
+    model, batch = model_of(alpha=[alpha], init_ratio=ratio, points=2000), batch_of()
     found = model.simulate(batch, 6000)
     rate = exponential_rate(found["step"], found["error"][:, 0], 1e-9, 1e-4)
     assert rate.points > 5
     assert rate.rate == pytest.approx(float(model.predicted_rate()[0]), rel=0.03)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_fewer_columns_than_the_rank_give_the_best_approximation(symmetric):
+    batch = batch_of(rank=3, condition=4.0)
+    found = model_of(width=2, rank=3, symmetric=symmetric).simulate(batch, 5000, [5000])
+    assert found["error"][-1, 0] == pytest.approx(0.25, rel=1e-6)
 
 
 def test_the_imbalance_drifts_in_proportion_to_the_rate():
@@ -104,22 +111,20 @@ def test_the_imbalance_drifts_in_proportion_to_the_rate():
     assert 1.9 < drifts[0] / drifts[1] < 2.1
 
 
-def trainer(folder, epochs=6, **options):
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", default_root_dir=folder, enable_checkpointing=False, **quiet, **options
-    )
-
-
 def data(**options):
     return Data(**{"rows": 12, "rank": 2, "measurements": 0, "passes": 2, **options})
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_resumed_run_is_the_whole_one(tmp_path, symmetric):
+    resumed_is_whole(lambda: MatrixSensing(**SIZES, symmetric=symmetric, inner_steps=5), data, tmp_path)
 
 
 def test_the_one_step_takes_the_start_out_of_the_rate(tmp_path):
     errors = {}
     for step in (None, RebalanceFactors()):
         model = model_of(alpha=[0.05, 0.2])
-        trainer(tmp_path, callbacks=[] if step is None else [step]).fit(model, data())
+        trainer(tmp_path, 6, callbacks=[] if step is None else [step]).fit(model, data())
         errors[step is None] = model.trajectory()["error"][-1]
     assert (errors[True] > 1e-5).any()
     assert (errors[False] < 1e-12).all()
@@ -138,7 +143,7 @@ def test_the_one_step_takes_the_start_out_of_the_rate(tmp_path):
 )
 def test_the_step_refuses_what_it_cannot_do(tmp_path, step, model, message):
     with pytest.raises(UserError, match=message):
-        trainer(tmp_path, callbacks=[RebalanceFactors(**step)]).fit(model_of(**model), data())
+        trainer(tmp_path, 6, callbacks=[RebalanceFactors(**step)]).fit(model_of(**model), data())
 
 
 @pytest.mark.parametrize("options", [{"epoch": -1}, {"rank": 0}, {"beta": 0.0}, {"loss": 0.0}, {"gap": -1.0}])

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from ensemble_harness import resumed_is_whole
 from torch import nn
 
 from datamodules.dynamics.circle import Circle
+from datamodules.dynamics.digits_component import DigitsComponent
 from framework.errors import UserError
 from framework.ntk import infinite_kernels, kernel_vector_product, tangent_kernel
 from modules.dynamics.ntk import NTKMLP, NTKRegression
@@ -63,6 +65,13 @@ def test_it_trains_and_measures_every_member():
     assert (found["drift"][0] == 0).all()
     assert (found["drift"][1] > 0).all()
     torch.testing.assert_close(torch.tensor(found["loss"][0]), torch.tensor(found["loss/theory"][0]))
+
+
+@pytest.mark.parametrize(
+    ("data", "inputs"), [(lambda: Circle(passes=2), 2), (lambda: DigitsComponent(samples=20, passes=2), 64)]
+)
+def test_a_resumed_run_is_the_whole_one(tmp_path, data, inputs):
+    resumed_is_whole(lambda: NTKRegression(inputs, width=20, seeds=2, inner_steps=5), data, tmp_path)
 
 
 def test_bad_settings_and_data():

@@ -1,0 +1,235 @@
+"""The technique: a probe, solved or trained, and the stage after it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+from torch import nn
+
+from callbacks.lp_ft.probing import probe
+from framework.editing import Context, Once, Plan, Stage, ledger_of
+from framework.editing.ledger import set_trainable, trainable_names
+from framework.errors import UserError
+from framework.linear_probe import ProbeFit, batches_of, find_head, scale_head
+from framework.optim import OptimizerConfig, ScheduleConfig, changed
+
+STRATEGIES = ("lp_ft", "lp", "ft")
+OPTIMIZERS = ("reset", "keep")
+_MODULES = {"optimizer": OptimizerConfig(), "schedule": ScheduleConfig()}
+
+
+class LPFT(Once):
+    """Probes a linear head, then fine-tunes.
+
+    Args:
+        strategy: ``lp_ft``; ``lp`` (the backbone stays frozen) or ``ft`` (no probe, the head is scaled at most).
+        head: Name of the last linear layer; found by default.
+        probe_epochs: Epochs that train the head alone; 0 to solve for it before training.
+        Cs: Strengths of the regularisation that a solved probe tries.
+        cv: Folds of its cross-validation.
+        max_iter: Of its solver.
+        head_scale: Multiplies the head's weight before fine-tuning.
+        optimizer: What becomes of the optimiser after ``probe_epochs``: ``reset``, or ``keep`` the head's state.
+        probe_optimizer: Fields of the optimiser that differ in the probe's epochs, such as ``{lr: 0.01}``.
+        probe_schedule: The same of the schedule, which spans those epochs alone.
+        finetune_optimizer: Fields of the optimiser that differ in fine-tuning.
+        finetune_schedule: The same of its schedule.
+        epoch: Before which it begins. By default at the start, or where ``mixture_growth`` has folded its layers.
+
+    Raises:
+        UserError: a setting is not accepted (at once); the model has no linear head, the data does not fit it, or the
+            training ends before the probe does (before training).
+    """
+
+    technique: ClassVar[str] = "lp_ft"
+    changes: ClassVar[frozenset[str]] = frozenset({"trainability", "values"})
+    after: ClassVar[tuple[str, ...]] = ("gg_init", "warm_start", "winner", "mixture_growth", "structured_init")
+    before: ClassVar[tuple[str, ...]] = ("kappa_tune", "lora", "ema")
+
+    def __init__(
+        self,
+        strategy: str = "lp_ft",
+        head: str | None = None,
+        probe_epochs: int = 0,
+        Cs: int = 10,
+        cv: int = 5,
+        max_iter: int = 5000,
+        head_scale: float = 1.0,
+        optimizer: str = "reset",
+        probe_optimizer: dict[str, Any] | None = None,
+        probe_schedule: dict[str, Any] | None = None,
+        finetune_optimizer: dict[str, Any] | None = None,
+        finetune_schedule: dict[str, Any] | None = None,
+        epoch: int | None = None,
+    ) -> None:
+        for key, text, accepted in (("strategy", strategy, STRATEGIES), ("optimizer", optimizer, OPTIMIZERS)):
+            if text not in accepted:
+                raise UserError(f"lp_ft.{key}: {text!r} is not accepted; one of {', '.join(accepted)}")
+        least = {"probe_epochs": (probe_epochs, 0), "Cs": (Cs, 1), "cv": (cv, 2), "max_iter": (max_iter, 1)}
+        for key, (value, lowest) in {**least, "epoch": (epoch or 0, 0)}.items():
+            if value < lowest:
+                raise UserError(f"lp_ft.{key}: {value} is not accepted; {lowest} or more")
+        if not (head_scale > 0 and math.isfinite(head_scale)):
+            raise UserError(f"lp_ft.head_scale: {head_scale} is not accepted; above 0")
+        if probe_epochs and strategy != "lp_ft":
+            raise UserError(f"lp_ft.probe_epochs: {probe_epochs} is not accepted with strategy {strategy}; 0")
+        fields = {
+            "probe_optimizer": probe_optimizer,
+            "probe_schedule": probe_schedule,
+            "finetune_optimizer": finetune_optimizer,
+            "finetune_schedule": finetune_schedule,
+        }
+        for key, values in fields.items():
+            changed(_MODULES[key.rpartition("_")[2]], values or {}, f"lp_ft.{key}")
+            if values and optimizer == "keep":
+                raise UserError(f"lp_ft.{key}: {values} is not accepted with optimizer keep, which goes on as it is")
+            if values and key.startswith("probe") and not probe_epochs:
+                raise UserError(f"lp_ft.{key}: {values} is not accepted without probe_epochs; a solved probe has none")
+        self.strategy, self.head, self.probe_epochs = strategy, head, probe_epochs
+        self.Cs, self.cv, self.max_iter, self.head_scale = Cs, cv, max_iter, float(head_scale)
+        self.optimizer = optimizer  # type: ignore[assignment] # one of the two
+        self.probe_optimizer, self.probe_schedule = probe_optimizer, probe_schedule
+        self.finetune_optimizer, self.finetune_schedule = finetune_optimizer, finetune_schedule
+        self.epoch = epoch
+        self._fit: ProbeFit | None = None  # of the edit under way, for its report
+        self._stilled: list[nn.Module] = []
+
+    # when
+
+    def settled(self, context: Context) -> int | None:
+        """The epoch before which fine-tuning begins."""
+        return self.first_epoch(context) + self.probe_epochs
+
+    def check(self, model: nn.Module, context: Context) -> None:
+        """Refuses a model without a linear head, and a training that ends before fine-tuning begins."""
+        super().check(model, context)
+        if not ledger_of(model).plans:  # later its layers may be others for a while
+            find_head(model, self.head, f"{self.name}.head")
+        for name, other in context.techniques.items():
+            if self.strategy == "lp" and other.technique in ("lora", "kappa_tune"):
+                raise UserError(f"{self.name}.strategy: 'lp' is not accepted beside {name}: it leaves the backbone frozen")
+        last = getattr(context.trainer, "max_epochs", None)
+        begins = self.first_epoch(context) + self.probe_epochs
+        if getattr(context.trainer, "fast_dev_run", False) or not self.probe_epochs:
+            return
+        if last is not None and 0 <= last <= begins:
+            raise UserError(
+                f"{self.name}.probe_epochs: {self.probe_epochs} is not accepted: fine-tuning would begin at epoch "
+                f"{begins}, trainer.max_epochs is {last}"
+            )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuses the same by the number of steps."""
+        self._stilled = []
+        steps, batches = trainer.max_steps, trainer.num_training_batches
+        if steps < 0 or not self.probe_epochs or getattr(trainer, "fast_dev_run", False) or not 0 < batches < math.inf:
+            return
+        plans = [plan for plan in ledger_of(pl_module).plans if plan.name == self.name]
+        if not plans or plans[-1].decision["phase"] != "probe":
+            return
+        before = (plans[-1].epoch + self.probe_epochs) * math.ceil(batches / trainer.accumulate_grad_batches)
+        if before >= steps:
+            raise UserError(
+                f"{self.name}.probe_epochs: {self.probe_epochs} is not accepted: fine-tuning would begin after "
+                f"{before} steps, trainer.max_steps is {steps}"
+            )
+
+    def in_training(self, context: Context) -> bool:
+        """Not if it is all done at the start."""
+        return self.first_epoch(context) + self.probe_epochs > 0
+
+    def due(self, context: Context) -> bool:
+        """Where the probe begins, and where it ends."""
+        done = [plan for plan in context.plans if plan.name == self.name]
+        if not done:
+            return super().due(context)
+        return done[-1].decision["phase"] == "probe" and context.epoch >= done[-1].epoch + self.probe_epochs
+
+    # what
+
+    def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
+        """Finds the head, and what is trained."""
+        done = [plan for plan in context.plans if plan.name == self.name]
+        if done:
+            begun = done[-1].decision
+            own = dict(model.named_parameters())
+            trained = [name for name in begun["before"] if name in own]
+            return {"phase": "finetune", "head": begun["head"], "trainable": trained, **self._stage(context, False)}
+        head, before = find_head(model, self.head, f"{self.name}.head"), trainable_names(model)
+        inside = [name for name in before if name.rpartition(".")[0] == head]
+        if self.probe_epochs:
+            if not inside:
+                raise UserError(f"{self.name}.probe_epochs: {head} is frozen, so there is nothing to train in them")
+            probed = {"phase": "probe", "head": head, "trainable": inside, "before": before}
+            return {**probed, **self._stage(context, True)}
+        trained = inside if self.strategy == "lp" else before
+        return {"phase": self.strategy, "head": head, "trainable": trained, **self._stage(context, False)}
+
+    def _stage(self, context: Context, probing: bool) -> dict[str, Any]:
+        """The stage that begins, where anything is different in it."""
+        if self.optimizer == "keep":
+            return {}
+        own = (self.probe_optimizer, self.probe_schedule) if probing else (self.finetune_optimizer, self.finetune_schedule)
+        if not (self.probe_epochs or context.epoch or own[0] or own[1]):
+            return {}
+        length = self.probe_epochs if probing else None
+        return {"stage": Stage(context.epoch, length, dict(own[0] or {}), dict(own[1] or {})).to_plain()}
+
+    @classmethod
+    def apply(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
+        """Trains what the decision names, and nothing else."""
+        set_trainable(model, decision["trainable"])
+
+    def initialise(self, model: nn.Module, decision: Mapping[str, Any], context: Context) -> None:
+        """Solves for the head, and scales it where fine-tuning begins."""
+        self._fit = None
+        if decision["phase"] == "probe":
+            return
+        if self.strategy != "ft" and not self.probe_epochs:
+            batches = batches_of(context.datamodule, "train", f"{self.name}.probe_epochs: 0")
+            options = {"Cs": self.Cs, "cv": self.cv, "max_iter": self.max_iter, "head_scale": self.head_scale}
+            self._fit = probe(model, batches, decision["head"], **options, seed=context.seed % 2**32, key=self.name)
+        else:
+            head = model.get_submodule(decision["head"])
+            assert isinstance(head, nn.Linear)
+            scale_head(head, self.head_scale)
+
+    # in training
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Keeps all but the head in ``eval`` mode while it is probed: no dropout, no new statistics of batch norms."""
+        decision = next((p.decision for p in reversed(ledger_of(pl_module).plans) if p.name == self.name), {})
+        if decision.get("phase") in ("probe", "lp"):
+            head = pl_module.get_submodule(decision["head"])
+            for module in pl_module.modules():
+                if module.training and module is not head and module is not pl_module:
+                    module.training = False
+                    self._stilled.append(module)
+        else:
+            for module in self._stilled:
+                module.training = True
+            self._stilled = []
+
+    def report(self, model: nn.Module, plan: Plan, context: Context) -> None:
+        """Says what was done."""
+        decision = plan.decision
+        head = model.get_submodule(decision["head"])
+        assert isinstance(head, nn.Linear)
+        norm = float(head.weight.detach().norm())
+        text = {
+            "probe": f"{decision['head']} alone is trained for {self.probe_epochs} epochs",
+            "finetune": f"{decision['head']} is probed, ‖V‖ {norm:.4g}; fine-tuning",
+            "ft": f"no probe, ‖V‖ of {decision['head']} {norm:.4g}",
+        }.get(decision["phase"], "")
+        if self._fit is not None:
+            text = (
+                f"{decision['head']} solved for: ‖V‖ {norm:.4g}, C {self._fit.strength:.3g}, accuracy "
+                f"{self._fit.accuracy:.3f} ({self._fit.validated:.3f} in cross-validation)"
+            )
+        print(f"{self.name}: epoch {plan.epoch}: {text}", file=sys.stderr)

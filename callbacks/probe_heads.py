@@ -1,0 +1,174 @@
+"""Probe heads: which linear head on a network's features, naive Bayes or logistic regression, at which number of labels.
+
+Paper: Zheng, Wu, Bao, Cao, Li, Zhu, 2023, "Revisiting Discriminative vs. Generative Classifiers: Theory and
+Implications", ICML, arXiv 2302.02334.
+
+At the end of a training (or after every so many epochs) the features of a layer are taken of training and validation
+data. For each number m of ``sizes`` m samples are drawn from the former until they hold every class, scaled to [0, 1]
+by themselves, and both heads are fitted and measured on the latter, several times. The error of each is logged as
+``heads/naive_bayes/<m>`` and ``heads/logistic/<m>`` (at the best C), the number of samples from which logistic
+regression is better as ``heads/crossover``; ``heads.npz`` in the run folder has all errors, and there is a figure.
+
+Works on any classifier whose ``forward`` takes the batch's input, on data of this project (``train_set``, ``val_set``);
+changes nothing in the model, which is looked at in ``eval`` mode. Features of data that the network was trained on are
+tighter than those of new data: to know what the features are worth elsewhere, ``draw_from: val`` draws from one half of
+the validation data and measures on the other. Cost: one pass over the data, and milliseconds for each fit; with many
+features and a large C up to seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from framework.activity import activity_of
+from framework.data.seeding import seeded
+from framework.editing import Context, Observer
+from framework.errors import UserError
+from framework.figures import log_figure
+from framework.linear_heads import LearningCurve, curve_figure, learning_curve
+from framework.linear_heads.curve import as_metrics
+
+
+def features_of(
+    model: nn.Module, dataset: Any, layer: str | None = None, limit: int = 10_000, seed: int = 0, batch_size: int = 256
+) -> tuple[Tensor, Tensor]:
+    """Features (N, n) and classes (N,), on the CPU, of samples of a data set that hands out batches.
+
+    Args:
+        model: In ``eval`` mode.
+        dataset: With ``__getitems__``, or of single samples.
+        layer: Whose output; by default what the last layer with weights gets.
+        limit: Samples at most, drawn at random.
+        seed: Of the draw, and of what the data set draws itself.
+        batch_size: Samples in a pass.
+
+    Raises:
+        UserError: a batch is not inputs and classes, or there is no such layer.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    rows = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:limit]
+    features, labels = [], []
+    with seeded(seed):
+        for part in rows.split(batch_size):
+            x, y = _pair(dataset, part.tolist())
+            features.append(activity_of(model, x.to(device), layer, "probe_heads.layer").cpu())
+            labels.append(y.cpu())
+    return torch.cat(features), torch.cat(labels)
+
+
+def _pair(dataset: Any, rows: list[int]) -> tuple[Tensor, Tensor]:
+    many = getattr(dataset, "__getitems__", None)
+    batch = many(rows) if callable(many) else torch.utils.data.default_collate([dataset[row] for row in rows])
+    pair = (batch.get("x"), batch.get("y")) if isinstance(batch, Mapping) else batch
+    whole = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(part, Tensor) for part in pair)
+    if not whole or pair[1].is_floating_point() or pair[1].ndim != 1:
+        raise UserError("probe_heads: a batch must be inputs and a class for each, (x, y)")
+    return pair[0], pair[1]
+
+
+class ProbeHeads(Observer):
+    """Logs and draws the learning curves of both heads on the features of a layer.
+
+    Args:
+        sizes: Numbers of samples m; those beyond what there is are left out.
+        repeats: Draws for each.
+        c: Values of C of logistic regression.
+        layer: Layer whose output the features are; by default what the last layer with weights gets.
+        draw_from: ``train`` or ``val``, where the samples of the heads come from.
+        scale: Whether features are scaled by each draw's range.
+        every_n_epochs: Look after every so many epochs; 0 for the end only.
+        limit: Samples of each part at most.
+        seed: Of the draws.
+
+    Raises:
+        UserError: a setting is not accepted; at the start, the module has no ``forward`` or the data no training and
+            validation sets; at the first look, a batch is not inputs and classes.
+    """
+
+    technique = "probe_heads"
+
+    def __init__(
+        self,
+        sizes: tuple[int, ...] = (20, 50, 100, 200, 500, 1000),
+        repeats: int = 5,
+        c: tuple[float, ...] = (0.1, 1.0, 10.0),
+        layer: str | None = None,
+        draw_from: str = "train",
+        scale: bool = True,
+        every_n_epochs: int = 0,
+        limit: int = 10_000,
+        seed: int = 0,
+    ) -> None:
+        self.sizes, self.repeats, self.c, self.layer = tuple(sizes), repeats, tuple(c), layer
+        self.draw_from, self.scale, self.every_n_epochs = draw_from, scale, every_n_epochs
+        self.limit, self.seed = limit, seed
+        if not self.sizes or min(self.sizes) < 2 or list(self.sizes) != sorted(set(self.sizes)):
+            raise UserError(f"probe_heads.sizes: {list(self.sizes)} is not accepted; from 2 upwards, ascending")
+        if not self.c or min(self.c) <= 0:
+            raise UserError(f"probe_heads.c: {list(self.c)} is not accepted; at least one, each above 0")
+        if draw_from not in ("train", "val"):
+            raise UserError(f"probe_heads.draw_from: {draw_from!r} is not one of train, val")
+        for name, value, least in (("repeats", repeats, 1), ("limit", limit, 2), ("every_n_epochs", every_n_epochs, 0)):
+            if value < least:
+                raise UserError(f"probe_heads.{name}: {value} is not accepted; at least {least}")
+        self.curve: LearningCurve | None = None
+
+    def check(self, model: nn.Module, context: Context) -> None:
+        """Refuses a module that cannot be called on inputs."""
+        if type(model).forward is pl.LightningModule.forward:
+            raise UserError(f"{self.name}: {type(model).__name__} has no forward, so there are no features to take")
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuses data without sets to draw from."""
+        data = getattr(trainer, "datamodule", None)
+        for part in ("train_set", "val_set"):
+            if not hasattr(getattr(data, part, None), "__len__"):
+                raise UserError(f"{self.name}: {type(data).__name__} has no {part} that samples can be drawn from")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Looks, and logs."""
+        epoch = trainer.current_epoch + 1
+        last = epoch == trainer.max_epochs or trainer.should_stop
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if last or (self.every_n_epochs and epoch % self.every_n_epochs == 0):
+            self.curve = self._look(trainer, pl_module)
+            for name, value in as_metrics(self.curve).items():
+                pl_module.log(f"heads/{name}", value, rank_zero_only=True)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes and draws the last look."""
+        if self.curve is None or not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, Any] = {"sizes": self.curve.sizes, **self.curve.errors}
+        np.savez(folder / "heads.npz", **arrays)
+        title = f"features of {self.layer or 'the last layer'}, n = {self._features}"
+        log_figure(trainer, self.technique, curve_figure({title: self.curve}))
+
+    def _look(self, trainer: pl.Trainer, module: pl.LightningModule) -> LearningCurve:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        modes = {part: part.training for part in module.modules()}
+        module.eval()
+        try:
+            outside = features_of(module, data.val_set, self.layer, self.limit, self.seed)
+            if self.draw_from == "train":
+                inside = features_of(module, data.train_set, self.layer, self.limit, self.seed)
+            else:
+                half = len(outside[1]) // 2
+                inside, outside = (outside[0][:half], outside[1][:half]), (outside[0][half:], outside[1][half:])
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+        self._features = inside[0].shape[1]
+        return learning_curve(inside, outside, self.sizes, self.repeats, self.c, self.seed, scale=self.scale)
+
+    _features: int = 0

@@ -1,0 +1,78 @@
+"""Pictures read row by row: sequential digits and MNIST, a row of pixels a step, one class a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from datamodules.dynamics.correlations import read_pairs
+from datamodules.vision.labelled import LabelledImages, stratified_split
+from datamodules.vision.sources import load_splits
+from framework.data.arrays import WholeBatch
+from framework.data.whole import WholeData
+from framework.errors import UserError
+
+SOURCES = ("digits", "mnist5k")
+
+
+def rows_of(part: LabelledImages) -> tuple[Tensor, Tensor]:
+    """x (N, rows, pixels) in [0, 1] and y (N,)."""
+    return torch.from_numpy(part.images[:, 0]).float() / 255, torch.from_numpy(part.labels)
+
+
+def read_square_images(path: Path) -> tuple[Tensor, Tensor]:
+    """The same of an ``.npz`` of images and labels (:func:`datamodules.dynamics.correlations.read_pairs`), square ones.
+
+    Raises:
+        UserError: there is no such file, it holds something else, or the images are not square.
+    """
+    pixels, kinds = read_pairs(path)
+    side = round(len(pixels) ** 0.5)
+    if side**2 != len(pixels):
+        raise UserError(f"path: {path} holds images of {len(pixels)} pixels, which are not square")
+    return pixels.T.reshape(-1, side, side).float(), kinds.argmax(0)
+
+
+class SequentialRows(WholeData):
+    """Pictures x (N, rows, pixels) with classes y (N,), all in each batch; ``probe``, ``test_x`` and ``test_y``.
+
+    Args:
+        path: A folder with MNIST's IDX files, or an ``.npz`` of images and labels (or with ``x_train`` and ``y_train``,
+            as Keras has MNIST), of which a fifth is for testing.
+        source: Without a path: ``digits`` (scikit-learn's, 8 x 8) or ``mnist5k`` (5,000 digits of MNIST, 28 x 28).
+        probes: Pictures of the probe, at most: the first for training.
+        seed: Decides which of them are for testing, where there is no official part, and their order.
+        passes: Batches in an epoch.
+
+    Raises:
+        UserError: a setting is not accepted; the file cannot be read or is something else (in ``setup``).
+    """
+
+    def __init__(
+        self, path: str | None = None, source: str = "digits", probes: int = 320, seed: int = 0, passes: int = 10
+    ) -> None:
+        super().__init__(batch_size=1)
+        if source not in SOURCES:
+            raise UserError(f"source: {source!r} is not one of {', '.join(SOURCES)}")
+        for name, value in (("probes", probes), ("passes", passes)):
+            if value < 1:
+                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        self.path, self.source, self.probes, self.seed, self.passes = path, source, probes, seed, passes
+
+    def setup(self, stage: str) -> None:
+        """Reads the pictures."""
+        file = None if self.path is None else Path(self.path).expanduser()
+        if file is not None and (file.suffix == ".npz" or (file / "mnist.npz").is_file()):
+            x, y = read_square_images(file)
+            train, test = (torch.from_numpy(rows) for rows in stratified_split(y.numpy(), 0.2, self.seed))
+            parts = (x[train], y[train]), (x[test], y[test])
+        else:
+            splits = load_splits(self.source if file is None else "idx", self.path, 0.0, self.seed)
+            parts = rows_of(splits.train), rows_of(splits.test)
+        (x, y), (test_x, test_y) = parts
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.seed))
+        x, y = x[order], y[order]
+        batch = {"x": x, "y": y, "probe": x[: self.probes], "test_x": test_x, "test_y": test_y}
+        self.train_set = WholeBatch(batch, self.passes)

@@ -1,0 +1,19 @@
+"""A datamodule whose every batch is all of the data."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+
+from framework.data.module import DataModule
+
+
+class WholeData(DataModule):
+    """A :class:`DataModule` without validation, for training sets that are one batch (``WholeBatch``).
+
+    Lightning takes a loader that is overridden for one that there is, and warns of modules without a validation step.
+    """
+
+    val_dataloader = pl.LightningDataModule.val_dataloader
+
+
+__all__ = ["WholeData"]

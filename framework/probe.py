@@ -1,0 +1,144 @@
+"""Observers that look at the same few inputs again and again in training."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from framework.editing import Context, Observer
+from framework.errors import UserError
+from framework.figures import log_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import nn
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within it all parts of a model are in ``eval`` mode; after it each is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def pair_of(batch: Any, technique: str = "probe") -> tuple[Tensor, Tensor]:
+    """Inputs and targets of a batch: a pair, or a mapping with ``x`` and ``y``.
+
+    Raises:
+        UserError: the batch is something else.
+    """
+    pair = (batch.get("x"), batch.get("y")) if isinstance(batch, Mapping) else batch
+    if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(part, Tensor) for part in pair)):
+        raise UserError(f"{technique}: a batch must be inputs and targets, or hold x and y")
+    return pair[0], pair[1]
+
+
+def probe_of(batch: Any, points: int, technique: str = "probe") -> tuple[Tensor, Tensor]:
+    """Inputs (P, …) and targets (P, C) of the first points of a batch: a pair, or a mapping with ``x`` and ``y``.
+
+    Classes become one-hot, less their mean.
+
+    Raises:
+        UserError: the batch is something else.
+    """
+    pair = pair_of(batch, technique)
+    x, y = (part[:points].detach().clone() for part in pair)
+    if not y.is_floating_point():
+        y = torch.nn.functional.one_hot(y.flatten()).double()
+        y = y - y.mean(0)
+    return x, y.flatten(1) if y.ndim > 1 else y[:, None]
+
+
+class ProbeObserver(Observer):
+    """Keeps the first ``size`` points of the first batch, and looks at the module on them: at the start, after every
+    ``every_n_steps`` and at the end of each epoch.
+
+    A subclass gives :meth:`look` and :meth:`figure`. What it finds is logged under ``<prefix>/``, drawn at the end, and
+    goes on after a resume. The module is in ``eval`` mode meanwhile, so that nothing in it changes.
+
+    Attributes:
+        prefix: Of what is logged.
+        kept: Names of attributes, tensors or mappings of them, that a checkpoint holds beside the points.
+    """
+
+    prefix: ClassVar[str]
+    kept: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, every_n_steps: int, size: int) -> None:
+        self.every_n_steps, self.size = every_n_steps, size
+        self.points: list[dict[str, float]] = []
+        self.probe: tuple[Tensor, Tensor] | None = None
+
+    def look(self, module: pl.LightningModule, x: Tensor, y: Tensor) -> dict[str, float]:
+        """What is measured now.
+
+        Args:
+            module: In ``eval`` mode.
+            x: (P, …), on the module's device.
+            y: (P, C), on the CPU.
+        """
+        raise NotImplementedError
+
+    def figure(self) -> Figure:
+        """Of ``points``, each with its ``step``."""
+        raise NotImplementedError
+
+    def check(self, model: nn.Module, context: Context) -> None:
+        """Refuses a module that cannot be called on inputs."""
+        if type(model).forward is pl.LightningModule.forward:
+            raise UserError(f"{self.name}: {type(model).__name__} has no forward, it cannot be looked at on a probe")
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Keeps the probe and looks at the start."""
+        if self.probe is None:
+            x, y = probe_of(batch, self.size, self.name)
+            self.probe = x, y.cpu()
+            self._look(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Looks after every so many steps."""
+        if trainer.global_step % self.every_n_steps == 0:
+            self._look(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Looks at the end of the epoch."""
+        self._look(trainer, pl_module)
+
+    def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert self.probe is not None
+        if not self.points or self.points[-1]["step"] != trainer.global_step:
+            with evaluating(pl_module):
+                found = self.look(pl_module, self.probe[0].to(pl_module.device), self.probe[1])
+            self.points.append({"step": trainer.global_step, **found})
+        for name, value in self.points[-1].items():
+            if name != "step":
+                pl_module.log(f"{self.prefix}/{name}", value, rank_zero_only=True)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draws."""
+        if self.points:
+            log_figure(trainer, self.technique, self.figure())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen so far, the probe, and what of the start is compared with."""
+        return {"points": self.points, "probe": self.probe, **{name: getattr(self, name) for name in self.kept}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on."""
+        self.points, self.probe = list(state_dict["points"]), state_dict["probe"]
+        for name in self.kept:
+            setattr(self, name, state_dict[name])

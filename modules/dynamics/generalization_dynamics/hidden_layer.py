@@ -1,0 +1,181 @@
+"""Students with one hidden layer of ReLUs as a LightningModule: widths and draws of the data side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framework import OptimizerConfig
+from framework.errors import UserError
+from modules.dynamics.ensemble import Batch, Ensemble
+from modules.dynamics.generalization_dynamics.plots import widths_figure
+from modules.dynamics.generalization_dynamics.students import Flow, flow, random_features
+
+TRAINED = ("readout", "all")
+
+
+class HiddenLayerStudent(Ensemble):
+    """Trains ŷ = a · ReLU(W x) / √N_h on ½ Σ (y − ŷ)² by full-batch gradient descent: only a, or a and W.
+
+    With ``train`` readout W stays as it was drawn and the theory of linear students holds for its random features; such
+    students can go along the exact gradient flow. Members are all pairs of a width and a draw of the data. Recorded are
+    ``time`` (steps times rate), ``test_error`` and ``train_error`` (mean squares) and, where the test's labels are ±1,
+    ``test_mistakes`` (share of wrong signs).
+
+    Args:
+        inputs: N.
+        widths: N_h, one or more.
+        draws: E, of the data and of the first weights.
+        train: ``readout`` or ``all``.
+        std: Standard deviation of the first W.
+        readout_std: Standard deviation of the first a.
+        exact: Whether to solve the flow of the read-out rather than to take steps.
+        inner_steps: Steps in a training step.
+        points: About how many times the members are measured.
+        optimizer: Plain SGD; its rate is the time of a step.
+
+    Raises:
+        UserError: a setting is not accepted; the data have other inputs or draws.
+    """
+
+    def __init__(
+        self,
+        inputs: int = 15,
+        widths: list[int] | None = None,
+        draws: int = 5,
+        train: str = "readout",
+        std: float = 1.0,
+        readout_std: float = 0.0,
+        exact: bool = False,
+        inner_steps: int = 100,
+        points: int = 100,
+        optimizer: OptimizerConfig | None = None,
+    ) -> None:
+        super().__init__(inner_steps, points, optimizer)
+        self.save_hyperparameters()
+        for name, value in (("inputs", inputs), ("draws", draws)):
+            if value < 1:
+                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        self.widths = [100] if widths is None else list(widths)
+        if min(self.widths, default=0) < 1:
+            raise UserError(f"widths: {self.widths} is not accepted; one or more, each at least 1")
+        if train not in TRAINED:
+            raise UserError(f"train: {train!r} is not one of {', '.join(TRAINED)}")
+        if exact and train == "all":
+            raise UserError("exact: the flow has a solution for train 'readout' only")
+        if std <= 0:
+            raise UserError(f"std: {std} is not accepted; above 0")
+        if readout_std < 0:
+            raise UserError(f"readout_std: {readout_std} is not accepted; 0 or more")
+        self.inputs, self.draws, self.exact, self.all = inputs, draws, exact, train == "all"
+        drawn = [std * torch.randn(draws, width, inputs, dtype=torch.float64) for width in self.widths]
+        self.readout = nn.ParameterList(
+            readout_std * torch.randn(draws, width, dtype=torch.float64) for width in self.widths
+        )
+        if self.all:
+            self.trained = nn.ParameterList(drawn)
+        else:
+            for index, weight in enumerate(drawn):
+                self.register_buffer(f"frozen_{index}", weight)
+        self.first: list[Tensor] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        """Leaves out what follows from the weights and the data."""
+        self.solutions: list[Flow] = []
+        self.cached: dict[str, list[Tensor]] = {}
+
+    @property
+    def hidden(self) -> list[Tensor]:
+        """W of each width (E, N_h, N)."""
+        return list(self.trained) if self.all else [getattr(self, f"frozen_{i}") for i in range(len(self.widths))]
+
+    def begin(self, batch: Batch) -> None:
+        """Remembers the first read-outs."""
+        x = batch["x"]
+        if x.shape[:2] != (self.draws, self.inputs):
+            raise UserError(f"draws, inputs: {self.draws}, {self.inputs}, but the data have {x.shape[0]}, {x.shape[1]}")
+        self.first = [a.detach().clone() for a in self.readout]
+        self._forget()
+
+    def settings(self) -> dict[str, Sequence[Any]]:
+        """``width`` and ``draw`` of each member."""
+        pairs = [(width, draw) for width in self.widths for draw in range(self.draws)]
+        return {"width": [width for width, _ in pairs], "draw": [draw for _, draw in pairs]}
+
+    def features(self, batch: Batch, name: str) -> list[Tensor]:
+        """ReLU(W X) / √N_h of ``x`` or ``x_test`` for each width, (E, N_h, P); kept where W does not move."""
+        if self.all:
+            return [random_features(batch[name], weight) for weight in self.hidden]
+        if name not in self.cached:
+            self.cached[name] = [random_features(batch[name], weight) for weight in self.hidden]
+        return self.cached[name]
+
+    def trained_features(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Hidden activations (E, N_h, P) and read-outs (E, N_h) of each width."""
+        pairs = zip(self.widths, self.features(batch, "x"), self.readout, strict=True)
+        return {f"width_{width}": (h.detach(), a.detach()) for width, h, a in pairs}
+
+    def outputs(self, batch: Batch, name: str) -> list[Tensor]:
+        """ŷ on ``x`` or ``x_test`` for each width, (E, P)."""
+        pairs = zip(self.readout, self.features(batch, name), strict=True)
+        return [(a[:, None] @ h)[:, 0] for a, h in pairs]
+
+    def losses(self, batch: Batch) -> Tensor:
+        """½ Σ (y − ŷ)² of each member."""
+        return torch.cat([0.5 * (y - batch["y"]).square().sum(-1) for y in self.outputs(batch, "x")])
+
+    def gradients(self, batch: Batch) -> list[Tensor]:
+        """Those of :meth:`losses`: of each width's a, then of each W."""
+        of_readout, of_hidden = [], []
+        for a, h in zip(self.readout, self.features(batch, "x"), strict=True):
+            error = (a[:, None] @ h) - batch["y"][:, None]
+            of_readout.append((h @ error.mT)[..., 0])
+            if self.all:
+                back = (h > 0) * (a[..., None] * error) / h.shape[1] ** 0.5
+                of_hidden.append(back @ batch["x"].mT)
+        return of_readout + of_hidden
+
+    def advance(self, batch: Batch, steps: int, optimizer: torch.optim.Optimizer) -> None:
+        """As the base class's, or along the flow for as long."""
+        if not self.exact:
+            super().advance(batch, steps, optimizer)
+            return
+        if not self.solutions:
+            pairs = zip(self.features(batch, "x"), self.first, strict=True)
+            self.solutions = [flow(h, batch["y"], a.to(h)) for h, a in pairs]
+        self.steps_taken += steps
+        for a, solution in zip(self.readout, self.solutions, strict=True):
+            a.copy_(solution.at(self.steps_taken * self.optimizer_config.lr))
+
+    def measure(self, batch: Batch) -> dict[str, Tensor]:
+        """See the class."""
+        train, test = (self.outputs(batch, name) for name in ("x", "x_test"))
+        labels = batch["y_test"]
+        time = torch.tensor(self.steps_taken * self.optimizer_config.lr, dtype=torch.float64)
+        found = {
+            "time": time.expand(len(self.widths) * self.draws),
+            "test_error": torch.cat([(y - labels).square().mean(-1) for y in test]),
+            "train_error": torch.cat([(y - batch["y"]).square().mean(-1) for y in train]),
+        }
+        if bool((labels.abs() == 1).all()):
+            found["test_mistakes"] = torch.cat([(y * labels <= 0).double().mean(-1) for y in test])
+        return found
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the first read-outs."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["ensemble"]["first"] = self.first
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on from the first read-outs that were."""
+        super().on_load_checkpoint(checkpoint)
+        self.first = checkpoint["ensemble"]["first"]
+        self._forget()
+
+    def draw(self) -> None:
+        """Test errors over time, and the best and the last of them over widths."""
+        self.log_figure("widths", widths_figure(self.trajectory()))

@@ -1,0 +1,103 @@
+"""Two linear layers, y = w_2 W_1 x, where the alignment of the tangent kernel has a closed form.
+
+Liu et al. 2024, arXiv 2310.08513, Theorem 1 and Proposition 1, for whitened inputs, a target βᵀ x with |β| = 1, squared
+error and a small start. The kernel of inputs X is Xᵀ (W_1ᵀ W_1 + |w_2|² I) X; gradient flow ends at W_1ᵀ W_1 = β βᵀ and
+|w_2| = 1. With P = W_1(0)ᵀ W_1(0) of eigenvalues p_i and b = |w_2(0)|², over β uniform on the sphere,
+
+    KA = (Σ p_i + βᵀ P β + (d + 1) b) / (√(d + 3) √(Σ (p_i + b)²))
+    E[KA] = (1 + 1/d) (Σ p_i + d b) / (√(d + 3) √(Σ (p_i + b)²))
+
+and for r equal singular values and b = |W_1|² it is (d + 1)² / (d √((d + 3)(d + 2 + 1/r))), which rises with r. The
+exception: W_1(0) = σ u βᵀ, of rank 1 but aligned with the task, has KA = 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from framework.laziness import kernel_alignment
+
+
+def sphere(tasks: int, dimension: int, generator: torch.Generator) -> Tensor:
+    """β (tasks, d), uniform on the unit sphere, float64."""
+    drawn = torch.randn(tasks, dimension, generator=generator, dtype=torch.float64)
+    return drawn / drawn.norm(dim=1, keepdim=True)
+
+
+def anisotropic(dimension: int, kappa: float, generator: torch.Generator) -> Tensor:
+    """F (d, d) with the upper half of its singular values κ and the others 1, float64."""
+    turns = [
+        torch.linalg.qr(torch.randn(dimension, dimension, generator=generator, dtype=torch.float64))[0]
+        for _ in range(2)
+    ]
+    values = torch.ones(dimension, dtype=torch.float64)
+    values[: dimension // 2] = kappa
+    return (turns[0] * values) @ turns[1].mT
+
+
+def evenly_ranked(
+    tasks: int, hidden: int, dimension: int, rank: int, sigma: float, generator: torch.Generator
+) -> Tensor:
+    """W_1 (tasks, h, d) with ``rank`` equal singular values in random directions, |W_1|_F = σ, float64."""
+    left, right = (
+        torch.linalg.qr(torch.randn(tasks, n, rank, generator=generator, dtype=torch.float64))[0]
+        for n in (hidden, dimension)
+    )
+    return sigma / rank**0.5 * left @ right.mT
+
+
+def aligned(directions: Tensor, hidden: int, sigma: float, generator: torch.Generator) -> Tensor:
+    """W_1 (…, h, d) with equal singular values along orthonormal ``directions`` (…, d, r), |W_1|_F = σ."""
+    drawn = torch.randn(*directions.shape[:-2], hidden, directions.shape[-1], generator=generator, dtype=torch.float64)
+    return sigma / directions.shape[-1] ** 0.5 * torch.linalg.qr(drawn)[0] @ directions.mT
+
+
+def train(w1: Tensor, w2: Tensor, beta: Tensor, rate: float = 0.05, steps: int = 2000) -> tuple[Tensor, Tensor]:
+    """Gradient descent on ½ |w_2 W_1 − βᵀ|², the loss for whitened inputs, of many networks side by side.
+
+    Args:
+        w1: (E, h, d).
+        w2: (E, 1, h).
+        beta: (E, d).
+        rate: η.
+        steps: How many.
+    """
+    for _ in range(steps):
+        error = w2 @ w1 - beta[:, None]
+        w1, w2 = w1 - rate * w2.mT @ error, w2 - rate * error @ w1.mT
+    return w1, w2
+
+
+def tangent_kernel(w1: Tensor, w2: Tensor) -> Tensor:
+    """W_1ᵀ W_1 + |w_2|² I (E, d, d), the kernel on X = I."""
+    eye = torch.eye(w1.shape[-1], dtype=w1.dtype, device=w1.device)
+    return w1.mT @ w1 + w2.square().sum((-2, -1))[:, None, None] * eye
+
+
+def alignment(start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor]) -> Tensor:
+    """KA (E,) between two pairs of W_1 and w_2."""
+    return kernel_alignment(tangent_kernel(*end), tangent_kernel(*start))
+
+
+def predicted_alignment(w1: Tensor, w2: Tensor, beta: Tensor) -> Tensor:
+    """KA (E,) that a small start will end at, for each task."""
+    d, b = w1.shape[-1], w2.square().sum((-2, -1))
+    p = w1.mT @ w1
+    eigenvalues = torch.linalg.eigvalsh(p)
+    along = (beta[:, None] @ p @ beta[..., None])[:, 0, 0]
+    top = eigenvalues.sum(-1) + along + (d + 1) * b
+    return top / ((d + 3) ** 0.5 * (eigenvalues + b[:, None]).square().sum(-1).sqrt())
+
+
+def expected_alignment(eigenvalues: Tensor, b: float) -> float:
+    """E[KA] over tasks uniform on the sphere; ``eigenvalues`` p (d,)."""
+    d = len(eigenvalues)
+    top = (1 + 1 / d) * (float(eigenvalues.sum()) + d * b)
+    return top / ((d + 3) ** 0.5 * float((eigenvalues + b).square().sum()) ** 0.5)
+
+
+def expected_alignment_of_rank(dimension: int, rank: int) -> float:
+    """The same for ``rank`` equal singular values and b = |W_1|²."""
+    d = dimension
+    return (d + 1) ** 2 / (d * ((d + 3) * (d + 2 + 1 / rank)) ** 0.5)
