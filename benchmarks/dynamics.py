@@ -11,37 +11,20 @@ from __future__ import annotations
 import logging
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
-import lightning.pytorch as pl
 import torch
+from _fits import fitted, times
 from _timing import Row
 from torch import Tensor
 
-from framework.api import build
 from framework.commands import quiet_lightning
 from modules.dynamics.ensemble import record_points
 from modules.dynamics.generalization_dynamics import theory
 
 STEPS, EVERY, REPEATS, SEEDS = 10_000, 1000, 3, 32
-
-
-class Clock(pl.Callback):
-    """When the first training step began and the last ended."""
-
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: object, index: int) -> None:
-        """Notes the first."""
-        if trainer.global_step == 0:
-            self.first = time.process_time()
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: object, batch: object, index: int
-    ) -> None:
-        """Notes the last."""
-        self.last = time.process_time()
 
 
 class Case(NamedTuple):
@@ -60,26 +43,10 @@ def stack(*shape: int) -> Tensor:
     return torch.randn(SEEDS, *shape, dtype=torch.float64)
 
 
-def fitted(case: Case, members: int, root: str) -> float:
+def seconds(case: Case, members: int, root: str) -> float:
     """Seconds of the training steps of a ``fit``."""
-    quiet = ["--wandb.mode=disabled", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-    steps = [f"--model.inner_steps={EVERY}", f"--data.passes={STEPS // EVERY}", "--trainer.max_epochs=1"]
-    where = [f"--run.root={root}", "--trainer.logger=false", f"{case.members}={members}"]
-    trainer, model, data = build(case.config, overrides=[*case.options, *quiet, *steps, *where])
-    clock = Clock()
-    trainer.callbacks.append(clock)
-    trainer.fit(model, data)
-    return clock.last - clock.first
-
-
-def times(call: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds of this process."""
-    found = []
-    for _ in range(repeats):
-        start = time.process_time()
-        call()
-        found.append(time.process_time() - start)
-    return found
+    steps = [f"--model.inner_steps={EVERY}", f"--data.passes={STEPS // EVERY}", f"{case.members}={members}"]
+    return fitted(case.config, [*case.options, *steps], root)
 
 
 def descent(
@@ -218,8 +185,8 @@ def rows() -> list[Row]:
         with tempfile.TemporaryDirectory() as root:
             for _ in range(REPEATS):  # by turns, so that what else the machine does falls on all alike
                 (plain,) = times(case.loop, 1)
-                ones.append(fitted(case, 1, root) / plain)
-                manys.append(SEEDS * plain / fitted(case, SEEDS, root))
+                ones.append(seconds(case, 1, root) / plain)
+                manys.append(SEEDS * plain / seconds(case, SEEDS, root))
                 most.append(SEEDS * plain / STEPS / statistics.median(times(case.products, 200)))
                 plains.append(plain)
         took = f"{statistics.median(plains) / STEPS * 1e6:.0f} µs"

@@ -105,6 +105,13 @@ def write_mnist_npz(folder, samples=40):
     np.savez(folder / "mnist.npz", x_train=images, y_train=np.arange(samples) % 10)
 
 
+def write_prompts(folder, n=20, length=4, dim=3):
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(n, length + 1, dim)), rng.normal(size=(n, length + 1))
+    np.savez(folder / "prompts.npz", X=x, y=y)
+
+
 def write_trials(folder, samples=50):
     """Trials of a task with 3 inputs, 8 steps and 3 classes."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -253,3 +260,25 @@ def write_token_arrow(folder):
             pyarrow.ipc.new_stream(sink, table.schema) as writer,
         ):
             writer.write_table(table)
+
+
+def write_features_npz(path, n_train=40, n_test=12, features=5, classes=4):
+    """Features of a frozen encoder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", n_train), ("test", n_test)):
+        arrays |= {f"X_{part}": rng.normal(size=(count, features)), f"y_{part}": np.arange(count) % classes}
+    np.savez(path, **arrays)
+    return arrays
+
+
+def write_feature_tables(folder, classes=4):
+    """The same as two tables whose rows end with the label."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    tables = {}
+    for part, count in (("train", 80), ("test", 12)):
+        tables[part] = np.column_stack([rng.normal(size=(count, 5)), np.arange(count) % classes])
+        np.save(folder / f"{part}.npy", tables[part])
+    return tables

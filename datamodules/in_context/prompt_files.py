@@ -18,7 +18,7 @@ FORMS = (
 
 
 def read_prompts(path: Path) -> tuple[Tensor, Tensor]:
-    """Reads prompts of one length.
+    """Reads prompts of one length; of a folder its ``prompts.npz``.
 
     Returns:
         ``x`` (n, N + 1, d) and ``y`` (n, N + 1, T), float32.
@@ -26,6 +26,7 @@ def read_prompts(path: Path) -> tuple[Tensor, Tensor]:
     Raises:
         UserError: there is no such file, or it holds something else.
     """
+    path = path / "prompts.npz" if path.is_dir() else path
     arrays = read_npz(path, FORMS, np.float32)
     try:
         x, y = _assemble(arrays)

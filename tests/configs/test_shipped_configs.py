@@ -7,6 +7,7 @@ from tiny_files import (
     write_bidmc,
     write_cifar,
     write_clip,
+    write_feature_tables,
     write_film_reviews,
     write_idx,
     write_images,
@@ -14,6 +15,7 @@ from tiny_files import (
     write_labelled_texts,
     write_mnist_npz,
     write_picture,
+    write_prompts,
     write_small_texts,
     write_speech,
     write_token_arrow,
@@ -32,6 +34,7 @@ METHODS = [name for name in paths.shipped_configs() if not name.startswith(("cal
 FRAGMENTS = [name for name in paths.shipped_configs() if name.startswith("callbacks/")]
 OFFLINE = [name for name in METHODS if not (name.endswith(("_paper", "_fashion")) or "_smollm2" in name)]
 WHOLE = "dynamics/"  # where a batch is all of the data
+PROMPTS = "in_context/"  # where a batch is drawn on the device, for many steps
 FAST = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false"]
 
 
@@ -53,10 +56,17 @@ def test_it_is_typed_and_saves_to_itself(name, capsys):
     assert tree["run"]["method"] == name.rsplit("/", 1)[-1]
 
 
+def small_steps(name):
+    """Few steps in a training batch, on few samples."""
+    inner = ["--model.inner_steps=2"] if name.startswith((WHOLE, PROMPTS)) and "similarity" not in name else []
+    if name.startswith(WHOLE):
+        return inner
+    return ["--data.batch_size=4", *inner, *(["--data.inner_steps=2"] if inner and name.startswith(PROMPTS) else [])]
+
+
 @pytest.mark.parametrize("name", OFFLINE)
 def test_it_takes_a_step(name):
-    small = [] if name.startswith(WHOLE) else ["--data.batch_size=4"]
-    assert main(["fit", "--config", name, *FAST, *small]) == 0
+    assert main(["fit", "--config", name, *FAST, *small_steps(name)]) == 0
 
 
 SMALL_INR = ["--model.width=8", "--model.hidden_layers=2"]
@@ -82,6 +92,16 @@ WRITERS = {
     "dynamics/rich_lazy_rnn_paper": (
         write_trials,
         ["--model.hidden=8", "--model.ranks=[1, 8]", "--model.inner_steps=2", "--model.kernel_trials=4"],
+    ),
+    "in_context/icl_linear_models_paper": (write_prompts, ["--data.dim=3"]),
+    "in_context/icl_linear_models_gpt2_paper": (
+        write_prompts,
+        ["--data.dim=3", "--model.width=8", "--model.layers=1", "--model.heads=2"],
+    ),
+    "in_context/icl_softmax_demystified_paper": (write_prompts, ["--data.dim=3"]),
+    "finetuning/discriminative_generative_paper": (
+        write_feature_tables,
+        ["--data.features=5", "--data.num_classes=4"],
     ),
     "finetuning/warm_start_paper": (write_cifar, ["--model.width=4", "--data.per_round=4", "--data.max_rounds=2"]),
     "initialization/mixture_growth_paper": (write_cifar100, ["--model.net=wrn-10-1"]),
@@ -120,8 +140,9 @@ def test_a_narrowed_copy_takes_a_step_on_tiny_files_in_the_papers_format(name, t
     write, narrow = WRITERS[name]
     write(tmp_path / "data")
     small = ["--trainer.precision=null", f"--data.path={tmp_path / 'data'}"]
-    if not name.startswith(WHOLE):
-        small += ["--data.batch_size=4", "--data.num_workers=0"]
+    small += small_steps(name)
+    if not name.startswith((WHOLE, PROMPTS)):
+        small += ["--data.num_workers=0"]
     assert main(["fit", "--config", name, *FAST, *small, *narrow]) == 0
 
 

@@ -135,7 +135,7 @@ def layers(run: Reproduction) -> Iterator[Claim]:
                     SCALE,
                 )
                 yield Claim(
-                    "the same: ‖p_(d+1) W^KQ_11 − Γ*‖/‖Γ*‖, largest",
+                    "the same: ‖p_(d+1) (W^KQ_11 + w^KQ_12 vᵀ) − Γ*‖/‖Γ*‖, largest",
                     "0",
                     float(last["preconditioner"].max()),
                     at_most(0.02),

@@ -21,8 +21,8 @@ class GuessingAttention(InContext):
     """H heads of linear attention; the query's column begins with the guess y_q.
 
     Besides the loss are recorded of each member, for a learnt guess, ``guess`` ‖v − w*‖, ``direction``, the cosine of p
-    and (−w*; 1) (one head), and ``preconditioner`` ‖p_(d+1) W^KQ_11 − Γ*ᵀ‖/‖Γ*‖. Evaluations stand beside one gradient
-    step from 0 and from w*, both with their best preconditioner.
+    and (−w*; 1) (one head), and ``preconditioner`` ‖p_(d+1) (W^KQ_11 + w^KQ_12 vᵀ) − Γ*ᵀ‖/‖Γ*‖.
+    Evaluations stand beside one gradient step from 0 and from w*, both with their best preconditioner.
 
     Args:
         dim: d.
@@ -110,7 +110,9 @@ class GuessingAttention(InContext):
             value, key_query = self.layer.value[:, 0].double(), self.layer.key_query[:, 0].double()
             target = torch.cat([-self.mean, torch.ones(1, dtype=torch.float64)]).to(value)
             found["direction"] = (value @ target).abs() / (value.norm(dim=1) * target.norm())
-            step = value[:, -1, None, None] * key_query[:, :-1, :-1]
+            # the guess is linear in x_q too, so what multiplies it acts as a part of W_11
+            seen = key_query[:, :-1, :-1] + key_query[:, :-1, -1:] * v[:, None]
+            step = value[:, -1, None, None] * seen
             best = self.from_mean.mT.to(step)
             found["preconditioner"] = (step - best).norm(dim=(1, 2)) / best.norm()
         return found

@@ -1,0 +1,52 @@
+"""Time of the training steps of a ``fit``, its start-up left out, in seconds of this process's own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import lightning.pytorch as pl
+
+from framework.api import build
+
+
+class Clock(pl.Callback):
+    """When the first training step began and the last ended."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: object, index: int) -> None:
+        """Notes the first."""
+        if trainer.global_step == 0:
+            self.first = time.process_time()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: object, batch: object, index: int
+    ) -> None:
+        """Notes the last."""
+        self.last = time.process_time()
+
+
+def fitted(config: str, options: list[str], root: str) -> float:
+    """Seconds of the training steps.
+
+    Args:
+        config: Short name of a shipped config.
+        options: As typed on the command line.
+        root: Folder for the run.
+    """
+    quiet = ["--wandb.mode=disabled", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+    where = [f"--run.root={root}", "--trainer.logger=false", "--trainer.max_epochs=1"]
+    trainer, model, data = build(config, overrides=[*options, *quiet, *where])
+    clock = Clock()
+    trainer.callbacks.append(clock)
+    trainer.fit(model, data)
+    return clock.last - clock.first
+
+
+def times(call: Callable[[], object], repeats: int) -> list[float]:
+    """Seconds of each call."""
+    found = []
+    for _ in range(repeats):
+        start = time.process_time()
+        call()
+        found.append(time.process_time() - start)
+    return found
