@@ -74,8 +74,9 @@ def shift_figure(found: dict[str, dict[float, dict[str, float]]]) -> Figure:
     for axes, (kind, by_value) in zip(figure.axes, found.items(), strict=True):
         values = sorted(by_value)
         for name, style in (("model", "o-"), ("least_squares", "--")):
-            errors = [max(by_value[value][name], 1e-6) for value in values]
-            axes.plot(values, errors, style, markersize=4, linewidth=1, label=name.replace("_", " "))
+            errors = [by_value[value][name] for value in values]
+            shown = [error if error > 1e-9 else float("nan") for error in errors]  # an exact one has no place here
+            axes.plot(values, shown, style, markersize=4, linewidth=1, label=name.replace("_", " "))
         axes.set(xlabel=LABELS[kind], yscale="log")
     figure.axes[0].set_ylabel("error / label's mean square")
     figure.axes[0].legend(frameon=False, fontsize=8)

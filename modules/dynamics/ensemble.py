@@ -74,7 +74,16 @@ class Ensemble(Module):
         """
 
     def setup(self, stage: str) -> None:
-        """Begins, if there are no steps yet; a checkpoint's weights come after it."""
+        """Begins, if there are no steps yet; a checkpoint's weights come after it.
+
+        Raises:
+            UserError: there are several processes.
+        """
+        if self.trainer.world_size > 1:
+            raise UserError(
+                f"trainer.devices, num_nodes: {self.trainer.world_size} processes are not accepted; members train side "
+                "by side in one"
+            )
         batch = getattr(getattr(getattr(self.trainer, "datamodule", None), "train_set", None), "batch", None)
         if stage == "fit" and batch is not None and self.steps_taken == 0:
             self.begin(batch)

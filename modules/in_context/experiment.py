@@ -80,6 +80,7 @@ class InContext(Ensemble):
 
     def setup(self, stage: str) -> None:
         """Asks the datamodule what prompts are drawn from."""
+        super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, HandsOutPrompts):
             raise UserError(f"data: {type(data).__name__} hands out no regression prompts")

@@ -88,12 +88,11 @@ class LinearAttention(nn.Module):
         read = torch.einsum("ehij,bj->ehbi", self.key_query[..., :-1], query)
         if last is not None:
             read = read + last[:, None, :, None] * self.key_query[:, :, None, :, -1]
-        gram = moments(x, y, masked=True, averaged=self.averaged)
+        gram = moments(x, y, masked=self.masked or last is not None, averaged=self.averaged)
         asked = torch.einsum("ehi,bij->ehbj", self.value, gram)
         found = (asked * read).sum((1, 3))
-        if not self.masked:
-            q = query.expand(len(self.value), *query.shape)
-            q = torch.cat([q, (torch.zeros_like(q[..., :1]) if last is None else last[..., None])], -1)
+        if not self.masked and last is not None:  # members guess differently: the query's part is not shared
+            q = torch.cat([query.expand(len(self.value), *query.shape), last[..., None]], -1)
             own = torch.einsum("ehi,ebi->ehb", self.value, q) * torch.einsum("ehbi,ebi->ehb", read, q)
             found = found + own.sum(1) / (x.shape[1] - 1 if self.averaged else 1)
         return found if last is None else found + last

@@ -36,19 +36,17 @@ def attend(x: Tensor, y: Tensor, circuits: Circuits) -> tuple[Tensor, Tensor]:
         circuits: Of E members with H heads.
 
     Returns:
-        (E, B, T), and the attention (B, N, E, H).
+        (E, B, T), and the attention (B, E, H, N).
     """
     kq, ov = circuits
     members, heads = ov.shape[:2]
     z = torch.cat([x[:, :-1], y[:, :-1]], 2)
     dim = x.shape[2]
     asked = x[:, -1] @ kq[..., :dim].flatten(0, 2).mT  # (B, E H D)
-    scores = z @ asked.unflatten(1, (members * heads, -1)).mT
-    attention = scores.softmax(1)  # (B, N, E H)
-    read = attention.mT @ z  # (B, E H, D)
-    read = read.unflatten(1, (members, heads))
+    attention = torch.bmm(asked.unflatten(1, (members * heads, -1)), z.mT).softmax(2)  # (B, E H, N)
+    read = torch.bmm(attention, z).unflatten(1, (members, heads))  # (B, E, H, D)
     found = torch.einsum("behi,ehti->ebt", read, ov)
-    return found, attention.unflatten(2, (members, heads))
+    return found, attention.unflatten(1, (members, heads))
 
 
 class SoftmaxAttention(nn.Module):

@@ -138,6 +138,6 @@ class SoftmaxInContext(InContext):
         self.log_figure("circuits", circuits_figure(kq, ov))
         if self.probe is not None:
             x, y = self.probe
-            attention = attend(x, y, circuits)[1][0, :, 0].detach().cpu().numpy()
+            attention = attend(x, y, circuits)[1][0, 0].mT.detach().cpu().numpy()
             order = (x[0, :-1] @ x[0, -1]).cpu().numpy()
             self.log_figure("attention", attention_figure(attention, order))

@@ -128,3 +128,13 @@ def test_points_hold_both_ends_and_are_dense_at_the_start():
 def test_bad_settings_are_named(options, key):
     with pytest.raises(UserError, match=f"{key}: .* is not accepted"):
         Quadratic(**options)
+
+
+def test_several_processes_are_refused():
+    class Two:
+        world_size = 2
+
+    model = Quadratic()
+    model._trainer = Two()
+    with pytest.raises(UserError, match="2 processes are not accepted"):
+        model.setup("fit")

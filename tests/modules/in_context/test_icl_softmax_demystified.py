@@ -53,8 +53,8 @@ def test_circuits_answer_as_projected_heads_do(labels):
 def test_attention_is_over_the_examples_and_sums_to_one():
     circuits = Circuits(normal(1, 2, 6, 6), normal(1, 2, 1, 6, seed=1))
     attention = attend(normal(3, 9, 5), normal(3, 9, 1), circuits)[1]
-    assert attention.shape == (3, 8, 1, 2)
-    assert torch.allclose(attention.sum(1), torch.ones(3, 1, 2, dtype=DOUBLE))
+    assert attention.shape == (3, 1, 2, 8)
+    assert torch.allclose(attention.sum(3), torch.ones(3, 1, 2, dtype=DOUBLE))
 
 
 def diagonal_circuits(omega, mu, dim=5):
