@@ -24,9 +24,9 @@ class SoftmaxInContext(InContext):
     """H heads of softmax attention from an ordinary start.
 
     Besides the loss are recorded of each member ``omega/h`` and ``mu/h`` of each head, ``eta`` Σ μ_h ω_h, ``sum_mu``
-    |Σ μ_h|/max |μ_h|, ``diagonal`` and ``last``, the shares of energy in the patterns, means over active heads, and the
-    numbers of ``positive`` and ``negative`` heads. ``val/risk/M/theory`` is the error of the debiased gradient step
-    with the best rate at the length of training (two heads or more).
+    |Σ μ_h|/max |μ_h|, ``diagonal`` and ``last``, the shares of energy in the patterns, means over active heads by their
+    part |μ ω| of the answer, and the numbers of ``positive`` and ``negative`` heads. ``val/risk/M/theory`` is the error
+    of the debiased gradient step with the best rate at the length of training (two heads or more).
 
     Args:
         dim: d.
@@ -89,10 +89,11 @@ class SoftmaxInContext(InContext):
         found = {name: value.detach() for name, value in circuit_measures(self.layer.circuits(), self.dim).items()}
         omega, mu = found["omega"], found["mu"]
         kinds = head_types(omega, mu)
-        active = (kinds != 0).double()
+        share = (omega * mu).abs() * (kinds != 0)
+        share = share / share.sum(1, keepdim=True)
         measured = {"eta": (omega * mu).sum(1), "sum_mu": mu.sum(1).abs() / mu.abs().amax(1)}
         for name in ("diagonal", "last"):
-            measured[name] = (found[name] * active).sum(1) / active.sum(1)
+            measured[name] = (found[name] * share).sum(1)
         measured |= {"positive": (kinds > 0).sum(1).double(), "negative": (kinds < 0).sum(1).double()}
         for head in range(self.heads):
             measured |= {f"omega/{head + 1}": omega[:, head], f"mu/{head + 1}": mu[:, head]}
