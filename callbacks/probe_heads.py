@@ -1,4 +1,4 @@
-"""Probe heads: which linear head on a network's features, naive Bayes or logistic regression, at which number of labels.
+"""Probe heads: which linear head on a network's features, naive Bayes or logistic regression, at how many labels.
 
 Paper: Zheng, Wu, Bao, Cao, Li, Zhu, 2023, "Revisiting Discriminative vs. Generative Classifiers: Theory and
 Implications", ICML, arXiv 2302.02334.
@@ -18,7 +18,6 @@ features and a large C up to seconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from framework.errors import UserError
 from framework.figures import log_figure
 from framework.linear_heads import LearningCurve, curve_figure, learning_curve
 from framework.linear_heads.curve import as_metrics
+from framework.probe import evaluating, pair_of
 
 
 def features_of(
@@ -57,20 +57,19 @@ def features_of(
     features, labels = [], []
     with seeded(seed):
         for part in rows.split(batch_size):
-            x, y = _pair(dataset, part.tolist())
+            x, y = _batch(dataset, part.tolist())
             features.append(activity_of(model, x.to(device), layer, "probe_heads.layer").cpu())
             labels.append(y.cpu())
     return torch.cat(features), torch.cat(labels)
 
 
-def _pair(dataset: Any, rows: list[int]) -> tuple[Tensor, Tensor]:
+def _batch(dataset: Any, rows: list[int]) -> tuple[Tensor, Tensor]:
     many = getattr(dataset, "__getitems__", None)
     batch = many(rows) if callable(many) else torch.utils.data.default_collate([dataset[row] for row in rows])
-    pair = (batch.get("x"), batch.get("y")) if isinstance(batch, Mapping) else batch
-    whole = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(part, Tensor) for part in pair)
-    if not whole or pair[1].is_floating_point() or pair[1].ndim != 1:
-        raise UserError("probe_heads: a batch must be inputs and a class for each, (x, y)")
-    return pair[0], pair[1]
+    x, y = pair_of(batch, "probe_heads")
+    if y.is_floating_point() or y.ndim != 1:
+        raise UserError("probe_heads: a batch must be inputs and a class for each")
+    return x, y
 
 
 class ProbeHeads(Observer):
@@ -156,18 +155,13 @@ class ProbeHeads(Observer):
 
     def _look(self, trainer: pl.Trainer, module: pl.LightningModule) -> LearningCurve:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        modes = {part: part.training for part in module.modules()}
-        module.eval()
-        try:
+        with evaluating(module):
             outside = features_of(module, data.val_set, self.layer, self.limit, self.seed)
             if self.draw_from == "train":
                 inside = features_of(module, data.train_set, self.layer, self.limit, self.seed)
             else:
                 half = len(outside[1]) // 2
                 inside, outside = (outside[0][:half], outside[1][:half]), (outside[0][half:], outside[1][half:])
-        finally:
-            for part, mode in modes.items():
-                part.training = mode
         self._features = inside[0].shape[1]
         return learning_curve(inside, outside, self.sizes, self.repeats, self.c, self.seed, scale=self.scale)
 

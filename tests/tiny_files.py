@@ -282,3 +282,32 @@ def write_feature_tables(folder, classes=4):
         tables[part] = np.column_stack([rng.normal(size=(count, 5)), np.arange(count) % classes])
         np.save(folder / f"{part}.npy", tables[part])
     return tables
+
+
+def write_encoder(folder):
+    """A random RoBERTa with a tokenizer of single characters, in the format of transformers."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    vocabulary = {token: i for i, token in enumerate([*special, *map(chr, range(32, 127))])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>", continuing_subword_prefix=""))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = AutoConfig.for_model(
+        "roberta", vocab_size=len(vocabulary), max_position_embeddings=140, pad_token_id=1, type_vocab_size=1, **sizes
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModel.from_config(config).save_pretrained(folder)
+
+
+def write_review_sets(folder):
+    write_encoder(folder / "model")
+    for split, rows in (("train", 40), ("test", 12)):
+        lines = [f"a {'good' if i % 2 else 'bad'} one, number {i}\t{i % 2}" for i in range(rows)]
+        (folder / f"{split}.tsv").write_text("\n".join(["Text\tLabel", *lines]), encoding="utf-8")

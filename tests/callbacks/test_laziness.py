@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks.laziness import Laziness, blockwise_kernel
 from framework import OptimizerConfig
+from framework.activity import activity_of
 from framework.editing import Context
 from framework.errors import UserError
 from framework.module import Module

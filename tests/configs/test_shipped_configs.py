@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from tiny_files import (
     write_bidmc,
     write_cifar,
@@ -16,6 +17,7 @@ from tiny_files import (
     write_mnist_npz,
     write_picture,
     write_prompts,
+    write_review_sets,
     write_small_texts,
     write_speech,
     write_token_arrow,
@@ -29,10 +31,16 @@ from tiny_files import (
 from framework import paths
 from framework.__main__ import main
 from framework.config import yaml12
+from framework.learngene import FILE, extract_learngene, save_learngene
+from modules.finetuning.tleg import DescendantViT
 
 METHODS = [name for name in paths.shipped_configs() if not name.startswith(("callbacks/", "sweeps/"))]
 FRAGMENTS = [name for name in paths.shipped_configs() if name.startswith("callbacks/")]
-OFFLINE = [name for name in METHODS if not (name.endswith(("_paper", "_fashion")) or "_smollm2" in name)]
+OFFLINE = [
+    name
+    for name in METHODS
+    if not (name.endswith(("_paper", "_fashion")) or "_smollm2" in name or name == "finetuning/lp_ft_text")
+]
 WHOLE = "dynamics/"  # where a batch is all of the data
 PROMPTS = "in_context/"  # where a batch is drawn on the device, for many steps
 FAST = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false"]
@@ -40,6 +48,13 @@ FAST = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--trainer.e
 
 def write_cifar100(folder):
     write_cifar(folder, classes=100)
+
+
+def write_learngene_and_images(folder):
+    torch.manual_seed(0)
+    sizes = {"backbone_args": {"embed_dim": 16, "num_heads": 2}, "image_size": 32, "num_classes": 2}
+    save_learngene(extract_learngene(DescendantViT(depth=3, **sizes)), folder / FILE)
+    write_split_images(folder)
 
 
 def write_split_images(folder):
@@ -73,9 +88,17 @@ SMALL_INR = ["--model.width=8", "--model.hidden_layers=2"]
 SMALL_S4D = ["--model.d_model=8", "--model.n_layers=2"]
 SMALL_LM = ["--model.d_model=16", "--model.n_layers=2", "--model.n_heads=2", "--data.length=32"]
 SMALL_VIT = ["--model.backbone_args={embed_dim: 16, depth: 2, num_heads: 2}", "--data.image_size=32"]
+TINY_VIT = ["--model.backbone_args={embed_dim: 16, num_heads: 2}", "--data.image_size=32"]
 LOCAL_MODEL = ["--model.path=data/model", "--trainer.precision=32-true", "--model.dtype=float32"]
 RETENTION = "--data.retention=data/wikitext"
-LANGUAGE = ("finetuning/causal_lm", "initialization/gg_prior")  # configs that read a model too
+ENCODER = [
+    "--model.path=data/model",
+    "--data.ood=null",
+    "--data.label_names=null",
+    "--data.num_classes=2",
+    "--techniques.lp_ft.cv=2",
+]
+LANGUAGE = ("finetuning/causal_lm", "finetuning/lp_ft_", "initialization/gg_prior")  # configs that read a model too
 WRITERS = {
     "dynamics/deep_linear_paper": (
         write_mnist_npz,
@@ -103,6 +126,8 @@ WRITERS = {
         write_feature_tables,
         ["--data.features=5", "--data.num_classes=4"],
     ),
+    "finetuning/lp_ft_paper": (write_review_sets, ENCODER),
+    "finetuning/lp_ft_text": (write_review_sets, [*ENCODER, "--data.train_rows=40"]),
     "finetuning/warm_start_paper": (write_cifar, ["--model.width=4", "--data.per_round=4", "--data.max_rounds=2"]),
     "initialization/mixture_growth_paper": (write_cifar100, ["--model.net=wrn-10-1"]),
     "initialization/winner_audio_paper": (write_clip, SMALL_INR),
@@ -121,6 +146,19 @@ WRITERS = {
     "sequence/s4d_listops_paper": (write_tsv, SMALL_S4D),
     "sequence/s4d_speech_paper": (write_speech, [*SMALL_S4D, "--data.num_classes=3"]),
     "sequence/s4d_bidmc_paper": (write_bidmc, SMALL_S4D),
+    "finetuning/tleg_paper": (
+        write_split_images,
+        [
+            *TINY_VIT,
+            "--model.depth=3",
+            "--model.teacher={backbone: mlp, weights: null, args: {width: 8}}",
+            "--data.num_classes=2",
+        ],
+    ),
+    "finetuning/tleg_descendant_paper": (
+        write_learngene_and_images,
+        [*TINY_VIT, "--data.num_classes=2", "--techniques.learngene.path=data"],
+    ),
     "vision/image_classifier_fashion": (write_idx, ["--data.num_classes=4"]),
     "vision/image_classifier_paper": (write_split_images, [*SMALL_VIT, "--data.num_classes=2"]),
     "finetuning/causal_lm_smollm2": (write_small_texts, LOCAL_MODEL),

@@ -176,5 +176,5 @@ def test_what_does_not_fit_together_is_named(override, said):
 
 
 def test_gpt2_names_prompts_that_are_too_long():
-    with pytest.raises(UserError, match="positions: 12 is not accepted; above the longest prompt, 40"):
+    with pytest.raises(UserError, match="positions: 12 is not accepted; above the longest prompt, 16"):
         trained("in_context/icl_linear_models_gpt2", *SMALL, "--model.positions=12")

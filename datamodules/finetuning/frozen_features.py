@@ -1,0 +1,185 @@
+"""Features of a frozen encoder, computed once, and a few labelled ones of them to train a head on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+
+from datamodules.finetuning.encoded_images import EncodedImages
+from datamodules.finetuning.feature_files import EXPECTED, read_features, write_features
+from datamodules.vision.labelled import stratified_split
+from datamodules.vision.sources import SOURCES, check_source
+from framework.data import DataModule
+from framework.data.arrays import ArrayDataset
+from framework.errors import UserError
+from framework.linear_heads import RangeScaler, draw_subset
+
+ALL = 100_000
+
+
+class FrozenFeatures(DataModule):
+    """Serves features (B, n) float32 and classes (B,) of images that an encoder has seen once, in evaluation mode.
+
+    Training has ``samples`` of them, drawn until they hold every class, and they alone set the scale: each feature's
+    range over them becomes [0, 1], in the other parts too, where nothing is clipped. The whole training part is in
+    ``pool``, not scaled.
+
+    Args:
+        source: Images by the names of ``datamodules.vision.small_images``: ``mnist5k``, ``digits``, ``idx``,
+            ``cifar10``, ``cifar100``; or ``features`` for features from a file.
+        path: Folder of the images; of ``features`` an ``.npz`` with X_train, y_train, X_test, y_test, or a folder
+            with ``train.npy`` and ``test.npy``, whose rows end with the label.
+        encoder: ``cnn`` for a small network that is trained here on ``encoder_samples`` images, which serve for
+            nothing else; ``pixels`` for no encoder; ``timm:NAME``; a checkpoint of ours or a run folder; or the path
+            of an ``nn.Module``'s class.
+        encoder_source: Images that ``cnn`` is trained on: a source that needs no path (all of its training part); by
+            default those of ``source``.
+        encoder_samples: How many of the own training images ``cnn`` is trained on.
+        encoder_epochs: Passes over them.
+        encoder_weights: A file of weights for timm and for a class.
+        encoder_args: Arguments of these two's constructor.
+        layer: Layer whose output the features are; by default what the last layer with weights gets.
+        image_size: Side in pixels that images are resized to; their own by default.
+        mean: Subtracted from each channel, white being 1; by default the images' own mean.
+        std: Divides each channel; by default the images' own deviation. With ``mean: [0.0]`` and ``std: [1.0]`` they
+            are in [0, 1].
+        channels: 3 repeats grey images; by default their own.
+        max_train: Training images that are encoded, at most, so many of each class as their shares say.
+        max_test: Test images, likewise.
+        samples: m, in the training set; by default all there are.
+        scale: Whether features are scaled.
+        val_fraction: Share of the training part held out for validation.
+        seed: Of the encoder, of all splits and of the drawing of the m samples.
+        cache: An ``.npz`` that the features are written to, and read from if it is there.
+        num_classes: Checked against the data where given, so that a config can pass it on to the model.
+        features: The same for n.
+        batch_size: Samples in a training batch; the default is all of them.
+        eval_batch_size: Samples in an evaluation batch; ``batch_size`` by default.
+        num_workers: Loader processes; 0 is fastest.
+        drop_last: Whether training leaves out an incomplete last batch.
+
+    Attributes:
+        pool: Features (N, n) and classes (N,) of the training part, not scaled (after ``setup``).
+        outside: The same of the test part.
+
+    Raises:
+        UserError: a setting is not accepted (at once); a file is missing or broken, the encoder does not fit, or the
+            data is not what was declared (in ``setup``).
+    """
+
+    def __init__(
+        self,
+        source: str = "mnist5k",
+        path: str | None = None,
+        encoder: str = "cnn",
+        encoder_source: str | None = None,
+        encoder_samples: int = 1500,
+        encoder_epochs: int = 10,
+        encoder_weights: str | None = None,
+        encoder_args: dict[str, Any] | None = None,
+        layer: str | None = None,
+        image_size: int | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        channels: int | None = None,
+        max_train: int | None = None,
+        max_test: int | None = None,
+        samples: int | None = None,
+        scale: bool = True,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        cache: str | None = None,
+        num_classes: int | None = None,
+        features: int | None = None,
+        batch_size: int = ALL,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
+        if source == "features":
+            if path is None:
+                raise UserError(f"path: source 'features' needs one: {EXPECTED}")
+        elif source not in SOURCES:
+            raise UserError(f"source: {source!r} is not one of {', '.join([*SOURCES, 'features'])}")
+        else:
+            check_source(source, path)
+        if not 0 < val_fraction < 1:
+            raise UserError(f"val_fraction: {val_fraction} is not accepted; between 0 and 1")
+        sizes = {"encoder_samples": encoder_samples, "encoder_epochs": encoder_epochs, "samples": samples}
+        for name, value in {**sizes, "max_train": max_train, "max_test": max_test, "image_size": image_size}.items():
+            if value is not None and value < 1:
+                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        if encoder_source is not None and encoder != "cnn":
+            raise UserError(f"encoder_source: {encoder_source!r} given, but encoder {encoder!r} is not trained here")
+        if encoder_source is not None:
+            check_source(encoder_source, None)
+        self.source, self.path, self.encoder, self.cache = source, path, encoder, cache
+        self.images = EncodedImages(
+            source=source,
+            path=path,
+            encoder=encoder,
+            encoder_source=encoder_source,
+            encoder_samples=encoder_samples,
+            encoder_epochs=encoder_epochs,
+            weights=encoder_weights,
+            arguments=dict(encoder_args or {}),
+            layer=layer,
+            image_size=image_size,
+            mean=mean,
+            std=std,
+            channels=channels,
+            max_train=max_train,
+            max_test=max_test,
+            seed=seed,
+        )
+        self.samples, self.scale, self.val_fraction, self.seed = samples, scale, val_fraction, seed
+        self._declared = {"num_classes": num_classes, "features": features}
+        self.num_classes, self.features = num_classes, features
+        self.pool: tuple[Tensor, Tensor] | None = None
+        self.outside: tuple[Tensor, Tensor] | None = None
+        if path is None:
+            rank_zero_info(f"{type(self).__name__}: no path given, using {SOURCES[source].description}")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads or computes the features and draws, once."""
+        if self.train_set is not None:
+            return
+        arrays = self._arrays()
+        tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
+        labels = arrays["y_train"]
+        classes = int(max(labels.max(), arrays["y_test"].max())) + 1
+        if (missing := np.setdiff1d(np.arange(classes), labels)).size:
+            raise UserError(f"data: no training sample of class {', '.join(map(str, missing))} of {classes}")
+        found = {"num_classes": classes, "features": arrays["X_train"].shape[1]}
+        for key, declared in self._declared.items():
+            if declared is not None and declared != found[key]:
+                raise UserError(f"data.{key}: {declared} was given, the data has {found[key]}")
+        self.num_classes, self.features = found["num_classes"], found["features"]
+        self.pool = tensors["X_train"], tensors["y_train"]
+        self.outside = tensors["X_test"], tensors["y_test"]
+        first, second = stratified_split(labels, self.val_fraction, self.seed)
+        x, y = self.pool[0][first], self.pool[1][first]
+        if self.samples is not None:
+            rows = draw_subset(y, self.samples, classes, torch.Generator().manual_seed(self.seed))
+            x, y = x[rows], y[rows]
+        scaler = RangeScaler.of(x) if self.scale else None
+        held = self.pool[0][second], self.pool[1][second]
+        parts = [(x, y), held, self.outside]
+        sets = [ArrayDataset(scaler(a) if scaler is not None else a, b) for a, b in parts]
+        self.train_set, self.val_set, self.test_set = sets
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        if self.cache is not None and Path(self.cache).expanduser().is_file():
+            return read_features(self.cache)
+        if self.source == "features":
+            return read_features(str(self.path))
+        arrays = self.images.features()
+        if self.cache is not None:
+            write_features(self.cache, arrays, self.encoder)
+        return arrays

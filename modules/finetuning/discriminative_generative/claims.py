@@ -1,0 +1,217 @@
+"""What the paper says of the two heads, in a form that can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from framework.claims import Claim, Reproduction, at_least, at_most, close_to, within
+from framework.linear_heads import ClassStatistics, LearningCurve, curve_figure, gaussian_head, learning_curve
+from framework.linear_heads.curve import NAIVE_BAYES, logistic_name
+from framework.linear_heads.mixture import MixtureLaw
+from modules.finetuning.discriminative_generative.plots import samples_figure
+from modules.finetuning.discriminative_generative.simulation import (
+    even_grid,
+    geometric_grid,
+    log_slope,
+    logistic_fit,
+    naive_bayes_fit,
+    samples_needed,
+    scaled,
+)
+from modules.finetuning.discriminative_generative.theory import assumptions, log_ratio, pinsker_bound
+
+CONFIG = "finetuning/discriminative_generative"
+DIMENSIONS = (100, 200, 400, 1000)
+CLASSES = (2, 3, 5, 7)
+SEEDS = range(5)
+C = (0.1, 1.0, 10.0)
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+def claims(run: Reproduction) -> Iterator[Claim]:
+    """Theory, the simulation, real features, and the shipped config."""
+    yield from theory()
+    yield from simulation(run)
+    yield from real_features(run)
+    yield from fashion(run)
+    yield from through_fit(run)
+
+
+def theory() -> Iterator[Claim]:
+    """The bound, and closed forms against draws."""
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for classes in (2, 3, 10):
+        shape = (100_000, classes)
+        p, q = ((2 * torch.randn(shape, dtype=torch.float64, generator=generator)).softmax(-1) for _ in range(2))
+        cost, bound = pinsker_bound(p, q)
+        worst = max(worst, float((cost / bound).max()))
+    yield Claim("excess error over √(2 KL), 300,000 random pairs, largest", "≤ 1", worst, at_most(1.0))
+    e = 1e-4
+    p, q = torch.tensor([[0.5 - e, 0.5 + e], [0.5, 0.5]], dtype=torch.float64)
+    cost, bound = pinsker_bound(p, q)
+    yield Claim("the same where it is tight: p = ½ ± 1e-4, q = ½", "1", float(cost / bound), close_to(1, absolute=1e-3))
+
+    law = MixtureLaw(2, 100)
+    found = assumptions(law.means, law.variances)
+    x = law.sample(torch.zeros(200_000, dtype=torch.long), generator)
+    ratio = log_ratio(x, law.means, law.variances, 0, 1)
+    for name, value, drawn in (
+        ("β = 1 + 1/n", found.beta[0, 1, 0], ratio.mean().abs() / 100),
+        ("α = 2 + 2/n", found.alpha[0, 1], ratio.var() / 100),
+    ):
+        yield Claim(f"{name}, n = 100, over 200,000 draws", "1", float(value / drawn), close_to(1, absolute=0.03))
+
+
+def simulation(run: Reproduction) -> Iterator[Claim]:
+    """m*, the samples for an error within 0.01 of the smallest: O(log n) for one head, O(n) for the other."""
+    needed: dict[str, dict[int, list[int]]] = {}
+    slopes: dict[str, float] = {}
+    for classes in CLASSES:
+        name = f"naive Bayes, K = {classes}"
+        laws = {n: MixtureLaw(classes, n) for n in DIMENSIONS}
+        needed[name] = {
+            n: samples_needed(law, lambda k=classes: naive_bayes_fit(k), even_grid(law, 400), range(20))  # type: ignore[misc]
+            for n, law in laws.items()
+        }
+        means = [float(np.mean(draws)) for draws in needed[name].values()]
+        slopes[name] = log_slope(DIMENSIONS, means)
+        details = {"m*": dict(zip(map(str, DIMENSIONS), means, strict=True))}
+        text = f"{name}: slope of log m* over log n, n = 100 to 1,000"
+        yield Claim(text, "logarithmic or flat", slopes[name], within(-0.3, 0.3), details=details)
+    name = "logistic, K = 2"
+    needed[name] = {
+        n: samples_needed(law, lambda: logistic_fit(2), geometric_grid(law, 4 * n, first=n // 2), SEEDS)
+        for n, law in ((n, MixtureLaw(2, n)) for n in DIMENSIONS)
+    }
+    means = [float(np.mean(draws)) for draws in needed[name].values()]
+    slopes[name] = log_slope(DIMENSIONS, means)
+    details = {"m*": dict(zip(map(str, DIMENSIONS), means, strict=True))}
+    coarse = "m on a grid of ratio 1.1"
+    text = f"{name}: slope of log m* over log n, n = 100 to 1,000"
+    yield Claim(text, "linear: 1", slopes[name], within(0.9, 1.3), coarse, details)
+    ratio = means[-1] / float(np.mean(needed["naive Bayes, K = 2"][1000]))
+    yield Claim("m* of logistic regression over naive Bayes, K = 2, n = 1,000", "≫ 1", ratio, at_least(100), coarse)
+    name = "logistic, K = 3"
+    needed[name] = {
+        n: samples_needed(law, lambda: logistic_fit(3), geometric_grid(law, 6 * n, first=n), SEEDS)
+        for n, law in ((n, MixtureLaw(3, n)) for n in (100, 200))
+    }
+    three = {n: float(np.mean(draws)) for n, draws in needed[name].items()}
+    for n, reference in ((100, 288), (200, 430)):
+        text = f"{name}: m*, n = {n}"
+        yield Claim(text, f"none; reference {reference}", three[n], close_to(reference, relative=0.15), coarse)
+    text = f"{name}: m* at n = 200 over n = 100"
+    yield Claim(text, "linear: 2; reference 1.5", three[200] / three[100], within(1.4, 2.6), coarse)
+    law = MixtureLaw(2, 1000)
+    found = samples_needed(law, lambda: scaled(logistic_fit(2)), even_grid(law, 4000), SEEDS)
+    text = "not in the paper: logistic regression with coordinates scaled to [0, 1], K = 2, n = 1,000: m*"
+    yield Claim(text, "none", float(np.mean(found)), at_most(30), details={"m*": found})
+    run.figure("samples", samples_figure(needed, slopes))
+
+
+def _curve(sizes: list[int], repeats: int, *overrides: str, c: tuple[float, ...] = C) -> LearningCurve:
+    """Of the features that the shipped config makes, on the test part."""
+    from framework.api import build
+    from framework.commands import quiet_lightning
+
+    quiet_lightning()
+    quiet = ["--wandb.mode=disabled", "--trainer.logger=false", "--techniques.probe_heads=null"]
+    data: Any = build(CONFIG, overrides=[*overrides, *quiet]).datamodule
+    data.setup("fit")
+    return learning_curve(data.pool, data.outside, sizes, repeats, c)
+
+
+def _table(curve: LearningCurve) -> dict[str, Any]:
+    return {"m": curve.sizes.tolist(), **{name: curve.mean(name).round(4).tolist() for name in curve.errors}}
+
+
+def _lead(curve: LearningCurve, size: int) -> float:
+    """Error of logistic regression at its best C less that of naive Bayes."""
+    row = curve.sizes.tolist().index(size)
+    return float(curve.discriminative()[row] - curve.mean(NAIVE_BAYES)[row])
+
+
+def real_features(run: Reproduction) -> Iterator[Claim]:
+    """Two regimes on the features of a supervised network; none where the features do not fit the task."""
+    scale = "128 features of a CNN trained on 1,500 digits, 20 draws"
+    curve = _curve([20, 50, 100, 200, 500, 1000, 2000], 20)
+    details = _table(curve)
+    text = "digits: naive Bayes ahead of logistic regression at its best C, m = 50, error"
+    yield Claim(text, "ahead", _lead(curve, 50), at_least(0.0), scale, details)
+    text = "digits: logistic regression ahead, m = 1,000, error"
+    yield Claim(text, "ahead", -_lead(curve, 1000), at_least(0.01), scale)
+    yield Claim("digits: crossover, samples", "there is one", curve.crossover(), within(40, 200), scale)
+    errors = {name: curve.mean(name) for name in (NAIVE_BAYES, logistic_name(10.0))}
+    left = {name: float(found[3] - found[-1]) for name, found in errors.items()}
+    text = "digits: what m = 200 leaves of the way to m = 2,000, logistic regression (C = 10) over naive Bayes"
+    ratio = left[logistic_name(10.0)] / left[NAIVE_BAYES]
+    yield Claim(text, "> 1: the generative head is done earlier", ratio, at_least(1.2), scale, left)
+
+    sizes = [20, 100, 200, 1000]
+    controls = {
+        "CNN of scikit-learn's digits": ["--data.encoder_source=digits", "--data.image_size=28"],
+        "raw pixels": ["--data.encoder=pixels", "--data.features=784"],
+    }
+    curves = {"supervised CNN": curve}
+    for name, overrides in controls.items():
+        found = curves[name] = _curve(sizes, 4, *overrides, c=(1.0, 10.0))
+        text = f"{name}: largest lead of naive Bayes from m = 100 on"
+        lead = max(_lead(found, size) for size in sizes[1:])
+        yield Claim(text, "none; reference: never", lead, at_most(0.0), "digits, 4 draws", _table(found))
+        text = f"{name}: naive Bayes behind at m = 1,000"
+        yield Claim(text, "none; reference: far", -_lead(found, 1000), at_least(0.05), "digits, 4 draws")
+    run.figure("digits", curve_figure(curves))
+
+
+def fashion(run: Reproduction) -> Iterator[Claim]:
+    """The same on Fashion-MNIST, where its folder is installed."""
+    if not FASHION.is_dir():
+        print(f"  left out: {FASHION} is not installed")
+        return
+    own = ["--data.source=idx", f"--data.path={FASHION}", "--data.encoder_samples=10000", "--data.encoder_epochs=5"]
+    own += ["--data.mean=[0.0]", "--data.std=[1.0]", "--data.max_train=8000", "--data.max_test=3000"]
+    curve = _curve([20, 50, 100, 200, 1000], 20, *own, c=(1.0, 10.0))
+    scale = "128 features of a CNN trained on 10,000 images of Fashion-MNIST, 20 draws"
+    text = "Fashion-MNIST: naive Bayes ahead of logistic regression at its best C, m = {}"
+    yield Claim(text.format(50), "ahead; reference 0.015", _lead(curve, 50), at_least(0.01), scale, _table(curve))
+    # the reference has it ahead by 0.011 still; with three networks of other seeds it is ahead by -0.004 to 0.004
+    yield Claim(text.format(100), "none; reference 0.011", _lead(curve, 100), within(-0.01, 0.02), scale)
+    text = "Fashion-MNIST: logistic regression ahead, m = 1,000"
+    yield Claim(text, "ahead; reference 0.030", -_lead(curve, 1000), at_least(0.02), scale)
+    text = "Fashion-MNIST: crossover, samples"
+    yield Claim(text, "none; reference between 100 and 200", curve.crossover(), within(70, 300), scale)
+    run.figure("fashion", curve_figure({"Fashion-MNIST, supervised CNN": curve}))
+
+
+def through_fit(run: Reproduction) -> Iterator[Claim]:
+    """The shipped command gives what the functions and scikit-learn give."""
+    from framework.api import build
+
+    few = ["--techniques.probe_heads=null", "--data.samples=200"]
+    data: Any = build(CONFIG, overrides=[*few, "--wandb.mode=disabled", "--trainer.logger=false"]).datamodule
+    data.setup("fit")
+    (x, y), (held, truth) = data.train_set.tensors, data.val_set.tensors
+    fitted = run.fit(CONFIG, *few, "--data.batch_size=32")["val/accuracy"]
+    direct = 1 - gaussian_head(ClassStatistics.of(x, y, 10)).error(held.double(), truth)
+    text = "naive Bayes through fit in batches of 32, and at once: difference of val/accuracy"
+    yield Claim(text, "equal", abs(fitted - direct), at_most(1e-6))
+
+    head = ["--model.class_path=modules.finetuning.discriminative_generative.LogisticHead"]
+    head += ["--model.features=128", "--model.num_classes=10", "--model.c=1.0"]
+    fitted = run.fit(CONFIG, *few, *head)["val/accuracy"]
+    text = "logistic regression through fit, and scikit-learn's: difference of val/accuracy"
+    yield Claim(text, "equal", abs(fitted - _sklearn_accuracy(x, y, held, truth)), at_most(1e-6))
+
+
+def _sklearn_accuracy(x: Tensor, y: Tensor, held: Tensor, truth: Tensor) -> float:
+    from sklearn.linear_model import LogisticRegression
+
+    peer = LogisticRegression(C=1.0, tol=1e-8, max_iter=5000).fit(x.double().numpy(), y.numpy())
+    return float(peer.score(held.double().numpy(), truth.numpy()))

@@ -1,0 +1,119 @@
+"""How many samples each head needs on a mixture of Gaussians until its error is near the smallest possible."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from framework.errors import UserError
+from framework.linear_heads import ClassStatistics, LinearRule, RangeScaler, fit_logistic, gaussian_head
+from framework.linear_heads.logistic import as_rule
+from framework.linear_heads.mixture import MixtureLaw
+
+EXCESS = 0.01
+TEST_POINTS = 10_000
+
+Fit = Callable[[Tensor, Tensor], LinearRule]
+
+
+def naive_bayes_fit(classes: int) -> Fit:
+    """The closed form."""
+    return lambda x, y: gaussian_head(ClassStatistics.of(x, y, classes))
+
+
+def logistic_fit(classes: int, c: float = 1.0) -> Fit:
+    """Logistic regression that begins where the last one ended: the minimum is the same, the way to it shorter."""
+    last: list[tuple[Tensor, Tensor]] = []
+
+    def fit(x: Tensor, y: Tensor) -> LinearRule:
+        found = fit_logistic(x, y, classes, c, start=last[-1] if last else None)
+        last[:] = [found]
+        return as_rule(*found)
+
+    return fit
+
+
+def scaled(fit: Fit) -> Fit:
+    """The same on coordinates scaled to [0, 1] by the points; the rule is one of the unscaled ones."""
+
+    def inner(x: Tensor, y: Tensor) -> LinearRule:
+        scaler = RangeScaler.of(x)
+        rule = fit(scaler(x), y)
+        weight = rule.weight / scaler.width
+        return LinearRule(weight, rule.bias - weight @ scaler.low)
+
+    return inner
+
+
+def even_grid(law: MixtureLaw, largest: int | None = None) -> list[int]:
+    """2K and on in steps of ⌈ln n⌉, below 100 n."""
+    return list(range(2 * law.classes, largest or 100 * law.dimension, math.ceil(math.log(law.dimension))))
+
+
+def geometric_grid(law: MixtureLaw, largest: int, ratio: float = 1.1, first: int | None = None) -> list[int]:
+    """From ``first`` (2K by default) to ``largest``, each about ``ratio`` times the one before."""
+    first = first or 2 * law.classes
+    count = max(2, 1 + round(math.log(largest / first) / math.log(ratio)))
+    return np.unique(np.geomspace(first, largest, count).round().astype(int)).tolist()
+
+
+def drawn_points(law: MixtureLaw, size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Points (size, n) and classes (size,) of which the first 2K hold every class.
+
+    Both heads, and each m, take the first ones of the same points, so that their difference is not one of luck.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    first = 2 * law.classes
+    while True:
+        labels = torch.randint(law.classes, (size,), generator=generator)
+        if len(labels[:first].unique()) == law.classes:
+            return law.sample(labels, generator), labels
+
+
+def error_of(law: MixtureLaw, seed: int = 12345) -> Callable[[LinearRule], float]:
+    """The error on new points: exact for two classes, else on 10,000 of them, as many of each class."""
+    if law.classes == 2:
+        return law.two_class_error
+    labels = torch.arange(law.classes).repeat_interleave(TEST_POINTS // law.classes)
+    x = law.sample(labels, torch.Generator().manual_seed(seed))
+    return lambda rule: rule.error(x, labels)
+
+
+def samples_needed(
+    law: MixtureLaw,
+    fit: Callable[[], Fit],
+    grid: Sequence[int],
+    seeds: Sequence[int],
+    excess: float = EXCESS,
+) -> list[int]:
+    """m*: the first m of a grid at which the error is within ``excess`` of the smallest possible, for each seed.
+
+    Args:
+        law: The mixture, ``easy``.
+        fit: Makes what fits a rule to points, anew for each seed.
+        grid: Numbers of samples, ascending.
+        seeds: Of the points.
+        excess: Allowed above the Bayes error.
+
+    Raises:
+        UserError: the grid ends before.
+    """
+    target, error = law.bayes_error() + excess, error_of(law)
+    found = []
+    for seed in seeds:
+        x, y = drawn_points(law, grid[-1], seed)
+        once = fit()
+        m = next((m for m in grid if error(once(x[:m], y[:m])) < target), None)
+        if m is None:
+            raise UserError(f"grid: {grid[-1]} samples do not bring the error below {target:.4f}; give more")
+        found.append(m)
+    return found
+
+
+def log_slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """The exponent of a power law through the points, by least squares of the logarithms."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
