@@ -64,6 +64,7 @@ class Ensemble(Module):
         self.inner_steps, self.points = inner_steps, points
         self.steps_taken = 0
         self.history: list[tuple[int, dict[str, Tensor]]] = []
+        self.kept: Any = None  # what a subclass keeps of the start, plain data and tensors; in the checkpoint
         self._looked_up: list[Tensor] | None = None
 
     def begin(self, batch: Batch) -> None:
@@ -213,15 +214,16 @@ class Ensemble(Module):
             self.draw()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what was recorded."""
+        """Adds what was recorded, and the start."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["ensemble"] = {"steps_taken": self.steps_taken, "history": self.history}
+        checkpoint["ensemble"] = {"steps_taken": self.steps_taken, "history": self.history, "kept": self.kept}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on from what was recorded."""
+        """Goes on from what was recorded, and from the start that was."""
         super().on_load_checkpoint(checkpoint)
         self.steps_taken = checkpoint["ensemble"]["steps_taken"]
         self.history = list(checkpoint["ensemble"]["history"])
+        self.kept = checkpoint["ensemble"]["kept"]
 
     def _total(self) -> int:
         """Steps of the whole of training."""

@@ -99,7 +99,6 @@ class DeepLinear(Ensemble):
                 raise UserError(f"{name}: {number} is not accepted; above 0")
         self.init, self.u0, self.std, self.gain, self.seeds = init, u0, std, gain, seeds
         self.linear = activation == "linear"
-        self.start: list[Tensor] = []
         self.widths = [inputs, *[hidden] * (layers - 1), outputs]
         self.base_seed = int(torch.randint(2**31, (1,)))
         members = len(self.multiples) * seeds
@@ -129,7 +128,7 @@ class DeepLinear(Ensemble):
                 weight[seed :: self.seeds] = value
         for name, value in zip("usv", modes(s31), strict=True):
             self.register_buffer(name, value, persistent=False)
-        self.start = balance(list(self.weights))
+        self.kept = balance(list(self.weights))
 
     def settings(self) -> dict[str, Sequence[Any]]:
         """``rate`` and ``seed`` of each member."""
@@ -162,7 +161,7 @@ class DeepLinear(Ensemble):
         found["crosstalk"] = (crossed - torch.diag_embed(strength)).abs().amax((-2, -1))
         drift = [
             (now - then.to(now)).norm(dim=(-2, -1)) / (weight @ weight.mT).norm(dim=(-2, -1)).clamp(min=1e-300)
-            for now, then, weight in zip(balance(weights), self.start, weights, strict=False)
+            for now, then, weight in zip(balance(weights), self.kept, weights, strict=False)
         ]
         if drift and self.linear:
             found["drift"] = torch.stack(drift).amax(0)
@@ -201,16 +200,6 @@ class DeepLinear(Ensemble):
 
         solved = solve_ivp(slope, (0, t), [np.log(self.u0)], rtol=1e-9, atol=1e-12, method="LSODA")
         return float(np.exp(solved.y[0, -1]))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what the drift is measured from."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["ensemble"]["start"] = self.start
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on from the start that was."""
-        super().on_load_checkpoint(checkpoint)
-        self.start = checkpoint["ensemble"]["start"]
 
     def draw(self) -> None:
         """Strengths of the modes over steps, with the theory's lines."""

@@ -80,7 +80,7 @@ class HiddenLayerStudent(Ensemble):
         else:
             for index, weight in enumerate(drawn):
                 self.register_buffer(f"frozen_{index}", weight)
-        self.first: list[Tensor] = []
+        self.kept = []
         self._forget()
 
     def _forget(self) -> None:
@@ -98,7 +98,7 @@ class HiddenLayerStudent(Ensemble):
         x = batch["x"]
         if x.shape[:2] != (self.draws, self.inputs):
             raise UserError(f"draws, inputs: {self.draws}, {self.inputs}, but the data have {x.shape[0]}, {x.shape[1]}")
-        self.first = [a.detach().clone() for a in self.readout]
+        self.kept = [a.detach().clone() for a in self.readout]
         self._forget()
 
     def settings(self) -> dict[str, Sequence[Any]]:
@@ -145,7 +145,7 @@ class HiddenLayerStudent(Ensemble):
             super().advance(batch, steps, optimizer)
             return
         if not self.solutions:
-            pairs = zip(self.features(batch, "x"), self.first, strict=True)
+            pairs = zip(self.features(batch, "x"), self.kept, strict=True)
             self.solutions = [flow(h, batch["y"], a.to(h)) for h, a in pairs]
         self.steps_taken += steps
         for a, solution in zip(self.readout, self.solutions, strict=True):
@@ -165,15 +165,9 @@ class HiddenLayerStudent(Ensemble):
             found["test_mistakes"] = torch.cat([(y * labels <= 0).double().mean(-1) for y in test])
         return found
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the first read-outs."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["ensemble"]["first"] = self.first
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on from the first read-outs that were."""
         super().on_load_checkpoint(checkpoint)
-        self.first = checkpoint["ensemble"]["first"]
         self._forget()
 
     def draw(self) -> None:

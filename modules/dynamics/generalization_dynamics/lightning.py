@@ -67,7 +67,7 @@ class LinearStudent(Ensemble):
             raise UserError(f"draws, inputs: {self.draws}, {self.inputs}, but the data have {x.shape[0]}, {x.shape[1]}")
         values, basis = torch.linalg.eigh(x @ x.mT)
         self.register_buffer("empty", basis * (values <= FROZEN * values[:, -1:])[:, None, :], persistent=False)
-        self.first = self.w.detach().clone()
+        self.kept = self.w.detach().clone()
         self.solution = None
 
     def settings(self) -> dict[str, Sequence[Any]]:
@@ -93,14 +93,14 @@ class LinearStudent(Ensemble):
             super().advance(batch, steps, optimizer)
             return
         if self.solution is None:
-            self.solution = flow(batch["x"], batch["y"], self.first.to(batch["x"]))
+            self.solution = flow(batch["x"], batch["y"], self.kept.to(batch["x"]))
         self.steps_taken += steps
         self.w.copy_(self.solution.at(self.steps_taken * self.optimizer_config.lr))
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         """See the class."""
         noise = batch["noise"]
-        moved = (self.empty.mT @ (self.w - self.first.to(self.w))[..., None]).norm(dim=(-2, -1))
+        moved = (self.empty.mT @ (self.w - self.kept.to(self.w))[..., None]).norm(dim=(-2, -1))
         return {
             "time": torch.full((self.draws,), self.steps_taken * self.optimizer_config.lr, dtype=torch.float64),
             "test_error": (batch["teacher"] - self.w).square().mean(-1) / noise + 1,
@@ -122,15 +122,10 @@ class LinearStudent(Ensemble):
         """The inputs (E, N, P) and w (E, N)."""
         return {"w": (batch["x"], self.w.detach())}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the first w."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["ensemble"]["first"] = self.first
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on from the first w that was."""
         super().on_load_checkpoint(checkpoint)
-        self.first, self.solution = checkpoint["ensemble"]["first"], None
+        self.solution = None
 
     def draw(self) -> None:
         """Errors over time, with the theory's lines."""

@@ -70,7 +70,6 @@ class NTKRegression(Ensemble):
         self.inputs, self.depth, self.beta, self.activation = inputs, depth, beta, activation
         self.amplitude, self.seeds = amplitude, seeds
         self.net = NTKMLP(inputs, width, depth, 1, beta, activation, seeds, DTYPES[dtype])
-        self.start: dict[str, Tensor] = {}
 
     def settings(self) -> dict[str, Sequence[Any]]:
         """``seed`` of each member."""
@@ -87,9 +86,9 @@ class NTKRegression(Ensemble):
             targets = outputs + self.amplitude * batch["component"].double()
         else:
             targets = batch["y"].double().expand_as(outputs)
-        self.start = {"outputs": outputs, "targets": targets}
+        self.kept = {"outputs": outputs, "targets": targets}
         if "probe" in batch:
-            self.start["kernel"] = self.net.kernel(batch["probe"])
+            self.kept["kernel"] = self.net.kernel(batch["probe"])
         kernel = infinite_kernels(batch["x"].cpu(), None, self.depth, self.beta, self.activation)[1]
         self.predictor = KernelPredictor(kernel, float(self.optimizer_config.lr))
 
@@ -101,14 +100,14 @@ class NTKRegression(Ensemble):
     def losses(self, batch: Batch) -> Tensor:
         """(1/2N) Σ (f(x_i) − y_i)², (E,)."""
         found = self.net(batch["x"])[..., 0]
-        return (found - self.start["targets"].to(found)).square().mean(1) / 2
+        return (found - self.kept["targets"].to(found)).square().mean(1) / 2
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         """See the class."""
-        error = self.outputs(batch["x"]) - self.start["targets"].to(batch["x"].device)
+        error = self.outputs(batch["x"]) - self.kept["targets"].to(batch["x"].device)
         found = {"loss": error.square().mean(1) / 2}
         if "probe" in batch:
-            kernel, start = self.net.kernel(batch["probe"]), self.start["kernel"].to(batch["x"].device)
+            kernel, start = self.net.kernel(batch["probe"]), self.kept["kernel"].to(batch["x"].device)
             found |= {"drift": drift(kernel, start), "inflation": inflation(kernel, start)}
         if "component" in batch:
             component = batch["component"].double()
@@ -119,7 +118,7 @@ class NTKRegression(Ensemble):
 
     def theory(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """See the class."""
-        start, targets = self.start["outputs"].cpu(), self.start["targets"].cpu()
+        start, targets = self.kept["outputs"].cpu(), self.kept["targets"].cpu()
         error = self.predictor.on_data(start, targets, step) - targets
         found = {"loss": error.square().mean(1) / 2}
         if "component" in batch:
@@ -128,16 +127,6 @@ class NTKRegression(Ensemble):
             found["along"] = along.abs()
             found["across"] = (error - along[:, None] * component).square().mean(1).sqrt()
         return found
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the start."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["ensemble"]["start"] = self.start
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on from the start that was."""
-        super().on_load_checkpoint(checkpoint)
-        self.start = checkpoint["ensemble"]["start"]
 
     def draw(self) -> None:
         """Losses (or components) over steps, with the prediction."""

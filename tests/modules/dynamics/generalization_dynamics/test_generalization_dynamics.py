@@ -102,7 +102,7 @@ def test_the_flow_is_the_limit_of_small_steps_and_frozen_where_no_example_lies()
     torch.testing.assert_close(stepped.w, exact.w, rtol=0, atol=1e-3)
     assert found["frozen"].max() < 1e-10
     assert exact.empty.square().sum().item() == pytest.approx(3 * 15)  # 60 inputs, 45 examples
-    assert not torch.allclose(exact.w, exact.first, atol=0.1)
+    assert not torch.allclose(exact.w, exact.kept, atol=0.1)
 
 
 def test_the_gradient_is_autograds():
