@@ -215,16 +215,24 @@ class ImageClassifier(Module):
         """Maps images ``(B, in_chans, image_size, image_size)`` to logits ``(B, num_classes)``."""
         return self.backbone(x)
 
+    def objective(self, x: Tensor, logits: Tensor, target: Tensor) -> Tensor:
+        """What is minimised; here cross-entropy.
+
+        Args:
+            x: Images ``(B, in_chans, image_size, image_size)``, as the model saw them.
+            logits: ``(B, num_classes)``.
+            target: Classes ``(B,)``, or where images were mixed their shares ``(B, num_classes)``, smoothed already.
+        """
+        smoothing = 0.0 if target.is_floating_point() else self.label_smoothing
+        return F.cross_entropy(logits, target, label_smoothing=smoothing)
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy of a batch, mixed where that is asked for."""
+        """The objective on a batch, mixed where that is asked for."""
         x, y = batch
-        if self._mix is not None and len(x) % 2 == 0:  # it pairs images, so an odd last batch stays as it is
-            x, target = self._mixed(x, y)
-            logits = self(x)
-            loss = F.cross_entropy(logits, target)
-        else:
-            logits = self(x)
-            loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+        # mixing pairs images, so an odd last batch stays as it is
+        x, target = self._mixed(x, y) if self._mix is not None and len(x) % 2 == 0 else (x, y)
+        logits = self(x)
+        loss = self.objective(x, logits, target)
         self.log("train/loss", loss, prog_bar=True)
         if self.records_step:
             self.log("train/accuracy", (logits.detach().argmax(-1) == y).float().mean(), prog_bar=True)

@@ -1,0 +1,122 @@
+"""Soft distillation, and the teachers it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor, nn
+
+import framework
+from framework.data.seeding import mix, seeded
+from framework.errors import UserError
+from framework.optim import OptimizerConfig, ScheduleConfig
+from modules.finetuning.tleg.training import accuracy, train
+from modules.vision.image_classifier import build_backbone
+from modules.vision.weights import load_weights
+
+FORMS = ("batchmean", "numel")
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, tau: float = 1.0, form: str = "batchmean") -> Tensor:
+    """τ² KL(teacher ‖ student) of softened predictions (Hinton et al. 2015; DeiT's soft form).
+
+    Args:
+        student: Logits ``(B, C)``.
+        teacher: Logits ``(B, C)``.
+        tau: Temperature, above 0.
+        form: ``batchmean`` divides the sum by B; ``numel`` by B·C, as DeiT's code does, which under AdamW changes
+            little but what ε and weight decay weigh.
+
+    Raises:
+        UserError: the form is not known.
+    """
+    if form not in FORMS:
+        raise UserError(f"form: {form!r} is not accepted; one of {', '.join(FORMS)}")
+    total = F.kl_div(
+        F.log_softmax(student / tau, -1), F.log_softmax(teacher / tau, -1), reduction="sum", log_target=True
+    )
+    return total * tau**2 / (student.numel() if form == "numel" else len(student))
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Where the teacher comes from: a checkpoint of a run, a file of weights, or a short training in place.
+
+    Attributes:
+        checkpoint: Checkpoint or folder of a run of any classifier here.
+        backbone: Otherwise: ``mlp`` or a model of timm, such as the paper's ``levit_384``.
+        weights: Local file with the backbone's weights; without one it is trained on the data, which suits small data.
+        args: Arguments of the backbone's constructor.
+        epochs: Of the training in place.
+        lr: Of the training in place (AdamW, weight decay 0.01, cosine).
+    """
+
+    checkpoint: str | None = None
+    backbone: str = "mlp"
+    weights: str | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 60
+    lr: float = 0.003
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.lr <= 0:
+            raise UserError(f"teacher: epochs {self.epochs} and lr {self.lr} are not accepted; at least 1 and above 0")
+        if self.checkpoint is not None and self.weights is not None:
+            raise UserError("teacher.weights: not accepted beside teacher.checkpoint; give one of them")
+
+
+def build_teacher(config: TeacherConfig, data: Any, sizes: dict[str, int], seed: int, trial: bool = False) -> nn.Module:
+    """A frozen teacher on the CPU, in evaluation mode.
+
+    Args:
+        config: Where it comes from.
+        data: A datamodule, set up; used for a training in place.
+        sizes: ``num_classes``, ``image_size``, ``in_chans``.
+        seed: Of a training in place.
+        trial: Whether one step of it is enough.
+
+    Raises:
+        UserError: a file is missing or does not fit, or the teacher has other classes.
+    """
+    if config.checkpoint is not None:
+        teacher: nn.Module = framework.open_model(config.checkpoint)
+        found = getattr(teacher, "num_classes", sizes["num_classes"])
+        if found != sizes["num_classes"]:
+            raise UserError(f"teacher.checkpoint: {config.checkpoint} has {found} classes, not {sizes['num_classes']}")
+    else:
+        with seeded(mix(seed, 1)):
+            teacher = build_backbone(config.backbone, backbone_args=config.args, **sizes)
+        if config.weights is not None:
+            load_weights(teacher, config.weights, "strict")
+        else:
+            train(
+                teacher,
+                lambda x, y: F.cross_entropy(teacher(x), y),
+                data.train_set,
+                config.epochs,
+                data.batch_size,
+                OptimizerConfig(lr=config.lr),
+                ScheduleConfig("cosine"),
+                seed,
+                trial=trial,
+            )
+            held_out = 100 * accuracy(teacher, data.val_set)
+            rank_zero_info(f"teacher: {config.backbone}, trained in place, validation accuracy {held_out:.1f} %")
+    return teacher.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def teacher_logits(teacher: nn.Module, x: Tensor, like: Tensor) -> Tensor:
+    """The teacher's logits, of the student's shape.
+
+    Raises:
+        UserError: they are of another shape.
+    """
+    logits = teacher(x)
+    if logits.shape != like.shape:
+        raise UserError(f"teacher: gives outputs of shape {tuple(logits.shape)}, the student {tuple(like.shape)}")
+    return logits

@@ -1,0 +1,41 @@
+"""Tables for the run folder: what is stored for many depths."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from framework.learngene import Learngene
+
+
+def storage_rows(learngene: Learngene, depths: Sequence[int]) -> list[dict[str, Any]]:
+    """Numbers stored for one model of each depth and for all up to it, beside the learngene that stands for them.
+
+    Args:
+        learngene: The one.
+        depths: In the order of the rows.
+
+    Returns:
+        Rows with ``depth``, ``model`` (numbers in a model of that depth), ``models`` (in all so far), ``learngene`` and
+        ``ratio`` (of the last two).
+    """
+    rows, total = [], 0
+    for depth in depths:
+        model = learngene.parameters_at(depth)
+        total += model
+        ratio = total / learngene.parameters
+        rows.append(
+            {"depth": depth, "model": model, "models": total, "learngene": learngene.parameters, "ratio": ratio}
+        )
+    return rows
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows of equal keys as CSV; the folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
