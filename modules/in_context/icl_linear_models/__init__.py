@@ -23,8 +23,9 @@ is a fifth.
 Composes with observers and with techniques that change values. Members are tensors of more than two dimensions, so
 techniques that look for linear layers find none, except in the GPT-2.
 
-Limits: Adam reaches the limit's readout u U, not its balance u² = ‖U‖², which is gradient flow's. Small eigenvalues of
-Λ are learnt last: errors come close long before weights do.
+Limits: Adam reaches the limit's readout u U, not its balance u² = ‖U‖², which is gradient flow's. Small eigenvalues
+of Λ are learnt last: errors come close long before weights do. Gradients have heavy tails, and clipping moves the point
+where they vanish: with covariances that each prompt draws, a norm of 1 makes b 3.5 % too large, 30 does not.
 """
 
 from modules.in_context.icl_linear_models.gpt2 import GPT2InContext
