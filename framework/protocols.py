@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from framework.learngene import Learngene
+
 
 @dataclass(frozen=True)
 class KernelData:
@@ -302,3 +304,12 @@ class RatesInTokens(Protocol):
 
     guesses: tuple[str, ...]
     """Kinds of guesses that a prompt may hold, by the numbers that batches give them as ``kind``."""
+
+
+@runtime_checkable
+class HasLearngene(Protocol):
+    """A module that can make a learngene (see :mod:`framework.learngene`) of the data that it will be trained on."""
+
+    def make_learngene(self, data: Any, trial: bool = False) -> Learngene:
+        """Makes one of a datamodule that is set up; a ``trial`` need not be any good."""
+        ...

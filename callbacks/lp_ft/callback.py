@@ -19,7 +19,6 @@ from framework.optim import OptimizerConfig, ScheduleConfig, changed
 
 STRATEGIES = ("lp_ft", "lp", "ft")
 OPTIMIZERS = ("reset", "keep")
-_MODULES = {"optimizer": OptimizerConfig(), "schedule": ScheduleConfig()}
 
 
 class LPFT(Once):
@@ -84,7 +83,10 @@ class LPFT(Once):
             "finetune_schedule": finetune_schedule,
         }
         for key, values in fields.items():
-            changed(_MODULES[key.rpartition("_")[2]], values or {}, f"lp_ft.{key}")
+            if key.endswith("schedule"):
+                changed(ScheduleConfig(), values or {}, f"lp_ft.{key}")
+            else:
+                changed(OptimizerConfig(), values or {}, f"lp_ft.{key}")
             if values and optimizer == "keep":
                 raise UserError(f"lp_ft.{key}: {values} is not accepted with optimizer keep, which goes on as it is")
             if values and key.startswith("probe") and not probe_epochs:
@@ -111,7 +113,9 @@ class LPFT(Once):
             find_head(model, self.head, f"{self.name}.head")
         for name, other in context.techniques.items():
             if self.strategy == "lp" and other.technique in ("lora", "kappa_tune"):
-                raise UserError(f"{self.name}.strategy: 'lp' is not accepted beside {name}: it leaves the backbone frozen")
+                raise UserError(
+                    f"{self.name}.strategy: 'lp' is not accepted beside {name}: it leaves the backbone frozen"
+                )
         last = getattr(context.trainer, "max_epochs", None)
         begins = self.first_epoch(context) + self.probe_epochs
         if getattr(context.trainer, "fast_dev_run", False) or not self.probe_epochs:
@@ -173,11 +177,13 @@ class LPFT(Once):
         """The stage that begins, where anything is different in it."""
         if self.optimizer == "keep":
             return {}
-        own = (self.probe_optimizer, self.probe_schedule) if probing else (self.finetune_optimizer, self.finetune_schedule)
-        if not (self.probe_epochs or context.epoch or own[0] or own[1]):
+        optimizer, schedule = self.finetune_optimizer, self.finetune_schedule
+        if probing:
+            optimizer, schedule = self.probe_optimizer, self.probe_schedule
+        if not (self.probe_epochs or context.epoch or optimizer or schedule):
             return {}
         length = self.probe_epochs if probing else None
-        return {"stage": Stage(context.epoch, length, dict(own[0] or {}), dict(own[1] or {})).to_plain()}
+        return {"stage": Stage(context.epoch, length, dict(optimizer or {}), dict(schedule or {})).to_plain()}
 
     @classmethod
     def apply(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
@@ -191,8 +197,17 @@ class LPFT(Once):
             return
         if self.strategy != "ft" and not self.probe_epochs:
             batches = batches_of(context.datamodule, "train", f"{self.name}.probe_epochs: 0")
-            options = {"Cs": self.Cs, "cv": self.cv, "max_iter": self.max_iter, "head_scale": self.head_scale}
-            self._fit = probe(model, batches, decision["head"], **options, seed=context.seed % 2**32, key=self.name)
+            self._fit = probe(
+                model,
+                batches,
+                decision["head"],
+                self.Cs,
+                self.cv,
+                self.max_iter,
+                self.head_scale,
+                seed=context.seed % 2**32,
+                key=self.name,
+            )
         else:
             head = model.get_submodule(decision["head"])
             assert isinstance(head, nn.Linear)

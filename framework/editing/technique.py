@@ -266,7 +266,7 @@ class Once(Transform):
                 continue
             if isinstance(other, Once):
                 earlier = self.technique in other.before or other.technique in self.after
-                settled = other.first_epoch(context) if earlier else 0
+                settled = other.settled(context) if earlier else 0
             else:
                 settled = other.settled(context)
             if settled is None:
@@ -287,6 +287,10 @@ class Once(Transform):
         if first and last is not None and 0 <= last <= first:
             raise UserError(f"{self.name}.epoch: {first} is not reached, trainer.max_epochs is {last}")
         return first
+
+    def settled(self, context: Context) -> int | None:
+        """The epoch before which it is made."""
+        return self.first_epoch(context)
 
     def in_training(self, context: Context) -> bool:
         """Not if it is made at the start."""

@@ -130,7 +130,7 @@ def load_pretrained(path: str | Path, attn_implementation: str = "sdpa", dtype: 
     auto: Any = AutoModelForCausalLM
     wanted: dict[str, Any] = {"attn_implementation": attn_implementation, "dtype": _dtype(dtype)}
     try:
-        with _quiet():
+        with quiet_loading():
             model, said = auto.from_pretrained(str(folder), local_files_only=True, output_loading_info=True, **wanted)
     except Exception as error:  # transformers, safetensors and json raise types of their own
         raise UserError(f"path: {folder} cannot be loaded: {error}") from error
@@ -156,7 +156,7 @@ def _dtype(name: str) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Leaves out transformers' progress bars."""
     from transformers.utils import logging
 

@@ -29,16 +29,30 @@ import framework
 from callbacks.rf8 import in_rf8
 from composition.probes import ARCHITECTURES, CLASSES, Probe, ProbeData
 from composition.rules import Rule, refusal
-from composition.settings import CORE, FIRST_TWO, FOLDED, OBSERVERS, OTHERS, folds, late, probed, settings
+from composition.settings import (
+    CORE,
+    FIRST_TWO,
+    FOLDED,
+    HEADLESS,
+    HEADS,
+    OBSERVERS,
+    OTHERS,
+    folds,
+    late,
+    learngene_file,
+    probed,
+    settings,
+)
 from framework import generalized_gaussian as gg
 from framework.compression.rf8 import round_to_rf8
 from framework.data.seeding import mix
 from framework.editing import ledger_of, undo
 from framework.editing.registry import find_technique
 from framework.errors import UserError
+from framework.learngene import expand_into, read_learngene
 
 BATCHES = 5
-PREFIXES = ("ntk/", "laziness/")  # of what observers log
+PREFIXES = ("ntk/", "laziness/", "feature_drift/", "ntk_split/", "temperature_scaling/")  # of what observers log
 WHEN = {"step", "epoch"}
 ALSO_EDITS = ("deep_shape", "liger", "rebalance_factors", "lp_ft")
 HOOKS = ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end", "on_validation_start", "save")
@@ -218,6 +232,7 @@ def run(cell: Cell, folder: Path) -> None:
         return in_two_ranks(function) if cell.ranks == 2 else [in_child(function)]
 
     forced = False
+    cell.config(straight)  # files that the settings name are written here, for every child alike
     if cell.rule is not None:
         with pytest.raises(UserError, match=re.escape(cell.rule.message)):
             framework.build(cell.config(straight)).run()
@@ -267,7 +282,9 @@ def check_effects(cell: Cell, root: Path) -> None:
     plans: dict[str, list[dict[str, Any]]] = {}
     for plan in end["plans"]:
         plans.setdefault(plan["name"], []).append(plan)
-    assert plans.keys() == {name for name in cell.techniques if name in (*CORE, *ALSO_EDITS, "structured_init")}
+    assert plans.keys() == {
+        name for name in cell.techniques if name in (*CORE, *ALSO_EDITS, "structured_init", "learngene")
+    }
     edited, weights = trace[f"start {cell.last_edit}"], end["weights"]
     trained = {name for name in end["trainable"] if not same(edited[name], weights[name])}
     assert trained, "nothing was trained"
@@ -293,13 +310,41 @@ def _structured(end: Any) -> set[str]:
     return {name for plan in plans for name in plan["decision"]["weights"]}
 
 
+def _overwritten(end: Any) -> set[str]:
+    """The tensors that got a learngene's values after they were drawn."""
+    return {name for plan in end["plans"] if plan["name"] == "learngene" for name in plan["decision"]["tensors"]}
+
+
+def _fresh(cell: Cell) -> dict[str, torch.Tensor]:
+    """The model as it is built, or as a learngene makes it."""
+    pl.seed_everything(3, verbose=False)
+    probe = Probe(cell.architecture)
+    if "learngene" in cell.techniques:
+        expand_into(probe, read_learngene(learngene_file()))
+    return probe.state_dict()
+
+
+def _check_learngene(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    (plan,) = plans
+    start, expected = trace["start 0"], _fresh(cell)
+    changed_since = _structured(end) | {
+        name for other in end["plans"] if other["name"] == "winner" for name in other["decision"]["noise"]
+    }
+    tensors = set(plan["decision"]["tensors"]) - changed_since
+    assert {name.split(".")[1] for name in tensors} >= {"blocks", "norm", "head"}, "not all of the model was written"
+    for name in tensors:
+        assert same(_now(start, name), expected[name]), f"{name} was not expanded"
+
+
 def _check_gg_init(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
     (plan,) = plans
     decision, start = plan["decision"], trace["start 0"]
     for index, (tensor, entry) in enumerate(decision["weights"].items()):
         now = _now(start, tensor)
         drawn = gg.fill_(torch.empty_like(now), decision["shape"], entry["alpha"], [decision["seed"], index])
-        if tensor in _structured(end):
+        if tensor in _overwritten(end):
+            assert not same(now, drawn), f"{tensor} was drawn over its expansion"
+        elif tensor in _structured(end):
             torch.testing.assert_close(now.norm(), drawn.norm(), msg=f"{tensor} was not drawn before its structure")
         else:
             assert same(now, drawn), f"{tensor} was not drawn"
@@ -310,8 +355,7 @@ def _check_gg_init(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Pat
 def _check_winner(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
     (plan,) = plans
     noise = plan["decision"]["noise"]
-    pl.seed_everything(3, verbose=False)
-    fresh, start = Probe(cell.architecture).state_dict(), trace["start 0"]
+    fresh, start = _fresh(cell), trace["start 0"]
     assert noise, "no layer got noise"
     if "mixture_growth" not in cell.techniques:  # whose templates are drawn in the run
         for index, (tensor, std) in enumerate(noise.items()):
@@ -396,7 +440,8 @@ def _check_deep_shape(cell: Cell, plans: list[Any], trace: Any, end: Any, root: 
     epoch = late(cell.techniques)
     assert plan["epoch"] == epoch
     before, after = trace[f"end {epoch - 1}"], trace[f"start {epoch}"]
-    matrices = [name for name in plan["decision"]["tensors"] if before[name].ndim > 1]
+    known = [name for name in plan["decision"]["tensors"] if name in before]  # adapters may have come just before it
+    matrices = [name for name in known if before[name].ndim > 1]
     assert any(not same(before[name], after[name]) for name in matrices), "nothing was remapped"
     if len(cell.techniques) == 1:  # the order of the weights stays
         old, new = (torch.cat([s[name].flatten() for name in plan["decision"]["tensors"]]) for s in (before, after))
@@ -436,8 +481,7 @@ def _check_ntk_monitor(cell: Cell, plans: list[Any], trace: Any, end: Any, root:
 
 def _check_structured_init(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
     (plan,) = plans
-    pl.seed_everything(3, verbose=False)
-    fresh, start = Probe(cell.architecture).state_dict(), trace["start 0"]
+    fresh, start = _fresh(cell), trace["start 0"]
     for name in plan["decision"]["weights"]:
         now = _now(start, name)
         for matrix in now.flatten(2) if ".templates_" in name else now.flatten(1)[None]:
@@ -450,10 +494,10 @@ def _check_lp_ft(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path)
     begun, done = plans
     epoch = probed(cell.techniques)
     assert [(plan["epoch"], plan["decision"]["phase"]) for plan in plans] == [(epoch - 1, "probe"), (epoch, "finetune")]
-    head = set(begun["decision"]["trainable"])
-    assert head == {f"{done['decision']['head']}.{leaf}" for leaf in ("weight", "bias")}
-    before, after = trace[f"start {epoch - 1}"], trace[f"end {epoch - 1}"]
-    alive = set(begun["decision"]["before"]) - head  # what else may write to it in that epoch has none of its own
+    head, before = set(begun["decision"]["trainable"]), trace[f"start {epoch - 1}"]
+    assert head == {name for name in before if name.startswith(f"{done['decision']['head']}.")}
+    after = trace[f"end {epoch - 1}"]
+    alive = set(begun["decision"]["before"]) - head
     assert alive, "there is no backbone"
     for name in head:
         assert not same(_now(before, name), _now(after, name)), f"{name} was not probed"
@@ -489,6 +533,37 @@ def _check_liger(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path)
         assert not torch.allclose(softmax(x), linear(x), atol=1e-3), "attention was not replaced"
 
 
+def _logged(root: Path, key: str) -> list[dict[str, Any]]:
+    rows = map(json.loads, (root / "probe" / "run" / "metrics.jsonl").read_text().splitlines())
+    return [row for row in rows if key in row]
+
+
+def _check_feature_drift(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    rows = _logged(root, "feature_drift/diff")
+    assert len(rows) == cell.epochs - cell.short, "nothing was looked at"
+    moved = rows[-1]["feature_drift/diff"]
+    assert moved > 0, "the features did not move"
+
+
+def _check_ntk_split(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    rows = _logged(root, "ntk_split/ft_ratio")
+    head = HEADS.get(cell.architecture, "net.fc" if cell.architecture == "resnet" else "net.head")
+    if all(name.startswith(f"{head}.") for name in end["trainable"]):
+        assert not rows, "where the head alone is trained there is nothing to split"
+        return
+    (row,) = rows
+    assert row["ntk_split/ft_ratio"] > 0
+    assert 0 < row["ntk_split/rank_f"] <= 6 * CLASSES
+
+
+def _check_temperature_scaling(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    rows = _logged(root, "temperature_scaling/temperature")
+    assert len(rows) >= cell.epochs - cell.short, "nothing was looked at"
+    for row in rows:
+        assert row["temperature_scaling/temperature"] != 1
+        assert row["temperature_scaling/nll_scaled"] <= row["temperature_scaling/nll"]
+
+
 CHECKS: dict[str, Callable[[Cell, list[Any], Any, Any, Path], None]] = {
     "gg_init": _check_gg_init,
     "winner": _check_winner,
@@ -503,7 +578,11 @@ CHECKS: dict[str, Callable[[Cell, list[Any], Any, Any, Path], None]] = {
     "liger": _check_liger,
     "rebalance_factors": _check_rebalance_factors,
     "structured_init": _check_structured_init,
+    "learngene": _check_learngene,
     "lp_ft": _check_lp_ft,
+    "feature_drift": _check_feature_drift,
+    "ntk_split": _check_ntk_split,
+    "temperature_scaling": _check_temperature_scaling,
     "ntk_monitor": _check_ntk_monitor,
     "laziness": _check_laziness,
 }
@@ -599,15 +678,23 @@ def others() -> list[Cell]:
     names = [*ARCHITECTURES]
     pairs = [(name, other) for name in OTHERS for other in (*CORE, *OTHERS) if name != other]
     cells += [Cell(_home(names[i % len(names)], pair), pair, workers=i % 2 * 2) for i, pair in enumerate(pairs)]
-    every = (*CORE, *OTHERS)
-    return [*cells, *(Cell(name, tuple(t for t in every if name == _home(name, (t,)))) for name in names)]
+    for name in names:
+        met = [t for t in (*CORE, *OTHERS) if name == _home(name, (t,))]
+        # these two meet all others, but not each other
+        for left_out in ("learngene", "mixture_growth") if "learngene" in met else ("",):
+            cells.append(Cell(name, tuple(t for t in met if t != left_out)))
+    return cells
 
 
 def _home(architecture: str, techniques: tuple[str, ...]) -> str:
     """An architecture on which the techniques run: this one, if they do."""
     if "rebalance_factors" in techniques:
         return "factored"
-    return "transformer" if "liger" in techniques else architecture
+    if "liger" in techniques:
+        return "transformer"
+    if "learngene" in techniques:
+        return "vit"
+    return "vit" if any(architecture in HEADLESS.get(name, ()) for name in techniques) else architecture
 
 
 def observed() -> list[Cell]:

@@ -42,11 +42,11 @@ def sine() -> nn.Module:
     return nn.Sequential(Sine(16, 24, 5.0), Sine(24, 20, 5.0), nn.Linear(20, 4))
 
 
-def vit() -> nn.Module:
+def vit(depth: int = 2) -> nn.Module:
     from timm.models.vision_transformer import VisionTransformer
 
     return VisionTransformer(
-        img_size=8, patch_size=4, in_chans=1, num_classes=4, embed_dim=16, depth=2, num_heads=2, proj_drop_rate=0.1
+        img_size=8, patch_size=4, in_chans=1, num_classes=4, embed_dim=16, depth=depth, num_heads=2, proj_drop_rate=0.1
     )
 
 

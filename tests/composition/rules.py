@@ -45,11 +45,35 @@ RULES = (
         "nothing to balance it against.",
     ),
     Rule(
+        "templates",
+        lambda architecture, techniques: {"learngene", "mixture_growth"} <= set(techniques),
+        "it draws every layer anew as templates, and the expansion would be lost",
+        "A learngene is written into plain layers before training; MixtureGrowth makes templates of them there and then, "
+        "with values of their own.",
+    ),
+    Rule(
+        "no vision transformer",
+        lambda architecture, techniques: "learngene" in techniques and architecture != "vit",
+        "one vision transformer (a module with patch_embed and blocks) is needed",
+        "A learngene holds the tensors of a vision transformer's blocks in timm's layout, its embeddings and its head.",
+    ),
+    Rule(
         "no linear head",
-        lambda architecture, techniques: "lp_ft" in techniques and architecture in ("gpt2", "transformer", "factored"),
+        lambda architecture, techniques: (
+            bool({"lp_ft", "feature_drift", "ntk_split"} & set(techniques)) and architecture in ("gpt2", "factored")
+        ),
         "no linear head",
-        "What is probed is V of f(x) = V φ(x) + b, a linear layer of its own with an output for each class. These three "
-        "read classes off a tied embedding, off hidden states, and off a product of factors.",
+        "What is probed is V of f(x) = V φ(x) + b, a linear layer of its own. These two read classes off an output layer "
+        "that is called otherwise and is the embedding too, and off a product of factors.",
+    ),
+    Rule(
+        "more than a head",
+        lambda architecture, techniques: (
+            bool({"feature_drift", "ntk_split"} & set(techniques)) and architecture == "transformer"
+        ),
+        "is not what net.decoder.head gives",
+        "Features and kernels are of f(x) = V φ(x) + b. This model takes some of the logits of the last of many places; "
+        "its head can be trained first (lp_ft with probe_epochs), but an example has no one φ.",
     ),
     Rule(
         "retention",

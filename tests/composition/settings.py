@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from composition.probes import vit
+from framework.data.seeding import seeded
+from framework.learngene import FILE, extract_learngene, save_learngene
+
 CORE = ("gg_init", "winner", "mixture_growth", "warm_start", "kappa_tune", "lora")
-OTHERS = ("ema", "backslash", "deep_shape", "rf8", "liger", "rebalance_factors", "structured_init", "lp_ft")
-OBSERVERS = ("ntk_monitor", "laziness")
+OTHERS = (
+    "ema",
+    "backslash",
+    "deep_shape",
+    "rf8",
+    "liger",
+    "rebalance_factors",
+    "structured_init",
+    "lp_ft",
+    "learngene",
+)
+OBSERVERS = ("ntk_monitor", "laziness", "feature_drift", "ntk_split", "temperature_scaling")
 
 GROWN, FOLDED = 2, 3  # epochs before which the members become one net, and plain layers
 LATE = 1  # the epoch of a mid-training edit where nothing grows
@@ -43,6 +60,25 @@ SPLIT = {
 
 # Of models that do not name it as timm does.
 HEADS = {"mlp": "net.6", "sine": "net.2"}
+# Where there is no linear head, or more than that: rules say why.
+HEADLESS = {
+    "lp_ft": ("gpt2", "factored"),
+    "feature_drift": ("gpt2", "factored", "transformer"),
+    "ntk_split": ("gpt2", "factored", "transformer"),
+}
+
+
+@cache
+def learngene_file() -> str:
+    """A learngene for the small vision transformer, fitted to one of another depth; written once a process."""
+    folder = tempfile.TemporaryDirectory(prefix="learngene-")
+    _FOLDERS.append(folder)
+    with seeded(5):
+        learngene = extract_learngene(vit(depth=3))
+    return str(save_learngene(learngene, Path(folder.name) / FILE))
+
+
+_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []  # they go with the process
 
 
 def folds(techniques: tuple[str, ...]) -> bool:
@@ -80,8 +116,12 @@ def settings(architecture: str, techniques: tuple[str, ...], forced: bool = Fals
         "rf8": ("RF8", {}),
         "liger": ("Liger", {"window": 4, "epoch": late(techniques)}),
         "rebalance_factors": ("RebalanceFactors", {"epoch": late(techniques)}),
+        "learngene": ("Learngene", {"path": learngene_file() if "learngene" in techniques else None}),
         "structured_init": ("StructuredInit", {"rank": 1, "include": [f"{STRUCTURED[architecture]}.*"]}),
         "lp_ft": ("LPFT", {"head": HEADS.get(architecture), "probe_epochs": 1}),
+        "feature_drift": ("FeatureDrift", {"head": HEADS.get(architecture)}),
+        "ntk_split": ("NTKSplit", {"head": HEADS.get(architecture), "points": 6, "chunk": 3}),
+        "temperature_scaling": ("TemperatureScaling", {"bins": 5}),
         "laziness": ("Laziness", {"every_n_steps": 3, "points": 3, "chunk": 2}),
         "ntk_monitor": ("NTKMonitor", {"every_n_steps": 3, "points": 3, "eigenvalues": 2, "chunk": 2}),
     }

@@ -1,0 +1,275 @@
+"""Labelled texts for classifiers of texts: TSV, JSON lines, CSV, Parquet, labelled lines, rated sentences."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.finetuning.text import Codec, Sequences
+from datamodules.finetuning.text_files import SUFFIXES, Row, embedded, find_splits, read_rows
+from framework.data import DataModule
+from framework.errors import UserError
+
+ENDINGS = (*SUFFIXES, ".tsv")
+EXPECTED = (
+    "a .tsv with a header (text, label), .jsonl, .csv, .parquet; or a .txt with lines LABEL<TAB>sentence between lines "
+    "###id, or lines id<TAB>rating<TAB>sentence"
+)
+RATED = ("negative", "positive")
+
+
+def read_labelled(file: Path, least: float = 0.5) -> list[Row]:
+    """Rows with ``text`` and ``label`` (and whatever else the file has).
+
+    Args:
+        file: In one of the formats of ``EXPECTED``; column names in any case.
+        least: Of rated sentences, those whose rating is at least so far from 0 are kept: ``negative`` or ``positive``.
+
+    Raises:
+        UserError: the file is missing, broken, or in another format.
+    """
+    if file.suffix not in (".tsv", ".txt"):
+        return [{str(key).lower(): value for key, value in row.items()} for row in read_rows([file])]
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"path: {file} not found; expected {EXPECTED}") from error
+    if file.suffix == ".tsv":
+        reader = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_MINIMAL)
+        return [{str(key).lower(): value for key, value in row.items()} for row in reader]
+    return list(_lines(file, text, least))
+
+
+def _lines(file: Path, text: str, least: float) -> Iterator[Row]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("###"):
+            continue
+        parts = [part.strip() for part in line.split("\t")]
+        if len(parts) == 2:
+            yield {"text": parts[1], "label": parts[0]}
+            continue
+        try:
+            rating = float(parts[1])
+            sentence = parts[2]
+        except (IndexError, ValueError):
+            raise UserError(f"path: {file}, line {number}: {line[:60]!r}; expected {EXPECTED}") from None
+        if not math.isfinite(rating):
+            raise UserError(f"path: {file}, line {number}: the rating {parts[1]!r} is not finite")
+        if abs(rating) >= least:
+            yield {"text": sentence, "label": RATED[rating > 0]}
+
+
+class LabelledSequences(Dataset):
+    """Tokens of different lengths with a label each; a batch is ``(x (B, T), y (B,))``, padded at the end."""
+
+    draws_random_numbers = False
+
+    def __init__(self, sequences: Sequence[Sequence[int]], labels: Sequence[int], pad: int) -> None:
+        self.sequences, self.labels = Sequences(sequences, pad), torch.tensor(labels, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        x, y = self.__getitems__([index])
+        return x[0], y[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The batch at ``indices``."""
+        return self.sequences.__getitems__(indices)["input_ids"], self.labels[torch.as_tensor(indices)]
+
+
+class LabelledText(DataModule):
+    """Texts with a label each, and other sets of the same labels to test on, out of distribution.
+
+    Batches are ``(x, y)``: ``x`` tokens int64 (B, T), T the longest of the batch, padded at the end with ``pad``; ``y``
+    int64 (B,). A folder's ``train``, ``dev`` and ``test`` files are taken as they are. With one file beside the
+    training data, that is the test and ``val_fraction`` of the training data validates; a lone file is split in three.
+
+    Args:
+        path: A file or a folder of files by split; English help texts of Python and its code, by default, a toy of two
+            classes.
+        ood: Names to files or folders (of a folder the test file) with further test sets.
+        tokenizer: Local folder of the encoder's tokenizer; ``null`` takes bytes, 257 tokens.
+        text_column: Of the texts.
+        pair_column: Of second texts, as for inference; none by default.
+        label_column: Of the labels.
+        label_names: The labels as files have them, in the order of their numbers; sorted as found by default.
+        length: Tokens of a text, at most.
+        train_rows: Training rows at most, at random.
+        eval_rows: The same of each other part.
+        val_fraction: Share for validation, and for the test of a lone file.
+        least_rating: Of rated sentences, those rated at least so far from 0 are kept.
+        split_seed: Decides which rows.
+        num_classes: Checked where given, so that a config can pass it on to the model.
+        batch_size: Texts in a training batch, per process.
+        eval_batch_size: In an evaluation batch; ``batch_size`` by default.
+        num_workers: Loader processes; 0 is fastest, for tokens are in memory.
+        drop_last: Whether training leaves out an incomplete last batch.
+
+    Attributes:
+        vocab_size: Tokens (after ``setup`` where there is a tokenizer).
+        pad: The padding token, the same.
+        test_names: Of the test loaders.
+
+    Raises:
+        UserError: a setting is not accepted (at once); a file is missing or broken, or lacks a column, a label is not
+            known (in ``setup``).
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        ood: dict[str, str] | None = None,
+        tokenizer: str | None = None,
+        text_column: str = "text",
+        pair_column: str | None = None,
+        label_column: str = "label",
+        label_names: list[str] | None = None,
+        length: int = 128,
+        train_rows: int | None = None,
+        eval_rows: int | None = None,
+        val_fraction: float = 0.1,
+        least_rating: float = 0.5,
+        split_seed: int = 0,
+        num_classes: int | None = None,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
+        if not 0 < val_fraction < 0.5:
+            raise UserError(f"val_fraction: {val_fraction} is not between 0 and 0.5")
+        for name, rows in (("length", length), ("train_rows", train_rows), ("eval_rows", eval_rows)):
+            if rows is not None and rows < 2:
+                raise UserError(f"{name}: {rows} is not accepted; at least 2")
+        if least_rating < 0:
+            raise UserError(f"least_rating: {least_rating} is not accepted; 0 or more")
+        self.path, self.ood, self.tokenizer = path, dict(ood or {}), tokenizer
+        self.text_column, self.pair_column, self.label_column = text_column, pair_column, label_column
+        self.label_names = [str(name) for name in label_names] if label_names is not None else None
+        self.length, self.train_rows, self.eval_rows = length, train_rows, eval_rows
+        self.val_fraction, self.least_rating, self.split_seed = val_fraction, least_rating, split_seed
+        self.num_classes = len(label_names) if label_names is not None else num_classes
+        if num_classes not in (None, self.num_classes):
+            raise UserError(f"num_classes: {num_classes} declared, label_names has {self.num_classes}")
+        self.codec: Codec | None = None
+        self.vocab_size: int | None = None
+        self.pad: int | None = None
+        self.test_names = ("test", *self.ood)
+        self.ood_sets: list[LabelledSequences] = []
+        if path is None:
+            rank_zero_info(f"{type(self).__name__}: no path given, telling Python's help texts from its code")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads and tokenises, once."""
+        if self.train_set is not None:
+            return
+        parts = self._parts()
+        found = sorted({str(row[self.label_column]) for row in parts["train"]}, key=_natural)
+        names = self.label_names or found
+        if self.num_classes not in (None, len(names)):
+            raise UserError(f"num_classes: {self.num_classes} declared, path has the labels {', '.join(names)}")
+        self.num_classes, self.label_names = len(names), names
+        self.codec = Codec(self.tokenizer)
+        self.vocab_size = self.codec.vocab_size
+        own = getattr(self.codec.tokenizer, "pad_token_id", None)
+        self.pad = self.codec.end if own is None else int(own)
+        train, val, test = (self._dataset(parts[name], name) for name in ("train", "val", "test"))
+        self.ood_sets = [self._dataset(self._others(Path(place)), name) for name, place in self.ood.items()]
+        self.train_set, self.val_set, self.test_set = train, val, test
+
+    def _parts(self) -> dict[str, list[Row]]:
+        if self.path is None:
+            pieces = [(part, name) for name in ("code", "topics") for part in _toy(name)]
+            parts = {"all": [{self.text_column: part, self.label_column: name} for part, name in pieces]}
+        else:
+            files = find_splits(Path(self.path).expanduser(), ENDINGS)
+            parts = {name: self._rows(own) for name, own in files.items()}
+        rng = np.random.default_rng(self.split_seed)
+        first = parts.pop("all", None) or parts.get("train")
+        if not first:
+            raise UserError(f"path: {self.path} has no training rows; expected train.tsv or the like: {EXPECTED}")
+        held = [name for name in ("val", "test") if name in parts]
+        rows = [first[i] for i in rng.permutation(len(first))]
+        count = max(1, round(self.val_fraction * len(rows)))
+        if held == ["val", "test"]:
+            val, test = parts["val"], parts["test"]
+        else:
+            val, rows = rows[:count], rows[count:]
+            test = parts[held[0]] if held else rows[:count]
+            rows = rows if held else rows[count:]
+        if not rows or not test:
+            raise UserError(f"path: {self.path} has too few rows to train, validate and test")
+        return {"train": rows[: self.train_rows], "val": self._some(val, rng), "test": self._some(test, rng)}
+
+    def _some(self, rows: list[Row], rng: np.random.Generator) -> list[Row]:
+        return rows if self.eval_rows is None else [rows[i] for i in rng.permutation(len(rows))[: self.eval_rows]]
+
+    def _others(self, path: Path) -> list[Row]:
+        """A further test set: a file, or a folder's test file."""
+        files = find_splits(path.expanduser(), ENDINGS)
+        own = next(iter(files.get(name) or () for name in ("test", "val", "all") if name in files), None)
+        if not own:
+            raise UserError(f"ood: {path} has no test file; expected {EXPECTED}")
+        return self._some(self._rows(own), np.random.default_rng(self.split_seed))
+
+    def _rows(self, files: list[Path]) -> list[Row]:
+        rows = []
+        for file in files:
+            for number, row in enumerate(read_labelled(file, self.least_rating), start=1):
+                for column in (self.text_column, self.pair_column, self.label_column):
+                    if column is not None and row.get(column) in (None, ""):
+                        raise UserError(f"path: row {number} of {file} has no {column!r}; it has {', '.join(row)}")
+                rows.append(row)
+        return rows
+
+    def _dataset(self, rows: list[Row], part: str) -> LabelledSequences:
+        assert self.codec is not None
+        assert self.label_names is not None
+        assert self.pad is not None
+        numbers: Mapping[str, int] = {name: number for number, name in enumerate(self.label_names)}
+        labels = []
+        for row in rows:
+            label = str(row[self.label_column])
+            if label not in numbers:
+                raise UserError(f"label_names: {label!r} of {part} is not one of {', '.join(numbers)}")
+            labels.append(numbers[label])
+        texts = [str(row[self.text_column]) for row in rows]
+        pairs = None if self.pair_column is None else [str(row[self.pair_column]) for row in rows]
+        if self.codec.tokenizer is None:
+            joined = texts if pairs is None else [f"{a}\n{b}" for a, b in zip(texts, pairs, strict=True)]
+            tokens = [row[: self.length] for row in self.codec.encode(joined)]
+        else:
+            options = {"truncation": True, "max_length": self.length, "verbose": False}
+            tokens = self.codec.tokenizer(texts, pairs, **options)["input_ids"]
+        return LabelledSequences(tokens, labels, self.pad)
+
+    def test_dataloader(self) -> list[Any]:
+        """The test part, then each further set."""
+        return [self._loader(part, train=False) for part in (self.test_set, *self.ood_sets)]
+
+
+def _natural(label: str) -> tuple[int, float, str]:
+    """Numbers as numbers, then texts."""
+    try:
+        return (0, float(label), label)
+    except ValueError:
+        return (1, 0.0, label)
+
+
+def _toy(name: str, rows: int = 200, size: int = 96) -> list[str]:
+    """Pieces of a text set that comes with Python."""
+    text = "".join(row["text"] for row in embedded(name)[:60])
+    step = max(size, len(text) // rows)
+    return [text[i : i + size] for i in range(0, step * rows, step) if text[i : i + size].strip()]

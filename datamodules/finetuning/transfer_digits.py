@@ -1,0 +1,144 @@
+"""Transfer between classes: some to pretrain on, a few examples of others to tune on, a shifted copy to test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+
+from framework.data import DataModule
+from framework.data.arrays import ArrayDataset
+from framework.data.npz import read_npz, shapes_of
+from framework.errors import UserError
+
+EXPECTED = "x (N, H, W) and y (N,), images with values from 0 to 1 and their classes"
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels, from 0 to 1, and their classes."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    return found.images / 16, found.target
+
+
+def shifted(x: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """Images (N, H, W) rolled one pixel to the right, with Gaussian noise, clipped to [0, 1]."""
+    return (x.roll(1, -1) + noise * torch.randn(x.shape, generator=generator)).clamp(0, 1)
+
+
+class TransferDigits(DataModule):
+    """Digits 5-9 to pretrain on, 150 labels of 0-4 to tune on, the others to validate and test, and a shifted copy.
+
+    Batches are ``(x, y)``: ``x`` float32 (B, H, W), ``y`` int64 (B,), the place of a class among the target's. Testing
+    has two loaders, the test part and its copy out of distribution: rolled one pixel to the right, noisy.
+
+    Args:
+        path: ``.npz`` with ``x`` (N, H, W), from 0 to 1, and ``y`` (N,); scikit-learn's digits by default.
+        source_classes: To pretrain on.
+        target_classes: To tune on; disjoint from those.
+        train_rows: Labels to tune on, as equally many of each class as the data is stratified.
+        val_rows: Validation; the rest is the test.
+        noise: Deviation of the copy's noise.
+        split_seed: Decides the parts and the noise.
+        num_classes: Checked where given, so that a config can pass it on to the model.
+        inputs: The same for the number of pixels.
+        batch_size: Samples in a training batch, per process.
+        eval_batch_size: In an evaluation batch.
+
+    Attributes:
+        source: ``x`` and ``y`` to pretrain on (after ``setup``).
+        test_names: Of the test loaders.
+
+    Raises:
+        UserError: a setting is not accepted (at once); the file is missing, broken or too small (in ``setup``).
+    """
+
+    test_names = ("test", "ood")
+
+    def __init__(
+        self,
+        path: str | None = None,
+        source_classes: list[int] | None = None,
+        target_classes: list[int] | None = None,
+        train_rows: int = 150,
+        val_rows: int = 100,
+        noise: float = 0.25,
+        split_seed: int = 0,
+        num_classes: int | None = None,
+        inputs: int | None = None,
+        batch_size: int = 16,
+        eval_batch_size: int | None = 512,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size)
+        source, target = list(source_classes or range(5, 10)), list(target_classes or range(5))
+        if set(source) & set(target) or len(set(target)) < 2 or len(set(source)) < 2:
+            raise UserError(f"source_classes {source}, target_classes {target}: two or more each, none in both")
+        if train_rows < len(target) or val_rows < len(target):
+            raise UserError(
+                f"train_rows {train_rows}, val_rows {val_rows}: a row or more of each of {len(target)} classes expected"
+            )
+        if noise < 0:
+            raise UserError(f"noise: {noise} is not accepted; 0 or more")
+        if num_classes not in (None, len(target)):
+            raise UserError(f"num_classes: {num_classes} declared, target_classes has {len(target)}")
+        self.path, self.source_classes, self.target_classes = path, source, target
+        self.train_rows, self.val_rows, self.noise, self.split_seed = train_rows, val_rows, noise, split_seed
+        self.num_classes, self.inputs = len(target), inputs
+        self.source: dict[str, Tensor] = {}
+        self.shifted_set: ArrayDataset | None = None
+        if path is None:
+            rank_zero_info(f"{type(self).__name__}: no path given, using the digits of scikit-learn")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads and splits, once."""
+        if self.train_set is not None:
+            return
+        from sklearn.model_selection import train_test_split
+
+        x, y = digits() if self.path is None else self._read(Path(self.path).expanduser())
+        pixels = int(np.prod(x.shape[1:]))
+        if self.inputs not in (None, pixels):
+            raise UserError(f"inputs: {self.inputs} declared, an image has {pixels} pixels")
+        self.inputs = pixels
+        self.source = dict(zip("xy", self._of(x, y, self.source_classes), strict=True))
+        images, labels = self._of(x, y, self.target_classes)
+        counts = torch.bincount(labels, minlength=self.num_classes)
+        if int(counts.min()) < 3 or len(labels) < self.train_rows + self.val_rows + self.num_classes:
+            raise UserError(
+                f"train_rows: {self.train_rows} and val_rows {self.val_rows} leave no test of the {len(labels)} "
+                f"examples ({counts.tolist()} of each class)"
+            )
+        seed = self.split_seed
+        train, rest = train_test_split(
+            np.arange(len(labels)), train_size=self.train_rows, stratify=labels.numpy(), random_state=seed
+        )
+        val, test = train_test_split(rest, train_size=self.val_rows, stratify=labels[rest].numpy(), random_state=seed)
+        generator = torch.Generator().manual_seed(seed)
+        self.train_set, self.val_set, self.test_set = (
+            ArrayDataset(images[part], labels[part]) for part in (train, val, test)
+        )
+        self.shifted_set = ArrayDataset(shifted(images[test], self.noise, generator), labels[test])
+
+    def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        arrays = read_npz(path, EXPECTED)
+        x, y = arrays.get("x"), arrays.get("y")
+        if x is None or y is None or x.ndim != 3 or y.ndim != 1 or len(x) != len(y):
+            raise UserError(f"path: {path} holds {shapes_of(arrays)}; expected: {EXPECTED}")
+        if not np.isfinite(x).all() or x.min() < 0 or x.max() > 1:
+            raise UserError(f"path: {path} has values of x outside of 0 to 1; expected: {EXPECTED}")
+        return x, y
+
+    def _of(self, x: np.ndarray, y: np.ndarray, classes: list[int]) -> tuple[Tensor, Tensor]:
+        chosen = np.isin(y, classes)
+        if missing := [label for label in classes if not (y == label).any()]:
+            raise UserError(f"path: {self.path or 'the digits'} holds no example of class {missing[0]}")
+        places = np.searchsorted(np.sort(classes), y[chosen])
+        return torch.as_tensor(x[chosen], dtype=torch.float32), torch.as_tensor(places, dtype=torch.int64)
+
+    def test_dataloader(self) -> list[object]:
+        """The test part, and its shifted copy."""
+        return [self._loader(self.test_set, train=False), self._loader(self.shifted_set, train=False)]

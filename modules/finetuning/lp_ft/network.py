@@ -1,0 +1,63 @@
+"""Networks with a linear head: a perceptron for images, and the linear toy of which the theory is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from framework.errors import UserError
+
+
+class TransferMLP(nn.Module):
+    """φ, hidden layers of GELU units and a last one without, then the head V.
+
+    Args:
+        inputs: Numbers of an example.
+        widths: Of φ's layers; the last one is h.
+        classes: C.
+
+    Raises:
+        UserError: a size is not accepted.
+    """
+
+    def __init__(self, inputs: int = 64, widths: Sequence[int] = (128, 128, 64), classes: int = 5) -> None:
+        super().__init__()
+        if not widths or min(inputs, *widths) < 1:
+            raise UserError(f"model.widths: {list(widths)} on {inputs} inputs is not accepted; sizes of at least 1")
+        layers: list[nn.Module] = []
+        for narrow, wide in pairwise([inputs, *widths]):
+            layers += [nn.Linear(narrow, wide), nn.GELU()]
+        self.backbone = nn.Sequential(*layers[:-1])
+        self.head = nn.Linear(widths[-1], classes)
+
+    def get_classifier(self) -> nn.Module:
+        """The linear head."""
+        return self.head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, …) to logits (B, C)."""
+        return self.head(self.backbone(x.flatten(1)))
+
+
+class LinearToy(nn.Module):
+    """f(x) = V B x + b (Kumar et al. 2022; the paper's Cor. 4.3).
+
+    Θ^φ(x, x') = ⟨x, x'⟩ I_h, so the features of an x that is orthogonal to all training inputs never change, and
+    F = ⟨x, x'⟩ V Vᵀ.
+
+    Args:
+        inputs: d.
+        features: h.
+        classes: C.
+    """
+
+    def __init__(self, inputs: int, features: int, classes: int) -> None:
+        super().__init__()
+        self.backbone = nn.Linear(inputs, features, bias=False)
+        self.head = nn.Linear(features, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, d) to (B, C)."""
+        return self.head(self.backbone(x))

@@ -1,0 +1,176 @@
+"""A classifier of texts: an encoder of transformers, pooled, with a linear head."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from framework.errors import UserError
+from framework.module import OptimizerConfig, ScheduleConfig
+from framework.plain import plain_data
+from modules.finetuning.causal_lm import ATTENTION, check_folder, fresh_config, quiet_loading
+from modules.finetuning.lp_ft.lightning import Transferred
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+POOLINGS = ("first", "mean")
+
+
+class TextNetwork(nn.Module):
+    """φ, the encoder's last hidden state at the first token or its mean over tokens; dropout; the linear head V.
+
+    There is no layer with a tanh between, as transformers' own heads for RoBERTa have it.
+
+    Args:
+        encoder: Of transformers.
+        classes: C.
+        pooling: ``first`` or ``mean``.
+        dropout: Before the head.
+    """
+
+    def __init__(self, encoder: PreTrainedModel, classes: int, pooling: str, dropout: float) -> None:
+        super().__init__()
+        self.encoder, self.pooling = encoder, pooling
+        self.pad = encoder.config.pad_token_id
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(encoder.config.hidden_size, classes)
+
+    def get_classifier(self) -> nn.Module:
+        """The linear head."""
+        return self.head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps tokens (B, T), padded with the encoder's padding, to logits (B, C)."""
+        mask = x != self.pad
+        hidden = self.encoder(input_ids=x, attention_mask=self._attention(mask)).last_hidden_state
+        if self.pooling == "first":
+            features = hidden[:, 0]
+        else:
+            weight = mask[..., None].to(hidden.dtype)
+            features = (hidden * weight).sum(1) / weight.sum(1)
+        return self.head(self.dropout(features))
+
+    def _attention(self, mask: Tensor) -> Tensor:
+        """What is added to the scores (B, 1, 1, T); the mask itself for attention that wants that.
+
+        transformers would look into a mask of two dimensions, which vmap (``ntk_split``) cannot follow.
+        """
+        if self.encoder.config._attn_implementation not in ("sdpa", "eager"):
+            return mask.long()
+        scores = torch.zeros_like(mask, dtype=self.head.weight.dtype)
+        return scores.masked_fill(~mask, torch.finfo(scores.dtype).min)[:, None, None]
+
+
+class TextClassifier(Transferred):
+    """Classifies texts with an encoder of transformers, pretrained from a local folder or fresh.
+
+    Batches are ``(x, y)``: ``x`` tokens int64 (B, T), padded with the encoder's padding token, ``y`` int64 (B,). Logs
+    ``train/loss``, ``train/accuracy``, ``val/`` and ``test/`` the same, and ``test/<name>_…`` of further test sets.
+
+    Args:
+        path: Local folder of a pretrained encoder (``config.json``, ``model.safetensors``).
+        config: Instead of it, a fresh encoder's config: ``model_type`` and its values.
+        num_classes: C.
+        pooling: ``first``, the hidden state of the first token, or ``mean``, over all.
+        head_dropout: Before the head.
+        attn_implementation: As transformers names it.
+        optimizer: The optimiser.
+        schedule: The learning-rate schedule.
+
+    Raises:
+        UserError: a setting is not accepted, or a file is missing or broken (at once); the datamodule's tokens are not
+            the encoder's (in ``setup``).
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        config: dict[str, Any] | None = None,
+        num_classes: int = 2,
+        pooling: str = "first",
+        head_dropout: float = 0.1,
+        attn_implementation: str = "sdpa",
+        optimizer: OptimizerConfig | None = None,
+        schedule: ScheduleConfig | None = None,
+    ) -> None:
+        super().__init__(num_classes, optimizer, schedule)
+        self.save_hyperparameters()
+        if (path is None) == (config is None):
+            raise UserError("path, config: give one of them: a local folder, or a fresh encoder's config")
+        if pooling not in POOLINGS:
+            raise UserError(f"pooling: {pooling!r} is not one of {', '.join(POOLINGS)}")
+        if not 0 <= head_dropout < 1:
+            raise UserError(f"head_dropout: {head_dropout} is not accepted; from 0 to below 1")
+        if attn_implementation not in ATTENTION:
+            raise UserError(f"attn_implementation: {attn_implementation!r} is not one of {', '.join(ATTENTION)}")
+        encoder = load_encoder(path, attn_implementation) if path else fresh_encoder(config or {}, attn_implementation)
+        encoder.train()
+        self.net = TextNetwork(encoder, num_classes, pooling, head_dropout)
+
+    def setup(self, stage: str) -> None:
+        """Compares the datamodule's classes and tokens with the model's."""
+        super().setup(stage)
+        data, encoder = getattr(self.trainer, "datamodule", None), self.net.get_submodule("encoder")
+        config: Any = encoder.config
+        found, pad = getattr(data, "vocab_size", None), getattr(data, "pad", None)
+        if found is not None and found > config.vocab_size:
+            raise UserError(f"data.tokenizer: it has {found} tokens, the encoder {config.vocab_size}; give its folder")
+        if pad is not None and pad != config.pad_token_id:
+            raise UserError(
+                f"data.tokenizer: it pads with {pad}, the encoder with {config.pad_token_id}; give its folder"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Stores the encoder's config instead of its folder: the checkpoint opens where that is not."""
+        super().on_save_checkpoint(checkpoint)
+        if self.CHECKPOINT_HYPER_PARAMS_KEY in checkpoint:
+            config: Any = self.net.get_submodule("encoder").config
+            described = plain_data(json.loads(config.to_json_string(use_diff=False)))
+            checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY].update(path=None, config=described)
+
+
+def load_encoder(path: str, attn_implementation: str = "sdpa") -> PreTrainedModel:
+    """Loads an encoder from a local folder; nothing is downloaded.
+
+    Raises:
+        UserError: a file is missing or broken, or weights other than a pooling layer's are missing.
+    """
+    folder = check_folder(path)
+    from transformers import AutoModel
+
+    options = {"attn_implementation": attn_implementation, "local_files_only": True, "output_loading_info": True}
+    auto: Any = AutoModel
+    try:
+        with quiet_loading():
+            model, said = auto.from_pretrained(str(folder), **options, dtype=torch.float32)
+    except Exception as error:  # transformers, safetensors and json raise types of their own
+        raise UserError(f"path: {folder} cannot be loaded: {error}") from error
+    if missing := sorted(name for name in said["missing_keys"] if not name.startswith("pooler.")):
+        raise UserError(f"path: the weights in {folder} lack {', '.join(missing[:5])} and {len(missing)} in all")
+    return without_pooler(model)
+
+
+def fresh_encoder(config: dict[str, Any], attn_implementation: str = "sdpa") -> PreTrainedModel:
+    """An encoder with random weights.
+
+    Raises:
+        UserError: the config is not accepted.
+    """
+    described = fresh_config(config)
+    from transformers import AutoModel
+
+    try:
+        return without_pooler(AutoModel.from_config(described, attn_implementation=attn_implementation))
+    except Exception as error:  # an inconsistent config shows itself in the model's constructor
+        raise UserError(f"config: {described.model_type} cannot be built: {error}") from error
+
+
+def without_pooler(model: Any) -> Any:
+    """Takes away the layer that transformers puts on the first token, which nothing here reads."""
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    return model
