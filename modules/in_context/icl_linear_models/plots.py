@@ -65,7 +65,9 @@ def scaling_figure(
     axes = figure.axes[0]
     axes.plot(scales, theory, "k", linewidth=1, label="linear attention, predicted")
     for index, (label, (c, value)) in enumerate(points.items()):
-        axes.plot(c, np.maximum(value, 1e-3), "o", markersize=4, color=f"C{index}", label=label)
+        exact = bool((value < 1e-9).all())  # has no place on a log scale
+        shown = ([], []) if exact else (c, value)
+        axes.plot(*shown, "o", markersize=4, color=f"C{index}", label=f"{label}: 0" if exact else label)
     axes.set(xlabel="covariates times c", ylabel="mean squared error / c²", yscale="log")
     axes.legend(frameon=False, fontsize=8)
     return figure
