@@ -66,8 +66,8 @@ def scaling_figure(
     axes.plot(scales, theory, "k", linewidth=1, label="linear attention, predicted")
     for index, (label, (c, value)) in enumerate(points.items()):
         exact = bool((value < 1e-9).all())  # has no place on a log scale
-        shown = ([], []) if exact else (c, value)
-        axes.plot(*shown, "o", markersize=4, color=f"C{index}", label=f"{label}: 0" if exact else label)
+        shown = np.full(len(c), np.nan) if exact else value
+        axes.plot(c, shown, "o", markersize=4, color=f"C{index}", label=f"{label}: 0" if exact else label)
     axes.set(xlabel="covariates times c", ylabel="mean squared error / c²", yscale="log")
     axes.legend(frameon=False, fontsize=8)
     return figure
