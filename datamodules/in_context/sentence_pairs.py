@@ -204,12 +204,12 @@ class SentencePairs(DataModule):
         return self._arrays(rows)
 
     def _tokens(self, shown: list[str], asked: str) -> list[int]:
-        """A prompt's tokens; examples are left out from the front until it is short enough."""
+        """A prompt's tokens up to the level; examples are left out from the front until it is short enough."""
         for start in range(len(shown) + 1):
-            (tokens,) = self.codec.encode(["".join([*shown[start:], asked])])
-            if len(tokens) < self.length:
-                return tokens
-        return tokens[-self.length + 1 :]
+            (tokens,) = self.codec.encode(["".join([*shown[start:], asked, " 0"])])
+            if len(tokens) <= self.length:
+                break
+        return tokens[-self.length : -1]  # of an answer with its space as a token of its own, the space stays
 
     def _arrays(self, rows: list[tuple[list[int], float, float, int]]) -> NamedArrays:
         longest = max(len(tokens) for tokens, *_ in rows) + 1

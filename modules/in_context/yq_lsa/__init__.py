@@ -18,7 +18,9 @@ Expected numbers (``reproduce yq_lsa``, d = 5, C = 10): error 1.87 with the gues
 5.63 with one head, 2.49 with six or ten.
 
 :mod:`~modules.in_context.yq_lsa.similarity` asks language models for the similarity of sentences with and without a
-guess in the prompt.
+guess in the prompt. SmolLM2-135M, as it is, on 40 edited sentences after two rated pairs: mean squared error 3.35
+without a guess, 3.18 with the examples' mean, 2.54 with MiniLM's cosine (whose own error is 0.57); Spearman's
+correlation 0.05, 0.06, 0.28.
 
 Cost: O(C d²) a prompt and O(H d²) a head; 4,000 steps of 1,024 prompts take about 25 s on one core.
 

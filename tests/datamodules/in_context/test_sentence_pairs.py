@@ -35,11 +35,11 @@ def test_a_prompt_shows_examples_then_asks_and_its_label_is_the_answer():
         assert batch["labels"][row].tolist().count(-100) == batch["labels"].shape[1] - 1
         answer = int(batch["labels"][row, place + 1])
         assert answer == data.level_tokens[round(float(batch["score"][row]))] == int(batch["input_ids"][row, place + 1])
-    assert all(text.count("similarity:") == 3 and text.endswith("similarity:") for text in texts)
+    assert all(text.count("similarity:") == 3 and text.endswith("similarity: ") for text in texts)
     assert ["guess:" in text for text in texts] == [False, True, True]
     assert torch.isnan(batch["guess"]).tolist() == [True, False, False]
     assert batch["kind"].tolist() == [0, 1, 2]
-    assert f"guess: {round(float(batch['guess'][2]))} | similarity:" in texts[2]
+    assert f"guess: {round(float(batch['guess'][2]))} | similarity: " in texts[2]
 
 
 def test_too_long_prompts_lose_examples_not_the_question():
