@@ -137,7 +137,7 @@ def fit(
     *,
     kill: tuple[str, int] | None = None,
     resume: bool = False,
-    stopping: bool = False,
+    stopping: int = 0,  # patience of an early stopping
     arrays: bool = True,
     workers: int = 0,
     point: dict[str, Any] | None = None,
@@ -154,7 +154,8 @@ def fit(
     elif kill is not None:
         extra.append(Kill(*kill))
     if stopping:
-        extra.append(EarlyStopping("val/loss", patience=2))
+        # no epoch improves so much, so that it stops early whatever the machine rounds to
+        extra.append(EarlyStopping("val/loss", patience=stopping, min_delta=1.0))
         extra.append(
             ModelCheckpoint(folder, filename="{step}", monitor="val/loss", save_top_k=2, enable_version_counter=False)
         )
@@ -167,7 +168,7 @@ def fit(
             "num_sanity_val_steps": 1,
             "enable_progress_bar": False,
             "enable_model_summary": False,
-            "enable_checkpointing": stopping,
+            "enable_checkpointing": bool(stopping),
             "use_distributed_sampler": False,
             "default_root_dir": folder,
             "logger": [MetricsLog(folder), *(loggers or [])],

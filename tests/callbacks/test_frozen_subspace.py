@@ -104,7 +104,7 @@ def test_students_that_know_their_features(tmp_path):
     row = monitor.rows[-1]
     assert (row["w/rank"], row["w/dimension"]) == (12, 8)
     assert row["w/moved"] < 1e-10
-    change = (model.w - model.first).detach()
+    change = (model.w - model.kept).detach()
     assert float(change.norm()) > 0.1
     x = data.train_set.batch["x"]
     smallest = torch.linalg.svdvals(x)[:, -1].square().mean() / 12

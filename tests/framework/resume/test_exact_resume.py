@@ -21,8 +21,8 @@ RARE = {"point": {"every_n_seconds": None, "every_n_steps": 4}}  # so that steps
 KINDS = {
     "plain": {},
     "rare": RARE,
-    "stopping": {"stopping": True, "max_epochs": 6},
-    "half_epochs": {"val_check_interval": 0.5, "stopping": True},
+    "stopping": {"stopping": 2, "max_epochs": 6},
+    "half_epochs": {"val_check_interval": 0.5, "stopping": 9},
     "accumulate": {"accumulate_grad_batches": 3},
     "max_steps": {"max_steps": 23, "max_epochs": -1},
     "max_steps_at_epoch_end": {"max_steps": 30, "max_epochs": -1, "val_check_interval": 0.5},
