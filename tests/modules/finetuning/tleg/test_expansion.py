@@ -1,5 +1,6 @@
 """Expansion, its inverse and files: against layers written out one by one, and against models of timm."""
 
+import numpy
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -152,7 +153,6 @@ def test_least_squares_finds_the_line_again():
 
 
 def test_the_line_is_numpys(images):
-    numpy = pytest.importorskip("numpy")
     stack = torch.randn(5, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     base, slope, explained = fit_line(stack)
     rows = stack.flatten(1).numpy()
