@@ -22,7 +22,7 @@ guess in the prompt. SmolLM2-135M, as it is, on 40 edited sentences after two ra
 without a guess, 3.18 with the examples' mean, 2.54 with MiniLM's cosine (whose own error is 0.57); Spearman's
 correlation 0.05, 0.06, 0.28.
 
-Cost: O(C d²) a prompt and O(H d²) a head; 4,000 steps of 1,024 prompts take about 25 s on one core.
+Cost: O(C d²) a prompt and O(H d²) a head.
 
 Composes with observers and with techniques that change values; members are tensors of more than two dimensions.
 
