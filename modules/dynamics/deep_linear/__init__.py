@@ -17,7 +17,7 @@ products and deep tanh networks (q ← g² E[tanh(√q z)²]). With ``activation
 networks of the same shapes, W^L tanh(W^(L−1) ⋯ tanh(W^1 x)), are trained on the examples, and their modes read from
 Σ ŷ xᵀ (:mod:`~modules.dynamics.deep_linear.nonlinear`).
 
-Expected numbers (``reproduce deep_linear``, 75 s): half-learning iterations of seven modes of hierarchical data within
+Expected numbers (``reproduce deep_linear``, under 3 min): half-learning iterations of seven modes of hierarchical data within
 2 % of eq. 11 (the Euler steps' share), |u − eq. 12| below 0.005 s at λ s₁ = 0.004 and in proportion to λ. On the
 digits, iterations to a threshold at N_l = 3, 5, 10, 20, 40: orthogonal starts 33, 33, 21, 14, 14, Gaussian 52, 59, 177,
 307, 1,117, decoupled from 0.001 at 3, 5, 10: 59, 174, 433. Best rates fall from 0.18 to 0.03.
