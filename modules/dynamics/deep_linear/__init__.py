@@ -14,13 +14,13 @@ learnt after ``τ/(2s) ln(s/u0 − 1)``: strong ones first. :mod:`~modules.dynam
 unequal layers too, where the appendix's formula is a factor 2 off, and those of infinite depth (17);
 :mod:`~modules.dynamics.deep_linear.initialisation` the starts; :mod:`~modules.dynamics.deep_linear.isometry` random
 products and deep tanh networks (q ← g² E[tanh(√q z)²]). With ``activation: tanh`` (and ``data.examples: true``)
-networks of the same shapes, W^L tanh(W^(L−1) ⋯ tanh(W^1 x)), are trained on the examples, and their modes read from
-Σ ŷ xᵀ (:mod:`~modules.dynamics.deep_linear.nonlinear`).
+networks of the same shapes, W^L tanh(W^(L−1) ⋯ tanh(W^1 x)), are trained on the examples, and their modes read from Σ
+ŷ xᵀ (:mod:`~modules.dynamics.deep_linear.nonlinear`).
 
-Expected numbers (``reproduce deep_linear``, under 3 min): half-learning iterations of seven modes of hierarchical data within
-2 % of eq. 11 (the Euler steps' share), |u − eq. 12| below 0.005 s at λ s₁ = 0.004 and in proportion to λ. On the
-digits, iterations to a threshold at N_l = 3, 5, 10, 20, 40: orthogonal starts 33, 33, 21, 14, 14, Gaussian 52, 59, 177,
-307, 1,117, decoupled from 0.001 at 3, 5, 10: 59, 174, 433. Best rates fall from 0.18 to 0.03.
+Expected numbers (``reproduce deep_linear``, under 3 min): half-learning iterations of seven modes of hierarchical data
+within 2 % of eq. 11 (the Euler steps' share), |u − eq. 12| below 0.005 s at λ s₁ = 0.004 and in proportion to λ. On
+the digits, iterations to a threshold at N_l = 3, 5, 10, 20, 40: orthogonal starts 33, 33, 21, 14, 14, Gaussian 52, 59,
+177, 307, 1,117, decoupled from 0.001 at 3, 5, 10: 59, 174, 433. Best rates fall from 0.18 to 0.03.
 
 Cost: linear networks never forward an example (tanh ones all of them, each step); a step multiplies matrices with a
 side of min(N_in, N_out), for all members at once.

@@ -17,13 +17,14 @@ and the technique ``probe_heads`` draws both curves on a layer of any classifier
 
 Expected numbers (``reproduce discriminative_generative``): in the paper's simulation with two classes naive Bayes is
 within 0.01 of the smallest error after 8 points for n = 100 and for n = 1,000 (20 draws), logistic regression after
-113, 244, 427, 1,065 for n = 100, 200, 400, 1,000 (5 draws, minimised to the end; in the one draw looked at, scikit-learn's
-default tolerance stopped early and needed half as many again at n = 1,000). With coordinates scaled to [0, 1] it needs 4: the gap of
-the simulation is one of scale. On features of a small CNN (digits, 20 draws) naive Bayes, logistic regression with
-C = 1 and with C = 10 err on 0.117, 0.133, 0.121 with 50 labels, 0.089, 0.083, 0.084 with 100, 0.069, 0.052, 0.055 with
-1,000; on Fashion-MNIST 0.216, 0.237, 0.236, then 0.192, 0.188, 0.197, then 0.175, 0.151, 0.155. With C = 0.1 logistic
-regression is far behind up to 100 labels, so compare several. With 20 labels it is ahead at C = 10 in both. Where the
-features do not fit the task (raw pixels, another set's CNN) naive Bayes is never ahead.
+113, 244, 427, 1,065 for n = 100, 200, 400, 1,000 (5 draws, minimised to the end; in the one draw looked at,
+scikit-learn's default tolerance stopped early and needed half as many again at n = 1,000). With coordinates scaled to
+[0, 1] it needs 4: the gap of the simulation is one of scale. On features of a small CNN (digits, 20 draws) naive
+Bayes, logistic regression with C = 1 and with C = 10 err on 0.117, 0.133, 0.121 with 50 labels, 0.089, 0.083, 0.084
+with 100, 0.069, 0.052, 0.055 with 1,000; on Fashion-MNIST 0.216, 0.237, 0.236, then 0.192, 0.188, 0.197, then 0.175,
+0.151, 0.155. With C = 0.1 logistic regression is far behind up to 100 labels, so compare several. With 20 labels it is
+ahead at C = 10 in both. Where the features do not fit the task (raw pixels, another set's CNN) naive Bayes is never
+ahead.
 
 Cost: naive Bayes O(m n), logistic regression O(m n K) an iteration, some 100 of them; features are computed once.
 
