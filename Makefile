@@ -7,7 +7,7 @@ ARGS ?=
 # One thread: bit-identical results, and no slower on the small models of the tests.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: install fit test test-oldest matrix lint format reproduce bench clean
+.PHONY: install fit test test-oldest matrix lint format reproduce results bench clean
 
 install: $(VENV)/.installed
 
@@ -51,6 +51,10 @@ format: install
 
 reproduce: install
 	$(BIN)/python -m framework reproduce $(or $(METHOD),--all) $(ARGS)
+
+# The same, and docs/results.md is written anew: hours on one core. METHOD="s4d mom" does these alone.
+results: install
+	$(ONE_THREAD) $(BIN)/python -m framework reproduce $(or $(METHOD),--all) --page docs/results.md $(ARGS)
 
 bench: install
 	for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit 1; done

@@ -17,7 +17,7 @@ USAGE = """usage: framework COMMAND [--config FILE]... [--KEY=VALUE]...
   predict    write predictions                        --ckpt_path last | FOLDER | FILE
   list       methods, techniques and configs          --json
   compare    runs side by side over seeds             FOLDER... [--metric NAME] [--by KEY]
-  reproduce  check a paper's claims on this machine   METHOD... | --all [--json FILE]
+  reproduce  check a paper's claims on this machine   METHOD... | --all [--json FILE] [--page FILE]
   export     write a checkpoint's weights, compressed CHECKPOINT | FOLDER [--format rf8|entropy|plain] [--out FILE]
   sweep      run a W&B sweep file, without an account FILE [--count N] [--workers K] [--storage URL] [--resume]
 

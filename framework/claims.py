@@ -62,6 +62,7 @@ class Claim:
         bound: What it must satisfy.
         scale: ``full`` for the paper's own setting, else how it was reduced (``5,000 digits, 3 epochs``).
         details: Further numbers for the JSON file, for example the value of each seed.
+        seeds: How many random draws, starts or orders the number is over: its mean, or the worst of them.
     """
 
     text: str
@@ -70,6 +71,7 @@ class Claim:
     bound: Bound
     scale: str = "full"
     details: dict[str, Any] = field(default_factory=dict)
+    seeds: int = 1
 
     @property
     def holds(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,6 +15,7 @@ from typing import Any
 from framework import catalogue
 from framework.claims import Claim, Reproduction
 from framework.errors import UserError
+from framework.results import write_page, write_record
 
 
 @dataclass
@@ -23,19 +25,23 @@ class Report:
     Attributes:
         name: The method.
         claims: Every claim, measured.
-        seconds: Wall-clock time.
+        times: Wall-clock seconds that each claim took, after the one before it.
+        seconds: Wall-clock time of all.
         figures: Paths of its figures.
+        error: The exception that ended it before its last claim, or empty.
     """
 
     name: str
     claims: list[Claim]
+    times: list[float]
     seconds: float
     figures: list[Path]
+    error: str = ""
 
     @property
     def holds(self) -> bool:
-        """Whether there is at least one claim and every one holds."""
-        return bool(self.claims) and all(claim.holds for claim in self.claims)
+        """Whether it came to its end with at least one claim, and every one holds."""
+        return not self.error and bool(self.claims) and all(claim.holds for claim in self.claims)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for the JSON file; a NaN is written as null."""
@@ -47,13 +53,16 @@ class Report:
                 "tolerance": claim.bound.text,
                 "holds": claim.holds,
                 "scale": claim.scale,
+                "seeds": claim.seeds,
+                "seconds": round(seconds, 1),
                 **({"details": claim.details} if claim.details else {}),
             }
-            for claim in self.claims
+            for claim, seconds in zip(self.claims, self.times, strict=True)
         ]
         return {
             "method": self.name,
             "holds": self.holds,
+            **({"error": self.error} if self.error else {}),
             "seconds": round(self.seconds, 1),
             "claims": rows,
             "figures": [str(path) for path in self.figures],
@@ -72,18 +81,29 @@ def reproduce(name: str, folder: Path) -> Report:
     Args:
         name: A name of :func:`claims_modules`.
         folder: Where figures, runs and ``claims.json`` go.
+
+    Returns:
+        The outcome. An exception on the way is printed and noted in it, so that the methods after it still run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = Reproduction(folder)
-    start = time.perf_counter()
-    claims = []
-    for claim in import_module(claims_modules()[name]).claims(run):
-        print(
-            f"  {'holds' if claim.holds else 'FAILS':<6} {claim.text}: {claim.measured:.4g} ({claim.bound.text})",
-            flush=True,
-        )
-        claims.append(claim)
-    report = Report(name, claims, time.perf_counter() - start, run.figures)
+    start = last = time.perf_counter()
+    claims: list[Claim] = []
+    times: list[float] = []
+    error = ""
+    try:
+        for claim in import_module(claims_modules()[name]).claims(run):
+            print(
+                f"  {'holds' if claim.holds else 'FAILS':<6} {claim.text}: {claim.measured:.4g} ({claim.bound.text})",
+                flush=True,
+            )
+            claims.append(claim)
+            times.append(time.perf_counter() - last)
+            last = time.perf_counter()
+    except Exception as exception:
+        traceback.print_exc()
+        error = type(exception).__name__
+    report = Report(name, claims, times, time.perf_counter() - start, run.figures, error)
     (folder / "claims.json").write_text(
         json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
@@ -109,24 +129,23 @@ def print_table(report: Report) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """``reproduce METHOD... | --all [--json FILE] [--folder DIR]``; the exit code is 1 if a claim fails."""
+    """``reproduce METHOD... | --all``, with paths for ``--json``, ``--folder`` and ``--page``; 1 if a claim fails."""
     names: list[str] = []
-    json_file: str | None = None
-    folder = "runs/reproduce"
+    paths = {"--json": "", "--folder": "runs/reproduce", "--page": ""}
     every = False
     queue = list(arguments)
     while queue:
         argument = queue.pop(0)
         key, equals, value = argument.partition("=")
-        if key in ("--json", "--folder"):
+        if key in paths:
             if not equals and not queue:
                 raise UserError(f"reproduce: {key} needs a path")
-            value = value if equals else queue.pop(0)
-            json_file, folder = (value, folder) if key == "--json" else (json_file, value)
+            paths[key] = value if equals else queue.pop(0)
         elif argument == "--all":
             every = True
         elif argument.startswith("-"):
-            raise UserError(f"reproduce: unknown option {argument}; accepted: --all, --json FILE, --folder DIR")
+            accepted = "--all, --json FILE, --folder DIR, --page FILE"
+            raise UserError(f"reproduce: unknown option {argument}; accepted: {accepted}")
         else:
             names.append(argument)
     known = claims_modules()
@@ -139,17 +158,22 @@ def main(arguments: Sequence[str]) -> int:
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"with claims: {', '.join(sorted(known))}"
             raise UserError(f"reproduce: {name!r} is no method with claims; {hint}")
+    folder, page = Path(paths["--folder"]), paths["--page"]
     reports = []
     for name in names:
         print(f"{name}:", flush=True)
-        report = reproduce(name, Path(folder) / name)
+        report = reproduce(name, folder / name)
         reports.append(report)
         print_table(report)
-        print(f"claims and figures in {Path(folder) / name}\n", flush=True)
-    if json_file is not None:
-        Path(json_file).parent.mkdir(parents=True, exist_ok=True)
+        print(f"claims and figures in {folder / name}\n", flush=True)
+        if page:  # at once: what is done by now stands, whatever happens to the rest
+            write_record(Path(page), report.as_dict())
+            write_page(Path(page))
+    if paths["--json"]:
+        json_file = Path(paths["--json"])
+        json_file.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps([report.as_dict() for report in reports], indent=2, ensure_ascii=False)
-        Path(json_file).write_text(text + "\n", encoding="utf-8")
+        json_file.write_text(text + "\n", encoding="utf-8")
     failed = [report.name for report in reports if not report.holds]
     print(
         f"{len(reports) - len(failed)} of {len(reports)} reproduced" + (f"; not: {', '.join(failed)}" if failed else "")

@@ -372,20 +372,42 @@ def text(run: Reproduction) -> Iterator[Claim]:
         at_least(0.85),
         scale,
         {"seeds": recovered, "bases": [list(pair) for pair in bases], **details},
+        seeds=len(SEEDS),
     )
     yield Claim(
-        "zero-shot loss − loss after LoRA [nats]", "> 0", zero_shot["Liger"] - after["Liger"], at_least(0.5), scale
+        "zero-shot loss − loss after LoRA [nats]",
+        "> 0",
+        zero_shot["Liger"] - after["Liger"],
+        at_least(0.5),
+        scale,
+        seeds=len(SEEDS),
     )
-    yield Claim("loss after LoRA − loss of the base [nats]", "> 0", after["Liger"] - base, at_least(0.0), scale)
+    yield Claim(
+        "loss after LoRA − loss of the base [nats]",
+        "> 0",
+        after["Liger"] - base,
+        at_least(0.0),
+        scale,
+        seeds=len(SEEDS),
+    )
     yield Claim(
         "loss without SWA − loss of Liger [nats]",
         "PPL 3.75 against 2.96; reference 0.39",
         after["no SWA"] - after["Liger"],
         at_least(0.2),
         scale,
+        seeds=len(SEEDS),
     )
     worst = max(after, key=after.__getitem__)
-    yield Claim("no SWA is the worst variant", "yes", float(worst == "no SWA"), at_least(1.0), scale, {"after": after})
+    yield Claim(
+        "no SWA is the worst variant",
+        "yes",
+        float(worst == "no SWA"),
+        at_least(1.0),
+        scale,
+        {"after": after},
+        seeds=len(SEEDS),
+    )
     one = f"{TEXT.scale}; 1 seed"
     first = {name: rows[0][1][0] for name, rows in found.items()}
     yield Claim(
@@ -401,6 +423,7 @@ def text(run: Reproduction) -> Iterator[Claim]:
         after["SWA only"] - after["Liger"],
         at_most(0.0),
         scale,
+        seeds=len(SEEDS),
     )
     yield Claim(
         "loss with a gate projection − loss of Liger [nats] (nor here)",
@@ -437,7 +460,15 @@ def recall(run: Reproduction) -> Iterator[Claim]:
     run.figure("recall", toy_figure("accuracy of the queries", base, zero_shot, after))
     scale = f"{RECALL.scale}; {len(SEEDS)} seeds"
     details = {name: [[list(pair) for pair in row] for row in rows] for name, rows in found.items()}
-    yield Claim("MQAR: accuracy of the softmax base", f"{OURS}1.00", base, at_least(0.95), scale, {"bases": bases})
+    yield Claim(
+        "MQAR: accuracy of the softmax base",
+        f"{OURS}1.00",
+        base,
+        at_least(0.95),
+        scale,
+        {"bases": bases},
+        seeds=len(SEEDS),
+    )
     yield Claim(
         "MQAR: accuracy of Liger over that of SWA only",
         f"{OURS}0.252 / 0.098",
@@ -445,15 +476,17 @@ def recall(run: Reproduction) -> Iterator[Claim]:
         at_least(2.0),
         scale,
         details,
+        seeds=len(SEEDS),
     )
     text = "MQAR: accuracy of Liger − that without SWA"
-    yield Claim(text, f"{OURS}0.252 − 0.209", after["Liger"] - after["no SWA"], at_least(0.0), scale)
+    yield Claim(text, f"{OURS}0.252 − 0.209", after["Liger"] - after["no SWA"], at_least(0.0), scale, seeds=len(SEEDS))
     yield Claim(
         "MQAR: highest accuracy right after the conversion",
         f"{OURS}≤ 0.17",
         max(zero_shot.values()),
         at_most(0.25),
         scale,
+        seeds=len(SEEDS),
     )
 
 

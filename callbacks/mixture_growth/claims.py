@@ -271,6 +271,7 @@ def effects(run: Reproduction, task: Task, results: Sequence[Outcome]) -> Iterat
         at_least(1.0),
         scale=SCALE,
         details={"seeds": gain, **table},
+        seeds=len(SEEDS),
     )
     lost = [a - b for a, b in zip(grown, end["scratch"], strict=True)]
     yield Claim(
@@ -280,6 +281,7 @@ def effects(run: Reproduction, task: Task, results: Sequence[Outcome]) -> Iterat
         at_least(-1.5),
         scale=SCALE,
         details={"seeds": lost},
+        seeds=len(SEEDS),
     )
     wider = [a - b for a, b in zip(grown, end["half"], strict=True)]
     yield Claim(
@@ -289,6 +291,7 @@ def effects(run: Reproduction, task: Task, results: Sequence[Outcome]) -> Iterat
         at_least(1.0),
         scale=SCALE,
         details={"seeds": wider},
+        seeds=len(SEEDS),
     )
     cost = results[0].flops
     spent = sum(MixtureGrowth(**task.settings).member_epochs) * cost["member"] + GROWN_EPOCHS * cost["grown"]
@@ -296,7 +299,12 @@ def effects(run: Reproduction, task: Task, results: Sequence[Outcome]) -> Iterat
     yield Claim("… at this share of its training FLOPs", "fewer", ratio, at_most(0.72), scale=SCALE, details=cost)
     error = max(r.sum_error for r in results)
     yield Claim(
-        "zero: logits right after growing − sum of the members', largest", "equal", error, at_most(1e-4), scale=SCALE
+        "zero: logits right after growing − sum of the members', largest",
+        "equal",
+        error,
+        at_most(1e-4),
+        scale=SCALE,
+        seeds=len(SEEDS),
     )
     leads = [r.after["orthogonal"] - r.after["copy"] for r in results]
     yield Claim(
@@ -306,6 +314,7 @@ def effects(run: Reproduction, task: Task, results: Sequence[Outcome]) -> Iterat
         at_least(15.0),
         scale=SCALE,
         details={"seeds": leads},
+        seeds=len(SEEDS),
     )
     means = {mode: mean(end[mode]) for mode in MODES}
     yield Claim(
@@ -315,6 +324,7 @@ def effects(run: Reproduction, task: Task, results: Sequence[Outcome]) -> Iterat
         at_most(2.0),
         scale=SCALE,
         details=means,
+        seeds=len(SEEDS),
     )
     run.figure("growth", growth_figure(results, MixtureGrowth(**task.settings).member_epochs))
 

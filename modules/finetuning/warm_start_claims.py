@@ -187,6 +187,7 @@ def imbalance(run: Reproduction, task: Task, first: FirstPhase) -> Iterator[Clai
             bound,
             scale=SCALE,
             details={"seeds": ratios[setting]},
+            seeds=len(SEEDS),
         )
     for setting, reference_value in ENTROPY.items():
         yield Claim(
@@ -196,6 +197,7 @@ def imbalance(run: Reproduction, task: Task, first: FirstPhase) -> Iterator[Clai
             close_to(reference_value, absolute=0.15),
             scale=SCALE,
             details={"seeds": entropies[setting]},
+            seeds=len(SEEDS),
         )
     steps = [
         after - before for a, b in pairwise(settings) for before, after in zip(entropies[a], entropies[b], strict=True)
@@ -206,6 +208,7 @@ def imbalance(run: Reproduction, task: Task, first: FirstPhase) -> Iterator[Clai
         min(steps),
         at_least(1e-3),
         scale=SCALE,
+        seeds=len(SEEDS),
     )
     run.figure("after_first_phase", imbalance_figure(ratios, entropies))
 
@@ -258,6 +261,7 @@ def effects(run: Reproduction, results: Results) -> Iterator[Claim]:
         at_least(0.8),
         scale=SCALE,
         details=accuracy,
+        seeds=len(SEEDS),
     )
     yield Claim(
         "test accuracy, |λ = 0.6 − random initialisation| (points)",
@@ -266,6 +270,7 @@ def effects(run: Reproduction, results: Results) -> Iterator[Claim]:
         at_most(0.6),
         scale=SCALE,
         details=accuracy,
+        seeds=len(SEEDS),
     )
     yield Claim(
         "epochs of the second phase, λ = 0.6 over random initialisation",
@@ -274,6 +279,7 @@ def effects(run: Reproduction, results: Results) -> Iterator[Claim]:
         at_most(0.85),
         scale=SCALE,
         details=epochs,
+        seeds=len(SEEDS),
     )
     yield Claim(
         "epochs of the second phase, warm start over λ = 0.6",
@@ -282,6 +288,7 @@ def effects(run: Reproduction, results: Results) -> Iterator[Claim]:
         Bound("< 1", lambda ratio: ratio < 1),
         scale=SCALE,
         details=epochs,
+        seeds=len(SEEDS),
     )
     run.figure("second_phase", effects_figure(results))
 

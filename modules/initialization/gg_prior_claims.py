@@ -87,6 +87,7 @@ def distribution() -> Iterator[Claim]:
         mean(float(p <= 0.01) for p in every),
         at_most(0.05),
         details=rejected,
+        seeds=TESTS,
     )
 
 
@@ -159,9 +160,23 @@ def remapping() -> Iterator[Claim]:
         deviations.append(abs(fit.std / math.sqrt(gg.variance(done.target_alpha, done.target_shape)) - 1))
         inversions += int((after[inside][w[inside].argsort(stable=True)].diff() < 0).sum())
         inversions += int((after[~inside] != w[~inside]).sum())
-    yield Claim("DeepShape: |ν fitted after − 0.8 ν|, the largest of 3 samples", "0", max(shapes), at_most(0.05))
-    yield Claim("DeepShape: deviation over the target's, largest error", "0", max(deviations), at_most(0.05))
-    yield Claim("DeepShape: pairs out of order, and weights changed beyond the cutoff", "0", inversions, at_most(0))
+    yield Claim(
+        "DeepShape: |ν fitted after − 0.8 ν|, the largest of 3 samples",
+        "0",
+        max(shapes),
+        at_most(0.05),
+        seeds=len(SEEDS),
+    )
+    yield Claim(
+        "DeepShape: deviation over the target's, largest error", "0", max(deviations), at_most(0.05), seeds=len(SEEDS)
+    )
+    yield Claim(
+        "DeepShape: pairs out of order, and weights changed beyond the cutoff",
+        "0",
+        inversions,
+        at_most(0),
+        seeds=len(SEEDS),
+    )
 
 
 @dataclass
@@ -284,6 +299,7 @@ def training(run: Reproduction) -> Iterator[Claim]:
         at_most(0.0),
         scale=f"{SCALE}; 2 of them",
         details={f"{step:g}": value for step, value in zip(curve, bits, strict=True)},
+        seeds=len(CURVE_SEEDS),
     )
     run.figure("bits_and_accuracy", curve_figure(curve))
     yield from after_training(run, tasks, plain, cheap)
@@ -306,8 +322,17 @@ def effects(plain: dict[int, Trained], cheap: dict[int, Trained]) -> Iterator[Cl
         at_most(0.9),
         SCALE,
         shape,
+        seeds=len(SEEDS),
     )
-    yield Claim("without it: ν, mean", "none; reference 2.3", mean(shape["without"]), at_least(2.0), SCALE, shape)
+    yield Claim(
+        "without it: ν, mean",
+        "none; reference 2.3",
+        mean(shape["without"]),
+        at_least(2.0),
+        SCALE,
+        shape,
+        seeds=len(SEEDS),
+    )
     yield Claim(
         "BackSlash: exp-Golomb bits at 2⁻¹⁰, with over without",
         "fewer, up to 90 % less; reference 0.72",
@@ -315,6 +340,7 @@ def effects(plain: dict[int, Trained], cheap: dict[int, Trained]) -> Iterator[Cl
         at_most(0.8),
         SCALE,
         bits,
+        seeds=len(SEEDS),
     )
     for key, paper in (("bits", "fewer; reference 0.79"), ("entropy_10", "fewer; reference 0.86")):
         found = both(lambda t, key=key: t.weights[key])
@@ -325,6 +351,7 @@ def effects(plain: dict[int, Trained], cheap: dict[int, Trained]) -> Iterator[Cl
             at_most(0.95),
             SCALE,
             found,
+            seeds=len(SEEDS),
         )
     accuracy, pruned_to = both(lambda t: t.accuracy), both(lambda t: t.pruned)
     yield Claim(
@@ -334,6 +361,7 @@ def effects(plain: dict[int, Trained], cheap: dict[int, Trained]) -> Iterator[Cl
         at_most(1.0),
         SCALE,
         accuracy,
+        seeds=len(SEEDS),
     )
     yield Claim(
         "BackSlash: accuracy gained where the smallest 80 % are 0 (points)",
@@ -342,6 +370,7 @@ def effects(plain: dict[int, Trained], cheap: dict[int, Trained]) -> Iterator[Cl
         at_least(1.5),
         SCALE,
         pruned_to,
+        seeds=len(SEEDS),
     )
 
 
@@ -383,6 +412,7 @@ def after_training(
         Bound("< 1", lambda ratio: ratio < 1),
         saved,
         details,
+        seeds=len(SEEDS),
     )
     yield Claim(
         "DeepShape after BackSlash: exp-Golomb bits at 2⁻¹⁰ over those before",
@@ -391,6 +421,7 @@ def after_training(
         Bound("< 1", lambda ratio: ratio < 1),
         saved,
         details,
+        seeds=len(SEEDS),
     )
     yield Claim(
         "DeepShape after BackSlash: test accuracy lost at once (points)",
@@ -399,6 +430,7 @@ def after_training(
         at_most(1.0),
         saved,
         details,
+        seeds=len(SEEDS),
     )
     yield Claim(
         "DeepShape after BackSlash and repair: bits over those of as many epochs without remapping",
@@ -407,11 +439,20 @@ def after_training(
         Bound("< 1", lambda ratio: ratio < 1),
         scale,
         details,
+        seeds=len(SEEDS),
     )
-    yield Claim("DeepShape and repair: test accuracy lost (points)", "small", lost, at_most(1.0), scale, details)
+    yield Claim(
+        "DeepShape and repair: test accuracy lost (points)",
+        "small",
+        lost,
+        at_most(1.0),
+        scale,
+        details,
+        seeds=len(SEEDS),
+    )
     found = {"float32": [cheap[s].accuracy for s in SEEDS], "rf8": [eight[s].accuracy for s in SEEDS]}
     loss = mean(found["float32"]) - mean(found["rf8"])
-    yield Claim("RF8: test accuracy lost (points)", "small", loss, at_most(0.5), SCALE, found)
+    yield Claim("RF8: test accuracy lost (points)", "small", loss, at_most(0.5), SCALE, found, seeds=len(SEEDS))
     run.figure(
         "weights",
         histogram_figure(
@@ -442,6 +483,7 @@ def initialisations(run: Reproduction, tasks: dict[int, Task]) -> Iterator[Claim
         at_most(3.0),
         "digits, 6 epochs, 3 seeds",
         {f"{shape:g}": values for shape, values in found.items()},
+        seeds=len(SEEDS),
     )
     run.figure("initial_shapes", initial_figure(found))
 

@@ -119,7 +119,7 @@ def small_starts() -> Iterator[Claim]:
         error = values.std(1, ddof=1) / values.shape[1] ** 0.5
         worst = max(worst, float((np.abs(values.mean(1) - expected) / error).max()))
     text = "test error from INR 1 and 5 against theory, SNR 5, α = 0.5: largest distance in standard errors"
-    yield Claim(text, "0", worst, at_most(4), "N = 200, 20 draws, three times")
+    yield Claim(text, "0", worst, at_most(4), "N = 200, 20 draws, three times", seeds=20)
 
 
 def simulation(run: Reproduction) -> Iterator[Claim]:
@@ -143,8 +143,8 @@ def simulation(run: Reproduction) -> Iterator[Claim]:
     scale = "N = 200, 20 draws, five times"
     for name, value in worst.items():
         text = f"{name.replace('_', ' ')} against theory, SNR 5, α = 0.5, 1, 2: largest distance in standard errors"
-        yield Claim(text, "0", value, at_most(4), scale)
-    yield Claim("movement of w where no example lies", "0", frozen, at_most(1e-10), scale)
+        yield Claim(text, "0", value, at_most(4), scale, seeds=20)
+    yield Claim("movement of w where no example lies", "0", frozen, at_most(1e-10), scale, seeds=20)
 
     small = ["--data.inputs=60", "--data.alpha=0.75", "--data.draws=2", "--data.snr=1"]
     exact, batch = model_of(*small, "--model.exact=true", "--model.optimizer.lr=2.5")
@@ -180,18 +180,18 @@ def features(run: Reproduction) -> Iterator[Claim]:
         sides = max(last[2 * examples // 3 // 10 * 10], last[2 * examples])
         text = f"{title}: late error at N_h = P over the larger of those at 0.67 P and 2 P"
         details = {"late": last, "early": dict(zip(widths, early.tolist(), strict=True))}
-        yield Claim(text, "peak at N_h = P", last[examples] / sides, at_least(5), scale, details)
+        yield Claim(text, "peak at N_h = P", last[examples] / sides, at_least(5), scale, details, seeds=5)
         rise = max(b - a for a, b in pairwise(early))
         text = f"{title}: largest rise of the early-stopped error from one width to the next"
-        yield Claim(text, "falls with N_h", rise, at_most(0.02), scale)
+        yield Claim(text, "falls with N_h", rise, at_most(0.02), scale, seeds=5)
         if "test_mistakes" in found:
             _, best, end = over_widths(found, "test_mistakes")
             wrong = dict(zip(widths, end.tolist(), strict=True))
             text = f"{title}: share of mistakes at the end, N_h = P over the larger of 0.67 P and 2 P"
             ratio = wrong[examples] / max(wrong[200], wrong[600])
-            yield Claim(text, "peak at N_h = P; reference 1.6", ratio, at_least(1.2), scale, {"late": wrong})
+            yield Claim(text, "peak at N_h = P; reference 1.6", ratio, at_least(1.2), scale, {"late": wrong}, seeds=5)
             text = f"{title}: early-stopped share of mistakes, {widths[-1]:,} features over {widths[0]}"
-            yield Claim(text, "falls; reference 0.46", best[-1] / best[0], at_most(0.7), scale)
+            yield Claim(text, "falls; reference 0.46", best[-1] / best[0], at_most(0.7), scale, seeds=5)
     panels = [(list(widths), examples) for _, widths, examples in tasks.values()]
     run.figure("double_descent", double_descent_figure(panels, curves))
 
@@ -214,16 +214,23 @@ def trained_in_all_layers(run: Reproduction) -> Iterator[Claim]:
         "train": fitted.tolist(),
     }
     text = f"all layers trained: late over early-stopped error, the worst of {len(widths)} widths"
-    yield Claim(text, "overtraining is there too", float((late / early).max()), at_least(1.2), scale, details)
+    yield Claim(text, "overtraining is there too", float((late / early).max()), at_least(1.2), scale, details, seeds=5)
     worst = 16 * int(widths[(late / early).argmax()]) / 100
     text = "the same: parameters of the width that overtrains most, over examples"
-    yield Claim(text, "about 1", worst, within(0.6, 2.0), scale)
+    yield Claim(text, "about 1", worst, within(0.6, 2.0), scale, seeds=5)
     text = "the same at the widest over the worst"
     yield Claim(
-        text, "wide students overtrain less", float((late / early)[-1] / (late / early).max()), at_most(0.95), scale
+        text,
+        "wide students overtrain less",
+        float((late / early)[-1] / (late / early).max()),
+        at_most(0.95),
+        scale,
+        seeds=5,
     )
     text = "early-stopped error, the widest over the narrowest"
-    yield Claim(text, "larger students do not generalise worse", float(early[-1] / early[0]), at_most(1.0), scale)
+    yield Claim(
+        text, "larger students do not generalise worse", float(early[-1] / early[0]), at_most(1.0), scale, seeds=5
+    )
 
 
 def spectra(run: Reproduction) -> Iterator[Claim]:
@@ -249,11 +256,13 @@ def spectra(run: Reproduction) -> Iterator[Claim]:
     text = (
         "ends of the small eigenvalues of hidden activity against Marchenko-Pastur, N_h = P/2, P, 2 P: largest relative"
     )
-    yield Claim(text, "rescaled Marchenko-Pastur", max(off), at_most(0.25), scale, {"by width": off})
+    yield Claim(text, "rescaled Marchenko-Pastur", max(off), at_most(0.25), scale, {"by width": off}, seeds=5)
     text = "smallest non-zero eigenvalue, N_h = P over the lesser of P/2 and 2 P"
     gap = least[EXAMPLES] / min(least[EXAMPLES // 2], least[2 * EXAMPLES])
-    yield Claim(text, "the gap closes at N_h = P", gap, at_most(0.01), scale, {"smallest": least})
-    yield Claim("share of eigenvalues that are 0 at N_h = 2 P", "0.5", still, close_to(0.5, absolute=1e-9), scale)
+    yield Claim(text, "the gap closes at N_h = P", gap, at_most(0.01), scale, {"smallest": least}, seeds=5)
+    yield Claim(
+        "share of eigenvalues that are 0 at N_h = 2 P", "0.5", still, close_to(0.5, absolute=1e-9), scale, seeds=5
+    )
 
 
 def decomposition() -> Iterator[Claim]:
@@ -273,7 +282,7 @@ def decomposition() -> Iterator[Claim]:
             worst = max(worst, abs(float(sum(split) / error) - 1))
             found.append([float(part) for part in split])
     text = "E_a + E_n + E_o + cross term over the measured test error, largest distance from 1, 120 draws"
-    yield Claim(text, "0", worst, at_most(1e-8), "P = 50, N_h = 10, 50, 200")
+    yield Claim(text, "0", worst, at_most(1e-8), "P = 50, N_h = 10, 50, 200", seeds=40)
     over = {width: float(np.median([row[2] for row in rows])) for width, rows in parts.items()}
     text = "over-fitting of a noiseless teacher's residual: N_h = P over the larger of 0.2 P and 4 P (medians)"
-    yield Claim(text, "peak at N_h = P", over[50] / max(over[10], over[200]), at_least(5), "P = 50, 40 draws")
+    yield Claim(text, "peak at N_h = P", over[50] / max(over[10], over[200]), at_least(5), "P = 50, 40 draws", seeds=40)

@@ -81,16 +81,20 @@ def kernels(run: Reproduction) -> Iterator[Claim]:
                 mean_error = float((before[:, 0].mean(0) - limit).norm() / limit.norm())
     run.figure("kernel", kernel_figure(angles, limit.numpy(), fans))
     text = "mean Θ(x₀, circle) at the start, 10 starts at n = 500: distance from the limit"
-    yield Claim(text, "0", mean_error, at_most(0.1), details={"error of single starts": errors})
+    yield Claim(text, "0", mean_error, at_most(0.1), details={"error of single starts": errors}, seeds=10)
     details = {f"n = {width}": values for width, values in found.items()}
     means = {width: {name: float(np.mean(row)) for name, row in values.items()} for width, values in found.items()}
     scale = f"10 starts on {DRAWS} draws of inputs at n = 100, 10 starts at 500, 2 at 2,000"
     ratio = found[500]["drift"][0] / found[2000]["drift"][0]
-    yield Claim("drift of Θ in 200 steps, n = 500 over n = 2,000", "≥ 2", ratio, at_least(2), scale, details)
-    yield Claim("inflation ΣΘ₂₀₀/ΣΘ₀, n = 100", "reference 1.89", means[100]["inflation"], at_least(1), scale)
+    yield Claim("drift of Θ in 200 steps, n = 500 over n = 2,000", "≥ 2", ratio, at_least(2), scale, details, seeds=2)
+    yield Claim(
+        "inflation ΣΘ₂₀₀/ΣΘ₀, n = 100", "reference 1.89", means[100]["inflation"], at_least(1), scale, seeds=10 * DRAWS
+    )
     probes = means[100]["inflation of a row"] / means[100]["inflation"]
-    yield Claim("the same, n = 100: ΣΘ(x₀, ·) over ΣΘ", "none", probes, close_to(1, absolute=0.15), scale)
-    yield Claim("inflation, n = 2,000", "reference 1.037", means[2000]["inflation"], at_most(1.15), scale)
+    yield Claim(
+        "the same, n = 100: ΣΘ(x₀, ·) over ΣΘ", "none", probes, close_to(1, absolute=0.15), scale, seeds=10 * DRAWS
+    )
+    yield Claim("inflation, n = 2,000", "reference 1.037", means[2000]["inflation"], at_most(1.15), scale, seeds=2)
 
     model, batch = model_of(CIRCLE, "--model.width=10000", "--model.seeds=1")
     wide = model.net.kernel(FIRST, batch["probe"])[0, 0]
@@ -123,11 +127,13 @@ def functions(run: Reproduction) -> Iterator[Claim]:
     gap, error = abs(float(values.mean()) - mean), float(values.std()) / len(values) ** 0.5
     details = {"mean": float(values.mean()), "std": float(values.std()), "standard error": error}
     text = "trained networks at γ = 0.9: mean from the limit's, in standard errors"
-    yield Claim(text, "0", gap / error, at_most(3), scale, details)
+    yield Claim(text, "0", gap / error, at_most(3), scale, details, seeds=60)
     spread = float(values.std()) / variance**0.5
-    yield Claim("their standard deviation over the limit's", "1 (reference 0.93)", spread, within(0.7, 1.3), scale)
+    yield Claim(
+        "their standard deviation over the limit's", "1 (reference 0.93)", spread, within(0.7, 1.3), scale, seeds=60
+    )
     loss = float(found["loss"][-1].max())
-    yield Claim("their largest loss after 1,000 steps", "< 1e-10", loss, at_most(1e-10), scale)
+    yield Claim("their largest loss after 1,000 steps", "< 1e-10", loss, at_most(1e-10), scale, seeds=60)
 
     means, variances = limit(probe)
     networks = {"n = 50": narrow.outputs(probe).numpy(), "n = 500": wide.outputs(probe).numpy()}
@@ -160,7 +166,7 @@ def components(run: Reproduction) -> Iterator[Claim]:
     details = {**final, "theory": float(wide["along/theory"][-1].mean())}
     yield Claim("|g| at t = 250, n = 1,000, over 0.5 (1 − λ₂)²⁵⁰", "1", ratio, within(0.88, 1.12), scale, details)
     speed = final["n = 100"] / final["n = 1,000"]
-    yield Claim("narrow nets are faster: |g| at n = 100 over n = 1,000", "< 1", speed, at_most(1), scale)
+    yield Claim("narrow nets are faster: |g| at n = 100 over n = 1,000", "< 1", speed, at_most(1), scale, seeds=3)
     across = {name: float(found["across"].max(0).mean()) for name, found in runs.items()}
     shrinks = across["n = 100"] / across["n = 1000"]
-    yield Claim("max ‖h‖, n = 100 over n = 1,000", "≥ 2", shrinks, at_least(2), scale, across)
+    yield Claim("max ‖h‖, n = 100 over n = 1,000", "≥ 2", shrinks, at_least(2), scale, across, seeds=3)

@@ -70,20 +70,33 @@ def theory(run: Reproduction) -> Iterator[Claim]:
             excess.append(abs(mean - predicted[d][rank]) - 3 * error)
         text = f"two linear layers, d = {d}, ranks {ranks}: |mean KA − E[KA]| beyond 3 standard errors"
         yield Claim(
-            text, "0", max(excess), at_most(0.003), f"{tasks} tasks", {"KA": measured[d], "E[KA]": predicted[d]}
+            text,
+            "0",
+            max(excess),
+            at_most(0.003),
+            f"{tasks} tasks",
+            {"KA": measured[d], "E[KA]": predicted[d]},
+            seeds=tasks,
         )
         text = f"the same: least rise of the mean KA from one of these ranks to the next, d = {d}"
         means = [mean for mean, _ in measured[d].values()]
-        yield Claim(text, "> 0 (Theorem 1)", float(np.diff(means).min()), at_least(0), f"{tasks} tasks")
+        yield Claim(text, "> 0 (Theorem 1)", float(np.diff(means).min()), at_least(0), f"{tasks} tasks", seeds=tasks)
         text = f"full rank, d = {d}: standard error of KA over tasks"
-        yield Claim(text, "0", measured[d][d][1], at_most(1e-5), f"{tasks} tasks")
+        yield Claim(text, "0", measured[d][d][1], at_most(1e-5), f"{tasks} tasks", seeds=tasks)
     run.figure("theory", theory_figure(predicted, measured))
 
     d = 8
     beta = linear.sphere(tasks, d, generator)
     start = linear.aligned(beta[..., None], 2 * d, sigma, generator), _readout(tasks, 2 * d, sigma, generator)
     lowest = float(linear.alignment(start, linear.train(*start, beta)).min())
-    yield Claim("rank 1 aligned with the task: smallest KA", "1 (Prop. 1)", lowest, at_least(0.9999), f"{tasks} tasks")
+    yield Claim(
+        "rank 1 aligned with the task: smallest KA",
+        "1 (Prop. 1)",
+        lowest,
+        at_least(0.9999),
+        f"{tasks} tasks",
+        seeds=tasks,
+    )
 
     shape = linear.anisotropic(d, 10.0, generator)
     beta = linear.sphere(tasks, d, generator) @ shape  # of the target w_T F x, F x the inputs
@@ -102,10 +115,15 @@ def theory(run: Reproduction) -> Iterator[Claim]:
         gaps.append(float((found - linear.predicted_alignment(*start, beta)).abs().max()))
         alignments[name] = float(found.mean())
     text = "anisotropic inputs (κ = 10), d = 8: largest distance of any task's KA from its prediction, 3 starts"
-    yield Claim(text, "0", max(gaps), at_most(0.003), f"{tasks} tasks", alignments)
+    yield Claim(text, "0", max(gaps), at_most(0.003), f"{tasks} tasks", alignments, seeds=tasks)
     gain = alignments["rank d/2 along the leading inputs"] - alignments["rank d"]
     yield Claim(
-        "the same: mean KA, rank d/2 along the leading inputs − rank d", "> 0", gain, at_least(0), f"{tasks} tasks"
+        "the same: mean KA, rank d/2 along the leading inputs − rank d",
+        "> 0",
+        gain,
+        at_least(0),
+        f"{tasks} tasks",
+        seeds=tasks,
     )
 
 
@@ -132,30 +150,45 @@ def cognitive(run: Reproduction) -> Iterator[Claim]:
             for measure in ("kernel_alignment", "representation_alignment")
         )
         text = f"{name}: KA of full rank − KA of rank 1, least of three seeds"
-        yield Claim(text, f"> 0; reference {reference}", float(rise.min()), at_least(0.25), SCALE, found)
+        yield Claim(text, f"> 0; reference {reference}", float(rise.min()), at_least(0.25), SCALE, found, seeds=3)
         text = f"{name}: RA of full rank − RA of rank 1, least of three seeds"
-        yield Claim(text, "> 0", float(other.min()), at_least(0), SCALE)
+        yield Claim(text, "> 0", float(other.min()), at_least(0), SCALE, seeds=3)
         ratio = by_seed(table, "weight_change", "rank 1").mean() / by_seed(table, "weight_change", "rank 100").mean()
         yield Claim(
-            f"{name}: mean |W_h − W_h(0)|, rank 1 over full rank", "> 1 on average", float(ratio), at_least(1), SCALE
+            f"{name}: mean |W_h − W_h(0)|, rank 1 over full rank",
+            "> 1 on average",
+            float(ratio),
+            at_least(1),
+            SCALE,
+            seeds=3,
         )
         losses = by_seed(table, "loss", "rank 1"), by_seed(table, "loss", "rank 100")
         if task == "2af":
             gap = float(np.abs(losses[0] / losses[1] - 1).max())
             yield Claim(
-                "2AF: loss of rank 1 over full rank, largest distance from 1", "comparable", gap, at_most(0.2), SCALE
+                "2AF: loss of rank 1 over full rank, largest distance from 1",
+                "comparable",
+                gap,
+                at_most(0.2),
+                SCALE,
+                seeds=3,
             )
         else:
             text = "DMS: largest loss of rank 1 and full rank, over that of no choice (ln 2 / 8)"
             worst = float(np.concatenate(losses).max()) / (np.log(2) / 8)
             details = {"rank 1 over full rank": (losses[0] / losses[1]).tolist()}
-            yield Claim(text, "both solved", worst, at_most(0.2), SCALE, details)
+            yield Claim(text, "both solved", worst, at_most(0.2), SCALE, details, seeds=3)
     accuracy = (
         by_seed(tables[1], "test_accuracy", "rank 1").min(),
         by_seed(tables[1], "test_accuracy", "rank 100").min(),
     )
     yield Claim(
-        "DMS: least accuracy of the decision, rank 1 and full rank", "1", float(min(accuracy)), at_least(0.99), SCALE
+        "DMS: least accuracy of the decision, rank 1 and full rank",
+        "1",
+        float(min(accuracy)),
+        at_least(0.99),
+        SCALE,
+        seeds=3,
     )
     run.figure("rank", laziness_figure(*tables, titles=("2AF", "DMS")))
 
@@ -166,7 +199,7 @@ def cognitive(run: Reproduction) -> Iterator[Claim]:
     ]
     text = "2AF: mean rise of KA from rank 1 to full rank, g = 0.5 over g = 1.25"
     details = {"rise at g = 0.5": rises[0], "rise at g = 1.25": rises[1], "loss": small["loss"].tolist()}
-    yield Claim(text, "smaller at small g", rises[0] / rises[1], at_most(1), SCALE, details)
+    yield Claim(text, "smaller at small g", rises[0] / rises[1], at_most(1), SCALE, details, seeds=3)
 
 
 def laziness_control() -> Iterator[Claim]:
@@ -180,9 +213,9 @@ def laziness_control() -> Iterator[Claim]:
             start: by_seed(table, "kernel_alignment", start).tolist() for start in ("rank 1", "rank 100")
         }
     text = "DMS, outputs c (o − o(0)), rate/c²: smallest KA of rank 1 and full rank, three seeds, c = 500"
-    yield Claim(text, "→ 1; reference > 0.98 at c = 50", least["c = 500"], at_least(0.98), SCALE, found)
+    yield Claim(text, "→ 1; reference > 0.98 at c = 50", least["c = 500"], at_least(0.98), SCALE, found, seeds=3)
     rises = min(least["c = 50"] - least["c = 5"], least["c = 500"] - least["c = 50"])
-    yield Claim("the same: least rise from c = 5 to 50 to 500", "> 0", rises, at_least(0), SCALE, least)
+    yield Claim("the same: least rise from c = 5 to 50 to 500", "> 0", rises, at_least(0), SCALE, least, seeds=3)
 
 
 def structures(run: Reproduction) -> Iterator[Claim]:
@@ -204,7 +237,7 @@ def structures(run: Reproduction) -> Iterator[Claim]:
     means = {name: float(by_seed(table, "kernel_alignment", name).mean()) for name in names}
     gap = means["rank 60"] - means["Dale"]
     text = "2AF: mean KA of the Gaussian − Dale's law (balanced), one norm"
-    yield Claim(text, "> 0 (Fig. 2)", gap, at_least(0), scale, found)
+    yield Claim(text, "> 0 (Fig. 2)", gap, at_least(0), scale, found, seeds=5)
 
 
 def digits(run: Reproduction) -> Iterator[Claim]:
@@ -217,7 +250,7 @@ def digits(run: Reproduction) -> Iterator[Claim]:
     }
     text = "sequential digits: mean KA of full rank − rank 5"
     details = {"KA": means, "accuracy": table["test_accuracy"].tolist()}
-    yield Claim(text, "> 0", means["rank 100"] - means["rank 5"], at_least(0.1), scale, details)
+    yield Claim(text, "> 0", means["rank 100"] - means["rank 5"], at_least(0.1), scale, details, seeds=3)
 
 
 def through_fit(run: Reproduction) -> Iterator[Claim]:

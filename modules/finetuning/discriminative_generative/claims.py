@@ -84,7 +84,7 @@ def simulation(run: Reproduction) -> Iterator[Claim]:
         slopes[name] = log_slope(DIMENSIONS, means)
         details = {"m*": dict(zip(map(str, DIMENSIONS), means, strict=True))}
         text = f"{name}: slope of log m* over log n, n = 100 to 1,000"
-        yield Claim(text, "logarithmic or flat", slopes[name], within(-0.3, 0.3), details=details)
+        yield Claim(text, "logarithmic or flat", slopes[name], within(-0.3, 0.3), details=details, seeds=20)
     name = "logistic, K = 2"
     needed[name] = {
         n: samples_needed(law, lambda: logistic_fit(2), geometric_grid(law, 4 * n, first=n // 2), SEEDS)
@@ -95,9 +95,16 @@ def simulation(run: Reproduction) -> Iterator[Claim]:
     details = {"m*": dict(zip(map(str, DIMENSIONS), means, strict=True))}
     coarse = "m on a grid of ratio 1.1"
     text = f"{name}: slope of log m* over log n, n = 100 to 1,000"
-    yield Claim(text, "linear: 1", slopes[name], within(0.9, 1.3), coarse, details)
+    yield Claim(text, "linear: 1", slopes[name], within(0.9, 1.3), coarse, details, seeds=len(SEEDS))
     ratio = means[-1] / float(np.mean(needed["naive Bayes, K = 2"][1000]))
-    yield Claim("m* of logistic regression over naive Bayes, K = 2, n = 1,000", "≫ 1", ratio, at_least(100), coarse)
+    yield Claim(
+        "m* of logistic regression over naive Bayes, K = 2, n = 1,000",
+        "≫ 1",
+        ratio,
+        at_least(100),
+        coarse,
+        seeds=len(SEEDS),
+    )
     name = "logistic, K = 3"
     needed[name] = {
         n: samples_needed(law, lambda: logistic_fit(3), geometric_grid(law, 6 * n, first=n), SEEDS)
@@ -106,13 +113,15 @@ def simulation(run: Reproduction) -> Iterator[Claim]:
     three = {n: float(np.mean(draws)) for n, draws in needed[name].items()}
     for n, reference in ((100, 288), (200, 430)):
         text = f"{name}: m*, n = {n}"
-        yield Claim(text, f"none; reference {reference}", three[n], close_to(reference, relative=0.15), coarse)
+        yield Claim(
+            text, f"none; reference {reference}", three[n], close_to(reference, relative=0.15), coarse, seeds=len(SEEDS)
+        )
     text = f"{name}: m* at n = 200 over n = 100"
-    yield Claim(text, "linear: 2; reference 1.5", three[200] / three[100], within(1.4, 2.6), coarse)
+    yield Claim(text, "linear: 2; reference 1.5", three[200] / three[100], within(1.4, 2.6), coarse, seeds=len(SEEDS))
     law = MixtureLaw(2, 1000)
     found = samples_needed(law, lambda: scaled(logistic_fit(2)), even_grid(law, 4000), SEEDS)
     text = "not in the paper: logistic regression with coordinates scaled to [0, 1], K = 2, n = 1,000: m*"
-    yield Claim(text, "none", float(np.mean(found)), at_most(30), details={"m*": found})
+    yield Claim(text, "none", float(np.mean(found)), at_most(30), details={"m*": found}, seeds=len(SEEDS))
     run.figure("samples", samples_figure(needed, slopes))
 
 
@@ -164,9 +173,9 @@ def real_features(run: Reproduction) -> Iterator[Claim]:
         found = curves[name] = _curve(sizes, 4, *overrides, c=(1.0, 10.0))
         text = f"{name}: largest lead of naive Bayes from m = 100 on"
         lead = max(_lead(found, size) for size in sizes[1:])
-        yield Claim(text, "none; reference: never", lead, at_most(0.0), "digits, 4 draws", _table(found))
+        yield Claim(text, "none; reference: never", lead, at_most(0.0), "digits, 4 draws", _table(found), seeds=4)
         text = f"{name}: naive Bayes behind at m = 1,000"
-        yield Claim(text, "none; reference: far", -_lead(found, 1000), at_least(0.05), "digits, 4 draws")
+        yield Claim(text, "none; reference: far", -_lead(found, 1000), at_least(0.05), "digits, 4 draws", seeds=4)
     run.figure("digits", curve_figure(curves))
 
 

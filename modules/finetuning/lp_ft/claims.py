@@ -112,25 +112,41 @@ def head_and_features(ft: list[Outcome], probed: list[Outcome], slow: list[Outco
         at_least(10),
         scale,
         norms,
+        seeds=len(SEEDS),
     )
     change = max(abs(o.norms[-1] / o.norms[0] - 1) for o in probed)
     text = "‖V‖ after LP-FT over that after LP, largest distance from 1"
-    yield Claim(text, "0 (CB: 24.8 and 24.8)", change, at_most(0.02), scale)
+    yield Claim(text, "0 (CB: 24.8 and 24.8)", change, at_most(0.02), scale, seeds=len(SEEDS))
     groups = {"ft": ft, "lp_ft": probed, "slow": slow}
     moves = {name: [o.moves[-1] for o in group] for name, group in groups.items()}
     ratio = min(a / b for a, b in zip(moves["ft"], moves["lp_ft"], strict=True))
     text = "Diff of FT over LP-FT at the same rate, the least"
-    yield Claim(text, "reference 2.5 and more", ratio, at_least(2), scale, moves)
+    yield Claim(text, "reference 2.5 and more", ratio, at_least(2), scale, moves, seeds=len(SEEDS))
     most = max(moves["slow"])
-    yield Claim("Diff of LP-FT at a tenth of that rate, the largest", "reference 0.25 to 0.72", most, at_most(2), scale)
+    yield Claim(
+        "Diff of LP-FT at a tenth of that rate, the largest",
+        "reference 0.25 to 0.72",
+        most,
+        at_most(2),
+        scale,
+        seeds=len(SEEDS),
+    )
     fisher = {name: [o.fisher[-1] for o in group] for name, group in groups.items()}
     fisher["before"] = [o.fisher[0] for o in ft]
     gap = min(a - b for a, b in zip(fisher["ft"], fisher["lp_ft"], strict=True))
-    yield Claim("FDR of FT less LP-FT, the least", "> 0; reference 51 to 57, 41 to 46", gap, at_least(0), scale, fisher)
+    yield Claim(
+        "FDR of FT less LP-FT, the least",
+        "> 0; reference 51 to 57, 41 to 46",
+        gap,
+        at_least(0),
+        scale,
+        fisher,
+        seeds=len(SEEDS),
+    )
     right = {name: [o.accuracy for o in group] for name, group in groups.items()}
     better = float(np.mean(right["slow"]) - np.mean(right["ft"]))
     text = "test accuracy, mean of LP-FT (rate 1e-4) less FT (1e-3)"
-    yield Claim(text, "3 points (CB), 2 (RTE, SST-2)", better, at_least(0), scale, right)
+    yield Claim(text, "3 points (CB), 2 (RTE, SST-2)", better, at_least(0), scale, right, seeds=len(SEEDS))
     wins = sum(a > b for a, b in zip(right["lp_ft"], right["ft"], strict=True))
     away = {name: [o.shifted for o in group] for name, group in groups.items()}
     others = sum(a > b for a, b in zip(away["slow"], away["ft"], strict=True))
@@ -144,19 +160,39 @@ def kernels(run: Reproduction, ft: list[Outcome], probed: list[Outcome]) -> Iter
     scale = SCALE.format(len(SEEDS))
     ratios = {"random": [o.split["ft_ratio"] for o in ft], "probed": [o.split["ft_ratio"] for o in probed]}
     worst = max(ratios["random"])
-    yield Claim("FT ratio of a random head, the largest", "0.20 (CB), 0.21 (RTE)", worst, at_most(0.3), scale, ratios)
+    yield Claim(
+        "FT ratio of a random head, the largest",
+        "0.20 (CB), 0.21 (RTE)",
+        worst,
+        at_most(0.3),
+        scale,
+        ratios,
+        seeds=len(SEEDS),
+    )
     least = min(ratios["probed"])
-    yield Claim("FT ratio of a probed head, the least", "1.00 (CB), 0.99 (RTE)", least, at_least(0.95), scale)
+    yield Claim(
+        "FT ratio of a probed head, the least", "1.00 (CB), 0.99 (RTE)", least, at_least(0.95), scale, seeds=len(SEEDS)
+    )
     norms = [b.split["norm_f"] / a.split["norm_f"] for a, b in zip(ft, probed, strict=True)]
-    yield Claim("‖F‖ probed over random, the least", "520 (CB)", min(norms), at_least(10), scale, {"seeds": norms})
+    yield Claim(
+        "‖F‖ probed over random, the least",
+        "520 (CB)",
+        min(norms),
+        at_least(10),
+        scale,
+        {"seeds": norms},
+        seeds=len(SEEDS),
+    )
     for name, group, expected, text in (
         ("random", ft, 750, "N C = 750"),
         ("probed", probed, 600, "N (C − 1) = 600"),
     ):
         off = max((o.split["rank_f"] for o in group), key=lambda rank: abs(rank - expected))
-        yield Claim(f"rank of F of a {name} head (the farthest)", text, off, close_to(expected), scale)
+        yield Claim(
+            f"rank of F of a {name} head (the farthest)", text, off, close_to(expected), scale, seeds=len(SEEDS)
+        )
     off = max((o.split["rank_p"] for o in [*ft, *probed]), key=lambda rank: abs(rank - 325))
-    yield Claim("rank of P (the farthest)", "C (h + 1) = 325", off, close_to(325), scale)
+    yield Claim("rank of P (the farthest)", "C (h + 1) = 325", off, close_to(325), scale, seeds=len(SEEDS))
     spectra = {"random head": ft[0].spectrum, "probed head": probed[0].spectrum}
     ranks = {"random head": ft[0].split["rank_f"], "probed head": probed[0].split["rank_f"]}
     run.figure("spectra", spectra_figure({k: v for k, v in spectra.items() if v is not None}, ranks))
@@ -172,7 +208,7 @@ def calibrations(run: Reproduction, ft: list[Outcome], probed: list[Outcome]) ->
     text = "expected calibration error of LP-FT on the test part, scaled less not, mean"
     gain = float(np.mean(after) - np.mean(before))
     details = {"before": before, "after": after}
-    yield Claim(text, "0.217 to 0.055 (RTE)", gain, at_most(0), SCALE.format(len(SEEDS)), details)
+    yield Claim(text, "0.217 to 0.055 (RTE)", gain, at_most(0), SCALE.format(len(SEEDS)), details, seeds=len(SEEDS))
     before, after = errors["FT"]
     print(f"  not claimed: calibration error of FT {np.mean(before):.4f}, scaled {np.mean(after):.4f}", flush=True)
     run.figure("calibration", calibration_figure(errors))

@@ -197,6 +197,7 @@ def effects(results: Sequence[Outcome]) -> Iterator[Claim]:
         max(r.difference for r in results),
         at_most(1e-5),
         scale=SCALE,
+        seeds=len(SEEDS),
     )
     for depth, known in ZERO_SHOT.items():
         found = [r.zero_shot[depth] for r in results]
@@ -207,6 +208,7 @@ def effects(results: Sequence[Outcome]) -> Iterator[Claim]:
             at_least(80.0),
             scale=SCALE,
             details={"seeds": found},
+            seeds=len(SEEDS),
         )
     for depth in DEPTHS:
         lead = [r.expanded[depth][0] - r.fresh[depth][-1] for r in results]
@@ -217,6 +219,7 @@ def effects(results: Sequence[Outcome]) -> Iterator[Claim]:
             at_least(25.0),
             scale=SCALE,
             details={"expanded": [r.expanded[depth] for r in results], "fresh": [r.fresh[depth] for r in results]},
+            seeds=len(SEEDS),
         )
     for text, known, late in (
         ("auxiliary network", "0.25", [r.zero_shot[own] for r in results]),
@@ -230,6 +233,7 @@ def effects(results: Sequence[Outcome]) -> Iterator[Claim]:
             at_least(-2.0),
             scale=SCALE,
             details={"seeds": late, "scratch": scratch},
+            seeds=len(SEEDS),
         )
     flops, long = results[0].flops, len(results[0].scratch)
     shared = long * flops[own] + EPOCHS * sum(flops.values())
@@ -249,6 +253,7 @@ def effects(results: Sequence[Outcome]) -> Iterator[Claim]:
         at_least(0.0),
         scale=SCALE,
         details={str(depth): [r.zero_shot[depth] for r in results] for depth in ALL_DEPTHS},
+        seeds=len(SEEDS),
     )
 
 
@@ -267,6 +272,7 @@ def line_over_layers(results: Sequence[Outcome]) -> Iterator[Claim]:
         at_least(0.9),
         scale=SCALE,
         details={"expanded": expanded, "from scratch": explained("scratch")},
+        seeds=len(SEEDS),
     )
 
 

@@ -122,17 +122,25 @@ def layers(run: Reproduction) -> Iterator[Claim]:
             points[label][1].append(found[label, mean])
             text = f"{label}, |w*| = {mean}: error over the reference's"
             yield Claim(
-                text, f"none; reference {reference}", found[label, mean] / reference, close_to(1, absolute=0.03), SCALE
+                text,
+                f"none; reference {reference}",
+                found[label, mean] / reference,
+                close_to(1, absolute=0.03),
+                SCALE,
+                seeds=2,
             )
             if label.startswith("learnt") and mean == 4:
                 last = model.history[-1][1]
-                yield Claim("the same: ‖v − w*‖, largest", "0", float(last["guess"].max()), at_most(0.05), SCALE)
+                yield Claim(
+                    "the same: ‖v − w*‖, largest", "0", float(last["guess"].max()), at_most(0.05), SCALE, seeds=2
+                )
                 yield Claim(
                     "the same: cosine of p and (−w*; 1), least",
                     "1",
                     float(last["direction"].min()),
                     at_least(0.999),
                     SCALE,
+                    seeds=2,
                 )
                 yield Claim(
                     "the same: ‖p_(d+1) (W^KQ_11 + w^KQ_12 vᵀ) − Γ*‖/‖Γ*‖, largest",
@@ -140,6 +148,7 @@ def layers(run: Reproduction) -> Iterator[Claim]:
                     float(last["preconditioner"].max()),
                     at_most(0.02),
                     SCALE,
+                    seeds=2,
                 )
     worst = max(abs(found["learnt guess, 1 head", mean] / gradient - 1) for mean in REFERENCE)
     yield Claim(
@@ -148,6 +157,7 @@ def layers(run: Reproduction) -> Iterator[Claim]:
         worst,
         at_most(0.02),
         SCALE,
+        seeds=2,
     )
     bound = gradient + 2 * 16 / (DIM * LENGTH + 2)
     yield Claim(
@@ -156,6 +166,7 @@ def layers(run: Reproduction) -> Iterator[Claim]:
         found["no guess, 6 heads", 4] / bound,
         close_to(1, absolute=0.03),
         SCALE,
+        seeds=2,
     )
     yield Claim(
         "the same over that with a learnt guess and one head",
@@ -163,6 +174,7 @@ def layers(run: Reproduction) -> Iterator[Claim]:
         found["no guess, 6 heads", 4] / found["learnt guess, 1 head", 4],
         at_least(1.25),
         SCALE,
+        seeds=2,
     )
     yield Claim(
         "no guess, |w*| = 4: one head over six",
@@ -170,6 +182,7 @@ def layers(run: Reproduction) -> Iterator[Claim]:
         found["no guess, 1 head", 4] / found["no guess, 6 heads", 4],
         at_least(1.8),
         SCALE,
+        seeds=2,
     )
     means = np.linspace(0, 4, 50)
     lines = {"R_GD*": np.full(50, gradient), "R_MH": gradient + 2 * means**2 / (DIM * LENGTH + 2)}
@@ -188,8 +201,11 @@ def layers(run: Reproduction) -> Iterator[Claim]:
         rise,
         at_most(1.02),
         SCALE,
+        seeds=2,
     )
-    yield Claim("ten heads over six", "1: d + 1 are enough", heads[10] / heads[6], close_to(1, absolute=0.02), SCALE)
+    yield Claim(
+        "ten heads over six", "1: d + 1 are enough", heads[10] / heads[6], close_to(1, absolute=0.02), SCALE, seeds=2
+    )
 
 
 def context_lengths() -> Iterator[Claim]:
@@ -205,4 +221,5 @@ def context_lengths() -> Iterator[Claim]:
         float(measured[0, 0]) / predicted,
         close_to(1, absolute=0.02),
         SCALE,
+        seeds=2,
     )

@@ -314,6 +314,7 @@ def small_fits(run: Reproduction) -> Iterator[Claim]:
         at_most(0.01),
         scale,
         _details(high),
+        seeds=len(SEEDS),
     )
     expected = {
         "SIREN²": "+29.7 dB on audio; reference 43.1, 42.7 against 11.9",
@@ -324,7 +325,12 @@ def small_fits(run: Reproduction) -> Iterator[Claim]:
     for name, paper in expected.items():
         gaps = _gaps(high, name)
         yield Claim(
-            f"noise in 0.6 to 0.9: {name} − SIREN, smallest of the seeds", paper, min(gaps), at_least(20), scale
+            f"noise in 0.6 to 0.9: {name} − SIREN, smallest of the seeds",
+            paper,
+            min(gaps),
+            at_least(20),
+            scale,
+            seeds=len(SEEDS),
         )
     middle = fits("middle", ("SIREN", "SIREN²"), SEEDS, 2048, 64, 400)
     yield Claim(
@@ -334,6 +340,7 @@ def small_fits(run: Reproduction) -> Iterator[Claim]:
         at_least(20),
         scale,
         _details(middle),
+        seeds=len(SEEDS),
     )
     low = fits("low", ("SIREN", "SIREN²"), SEEDS, 2048, 64, 400)
     yield Claim(
@@ -343,6 +350,7 @@ def small_fits(run: Reproduction) -> Iterator[Claim]:
         within(-3, 3),
         scale,
         _details(low),
+        seeds=len(SEEDS),
     )
     curves = {f"{name}#{i}": fit.curve for name, group in high.items() for i, fit in enumerate(group)}
     zero = _mean([psnr(fit.power, peak=1) for fit in high["SIREN"]])
@@ -389,6 +397,7 @@ def large_fits(run: Reproduction) -> Iterator[Claim]:
         at_least(1),
         f"{LARGE}, {len(MORE_SEEDS)} seeds",
         {"gaps": gaps, **_details(high), **first},
+        seeds=len(MORE_SEEDS),
     )
     white = fits("white", ("SIREN", *names), SEEDS[:1], 8192, 96, 200)
     yield Claim(
@@ -428,4 +437,5 @@ def picture(run: Reproduction) -> Iterator[Claim]:
         bound,
         f"{PICTURE}, 2 seeds",
         _details(found),
+        seeds=2,
     )

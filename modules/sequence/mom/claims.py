@@ -164,7 +164,8 @@ def recall(run: Reproduction) -> Iterator[Claim]:
 
     def gap(text: str, reference: str, high: str, low: str, least: float) -> Claim:
         shown = {high: details[high], low: details[low]}
-        return Claim(text, reference, mean[high] - mean[low], at_least(least), scale=REDUCED, details=shown)
+        seeds = min(len(values) for values in shown.values())
+        return Claim(text, reference, mean[high] - mean[low], at_least(least), REDUCED, shown, seeds)
 
     expanded = mean["single, values × 3"] - mean["single"]
     yield Claim(
@@ -174,6 +175,7 @@ def recall(run: Reproduction) -> Iterator[Claim]:
         close_to(0.0, absolute=0.03),
         scale=REDUCED,
         details=details,
+        seeds=min(map(len, details.values())),
     )
     yield gap("recall: 2 of 4 memories over a single one", "more; reference 0.15", "2 of 4", "single", 0.10)
     yield gap(
@@ -188,6 +190,7 @@ def recall(run: Reproduction) -> Iterator[Claim]:
         at_least(mean["2 of 4"]),
         scale=REDUCED,
         details={"seeds": details["single, keys × 3"]},
+        seeds=len(details["single, keys × 3"]),
     )
     yield Claim(
         "recall: 1 of 4 renormalised falls below a single memory",
@@ -196,6 +199,7 @@ def recall(run: Reproduction) -> Iterator[Claim]:
         at_most(-0.05),
         scale=REDUCED,
         details={"seeds": details["1 of 4"]},
+        seeds=len(details["1 of 4"]),
     )
 
 

@@ -144,6 +144,7 @@ def frozen_memory(run: Reproduction) -> Iterator[Claim]:
                 float(curve[at]),
                 close_to(value, absolute=0.05 if len(draws) > 1 else 0.03),
                 details={"draws": [float(draw[at]) for draw in draws]},
+                seeds=len(draws),
             )
     at = delays.index(256)
     for name, values in curves.items():
@@ -176,6 +177,7 @@ def trained(run: Reproduction) -> Iterator[Claim]:
             at_least(0.80),
             scale=REDUCED,
             details={"seeds": accuracy[init]},
+            seeds=len(SEEDS),
         )
     yield Claim(
         "trained: S4D-Lin above S4D-Real, mean of 3 seeds",
@@ -184,6 +186,7 @@ def trained(run: Reproduction) -> Iterator[Claim]:
         at_least(0.25),
         scale=REDUCED,
         details={"lin": accuracy["lin"], "real": accuracy["real"]},
+        seeds=len(SEEDS),
     )
     yield Claim(
         "trained: S4D-Lin above random imaginary parts, mean of 3 seeds",
@@ -192,5 +195,6 @@ def trained(run: Reproduction) -> Iterator[Claim]:
         at_least(0.02),
         scale=REDUCED,
         details={"random_imag": accuracy["random_imag"]},
+        seeds=len(SEEDS),
     )
     run.figure("training", training_figure(accuracy, {k: v for k, v in TRAINED.items() if v is not None}))
