@@ -117,8 +117,8 @@ def render(records: Sequence[Record]) -> str:
         "# Results",
         NOTE,
         "What each paper says, as a claim that can fail, and what this code measures. `make results` runs all of it "
-        "and writes this page, `make results METHOD=s4d` one method; `python -m framework reproduce s4d` prints the same "
-        "without writing here. *Paper* is what the paper or its theory says; where it says nothing that can be "
+        "and writes this page, `make results METHOD=s4d` one method; `python -m framework reproduce s4d` prints it. "
+        "*Paper* is what the paper or its theory says; where it says nothing that can be "
         "checked at this size, *reference* is what an independent calculation gave. *Seeds* are the random draws, "
         "starts or orders that the number is over. *Scale* says how the setting was reduced; without one it is the "
         "paper's own, or none is involved.",
