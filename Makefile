@@ -56,8 +56,10 @@ reproduce: install
 results: install
 	$(ONE_THREAD) $(BIN)/python -m framework reproduce $(or $(METHOD),--all) --page docs/results.md $(ARGS)
 
+# Every timing beside its peer; docs/benchmarks.md is written anew. BENCH="s4d mom" does these alone.
 bench: install
-	for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
+	for name in $(or $(BENCH),$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py))); do \
+	  $(BIN)/python benchmarks/$$name.py --page docs/benchmarks.md || exit 1; done
 
 # 100 MB of Wikipedia, for `--data.path=data/enwik8.gz`: the file lies in the source archive of a package.
 data/enwik8.gz: install

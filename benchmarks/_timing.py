@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-Row = tuple[str, float, str]  # what was measured, the ratio, what it should be
 
-
-def medians(calls: Iterable[Callable[[], object]], repeats: int, warmups: int = 1) -> list[float]:
-    """Seconds of each call, the median of ``repeats`` rounds; the first ``warmups`` rounds do not count."""
+def turns(calls: Iterable[Callable[[], object]], repeats: int, warmups: int = 1) -> list[list[float]]:
+    """Seconds of each call in each of ``repeats`` rounds; the first ``warmups`` rounds do not count."""
     calls = list(calls)
     times: list[list[float]] = [[] for _ in calls]
     for number in range(warmups + repeats):
@@ -23,4 +21,14 @@ def medians(calls: Iterable[Callable[[], object]], repeats: int, warmups: int = 
                 torch.cuda.synchronize()
             if number >= warmups:
                 found.append(time.perf_counter() - start)
-    return [statistics.median(found) for found in times]
+    return times
+
+
+def medians(calls: Iterable[Callable[[], object]], repeats: int, warmups: int = 1) -> list[float]:
+    """The median of each call's rounds."""
+    return [statistics.median(found) for found in turns(calls, repeats, warmups)]
+
+
+def quietest(calls: Iterable[Callable[[], object]], repeats: int, warmups: int = 0) -> list[float]:
+    """The least of each call's rounds: on a shared machine noise only adds."""
+    return [min(found) for found in turns(calls, repeats, warmups)]

@@ -8,18 +8,18 @@ is what the matrix products of a step leave over: the ratio of 32 plain loops to
 
 from __future__ import annotations
 
-import logging
+import argparse
 import statistics
 import tempfile
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from _fits import fitted, times
-from _timing import Row
+from _rows import Row, duration, report
 from torch import Tensor
 
+from framework.claims import at_most
 from framework.commands import quiet_lightning
 from modules.dynamics.ensemble import record_points
 from modules.dynamics.generalization_dynamics import theory
@@ -173,30 +173,26 @@ def regression(inputs: int) -> Case:
     return Case(name, "dynamics/generalization_dynamics", options, "--data.draws", loop, products)
 
 
-def rows() -> list[Row]:
+def rows(options: argparse.Namespace) -> Iterator[Row]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     quiet_lightning()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
-    found: list[Row] = []
     for case in (sensing(10), sensing(50), linear(3, 10), linear(5, 100), regression(20)):
         ones, manys, most, plains = [], [], [], []
         with tempfile.TemporaryDirectory() as root:
             for _ in range(REPEATS):  # by turns, so that what else the machine does falls on all alike
                 (plain,) = times(case.loop, 1)
                 ones.append(seconds(case, 1, root) / plain)
-                manys.append(SEEDS * plain / seconds(case, SEEDS, root))
-                most.append(SEEDS * plain / STEPS / statistics.median(times(case.products, 200)))
+                manys.append(seconds(case, SEEDS, root) / (SEEDS * plain))
+                most.append(statistics.median(times(case.products, 200)) * STEPS / (SEEDS * plain))
                 plains.append(plain)
-        took = f"{statistics.median(plains) / STEPS * 1e6:.0f} µs"
-        text = f"{case.name}: fit of one seed / plain loop ({took} a step)"
-        found.append((text, statistics.median(ones), "at most 1.2"))
-        text = f"{case.name}: {SEEDS} plain loops / fit of {SEEDS} seeds"
-        found.append((text, statistics.median(manys), f"at least 8; products alone {statistics.median(most):.1f}"))
-    return found
+        took = f"{duration(statistics.median(plains) / STEPS)} a step"
+        yield Row(f"{case.name}: fit of one seed", "a plain loop", statistics.median(ones), took, at_most(1.2))
+        text = f"{case.name}: fit of {SEEDS} seeds"
+        yield Row(text, f"{SEEDS} plain loops", statistics.median(manys), bound=at_most(0.125))
+        text = f"{case.name}: the matrix products of {SEEDS} seeds alone"
+        yield Row(text, f"{SEEDS} plain loops", statistics.median(most))
 
 
 if __name__ == "__main__":
-    for label, value, bound in rows():
-        print(f"{label:88} {value:9.3f}  {bound}", flush=True)
+    report(__file__, __doc__, rows)

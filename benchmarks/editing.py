@@ -24,16 +24,18 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from _rows import Row, duration, report
 from lightning.pytorch import Callback
 from torch import nn
 
 import framework
 from callbacks.lora import LoRA, adaptable
+from framework.claims import at_most
 from framework.editing import Editing, ledger_of
 from framework.editing import edit as edit_model
 
@@ -140,16 +142,15 @@ def both_arms(model: str, turns: int, steps: int, folder: str) -> tuple[list[flo
     return without, idle
 
 
-def idle_steps(model: str, turns: int, steps: int) -> None:
+def idle_steps(model: str, turns: int, steps: int) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         without, idle = quietly(both_arms, model, turns, steps, folder)
     ratios = [b / a for a, b in zip(without, idle, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    print(
-        f"{model:<34} {1e3 * statistics.median(without):>10.2f} {1e3 * statistics.median(idle):>8.2f} {middle:>7.3f}"
-        f"   {low:.3f} to {high:.3f}",
-        flush=True,
+    spread = statistics.quantiles(ratios, n=4)
+    text = (
+        f"training step of a small {model} beside four idle techniques (quartiles {spread[0]:.3f} to {spread[2]:.3f})"
     )
+    return Row(text, "the same without them", spread[1], duration(statistics.median(without)), at_most(1.02))
 
 
 def ten_edits(model: nn.Module) -> None:
@@ -161,7 +162,7 @@ def ten_edits(model: nn.Module) -> None:
         edit_model(model, technique)
 
 
-def replay_ledger(repeats: int) -> None:
+def replay_ledger(repeats: int) -> Row:
     import timm
 
     with tempfile.TemporaryDirectory() as folder:
@@ -188,26 +189,26 @@ def replay_ledger(repeats: int) -> None:
         if any(not torch.equal(value, model.state_dict()[name]) for name, value in edited.state_dict().items()):
             raise SystemExit("the repeated model is another one")
     ratio = statistics.median(a / b for a, b in zip(replaying, loading, strict=True))
-    print(f"{f'ViT-B/16, 10 edits of {adapters} layers':<34} {'load s':>8} {'replay s':>9} {'ratio':>7}")
-    print(f"{'':<34} {statistics.median(loading):>8.3f} {statistics.median(replaying):>9.3f} {ratio:>7.2f}")
+    text = f"repeating a ledger of 10 edits of {adapters} layers of a ViT-B/16"
+    return Row(text, "loading its weights", ratio, duration(statistics.median(loading)), at_most(2.0))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    if options.only != "step":
+        yield replay_ledger(options.repeats)
+    if options.only != "replay":
+        for model in MODELS:
+            yield idle_steps(model, options.turns, options.steps)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", choices=("step", "replay"))
     parser.add_argument("--turns", type=int, default=100)
     parser.add_argument("--steps", type=int, default=23, help="steps in a turn; an epoch of the digits has 23")
     parser.add_argument("--repeats", type=int, default=7)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    if arguments.only != "step":
-        replay_ledger(arguments.repeats)
-    if arguments.only != "replay":
-        print(f"{'step, median of turns':<34} {'without ms':>10} {'idle ms':>8} {'ratio':>7}   quartiles")
-        for model in MODELS:
-            idle_steps(model, arguments.turns, arguments.steps)
 
 
 if __name__ == "__main__":
-    main()
+    report(__file__, __doc__, rows, arguments)

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from _rows import Row, duration, report
+from _timing import quietest
 from torch import nn
 
 from callbacks.backslash import backslash_step, estimate_shapes
 from framework import generalized_gaussian as gg
+from framework.claims import at_most
 from framework.compression import rf8
 from framework.compression.entropy_code import decode_ranks, decode_rans, encode_ranks, encode_rans
 from framework.compression.histogram import deep_shape_
@@ -30,68 +33,45 @@ NETS = {
 }
 
 
-def race(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    best = dict.fromkeys(sides, float("inf"))
-    for _ in range(repeats):
-        for name, run in sides.items():
-            start = time.perf_counter()
-            run()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
-
-
-def steps(repeats: int) -> None:
-    print(f"{'a step, ms':28}{'AdamW':>9}{'fused':>9}{'BackSlash':>11}{'of it ν':>9}{'over AdamW':>12}")
-    for name, sizes in NETS.items():
-        parameters = [nn.Parameter(gg.sample(size, 0.8, 0.02, i)) for i, size in enumerate(sizes)]
-        for parameter in parameters:
-            parameter.grad = torch.randn_like(parameter)
-        found = race(
-            {
-                "adamw": torch.optim.AdamW(parameters).step,
-                "fused": torch.optim.AdamW(parameters, fused=True).step,
-                "backslash": lambda: backslash_step(parameters, per_weight_step=1e-9),  # noqa: B023
-                "shape": lambda: estimate_shapes(parameters),  # noqa: B023
-            },
-            repeats,
-        )
-        ms = {key: 1e3 * value for key, value in found.items()}
-        print(
-            f"{name:28}{ms['adamw']:9.2f}{ms['fused']:9.2f}{ms['backslash']:11.2f}{ms['shape']:9.2f}"
-            f"{found['backslash'] / found['adamw']:12.2f}",
-            flush=True,
-        )
-
-
 def size_of(code: Any) -> int:
     return sum(size_of(part) if isinstance(part, dict) else getattr(part, "nbytes", 8) for part in code.values())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=int, default=10_000_000)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
+def steps(repeats: int) -> Iterator[Row]:
+    """BackSlash after the optimiser's step."""
+    for name, sizes in NETS.items():
+        parameters = [nn.Parameter(gg.sample(size, 0.8, 0.02, i)) for i, size in enumerate(sizes)]
+        for parameter in parameters:
+            parameter.grad = torch.randn_like(parameter)
+        ours, shape, adamw, fused = quietest(
+            [
+                lambda: backslash_step(parameters, per_weight_step=1e-9),  # noqa: B023
+                lambda: estimate_shapes(parameters),  # noqa: B023
+                torch.optim.AdamW(parameters).step,
+                torch.optim.AdamW(parameters, fused=True).step,
+            ],
+            repeats,
+        )
+        yield Row(f"BackSlash's step, {name}", "AdamW's step", ours / adamw, duration(adamw))
+        yield Row(f"BackSlash's step, {name}", "AdamW's step, fused", ours / fused, duration(fused))
+        yield Row(f"shapes of all tensors, {name}", "AdamW's step", shape / adamw, duration(adamw))
+
+
+def rows(options: argparse.Namespace) -> Iterator[Row]:
     torch.set_num_threads(options.threads)
-    steps(options.repeats)
+    yield from steps(options.repeats)
     w = gg.sample((options.weights,), 0.8, 0.02)
-    encoded = rf8.encode(w)
-    found = race(
-        {
-            "copy": w.clone,
-            "rf8 encode": lambda: rf8.encode(w),
-            "rf8 decode": lambda: rf8.decode(encoded),
-            "rf8 values": lambda: rf8.round_to_rf8(w),
-            "rate": lambda: bits_per_weight(w),
-        },
-        options.repeats,
-    )
-    print(f"\n{options.weights:.0e} float32 weights{'s':>13}{'over a copy':>13}")
-    for name, seconds in found.items():
-        print(f"{name:28}{seconds:9.3f}{seconds / found['copy']:13.2f}")
+    encoded, many = rf8.encode(w), f"{options.weights:.0e} weights"
+    sides: dict[str, Callable[[], object]] = {
+        "RF8 encode": lambda: rf8.encode(w),
+        "RF8 decode": lambda: rf8.decode(encoded),
+        "values rounded to RF8": lambda: rf8.round_to_rf8(w),
+        "bits a weight by exp-Golomb and entropy": lambda: bits_per_weight(w),
+    }
+    *found, copied = quietest([*sides.values(), w.clone], options.repeats)
+    for name, seconds in zip(sides, found, strict=True):
+        yield Row(f"{name}, {many}", "a copy of the weights", seconds / copied, duration(copied))
     symbols, counts, rate = quantise(w).numpy(), level_counts(w), bits_per_weight(w)
-    print(f"\n{'entropy codes':28}{'encode s':>9}{'decode s':>10}{'bits':>8}{'entropy':>9}{'over it':>9}")
     for name, encode, decode in (("exp-Golomb", encode_ranks, decode_ranks), ("rANS", encode_rans, decode_rans)):
         start = time.perf_counter()
         code = encode(symbols, *counts)
@@ -99,13 +79,19 @@ def main() -> None:
         back = decode(code)
         end = time.perf_counter()
         assert np.array_equal(back, symbols)
-        bits = 8 * size_of(code) / len(symbols)
-        seconds = f"{middle - start:9.2f}{end - middle:10.2f}"
-        print(f"{name:28}{seconds}{bits:8.3f}{rate.entropy:9.3f}{bits / rate.entropy:9.3f}", flush=True)
-    found = race({"sort": lambda: w.argsort(stable=True), "deep_shape": lambda: deep_shape_([w.clone()])}, 2)
-    ratio = found["deep_shape"] / found["sort"]
-    print(f"\nDeepShape {found['deep_shape']:.2f} s, a stable sort of the indices {found['sort']:.2f} s ({ratio:.2f})")
+        yield Row(f"{name} encode, {many}", "a copy of the weights", (middle - start) / copied, duration(copied))
+        yield Row(f"{name} decode, {many}", "a copy of the weights", (end - middle) / copied, duration(copied))
+        bits, bound = 8 * size_of(code) / len(symbols), at_most(1.01) if name == "rANS" else None
+        yield Row(f"{name}, {many}", "their entropy", bits / rate.entropy, f"{rate.entropy:.2f} bits", bound, "bits")
+    ours, sort = quietest([lambda: deep_shape_([w.clone()]), lambda: w.argsort(stable=True)], 2)
+    yield Row(f"DeepShape, {many}", "a stable sort of their indices", ours / sort, duration(sort))
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", type=int, default=10_000_000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
 
 
 if __name__ == "__main__":
-    main()
+    report(__file__, __doc__, rows, arguments)

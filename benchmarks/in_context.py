@@ -7,17 +7,17 @@ first training step to its last.
 
 from __future__ import annotations
 
-import logging
+import argparse
 import statistics
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 
 import torch
 from _fits import fitted, times
-from _timing import Row
+from _rows import Row, duration, report
 from torch import Tensor, nn
 
+from framework.claims import at_most
 from framework.commands import quiet_lightning
 from modules.in_context.experiment import prompts_of
 
@@ -84,9 +84,10 @@ def drawing(config: str) -> float:
     return statistics.median(times(draw, REPEATS))
 
 
-def rows() -> Iterator[Row]:
+def rows(options: argparse.Namespace) -> Iterator[Row]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    quiet_lightning()
     cases = (
         ("linear attention, 1,024 x 20 x 5", "in_context/icl_linear_models", linear_attention()),
         ("softmax attention, 256 x 40 x 5, 4 heads", "in_context/icl_softmax_demystified", softmax_attention()),
@@ -101,16 +102,14 @@ def rows() -> Iterator[Row]:
                 statistics.median(fitted(config, [*steps, f"--model.seeds={count}"], root) for _ in range(REPEATS))
                 for count in (1, SEEDS)
             )
-            took = f"{plain / STEPS * 1e6:.0f} µs a step"
-            yield f"{name}: fit of one seed / plain loop ({took})", one / plain, "at most 1.2"
-            yield f"{name}: 32 plain loops / fit of 32 seeds", SEEDS * plain / many, "at least 8"
-            yield f"{name}: drawing prompts / a fit of one seed", drawn / one, "at most 0.1"
-            yield f"{name}: drawing prompts / a fit of 32 seeds", drawn / many, "at most 0.1"
+            took = f"{duration(plain / STEPS)} a step"
+            yield Row(f"{name}: fit of one seed", "a plain loop", one / plain, took, at_most(1.2))
+            yield Row(
+                f"{name}: fit of {SEEDS} seeds", f"{SEEDS} plain loops", many / (SEEDS * plain), bound=at_most(0.125)
+            )
+            yield Row(f"{name}: drawing prompts", "a fit of one seed", drawn / one, bound=at_most(0.1))
+            yield Row(f"{name}: drawing prompts", f"a fit of {SEEDS} seeds", drawn / many, bound=at_most(0.1))
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    quiet_lightning()
-    for label, value, bound in rows():
-        print(f"{label:88} {value:9.3f}  {bound}", flush=True)
+    report(__file__, __doc__, rows)

@@ -7,21 +7,18 @@ Everything within one process; best of the repeats, which alternate, so that a b
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import timm
 import torch
+from _rows import Row, duration, report
+from _timing import quietest
 
 from callbacks.kappa_tune import candidates, rank_by_condition
+from framework.claims import at_most
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="vit_base_patch16_224")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--repeats", type=int, default=2)
-    options = parser.parse_args()
+def rows(options: argparse.Namespace) -> Iterator[Row]:
     torch.manual_seed(0)
     model = timm.create_model(options.model, pretrained=False)
     weights = candidates(model)
@@ -35,37 +32,36 @@ def main() -> None:
         chosen = {name: weight for name, weight in weights.items() if names is None or name in names}
         return {row["name"]: row["kappa"] for row in rank_by_condition(chosen)}
 
-    runs: dict[str, Callable[[], object]] = {
-        "one float32 SVD a tensor": svds,
-        "ours, all tensors": ours,
-        "ours, linear layers": lambda: ours(layers),
-    }
+    runs: list[Callable[[], object]] = [ours, svds, lambda: ours(layers)]
     try:
         from peft import find_kappa_target_modules
     except ImportError:
-        print("this peft has no find_kappa_target_modules")
+        find_kappa_target_modules = None
     else:
-        runs["peft, linear layers"] = lambda: find_kappa_target_modules(model, show_progress=False)
-
-    print(f"{options.model}: {len(weights)} weights, {len(layers)} of them of linear layers")
+        runs.append(lambda: find_kappa_target_modules(model, show_progress=False))
     for threads in options.threads:
         torch.set_num_threads(threads)
-        best = dict.fromkeys(runs, float("inf"))
-        for _ in range(options.repeats):
-            for name, run in runs.items():
-                start = time.perf_counter()
-                run()
-                best[name] = min(best[name], time.perf_counter() - start)
-        for name, seconds in best.items():
-            print(f"{threads} threads  {name:26}{seconds:8.2f} s", flush=True)
-        print(f"{threads} threads  SVD / ours: {best['one float32 SVD a tensor'] / best['ours, all tensors']:.2f}")
-        if "peft, linear layers" in best:
-            print(f"{threads} threads  peft / ours: {best['peft, linear layers'] / best['ours, linear layers']:.2f}")
+        found = quietest(runs, options.repeats)
+        text = f"condition numbers of {options.model}, {len(weights)} tensors, {threads} threads"
+        yield Row(text, "one float32 SVD a tensor", found[0] / found[1], duration(found[1]), at_most(0.5))
+        text = f"the same, its {len(layers)} linear layers"
+        if find_kappa_target_modules is None:
+            yield Row(text, "peft.find_kappa_target_modules, which this peft has not", float("nan"))
+        else:
+            peer = "peft.find_kappa_target_modules"
+            yield Row(text, peer, found[2] / found[3], duration(found[3]), at_most(0.5))
     exact = {name: torch.linalg.svdvals(weight.double()) for name, weight in weights.items()}
-    for name, found in (("ours", ours()), ("float32 SVD", svds())):
-        worst = max(abs(found[n] / float(s[0] / (s[-1] + 1e-8)) - 1) for n, s in exact.items())
-        print(f"largest relative error of κ, {name}: {worst:.1e}")
+    worst, theirs = (
+        max(abs(found[n] / float(s[0] / (s[-1] + 1e-8)) - 1) for n, s in exact.items()) for found in (ours(), svds())
+    )
+    yield Row("largest relative error of κ", "one float32 SVD a tensor", worst / theirs, f"{theirs:.1e}", unit="error")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="vit_base_patch16_224")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=2)
 
 
 if __name__ == "__main__":
-    main()
+    report(__file__, __doc__, rows, arguments)

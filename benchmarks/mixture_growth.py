@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
+from _rows import Row, duration, report
 from _timing import medians
 from torch import nn
 
@@ -34,17 +35,7 @@ NETS: dict[str, list[tuple[str, Callable[[], nn.Module], tuple[int, ...]]]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--nets", nargs="+", choices=NETS, default=["mlp", "wrn"])
-    options = parser.parse_args()
-    print(f"{options.device}, {torch.get_num_threads()} threads")
-    print(
-        f"{'net':30}{'plain ms':>10}{'grown ms':>10}{'ratio':>7}"
-        f"{'  evaluation: plain ms':>23}{'grown ms':>10}{'ratio':>7}"
-    )
+def rows(options: argparse.Namespace) -> Iterator[Row]:
     for name, make, shape in (net for group in options.nets for net in NETS[group]):
         torch.manual_seed(0)
         grown = make().to(options.device)
@@ -76,9 +67,17 @@ def main() -> None:
         for model in models:
             model.eval()
         cells += medians([evaluating(model) for model in models], options.repeats, warmups=3)
-        a, b, c, d = (1e3 * cell for cell in cells)
-        print(f"{name:30}{a:10.2f}{b:10.2f}{b / a:7.2f}{c:23.2f}{d:10.2f}{d / c:7.2f}", flush=True)
+        plain, ours, evaluated, by_us = cells
+        peer = "the same folded into plain layers"
+        yield Row(f"training step, {name}", peer, ours / plain, duration(plain))
+        yield Row(f"evaluation, {name}", peer, by_us / evaluated, duration(evaluated))
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=["mlp", "wrn"])
 
 
 if __name__ == "__main__":
-    main()
+    report(__file__, __doc__, rows, arguments)

@@ -12,7 +12,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from _rows import Row, duration, report
+
+from framework.claims import at_most
 
 HERE = Path(__file__).resolve().parent
 IMPORTS = [sys.executable, "-c", "import torch, lightning.pytorch, timm"]
@@ -31,30 +36,27 @@ def seconds(command: list[str]) -> float:
         return time.perf_counter() - start
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=5)
-    arguments = parser.parse_args()
+def rows(options: argparse.Namespace) -> Iterator[Row]:
     commands = {
-        "import torch, lightning, timm": IMPORTS,
-        "fit sequence/s4d, to its first step": [part.format(config="sequence/s4d") for part in FIT],
-        "fit vision/image_classifier, to its first step": [
-            part.format(config="vision/image_classifier") for part in FIT
-        ],
         "list": LIST,
+        **{
+            f"fit {config}, to its first step": [part.format(config=config) for part in FIT]
+            for config in ("sequence/s4d", "vision/image_classifier")
+        },
     }
-    for command in commands.values():  # warm the file cache
+    for command in (IMPORTS, *commands.values()):  # warm the file cache
         seconds(command)
+    base: list[float] = []
     times: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(arguments.runs):
+    for _ in range(options.runs):
+        base.append(seconds(IMPORTS))
         for name, command in commands.items():
             times[name].append(seconds(command))
-    base = times["import torch, lightning, timm"]
-    print(f"{'whole process, ' + str(arguments.runs) + ' runs':<50} {'median s':>9} {'ratio to imports':>17}")
     for name, values in times.items():
         ratio = statistics.median(value / other for value, other in zip(values, base, strict=True))
-        print(f"{name:<50} {statistics.median(values):>9.2f} {ratio:>17.2f}")
+        bound = at_most(0.1) if name == "list" else at_most(1.5)
+        yield Row(name, "import torch, lightning, timm", ratio, duration(statistics.median(base)), bound)
 
 
 if __name__ == "__main__":
-    main()
+    report(__file__, __doc__, rows, lambda parser: parser.add_argument("--runs", type=int, default=5))

@@ -15,8 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+
+from _rows import Row, duration, report
+
+from framework.claims import at_most
 
 FIT = ["fit", "--config", "vision/image_classifier_digits", "--trainer.accelerator=cpu", "--wandb.mode=offline"]
 PARAMETER = "model.optimizer.weight_decay"  # does not change how long a training takes
@@ -96,42 +101,38 @@ def periods(begun: list[float]) -> list[float]:
     return [later - earlier for earlier, later in pairwise(begun[1:])]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = fresh_processes(folder, options.fresh, 2, options.epochs) / options.fresh
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, begun = sweep(folder, options.trials, 2, options.epochs)
+    whole = seconds / options.trials
+    at_work = (begun[-1] - begun[2]) / (options.trials - 3)  # from the second trial of a worker on
+    peer, size = "a fresh process for each, two at a time", f"{60 / fresh:.0f} a minute"
+    text = f"sweep --workers 2, {options.trials} trials of about 1 s"
+    yield Row(f"{text}, its start included", peer, whole / fresh, size)
+    yield Row(f"{text}, once it has started", peer, at_work / fresh, size, at_most(0.125))
+
+    plain: list[float] = []
+    worker: list[float] = []
+    for _ in range(options.runs):
+        with tempfile.TemporaryDirectory() as folder:
+            plain += periods(one_process(folder, options.long, options.long_epochs))
+        with tempfile.TemporaryDirectory() as folder:
+            worker += periods(sweep(folder, options.long, 1, options.long_epochs)[1])
+    alone, within = min(plain), min(worker)
+    text = "sweep --workers 1, a trial of about 5 s"
+    yield Row(text, "framework.build(...).run() in one process", within / alone, duration(alone), at_most(1.05))
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", type=int, default=60, help="of one second, in the sweep with two workers")
     parser.add_argument("--fresh", type=int, default=8, help="trials in fresh processes")
     parser.add_argument("--epochs", type=int, default=20, help="of a training of about one second")
     parser.add_argument("--long", type=int, default=6, help="trials of five seconds, in each run")
     parser.add_argument("--long-epochs", type=int, default=105, help="of a training of about five seconds")
     parser.add_argument("--runs", type=int, default=3, help="runs of the second comparison, in turn")
-    parser.add_argument("--only-fresh", action="store_true", help="the fresh processes alone")
-    given = parser.parse_args()
-
-    with tempfile.TemporaryDirectory() as folder:
-        fresh = 60 * given.fresh / fresh_processes(folder, given.fresh, 2, given.epochs)
-    print(f"{'trials of about 1 s, two at a time':<50} {'a minute':>9} {'ratio':>7} {'bound':>7}")
-    print(f"{f'a fresh process each ({given.fresh} trials)':<50} {fresh:>9.1f} {1:>7.2f}")
-    if given.only_fresh:
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        seconds, begun = sweep(folder, given.trials, 2, given.epochs)
-    whole = 60 * given.trials / seconds
-    at_work = 60 * (given.trials - 3) / (begun[-1] - begun[2])  # from the second trial of a worker on
-    print(f"{f'sweep --workers 2 ({given.trials} trials), its start included':<50} {whole:>9.1f} {whole / fresh:>7.2f}")
-    print(f"{'the same, once it has started':<50} {at_work:>9.1f} {at_work / fresh:>7.2f}    >= 8")
-
-    plain: list[float] = []
-    worker: list[float] = []
-    for _ in range(given.runs):
-        with tempfile.TemporaryDirectory() as folder:
-            plain += periods(one_process(folder, given.long, given.long_epochs))
-        with tempfile.TemporaryDirectory() as folder:
-            worker += periods(sweep(folder, given.long, 1, given.long_epochs)[1])
-    alone, within = min(plain), min(worker)
-    print(f"\n{f'trials of about 5 s, one at a time, {len(plain)} each':<50} {'least s':>9} {'above':>7} {'bound':>7}")
-    print(f"{'framework.build(...).run() in one process':<50} {alone:>9.2f}")
-    print(f"{'sweep --workers 1':<50} {within:>9.2f} {(within - alone) / alone:>7.1%}   <= 5%")
 
 
 if __name__ == "__main__":
-    main()
+    report(__file__, __doc__, rows, arguments)

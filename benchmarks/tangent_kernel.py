@@ -6,17 +6,20 @@ there before. neural-tangents is optional: where it cannot be imported its rows 
 
 from __future__ import annotations
 
+import argparse
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from _timing import Row, medians
+from _rows import Row, duration, report
+from _timing import medians
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from framework.claims import at_most
 from framework.ntk import infinite_kernels, tangent_kernel
 from modules.dynamics.ntk import NTKMLP
 
@@ -94,7 +97,7 @@ def library(x: np.ndarray) -> Callable[[], object] | str:
     return lambda: kernel(x).ntk.block_until_ready()
 
 
-def rows() -> list[Row]:
+def rows(options: argparse.Namespace) -> Iterator[Row]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     net = NTKMLP(10, WIDTH, DEPTH)
@@ -103,20 +106,19 @@ def rows() -> list[Row]:
     kernels = [calls[0](), calls[1](), calls[2]()[0]]
     assert all(torch.allclose(kernel, kernels[0]) for kernel in kernels)
     seconds, sizes = medians(calls, 7), [held(call) for call in calls]
-    found: list[Row] = []
     for name, index in (("tangent_kernel", 1), ("NTKMLP.kernel", 2)):
-        text = f"{name} / whole Jacobian, {POINTS} points, width {WIDTH}"
-        bound = "below 1" if index == 2 else "about 1"
-        found.append((f"{text} ({seconds[0] * 1e3:.0f} ms): time", seconds[index] / seconds[0], bound))
-        found.append((f"{text} ({sizes[0] / 1e6:.0f} MB): bytes held", sizes[index] / sizes[0], "below 1"))
+        text, peer = f"{name}, {POINTS} points, width {WIDTH}", "a product with the whole Jacobian"
+        yield Row(text, peer, seconds[index] / seconds[0], duration(seconds[0]), at_most(1.0) if index == 2 else None)
+        size = f"{sizes[0] / 1e6:.0f} MB"
+        yield Row(text, peer, sizes[index] / sizes[0], size, at_most(1.0), unit="bytes held")
     many = torch.randn(512, 64, dtype=torch.float64)
-    peer = library(many.numpy())
-    if isinstance(peer, str):
-        return [*found, (f"infinite_kernels / {peer}", float("nan"), "about 1")]
-    ours, theirs = medians([lambda: infinite_kernels(many), peer], 7)
-    return [*found, ("infinite_kernels / neural-tangents, compiled, 512 points: time", ours / theirs, "about 1")]
+    peer_call = library(many.numpy())
+    if isinstance(peer_call, str):
+        yield Row("infinite_kernels, 512 points", peer_call, float("nan"))
+    else:
+        ours, theirs = medians([lambda: infinite_kernels(many), peer_call], 7)
+        yield Row("infinite_kernels, 512 points", "neural-tangents, compiled", ours / theirs, duration(theirs))
 
 
 if __name__ == "__main__":
-    for label, value, bound in rows():
-        print(f"{label:88} {value:9.3f}  {bound}", flush=True)
+    report(__file__, __doc__, rows)

@@ -31,7 +31,7 @@ without SWA 5.12 and 2.47, SWA alone 1.57 and 1.54, without a gate 5.26 and 1.71
 90 %. Multi-query recall beyond the window (base 1.00): Liger 0.38 (0.34 to 0.43), SWA alone 0.18 (0.14 to 0.21), no SWA
 0.22, no gate 0.63. The paper's: Llama-3-8B 71.7 on six tasks, 67.6 after; not run here.
 
-Cost: nothing to convert. On one CPU core (``benchmarks/_sequence_liger.py``; D = 256, 4 heads) a training step of a
+Cost: nothing to convert. On one CPU core (``benchmarks/liger.py``; D = 256, 4 heads) a training step of a
 layer takes 1.25 times that of softmax attention at 1,024 tokens, 0.54 at 4,096 and 0.21 at 16,384; a decoding step 1.25
 times at 1,024, two thirds at 4,096 and a fifth at 16,384 tokens, with a state 11, 43 and 172 times smaller.
 

@@ -36,7 +36,7 @@ Gated DeltaNet 24.78; not run here.
 
 Cost: of k + 1 single memories (measured 0.86 to 0.88 of three, for what they have in common is computed once), in a
 state M + 1 times as large. The sorted form is 3 times faster than running every memory over all tokens
-(``benchmarks/sequence.py``).
+(``benchmarks/mom.py``).
 
 Composes with every technique that works on linear layers; ``memory_load`` shows who writes where,
 ``length_extrapolation`` and ``throughput`` what length does.

@@ -32,7 +32,7 @@ output variances the formula's within 3 %. After that training λ₁/λ₂ of th
 where the paper's models have 4 and more.
 
 Cost. A token's arithmetic grows with D_k·N for the keys and m² for the candidates, not with the table; with
-``row_adamw`` a step touches only rows that were read. See ``benchmarks/sequence.py``.
+``row_adamw`` a step touches only rows that were read. See ``benchmarks/ultramem_v2.py``.
 
 Composes with. MemoryTable (coverage, scores), CoreSpectrum, Throughput, GenerateSample, ``lora`` and whatever edits
 ``nn.Linear``; EMA. bf16-mixed: scores, choices and the tables' sums stay in float32. DDP, with sparse gradients too

@@ -1,18 +1,21 @@
 """Liger's parts: the chunked recurrence against the loop, a layer against softmax attention, a decoding step.
 
-Run: ``python benchmarks/_sequence_liger.py``; ``benchmarks/sequence.py`` calls :func:`rows`. The two that are compared
-take turns, and of each the median time counts.
+Run: ``python benchmarks/liger.py``, one thread. The two that are compared take turns, and of each the median time
+counts.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
-from _timing import Row, medians
+from _rows import Row, duration, report
+from _timing import medians
 
 from callbacks.liger import linearize
+from framework.claims import at_most
 from framework.gated_linear_attention import chunk_gla, recurrent_gla
 from modules.sequence.attention import KeysValues, SoftmaxAttention
 
@@ -28,11 +31,8 @@ def recurrence(length: int, repeats: int) -> Row:
         return lambda: torch.autograd.grad(form(q, k, v, gate)[0].sum(), [q, k, v])
 
     slow, fast = medians([run(recurrent_gla), run(chunk_gla)], repeats)
-    return (
-        f"gated linear attention, T={length:,}, d=64: loop over tokens / chunks",
-        slow / fast,
-        "x, forward and backward",
-    )
+    text = f"gated linear attention in chunks, T = {length:,}, d = 64, forward and backward"
+    return Row(text, "a loop over tokens", fast / slow, duration(slow), at_most(1.0))
 
 
 def layer(length: int, repeats: int) -> Row:
@@ -43,15 +43,12 @@ def layer(length: int, repeats: int) -> Row:
     slow, fast = medians(
         [lambda: torch.autograd.grad(softmax(x).sum(), x), lambda: torch.autograd.grad(linear(x).sum(), x)], repeats
     )
-    return (
-        f"layer, D={WIDTH}, H={HEADS}, w=64, T={length:,}: softmax (SDPA) / Liger",
-        slow / fast,
-        "x, forward and backward",
-    )
+    text = f"linearised layer, D = {WIDTH}, H = {HEADS}, w = 64, T = {length:,}, forward and backward"
+    return Row(text, "softmax (SDPA)", fast / slow, duration(slow))
 
 
 @torch.no_grad()
-def decoding(position: int, repeats: int) -> list[Row]:
+def decoding(position: int, repeats: int) -> Iterator[Row]:
     """One more token after so many: softmax attention with its cache against the linearised layer with its state."""
     softmax = SoftmaxAttention(WIDTH, HEADS)
     linear = linearize(torch.nn.Sequential(copy.deepcopy(softmax)))[0]  # type: ignore[index]
@@ -60,23 +57,22 @@ def decoding(position: int, repeats: int) -> list[Row]:
     state = linear.extend(torch.randn(1, position, WIDTH))[1]
     slow, fast = medians([lambda: softmax.extend(x, cache), lambda: linear.extend(x, state)], repeats)
     kept = state.memory.nbytes + state.recent.keys.nbytes + state.recent.values.nbytes
-    what = f"decoding step, D={WIDTH}, H={HEADS}, after {position:,} tokens: softmax / Liger"
-    return [
-        (what, slow / fast, "x, time"),
-        (what, (cache.keys.nbytes + cache.values.nbytes) / kept, "x, bytes of the state"),
-    ]
+    text = f"decoding step, D = {WIDTH}, H = {HEADS}, after {position:,} tokens"
+    cached = cache.keys.nbytes + cache.values.nbytes
+    yield Row(text, "softmax with a cache", fast / slow, duration(slow))
+    yield Row(text, "softmax with a cache", kept / cached, f"{cached / 1e6:.1f} MB", unit="bytes of the state")
 
 
-def rows() -> list[Row]:
-    """Every comparison: label, ratio (above 1 where ours is better), unit."""
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    torch.set_num_threads(1)
     torch.manual_seed(0)
-    found = [recurrence(length, repeats) for length, repeats in ((256, 5), (1024, 3), (4096, 2))]
-    found += [layer(length, repeats) for length, repeats in ((1024, 5), (4096, 3), (16384, 1))]
+    for length, repeats in ((256, 5), (1024, 3), (4096, 2)):
+        yield recurrence(length, repeats)
+    for length, repeats in ((1024, 5), (4096, 3), (16384, 1)):
+        yield layer(length, repeats)
     for position in (1024, 4096, 16384):
-        found += decoding(position, 20)
-    return found
+        yield from decoding(position, 20)
 
 
 if __name__ == "__main__":
-    for label, value, unit in rows():
-        print(f"{label:80}{value:8.2f} {unit}", flush=True)
+    report(__file__, __doc__, rows)

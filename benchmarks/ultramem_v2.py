@@ -1,15 +1,17 @@
 """UltraMemV2's parts: the optimiser's step on a large table, a training step with tables, retrieval.
 
-Run: ``python benchmarks/_sequence_ultramem.py``; ``benchmarks/sequence.py`` calls :func:`rows`. Those that are compared
-take turns, and of each the median time counts.
+Run: ``python benchmarks/ultramem_v2.py``, one thread. Those that are compared take turns, and of each the median time
+counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Iterator
 
 import torch
-from _timing import Row, medians
+from _rows import Row, duration, report
+from _timing import medians
 from torch import nn
 
 from framework.optim import OptimizerConfig, build_optimizer
@@ -20,7 +22,7 @@ from modules.sequence.ultramem_v2.tables import Table, read_dense, row_products,
 from modules.sequence.ultramem_v2.tdqkr import exhaustive, leading_pairs, tdqkr
 
 
-def optimiser(size: int, width: int, read: int, repeats: int) -> list[Row]:
+def optimiser(size: int, width: int, read: int, repeats: int) -> Iterator[Row]:
     """A step on a table of which a batch has read some rows: row-wise, dense AdamW, torch's SparseAdam."""
     ids = torch.randint(size, (1, read)).unique()[None]
     gradient = torch.sparse_coo_tensor(ids, torch.randn(ids.shape[1], width), (size, width), check_invariants=False)
@@ -38,16 +40,13 @@ def optimiser(size: int, width: int, read: int, repeats: int) -> list[Row]:
         table.grad = gradient if sparse else gradient.to_dense()
         steps.append(make(table).step)
     ours, catching, theirs, fused, dense = medians(steps, repeats)
-    what = f"optimiser step, table of {size:,} x {width}, {ids.shape[1]:,} rows read"
-    return [
-        (f"{what}: dense AdamW / RowAdamW", dense / ours, "x"),
-        (f"{what}: dense fused AdamW / RowAdamW", fused / ours, "x"),
-        (f"{what}: SparseAdam / RowAdamW", theirs / ours, "x"),
-        (f"{what}: RowAdamW catch_up / RowAdamW", catching / ours, "x the time"),
-    ]
+    what = f"step of row_adamw, table of {size:,} x {width}, {ids.shape[1]:,} rows read"
+    peers = {"AdamW": dense, "AdamW, fused": fused, "torch.optim.SparseAdam": theirs, "itself with catch_up": catching}
+    for name, seconds in peers.items():
+        yield Row(what, name, ours / seconds, duration(seconds))
 
 
-def training_step(n_keys: int, repeats: int) -> list[Row]:
+def training_step(n_keys: int, repeats: int) -> Iterator[Row]:
     """A whole step of a small language model with tables, row-wise and dense, against the same model without."""
     tokens = torch.randint(256, (8, 128))
     steps, parameters = [], []
@@ -71,10 +70,9 @@ def training_step(n_keys: int, repeats: int) -> list[Row]:
         steps.append(step)
     plain, row_wise, dense = medians(steps, repeats)
     what = f"training step, {parameters[1]:.1f} M with 4 tables of {n_keys}² slots"
-    return [
-        (f"{what} (RowAdamW) / {parameters[0]:.1f} M without, equal multiply-adds", row_wise / plain, "x the time"),
-        (f"{what}: dense AdamW / RowAdamW", dense / row_wise, "x"),
-    ]
+    peer = f"{parameters[0]:.1f} M without, of equal multiply-adds"
+    yield Row(what, peer, row_wise / plain, duration(plain))
+    yield Row(what, "the same with dense AdamW", row_wise / dense, duration(dense))
 
 
 def retrieval(n_keys: int, tokens: int, repeats: int) -> Row:
@@ -86,7 +84,7 @@ def retrieval(n_keys: int, tokens: int, repeats: int) -> Row:
         [lambda: tdqkr(*scores, cores, u[0], t[0], 16), lambda: exhaustive(*scores, cores, 16)],  # type: ignore[call-arg]
         repeats,
     )
-    return (f"best 16 of {n_keys}² slots, {tokens} tokens: all slots scored / TDQKR", slow / fast, "x")
+    return Row(f"best 16 of {n_keys}² slots, {tokens} tokens", "scoring all slots", fast / slow, duration(slow))
 
 
 def reading(size: int, tokens: int, repeats: int) -> Row:
@@ -104,22 +102,19 @@ def reading(size: int, tokens: int, repeats: int) -> Row:
         read_dense(scores, ids, values.weight, x, pre.weight).sum().backward()
 
     ours, plain = medians([fast, slow], repeats)
-    return (f"reading {tokens:,} x 16 of {size:,} rows, forward and backward: gathered / ours", plain / ours, "x")
+    text = f"reading {tokens:,} x 16 of {size:,} rows, forward and backward"
+    return Row(text, "gathering them, dense gradients", ours / plain, duration(plain))
 
 
-def rows(repeats: int = 7) -> list[Row]:
-    """All of them."""
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    torch.set_num_threads(1)
     torch.manual_seed(0)
-    return [
-        *optimiser(1_000_000, 32, 16_384, repeats),
-        *training_step(64, repeats),
-        *training_step(256, repeats),
-        retrieval(256, 256, repeats),
-        reading(262_144, 2048, repeats),
-    ]
+    yield from optimiser(1_000_000, 32, 16_384, options.repeats)
+    for n_keys in (64, 256):
+        yield from training_step(n_keys, options.repeats)
+    yield retrieval(256, 256, options.repeats)
+    yield reading(262_144, 2048, options.repeats)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    for label, value, unit in rows():
-        print(f"{label:<110} {value:7.2f} {unit}")
+    report(__file__, __doc__, rows, lambda parser: parser.add_argument("--repeats", type=int, default=7))

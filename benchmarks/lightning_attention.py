@@ -1,16 +1,22 @@
-"""Lightning Attention against the forms it replaces; on a GPU also fla and the authors' kernels, if installed."""
+"""Lightning Attention against the forms it replaces; on a GPU also fla and the authors' kernels, if installed.
+
+Run: ``python benchmarks/lightning_attention.py``; on a CPU one thread.
+"""
 
 from __future__ import annotations
 
+import argparse
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from _timing import Row, medians
+from _rows import Row, duration, report
+from _timing import medians
 from torch import Tensor
 
+from framework.claims import at_most
 from modules.sequence.lightning_attention import alibi_slopes, lightning_attention
 from modules.sequence.lightning_attention.reference import left_product, recurrence, right_product
 
@@ -25,15 +31,16 @@ def both(call: Callable[..., Tensor], parts: list[Tensor]) -> Callable[[], objec
     return lambda: torch.autograd.grad(call(*parts).sum(), parts)
 
 
-def rows() -> list[Row]:
-    return [*cpu_rows(), *(gpu_rows() if torch.cuda.is_available() else [])]
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    yield from cpu_rows()
+    if torch.cuda.is_available():
+        yield from gpu_rows()
 
 
-def cpu_rows() -> list[Row]:
+def cpu_rows() -> Iterator[Row]:
     """One thread, b1 h4 d64 float32, forward and backward."""
     torch.set_num_threads(1)
     slopes = alibi_slopes(4)
-    found: list[Row] = []
     tiled: dict[int, float] = {}
     for length in (512, 1024, 2048, 4096, 8192, 16384):
         parts = inputs(length, 64, 4, "cpu", torch.float32)
@@ -50,17 +57,19 @@ def cpu_rows() -> list[Row]:
         took = dict(zip(calls, medians(calls.values(), 3 if length > 2048 else 5, warmups=2), strict=True))
         tiled[length] = took.pop("tiled")
         for name, seconds in took.items():
-            bound = "at least 5" if (name, length) == ("left product", 2048) else ""
-            found.append((f"{name} / tiled, n = {length}", seconds / tiled[length], bound))
+            bound = at_most(0.2) if (name, length) == ("left product", 2048) else None
+            text = f"tiles, b1 h4 d64, n = {length:,}, forward and backward"
+            yield Row(text, name, tiled[length] / seconds, duration(seconds), bound)
     lengths = [length for length in tiled if length >= 1024]
     x, y = [math.log(n) for n in lengths], [math.log(tiled[n]) for n in lengths]
     slope = statistics.linear_regression(x, y).slope
-    return [("exponent of the tiled form's time, 1k to 16k", slope, "at most 1.15"), *found]
+    yield Row(
+        "time of the tiles, n = 1,024 to 16,384: its exponent", "linear in n", slope, "", at_most(1.15), "exponent"
+    )
 
 
-def gpu_rows() -> list[Row]:
+def gpu_rows() -> Iterator[Row]:
     """b1 h16 d128 bfloat16, forward and backward."""
-    found: list[Row] = []
     speed: dict[int, float] = {}
     slopes = alibi_slopes(16).cuda()
     for length in (1024, 4096, 16384, 32768, 65536):
@@ -93,12 +102,13 @@ def gpu_rows() -> list[Row]:
         took = dict(zip(calls, medians(calls.values(), 7, warmups=2), strict=True))
         ours = took.pop("ours")
         speed[length] = length / ours
-        bound = "at least 0.9" if 4096 <= length <= 32768 else ""
-        found += [(f"{name} / ours, n = {length}", seconds / ours, bound) for name, seconds in took.items()]
-    found.append(("tokens per second, 64k against 1k", speed[65536] / speed[1024], "about 1"))
-    return found
+        bound = at_most(1.1) if 4096 <= length <= 32768 else None
+        for name, seconds in took.items():
+            text = f"on the GPU, b1 h16 d128 bfloat16, n = {length:,}, forward and backward"
+            yield Row(text, name, ours / seconds, duration(seconds), bound)
+    text = "on the GPU: time of a token at n = 65,536"
+    yield Row(text, "at n = 1,024", speed[1024] / speed[65536])
 
 
 if __name__ == "__main__":
-    for label, value, bound in rows():
-        print(f"{label:60} {value:8.3f}  {bound}")
+    report(__file__, __doc__, rows)

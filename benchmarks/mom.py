@@ -1,16 +1,19 @@
 """MoM: the cost of k of M memories and the shared one against k + 1 single ones; its forms; its delta rule.
 
-Run: ``python benchmarks/_sequence_mom.py``; ``benchmarks/sequence.py`` calls :func:`rows`. Forward and backward pass.
+Run: ``python benchmarks/mom.py``, one thread. Forward and backward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Iterator
 
 import torch
-from _timing import Row, medians
+from _rows import Row, duration, report
+from _timing import medians
 from torch import Tensor, nn
 
+from framework.claims import at_most
 from modules.sequence.delta_rule import chunk_gated_delta_rule, recurrent_gated_delta_rule
 from modules.sequence.mom import MoMLayer
 
@@ -26,7 +29,7 @@ def passes(layers: list[nn.Module], x: Tensor) -> Callable[[], object]:
     return step
 
 
-def layers(rule: str, width: int, length: int, batch: int) -> list[Row]:
+def layers(rule: str, width: int, length: int, batch: int) -> Iterator[Row]:
     """2 of 4 memories and the shared one against three layers of a single memory, and the forms against each other."""
     x = torch.randn(batch, length, width)
     mixture = {name: MoMLayer(width, 4, rule=rule, backend=name) for name in ("varlen", "masked")}
@@ -34,10 +37,10 @@ def layers(rule: str, width: int, length: int, batch: int) -> list[Row]:
     calls = {"three single": passes(single, x)} | {name: passes([layer], x) for name, layer in mixture.items()}
     took = dict(zip(calls, medians(calls.values(), 5, warmups=2), strict=True))
     what = f"{rule}, width {width}, {batch} x {length} tokens"
-    return [
-        (f"2 of 4 + shared / three single memories, {what}", took["varlen"] / took["three single"], "at most 1.3"),
-        (f"masked form / sorted form, {what}", took["masked"] / took["varlen"], ""),
-    ]
+    three = took["three single"]
+    text = f"2 of 4 memories and a shared one, {what}"
+    yield Row(text, "three layers of one memory", took["varlen"] / three, duration(three), at_most(1.3))
+    yield Row(f"sorted form, {what}", "masked form", took["varlen"] / took["masked"], duration(took["masked"]))
 
 
 def delta_rule(length: int) -> Row:
@@ -50,18 +53,18 @@ def delta_rule(length: int) -> Row:
         return lambda: torch.autograd.grad(form(unit(q, dim=-1), unit(k, dim=-1), v, beta, decay)[0].sum(), (q, k, v))
 
     chunks, steps = medians([call(chunk_gated_delta_rule), call(recurrent_gated_delta_rule)], 5, warmups=2)
-    return (f"gated delta rule, step recurrence / chunks, n = {length}", steps / chunks, "")
+    text = f"gated delta rule in chunks, n = {length:,}"
+    return Row(text, "its step recurrence", chunks / steps, duration(steps), at_most(1.0))
 
 
-def rows() -> list[Row]:
+def rows(options: argparse.Namespace) -> Iterator[Row]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    found: list[Row] = []
     for rule in ("linear", "gated_deltanet"):
-        found += layers(rule, 256, 1024, 4)
-    return [*found, delta_rule(512), delta_rule(2048)]
+        yield from layers(rule, 256, 1024, 4)
+    for length in (512, 2048):
+        yield delta_rule(length)
 
 
 if __name__ == "__main__":
-    for label, value, bound in rows():
-        print(f"{label:80} {value:8.3f}  {bound}")
+    report(__file__, __doc__, rows)
