@@ -33,8 +33,8 @@ with 0.4B parameters); a softmax model of that size 1.548. Tokens per second of 
 256: 0.97.
 
 Cost: n(B(d+e) + 2de) multiplications a head. One CPU thread, h4 d64, forward and backward: 15 to 17 times faster than
-the left product at n = 2048, 5 times than softmax attention there, 19 times at 8192 (``benchmarks/lightning_attention.py``). On
-the GPUs of the paper it loses to flash attention below about 4k tokens.
+the left product at n = 2048, 5 times than softmax attention there, 19 times at 8192
+(``benchmarks/lightning_attention.py``). On the GPUs of the paper it loses to flash attention below about 4k tokens.
 
 Composes with every technique that works on linear layers; the observers ``throughput`` and ``generate_sample``.
 
