@@ -21,8 +21,8 @@ from torch import Tensor
 
 from framework.claims import at_most
 from framework.commands import quiet_lightning
-from modules.dynamics.ensemble import record_points
 from modules.dynamics.generalization_dynamics import theory
+from modules.ensemble import record_points
 
 STEPS, EVERY, REPEATS, SEEDS = 10_000, 1000, 3, 32
 

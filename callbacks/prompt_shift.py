@@ -9,8 +9,8 @@ a time: all covariates times c (``scale``; labels are those of the new covariate
 squares on the same prompts. Errors are over the mean square of the noiseless label, so that a model that answers 0 has
 1. Written: ``prompt_shift.json``, and a figure; the numbers are logged too, as ``prompt_shift/<shift>/<value>``.
 
-Works on any module that answers prompts (:class:`framework.regression_prompts.AnswersPrompts`) with a datamodule that
-hands them out (:class:`framework.regression_prompts.HandsOutPrompts`). Changes nothing in the model. A linear
+Works on any module that answers prompts (:class:`framework.protocols.AnswersPrompts`) with a datamodule that
+hands them out (:class:`framework.protocols.HandsOutPrompts`). Changes nothing in the model. A linear
 attention layer keeps its error under another task scale and (for long prompts) another query; of covariates times c
 its answer goes with c³ where it should go with c. Cost: a forward pass over ``prompts`` prompts for each value.
 """
@@ -30,7 +30,8 @@ from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.probe import evaluating
-from framework.regression_prompts import AnswersPrompts, HandsOutPrompts, PromptLaw
+from framework.protocols import AnswersPrompts, HandsOutPrompts
+from framework.regression_prompts import PromptLaw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

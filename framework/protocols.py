@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from framework.learngene import Learngene
+    from framework.regression_prompts import PromptLaw, Prompts
 
 
 @dataclass(frozen=True)
@@ -312,4 +313,29 @@ class HasLearngene(Protocol):
 
     def make_learngene(self, data: Any, trial: bool = False) -> Learngene:
         """Makes one of a datamodule that is set up; a ``trial`` need not be any good."""
+        ...
+
+
+@runtime_checkable
+class HandsOutPrompts(Protocol):
+    """A datamodule that draws regression prompts."""
+
+    law: PromptLaw
+    """What they are drawn from; known after ``setup``."""
+
+    length: int
+    """N in training."""
+
+    def draw(self, prompts: int, length: int, index: int = 0, law: PromptLaw | None = None) -> Prompts:
+        """Prompts that are used for nothing else, the same each time; of another law where one is given."""
+        ...
+
+
+@runtime_checkable
+class AnswersPrompts(Protocol):
+    """A module that predicts the query's labels."""
+
+    def answer(self, x: Tensor, y: Tensor) -> Tensor:
+        """(E, B, T), for E models side by side, of ``x`` (B, N + 1, d) and ``y`` (B, N + 1, T); the last y
+        is unused."""
         ...

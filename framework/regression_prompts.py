@@ -1,4 +1,4 @@
-"""Regression prompts: what they are drawn from, how a batch of them is drawn, and who hands them out.
+"""Regression prompts: what they are drawn from, and how a batch of them is drawn.
 
 A prompt is N labelled examples (x_i, y_i) and a query x_q: ``y = f(⟨w, x⟩) + ε`` with a task w of its own. A batch
 holds ``x`` (B, N + 1, d), the query last, and ``y`` (B, N + 1, T), the query's label last, for T labels a point.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -146,28 +146,3 @@ class PromptLaw:
                 noise[:, -1] = 0
             y += noise
         return {"x": x, "y": y, "w": w}
-
-
-@runtime_checkable
-class HandsOutPrompts(Protocol):
-    """A datamodule that draws regression prompts."""
-
-    law: PromptLaw
-    """What they are drawn from; known after ``setup``."""
-
-    length: int
-    """N in training."""
-
-    def draw(self, prompts: int, length: int, index: int = 0, law: PromptLaw | None = None) -> Prompts:
-        """Prompts that are used for nothing else, the same each time; of another law where one is given."""
-        ...
-
-
-@runtime_checkable
-class AnswersPrompts(Protocol):
-    """A module that predicts the query's labels."""
-
-    def answer(self, x: Tensor, y: Tensor) -> Tensor:
-        """(E, B, T), for E models side by side, of ``x`` (B, N + 1, d) and ``y`` (B, N + 1, T); the last y
-        is unused."""
-        ...

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from modules.dynamics.ensemble import Ensemble
+from modules.ensemble import Ensemble
 
 
 def trainer(folder: Path, epochs: int = 4, **options: Any) -> pl.Trainer:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-STATES = ("running", "finished", "stopped", "failed", "interrupted")
-
 
 @dataclass
 class Trial:

@@ -18,8 +18,9 @@ from torch import Tensor
 from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
 from framework.module import as_dataclass
-from framework.regression_prompts import HandsOutPrompts, PromptLaw
-from modules.dynamics.ensemble import Batch, Ensemble
+from framework.protocols import HandsOutPrompts
+from framework.regression_prompts import PromptLaw
+from modules.ensemble import Batch, Ensemble
 from modules.in_context.plots import lengths_figure
 from modules.in_context.predictors import Predictor, baselines
 

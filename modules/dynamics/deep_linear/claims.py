@@ -24,7 +24,7 @@ from modules.dynamics.deep_linear.plots import (
     spectra_figure,
     traces_figure,
 )
-from modules.dynamics.ensemble import Batch, prepared
+from modules.ensemble import Batch, prepared
 
 CONFIG = "dynamics/deep_linear"
 DIGITS = ("--data.source=digits", "--data.mean=true", "--model.inputs=64", "--model.outputs=10", "--model.hidden=64")

@@ -17,7 +17,7 @@ from modules.dynamics.deep_linear.initialisation import KINDS, draw
 from modules.dynamics.deep_linear.network import balance, gradients, losses, modes, product
 from modules.dynamics.deep_linear.nonlinear import correlation, tanh_gradients, tanh_losses
 from modules.dynamics.deep_linear.plots import modes_figure
-from modules.dynamics.ensemble import Batch, Ensemble
+from modules.ensemble import Batch, Ensemble
 
 ACTIVATIONS = ("linear", "tanh")
 

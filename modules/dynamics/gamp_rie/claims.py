@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from framework.claims import Claim, Reproduction, at_most, close_to, within
-from modules.dynamics.ensemble import Batch, Ensemble, prepared
 from modules.dynamics.gamp_rie.gamp import distance, solve
 from modules.dynamics.gamp_rie.plots import curves_figure, optima_figure, phase_figure
 from modules.dynamics.gamp_rie.state_evolution import curve, mmse, perfect_recovery
+from modules.ensemble import Batch, Ensemble, prepared
 
 CONFIG, DESCENT = "dynamics/gamp_rie", "dynamics/gamp_rie_gd"
 SEEDS, TEACHERS = 4, 8

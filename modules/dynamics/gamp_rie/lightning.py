@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig
 from framework.errors import UserError
-from modules.dynamics.ensemble import Batch, Ensemble
 from modules.dynamics.gamp_rie.gamp import State, begin, distance, forward, iterate, wishart
 from modules.dynamics.gamp_rie.plots import errors_figure
 from modules.dynamics.gamp_rie.state_evolution import mmse
+from modules.ensemble import Batch, Ensemble
 
 
 class QuadraticStudent(Ensemble):
@@ -29,7 +29,7 @@ class QuadraticStudent(Ensemble):
         inits: E, independent starts on the same data.
         inner_steps: Steps in a training step.
         points: About how many times the members are measured.
-        optimizer: See :class:`modules.dynamics.ensemble.Ensemble`.
+        optimizer: See :class:`modules.ensemble.Ensemble`.
 
     Raises:
         UserError: a setting is not accepted; the data have another shape.

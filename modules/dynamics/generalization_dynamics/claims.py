@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from framework.claims import Claim, Reproduction, at_least, at_most, close_to, within
-from modules.dynamics.ensemble import Batch, prepared
 from modules.dynamics.generalization_dynamics import theory
 from modules.dynamics.generalization_dynamics.lightning import LinearStudent
 from modules.dynamics.generalization_dynamics.plots import (
@@ -21,6 +20,7 @@ from modules.dynamics.generalization_dynamics.plots import (
     widths_figure,
 )
 from modules.dynamics.generalization_dynamics.students import FROZEN, bulk_eigenvalues, decompose, random_features
+from modules.ensemble import Batch, prepared
 
 CONFIG = "dynamics/generalization_dynamics"
 # (SNR, α): t_opt, E_g there, the best ridge's, and at the end.

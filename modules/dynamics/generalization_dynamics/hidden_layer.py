@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig
 from framework.errors import UserError
-from modules.dynamics.ensemble import Batch, Ensemble
 from modules.dynamics.generalization_dynamics.plots import widths_figure
 from modules.dynamics.generalization_dynamics.students import Flow, flow, random_features
+from modules.ensemble import Batch, Ensemble
 
 TRAINED = ("readout", "all")
 

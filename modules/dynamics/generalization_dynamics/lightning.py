@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig
 from framework.errors import UserError
-from modules.dynamics.ensemble import Batch, Ensemble
 from modules.dynamics.generalization_dynamics import theory
 from modules.dynamics.generalization_dynamics.plots import errors_figure
 from modules.dynamics.generalization_dynamics.students import FROZEN, Flow, flow
+from modules.ensemble import Batch, Ensemble
 
 
 class LinearStudent(Ensemble):

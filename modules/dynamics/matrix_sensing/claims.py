@@ -11,9 +11,9 @@ import torch
 from framework.claims import Claim, Reproduction, at_least, at_most, close_to, within
 from framework.low_rank import rebalance
 from framework.rates import exponential_rate, power_exponent
-from modules.dynamics.ensemble import Batch, prepared
 from modules.dynamics.matrix_sensing.lightning import MatrixSensing
 from modules.dynamics.matrix_sensing.plots import acceleration_figure, errors_figure, rates_figure, spectra_figure
+from modules.ensemble import Batch, prepared
 
 CONFIG = "dynamics/matrix_sensing"
 RATE = 0.1

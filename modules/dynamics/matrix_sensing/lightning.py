@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig
 from framework.errors import UserError
-from modules.dynamics.ensemble import Batch, Ensemble
 from modules.dynamics.matrix_sensing.plots import errors_figure
 from modules.dynamics.matrix_sensing.sensing import asymmetric_gradients, misfit, symmetric_gradient
 from modules.dynamics.matrix_sensing.theory import imbalance, predicted_rate, redundant_error
+from modules.ensemble import Batch, Ensemble
 
 
 class MatrixSensing(Ensemble):

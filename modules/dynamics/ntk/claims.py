@@ -11,9 +11,9 @@ from torch import Tensor
 
 from framework.claims import Claim, Reproduction, at_least, at_most, close_to, within
 from framework.ntk import KernelPredictor, drift, infinite_kernels, inflation
-from modules.dynamics.ensemble import Batch, prepared
 from modules.dynamics.ntk.lightning import NTKRegression
 from modules.dynamics.ntk.plots import components_figure, functions_figure, kernel_figure
+from modules.ensemble import Batch, prepared
 
 DRAWS = 5
 CIRCLE, DIGITS = "dynamics/ntk", "dynamics/ntk_digits"

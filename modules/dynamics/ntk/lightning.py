@@ -11,9 +11,9 @@ from torch import Tensor
 from framework import OptimizerConfig
 from framework.errors import UserError
 from framework.ntk import KernelPredictor, drift, infinite_kernels, inflation
-from modules.dynamics.ensemble import Batch, Ensemble
 from modules.dynamics.ntk.mlp import NTKMLP
 from modules.dynamics.ntk.plots import fan_figure
+from modules.ensemble import Batch, Ensemble
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from framework.claims import Claim, Reproduction, at_least, at_most, close_to
-from modules.dynamics.ensemble import Batch, prepared
 from modules.dynamics.rich_lazy_rnn import linear
 from modules.dynamics.rich_lazy_rnn.lightning import LeakyReluRNN, final
 from modules.dynamics.rich_lazy_rnn.plots import laziness_figure, spectra_figure, theory_figure
+from modules.ensemble import Batch, prepared
 
 CONFIG, DIGITS = "dynamics/rich_lazy_rnn", "dynamics/rich_lazy_rnn_digits"
 STEPS, SCALE = 3000, "H = 100 (paper: 300), 3,000 steps (10,000)"

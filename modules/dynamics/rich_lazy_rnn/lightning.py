@@ -14,9 +14,9 @@ from framework.data.seeding import mix
 from framework.errors import UserError
 from framework.laziness import effective_ranks, kernel_alignment, representation_alignment
 from framework.structured_weights import low_rank_part, structure_of, structured
-from modules.dynamics.ensemble import Batch, Ensemble
 from modules.dynamics.rich_lazy_rnn.network import Weights, gradients, recurrent_kernel, states
 from modules.dynamics.rich_lazy_rnn.plots import laziness_figure, spectra_figure
+from modules.ensemble import Batch, Ensemble
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 LOOKED_AT = 2000  # trials that the loss is measured on

@@ -9,7 +9,7 @@ import torch
 from datamodules.in_context.prompt_files import read_prompts
 from datamodules.in_context.prompts import Prompts, real_rows
 from framework.errors import UserError
-from framework.regression_prompts import HandsOutPrompts
+from framework.protocols import HandsOutPrompts
 
 
 def batches(data, loader):

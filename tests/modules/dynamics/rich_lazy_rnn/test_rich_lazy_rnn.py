@@ -10,11 +10,11 @@ from datamodules.dynamics.cognitive_tasks import CognitiveTasks
 from framework import OptimizerConfig
 from framework.errors import UserError
 from framework.laziness import kernel_alignment, representation_alignment
-from modules.dynamics.ensemble import prepared
 from modules.dynamics.rich_lazy_rnn import LeakyReluRNN
 from modules.dynamics.rich_lazy_rnn.lightning import final
 from modules.dynamics.rich_lazy_rnn.network import Weights, recurrent_kernel, states
 from modules.dynamics.rich_lazy_rnn.plots import laziness_figure, spectra_figure
+from modules.ensemble import prepared
 
 SMALL = {"hidden": 12, "ranks": [1, 4, 12], "seeds": 2, "batch_size": 8, "kernel_trials": 5, "dtype": "float64"}
 

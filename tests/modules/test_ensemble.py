@@ -10,7 +10,7 @@ from framework import OptimizerConfig
 from framework.data.arrays import WholeBatch
 from framework.data.whole import WholeData
 from framework.errors import UserError
-from modules.dynamics.ensemble import Ensemble, record_points
+from modules.ensemble import Ensemble, record_points
 
 RATE = 0.01
 CURVATURES = [1.0, 2.0, 5.0]
