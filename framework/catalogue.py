@@ -216,9 +216,9 @@ def main(arguments: Sequence[str]) -> int:
     from framework.errors import UserError
 
     if arguments[:1] == ["--markdown"]:
-        from framework.tables import main as tables
+        from framework.tables import main as write
 
-        return tables(arguments[1:])
+        return write(arguments[1:])
     unknown = [argument for argument in arguments if argument != "--json"]
     if unknown:
         raise UserError(f"list: unexpected argument {unknown[0]!r}; accepted: --json, or --markdown [FILE...]")

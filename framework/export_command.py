@@ -1,4 +1,4 @@
-"""``export last | best | RUN_FOLDER | CHECKPOINT``: writes the weights of a checkpoint to a smaller file that opens as one."""
+"""``export last | best | RUN_FOLDER | CHECKPOINT``: writes its weights to a smaller file that opens as a checkpoint."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def claims_modules() -> dict[str, str]:
 
 
 def find_claims(name: str) -> str:
-    """The module path of the claims of ``name``: one of :func:`claims_modules`, or itself a module path (``lab.claims``).
+    """The module of the claims of ``name``: one of :func:`claims_modules`, or itself a module path (``lab.claims``).
 
     Raises:
         UserError: it is neither.

@@ -6,7 +6,6 @@ anew what stands between the two; ``make docs`` does so for every page.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -35,11 +34,10 @@ def _papers(text: str) -> str:
 
 
 def _configs(names: Sequence[str]) -> str:
-    """Several names that begin alike as a shell would write them: ``sequence/s4d{,_paper}``."""
-    if len(names) < 2:
-        return f"`{names[0]}`" if names else ""
-    start = os.path.commonprefix(list(names))
-    return f"`{start}{{{','.join(name.removeprefix(start) for name in names)}}}`"
+    """A name and those that go on from it, as a shell would write them: ``sequence/s4d{,_paper}``."""
+    if len(names) == 1:
+        return f"`{names[0]}`"
+    return f"`{names[0]}{{{','.join(name.removeprefix(names[0]) for name in names)}}}`"
 
 
 def methods() -> str:

@@ -23,9 +23,9 @@ from typing import Any
 
 import pytest
 import yaml
-from docs.blocks import ROOT, Block, command_lines, framework_arguments
 from resume_harness import start_child, wait_for
 
+from docs.blocks import ROOT, Block, command_lines, framework_arguments
 from framework import catalogue, paths, reproduce
 from framework.__main__ import main
 from framework.sweep_command import _read as read_sweep_options
@@ -41,7 +41,13 @@ def shortened(arguments: list[str], again: bool) -> list[str]:
     """A training command with what makes it short; ``again``: it goes on from a checkpoint, an epoch further."""
     if arguments[0] not in TRAINING or any("help" in item or item == "--print_config" for item in arguments):
         return arguments
-    return [*arguments, *SHORT, *([f"--trainer.max_epochs={2 if again else 1}"] if arguments[0] == "fit" else [])]
+    figures = [] if any("kernel_plot" in item for item in arguments) else ["--techniques.kernel_plot=null"]  # seconds
+    return [
+        *arguments,
+        *SHORT,
+        *figures,
+        *([f"--trainer.max_epochs={2 if again else 1}"] if arguments[0] == "fit" else []),
+    ]
 
 
 def newest(text: str) -> str:

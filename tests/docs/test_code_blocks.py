@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from docs.blocks import COMMANDS, PAGES, ROOT, Block, blocks, framework_arguments, typed_rows
-from docs.running import Failure, PageRun, import_what_commands_import_late
 from resume_harness import start_child, wait_for
 from tiny_files import write_idx
+
+from docs.blocks import COMMANDS, PAGES, ROOT, Block, blocks, framework_arguments, typed_rows
+from docs.running import Failure, PageRun, import_what_commands_import_late
 
 RUN = [page for page in PAGES if blocks(page)]
 
@@ -29,7 +30,9 @@ def in_fork(function) -> None:
 
     code = wait_for(start_child(child))
     if code:
-        pytest.fail(said.read_text(encoding="utf-8") if said.is_file() else f"the page ended with {code}", pytrace=False)
+        pytest.fail(
+            said.read_text(encoding="utf-8") if said.is_file() else f"the page ended with {code}", pytrace=False
+        )
 
 
 @pytest.mark.slow
@@ -46,7 +49,8 @@ def test_the_blocks_of_a_page_run_in_order(page):
 @pytest.mark.slow
 def test_what_to_type_can_be_typed():
     def run() -> None:
-        write_idx(Path("data/fashion-mnist"))
+        Path("data").mkdir()
+        write_idx(Path("data/fashion-mnist"), n_train=400, classes=10)
         state = PageRun(sweeps=True)
         for what, spans in typed_rows(ROOT / "README.md"):
             options: list[str] = []

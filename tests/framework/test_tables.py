@@ -6,8 +6,8 @@ import pytest
 
 from framework import catalogue, paths, tables
 from framework.__main__ import main
-from framework.editing import Edit
 from framework.config.explain import find_class
+from framework.editing import Edit
 
 PAGES = [*paths.root().glob("*.md"), *(paths.root() / "docs").glob("*.md")]
 
@@ -48,14 +48,14 @@ def test_the_kind_of_a_technique_is_what_its_class_says():
 def test_a_block_is_written_anew_and_the_rest_left_alone(tmp_path, capsys):
     page = tmp_path / "page.md"
     (tmp_path / "other.md").write_text("# Other\n\n| a |\n|---|\n| 1 |\n\n| b |\n")
-    text = "# Page\n<!-- generated: {} -->\nold\n<!-- end -->\nafter\n"
+    text = "# Page\n<!-- generated: {} -->\nstale\n<!-- end -->\nafter\n"
     page.write_text(text.format("first table of other.md") + text.format("sweeps"))
     assert main(["list", "--markdown", str(page)]) == 0
     assert capsys.readouterr().out == f"{page}\n"
     written = page.read_text()
     assert "-->\n| a |\n|---|\n| 1 |\n<!-- end -->\nafter\n" in written
     assert "| `sweeps/s4d_init` | Which spectrum" in written
-    assert "old" not in written
+    assert "stale" not in written
     assert main(["list", "--markdown", str(page)]) == 0
     assert capsys.readouterr().out == ""
 
@@ -80,5 +80,10 @@ def test_a_wrong_block_is_refused_and_nothing_written(tmp_path, capsys, text, me
 def test_without_a_page_every_table_is_printed(capsys):
     assert main(["list", "--markdown"]) == 0
     printed = capsys.readouterr().out
-    for row in ("| `s4d` |", "| `lora` |", "| `datamodules.vision.small_images.SmallImages` |", "| `sweeps/s4d_init` |"):
+    for row in (
+        "| `s4d` |",
+        "| `lora` |",
+        "| `datamodules.vision.small_images.SmallImages` |",
+        "| `sweeps/s4d_init` |",
+    ):
         assert row in printed
