@@ -7,7 +7,7 @@ ARGS ?=
 # One thread: bit-identical results, and no slower on the small models of the tests.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: install fit test test-oldest matrix lint format reproduce results bench clean
+.PHONY: install fit test test-oldest matrix docs lint format reproduce results bench clean
 
 install: $(VENV)/.installed
 
@@ -38,6 +38,10 @@ MATRIX ?= 1
 matrix: install
 	MATRIX=$(MATRIX) $(ONE_THREAD) $(BIN)/python -m pytest tests/composition $(ARGS)
 	PYTHONPATH=tests $(BIN)/python -m composition.table
+
+# The tables of methods, techniques and data in the pages, from the sources.
+docs: install
+	$(BIN)/python -m framework list --markdown *.md docs/*.md
 
 lint: install
 	$(BIN)/ruff check .

@@ -45,6 +45,7 @@ class RebalanceFactors(Transform):
         UserError: a setting is not accepted; at the start, the module has no factors, or the epoch is never reached.
     """
 
+    changes = frozenset({"values"})
     optimizer = "reset"
 
     def __init__(

@@ -15,10 +15,10 @@ USAGE = """usage: framework COMMAND [--config FILE]... [--KEY=VALUE]...
   validate   evaluate on the validation data          --ckpt_path last | FOLDER | FILE
   test       evaluate on the test data                --ckpt_path last | FOLDER | FILE
   predict    write predictions                        --ckpt_path last | FOLDER | FILE
-  list       methods, techniques and configs          --json
+  list       methods, techniques, data and configs    --json | --markdown [FILE...]
   compare    runs side by side over seeds             FOLDER... [--metric NAME] [--by KEY]
   reproduce  check a paper's claims on this machine   METHOD... | --all [--json FILE] [--page FILE]
-  export     write a checkpoint's weights, compressed CHECKPOINT | FOLDER [--format rf8|entropy|plain] [--out FILE]
+  export     write a checkpoint's weights, compressed last | FOLDER | FILE [--format rf8|entropy|plain] [--out FILE]
   sweep      run a W&B sweep file, without an account FILE [--count N] [--workers K] [--storage URL] [--resume]
 
 Settings: --config takes a path or the short name of a shipped config, several times; later wins, and what is typed

@@ -1,4 +1,4 @@
-"""What there is to run: methods, techniques, configs and sweeps, read from the sources without importing them."""
+"""What there is to run: methods, techniques, data, configs and sweeps, read from the sources, nothing imported."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from framework import paths
 from framework.config.yaml12 import load
 
 _NOT_A_METHOD = ("callbacks", "sweeps")
+_KINDS = ("Observer", "Edit", "Once", "Transform")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One method or technique.
+    """One method, technique or datamodule.
 
     Attributes:
-        name: Its short name: the stem of its config, or of its file.
-        field: The field of a method; empty for a technique.
+        name: Its short name: the stem of its config, or of its file; the class path of a datamodule.
+        field: The field of a method or a datamodule; empty for a technique.
         summary: First line of its docstring.
         paper: The ``Paper:`` line of its docstring, or empty.
         class_path: The class that a config names.
         configs: Short names of its shipped configs.
         claims: Module path of its claims, or empty.
+        kind: What a technique does to a model: its kind and what it changes.
+        reads: The ``Reads:`` paragraph of a datamodule.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Entry:
     class_path: str
     configs: tuple[str, ...]
     claims: str = ""
+    kind: str = ""
+    reads: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,15 +65,15 @@ def _docstring(path: Path) -> tuple[ast.Module, str]:
     return tree, ast.get_docstring(tree) or ""
 
 
-def _card(docstring: str) -> tuple[str, str]:
-    """Summary and paper of a module docstring; the paper may run over several lines up to the next empty one."""
+def _card(docstring: str, key: str = "Paper:") -> tuple[str, str]:
+    """First line of a docstring and what follows ``key``, which may run over several lines up to the next empty one."""
     summary = docstring.splitlines()[0].strip() if docstring else ""
-    paper = ""
+    value = ""
     for paragraph in docstring.split("\n\n"):
         for number, line in enumerate(lines := paragraph.splitlines()):
-            if line.startswith("Paper:"):
-                paper = " ".join(part.strip() for part in lines[number:]).removeprefix("Paper:").strip()
-    return summary, paper.rstrip(".")
+            if line.startswith(key):
+                value = " ".join(part.strip() for part in lines[number:]).removeprefix(key).strip()
+    return summary, value.rstrip(".")
 
 
 @cache
@@ -120,8 +125,37 @@ def technique_entries() -> list[Entry]:
         summary, paper = _card(ast.get_docstring(tree) or "")
         fragment = f"callbacks/{name}"
         configs = (fragment,) if fragment in shipped else ()
-        entries.append(Entry(name, "", summary, paper, techniques()[name], configs, _claims(path, f"callbacks.{name}")))
+        class_path = techniques()[name]
+        claims, kind = _claims(path, f"callbacks.{name}"), _kind(class_path, path, tree)
+        entries.append(Entry(name, "", summary, paper, class_path, configs, claims, kind))
     return entries
+
+
+def _kind(class_path: str, path: Path, tree: ast.Module) -> str:
+    """What a technique does to a model, by its class's bases and attributes.
+
+    Its class stands in its file, or in another one of its folder.
+    """
+    others = sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else []
+    bodies = [node for source in (tree, *(_docstring(other)[0] for other in others)) for node in source.body]
+    name = class_path.rpartition(".")[2]
+    cls = next(node for node in bodies if isinstance(node, ast.ClassDef) and node.name == name)
+    bases = [base.id for base in cls.bases if isinstance(base, ast.Name)]
+    kind = next((kind for base in bases for kind in _KINDS if base.endswith(kind)), "Writer")
+    if kind in ("Observer", "Writer"):
+        return kind.lower()
+    given = {}
+    for node in cls.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name) and isinstance(node, ast.Assign | ast.AnnAssign):
+            given[target.id] = node.value
+    changes = given.get("changes")
+    found = ast.literal_eval(changes.args[0]) if isinstance(changes, ast.Call) else set()
+    words = [word for word in ("structure", "trainability", "values") if word in found]
+    optimizer = given.get("optimizer")
+    if isinstance(optimizer, ast.Constant) and optimizer.value == "reset":
+        words.append("resets the optimiser")
+    return f"{kind.lower()}: {', '.join(words)}"
 
 
 def method_entries() -> list[Entry]:
@@ -145,6 +179,19 @@ def method_entries() -> list[Entry]:
     return sorted(entries, key=lambda entry: (entry.field, entry.name))
 
 
+def datamodule_entries() -> list[Entry]:
+    """Every datamodule: a class of ``datamodules/<field>/`` whose docstring says what it reads."""
+    entries = []
+    for path in sorted((paths.root() / "datamodules").glob("*/*.py")):
+        for node in _docstring(path)[0].body:
+            if isinstance(node, ast.ClassDef):
+                summary, reads = _card(ast.get_docstring(node) or "", "Reads:")
+                field, class_path = path.parent.name, f"datamodules.{path.parent.name}.{path.stem}.{node.name}"
+                if reads:
+                    entries.append(Entry(class_path, field, summary, "", class_path, (), reads=reads))
+    return entries
+
+
 def sweep_entries() -> list[SweepEntry]:
     """Every shipped sweep file."""
     return [_sweep(name, path) for name, path in paths.shipped_configs().items() if name.startswith("sweeps/")]
@@ -165,13 +212,18 @@ def _claims(source: Path, module: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """``list [--json]``: prints the catalogue."""
+    """``list [--json | --markdown [FILE...]]``: prints the catalogue, or writes its tables into pages."""
     from framework.errors import UserError
 
+    if arguments[:1] == ["--markdown"]:
+        from framework.tables import main as write
+
+        return write(arguments[1:])
     unknown = [argument for argument in arguments if argument != "--json"]
     if unknown:
-        raise UserError(f"list: unexpected argument {unknown[0]!r}; accepted: --json")
+        raise UserError(f"list: unexpected argument {unknown[0]!r}; accepted: --json, or --markdown [FILE...]")
     methods, callbacks, sweeps = method_entries(), technique_entries(), sweep_entries()
+    data = datamodule_entries()
     listed = {config for entry in (*methods, *callbacks) for config in entry.configs}
     listed |= {entry.name for entry in sweeps}
     others = [name for name in paths.shipped_configs() if name not in listed]
@@ -179,6 +231,7 @@ def main(arguments: Sequence[str]) -> int:
         tables: dict[str, Any] = {
             "methods": [asdict(entry) for entry in methods],
             "techniques": [asdict(entry) for entry in callbacks],
+            "datamodules": [asdict(entry) for entry in data],
             "sweeps": [asdict(entry) for entry in sweeps],
             "configs": sorted(paths.shipped_configs()),
         }
@@ -186,6 +239,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     _print_section("Methods", methods)
     _print_section("Techniques (add one with --config callbacks/NAME or --techniques.NAME=true)", callbacks)
+    _print_section("Data (use one with --data=CLASS; its arguments: fit --data.help=CLASS)", data)
     _print_section("Sweeps (run one with python -m framework sweep NAME)", sweeps)
     if others:
         print("Other configs")
@@ -203,6 +257,8 @@ def _print_section(title: str, entries: Sequence[Entry | SweepEntry]) -> None:
         print(f"  {entry.name:<{width}} {entry.summary}")
         if entry.paper:
             print(f"  {'':<{width}} {entry.paper}")
+        if isinstance(entry, Entry) and entry.reads:
+            print(f"  {'':<{width}} reads {entry.reads}")
         if isinstance(entry, Entry) and entry.configs:
             print(f"  {'':<{width}} configs: {', '.join(entry.configs)}")
     if not entries:

@@ -1,4 +1,4 @@
-"""``export CHECKPOINT | RUN_FOLDER``: writes the weights of a checkpoint to a smaller file that opens as one."""
+"""``export last | best | RUN_FOLDER | CHECKPOINT``: writes its weights to a smaller file that opens as a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from framework.errors import UserError
 
-USAGE = """usage: framework export CHECKPOINT | RUN_FOLDER [--format rf8|entropy|exp_golomb|plain] [--out FILE]
+USAGE = """usage: framework export last | best | RUN_FOLDER | CHECKPOINT [--format FORMAT] [--out FILE]
 
+  last, best    that checkpoint of the newest run; a run folder means its last one
   --format      rf8 (8 bits a weight), entropy (rounded to --step, coded close to the entropy), exp_golomb (rounded to
                 --step, exp-Golomb codes of frequency ranks) or plain; rf8 by default
   --out FILE    where to; beside the checkpoint by default, last.rf8.ckpt for last.ckpt
@@ -65,11 +66,13 @@ def main(arguments: Sequence[str]) -> int:
     if len(given) != 1:
         found = f"{len(given)} were given: {', '.join(given)}" if given else "none was given"
         raise UserError(f"export: one checkpoint or run folder is needed; {found}")
+    from framework import run
     from framework.compression.export import export
     from framework.compression.rate import STEP
 
+    newest = given[0] in ("last", "best")
     report = export(
-        given[0],
+        run.find_checkpoint(given[0], run.RunConfig(), None) if newest else given[0],
         options["out"][-1] if options["out"] else None,
         options["format"][-1] if options["format"] else "rf8",
         step=read_step(options["step"][-1]) if options["step"] else STEP,

@@ -75,11 +75,35 @@ def claims_modules() -> dict[str, str]:
     return {entry.name: entry.claims for entry in entries if entry.claims}
 
 
+def find_claims(name: str) -> str:
+    """The module of the claims of ``name``: one of :func:`claims_modules`, or itself a module path (``lab.claims``).
+
+    Raises:
+        UserError: it is neither.
+    """
+    known = claims_modules()
+    if name in known:
+        return known[name]
+    if "." in name:
+        try:
+            found = import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # of something that the claims import
+            raise UserError(f"reproduce: no module {name!r}: {error}") from error
+        if not callable(getattr(found, "claims", None)):
+            raise UserError(f"reproduce: {found.__file__} has no function claims(run), see framework.claims")
+        return name
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"with claims: {', '.join(sorted(known))}"
+    raise UserError(f"reproduce: {name!r} is no method with claims; {hint}")
+
+
 def reproduce(name: str, folder: Path) -> Report:
     """Runs the claims of one method.
 
     Args:
-        name: A name of :func:`claims_modules`.
+        name: What :func:`find_claims` takes.
         folder: Where figures, runs and ``claims.json`` go.
 
     Returns:
@@ -92,7 +116,7 @@ def reproduce(name: str, folder: Path) -> Report:
     times: list[float] = []
     error = ""
     try:
-        for claim in import_module(claims_modules()[name]).claims(run):
+        for claim in import_module(find_claims(name)).claims(run):
             print(
                 f"  {'holds' if claim.holds else 'FAILS':<6} {claim.text}: {claim.measured:.4g} ({claim.bound.text})",
                 flush=True,
@@ -129,7 +153,10 @@ def print_table(report: Report) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """``reproduce METHOD... | --all``, with paths for ``--json``, ``--folder`` and ``--page``; 1 if a claim fails."""
+    """``reproduce METHOD... | MODULE... | --all``, with paths for ``--json``, ``--folder`` and ``--page``.
+
+    The exit code is 1 if a claim fails.
+    """
     names: list[str] = []
     paths = {"--json": "", "--folder": "runs/reproduce", "--page": ""}
     every = False
@@ -154,10 +181,7 @@ def main(arguments: Sequence[str]) -> int:
     if not names:
         raise UserError(f"reproduce: a method is needed; with claims: {', '.join(sorted(known)) or 'none'}")
     for name in names:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"with claims: {', '.join(sorted(known))}"
-            raise UserError(f"reproduce: {name!r} is no method with claims; {hint}")
+        find_claims(name)
     folder, page = Path(paths["--folder"]), paths["--page"]
     reports = []
     for name in names:

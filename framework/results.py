@@ -85,13 +85,8 @@ def read_records(page: Path) -> list[Record]:
     return found
 
 
-def summary(records: Sequence[Record], page: str = "") -> str:
-    """The table of all methods: paper, claims that hold, time.
-
-    Args:
-        records: As of :func:`read_records`.
-        page: The path of the page as links need it; empty inside the page itself.
-    """
+def summary(records: Sequence[Record]) -> str:
+    """The table of all methods: paper, claims that hold, time."""
     papers = _papers()
     rows = []
     for record in records:
@@ -100,7 +95,7 @@ def summary(records: Sequence[Record], page: str = "") -> str:
         verdict = "holds" if record["holds"] else (f"raised {record['error']}" if record.get("error") else "**fails**")
         paper = papers.get(name, ("", ""))[1]
         rows.append(
-            (f"[`{name}`]({page}#{name})", cell(paper), f"{held} of {len(claims)}", _time(record["seconds"]), verdict)
+            (f"[`{name}`](#{name})", cell(paper), f"{held} of {len(claims)}", _time(record["seconds"]), verdict)
         )
     held = sum(claim["holds"] for record in records for claim in record["claims"])
     count = sum(len(record["claims"]) for record in records)

@@ -16,13 +16,13 @@ def idx_bytes(array, code=0x08):
     return struct.pack(f">HBB{array.ndim}I", 0, code, array.ndim, *array.shape) + array.tobytes()
 
 
-def write_idx(folder, n_train=40, n_test=20, size=(6, 6), zipped=True):
+def write_idx(folder, n_train=40, n_test=20, size=(6, 6), zipped=True, classes=4):
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     content = {}
     for prefix, n in (("train", n_train), ("t10k", n_test)):
         content[f"{prefix}-images-idx3-ubyte"] = rng.integers(0, 256, (n, *size), dtype=np.uint8)
-        content[f"{prefix}-labels-idx1-ubyte"] = (np.arange(n) % 4).astype(np.uint8)
+        content[f"{prefix}-labels-idx1-ubyte"] = (np.arange(n) % classes).astype(np.uint8)
     for name, array in content.items():
         if zipped:
             (folder / f"{name}.gz").write_bytes(gzip.compress(idx_bytes(array)))

@@ -43,6 +43,8 @@ class Circle(WholeData):
 
     With d = 2 a batch also holds ``probe`` (P, 2), points (cos γ, sin γ) with γ evenly from −π to π.
 
+    Reads: ``.npz`` of x and y. Without a path: points of the circle, Gaussian inputs.
+
     Args:
         path: The user's ``.npz`` (:func:`read_points`).
         source: Without a path: ``circle`` (at ``angles``) or ``gaussian`` (``samples`` draws of N(0, I)).

@@ -145,6 +145,8 @@ def held_out(x: Tensor, y: Tensor, probes: int) -> dict[str, Tensor]:
 class CognitiveTasks(WholeData):
     """Trials x (N, T, I) with classes y (N, T), all in each batch; ``probe`` (P, T, I), ``test_x`` and ``test_y``.
 
+    Reads: ``.npz`` of trials x (N, T, I) and y. Without a path: 2AF, DMS, CXT, generated.
+
     Args:
         path: The user's ``.npz`` (:func:`read_trials`); its last fifth is for testing.
         task: Without a path: ``2af`` (3 inputs), ``dms`` (3 inputs) or ``cxt`` (7 inputs), all of 3 classes.

@@ -83,6 +83,9 @@ class Correlations(WholeData):
     ``s11`` Σ11 (N_in, N_in), ``s31`` Σ31 (N_out, N_in) and ``syy`` tr Σyy; with ``examples`` also ``x`` (N_in, P),
     ``y`` (N_out, P) and ``count``, what sums over them are divided by.
 
+    Reads: ``.npz`` of X and Y, MNIST's files, or images and labels. Without a path: hierarchical data, scikit-learn's
+    digits.
+
     Args:
         path: The user's file (:func:`read_pairs`).
         source: Without a path: ``tree`` (the paper's hierarchical data, one-hot inputs) or ``digits``.

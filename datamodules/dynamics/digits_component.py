@@ -16,6 +16,8 @@ from framework.ntk import KernelPredictor, infinite_kernels
 class DigitsComponent(WholeData):
     """The first pictures x (N, d), pixels in [0, 1], and ``component`` (N,): √N times an eigenvector of K/N.
 
+    Reads: MNIST's IDX files. Without a path: scikit-learn's digits.
+
     Args:
         path: Folder with MNIST's ``train-images-idx3-ubyte[.gz]``; by default scikit-learn's digits, d = 64.
         samples: N.

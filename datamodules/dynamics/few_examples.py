@@ -54,6 +54,8 @@ class FewExamples(WholeData):
 
     A batch holds ``x`` (E, N, P), ``y`` (E, P), ``x_test`` (E, N, T) and ``y_test`` (E, T), float64.
 
+    Reads: ``.npz`` of X and Y, MNIST. Without a path: a ReLU teacher, scikit-learn's digits and diabetes.
+
     Args:
         path: The user's ``.npz`` with ``X`` (N, M) and ``Y`` (1, M), or images and labels, or a folder with MNIST
             (:func:`~datamodules.dynamics.correlations.read_pairs`); of classes even and odd are told apart.

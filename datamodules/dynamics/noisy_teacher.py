@@ -19,6 +19,8 @@ class NoisyTeacher(WholeData):
     A batch holds ``x`` (E, N, P) with entries of variance 1/N, ``y`` (E, P), ``teacher`` (E, N) of variance SNR, and
     the numbers ``snr`` and ``noise`` (the variance of ε, 1).
 
+    Reads: ``.npz`` of inputs. Without a path: it is generated.
+
     Args:
         path: An ``.npz`` with ``X`` (N, P) to use as every draw's inputs, scaled to a mean square of 1/N; teacher and
             noise are drawn.

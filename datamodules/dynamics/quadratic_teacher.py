@@ -56,6 +56,8 @@ class QuadraticTeacher(WholeData):
     A batch holds ``x`` (n, d), ``labels`` ỹ (n,) = Tr(Z_i S) + √Δ̃ ξ_i, ``level``, what y = level + ỹ/√d is centred
     by, and ``matrix`` S (d, d) if it is known; all float64. A file's labels are centred by their mean.
 
+    Reads: ``.npz`` of X and y. Without a path: it is generated, or on scikit-learn's digits.
+
     Args:
         path: The user's ``.npz`` (:func:`read_samples`).
         source: Without a path: x is ``gaussian``, or real but not Gaussian, so that the theory does not hold:

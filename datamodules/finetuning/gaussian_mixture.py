@@ -17,6 +17,8 @@ ALL = 100_000
 class GaussianMixture(DataModule):
     """Serves points (B, n) float64 and classes (B,) of :class:`framework.linear_heads.mixture.MixtureLaw`.
 
+    Reads: nothing; it is generated: Gaussian classes.
+
     Args:
         num_classes: K.
         features: n, even.

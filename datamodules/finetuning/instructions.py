@@ -75,6 +75,8 @@ class InstructionData(DataModule):
 
     Batches are mappings with ``input_ids`` and ``labels``, int64 ``(B, length)``; position t predicts label t + 1.
 
+    Reads: Alpaca's JSON or JSONL. Without a path: titles and texts of Python's help.
+
     Args:
         path: A file (``.json``, ``.jsonl``, ``.parquet``, ``.csv``) or a folder of them by split.
         tokenizer: Local folder of a tokenizer of transformers; ``null`` takes bytes, 257 tokens.

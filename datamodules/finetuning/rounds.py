@@ -71,6 +71,8 @@ class RoundData(DataModule):
     ``trainer.reload_dataloaders_every_n_epochs=1``. Somebody must say when a round is over, for example the technique
     ``accuracy_threshold``. The round is in the checkpoint, so that a resumed run is in the same one.
 
+    Reads: what another datamodule reads, revealed in rounds.
+
     Args:
         base: The datamodule: a class path, a class, or an instance (then without the arguments below that build it).
         base_args: Its constructor's arguments.

@@ -149,6 +149,9 @@ class TextData(DataModule):
     Without a template documents are packed into blocks of ``length`` tokens. With one, each row is a sequence of its
     own, cut at ``length``; the loss is on all of it. Batches are mappings, see :class:`Sequences`.
 
+    Reads: text, JSONL, CSV, Parquet, Arrow, by a tokenizer or as bytes. Without a path: the prose of Python's help
+    topics.
+
     Args:
         path: A file (``.txt``, ``.jsonl``, ``.csv``, ``.parquet``, ``.arrow``) or a folder with files by split, as
             Hugging Face's ``datasets`` lays them out (``train-00000-of-00001.parquet``, ``test/data-….arrow``).

@@ -36,6 +36,8 @@ class TransferDigits(DataModule):
     Batches are ``(x, y)``: ``x`` float32 (B, H, W), ``y`` int64 (B,), the place of a class among the target's. Testing
     has two loaders, the test part and its copy out of distribution: rolled one pixel to the right, noisy.
 
+    Reads: ``.npz``. Without a path: scikit-learn's digits, pretrained on five classes, fine-tuned on the others.
+
     Args:
         path: ``.npz`` with ``x`` (N, H, W), from 0 to 1, and ``y`` (N,); scikit-learn's digits by default.
         source_classes: To pretrain on.

@@ -140,6 +140,8 @@ class TwoTask(DataModule):
     first two. Nothing is chosen by validation, so no third part is held out. A module that can do task A only after
     training on it finds A's training part in ``task_a``.
 
+    Reads: ``.npz`` or ``.csv`` for each task. Without a path: MNIST-1D and the same reversed in time.
+
     Args:
         task_a: The task to be retained: an ``.npz`` or ``.csv`` file, or arrays (:func:`read_task`). MNIST-1D,
             generated, by default.

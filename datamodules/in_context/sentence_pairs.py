@@ -117,6 +117,8 @@ class SentencePairs(DataModule):
     ``guess`` (B,), NaN without one, and ``kind`` (B,), its place in ``guesses``. Scores are given as the nearest of six
     levels.
 
+    Reads: TSV of two sentences and a score. Without a path: edited sentences of Python's help.
+
     Args:
         path: ``sentence1<TAB>sentence2<TAB>score`` (:func:`read_pairs`); without it edited sentences of Python's help.
         score_range: Lowest and highest score of the file.

@@ -55,6 +55,8 @@ def made_clip(samples: int, rate: int = 44_100) -> np.ndarray:
 class AudioSignal(GridSignal):
     """An audio clip as one signal in time, divided by its largest magnitude.
 
+    Reads: ``.wav`` (8 to 32 bits). Without a path: a generated clip.
+
     Args:
         path: A .wav file, or a folder of them; without one a synthesised clip.
         clip: Name of the file in a folder, without ``.wav``.

@@ -58,6 +58,8 @@ def _bins(samples: int, low: float, high: float) -> np.ndarray:
 class BandNoise(GridSignal):
     """A synthetic signal in a band of frequencies.
 
+    Reads: nothing; it is generated: noise in a band, a chirp, clicks.
+
     Args:
         samples: N.
         low: Lower end of the band, as a fraction of Nyquist's frequency.

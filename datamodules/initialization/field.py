@@ -13,6 +13,8 @@ from framework.errors import UserError
 class FieldSignal(GridSignal):
     """An array of an .npy file as a signal on its grid, divided by its largest magnitude.
 
+    Reads: ``.npy`` of any number of dimensions; a path is needed.
+
     Args:
         path: An .npy file of real numbers, or a folder of them.
         array: Name of the file in a folder, without ``.npy``.

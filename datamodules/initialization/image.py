@@ -67,6 +67,8 @@ def read_image(path: Path, channels: int | None = None, size: int | None = None)
 class ImageSignal(GridSignal):
     """A picture as a signal in two dimensions, black at -1 and white at 1.
 
+    Reads: one picture. Without a path: scikit-image's camera.
+
     Args:
         path: An image file, or a folder of them; without one the pictures in scikit-image's installed package.
         picture: Name of the file in the folder, without suffix.

@@ -148,6 +148,8 @@ class Bidmc(DataModule):
     Batches are ``(x, y)``: ``x`` float32 ``(B, length, 2)`` (ECG and PPG at 125 Hz, as they are in the files); ``y``
     float32 ``(B,)``: beats per minute, breaths per minute, or per cent.
 
+    Reads: ``.npy`` arrays. Without a path: simulated ECG and PPG (``pip install .[biosignals]``).
+
     Args:
         path: Folder with ``<target>/<variant>/{train,valid,test}{x,y}.npy``, the layout of the S4 authors' script
             (see :func:`read_bidmc` for what else is accepted); by default recordings are simulated (install the extra

@@ -97,6 +97,8 @@ def _fact(file: Path, number: int, row: dict[str, object]) -> tuple[str, str, st
 class FactTable(DataModule):
     """Facts to memorise.
 
+    Reads: CSV, TSV, JSONL of subject, relation, object. Without a path: a random table.
+
     Args:
         path: ``.csv``, ``.tsv`` or ``.jsonl`` with ``subject``, ``relation`` and ``object``; by default a random table.
         subjects: NS, of the random table; of a file's facts checked to be enough where given.

@@ -52,6 +52,8 @@ class Mqar(DataModule):
 
     Batches are mappings with ``input_ids`` and ``targets``, int64 ``(B, T)``.
 
+    Reads: nothing; it is generated: multi-query associative recall.
+
     Args:
         vocab_size: V, even.
         length: T, even.

@@ -75,6 +75,8 @@ class Recall(DataModule):
 
     Batches are mappings with ``input_ids`` and ``targets``, int64 ``(B, 2 P)``, see the module.
 
+    Reads: nothing; it is generated: recall of pairs.
+
     Args:
         pairs: P, writes in a sequence, and queries.
         keys: K, at least P.

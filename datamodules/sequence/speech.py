@@ -145,6 +145,8 @@ class SpeechCommands(DataModule):
     WAV files (16 kHz, mono) for each word, and ``validation_list.txt`` and ``testing_list.txt`` with lines
     ``<word>/<file>.wav``; what neither lists is for training. Files are read as they are needed.
 
+    Reads: ``<word>/*.wav`` with the official lists. Without a path: synthetic tone words.
+
     Args:
         path: The folder; by default eight synthetic words of gliding tones are made, which are not speech.
         words: The words to use, by which classes are numbered; by default all folders by name, ``_background_noise_``

@@ -112,6 +112,8 @@ class ImageFolderData(DataModule):
 
     Batches are ``(x, y)``: ``x`` float32 ``(B, channels, image_size, image_size)``, ``y`` int64 ``(B,)``.
 
+    Reads: ``train/<class>/*.png``, or one folder that it splits.
+
     Args:
         path: The folder.
         image_size: Side of the images in pixels.

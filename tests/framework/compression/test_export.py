@@ -1,5 +1,8 @@
 """Exports: what comes back, in every way in, what is left out, and files that are damaged."""
 
+import os
+from pathlib import Path
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -201,6 +204,19 @@ def test_the_command(trained, tmp_path, capsys):
     ):
         assert main(["export", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_newest_run_goes_by_last(trained, capsys):
+    _, path = trained
+    for name, age in (("older", 100.0), ("newer", 0.0)):
+        copy = Path("runs/net") / name / "checkpoints" / "last.ckpt"
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes(path.read_bytes())
+        os.utime(copy, (1e9 - age, 1e9 - age))
+    assert main(["export", "last"]) == 0
+    assert [str(file) for file in Path("runs").rglob("*.rf8.ckpt")] == ["runs/net/newer/checkpoints/last.rf8.ckpt"]
+    assert main(["export", "best"]) == 2
+    assert "holds no best checkpoint" in capsys.readouterr().err
 
 
 def test_steps_as_text():
