@@ -110,6 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:  # before or after training, which saves first
+        print("SIGINT: stopped before there was anything to save", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # `framework list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +16,29 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 """What no program can be blamed for: the disk or the quota is full, or the file system takes no writes."""
 
 
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+
+
+def temporary_beside(path: Path) -> Path:
+    """Where this process writes what is to become ``path``."""
+    return path.with_name(f".{path.name}.tmp.{_host()}.{os.getpid()}")
+
+
+def remove_stale(folder: Path) -> None:
+    """Removes temporary files that processes of this machine left in ``folder`` when they were killed."""
+    for path in folder.glob(f".*.tmp.{_host()}.*"):
+        pid = path.name.rpartition(".")[2]
+        if not pid.isdigit() or int(pid) == os.getpid():
+            continue
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except OSError:  # it lives, and is someone else's
+            continue
+
+
 @contextmanager
 def written(path: str | Path) -> Iterator[Path]:
     """Gives a temporary path beside ``path``, which takes its place when the block has ended well.
@@ -22,7 +47,7 @@ def written(path: str | Path) -> Iterator[Path]:
         UserError: it cannot be written; the message names ``path`` and the system's reason. What was there stays.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp.{os.getpid()}")
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

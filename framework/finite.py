@@ -60,7 +60,7 @@ class StopAtNaN(Callback):
         if isinstance(loss, Tensor):
             self._losses.append(loss.detach())
             self._steps.append(max(0, trainer.global_step - 1))
-            if loss.device.type == "cpu" and trainer.world_size == 1:
+            if trainer.world_size == 1 and not stands_on_device(loss):
                 self._look(trainer)
                 return
         if self._since >= min(EVERY, trainer.log_every_n_steps or EVERY):  # type: ignore[attr-defined]
@@ -113,6 +113,11 @@ class StopAtNaN(Callback):
         bad = [n for n, ok in zip(names, torch.stack(sound).tolist() if sound else [], strict=True) if not ok]
         step = max(0, trainer.global_step - 1)
         self._stop(trainer, f"the parameter {bad[0]} is not finite after step {step}" if bad else None)
+
+
+def stands_on_device(loss: Tensor) -> bool:
+    """Whether this process would have to wait for a device to know the value."""
+    return loss.device.type != "cpu"
 
 
 def _number(value: Tensor) -> str:

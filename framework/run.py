@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.errors import UserError
+from framework.files import remove_stale, temporary_beside
 from framework.run_lock import FolderLock
 
 PROVENANCE = "provenance.json"
@@ -123,6 +124,7 @@ class Run:
             self.folder.mkdir(exist_ok=not self.fresh)
             self.fresh, self._made = False, missing
             self._lock = FolderLock(self.folder)
+            remove_stale(self.folder)
             ensure_writable(self.folder)
             if trains and not self.resumed and not self._begun:
                 self._begin_anew()
@@ -263,7 +265,7 @@ def ensure_writable(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
+        probe = temporary_beside(folder / "writable")
         probe.write_bytes(b"\0" * 4096)
         probe.unlink()
     except OSError as error:
