@@ -217,7 +217,9 @@ class MetricsLog(Logger):
 
     def finalize(self, status: str) -> None:
         """Flushes, and writes the table."""
-        if not _writes() or (self._file is None and not self._rows):
+        if not _writes():
+            return
+        if self._file is None and not self._rows and (not self.path.exists() or (self.folder / TABLE).exists()):
             return
         self.flush(sync=True)
         write_table(self.folder)

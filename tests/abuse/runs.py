@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import fcntl
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -132,9 +131,10 @@ class Dying:
     def write(self, data: Any) -> int:
         self.moment.left -= 1
         if self.moment.left == 0:
-            self.file.write(bytes(data)[: len(data) // 2])
+            half = self.file.write(data[: len(data) // 2])
             self.file.flush()
             self.moment.strike()
+            return half + self.file.write(data[half:])  # after a signal that does not kill
         return self.file.write(data)
 
 
@@ -143,17 +143,11 @@ CALLS: dict[str, tuple[Any, str]] = {
     "os.fsync": (os, "fsync"),
     "os.replace": (os, "replace"),
     "os.mkdir": (os, "mkdir"),
-    "os.utime": (os, "utime"),
     "the lock": (fcntl, "lockf"),
     "torch.save": (torch, "save"),
     "an optimiser's step": (torch.optim.AdamW, "step"),
     "removing a file": (os, "unlink"),
 }
-
-
-def copy_run(source: Path, target: Path) -> Path:
-    shutil.copytree(source, target)
-    return target
 
 
 def set_up(folder: Path) -> Sequence[str]:

@@ -17,18 +17,17 @@ from resume_harness import start_child, wait_for
 from framework.__main__ import main
 
 KILLS = 50
-SHARE = 6  # a kill by a count of calls comes within about this part of a whole run's calls
+# How many visits of a place a kill may wait for: some steps' worth, so that a chain of kills gets through slowly.
 VISITS = {
-    "a checkpoint's bytes": 600,
-    "a metrics row": 40,
-    "os.fsync": 50,
-    "os.replace": 25,
-    "os.mkdir": 24,
-    "os.utime": 6,
-    "the lock": 6,
-    "torch.save": 20,
-    "an optimiser's step": 30,
-    "removing a file": 24,
+    "a checkpoint's bytes": 100,
+    "a metrics row": 7,
+    "os.fsync": 9,
+    "os.replace": 5,
+    "os.mkdir": 1,
+    "the lock": 1,
+    "torch.save": 4,
+    "an optimiser's step": 6,
+    "removing a file": 4,
 }
 
 
@@ -49,10 +48,10 @@ def go_on(folder: Path) -> list[str]:
 def draw(generator: random.Random) -> Moment | float:
     """A moment in the code, or seconds."""
     if generator.random() < 0.25:
-        return generator.uniform(0.05, 1.5)
+        return generator.uniform(0.05, 1.2)
     place = generator.choice([*FILES, *CALLS])
     when = "within" if place in FILES else generator.choice(["before", "after"])
-    return Moment(place, generator.randint(1, 1 + VISITS[place] // SHARE), when)
+    return Moment(place, generator.randint(1, VISITS[place]), when)
 
 
 def killed(arguments: list[str], moment: Moment | float) -> bool:
@@ -92,7 +91,7 @@ def test_fifty_kills(whole, tmp_path):
         assert command(*go_on(folder)) == 0
         assert_same_run(whole, run_folder(folder))
     assert early, "some came before the first checkpoint"
-    assert len(reached) > 8, "they came all over the run"
+    assert len(reached) > 5, "they came all over the run"
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -104,7 +103,7 @@ def test_signals_at_random_moments(whole, tmp_path, signum, code):
     for _ in range(4):
         place = generator.choice(places)
         when = "within" if place in FILES else generator.choice(["before", "after"])
-        moment = Moment(place, generator.randint(1, 1 + VISITS[place] // SHARE), when, signum)
+        moment = Moment(place, generator.randint(1, VISITS[place]), when, signum)
         seen = command(*go_on(folder), before=moment.arm)
         assert seen == code, f"exit code {seen} at {moment}"
         opens(run_folder(folder) / "checkpoints" / "last.ckpt")
