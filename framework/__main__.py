@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from framework import paths
+from framework import parent, paths
 from framework.errors import UserError
 
 USAGE = """usage: framework COMMAND [--config FILE]... [--KEY=VALUE]...
@@ -84,7 +84,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 2 for a user's mistake, shown as a message without a traceback."""
+    """Runs one command and returns its exit code: 2 for a user's mistake, 3 for a run that failed; both are shown as a
+    message without a traceback.
+    """
+    parent.end_with_starter()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     trace = "--traceback" in arguments
     arguments = [argument for argument in arguments if argument != "--traceback"]
@@ -105,8 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if trace:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        print("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:  # before or after training, which saves first
+        print("SIGINT: stopped before there was anything to save", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # `framework list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

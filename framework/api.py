@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,16 +60,36 @@ class Experiment:
         """Runs the subcommand that the experiment was built for."""
         method: Callable[..., Any] = getattr(self.trainer, self.subcommand)
         arguments = dict(self.arguments, ckpt_path=str(self.checkpoint) if self.checkpoint else None)
-        exit_code = 1
+        if self.trainer.is_global_zero:
+            self.identity.hold(trains=self.subcommand == "fit")
         try:
             with user_mistakes():
                 result = method(self.model, datamodule=self.datamodule, **arguments)
-            exit_code = 0
+            close_loggers(self.trainer.loggers)
+        except BaseException as error:
+            with suppress(Exception):  # a run left open would swallow the next one's rows; the first error counts
+                close_loggers(self.trainer.loggers, 1)
+            if isinstance(error, Exception):
+                self._say_what_stands(error)
+            raise
         finally:
-            close_loggers(self.trainer.loggers, exit_code)  # a run left open would swallow the next one's rows
+            self.identity.release()
         if self.trainer.is_global_zero and not self.identity.quiet:
             self._report()
         return result
+
+    def _say_what_stands(self, error: Exception) -> None:
+        """Adds to an error in training from where the run can go on."""
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        if self.subcommand != "fit" or self.identity.quiet or not epochs.started or not self.trainer.is_global_zero:
+            return
+        path = self.identity.checkpoints / "last.ckpt"
+        try:
+            step = open_checkpoint(path, mmap=True)["global_step"]
+        except UserError:
+            error.add_note(f"no checkpoint was written yet in {self.folder}, so the run has to start again")
+        else:
+            error.add_note(f"{path}, of step {step}, stands; go on from there: fit --ckpt_path {self.folder}")
 
     def _report(self) -> None:
         best = self.trainer.checkpoint_callback
@@ -158,11 +179,8 @@ def _identity(settings: Mapping[str, Any], subcommand: str, checkpoint: Path | N
     if folder is not None and subcommand != "fit" and name is None:
         names = (subcommand if number == 1 else f"{subcommand}-{number}" for number in itertools.count(1))
         evaluation = next(name for name in names if not (folder / name).exists())
-        return Run(folder / evaluation, f"{folder.name}-{evaluation}", run.new_id())
-    name = str(name) if name is not None else run.new_name()
-    if (root / method / name / "checkpoints" / "last.ckpt").exists() and subcommand == "fit":
-        raise UserError(
-            f"run.name: {root / method / name} exists and holds a checkpoint; go on with it by "
-            f"--ckpt_path {root / method / name}, or give another name"
-        )
-    return Run(root / method / name, name, run.new_id())
+        return Run(folder / evaluation, f"{folder.name}-{evaluation}", run.new_id(), fresh=True)
+    fresh, name = name is None, run.new_name() if name is None else str(name)
+    if subcommand == "fit":
+        run.refuse_if_kept(root / method / name)
+    return Run(root / method / name, name, run.new_id(), fresh=fresh)

@@ -23,11 +23,17 @@ from framework.config.compose import SUBCOMMAND_KEYS, Composed, Request, compose
 from framework.config.interpolate import interpolate
 from framework.editing import Technique, order
 from framework.editing.engine import Editing
-from framework.errors import UserError
+from framework.errors import RunFailed, UserError
+from framework.files import NO_ROOM
+from framework.launcher import watch_ranks
 from framework.record import NoProfiler, own_callbacks, own_loggers, own_plugins
 from framework.run import Run, RunConfig
 from framework.tracking.wandb_run import WandbConfig
 
+WORKER_HINT = (
+    "A loader's process has died, so the run ends; mostly because memory or /dev/shm is short: each process holds a "
+    "share of both, and data.num_workers says how many there are"
+)
 GROUPS: dict[str, type] = {"run": RunConfig, "wandb": WandbConfig}
 BASES: dict[str, type] = {"model": pl.LightningModule, "data": pl.LightningDataModule, "techniques": Callback}
 
@@ -224,6 +230,7 @@ class CommandLine(LightningCLI):
         except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"trainer: {first_line(error)}") from error
         _refuse_strangers(trainer)
+        watch_ranks(trainer)
         return trainer
 
 
@@ -400,8 +407,14 @@ def user_mistakes() -> Iterator[None]:
         yield
     except MisconfigurationException as error:
         raise UserError(first_line(error)) from error
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise UserError(f"{error.filename or 'a file'} cannot be written: {error.strerror}") from error
     except RuntimeError as error:
         text = str(error)
+        if text.startswith("DataLoader worker"):
+            raise RunFailed(f"{first_line(error).rstrip('.')}. {WORKER_HINT}") from error
         if text.startswith("Early stopping conditioned on metric"):
             raise UserError(first_line(error)) from error
         if text.startswith("Error(s) in loading state_dict"):

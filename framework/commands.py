@@ -17,6 +17,7 @@ from framework.cli import Typed, first_line, prepare
 from framework.config.compose import Request, compose, read_command_line
 from framework.errors import UserError
 from framework.resume import exit_code
+from framework.run import NameTaken
 
 _NOISE = ("GPU available", "TPU available", "HPU available", "💡 Tip", "Seed set to", "Restor", "Loading `train_d")
 
@@ -53,11 +54,14 @@ def main(subcommand: str, arguments: Sequence[str]) -> int:
         composed, _ = prepare(request, subcommand)
         print(Typed(subcommand, composed).text(), end="")
         return 0
-    try:
-        launch(request, subcommand, command=["framework", subcommand, *arguments]).run()
-    except SystemExit as stop:  # a signal: 130 or 143
-        return exit_code(stop)
-    return 0
+    while True:
+        try:
+            launch(request, subcommand, command=["framework", subcommand, *arguments]).run()
+        except NameTaken:  # so early that nothing has begun: it gets another name
+            continue
+        except SystemExit as stop:  # a signal: 130 or 143
+            return exit_code(stop)
+        return 0
 
 
 def _help(subcommand: str, request: Request) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from framework.files import written
+
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
     from matplotlib.figure import Figure
@@ -29,9 +31,13 @@ def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] | None
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Writes ``figure`` as PNG to ``path`` (folders are made) and returns the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
+    """Writes ``figure`` as PNG to ``path`` (folders are made) and returns the path.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with written(path) as temporary:
+        figure.savefig(temporary, format="png")
     return path
 
 

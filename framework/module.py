@@ -43,6 +43,10 @@ class Module(pl.LightningModule):
     """Arguments that only the start of training needs, such as a file of pretrained weights: a checkpoint is whole
     without them, so they are null where one is opened."""
 
+    may_diverge: ClassVar[bool] = False
+    """Whether a loss or a parameter that is no finite number is part of the experiment, as where members train side by
+    side and some diverge: such a training is not stopped (see :class:`framework.finite.StopAtNaN`)."""
+
     def __init__(self, optimizer: OptimizerConfig | None = None, schedule: ScheduleConfig | None = None) -> None:
         super().__init__()
         self.optimizer_config = as_dataclass(OptimizerConfig, optimizer)

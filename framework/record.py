@@ -12,9 +12,10 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from framework import run
 from framework.config import yaml12
 from framework.editing.engine import Editing
+from framework.files import write_text
+from framework.finite import StopAtNaN
 from framework.resume import AtomicCheckpointIO, ResumePoint
 from framework.run import Run, RunConfig
 from framework.sweep import report
@@ -48,6 +49,7 @@ class RunRecorder(Callback):
         self.config_text = config_text
         self.subcommand = subcommand
         self.seed = seed
+        self._holds = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Runs before anything writes."""
@@ -60,14 +62,28 @@ class RunRecorder(Callback):
             return
         from framework.tracking.provenance import provenance, write
 
-        run.ensure_writable(identity.folder)
-        (identity.folder / "config.yaml").write_text(self.config_text, encoding="utf-8")
+        if not identity.held:  # the trainer was called directly
+            self._holds = True
+            identity.hold(trains=self.subcommand == "fit")
+        write_text(identity.folder / "config.yaml", self.config_text)
         facts = {"run_id": identity.run_id, "name": identity.name, "subcommand": self.subcommand}
         write(identity.folder, {**facts, **provenance(identity.command, self.seed)})
         print(f"{'going on with' if identity.resumed else 'run'} {identity.folder}", file=sys.stderr)
         techniques = yaml12.load(self.config_text)["techniques"]
         if techniques:
             print(f"techniques, in order: {', '.join(techniques)}", file=sys.stderr)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Lets others use the folder, where it was taken here."""
+        if self._holds:
+            self._holds = False
+            self.identity.release()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Lets others use the folder, where it was taken here."""
+        if self._holds:
+            self._holds = False
+            self.identity.release()
 
 
 def own_callbacks(
@@ -86,6 +102,8 @@ def own_callbacks(
     callbacks += report.callbacks()
     if subcommand == "predict":
         callbacks.append(PredictionWriter(identity.folder))
+    if subcommand == "fit" and config.on_nan == "stop":
+        callbacks.append(StopAtNaN(config.monitor))
     if subcommand == "fit" and keep:
         callbacks.append(
             ResumePoint(
@@ -93,6 +111,7 @@ def own_callbacks(
                 every_n_seconds=config.resume_every_n_seconds,
                 every_n_steps=config.resume_every_n_steps,
                 run_id=identity.run_id,
+                runs=identity.folder.parent,
             )
         )
         if config.monitor is not None:

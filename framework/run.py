@@ -6,12 +6,16 @@ import json
 import secrets
 import string
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from framework.errors import UserError
+from framework.files import remove_stale, temporary_beside
+from framework.run_lock import FolderLock
 
+PROVENANCE = "provenance.json"
 ID_CHARACTERS = string.ascii_lowercase + string.digits
 
 
@@ -29,6 +33,8 @@ class RunConfig:
         save_top_k: How many of the best checkpoints to keep.
         resume_every_n_seconds: Least time between two resume points; one is always written when training ends.
         resume_every_n_steps: A resume point after this many optimiser steps instead.
+        on_nan: ``stop`` ends a training whose loss is NaN or infinite, with its last good checkpoint; ``ignore`` goes
+            on.
     """
 
     root: str = "runs"
@@ -39,10 +45,13 @@ class RunConfig:
     save_top_k: int = 1
     resume_every_n_seconds: float = 30.0
     resume_every_n_steps: int | None = None
+    on_nan: str = "stop"
 
     def __post_init__(self) -> None:
         if self.mode not in ("min", "max"):
             raise UserError(f"run.mode: {self.mode!r} is not accepted; min or max is needed")
+        if self.on_nan not in ("stop", "ignore"):
+            raise UserError(f"run.on_nan: {self.on_nan!r} is not accepted; stop or ignore is needed")
         for key in ("method", "name"):
             value = getattr(self, key)
             if value is not None and (not value or Path(value).name != value):
@@ -53,6 +62,10 @@ class RunConfig:
             )
 
 
+class NameTaken(UserError):
+    """Another process has made a folder of the name that was made up for a run; another name will do."""
+
+
 @dataclass
 class Run:
     """A run's identity, shared by everything that writes into its folder.
@@ -61,6 +74,7 @@ class Run:
         folder: ``<root>/<method>/<name>``, or a folder inside it for an evaluation of one of its checkpoints.
         name: The folder's name.
         run_id: Eight letters and digits; W&B's run id, and in every checkpoint.
+        fresh: Whether the folder's name was made up and must be this run's alone.
         command: The command line, for the record.
         resumed: Whether this process goes on with a run that another one began.
         quiet: Whether nothing is to be written (``fast_dev_run``).
@@ -69,14 +83,80 @@ class Run:
     folder: Path
     name: str
     run_id: str
+    fresh: bool = False
     command: list[str] = field(default_factory=list)
     resumed: bool = False
     quiet: bool = False
+    _inherited: bool = False
+    _begun: bool = False
+    _lock: FolderLock | None = None
+    _made: list[Path] = field(default_factory=list)
 
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
         return self.folder / "checkpoints"
+
+    @property
+    def held(self) -> bool:
+        """Whether the folder is this process's own now, or that of the one which started it."""
+        return self._lock is not None or self._inherited
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_lock": None, "_inherited": self.held}  # for a process that a strategy spawns
+
+    def hold(self, trains: bool) -> None:
+        """Makes the folder, this process's own until :meth:`release`; to be called on rank 0, before anything writes.
+
+        Args:
+            trains: Whether a training is to begin, for which a record that an earlier attempt left there is removed.
+
+        Raises:
+            NameTaken: the name was made up, and another process was quicker with the same one.
+            UserError: another process uses the folder, it cannot be written, or a run with checkpoints has been made
+                there since this one was built.
+        """
+        if self.quiet or self.held:
+            return
+        missing = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=not self.fresh)
+            self.fresh, self._made = False, missing
+            self._lock = FolderLock(self.folder)
+            remove_stale(self.folder)
+            ensure_writable(self.folder)
+            if trains and not self.resumed and not self._begun:
+                self._begin_anew()
+            self._begun = True
+        except FileExistsError as error:
+            if not self.folder.is_dir():
+                raise UserError(f"run folder {self.folder}: cannot be made: {error.filename} is a file") from error
+            raise NameTaken(f"{self.folder} has just been made by another process; give the command again") from error
+        except OSError as error:
+            self.release()
+            raise UserError(f"run folder {self.folder}: cannot be written: {error.strerror or error}") from error
+        except UserError:
+            self.release()
+            raise
+
+    def _begin_anew(self) -> None:
+        """Forgets the record of a run of the same name that was killed before its first checkpoint."""
+        if not (self.folder / PROVENANCE).exists() or _record(self.folder).get("subcommand") != "fit":
+            return
+        refuse_if_kept(self.folder)
+        for name in (PROVENANCE, "metrics.jsonl", "metrics.csv"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Lets others use the folder; removes it, and those made for it, if nothing was written there."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        made, self._made = self._made, []
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
 
 
 def new_name() -> str:
@@ -94,17 +174,36 @@ def folder_of(checkpoint: Path) -> Path | None:
     """The run folder that a checkpoint lies in, if it is one of ours."""
     here = Path.cwd()
     for parent in list(checkpoint.resolve().parents)[:2]:
-        if (parent / "provenance.json").is_file() or (parent / "config.yaml").is_file():
+        if (parent / PROVENANCE).is_file() or (parent / "config.yaml").is_file():
             return parent.relative_to(here) if parent.is_relative_to(here) else parent
     return None
 
 
 def run_id_of(folder: Path) -> str | None:
     """The run id that a run folder records."""
+    return _record(folder).get("run_id")
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """The provenance of a run folder; empty where there is none, or none that can be read."""
     try:
-        return json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("run_id")
-    except (OSError, ValueError, AttributeError):
-        return None
+        record = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def refuse_if_kept(folder: Path) -> None:
+    """Raises where a new run would take the place of one that can go on.
+
+    Raises:
+        UserError: the folder holds a checkpoint.
+    """
+    if (folder / "checkpoints" / "last.ckpt").exists():
+        raise UserError(
+            f"run.name: {folder} exists and holds a checkpoint; go on with it by --ckpt_path {folder}, or give another "
+            "name"
+        )
 
 
 def find_checkpoint(given: str, config: RunConfig, method: str | None) -> Path:
@@ -122,7 +221,11 @@ def find_checkpoint(given: str, config: RunConfig, method: str | None) -> Path:
         base = Path(config.root) / method if method else Path(config.root)
         found = [p for p in base.glob("**/checkpoints/last.ckpt") if p.is_file()]
         if not found:
-            raise UserError(f"--ckpt_path {given}: no run with a checkpoint in {base}")
+            early = [p for p in base.glob("**/config.yaml") if _record(p.parent).get("subcommand") == "fit"]
+            raise UserError(
+                f"--ckpt_path {given}: no run with a checkpoint in {base}"
+                + (f"; {_start_again(max(early, key=lambda path: path.stat().st_mtime_ns).parent)}" if early else "")
+            )
         newest = max(found, key=lambda path: path.stat().st_mtime_ns)
         return newest if given == "last" else _best(newest.parent)
     path = Path(given)
@@ -130,12 +233,17 @@ def find_checkpoint(given: str, config: RunConfig, method: str | None) -> Path:
         folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
         if (folder / "last.ckpt").is_file():
             return folder / "last.ckpt"
-        raise UserError(f"--ckpt_path: {path} holds no checkpoints/last.ckpt")
+        hint = f"; {_start_again(path)}" if _record(path).get("subcommand") == "fit" else ""
+        raise UserError(f"--ckpt_path: {path} holds no checkpoints/last.ckpt{hint}")
     if not path.is_file():
         raise UserError(
             f"--ckpt_path: no file or folder {given}; accepted: last, best, a run folder, a checkpoint file"
         )
     return path
+
+
+def _start_again(folder: Path) -> str:
+    return f"{folder} ended before its first checkpoint: start again with fit --config {folder / 'config.yaml'}"
 
 
 def _best(folder: Path) -> Path:
@@ -157,7 +265,7 @@ def ensure_writable(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
+        probe = temporary_beside(folder / "writable")
         probe.write_bytes(b"\0" * 4096)
         probe.unlink()
     except OSError as error:

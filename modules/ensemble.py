@@ -54,6 +54,7 @@ class Ensemble(Module):
     """
 
     automatic_optimization = False
+    may_diverge = True  # a member that does is one of the measurements
 
     def __init__(self, inner_steps: int = 100, points: int = 200, optimizer: OptimizerConfig | None = None) -> None:
         super().__init__(OptimizerConfig("sgd", lr=0.1, weight_decay=0.0) if optimizer is None else optimizer)

@@ -178,6 +178,8 @@ def fit(
         plugins=[plugin],
     )
     path = folder / "last.ckpt"
+    if not path.exists():  # as the command does: what a process logged that was killed before its first point
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
     model, data = Net(), Data(arrays=arrays, num_workers=workers)
     trainer.fit(model, datamodule=data, ckpt_path=str(path) if resume and path.exists() else None)
     save_end(trainer, folder)

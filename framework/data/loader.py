@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -58,13 +59,24 @@ class _Seeded(Dataset):
 
     def __getitems__(self, request: tuple[int, Any]) -> Any:
         seed, indices = request
-        if not self.random:
-            return self.read(indices)
-        if self.restore:
+        if self.restore and self.random:
             with seeded(seed):
                 return self.read(indices)
-        seed_generators(seed)
-        return self.read(indices)
+        if self.restore:
+            return self.read(indices)
+        if self.random:
+            seed_generators(seed)
+        try:
+            return self.read(indices)
+        except UserError as error:  # torch would make one of its trace, on its way out of the worker
+            return _Refused(str(error))
+
+
+@dataclass
+class _Refused:
+    """What a worker hands on in the place of a batch."""
+
+    message: str
 
 
 def _as_is(batch: Any) -> Any:
@@ -209,13 +221,17 @@ class ExactLoader:
 
     def _workers(self, source: _Seeded, start: int) -> Iterator[Any]:
         requests = [(seed, indices.tolist()) for seed, indices in self.requests(start)]
-        yield from DataLoader(
+        batches = DataLoader(
             source,
             batch_sampler=cast(Any, requests),
             num_workers=self.num_workers,
             collate_fn=_as_is,
             generator=torch.Generator().manual_seed(self.seed),  # or each pass would draw from the global one
         )
+        for batch in batches:
+            if isinstance(batch, _Refused):
+                raise UserError(batch.message)
+            yield batch
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next pass that of ``epoch``, from its start; does nothing when it is the epoch already."""

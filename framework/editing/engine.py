@@ -40,6 +40,7 @@ from framework.editing.plan import KEY, Plan
 from framework.editing.snapshot import Snapshot
 from framework.editing.technique import Context, Edit, Moment, Once, Technique, Transform
 from framework.errors import UserError
+from framework.files import write_text
 from framework.plain import plain_data
 
 
@@ -233,9 +234,7 @@ class Editing(Callback):
         ledger = ledger_of(module)
         if not ledger.plans or self._folder is None or not trainer.is_global_zero:
             return
-        path = self._folder / "plans.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(ledger.to_plain(), indent=1), encoding="utf-8")
+        write_text(self._folder / "plans.json", json.dumps(ledger.to_plain(), indent=1))
         parameters = unique_parameters(module).values()
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         total = sum(p.numel() for p in parameters)

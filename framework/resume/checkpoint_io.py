@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import socket
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from framework.errors import UserError
+from framework.files import remove_stale, temporary_beside
 from framework.plain import plain_data
 from framework.resume.checkpoints import open_checkpoint
 
@@ -67,24 +66,6 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
-
-
-def remove_stale(folder: Path) -> None:
-    """Removes temporary files that processes of this machine left in ``folder`` when they were killed."""
-    for path in folder.glob(f".*.tmp.{_host()}.*"):
-        pid = path.name.rpartition(".")[2]
-        if not pid.isdigit() or int(pid) == os.getpid():
-            continue
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            path.unlink(missing_ok=True)
-        except OSError:  # it lives, and is someone else's
-            continue
-
-
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its target and moves it there once the disk has it; reads plain data only.
 
@@ -112,7 +93,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(dict(checkpoint), path, storage_options)
             return
         target = Path(path)
-        temporary = target.with_name(f".{target.name}.tmp.{_host()}.{os.getpid()}")
+        temporary = temporary_beside(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.parent not in self._cleaned:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ class ResumePoint(Callback):
         run_id: The run's id, stored in the checkpoint; see :func:`run_id_of`.
         grace: Seconds that a signal waits for a point of rest; then the last point stands and the process ends.
         handle_signals: Whether to handle the signals at all.
+        runs: The folder of the run folders of which this run's is to be the newest, whatever the clock says.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class ResumePoint(Callback):
         run_id: str = "",
         grace: float = 20.0,
         handle_signals: bool = True,
+        runs: Path | None = None,
     ) -> None:
         if every_n_steps is not None and every_n_steps < 1:
             raise UserError(f"every_n_steps must be at least 1, got {every_n_steps}")
@@ -66,6 +70,7 @@ class ResumePoint(Callback):
         self.run_id = run_id
         self.grace = grace
         self.handle_signals = handle_signals
+        self.runs = runs
         self.save_seconds = 0.0  # the last save's duration
         self._saving: str | None = None
         self._validated = False
@@ -74,6 +79,7 @@ class ResumePoint(Callback):
         self._unwrap: list[tuple[Any, str]] = []
         self._saved_at = time.monotonic()
         self._saved_step = -1
+        self._newest = 0  # date of the newest last.ckpt that has been seen, ns
         self._sent = 0
         self._handed: deque[tuple[float, int]] = deque()
 
@@ -185,8 +191,29 @@ class ResumePoint(Callback):
             trainer.save_checkpoint(self.path, weights_only=False)
         finally:
             self._saving = None
+        if trainer.is_global_zero:
+            self._put_last()
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
         self.save_seconds = self._saved_at - start
+
+    def _put_last(self) -> None:
+        """Dates the file after every other run's that was there at the start, and after its own former one.
+
+        The date decides which run is the last one; a clock that was put back would make it an old one.
+        """
+        with suppress(OSError):
+            state = self.path.stat()
+            date = max(state.st_mtime_ns, self._newest + 1_000_000)
+            if date != state.st_mtime_ns:
+                os.utime(self.path, ns=(state.st_atime_ns, date))
+            self._newest = date
+
+    def _find_newest(self) -> None:
+        found = [self.path] if self.runs is None else [self.path, *self.runs.glob(f"*/checkpoints/{self.path.name}")]
+        self._newest = 0
+        for path in found:
+            with suppress(OSError):
+                self._newest = max(self._newest, path.stat().st_mtime_ns)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the point to a checkpoint of our own; a ``ModelCheckpoint``'s is not taken at rest and gets none."""
@@ -243,6 +270,8 @@ class ResumePoint(Callback):
         if point is not None:
             self._go_on(trainer, pl_module, point)
         self._saved_at = time.monotonic()
+        if trainer.is_global_zero:
+            self._find_newest()
         if self.handle_signals:
             self._watch = SignalWatch(
                 self.grace,

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +16,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from framework.errors import UserError
+from framework.files import written
 from framework.lines import cut_half_line
 
 FILE = "metrics.jsonl"
@@ -134,10 +136,26 @@ class MetricsLog(Logger):
     def _open(self) -> BinaryIO:
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            file = open(self.path, "r+b" if self.path.exists() else "w+b")  # noqa: SIM115 - kept open
+            mode = "r+b" if self.path.exists() else "w+b"
+            # unbuffered: what a full disk did not take must not be tried again behind the next rows
+            file: Any = open(self.path, mode, buffering=0)  # noqa: SIM115 - kept open
             cut_half_line(file)
             self._file = file
         return self._file
+
+    def _append(self, data: bytes) -> None:
+        """Writes all of ``data`` or, where that fails, nothing."""
+        file = self._open()
+        start = file.tell()
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            with suppress(OSError):
+                file.truncate(start)
+                file.seek(start)
+            raise
 
     def flush(self, sync: bool = False) -> int:
         """Writes what is buffered.
@@ -149,17 +167,17 @@ class MetricsLog(Logger):
             The length of the file, in bytes.
 
         Raises:
-            UserError: the file cannot be written, for example because the disk is full.
+            UserError: the file cannot be written, for example because the disk is full; the rows stay in memory, and
+                no half of one in the file.
         """
         if not _writes():
             return 0
         with self._lock:
             try:
-                file = self._open()
-                if self._rows:
-                    rows, self._rows = self._rows, []
-                    file.write(("\n".join(rows) + "\n").encode())
-                file.flush()
+                file, count = self._open(), len(self._rows)
+                if count:
+                    self._append(("\n".join(self._rows[:count]) + "\n").encode())
+                    del self._rows[:count]
                 if sync:
                     os.fsync(file.fileno())
             except OSError as error:
@@ -199,7 +217,9 @@ class MetricsLog(Logger):
 
     def finalize(self, status: str) -> None:
         """Flushes, and writes the table."""
-        if not _writes() or (self._file is None and not self._rows):
+        if not _writes():
+            return
+        if self._file is None and not self._rows and (not self.path.exists() or (self.folder / TABLE).exists()):
             return
         self.flush(sync=True)
         write_table(self.folder)
@@ -217,10 +237,8 @@ def write_table(folder: str | Path) -> Path:
     folder = Path(folder)
     table = columns(read_metrics(folder))
     path = folder / TABLE
-    temporary = folder / f".{TABLE}.tmp.{os.getpid()}"
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with written(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(table)
         writer.writerows(zip(*table.values(), strict=True))
-    os.replace(temporary, path)
     return path

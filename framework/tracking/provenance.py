@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from framework.files import write_text
+
 PACKAGES = (
     *("modular-framework", "torch", "torchvision", "lightning", "torchmetrics", "numpy", "scipy", "timm", "peft"),
     *("omegaconf", "jsonargparse", "wandb", "optuna", "scikit-learn", "safetensors"),
@@ -54,18 +56,18 @@ def write(folder: str | Path, facts: Mapping[str, Any]) -> Path:
     """Writes ``provenance.json`` into ``folder`` and returns its path.
 
     A resumed run keeps what its first process wrote; a list ``resumed`` in it gets the later ones.
+
+    Raises:
+        UserError: it cannot be written.
     """
     path = Path(folder) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         first = json.loads(path.read_text())
     except (OSError, ValueError):
         record: dict[str, Any] = dict(facts)
     else:
         record = {**first, "resumed": [*first.get("resumed", []), dict(facts)]}
-    temporary = path.with_name(f".{FILE}.tmp.{os.getpid()}")
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(record, indent=2) + "\n")
     return path
 
 

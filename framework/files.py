@@ -1,0 +1,69 @@
+"""Writing files so that they are whole or not there, and saying which one could not be written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from framework.errors import UserError
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""What no program can be blamed for: the disk or the quota is full, or the file system takes no writes."""
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+
+
+def temporary_beside(path: Path) -> Path:
+    """Where this process writes what is to become ``path``."""
+    return path.with_name(f".{path.name}.tmp.{_host()}.{os.getpid()}")
+
+
+def remove_stale(folder: Path) -> None:
+    """Removes temporary files that processes of this machine left in ``folder`` when they were killed."""
+    for path in folder.glob(f".*.tmp.{_host()}.*"):
+        pid = path.name.rpartition(".")[2]
+        if not pid.isdigit() or int(pid) == os.getpid():
+            continue
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except OSError:  # it lives, and is someone else's
+            continue
+
+
+@contextmanager
+def written(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary path beside ``path``, which takes its place when the block has ended well.
+
+    Raises:
+        UserError: it cannot be written; the message names ``path`` and the system's reason. What was there stays.
+    """
+    path = Path(path)
+    temporary = temporary_beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file, UTF-8, whole or not at all.
+
+    Raises:
+        UserError: see :func:`written`.
+    """
+    with written(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
