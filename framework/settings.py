@@ -88,7 +88,7 @@ def one_of(accepted: Iterable[Any], /, **settings: Any) -> None:
             continue
         near = get_close_matches(str(value), [choice for choice in choices if isinstance(choice, str)], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"{name}: {shown(value)} is not one of {', '.join(map(str, choices))}{hint}")
+        raise UserError(f"{name}: {brief(value)} is not one of {', '.join(map(str, choices))}{hint}")
 
 
 def not_empty(**settings: Any) -> None:
@@ -102,10 +102,10 @@ def not_empty(**settings: Any) -> None:
             raise UserError(f"{name}: {value!r} is not accepted; at least one is needed")
 
 
-def shown(value: Any) -> str:
-    """A value as messages show it: as in Python, cut to 60 characters."""
+def brief(value: Any) -> str:
+    """A value as messages show it: as in Python, cut to 120 characters."""
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _numbers(settings: dict[str, Any], accepts: Callable[[Any], bool], accepted: str) -> None:
@@ -117,4 +117,4 @@ def _numbers(settings: dict[str, Any], accepts: Callable[[Any], bool], accepted:
             is_finite = isinstance(number, Integral) or (isinstance(number, Real) and math.isfinite(number))
             if not (is_finite and accepts(number)):
                 each = "each " if several else ""
-                raise UserError(f"{name}: {shown(value)} is not accepted; {each}{accepted}")
+                raise UserError(f"{name}: {brief(value)} is not accepted; {each}{accepted}")

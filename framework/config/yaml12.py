@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
+from yaml import YAMLError
 
 from framework.errors import UserError
 
@@ -126,7 +127,7 @@ class Sourced:
                 raise UserError(f"{path}: a mapping of settings is needed, found {_kind(node)}")
             self.path = path
             self.tree = self._mapping(loader, node, ())
-        except yaml.YAMLError as error:
+        except YAMLError as error:
             mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
             place = f":{mark.line + 1}" if mark else ""
             problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)

@@ -27,7 +27,13 @@ TRAINER = {
     "log_every_n_steps": 10, "check_val_every_n_epoch": 1, "gradient_clip_algorithm": "norm",
 }  # fmt: skip
 RUN = {"monitor": "val/loss", "mode": "min", "save_top_k": 1, "resume_every_n_seconds": 30.0}
-GIVEN = ("fast_dev_run", "accelerator", "devices", "num_nodes", "strategy")  # what the command line has, or is left alone
+GIVEN = (
+    "fast_dev_run",
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "strategy",
+)  # what the command line has, or is left alone
 PATHS = ("path", "file", "folder", "checkpoint", "root", "tokenizer", "retention")
 
 
@@ -126,9 +132,7 @@ def sites(base: Base) -> list[Site]:
             if inner is not None:
                 fields = vars(inner())
                 present = given.get(key) or {}
-                found += [
-                    Site((*place, "init_args", key, f), v, False) for f, v in fields.items() if f not in present
-                ]
+                found += [Site((*place, "init_args", key, f), v, False) for f, v in fields.items() if f not in present]
             elif key not in given:
                 found.append(Site((*place, "init_args", key), value, False))
     return found
@@ -266,7 +270,20 @@ class Draw:
         site = self.site(lambda s: isinstance(s.value, str) or s.value is None)
         if site is None:
             return None
-        options = ["größe → 日本", "🦜", "x" * 100_000, "a\nb: c", "\x07bell", "../../..", "-1", " ", "--x", "'", "%s{}", "C:\\x"]
+        options = [
+            "größe → 日本",
+            "🦜",
+            "x" * 100_000,
+            "a\nb: c",
+            "\x07bell",
+            "../../..",
+            "-1",
+            " ",
+            "--x",
+            "'",
+            "%s{}",
+            "C:\\x",
+        ]
         return site.path, self.rng.choice(options), (site.leaf,), True
 
     def wrong_section(self):
@@ -274,7 +291,7 @@ class Draw:
         if site is None:
             return None
         options = [("trainer",), ("run",), ("wandb",), (), ("model", "init_args"), ("data", "init_args"), ("model",)]
-        target = self.rng.choice([o for o in options if (*o, site.leaf) != site.path and (o or True)])
+        target = self.rng.choice([o for o in options if (*o, site.leaf) != site.path])
         return site.path, Moved((*target, site.leaf)), (site.leaf,), True
 
     def path(self):
@@ -320,9 +337,11 @@ class Draw:
 
     def _numeric(self) -> Site | None:
         return self.site(
-            lambda s: is_number(s.value)
-            or (isinstance(s.value, list) and bool(s.value) and is_number(s.value[0]))
-            or (isinstance(s.value, str) and "${" in s.value)
+            lambda s: (
+                is_number(s.value)
+                or (isinstance(s.value, list) and bool(s.value) and is_number(s.value[0]))
+                or (isinstance(s.value, str) and "${" in s.value)
+            )
         )
 
     def _misspell(self, word: str) -> str:
