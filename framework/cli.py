@@ -26,7 +26,7 @@ from framework.errors import UserError
 from framework.mistakes import explained, first_line
 from framework.record import NoProfiler, own_callbacks, own_loggers, own_plugins
 from framework.run import Run, RunConfig
-from framework.settings import brief
+from framework.settings import at_least, brief
 from framework.tracking.wandb_run import WandbConfig
 
 # What a constructor raises over values that it cannot take; of a failed look-up a bug is the likelier cause.
@@ -259,12 +259,26 @@ class CommandLine(LightningCLI):
             given["use_distributed_sampler"] = False  # its loaders shard by themselves, exactly over a resume
         if given.get("profiler") is None:
             given["profiler"] = NoProfiler()
+        whole, number = (
+            ("accumulate_grad_batches", "check_val_every_n_epoch"),
+            ("gradient_clip_val", "log_every_n_steps"),
+        )
+        at_least(1, **{f"trainer.{name}": given.get(name) for name in whole})  # Lightning fails on these in mid-run
+        at_least(0, **{f"trainer.{name}": given.get(name) for name in number})
         try:
             trainer = pl.Trainer(**given, callbacks=callbacks)
         except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"trainer: {first_line(error)}") from error
         _refuse_strangers(trainer)
         return trainer
+
+
+def _check_trainer(given: Mapping[str, Any]) -> None:
+    """Refuses numbers that Lightning accepts, and fails on in the middle of a run or ignores."""
+    at_least(
+        1, **{f"trainer.{name}": given.get(name) for name in ("accumulate_grad_batches", "check_val_every_n_epoch")}
+    )
+    at_least(0, **{f"trainer.{name}": given.get(name) for name in ("gradient_clip_val", "log_every_n_steps")})
 
 
 def _refuse_strangers(trainer: pl.Trainer) -> None:

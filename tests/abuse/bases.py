@@ -10,6 +10,7 @@ from typing import Any
 from small_runs import FRAGMENTS, METHODS, OFFLINE, PROMPTS, WHOLE, WRITERS, small_steps
 
 from framework import catalogue
+from framework.config import yaml12
 from framework.config.compose import compose, read_command_line
 
 SWITCHES = (
@@ -60,6 +61,10 @@ class Base:
     tree: dict[str, Any]
     places: tuple[tuple[str, ...], ...]
     write: Callable[[Path], Any] | None = None
+
+    def config(self) -> str:
+        """The unmutated config as text."""
+        return yaml12.dump(self.tree)
 
 
 def _composed(*arguments: str) -> dict[str, Any]:

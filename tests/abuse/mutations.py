@@ -298,7 +298,16 @@ class Draw:
         site = self.site(lambda s: is_path(s))
         if site is None:
             return None
-        options = ["nowhere/at/all", ".", "said.txt", "/dev/null", "config.yaml", "x" * 300, "~", "empty", "/"]
+        options = [
+            "nowhere/at/all",
+            ".",
+            "said.txt",
+            "/dev/null",
+            "config.yaml",
+            "x" * 300,
+            "~/no_such_folder",
+            "empty",
+        ]
         return site.path, self.rng.choice(options), (site.leaf, "nowhere", "ckpt"), True
 
     def damaged(self):
@@ -424,6 +433,8 @@ def mutation(base: Base, number: int, kind: str, seed: int) -> Mutation | None:
         overrides.append(_override(path, value))
     else:
         put(tree, path, value)
+    if not isinstance(value, Moved | Renamed) and value is not DROP and len(str(value)) > 3:
+        names = (*names, str(value)[:50])  # a message may show what was given instead
     key = spelt(path)
     return Mutation(
         f"{name}-{key}", base, kind, yaml12.dump(tree).encode("utf-8", "surrogatepass"), tuple(overrides), names, large
