@@ -118,7 +118,11 @@ class Sourced:
             raise UserError(f"{path}: not a YAML or JSON file (not text: {error.reason})") from error
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-        loader = Loader(text)
+        try:
+            loader = Loader(text)
+        except YAMLError as error:  # a character that no YAML file holds
+            line = text.count("\n", 0, getattr(error, "position", 0)) + 1
+            raise UserError(f"{path}:{line}: not valid YAML: {getattr(error, 'reason', None) or error}") from error
         try:
             node = loader.get_single_node()
             if node is None:
