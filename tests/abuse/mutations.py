@@ -160,6 +160,9 @@ class Draw:
 
     def site(self, accepts: Callable[[Site], bool]) -> Site | None:
         suited = [site for site in self.sites if accepts(site)]
+        own = [site for site in suited if site.path[0] in KINDS and not {"optimizer", "schedule"} & set(site.path)]
+        if own and self.rng.random() < 0.75:  # what all configs share has its turn often enough
+            suited = own
         return self.rng.choice(suited) if suited else None
 
     # Each returns (path, new value, names, large) or None; `DROP` takes the key out.
