@@ -94,7 +94,7 @@ class CommandLine(LightningCLI):
             self.config = parser.parse_object({self._chosen: self._composed.tree, "subcommand": self._chosen})
         except (ArgumentError, TypeError, ValueError, KeyError) as error:
             problems = [*unusable, *explain.explain(self._composed, BASES, groups)]
-            raise UserError("\n".join(problems or [first_line(error)])) from error
+            raise UserError("\n".join(problems or [" ".join(str(error).split())[:400]])) from error
         if unusable:
             raise UserError("\n".join(unusable))
 

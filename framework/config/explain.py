@@ -20,7 +20,6 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser
 
 from framework.config.compose import CLASS_SECTIONS, Composed, KeyPath
-from framework.config.interpolate import has_interpolation
 from framework.settings import brief
 
 
@@ -198,7 +197,7 @@ def _explain_arguments(
             problems += _explain_nested(composed, (*shown, name), (*path, name), value)
         elif inner is not None and isinstance(value, dict):
             problems += _explain_arguments(composed, (*shown, name), (*path, name), value, inner, required=True)
-        elif has_interpolation(value):
+        elif any(problem.startswith((f"{key}:", f"{key}.")) for problem in composed.problems):
             continue  # said already: it could not be resolved
         elif not _accepts(cls, name, value, accepted):
             problems.append(f"{key}: {brief(value)} is not accepted; {type_text(hint)} is needed{place}")

@@ -1,9 +1,10 @@
-"""Values that pass the typed parser although nothing could be done with them: null where no null is meant, and NaN."""
+"""Values that pass the typed parser although nothing could be done with them: null where none is meant, NaN, 10^400."""
 
 from __future__ import annotations
 
 import inspect
 import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from framework.settings import brief
 
 
 def unusable(composed: Composed, bases: Mapping[str, type], groups: Mapping[str, Callable[..., Any]]) -> list[str]:
-    """A message for each null whose argument takes none, and for each NaN.
+    """A message for each null whose argument takes none, and for each number that is none.
 
     Args:
         composed: The merged and interpolated tree.
@@ -50,8 +51,8 @@ def _arguments(composed: Composed, shown: KeyPath, path: KeyPath, given: Any, cl
         if value is None:
             if not _takes_null(hint) and not (name in defaults and defaults[name] is None and not hints[name][1]):
                 yield f"{key}: null is not accepted; {type_text(hint)} is needed{place}"
-        elif _holds_nan(value):
-            yield f"{key}: {brief(value)} is not accepted; NaN is no number{place}"
+        elif (found := _no_number(value)) is not None:
+            yield f"{key}: {brief(value)} is not accepted; {found}{place}"
         elif inner is not None:
             yield from _arguments(composed, (*shown, name), (*path, name), value, inner)
 
@@ -67,7 +68,11 @@ def _takes_null(hint: Any) -> bool:
     return origin is typing.Literal and None in arguments
 
 
-def _holds_nan(value: Any) -> bool:
+def _no_number(value: Any) -> str | None:
     if isinstance(value, list | tuple):
-        return any(_holds_nan(item) for item in value)
-    return isinstance(value, float) and math.isnan(value)
+        return next((found for item in value if (found := _no_number(item))), None)
+    if isinstance(value, float) and math.isnan(value):
+        return "NaN is no number"
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        return "a number of so many digits is beyond every type"
+    return None

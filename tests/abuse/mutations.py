@@ -199,7 +199,7 @@ class Draw:
         if site is None:
             return None
         new = self._misspell(site.leaf)
-        return site.path, Renamed(new), (new,), True
+        return site.path, Renamed(new), (new, site.leaf), True
 
     def misspelt_class(self):
         if not self.classes:
