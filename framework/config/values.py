@@ -10,6 +10,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from framework.config import yaml12
 from framework.config.compose import CLASS_SECTIONS, Composed, KeyPath
 from framework.config.explain import UnknownClass, argument_defaults, dataclass_in, find_class, signature, type_text
 from framework.settings import brief
@@ -51,7 +52,7 @@ def _arguments(composed: Composed, shown: KeyPath, path: KeyPath, given: Any, cl
         if value is None:
             if not _takes_null(hint) and not (name in defaults and defaults[name] is None and not hints[name][1]):
                 yield f"{key}: null is not accepted; {type_text(hint)} is needed{place}"
-        elif (found := _no_number(value)) is not None:
+        elif (found := _no_number(_typed(value, hint))) is not None:
             yield f"{key}: {brief(value)} is not accepted; {found}{place}"
         elif inner is not None:
             yield from _arguments(composed, (*shown, name), (*path, name), value, inner)
@@ -66,6 +67,16 @@ def _takes_null(hint: Any) -> bool:
     if origin is typing.Annotated:
         return _takes_null(arguments[0])
     return origin is typing.Literal and None in arguments
+
+
+def _typed(value: Any, hint: Any) -> Any:
+    """What was typed for a number is still text here."""
+    if not (isinstance(value, str) and {"a number", "an integer"} & set(type_text(hint).split(" or "))):
+        return value
+    try:
+        return float(value) if value in ("nan", "inf", "-inf") else yaml12.load(value)
+    except (yaml12.YAMLError, ValueError):
+        return value
 
 
 def _no_number(value: Any) -> str | None:

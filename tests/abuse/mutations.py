@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -439,9 +439,19 @@ def mutation(base: Base, number: int, kind: str, seed: int) -> Mutation | None:
     if not isinstance(value, Moved | Renamed) and value is not DROP and len(str(value)) > 3:
         names = (*names, str(value)[:50])  # a message may show what was given instead
     key = spelt(path)
+    names = (*names, *followers(base.tree, key))
     return Mutation(
         f"{name}-{key}", base, kind, yaml12.dump(tree).encode("utf-8", "surrogatepass"), tuple(overrides), names, large
     )
+
+
+def followers(tree: Any, key: str) -> Iterator[str]:
+    """The settings that take their value from this one by ``${...}``."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from followers(value, key)
+        elif isinstance(value, str) and f"{{{key}}}" in value.replace(".init_args", ""):
+            yield name
 
 
 def look_or(tree: Any, path: KeyPath) -> Any:
