@@ -18,6 +18,7 @@ from yaml import YAMLError
 from framework.errors import UserError
 
 Path_ = tuple[str, ...]
+MOST = 1_000_000  # values of one file
 
 _RESOLVERS = {
     "null": (re.compile(r"^(?:~|null|Null|NULL|)$"), "~nN"),
@@ -129,6 +130,8 @@ class Sourced:
                 return
             if not isinstance(node, yaml.MappingNode):
                 raise UserError(f"{path}: a mapping of settings is needed, found {_kind(node)}")
+            if (size := _unfolded(node, {})) > MOST:
+                raise UserError(f"{path}: its aliases unfold to {size:.3g} values; at most {MOST:,} are read")
             self.path = path
             self.tree = self._mapping(loader, node, ())
         except YAMLError as error:
@@ -164,6 +167,15 @@ class Sourced:
             else:
                 result[key] = loader.construct_object(value_node, deep=True)
         return result
+
+
+def _unfolded(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """How many values a node holds, with every alias written out."""
+    if node not in known:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        items = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in pairs for part in pair]
+        known[node] = 1 + sum(_unfolded(item, known) for item in items)
+    return known[node]
 
 
 def _kind(node: yaml.Node) -> str:
