@@ -45,6 +45,7 @@ from framework.data.seeding import mix
 from framework.editing import Context, Edit, Once, choose, matches, nothing_matches
 from framework.errors import UserError
 from framework.protocols import HasWeightParts, WeightPart
+from framework.settings import finite
 
 if TYPE_CHECKING:
     from framework.editing import Plan
@@ -309,6 +310,7 @@ class GGInit(Edit):
         zero_bias: bool = True,
         seed: int | None = None,
     ) -> None:
+        finite(negative_slope=negative_slope)
         self.shape, self.activation, self.negative_slope = shape, activation, negative_slope
         self.xi = xi
         self.mode, self.zero_bias, self.seed = mode, zero_bias, seed

@@ -21,6 +21,7 @@ from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.protocols import HasKernels, KernelData
+from framework.settings import at_least
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,6 +75,7 @@ class KernelPlot(Observer):
     """
 
     def __init__(self, length: int = 256, every_n_epochs: int = 0, channels: int = 3, layers: int = 4) -> None:
+        at_least(1, channels=channels, layers=layers)
         if length < 2:
             raise UserError(f"kernel_plot.length: {length} is not accepted; it must be 2 or more")
         if every_n_epochs < 0:

@@ -33,6 +33,7 @@ from torch.optim import Optimizer
 from framework.editing import Context, Once, Plan, choose
 from framework.editing.names import all_names, matches
 from framework.errors import UserError
+from framework.settings import above
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -258,6 +259,7 @@ class LoRA(Once):
         trainable_modules: list[str] | None = None,
         epoch: int | None = None,
     ) -> None:
+        above(0, alpha=alpha)
         if epoch is not None and epoch < 0:
             raise UserError(f"lora.epoch: {epoch} is not accepted; it must be 0 or more")
         if rank < 1:

@@ -19,6 +19,7 @@ from torch import nn
 from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.protocols import RateTransferable
+from framework.settings import not_empty
 
 
 class RateTransfer(Observer):
@@ -33,6 +34,7 @@ class RateTransfer(Observer):
     """
 
     def __init__(self, rates: tuple[int, ...] = (2,), stages: tuple[str, ...] = ("test",)) -> None:
+        not_empty(rates=rates)
         self.rates, self.stages = tuple(rates), tuple(stages)
         for rate in self.rates:
             if int(rate) != rate or rate < 2:

@@ -29,6 +29,7 @@ from framework.editing import Context, Transform
 from framework.errors import UserError
 from framework.low_rank import rebalance
 from framework.protocols import HasFactors
+from framework.settings import finite
 
 
 class RebalanceFactors(Transform):
@@ -56,6 +57,7 @@ class RebalanceFactors(Transform):
         loss: float = 1e-2,
         gap: float = 10.0,
     ) -> None:
+        finite(beta=beta, loss=loss, gap=gap)
         if epoch is not None and epoch < 0:
             raise UserError(f"rebalance_factors.epoch: {epoch} is not accepted; 0 or more, or null")
         if rank is not None and rank < 1:

@@ -36,6 +36,7 @@ from framework.data.seeding import mix
 from framework.editing import Context, Edit, choose, nothing_matches
 from framework.errors import UserError
 from framework.protocols import HasWeightParts
+from framework.settings import finite
 from framework.structured_weights import Structure, structured
 
 if TYPE_CHECKING:
@@ -180,6 +181,7 @@ class StructuredInit(Edit):
         exclude: list[str] | None = None,
         seed: int | None = None,
     ) -> None:
+        finite(noise=noise)
         self.kind, self.rank, self.excitatory, self.balanced = kind, rank, excitatory, balanced
         self.chain, self.correlation, self.means, self.probabilities = chain, correlation, means, probabilities
         self.fractions, self.noise, self.path = fractions, noise, path

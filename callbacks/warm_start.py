@@ -44,6 +44,7 @@ from framework.editing.ledger import read_plans, same_edit, seeded_for
 from framework.editing.registry import find_technique
 from framework.errors import UserError
 from framework.run import RunConfig, find_checkpoint
+from framework.settings import finite
 from framework.weights_file import compare_tensors, file_sha256, match_prefix, read_weights_file, shortened
 
 if TYPE_CHECKING:
@@ -335,6 +336,7 @@ class WarmStart(Transform):
         seed: int | None = None,
         force: bool = False,
     ) -> None:
+        finite(sigma=sigma)
         check_factors(shrink, perturb, source, sigma)
         if isinstance(when, str):
             if when not in ("start", "rounds"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -108,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if trace:
             raise
-        print("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
+        shown = "\n".join([f"error: {error}", *getattr(error, "__notes__", ())])
+        print(_readable(shown), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:  # before or after training, which saves first
         print("SIGINT: stopped before there was anything to save", file=sys.stderr)
@@ -116,6 +118,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `framework list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _readable(message: str) -> str:
+    """A message with the words that it quotes cut to what a person reads, control characters spelt out."""
+    plain = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
+    return re.sub(r"\S{300,}", lambda word: f"{word[0][:120]}...", plain)
 
 
 def console() -> None:

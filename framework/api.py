@@ -14,10 +14,11 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from framework import paths, run
-from framework.cli import CommandLine, prepare, report_differences, user_mistakes
+from framework.cli import CommandLine, prepare, report_differences
 from framework.config.compose import Request, read_inputs
 from framework.editing.engine import callbacks_of, check_run, contradictions, in_order
 from framework.errors import UserError
+from framework.mistakes import user_mistakes
 from framework.resume import open_checkpoint
 from framework.run import Run
 from framework.tracking import close_loggers
@@ -63,7 +64,7 @@ class Experiment:
         if self.trainer.is_global_zero:
             self.identity.hold(trains=self.subcommand == "fit")
         try:
-            with user_mistakes():
+            with user_mistakes(self.config):
                 result = method(self.model, datamodule=self.datamodule, **arguments)
             close_loggers(self.trainer.loggers)
         except BaseException as error:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +17,28 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _Instan
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from framework import catalogue, run
-from framework.config import explain, yaml12
+from framework.config import explain, values, yaml12
 from framework.config.compose import SUBCOMMAND_KEYS, Composed, Request, compose, read_command_line
 from framework.config.interpolate import interpolate
 from framework.editing import Technique, order
 from framework.editing.engine import Editing
-from framework.errors import RunFailed, UserError
-from framework.files import NO_ROOM
+from framework.errors import UserError
 from framework.launcher import watch_ranks
+from framework.mistakes import explained, first_line
 from framework.record import NoProfiler, own_callbacks, own_loggers, own_plugins
 from framework.run import Run, RunConfig
+from framework.settings import at_least, brief
 from framework.tracking.wandb_run import WandbConfig
 
-WORKER_HINT = (
-    "A loader's process has died, so the run ends; mostly because memory or /dev/shm is short: each process holds a "
-    "share of both, and data.num_workers says how many there are"
-)
+# What a constructor raises over values that it cannot take; of a failed look-up a bug is the likelier cause.
+REFUSALS = (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError, MisconfigurationException)
 GROUPS: dict[str, type] = {"run": RunConfig, "wandb": WandbConfig}
 BASES: dict[str, type] = {"model": pl.LightningModule, "data": pl.LightningDataModule, "techniques": Callback}
 
 # Lightning, and so we, call jsonargparse by names that newer versions deprecate.
 _RENAMED = r"(?s).*(was deprecated in v4\.|JSONARGPARSE_DEPRECATION)"
 
-jsonargparse.set_loader("yaml12", yaml12.load_string)
+jsonargparse.set_loader("yaml12", yaml12.load_string, exceptions=(yaml12.YAMLError,))
 jsonargparse.set_dumper("yaml12", yaml12.dump)
 
 
@@ -65,7 +63,7 @@ class CommandLine(LightningCLI):
         self._composed = composed
         self._identity = identity
         self._start = start
-        self._raised: Exception | None = None
+        self._raised: tuple[Exception, type] | None = None
         self._text: str | None = None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=_RENAMED)
@@ -91,11 +89,15 @@ class CommandLine(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Checks the composed tree against every signature; raises one error with all mistakes."""
+        groups = {**GROUPS, "trainer": pl.Trainer}
+        unusable = values.unusable(self._composed, BASES, groups)
         try:
             self.config = parser.parse_object({self._chosen: self._composed.tree, "subcommand": self._chosen})
         except (ArgumentError, TypeError, ValueError, KeyError) as error:
-            problems = explain.explain(self._composed, BASES, {**GROUPS, "trainer": pl.Trainer})
-            raise UserError("\n".join(problems or [first_line(error)])) from error
+            problems = [*unusable, *explain.explain(self._composed, BASES, groups)]
+            raise UserError("\n".join(problems or [" ".join(str(error).split())[:400]])) from error
+        if unusable:
+            raise UserError("\n".join(unusable))
 
     def _parse_ckpt_path(self) -> None:
         """A checkpoint's hyper-parameters never override what was configured; see :func:`report_differences`."""
@@ -119,7 +121,7 @@ class CommandLine(LightningCLI):
                     kwargs |= dict.fromkeys(kwargs.keys() & set(getattr(class_type, "start_only", ())))
                 return lightnings(class_type, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
             except Exception as error:
-                self._raised = error
+                self._raised = self._raised or (error, class_type)
                 raise
 
         return build
@@ -129,24 +131,57 @@ class CommandLine(LightningCLI):
         try:
             super().instantiate_classes()
         except Exception as error:
-            raised = self._raised or error
-            if isinstance(raised, UserError):
-                raise UserError(self._locate(str(raised))) from raised
-            raise raised from None
+            raised, cls = self._raised or (error, None)
+            raise (self._mistake(raised, cls) or raised) from (raised if isinstance(raised, UserError) else None)
 
-    def _locate(self, message: str) -> str:
-        """Puts the section before an argument's name: ``source: …`` becomes ``data.source: … (file:line)``."""
-        name = message.partition(":")[0]
-        paths: list[tuple[str, ...]] = [(section,) for section in ("model", "data")]
-        paths += [("techniques", technique) for technique in self._composed.tree.get("techniques") or {}]
-        found = []
-        for path in paths:
+    def _mistake(self, error: Exception, cls: type | None) -> UserError | None:
+        """What a user did wrong for a constructor to raise ``error``; ``None`` where that is a bug of ours."""
+        place = self._section_of(cls)
+        if isinstance(error, UserError):
+            return UserError(self._locate(str(error), place))
+        misused = isinstance(error, MisconfigurationException)
+        message = None if misused else explained(error, self.settings.as_dict())
+        if message is not None:
+            return UserError(message)
+        if place is None or cls is None or not isinstance(error, REFUSALS):
+            return None
+        settings: Any = self._composed.tree
+        for key in place:
+            settings = settings[key]
+        given = [f"{name}={brief(value)}" for name, value in (settings.get("init_args") or {}).items()]
+        return UserError(
+            f"{'.'.join(place)}: {cls.__name__} refused its arguments: {first_line(error)} ({type(error).__name__}); "
+            f"given: {', '.join(given) or 'none'}{self._composed.origin(place)}; --traceback shows where"
+        )
+
+    def _section_of(self, cls: type | None) -> tuple[str, ...] | None:
+        """The key path at which the config names a class."""
+        for path, base in self._sections():
             settings: Any = self._composed.tree
             for key in path:
                 settings = settings.get(key) or {}
-            cls = explain.find_class(settings["class_path"], BASES[path[0]]) if settings else object
+            if settings and explain.find_class(settings["class_path"], base) is cls:
+                return path
+        return None
+
+    def _sections(self) -> list[tuple[tuple[str, ...], type]]:
+        names = self._composed.tree.get("techniques") or {}
+        paths: list[tuple[str, ...]] = [("model",), ("data",), *(("techniques", name) for name in names)]
+        return [(path, BASES[path[0]]) for path in paths if self._composed.tree.get(path[0])]
+
+    def _locate(self, message: str, raised_in: tuple[str, ...] | None = None) -> str:
+        """Puts the section before an argument's name: ``source: …`` becomes ``data.source: … (file:line)``."""
+        name = message.partition(":")[0]
+        found = []
+        for path, base in self._sections():
+            settings: Any = self._composed.tree
+            for key in path:
+                settings = settings.get(key) or {}
+            cls = explain.find_class(settings["class_path"], base) if settings else object
             if name.split(".")[0] in explain.argument_defaults(cls):
                 found.append(path)
+        if raised_in in found:
+            found = [raised_in]
         if len(found) != 1:
             return message
         place = self._composed.origin((*found[0], "init_args", *name.split(".")))
@@ -225,6 +260,12 @@ class CommandLine(LightningCLI):
             given["use_distributed_sampler"] = False  # its loaders shard by themselves, exactly over a resume
         if given.get("profiler") is None:
             given["profiler"] = NoProfiler()
+        whole, number = (
+            ("accumulate_grad_batches", "check_val_every_n_epoch"),
+            ("gradient_clip_val", "log_every_n_steps"),
+        )
+        at_least(1, **{f"trainer.{name}": given.get(name) for name in whole})  # Lightning fails on these in mid-run
+        at_least(0, **{f"trainer.{name}": given.get(name) for name in number})
         try:
             trainer = pl.Trainer(**given, callbacks=callbacks)
         except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
@@ -232,6 +273,14 @@ class CommandLine(LightningCLI):
         _refuse_strangers(trainer)
         watch_ranks(trainer)
         return trainer
+
+
+def _check_trainer(given: Mapping[str, Any]) -> None:
+    """Refuses numbers that Lightning accepts, and fails on in the middle of a run or ignores."""
+    at_least(
+        1, **{f"trainer.{name}": given.get(name) for name in ("accumulate_grad_batches", "check_val_every_n_epoch")}
+    )
+    at_least(0, **{f"trainer.{name}": given.get(name) for name in ("gradient_clip_val", "log_every_n_steps")})
 
 
 def _refuse_strangers(trainer: pl.Trainer) -> None:
@@ -273,12 +322,6 @@ def instantiate(base: type, settings: dict[str, Any], where: str) -> Any:
         return parser.instantiate_classes(typed).model
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, for a message of one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
 def prepare(request: Request, subcommand: str) -> tuple[Composed, Path | None]:
     """Composes, finds the checkpoint, takes its config where none was given, and interpolates.
 
@@ -311,6 +354,9 @@ def prepare(request: Request, subcommand: str) -> tuple[Composed, Path | None]:
     elif given is None and "model" not in composed.tree and not composed.problems:
         from framework.paths import shipped_configs
 
+        if request.files:
+            files = ", ".join(map(str, request.files))
+            raise UserError(f"{files}: no model; give a class path, as model or as --model=package.module.Class")
         names = [name for name in shipped_configs() if not name.startswith(("callbacks/", "sweeps/"))]
         raise UserError(f"--config is missing; shipped configs: {', '.join(names)}")
     settings = composed.tree.setdefault("run", {})
@@ -398,28 +444,3 @@ def _comparable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_comparable(item) for item in value]
     return value if isinstance(value, str | int | float | bool | None | Mapping) else str(value)
-
-
-@contextmanager
-def user_mistakes() -> Iterator[None]:
-    """Turns what Lightning says of a user's settings during a run into a :class:`UserError`."""
-    try:
-        yield
-    except MisconfigurationException as error:
-        raise UserError(first_line(error)) from error
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise UserError(f"{error.filename or 'a file'} cannot be written: {error.strerror}") from error
-    except RuntimeError as error:
-        text = str(error)
-        if text.startswith("DataLoader worker"):
-            raise RunFailed(f"{first_line(error).rstrip('.')}. {WORKER_HINT}") from error
-        if text.startswith("Early stopping conditioned on metric"):
-            raise UserError(first_line(error)) from error
-        if text.startswith("Error(s) in loading state_dict"):
-            lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
-            raise UserError(
-                f"the checkpoint's weights do not fit the configured model: {' '.join(lines)[:400]}"
-            ) from error
-        raise

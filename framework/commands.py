@@ -13,9 +13,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from framework import catalogue
 from framework.api import launch
-from framework.cli import Typed, first_line, prepare
+from framework.cli import Typed, prepare
 from framework.config.compose import Request, compose, read_command_line
 from framework.errors import UserError
+from framework.mistakes import first_line
 from framework.resume import exit_code
 from framework.run import NameTaken
 

@@ -12,7 +12,7 @@ from framework.editing.ledger import replay, store
 from framework.editing.stage import stage_of
 from framework.errors import UserError
 from framework.figures import log_figure
-from framework.optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule, changed
+from framework.optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule, changed, check
 from framework.plain import plain_data
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ class Module(pl.LightningModule):
     Args:
         optimizer: The optimiser and its settings.
         schedule: The learning-rate schedule, stepped after each optimiser step.
+
+    Raises:
+        UserError: a number of either is one that none takes.
     """
 
     start_only: ClassVar[tuple[str, ...]] = ()
@@ -51,6 +54,7 @@ class Module(pl.LightningModule):
         super().__init__()
         self.optimizer_config = as_dataclass(OptimizerConfig, optimizer)
         self.schedule_config = as_dataclass(ScheduleConfig, schedule)
+        check(self.optimizer_config, self.schedule_config)
 
     @property
     def records_step(self) -> bool:

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from framework.errors import UserError
 from framework.row_adamw import RowAdamW
+from framework.settings import at_least, brief
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,20 @@ class ScheduleConfig:
     cycle_decay: float = 1.0
     patience: int = 10
     min_lr: float = 0.0
+
+
+def check(optimizer: OptimizerConfig, schedule: ScheduleConfig) -> None:
+    """Refuses numbers that no optimiser or schedule takes, before any data is read.
+
+    Raises:
+        UserError: one is not accepted.
+    """
+    at_least(0, **{"optimizer.lr": optimizer.lr, "optimizer.weight_decay": optimizer.weight_decay})
+    if schedule.name not in SCHEDULES:
+        raise UserError(f"schedule.name: {brief(schedule.name)} is not one of {', '.join(SCHEDULES)}")
+    fields = ("warmup", "final", "gamma", "every", "cycle_decay", "patience", "min_lr", "milestones")
+    at_least(0, **{f"schedule.{name}": getattr(schedule, name) for name in fields})
+    at_least(1, **{"schedule.cycles": schedule.cycles})
 
 
 Config = TypeVar("Config", OptimizerConfig, ScheduleConfig)
@@ -164,7 +179,9 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
                 groups, opt=config.name.lower(), lr=config.lr, weight_decay=config.weight_decay, **config.args
             )
     except (TypeError, ValueError) as error:
-        raise UserError(f"optimizer {config.name!r} refused its arguments: {error}") from error
+        given = {"lr": config.lr, "weight_decay": config.weight_decay, **config.args}
+        listed = ", ".join(f"{name}={brief(value)}" for name, value in given.items())
+        raise UserError(f"optimizer: {config.name!r} refused its arguments {listed}: {error}") from error
     from difflib import get_close_matches
 
     names = sorted({*native, *known})

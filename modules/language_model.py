@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric, Metric
 
 from framework import Module, OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
+from framework.settings import at_least
 
 Batch = Mapping[str, Tensor]
 IGNORED = -100
@@ -107,10 +108,8 @@ class LanguageModel(Module):
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
-        if vocab_size < 1:
-            raise UserError(f"vocab_size: {vocab_size} is not accepted; at least 1")
-        if prompt_length < 1 or max_new_tokens < 1 or temperature < 0:
-            raise UserError("prompt_length and max_new_tokens must be at least 1, temperature at least 0")
+        at_least(1, vocab_size=vocab_size, prompt_length=prompt_length, max_new_tokens=max_new_tokens)
+        at_least(0, temperature=temperature)
         self.vocab_size = vocab_size
         self.prompt_length, self.max_new_tokens, self.temperature = prompt_length, max_new_tokens, temperature
         self.val_loss, self.test_loss = Perplexity(log=True), Perplexity(log=True)

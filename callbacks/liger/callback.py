@@ -13,6 +13,7 @@ from callbacks.liger.conversion import add_gate_projections, convert_layers, con
 from framework.editing import Context, Once, Plan, Stage
 from framework.errors import UserError
 from framework.optim import OptimizerConfig, ScheduleConfig, changed
+from framework.settings import at_least, finite
 
 
 class Liger(Once):
@@ -62,6 +63,8 @@ class Liger(Once):
         recovery_optimizer: dict[str, Any] | None = None,
         recovery_schedule: dict[str, Any] | None = None,
     ) -> None:
+        finite(tau=tau, alpha=alpha, beta=beta)
+        at_least(0, hybrid_every=hybrid_every)
         if epoch < 0:
             raise UserError(f"liger.epoch: {epoch} is not accepted; it must be 0 or more")
         changed(OptimizerConfig(), recovery_optimizer or {}, "liger.recovery_optimizer")

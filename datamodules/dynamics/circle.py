@@ -13,6 +13,7 @@ from framework.data.arrays import WholeBatch
 from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
 from framework.errors import UserError
+from framework.settings import finite
 
 KINDS = ("circle", "gaussian")
 
@@ -69,6 +70,7 @@ class Circle(WholeData):
         passes: int = 10,
     ) -> None:
         super().__init__(batch_size=1)
+        finite(angles=angles)
         if source not in KINDS:
             raise UserError(f"source: {source!r} is not one of {', '.join(KINDS)}")
         for name, value in (("samples", samples), ("probes", probes), ("passes", passes)):

@@ -17,6 +17,7 @@ from framework.data.arrays import WholeBatch
 from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
 from framework.errors import UserError
+from framework.settings import at_least
 
 STEPS = 8
 Trials = tuple[Tensor, Tensor]
@@ -173,6 +174,7 @@ class CognitiveTasks(WholeData):
         passes: int = 10,
     ) -> None:
         super().__init__(batch_size=1)
+        at_least(0, sigma=sigma)
         if task not in TASKS:
             raise UserError(f"task: {task!r} is not one of {', '.join(TASKS)}")
         sizes = {"trials": trials, "probes": probes, "test_trials": test_trials, "passes": passes}

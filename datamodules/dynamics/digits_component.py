@@ -11,6 +11,7 @@ from framework.data.arrays import WholeBatch
 from framework.data.whole import WholeData
 from framework.errors import UserError
 from framework.ntk import KernelPredictor, infinite_kernels
+from framework.settings import at_least
 
 
 class DigitsComponent(WholeData):
@@ -42,6 +43,8 @@ class DigitsComponent(WholeData):
         passes: int = 10,
     ) -> None:
         super().__init__(batch_size=1)
+        at_least(1, depth=depth)
+        at_least(0, beta=beta)
         for name, value in (("samples", samples), ("passes", passes)):
             if value < 1:
                 raise UserError(f"{name}: {value} is not accepted; at least 1")

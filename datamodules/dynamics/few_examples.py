@@ -11,6 +11,7 @@ from datamodules.dynamics.correlations import read_pairs
 from framework.data.arrays import WholeBatch
 from framework.data.whole import WholeData
 from framework.errors import UserError
+from framework.settings import at_least
 
 SOURCES = ("relu_teacher", "digits", "diabetes")
 
@@ -89,6 +90,7 @@ class FewExamples(WholeData):
         passes: int = 10,
     ) -> None:
         super().__init__(batch_size=1)
+        at_least(0, noise=noise)
         if source not in SOURCES:
             raise UserError(f"source: {source!r} is not one of {', '.join(SOURCES)}")
         counts = {"inputs": inputs, "teacher": teacher, "examples": examples, "tests": tests, "draws": draws}

@@ -11,6 +11,7 @@ from framework.data.arrays import WholeBatch
 from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
 from framework.errors import UserError
+from framework.settings import above
 
 
 class NoisyTeacher(WholeData):
@@ -46,6 +47,7 @@ class NoisyTeacher(WholeData):
         passes: int = 10,
     ) -> None:
         super().__init__(batch_size=1)
+        above(0, alpha=alpha, snr=snr)
         for name, value in (("inputs", inputs), ("draws", draws), ("passes", passes)):
             if value < 1:
                 raise UserError(f"{name}: {value} is not accepted; at least 1")

@@ -12,6 +12,7 @@ from framework.data.arrays import NamedArrays, WholeBatch
 from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
 from framework.errors import UserError
+from framework.settings import at_least
 
 SOURCES = ("gaussian", "digits")
 EXPECTED = ".npz with X (n, d), whitened, and y (n,)"
@@ -85,6 +86,7 @@ class QuadraticTeacher(WholeData):
         passes: int = 10,
     ) -> None:
         super().__init__(batch_size=1, eval_batch_size=1024)
+        at_least(0, noise=noise)
         if source not in SOURCES:
             raise UserError(f"source: {source!r} is not one of {', '.join(SOURCES)}")
         for name, value in (("dimension", dimension), ("samples", samples), ("width", width), ("passes", passes)):

@@ -12,6 +12,7 @@ from framework.data.arrays import WholeBatch
 from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
 from framework.errors import UserError
+from framework.settings import at_least
 
 KINDS = ("gaussian", "digits", "image")
 
@@ -125,6 +126,7 @@ class MatrixSensing(WholeData):
         passes: int = 10,
     ) -> None:
         super().__init__(batch_size=1)
+        at_least(1, condition=condition)
         if source not in KINDS:
             raise UserError(f"source: {source!r} is not one of {', '.join(KINDS)}")
         for name, value in (("rows", rows), ("rank", rank), ("passes", passes)):

@@ -18,6 +18,7 @@ from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
 from framework.linear_heads import RangeScaler, draw_subset
+from framework.settings import above, at_least, finite
 
 ALL = 100_000
 
@@ -105,6 +106,9 @@ class FrozenFeatures(DataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
+        at_least(1, channels=channels, num_classes=num_classes, features=features)
+        finite(mean=mean)
+        above(0, std=std)
         if source == "features":
             if path is None:
                 raise UserError(f"path: source 'features' needs one: {EXPECTED}")

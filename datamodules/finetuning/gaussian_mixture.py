@@ -10,6 +10,7 @@ from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
 from framework.linear_heads import draw_subset
 from framework.linear_heads.mixture import MixtureLaw
+from framework.settings import at_least
 
 ALL = 100_000
 
@@ -56,6 +57,7 @@ class GaussianMixture(DataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
+        at_least(1, samples=samples)
         self.law = MixtureLaw(num_classes, features, kind)
         self.num_classes, self.features = num_classes, features
         self.pool = 100 * features if pool is None else pool

@@ -22,6 +22,7 @@ from datamodules.finetuning.text_files import Row, find_splits, read_rows
 from framework.data import DataModule
 from framework.data.arrays import NamedArrays
 from framework.errors import UserError
+from framework.settings import at_least
 
 PREAMBLE = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 PREAMBLE_WITH_INPUT = (
@@ -111,6 +112,7 @@ class InstructionData(DataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
+        at_least(1, vocab_size=vocab_size)
         if length < 2:
             raise UserError(f"length: {length} is not accepted; a block has 2 tokens or more")
         for name, rows in (("val_rows", val_rows), ("train_rows", train_rows)):

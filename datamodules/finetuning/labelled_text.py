@@ -18,6 +18,7 @@ from datamodules.finetuning.text import Codec, Sequences
 from datamodules.finetuning.text_files import SUFFIXES, Row, embedded, find_splits, read_rows
 from framework.data import DataModule
 from framework.errors import UserError
+from framework.settings import at_least
 
 ENDINGS = (*SUFFIXES, ".tsv")
 EXPECTED = (
@@ -151,6 +152,8 @@ class LabelledText(DataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
+        at_least(1, num_classes=num_classes)
+        at_least(0, least_rating=least_rating)
         if not 0 < val_fraction < 0.5:
             raise UserError(f"val_fraction: {val_fraction} is not between 0 and 0.5")
         for name, rows in (("length", length), ("train_rows", train_rows), ("eval_rows", eval_rows)):

@@ -23,6 +23,7 @@ from framework.data.arrays import ArrayDataset
 from framework.data.loader import draws_random_numbers
 from framework.data.seeding import mix
 from framework.errors import UserError
+from framework.settings import above
 
 
 def round_sizes(samples: int, per_round: float) -> list[int]:
@@ -114,6 +115,7 @@ class RoundData(DataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
+        above(0, per_round=per_round)
         round_sizes(2, per_round)
         if not 0 <= holdout < 1:
             raise UserError(f"holdout: {holdout} is not accepted; at least 0 and below 1")

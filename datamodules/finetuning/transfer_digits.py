@@ -13,6 +13,7 @@ from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.data.npz import read_npz, shapes_of
 from framework.errors import UserError
+from framework.settings import at_least
 
 EXPECTED = "x (N, H, W) and y (N,), images with values from 0 to 1 and their classes"
 
@@ -76,6 +77,8 @@ class TransferDigits(DataModule):
         eval_batch_size: int | None = 512,
     ) -> None:
         super().__init__(batch_size, eval_batch_size)
+        at_least(0, noise=noise)
+        at_least(1, inputs=inputs)
         source, target = list(source_classes or range(5, 10)), list(target_classes or range(5))
         if set(source) & set(target) or len(set(target)) < 2 or len(set(source)) < 2:
             raise UserError(f"source_classes {source}, target_classes {target}: two or more each, none in both")

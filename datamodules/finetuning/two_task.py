@@ -17,6 +17,7 @@ from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.data.seeding import seeded
 from framework.errors import UserError
+from framework.settings import at_least
 
 PARTS = ("x", "y", "x_test", "y_test")
 TRANSFORMS = ("reverse", "permute", "none")
@@ -182,6 +183,7 @@ class TwoTask(DataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
+        at_least(1, num_classes=num_classes, d_input=d_input)
         if transform not in TRANSFORMS:
             raise UserError(f"data.transform: {transform!r} is not accepted; one of {', '.join(TRANSFORMS)}")
         if not 0 < test_fraction < 1:

@@ -17,6 +17,7 @@ from framework.data.seeding import mix
 from framework.errors import UserError
 from framework.regression_prompts import FUNCTIONS, SPECTRA, PromptLaw
 from framework.regression_prompts import Prompts as Batch
+from framework.settings import finite
 
 COVARIANCES = ("identity", "ar", *SPECTRA)
 SOURCES = ("gaussian", "diabetes", "breast_cancer", "digits")
@@ -162,6 +163,8 @@ class Prompts(DataModule):
     ) -> None:
         together = min(eval_batch_size, eval_prompts)
         super().__init__(batch_size=1, eval_batch_size=together)
+        finite(correlation=correlation, eigenvalues=eigenvalues, scale=scale, query_scale=query_scale)
+        finite(prior_mean=prior_mean, prior_variance=prior_variance, noise=noise)
         counts = {"dim": dim, "length": length, "batch_size": batch_size, "inner_steps": inner_steps}
         counts |= {"batches": batches, "eval_prompts": eval_prompts, "eval_batch_size": eval_batch_size}
         for name, count in counts.items():

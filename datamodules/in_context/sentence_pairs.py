@@ -17,6 +17,7 @@ from datamodules.finetuning.text_files import embedded
 from framework.data import DataModule
 from framework.data.arrays import NamedArrays
 from framework.errors import UserError
+from framework.settings import finite
 
 GUESSES = ("none", "mean", "cosine")
 LEVELS = 6
@@ -149,12 +150,13 @@ class SentencePairs(DataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size)
+        finite(score_range=score_range)
         for name in guesses:
             if name not in GUESSES:
                 raise UserError(f"guesses: {name!r} is not one of {', '.join(GUESSES)}")
         if not guesses:
             raise UserError(f"guesses: [] is not accepted; some of {', '.join(GUESSES)}")
-        if score_range[0] >= score_range[1]:
+        if len(score_range) != 2 or score_range[0] >= score_range[1]:
             raise UserError(f"score_range: {list(score_range)} is not accepted; the lowest, then the highest")
         for name, value, least in (("examples", examples, 0), ("pairs", pairs, 10), ("length", length, 16)):
             if value < least:

@@ -12,6 +12,7 @@ from datamodules.vision.sources import check_declared, check_source, load_splits
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
+from framework.settings import at_least, between
 
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, what LRA's grey CIFAR uses
 
@@ -94,6 +95,8 @@ class SequentialImages(DataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
+        between(0, 1, "[)", val_fraction=val_fraction)
+        at_least(1, pool=pool)
         known = check_source(source, path)
         if pool < 1 or (source != "idx" and known.image_size % pool):
             raise UserError(f"pool: {pool} does not divide the {known.image_size} pixels of {source!r}")

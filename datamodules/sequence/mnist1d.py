@@ -20,6 +20,7 @@ from framework.data.array_pickle import read_array_pickle
 from framework.data.arrays import ArrayDataset
 from framework.data.seeding import seeded
 from framework.errors import UserError
+from framework.settings import at_least
 
 CLASSES = 10
 PARTS = ("x", "y", "x_test", "y_test")
@@ -143,6 +144,7 @@ class Mnist1D(DataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
+        at_least(1, length=length)
         if samples < 20 or samples % CLASSES:
             raise UserError(f"samples: {samples} is not accepted; a multiple of {CLASSES}, at least 20")
         if not 0 < test_fraction < 1 or not 0 < _train_part(samples, test_fraction) < samples:

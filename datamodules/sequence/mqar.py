@@ -17,6 +17,7 @@ from framework.data import DataModule
 from framework.data.arrays import NamedArrays
 from framework.data.seeding import mix
 from framework.errors import UserError
+from framework.settings import above, at_least
 
 
 def mqar_batch(
@@ -84,6 +85,8 @@ class Mqar(DataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers)
+        at_least(1, train_samples=train_samples, eval_samples=eval_samples)
+        above(0, alpha=alpha)
         if length % 2 or not 1 <= pairs <= length // 4:
             raise UserError(f"pairs, length: {pairs} pairs in {length} tokens; length even, 1 to length/4 pairs")
         if vocab_size % 2 or pairs >= vocab_size // 2:

@@ -21,6 +21,7 @@ from datamodules.vision.labelled import LabelledImages, stratified_split
 from datamodules.vision.sources import check_declared
 from framework.data import DataModule
 from framework.errors import UserError
+from framework.settings import at_least
 
 RATE = 16_000
 LENGTH = 16_000
@@ -187,6 +188,7 @@ class SpeechCommands(DataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
+        at_least(1, num_classes=num_classes)
         if rate < 1 or LENGTH % rate:
             raise UserError(f"rate: {rate} does not divide the {LENGTH} samples of a recording")
         if synthetic_per_word < 10:

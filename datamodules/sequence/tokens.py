@@ -24,6 +24,7 @@ from datamodules.finetuning.text_files import EMBEDDED, embedded, find_splits
 from datamodules.sequence.token_files import BYTES, DTYPES, SUFFIXES, read_tokens
 from framework.data import DataModule
 from framework.errors import UserError
+from framework.settings import at_least
 
 Stream = np.ndarray
 
@@ -128,6 +129,7 @@ class TokenData(DataModule):
         drop_last: bool = True,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
+        at_least(1, eval_windows=eval_windows)
         if source not in EMBEDDED:
             raise UserError(f"source: {source!r} is not one of {', '.join(EMBEDDED)}; for files of your own give path")
         if length < 1 or vocab_size < 2:

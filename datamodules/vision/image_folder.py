@@ -18,6 +18,7 @@ from datamodules.vision.labelled import stratified_split
 from datamodules.vision.sources import check_declared
 from framework.data import DataModule
 from framework.errors import UserError
+from framework.settings import above, at_least, finite
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 AUGMENTS = ("none", "crop_flip", "randaugment", "trivialaugment")
@@ -164,6 +165,9 @@ class ImageFolderData(DataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
+        at_least(1, num_classes=num_classes, channels=channels, image_size=image_size)
+        finite(mean=mean)
+        above(0, std=std)
         if augment not in AUGMENTS:
             near = get_close_matches(str(augment), AUGMENTS, n=1, cutoff=0.0)[0]
             raise UserError(f"augment: {augment!r} is not one of {', '.join(AUGMENTS)}; nearest: {near}")

@@ -12,6 +12,7 @@ from datamodules.vision.sources import check_declared, check_source, load_splits
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
+from framework.settings import between
 
 
 class ImageDataset(ArrayDataset):
@@ -83,6 +84,7 @@ class SmallImages(DataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
+        between(0, 1, "[)", val_fraction=val_fraction)
         known = check_source(source, path)
         check_augment(augment)
         if image_size is not None and image_size < 1:

@@ -20,6 +20,7 @@ import yaml
 from framework.config import yaml12
 from framework.errors import UserError
 from framework.paths import find_config
+from framework.settings import brief
 
 KeyPath = tuple[str, ...]
 
@@ -126,7 +127,7 @@ def read_command_line(arguments: Sequence[str]) -> Request:
             _add_mapping(request, argument)
             continue
         if not argument.startswith("--") and argument != "-c" and not _BARE.match(argument):
-            request.problems.append(f"{argument!r}: unexpected argument; settings are written --key=value")
+            request.problems.append(f"{brief(argument)}: unexpected argument; settings are written --key=value")
             continue
         name, equals, value = argument.removeprefix("--").partition("=")
         if argument == "-c":
@@ -250,7 +251,7 @@ def compose(request: Request, subcommand: str, techniques: Mapping[str, str]) ->
         hint = f"did you mean {near[0]}?" if near else f"accepted: {', '.join(accepted)}"
         if key in {name for names in SUBCOMMAND_KEYS.values() for name in names}:
             hint = f"{subcommand} does not take it; accepted: {', '.join(SUBCOMMAND_KEYS[subcommand])}"
-        composed.problems.append(f"{key}: unknown key; {hint}{composed.origin((key,))}")
+        composed.problems.append(f"{_cut(key)}: unknown key; {hint}{composed.origin((key,))}")
         del composed.tree[key]
     _check_techniques(composed, techniques)
     return composed
@@ -261,7 +262,7 @@ def _merge_layer(composed: Composed, layer: Layer) -> None:
         if key == "techniques":
             if not isinstance(value, dict | None):
                 composed.problems.append(
-                    f"techniques: a mapping of names to settings is needed, found {value!r}{_place(layer, (key,))}"
+                    f"techniques: a mapping of names to settings is needed, found {brief(value)}{_place(layer, (key,))}"
                 )
                 continue
             composed.tree.setdefault(key, {})
@@ -271,7 +272,7 @@ def _merge_layer(composed: Composed, layer: Layer) -> None:
         elif key in CLASS_SECTIONS:
             _merge_section(composed, layer, (key,), value)
         elif key in GROUP_SECTIONS and not isinstance(value, dict):
-            composed.problems.append(f"{key}: a mapping is needed, found {value!r}{_place(layer, (key,))}")
+            composed.problems.append(f"{key}: a mapping is needed, found {brief(value)}{_place(layer, (key,))}")
         else:
             _merge(composed.tree, key, value)
             _record(composed, layer, (key,), (key,), value)
@@ -296,7 +297,7 @@ def _merge_section(composed: Composed, layer: Layer, path: KeyPath, value: Any) 
         value = {"class_path": value}
     if not isinstance(value, dict):
         composed.problems.append(
-            f"{'.'.join(path)}: a class path or a mapping is needed, found {value!r}{_place(layer, path)}"
+            f"{'.'.join(path)}: a class path or a mapping is needed, found {brief(value)}{_place(layer, path)}"
         )
         return
     canonical: dict[str, Any] = {}
@@ -365,6 +366,10 @@ def _record(composed: Composed, layer: Layer, given: KeyPath, place: KeyPath, va
             _record(composed, layer, (*given, str(key)), (*place, str(key)), item)
 
 
+def _cut(key: str) -> str:
+    return key if len(key) <= 60 else f"{key[:57]}..."
+
+
 def _check_techniques(composed: Composed, registered: Mapping[str, str]) -> None:
     techniques = composed.tree.get("techniques") or {}
     composed.tree["techniques"] = kept = {}
@@ -372,7 +377,8 @@ def _check_techniques(composed: Composed, registered: Mapping[str, str]) -> None
         place = ("techniques", name)
         if not _IDENTIFIER.match(name):
             composed.problems.append(
-                f"techniques.{name}: a name is letters, digits and underscores (an identifier){composed.origin(place)}"
+                f"techniques.{_cut(name)}: a name is letters, digits and underscores (an identifier)"
+                f"{composed.origin(place)}"
             )
         elif settings is None:
             continue
@@ -384,6 +390,6 @@ def _check_techniques(composed: Composed, registered: Mapping[str, str]) -> None
             near = get_close_matches(name, registered, n=1)
             hint = f"did you mean {near[0]}?" if near else f"registered: {', '.join(sorted(registered)) or 'none'}"
             composed.problems.append(
-                f"techniques.{name}: not a registered technique, and no class_path is given; {hint}"
+                f"techniques.{_cut(name)}: not a registered technique, and no class_path is given; {hint}"
                 f"{composed.origin(place)}"
             )

@@ -20,7 +20,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser
 
 from framework.config.compose import CLASS_SECTIONS, Composed, KeyPath
-from framework.config.interpolate import has_interpolation
+from framework.settings import brief
 
 
 class UnknownClass(Exception):
@@ -34,11 +34,11 @@ def find_class(path: Any, base: type) -> type:
         UnknownClass: there is none, or it is not a ``base``.
     """
     if not isinstance(path, str) or not path:
-        raise UnknownClass(f"a class path is needed, found {path!r}")
+        raise UnknownClass(f"a class path is needed, found {brief(path)}")
     if "." not in path:
         match = next((cls for cls in _subclasses(base) if cls.__name__ == path), None)
         if match is None:
-            raise UnknownClass(f"{path!r} is no known class; give its full path, package.module.{path}")
+            raise UnknownClass(f"{brief(path)} is no known class; give its full path, package.module.Class")
         return match
     module_path, _, name = path.rpartition(".")
     try:
@@ -46,19 +46,21 @@ def find_class(path: Any, base: type) -> type:
     except ModuleNotFoundError as error:
         missing = error.name or module_path
         if module_path == missing or module_path.startswith(f"{missing}."):
-            raise UnknownClass(f"{path!r}: no module {missing!r}{_near_module(missing)}") from error
-        raise UnknownClass(f"{path!r}: importing it failed: {error}") from error
+            raise UnknownClass(f"{brief(path)}: no module {brief(missing)}{_near_module(missing)}") from error
+        raise UnknownClass(f"{brief(path)}: importing it failed: {error}") from error
     except ImportError as error:
-        raise UnknownClass(f"{path!r}: importing it failed: {error}") from error
-    except ValueError as error:
-        raise UnknownClass(f"{path!r} is not a class path") from error
+        raise UnknownClass(f"{brief(path)}: importing it failed: {error}") from error
+    except (ValueError, TypeError) as error:  # an empty name, or one that begins with a dot
+        raise UnknownClass(f"{brief(path)} is not a class path") from error
     found = getattr(module, name, None)
     if found is None:
         classes = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)]
         near = get_close_matches(name, classes, n=3) or classes[:5]
-        raise UnknownClass(f"{path!r}: {module_path} has no {name!r}; it has {', '.join(near) or 'none of this kind'}")
+        raise UnknownClass(
+            f"{brief(path)}: {module_path} has no {brief(name)}; it has {', '.join(near) or 'none of this kind'}"
+        )
     if not isinstance(found, type) or not issubclass(found, base):
-        raise UnknownClass(f"{path!r} is not a {base.__name__}")
+        raise UnknownClass(f"{brief(path)} is not a {base.__name__}")
     return found
 
 
@@ -90,7 +92,7 @@ def argument_defaults(cls: type) -> dict[str, Any]:
 
 
 @cache
-def _signature(cls: type) -> dict[str, tuple[Any, bool]]:
+def signature(cls: type) -> dict[str, tuple[Any, bool]]:
     """Argument name to its type and whether it is required, the nearest class first."""
     found: dict[str, tuple[Any, bool]] = {}
     for owner in cls.__mro__:
@@ -161,7 +163,8 @@ def _explain_class(composed: Composed, path: KeyPath, settings: Any, base: type)
         return [f"{key}: class_path is missing{composed.origin(path)}"]
     if not isinstance(settings["class_path"], str):
         return [
-            f"{key}: a class path is needed, found {settings['class_path']!r}{composed.origin((*path, 'class_path'))}"
+            f"{key}: a class path is needed, found {brief(settings['class_path'])}"
+            f"{composed.origin((*path, 'class_path'))}"
         ]
     try:
         cls = find_class(settings["class_path"], base)
@@ -169,7 +172,9 @@ def _explain_class(composed: Composed, path: KeyPath, settings: Any, base: type)
         return [f"{key}: {error}{composed.origin((*path, 'class_path'))}"]
     arguments = settings.get("init_args") or {}
     if not isinstance(arguments, dict):
-        return [f"{key}.init_args: a mapping is needed, found {arguments!r}{composed.origin((*path, 'init_args'))}"]
+        return [
+            f"{key}.init_args: a mapping is needed, found {brief(arguments)}{composed.origin((*path, 'init_args'))}"
+        ]
     return _explain_arguments(composed, path, (*path, "init_args"), arguments, cls, required=True)
 
 
@@ -178,7 +183,7 @@ def _explain_arguments(
 ) -> list[str]:
     problems = []
     accepted = argument_defaults(cls)
-    signature = _signature(cls) if isinstance(cls, type) else {}
+    hints = signature(cls) if isinstance(cls, type) else {}
     for name, value in given.items():
         key, place = ".".join((*shown, name)), composed.origin((*path, name))
         if name not in accepted:
@@ -186,18 +191,18 @@ def _explain_arguments(
             hint = f"did you mean {near[0]}?" if near else f"accepted: {', '.join(accepted) or 'none'}"
             problems.append(f"{key}: {cls.__name__} has no such argument; {hint}{place}")
             continue
-        hint = signature.get(name, (inspect.Parameter.empty, False))[0]
-        inner = _dataclass_in(hint)
+        hint = hints.get(name, (inspect.Parameter.empty, False))[0]
+        inner = dataclass_in(hint)
         if isinstance(value, dict) and "class_path" in value:
             problems += _explain_nested(composed, (*shown, name), (*path, name), value)
         elif inner is not None and isinstance(value, dict):
             problems += _explain_arguments(composed, (*shown, name), (*path, name), value, inner, required=True)
-        elif has_interpolation(value):
+        elif any(problem.startswith((f"{key}:", f"{key}.")) for problem in composed.problems):
             continue  # said already: it could not be resolved
         elif not _accepts(cls, name, value, accepted):
-            problems.append(f"{key}: {value!r} is not accepted; {type_text(hint)} is needed{place}")
+            problems.append(f"{key}: {brief(value)} is not accepted; {type_text(hint)} is needed{place}")
     if required:
-        for name, (hint, needed) in signature.items():
+        for name, (hint, needed) in hints.items():
             if needed and name in accepted and name not in given:
                 problems.append(
                     f"{'.'.join((*shown, name))}: missing; {cls.__name__} needs it ({type_text(hint)})"
@@ -214,7 +219,8 @@ def _explain_nested(composed: Composed, shown: KeyPath, path: KeyPath, value: di
     return _explain_arguments(composed, shown, (*path, "init_args"), value.get("init_args") or {}, cls, required=True)
 
 
-def _dataclass_in(hint: Any) -> type | None:
+def dataclass_in(hint: Any) -> type | None:
+    """The dataclass that a type is, or allows."""
     candidates = [hint, *typing.get_args(hint)]
     return next((c for c in candidates if isinstance(c, type) and dataclasses.is_dataclass(c)), None)
 

@@ -31,14 +31,26 @@ def interpolate(composed: Composed, defaults: Callable[[], dict[str, Any]]) -> N
     if not has_interpolation(composed.tree):
         return
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
-    def short_forms(value: Any) -> Any:
+    broken: set[KeyPath] = set()
+
+    def short_forms(value: Any, path: KeyPath = ()) -> Any:
         if isinstance(value, Mapping):
-            return {key: short_forms(item) for key, item in value.items()}
+            return {key: short_forms(item, (*path, str(key))) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return [short_forms(item) for item in value]
-        return _SHORT.sub(r"\1init_args.", value) if isinstance(value, str) else value
+            return [short_forms(item, (*path, str(i))) for i, item in enumerate(value)]
+        if not (isinstance(value, str) and "${" in value):
+            return value
+        value = _SHORT.sub(r"\1init_args.", value)
+        try:
+            OmegaConf.create({"value": value})
+        except GrammarParseError as error:
+            broken.add(path)
+            reason = str(error).splitlines()[0]
+            composed.problems.append(f"{_spell(path)}: {value[:60]}: {reason}{composed.origin(path)}")
+            return None
+        return value
 
     context = OmegaConf.create(_under(defaults(), short_forms(composed.tree)), flags={"allow_objects": True})
 
@@ -47,7 +59,7 @@ def interpolate(composed: Composed, defaults: Callable[[], dict[str, Any]]) -> N
             return {key: resolve(item, (*path, str(key))) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [resolve(item, (*path, str(i))) for i, item in enumerate(value)]
-        if not (isinstance(value, str) and "${" in value):
+        if not (isinstance(value, str) and "${" in value) or path in broken:
             return value
         try:
             node = context
@@ -56,7 +68,7 @@ def interpolate(composed: Composed, defaults: Callable[[], dict[str, Any]]) -> N
             found = node[int(path[-1])] if OmegaConf.is_list(node) else node[path[-1]]
         except (OmegaConfBaseException, RecursionError) as error:
             reason = "it refers to itself" if isinstance(error, RecursionError) else str(error).splitlines()[0]
-            composed.problems.append(f"{_spell(path)}: {value}: {reason}{composed.origin(path)}")
+            composed.problems.append(f"{_spell(path)}: {value[:60]}: {reason}{composed.origin(path)}")
             return value
         return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
 

@@ -13,10 +13,12 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
+from yaml import YAMLError
 
 from framework.errors import UserError
 
 Path_ = tuple[str, ...]
+MOST = 1_000_000  # values of one file
 
 _RESOLVERS = {
     "null": (re.compile(r"^(?:~|null|Null|NULL|)$"), "~nN"),
@@ -117,16 +119,22 @@ class Sourced:
             raise UserError(f"{path}: not a YAML or JSON file (not text: {error.reason})") from error
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-        loader = Loader(text)
+        try:
+            loader = Loader(text)
+        except YAMLError as error:  # a character that no YAML file holds
+            line = text.count("\n", 0, getattr(error, "position", 0)) + 1
+            raise UserError(f"{path}:{line}: not valid YAML: {getattr(error, 'reason', None) or error}") from error
         try:
             node = loader.get_single_node()
             if node is None:
                 return
             if not isinstance(node, yaml.MappingNode):
                 raise UserError(f"{path}: a mapping of settings is needed, found {_kind(node)}")
+            if (size := _unfolded(node, {})) > MOST:
+                raise UserError(f"{path}: its aliases unfold to {size:.3g} values; at most {MOST:,} are read")
             self.path = path
             self.tree = self._mapping(loader, node, ())
-        except yaml.YAMLError as error:
+        except YAMLError as error:
             mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
             place = f":{mark.line + 1}" if mark else ""
             problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
@@ -159,6 +167,15 @@ class Sourced:
             else:
                 result[key] = loader.construct_object(value_node, deep=True)
         return result
+
+
+def _unfolded(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """How many values a node holds, with every alias written out."""
+    if node not in known:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        items = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in pairs for part in pair]
+        known[node] = 1 + sum(_unfolded(item, known) for item in items)
+    return known[node]
 
 
 def _kind(node: yaml.Node) -> str:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from framework.data.loader import ExactLoader
 from framework.errors import UserError
+from framework.settings import at_least
 
 
 class DataModule(pl.LightningDataModule):
@@ -26,6 +27,9 @@ class DataModule(pl.LightningDataModule):
         eval_batch_size: Samples in a validation, test or predict batch; ``batch_size`` by default.
         num_workers: Loader processes.
         drop_last: Whether training leaves out an incomplete last batch.
+
+    Raises:
+        UserError: a size is not accepted.
     """
 
     train_set: Dataset | None = None
@@ -38,6 +42,8 @@ class DataModule(pl.LightningDataModule):
         self, batch_size: int = 64, eval_batch_size: int | None = None, num_workers: int = 0, drop_last: bool = False
     ) -> None:
         super().__init__()
+        at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        at_least(0, num_workers=num_workers)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from framework.errors import UserError
 from framework.module import OptimizerConfig, ScheduleConfig
@@ -169,6 +169,9 @@ def quiet_loading() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # tables of learned positions
+
+
 class CausalLM(LanguageModel):
     """A causal language model of transformers.
 
@@ -244,6 +247,17 @@ class CausalLM(LanguageModel):
             raise UserError(f"config: {described.model_type} cannot be built: {error}") from error
         _choose_experts(model)
         return model
+
+    def setup(self, stage: str) -> None:
+        """Compares the datamodule's tokens, and its length with learned positions, with the model's."""
+        super().setup(stage)
+        length = getattr(getattr(self.trainer, "datamodule", None), "length", None)
+        for name, table in self.lm.named_modules():
+            if isinstance(table, nn.Embedding) and name.endswith(POSITIONS) and (length or 1) > table.num_embeddings:
+                raise UserError(
+                    f"model: {table.num_embeddings} positions, but the data has windows of data.length = {length}; "
+                    "set config.n_positions (or as the model calls it) to as many, or data.length to fewer"
+                )
 
     def _more(self) -> str:
         return "set config.vocab_size to as many, or give the datamodule the model's tokenizer"

@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from framework.data.seeding import seeded
 from framework.errors import UserError
 from framework.module import Module, OptimizerConfig, ScheduleConfig
+from framework.settings import at_least
 
 PARTS = ("a", "b", "b_train")  # what the loaders of a validation hold, in order
 
@@ -226,6 +227,7 @@ class TwoTaskClassifier(Module):
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
+        at_least(0, pretrain_lr=pretrain_lr, pretrain_weight_decay=pretrain_weight_decay)
         self.save_hyperparameters()
         if pretrain_epochs < 0 or pretrain_batch_size < 1:
             raise UserError(

@@ -20,6 +20,7 @@ from framework.errors import UserError
 from framework.module import as_dataclass
 from framework.protocols import HandsOutPrompts
 from framework.regression_prompts import PromptLaw
+from framework.settings import above
 from modules.ensemble import Batch, Ensemble
 from modules.in_context.plots import lengths_figure
 from modules.in_context.predictors import Predictor, baselines
@@ -64,6 +65,7 @@ class InContext(Ensemble):
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(inner_steps, points, optimizer or OptimizerConfig("adam", lr=3e-3, weight_decay=0.0))
+        above(0, clip=clip)
         if seeds < 1:
             raise UserError(f"seeds: {seeds} is not accepted; at least 1")
         if clip is not None and clip <= 0:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from torch import nn
 
 from framework import OptimizerConfig, ScheduleConfig
+from framework.settings import above, at_least
 from modules.sequence.attention import SoftmaxAttention
 from modules.sequence.decoder import Block, Decoder, DecoderLM, SwiGLU
 
@@ -63,6 +64,9 @@ class TransformerLM(DecoderLM):
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(vocab_size, prompt_length, max_new_tokens, temperature, optimizer, schedule)
+        at_least(1, d_model=d_model, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads, hidden=hidden)
+        above(0, rope_base=rope_base)
+        at_least(0, init_std=init_std)
         self.save_hyperparameters()
         width = hidden or -(-8 * d_model // 48) * 16
         blocks = [

@@ -35,6 +35,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from framework.errors import UserError
 from framework.figures import new_figure
 from framework.module import Module, OptimizerConfig, ScheduleConfig
+from framework.settings import at_least
 from modules.classifier import predictions
 from modules.vision.mlp import MLP
 from modules.vision.weights import load_weights
@@ -157,6 +158,7 @@ class ImageClassifier(Module):
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
+        at_least(0, mixup=mixup, cutmix=cutmix)
         self.save_hyperparameters()
         rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate, "label_smoothing": label_smoothing}
         for name, rate in rates.items():

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from abuse.runs import CALLS, FILES, METHOD, Moment, assert_same_run, command, opens, run_folder, set_up
 from resume_harness import start_child, wait_for
 
+from abuse.runs import CALLS, FILES, METHOD, Moment, assert_same_run, command, opens, run_folder, set_up
 from framework.__main__ import main
 
 KILLS = 50

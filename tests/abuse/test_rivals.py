@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from abuse.runs import METHOD, Moment, assert_same_run, command, run_folder, set_up
 from resume_harness import start_child, wait_for
 
+from abuse.runs import METHOD, Moment, assert_same_run, command, run_folder, set_up
 from framework import run as runs
 from framework.__main__ import main
 from framework.errors import UserError

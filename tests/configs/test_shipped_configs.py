@@ -3,63 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from tiny_files import (
-    write_bidmc,
-    write_cifar,
-    write_clip,
-    write_feature_tables,
-    write_film_reviews,
-    write_idx,
-    write_images,
-    write_instructions,
-    write_labelled_texts,
-    write_mnist_npz,
-    write_picture,
-    write_prompts,
-    write_review_sets,
-    write_small_texts,
-    write_speech,
-    write_token_arrow,
-    write_token_files,
-    write_token_npy,
-    write_trials,
-    write_tsv,
-    write_tweets,
-)
+from small_runs import FAST, FRAGMENTS, LANGUAGE, METHODS, OFFLINE, PROMPTS, WHOLE, WRITERS, small_steps
 
-from framework import paths
 from framework.__main__ import main
 from framework.config import yaml12
-from framework.learngene import FILE, extract_learngene, save_learngene
-from modules.finetuning.tleg import DescendantViT
-
-METHODS = [name for name in paths.shipped_configs() if not name.startswith(("callbacks/", "sweeps/"))]
-FRAGMENTS = [name for name in paths.shipped_configs() if name.startswith("callbacks/")]
-OFFLINE = [
-    name
-    for name in METHODS
-    if not (name.endswith(("_paper", "_fashion")) or "_smollm2" in name or name == "finetuning/lp_ft_text")
-]
-WHOLE = "dynamics/"  # where a batch is all of the data
-PROMPTS = "in_context/"  # where a batch is drawn on the device, for many steps
-FAST = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false"]
-
-
-def write_cifar100(folder):
-    write_cifar(folder, classes=100)
-
-
-def write_learngene_and_images(folder):
-    torch.manual_seed(0)
-    sizes = {"backbone_args": {"embed_dim": 16, "num_heads": 2}, "image_size": 32, "num_classes": 2}
-    save_learngene(extract_learngene(DescendantViT(depth=3, **sizes)), folder / FILE)
-    write_split_images(folder)
-
-
-def write_split_images(folder):
-    for part in ("train", "val"):
-        write_images(folder / part, n=4)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -71,106 +18,9 @@ def test_it_is_typed_and_saves_to_itself(name, capsys):
     assert tree["run"]["method"] == name.rsplit("/", 1)[-1]
 
 
-def small_steps(name):
-    """Few steps in a training batch, on few samples."""
-    inner = ["--model.inner_steps=2"] if name.startswith((WHOLE, PROMPTS)) and "similarity" not in name else []
-    if name.startswith(WHOLE):
-        return inner
-    return ["--data.batch_size=4", *inner, *(["--data.inner_steps=2"] if inner and name.startswith(PROMPTS) else [])]
-
-
 @pytest.mark.parametrize("name", OFFLINE)
 def test_it_takes_a_step(name):
     assert main(["fit", "--config", name, *FAST, *small_steps(name)]) == 0
-
-
-SMALL_INR = ["--model.width=8", "--model.hidden_layers=2"]
-SMALL_S4D = ["--model.d_model=8", "--model.n_layers=2"]
-SMALL_LM = ["--model.d_model=16", "--model.n_layers=2", "--model.n_heads=2", "--data.length=32"]
-SMALL_VIT = ["--model.backbone_args={embed_dim: 16, depth: 2, num_heads: 2}", "--data.image_size=32"]
-TINY_VIT = ["--model.backbone_args={embed_dim: 16, num_heads: 2}", "--data.image_size=32"]
-LOCAL_MODEL = ["--model.path=data/model", "--trainer.precision=32-true", "--model.dtype=float32"]
-RETENTION = "--data.retention=data/wikitext"
-ENCODER = [
-    "--model.path=data/model",
-    "--data.ood=null",
-    "--data.label_names=null",
-    "--data.num_classes=2",
-    "--techniques.lp_ft.cv=2",
-]
-LANGUAGE = ("finetuning/causal_lm", "finetuning/lp_ft_", "initialization/gg_prior")  # configs that read a model too
-WRITERS = {
-    "dynamics/deep_linear_paper": (
-        write_mnist_npz,
-        ["--model.hidden=12", "--model.layers=3", "--model.inner_steps=2"],
-    ),
-    "dynamics/generalization_dynamics_paper": (
-        write_mnist_npz,
-        ["--model.widths=[5, 20]", "--data.examples=20", "--data.draws=2", "--data.inputs=784"],
-    ),
-    "dynamics/ntk_paper": (
-        write_idx,
-        ["--model.inputs=36", "--model.width=8", "--data.samples=9", "--model.inner_steps=2"],
-    ),
-    "dynamics/rich_lazy_rnn_paper": (
-        write_trials,
-        ["--model.hidden=8", "--model.ranks=[1, 8]", "--model.inner_steps=2", "--model.kernel_trials=4"],
-    ),
-    "in_context/icl_linear_models_paper": (write_prompts, ["--data.dim=3"]),
-    "in_context/icl_linear_models_gpt2_paper": (
-        write_prompts,
-        ["--data.dim=3", "--model.width=8", "--model.layers=1", "--model.heads=2"],
-    ),
-    "in_context/icl_softmax_demystified_paper": (write_prompts, ["--data.dim=3"]),
-    "finetuning/discriminative_generative_paper": (
-        write_feature_tables,
-        ["--data.features=5", "--data.num_classes=4"],
-    ),
-    "finetuning/lp_ft_paper": (write_review_sets, ENCODER),
-    "finetuning/lp_ft_text": (write_review_sets, [*ENCODER, "--data.train_rows=40"]),
-    "finetuning/warm_start_paper": (write_cifar, ["--model.width=4", "--data.per_round=4", "--data.max_rounds=2"]),
-    "initialization/mixture_growth_paper": (write_cifar100, ["--model.net=wrn-10-1"]),
-    "initialization/winner_audio_paper": (write_clip, SMALL_INR),
-    "initialization/winner_image_paper": (write_picture, SMALL_INR),
-    "initialization/gg_prior_paper": (write_labelled_texts, [*LOCAL_MODEL, "--data.length=64"]),
-    "sequence/lightning_attention_paper": (write_token_files, SMALL_LM),
-    "sequence/mom_paper": (
-        write_token_arrow,
-        [*SMALL_LM, "--model.head_dim=8", "--model.hidden=16", "--trainer.devices=1", "--trainer.strategy=auto"],
-    ),
-    "sequence/ultramem_v2_paper": (
-        write_token_npy,
-        [*SMALL_LM, "--model.hidden=16", "--model.memory.n_keys=12", "--model.memory.d_key=8"],
-    ),
-    "sequence/s4d_paper": (write_cifar, SMALL_S4D),
-    "sequence/s4d_listops_paper": (write_tsv, SMALL_S4D),
-    "sequence/s4d_speech_paper": (write_speech, [*SMALL_S4D, "--data.num_classes=3"]),
-    "sequence/s4d_bidmc_paper": (write_bidmc, SMALL_S4D),
-    "finetuning/tleg_paper": (
-        write_split_images,
-        [
-            *TINY_VIT,
-            "--model.depth=3",
-            "--model.teacher={backbone: mlp, weights: null, args: {width: 8}}",
-            "--data.num_classes=2",
-        ],
-    ),
-    "finetuning/tleg_descendant_paper": (
-        write_learngene_and_images,
-        [*TINY_VIT, "--data.num_classes=2", "--techniques.learngene.path=data"],
-    ),
-    "vision/image_classifier_fashion": (write_idx, ["--data.num_classes=4"]),
-    "vision/image_classifier_paper": (write_split_images, [*SMALL_VIT, "--data.num_classes=2"]),
-    "finetuning/causal_lm_smollm2": (write_small_texts, LOCAL_MODEL),
-    "finetuning/causal_lm_smollm2_lora": (write_small_texts, LOCAL_MODEL),
-    "finetuning/causal_lm_smollm2_kappa_tune": (write_small_texts, LOCAL_MODEL),
-    "finetuning/causal_lm_liger_paper": (write_instructions, [*LOCAL_MODEL, "--data.length=64", "--data.val_rows=10"]),
-    "finetuning/causal_lm_olmoe_paper": (
-        write_tweets,
-        [*LOCAL_MODEL, RETENTION, "--techniques.kappa_tune.num_tensors=3"],
-    ),
-    "finetuning/causal_lm_deepseek_paper": (write_film_reviews, [*LOCAL_MODEL, RETENTION, "--techniques.lora.rank=2"]),
-}
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - set(OFFLINE)))

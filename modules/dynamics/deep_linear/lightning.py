@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig
 from framework.errors import UserError
+from framework.settings import finite
 from modules.dynamics.deep_linear import theory
 from modules.dynamics.deep_linear.initialisation import KINDS, draw
 from modules.dynamics.deep_linear.network import balance, gradients, losses, modes, product
@@ -74,6 +75,7 @@ class DeepLinear(Ensemble):
         optimizer: OptimizerConfig | None = None,
     ) -> None:
         super().__init__(inner_steps, points, optimizer)
+        finite(u0=u0, std=std, gain=gain, rates=rates)
         self.save_hyperparameters()
         for name, value in (
             ("inputs", inputs),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig
 from framework.errors import UserError
+from framework.settings import at_least
 from modules.dynamics.gamp_rie.gamp import State, begin, distance, forward, iterate, wishart
 from modules.dynamics.gamp_rie.plots import errors_figure
 from modules.dynamics.gamp_rie.state_evolution import mmse
@@ -149,6 +150,7 @@ class GampRie(QuadraticStudent):
         # SGD at rate 1 on (old − new) sets the new estimate: Lightning counts its steps
         unit = OptimizerConfig("sgd", lr=1.0, weight_decay=0.0)
         super().__init__(dimension, samples, width, noise, inits, inner_steps, points, unit)
+        at_least(0, noise=noise, tolerance=tolerance)
         self.save_hyperparameters()
         if not 0 <= damping < 1:
             raise UserError(f"damping: {damping} is not accepted; in [0, 1)")
@@ -229,6 +231,7 @@ class QuadraticNet(QuadraticStudent):
         if optimizer is None and dimension > 0:
             optimizer = OptimizerConfig("sgd", lr=0.5 / (1 + samples / dimension), weight_decay=0.0)
         super().__init__(dimension, samples, width, noise, inits, inner_steps, points, optimizer)
+        at_least(0, noise=noise)
         self.save_hyperparameters()
         self.weight = nn.Parameter(torch.randn(inits, width, dimension, dtype=torch.float64))
 

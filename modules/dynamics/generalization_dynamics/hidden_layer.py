@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig
 from framework.errors import UserError
+from framework.settings import finite
 from modules.dynamics.generalization_dynamics.plots import widths_figure
 from modules.dynamics.generalization_dynamics.students import Flow, flow, random_features
 from modules.ensemble import Batch, Ensemble
@@ -55,6 +56,7 @@ class HiddenLayerStudent(Ensemble):
         optimizer: OptimizerConfig | None = None,
     ) -> None:
         super().__init__(inner_steps, points, optimizer)
+        finite(std=std, readout_std=readout_std)
         self.save_hyperparameters()
         for name, value in (("inputs", inputs), ("draws", draws)):
             if value < 1:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig
 from framework.errors import UserError
+from framework.settings import at_least
 from modules.dynamics.generalization_dynamics import theory
 from modules.dynamics.generalization_dynamics.plots import errors_figure
 from modules.dynamics.generalization_dynamics.students import FROZEN, Flow, flow
@@ -47,6 +48,7 @@ class LinearStudent(Ensemble):
         optimizer: OptimizerConfig | None = None,
     ) -> None:
         super().__init__(inner_steps, points, optimizer)
+        at_least(0, inr=inr)
         self.save_hyperparameters()
         for name, value in (("inputs", inputs), ("draws", draws)):
             if value < 1:

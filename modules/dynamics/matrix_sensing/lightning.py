@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig
 from framework.errors import UserError
+from framework.settings import finite
 from modules.dynamics.matrix_sensing.plots import errors_figure
 from modules.dynamics.matrix_sensing.sensing import asymmetric_gradients, misfit, symmetric_gradient
 from modules.dynamics.matrix_sensing.theory import imbalance, predicted_rate, redundant_error
@@ -57,6 +58,7 @@ class MatrixSensing(Ensemble):
         optimizer: OptimizerConfig | None = None,
     ) -> None:
         super().__init__(inner_steps, points, optimizer)
+        finite(alpha=alpha, init_ratio=init_ratio)
         self.save_hyperparameters()
         columns = rows if columns is None else columns
         alphas = [0.5] if alpha is None else list(alpha)

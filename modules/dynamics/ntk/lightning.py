@@ -11,6 +11,7 @@ from torch import Tensor
 from framework import OptimizerConfig
 from framework.errors import UserError
 from framework.ntk import KernelPredictor, drift, infinite_kernels, inflation
+from framework.settings import finite
 from modules.dynamics.ntk.mlp import NTKMLP
 from modules.dynamics.ntk.plots import fan_figure
 from modules.ensemble import Batch, Ensemble
@@ -62,6 +63,7 @@ class NTKRegression(Ensemble):
     ) -> None:
         plain = OptimizerConfig("sgd", lr=1.0, weight_decay=0.0)
         super().__init__(inner_steps, points, plain if optimizer is None else optimizer)
+        finite(beta=beta, amplitude=amplitude)
         self.save_hyperparameters()
         if seeds < 1:
             raise UserError(f"seeds: {seeds} is not accepted; at least 1")

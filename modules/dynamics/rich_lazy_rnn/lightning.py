@@ -13,6 +13,7 @@ from framework import OptimizerConfig
 from framework.data.seeding import mix
 from framework.errors import UserError
 from framework.laziness import effective_ranks, kernel_alignment, representation_alignment
+from framework.settings import finite
 from framework.structured_weights import low_rank_part, structure_of, structured
 from modules.dynamics.rich_lazy_rnn.network import Weights, gradients, recurrent_kernel, states
 from modules.dynamics.rich_lazy_rnn.plots import laziness_figure, spectra_figure
@@ -86,6 +87,7 @@ class LeakyReluRNN(Ensemble):
     ) -> None:
         plain = OptimizerConfig("sgd", lr=0.003, weight_decay=0.0, args={"momentum": 0.9})
         super().__init__(inner_steps, points, plain if optimizer is None else optimizer)
+        finite(g=g, centred_scale=centred_scale)
         self.save_hyperparameters()
         sizes = {"inputs": inputs, "outputs": outputs, "hidden": hidden, "seeds": seeds, "batch_size": batch_size}
         for name, value in {**sizes, "kernel_trials": kernel_trials}.items():

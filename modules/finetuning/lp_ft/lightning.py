@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from framework.data.seeding import seeded
 from framework.errors import UserError
 from framework.module import OptimizerConfig, ScheduleConfig
+from framework.settings import at_least
 from modules.classifier import Classifier
 from modules.finetuning.kappa_tune import load_network, pretrain
 from modules.finetuning.lp_ft.network import TransferMLP
@@ -71,6 +72,7 @@ class TransferClassifier(Transferred):
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(num_classes, optimizer, schedule)
+        at_least(0, pretrain_lr=pretrain_lr)
         self.save_hyperparameters()
         if pretrain_epochs < 0:
             raise UserError(f"model.pretrain_epochs: {pretrain_epochs} is not accepted; 0 or more")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
 from framework.regression_prompts import PromptLaw
+from framework.settings import at_least
 from modules.in_context.experiment import InContext
 
 
@@ -93,6 +94,7 @@ class GPT2InContext(InContext):
     ) -> None:
         adam = OptimizerConfig("adam", lr=1e-4, weight_decay=0.0)
         super().__init__(1, base_seed, clip, inner_steps, points, optimizer or adam, schedule)
+        at_least(1, positions=positions)
         self.save_hyperparameters()
         for name, value in (("dim", dim), ("width", width), ("layers", layers), ("heads", heads)):
             if value < 1:

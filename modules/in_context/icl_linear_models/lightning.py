@@ -8,6 +8,7 @@ from torch import Tensor
 from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
 from framework.regression_prompts import SPECTRA, PromptLaw
+from framework.settings import at_least, finite
 from modules.in_context.experiment import InContext
 from modules.in_context.icl_linear_models import theory
 from modules.in_context.icl_linear_models.plots import readout_figure
@@ -57,6 +58,8 @@ class LinearModelsInContext(InContext):
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(seeds, base_seed, clip, inner_steps, points, optimizer, schedule)
+        at_least(1, dim=dim)
+        finite(sigma=sigma)
         self.save_hyperparameters()
         if init not in INITS:
             raise UserError(f"init: {init!r} is not one of {', '.join(INITS)}")

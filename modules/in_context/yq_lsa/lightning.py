@@ -8,6 +8,7 @@ from torch import Tensor
 from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
 from framework.regression_prompts import PromptLaw
+from framework.settings import finite
 from modules.in_context.experiment import InContext
 from modules.in_context.linear_attention import LinearAttention
 from modules.in_context.predictors import Predictor, gradient_step
@@ -61,6 +62,7 @@ class GuessingAttention(InContext):
     ) -> None:
         adam = OptimizerConfig("adam", lr=1e-2, weight_decay=0.0)
         super().__init__(seeds, base_seed, clip, inner_steps, points, optimizer or adam, schedule)
+        finite(sigma=sigma)
         self.save_hyperparameters()
         for name, value in (("dim", dim), ("heads", heads)):
             if value < 1:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from framework.errors import UserError
 from framework.module import Module, OptimizerConfig, ScheduleConfig, as_dataclass
 from framework.protocols import HasTargetSignal, SineLayers
+from framework.settings import above
 from framework.signals import grid_coordinates
 from modules.initialization.winner import plots
 from modules.initialization.winner.backbones import SIREN, CoordinateNetwork, build_backbone
@@ -67,6 +68,7 @@ class INR(Module):
         optimizer = optimizer or OptimizerConfig(name="adam", lr=1e-4, weight_decay=0.0)
         schedule = schedule or ScheduleConfig(name="step", every=20, gamma=0.99)
         super().__init__(optimizer, schedule)
+        above(0, omega_first=omega_first, omega_hidden=omega_hidden)
         self.save_hyperparameters()
         self.save_hyperparameters(
             {"optimizer": as_dataclass(OptimizerConfig, optimizer), "schedule": as_dataclass(ScheduleConfig, schedule)}

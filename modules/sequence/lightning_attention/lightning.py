@@ -9,6 +9,7 @@ from torch import nn
 
 from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
+from framework.settings import at_least
 from modules.sequence.decoder import Block, Decoder, DecoderLM
 from modules.sequence.lightning_attention.attention import FORMS, layer_slopes
 from modules.sequence.lightning_attention.layer import LightningAttention, SimpleGLU, SRMSNorm
@@ -61,11 +62,11 @@ class TransNormerLM(DecoderLM):
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(vocab_size, prompt_length, max_new_tokens, temperature, optimizer, schedule)
+        at_least(1, d_model=d_model, n_layers=n_layers, n_heads=n_heads, hidden=hidden, block=block)
+        at_least(0, init_std=init_std)
         self.save_hyperparameters()
         if form not in FORMS:
             raise UserError(f"form: {form!r} is not one of {', '.join(FORMS)}")
-        if n_layers < 1 or block < 1:
-            raise UserError(f"n_layers, block: {n_layers}, {block} are not accepted; at least 1")
         width = hidden or -(-8 * d_model // 48) * 16
         blocks = []
         for layer in range(n_layers):

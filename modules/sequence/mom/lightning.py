@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
+from framework.settings import above, at_least, finite
 from modules.sequence.attention import SoftmaxAttention
 from modules.sequence.decoder import Block, Decoder, DecoderLM, SwiGLU
 from modules.sequence.mom.layer import MoMLayer
@@ -75,6 +76,9 @@ class MoMLM(DecoderLM):
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(vocab_size, prompt_length, max_new_tokens, temperature, optimizer, schedule)
+        finite(capacity=capacity, aux_weight=aux_weight)
+        at_least(1, d_model=d_model, n_layers=n_layers, n_heads=n_heads, head_dim=head_dim, hidden=hidden)
+        above(0, expand_v=expand_v)
         self.save_hyperparameters()
         check_sizes(n_layers=n_layers, attention_every=attention_every, aux_weight=aux_weight)
         self.aux_weight = aux_weight

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
+from framework.settings import above, at_least, finite
 from modules.language_model import IGNORED, LanguageModel
 from modules.sequence.mom.layer import MoMLayer
 from modules.sequence.mom.lightning import check_sizes, weighted_balance
@@ -69,6 +70,9 @@ class MoMRecall(LanguageModel):
         if init_std <= 0:
             raise UserError(f"init_std: {init_std} is not accepted; above 0")
         super().__init__(keys * values + keys, optimizer=optimizer, schedule=schedule)
+        finite(aux_weight=aux_weight)
+        at_least(1, d_model=d_model, n_heads=n_heads, head_dim=head_dim)
+        above(0, expand_v=expand_v, init_std=init_std)
         self.save_hyperparameters()
         check_sizes(1, 0, aux_weight)
         self.keys, self.values, self.aux_weight = keys, values, aux_weight

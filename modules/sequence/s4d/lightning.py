@@ -11,6 +11,7 @@ from torchmetrics import Accuracy, MeanSquaredError, Metric
 
 from framework.module import Module, OptimizerConfig, ScheduleConfig
 from framework.protocols import KernelData
+from framework.settings import at_least, finite
 from modules.sequence.s4d.memory import memory_r2
 from modules.sequence.s4d.model import POOLINGS, S4DBackbone, pool
 from modules.sequence.s4d.options import choose, require
@@ -97,6 +98,9 @@ class S4DModule(Module):
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
+        at_least(0, ssm_lr=ssm_lr)
+        at_least(1, dss_length=dss_length)
+        finite(dt_max=dt_max, imag_scale=imag_scale, rate=rate)
         self.save_hyperparameters(ignore=["outputs"])
         choose("pooling", pooling, POOLINGS)
         require(rate > 0, "rate", rate, "above 0")
@@ -298,6 +302,7 @@ class S4DRegressor(S4DModule):
         require(n_outputs >= 1, "n_outputs", n_outputs, "1 or more")
         require(target_std > 0, "target_std", target_std, "above 0")
         super().__init__(outputs=n_outputs, d_input=d_input, **kwargs)
+        finite(target_mean=target_mean, target_std=target_std)
         self.target_mean, self.target_std = target_mean, target_std
         self._metrics(lambda: MeanSquaredError(squared=False))
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from framework.errors import UserError
+from framework.settings import at_least
 from modules.sequence.s4d.layer import DiscreteSystem, S4DLayer
 from modules.sequence.s4d.options import choose, require
 
@@ -143,6 +144,7 @@ class S4DBackbone(nn.Module):
         require(n_layers >= 1, "n_layers", n_layers, "1 or more")
         require(vocabulary is None or vocabulary >= 1, "vocabulary", vocabulary, "1 or more, or null")
         require(vocabulary is not None or d_input >= 1, "d_input", d_input, "1 or more")
+        at_least(1, d_model=d_model, d_state=d_state)
         self.d_input = d_input
         self.encoder = nn.Linear(d_input, d_model) if vocabulary is None else nn.Embedding(vocabulary, d_model)
         self.blocks = nn.ModuleList(

@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 from framework.errors import UserError
 from framework.module import Module, OptimizerConfig, ScheduleConfig, as_dataclass
 from framework.row_adamw import clip_norm_
+from framework.settings import at_least
 from modules.sequence.decoder import DecoderLM, SwiGLU
 from modules.sequence.s4d.options import require
 from modules.sequence.ultramem_v2.layers import (
@@ -170,6 +171,7 @@ class UltraMemLM(MemoryModel, DecoderLM):
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(vocab_size, prompt_length, max_new_tokens, temperature, optimizer=optimizer, schedule=schedule)
+        at_least(1, d_model=d_model, n_layers=n_layers, n_heads=n_heads, hidden=hidden, memory_span=memory_span)
         self.save_hyperparameters()
         require(n_layers >= 1, "n_layers", n_layers, "at least 1")
         table = self.set_memory(memory, value_boost, value_boost_share)
@@ -236,6 +238,7 @@ class FactModel(MemoryModel):
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
+        at_least(1, d_model=d_model, hidden=hidden)
         self.save_hyperparameters()
         for name, count in (("subjects", subjects), ("relations", relations), ("objects", objects)):
             require(count >= 1, name, count, "at least 1")

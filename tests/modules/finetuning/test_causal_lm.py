@@ -251,7 +251,7 @@ def test_missing_files_are_named(tmp_path, folder):
         ({"config": {**GPT2, "n_head": 3}}, "config: gpt2 cannot be built"),
         ({"config": GPT2, "dtype": "half"}, "dtype: 'half' is not one of float32"),
         ({"config": GPT2, "attn_implementation": "flash"}, "attn_implementation: 'flash' is not one of sdpa"),
-        ({"config": GPT2, "max_new_tokens": 0}, "prompt_length and max_new_tokens"),
+        ({"config": GPT2, "max_new_tokens": 0}, "max_new_tokens: 0 is not accepted"),
     ],
 )
 def test_bad_settings_are_named_at_once(settings, message):

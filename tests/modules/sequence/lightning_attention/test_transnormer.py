@@ -99,10 +99,10 @@ def test_bad_settings_are_named():
     for changed, message in [
         ({"form": "fast"}, "form: 'fast' is not one of auto, tiled, triton, left_product"),
         ({"n_heads": 5}, "n_heads: 5 is not accepted; it must divide d_model = 24"),
-        ({"n_layers": 0}, "n_layers, block: 0, 8 are not accepted"),
+        ({"n_layers": 0}, "n_layers: 0 is not accepted"),
         ({"vocab_size": 0}, "vocab_size: 0 is not accepted"),
         ({"slopes": "no"}, "slopes: 'no' is not one of"),
-        ({"temperature": -1.0}, "temperature at least 0"),
+        ({"temperature": -1.0}, "temperature: -1.0 is not accepted; at least 0"),
     ]:
         with pytest.raises(UserError, match=message):
             small(**changed)

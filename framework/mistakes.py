@@ -1,0 +1,151 @@
+"""What other libraries raise because of a user's settings, told as a user's mistake.
+
+torch, numpy, Lightning and the operating system know nothing of the config; here their errors get the setting that led
+to them, as well as it can be known. Whatever is not recognised stays as it is: a bug keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from framework.errors import RunFailed, UserError
+from framework.files import NO_ROOM
+
+_SECTIONS = ("model", "data", "techniques")
+_NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Cannot allocate memory|Unable to allocate|bad_alloc")
+_TOO_LARGE = re.compile(
+    r"[Ss]torage size calculation overflowed|integer multiplication overflow|Overflow when unpacking"
+    r"|Maximum allowed (dimension|size) exceeded|array is too big|too large to convert|index-sized integer"
+    r"|convert float infinity to integer|too large to be|invalid array size|larger than the maximum"
+)
+_WORKER_HINT = (
+    "A loader's process has died, so the run ends; mostly because memory or /dev/shm is short: each process holds a "
+    "share of both, and data.num_workers says how many there are"
+)
+_TRIED = re.compile(r"allocate (\d+) bytes|allocate ([\d.]+ \w+)")
+
+
+@contextmanager
+def user_mistakes(config: Mapping[str, Any]) -> Iterator[None]:
+    """Turns what is recognised into a :class:`UserError`.
+
+    Args:
+        config: The settings as a tree of plain data, defaults included.
+    """
+    try:
+        yield
+    except UserError as error:
+        error.args = (_located(str(error), config),)
+        raise
+    except Exception as error:
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            raise RunFailed(f"{first_line(error).rstrip('.')}. {_WORKER_HINT}") from error
+        message = explained(error, config)
+        if message is None:
+            raise
+        raise UserError(message) from error
+
+
+def explained(error: BaseException, config: Mapping[str, Any]) -> str | None:
+    """One message for an error that a setting or the machine is to blame for; ``None`` for any other."""
+    if isinstance(error, UserError):
+        return None
+    text = str(error)
+    if isinstance(error, MisconfigurationException) or text.startswith("Early stopping conditioned on metric"):
+        return first_line(error)
+    if text.startswith("Error(s) in loading state_dict"):
+        lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
+        return f"the checkpoint's weights do not fit the configured model: {' '.join(lines)[:400]}"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(text)):
+        traceback.clear_frames(error.__traceback__)  # what they hold would leave no memory for a message
+        return f"out of memory{_wanted(text)}; {_largest(config)}"
+    if isinstance(error, RuntimeError | ValueError | TypeError | OverflowError) and _TOO_LARGE.search(text):
+        return f"out of memory: a size is too large for any machine ({first_line(error)[:120]}); {_largest(config)}"
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        place = "a file" if error.filename is None else _named(str(error.filename), config)
+        return f"{place} cannot be written: {error.strerror}"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{_named(str(error.filename), config)}: {error.strerror}"
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, for a message of one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def leaves(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every setting of the classes, as a user types its key, with its value; members of a list one by one."""
+
+    def walk(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, Mapping):
+            for name, item in value.items():
+                yield from walk(key if name == "init_args" else f"{key}.{name}", item)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                yield from walk(key, item)
+        else:
+            yield key, value
+
+    for section in _SECTIONS:
+        yield from walk(section, config.get(section))
+
+
+def _located(message: str, config: Mapping[str, Any]) -> str:
+    """Puts the full key before a message that begins with an argument's name, or with a file that a setting names."""
+    head = message.partition(":")[0]
+    argument = re.escape(head.partition(".")[0])
+    found = list(leaves(config))
+    owners = {
+        owner[1] for key, _ in found if (owner := re.match(rf"(model|data|techniques\.\w+)\.{argument}(\.|$)", key))
+    }
+    if len(owners) == 1:
+        return f"{owners.pop()}.{message}"
+    for key, value in found:
+        if isinstance(value, str) and len(value) > 1 and not key.endswith(".class_path"):
+            for place in {value.rstrip("/"), os.path.expanduser(value).rstrip("/")} - {""}:
+                if head == place or head.startswith(f"{place}/"):
+                    return f"{key}: {message}"
+    return message
+
+
+def _wanted(text: str) -> str:
+    found = _TRIED.search(text)
+    if found is None:
+        return ""
+    size = f"{int(found[1]) / 1e9:.3g} GB" if found[1] else found[2]
+    return f": {size} could not be had"
+
+
+def _largest(config: Mapping[str, Any]) -> str:
+    """The settings that sizes most likely come from: the largest numbers, beyond 1."""
+    sizes: dict[str, float] = {}
+    for key, value in leaves(config):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and not math.isnan(value) and abs(value) > 1:
+            sizes[key] = max(value, sizes.get(key, value), key=abs)
+    largest = sorted(sizes.items(), key=lambda item: -abs(item[1]))[:5]
+    listed = ", ".join(f"{key} = {_short(value)}" for key, value in largest)
+    return f"the largest settings: {listed or 'none'}"
+
+
+def _short(number: float) -> str:
+    text = str(number)
+    return text if len(text) <= 24 else f"{text[:8]}... ({len(text)} digits)"
+
+
+def _named(file: str, config: Mapping[str, Any]) -> str:
+    """A file, after the setting that it comes from, where one holds it or the folder around it."""
+    found = [(key, value) for key, value in leaves(config) if isinstance(value, str) and len(value) > 1]
+    keys = [key for key, value in found if not key.endswith(".class_path") and value.rstrip("/") in file]
+    shown = file if len(file) <= 120 else f"{file[:117]}..."
+    return f"{keys[0]}: {shown}" if keys else shown
