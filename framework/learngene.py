@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.errors import UserError
+from framework.settings import at_least
 from framework.weights_file import compare_tensors, read_weights_file, shortened
 
 FORMAT = "learngene"
@@ -74,8 +75,7 @@ def layers(base: Mapping[str, Tensor], slope: Mapping[str, Tensor], depth: int) 
     Raises:
         UserError: the depth is below 1.
     """
-    if depth < 1:
-        raise UserError(f"depth: {depth} is not accepted; at least 1")
+    at_least(1, depth=depth)
     result = {}
     for name, b in base.items():
         share = torch.arange(depth, dtype=b.dtype, device=b.device) / depth

@@ -10,6 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from framework import Module, OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
+from framework.settings import at_least
 
 
 class Classifier(Module):
@@ -33,8 +34,7 @@ class Classifier(Module):
         self, num_classes: int, optimizer: OptimizerConfig | None = None, schedule: ScheduleConfig | None = None
     ) -> None:
         super().__init__(optimizer, schedule)
-        if num_classes < 2:
-            raise UserError(f"num_classes: {num_classes} is not accepted; at least 2")
+        at_least(2, num_classes=num_classes)
         self.num_classes = num_classes
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")

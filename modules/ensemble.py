@@ -20,6 +20,7 @@ from framework import OptimizerConfig
 from framework.errors import UserError
 from framework.module import Module
 from framework.optim import build_optimizer
+from framework.settings import at_least
 
 Batch = Mapping[str, Tensor]
 
@@ -58,10 +59,8 @@ class Ensemble(Module):
 
     def __init__(self, inner_steps: int = 100, points: int = 200, optimizer: OptimizerConfig | None = None) -> None:
         super().__init__(OptimizerConfig("sgd", lr=0.1, weight_decay=0.0) if optimizer is None else optimizer)
-        if inner_steps < 1:
-            raise UserError(f"inner_steps: {inner_steps} is not accepted; at least 1")
-        if points < 2:
-            raise UserError(f"points: {points} is not accepted; at least 2")
+        at_least(1, inner_steps=inner_steps)
+        at_least(2, points=points)
         self.inner_steps, self.points = inner_steps, points
         self.steps_taken = 0
         self.history: list[tuple[int, dict[str, Tensor]]] = []

@@ -13,7 +13,7 @@ from framework.data.arrays import WholeBatch
 from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
 from framework.errors import UserError
-from framework.settings import finite
+from framework.settings import at_least, finite, one_of
 
 KINDS = ("circle", "gaussian")
 
@@ -71,11 +71,8 @@ class Circle(WholeData):
     ) -> None:
         super().__init__(batch_size=1)
         finite(angles=angles)
-        if source not in KINDS:
-            raise UserError(f"source: {source!r} is not one of {', '.join(KINDS)}")
-        for name, value in (("samples", samples), ("probes", probes), ("passes", passes)):
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        one_of(KINDS, source=source)
+        at_least(1, samples=samples, probes=probes, passes=passes)
         self.angles = [0.3, 1.4, 2.9, 4.6] if angles is None else list(angles)
         if not self.angles:
             raise UserError("angles: [] is not accepted; one or more numbers")

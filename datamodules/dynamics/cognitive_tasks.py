@@ -17,7 +17,7 @@ from framework.data.arrays import WholeBatch
 from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
 from framework.errors import UserError
-from framework.settings import at_least
+from framework.settings import at_least, one_of
 
 STEPS = 8
 Trials = tuple[Tensor, Tensor]
@@ -175,14 +175,9 @@ class CognitiveTasks(WholeData):
     ) -> None:
         super().__init__(batch_size=1)
         at_least(0, sigma=sigma)
-        if task not in TASKS:
-            raise UserError(f"task: {task!r} is not one of {', '.join(TASKS)}")
-        sizes = {"trials": trials, "probes": probes, "test_trials": test_trials, "passes": passes}
-        for name, value in sizes.items():
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
-        if sigma < 0:
-            raise UserError(f"sigma: {sigma} is not accepted; 0 or more")
+        one_of(TASKS, task=task)
+        at_least(1, trials=trials, probes=probes, test_trials=test_trials, passes=passes)
+        at_least(0, sigma=sigma)
         self.path, self.task, self.trials, self.probes, self.test_trials = path, task, trials, probes, test_trials
         self.sigma, self.seed, self.passes = sigma, seed, passes
 

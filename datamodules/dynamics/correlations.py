@@ -13,6 +13,7 @@ from framework.data.arrays import WholeBatch
 from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
 from framework.errors import UserError
+from framework.settings import at_least, between, one_of
 
 KINDS = ("tree", "digits")
 
@@ -116,13 +117,9 @@ class Correlations(WholeData):
         passes: int = 10,
     ) -> None:
         super().__init__(batch_size=1)
-        if source not in KINDS:
-            raise UserError(f"source: {source!r} is not one of {', '.join(KINDS)}")
-        for name, value in (("depth", depth), ("features", features), ("passes", passes)):
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
-        if not 0 <= flip <= 0.5:
-            raise UserError(f"flip: {flip} is not accepted; from 0 to 0.5")
+        one_of(KINDS, source=source)
+        at_least(1, depth=depth, features=features, passes=passes)
+        between(0, 0.5, flip=flip)
         self.path, self.source, self.depth, self.features, self.flip = path, source, depth, features, flip
         self.mean, self.whiten, self.examples, self.seed, self.passes = mean, whiten, examples, seed, passes
 

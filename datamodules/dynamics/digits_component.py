@@ -45,9 +45,7 @@ class DigitsComponent(WholeData):
         super().__init__(batch_size=1)
         at_least(1, depth=depth)
         at_least(0, beta=beta)
-        for name, value in (("samples", samples), ("passes", passes)):
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        at_least(1, samples=samples, passes=passes)
         if not 1 <= index <= samples:
             raise UserError(f"index: {index} is not accepted; from 1 to samples = {samples}")
         self.path, self.samples, self.index, self.passes = path, samples, index, passes

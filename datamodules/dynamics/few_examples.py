@@ -11,7 +11,7 @@ from datamodules.dynamics.correlations import read_pairs
 from framework.data.arrays import WholeBatch
 from framework.data.whole import WholeData
 from framework.errors import UserError
-from framework.settings import at_least
+from framework.settings import at_least, between, one_of
 
 SOURCES = ("relu_teacher", "digits", "diabetes")
 
@@ -91,16 +91,10 @@ class FewExamples(WholeData):
     ) -> None:
         super().__init__(batch_size=1)
         at_least(0, noise=noise)
-        if source not in SOURCES:
-            raise UserError(f"source: {source!r} is not one of {', '.join(SOURCES)}")
-        counts = {"inputs": inputs, "teacher": teacher, "examples": examples, "tests": tests, "draws": draws}
-        for name, value in {**counts, "passes": passes}.items():
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
-        if noise < 0:
-            raise UserError(f"noise: {noise} is not accepted; 0 or more")
-        if not 0 <= flip < 0.5:
-            raise UserError(f"flip: {flip} is not accepted; from 0 to below 0.5")
+        one_of(SOURCES, source=source)
+        at_least(1, inputs=inputs, teacher=teacher, examples=examples, tests=tests, draws=draws, passes=passes)
+        at_least(0, noise=noise)
+        between(0, 0.5, "[)", flip=flip)
         self.path, self.source, self.inputs, self.teacher, self.noise, self.flip = (
             path,
             source,

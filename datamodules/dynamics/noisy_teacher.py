@@ -11,7 +11,7 @@ from framework.data.arrays import WholeBatch
 from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
 from framework.errors import UserError
-from framework.settings import above
+from framework.settings import above, at_least
 
 
 class NoisyTeacher(WholeData):
@@ -48,13 +48,10 @@ class NoisyTeacher(WholeData):
     ) -> None:
         super().__init__(batch_size=1)
         above(0, alpha=alpha, snr=snr)
-        for name, value in (("inputs", inputs), ("draws", draws), ("passes", passes)):
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        at_least(1, inputs=inputs, draws=draws, passes=passes)
         if round(alpha * inputs) < 1:
             raise UserError(f"alpha: {alpha} is not accepted; at least one example of {inputs} inputs")
-        if snr <= 0:
-            raise UserError(f"snr: {snr} is not accepted; above 0")
+        above(0, snr=snr)
         self.path, self.inputs, self.alpha, self.snr = path, inputs, alpha, snr
         self.draws, self.seed, self.passes = draws, seed, passes
 

@@ -12,7 +12,7 @@ from framework.data.arrays import NamedArrays, WholeBatch
 from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
 from framework.errors import UserError
-from framework.settings import at_least
+from framework.settings import at_least, one_of
 
 SOURCES = ("gaussian", "digits")
 EXPECTED = ".npz with X (n, d), whitened, and y (n,)"
@@ -87,13 +87,9 @@ class QuadraticTeacher(WholeData):
     ) -> None:
         super().__init__(batch_size=1, eval_batch_size=1024)
         at_least(0, noise=noise)
-        if source not in SOURCES:
-            raise UserError(f"source: {source!r} is not one of {', '.join(SOURCES)}")
-        for name, value in (("dimension", dimension), ("samples", samples), ("width", width), ("passes", passes)):
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
-        if noise < 0:
-            raise UserError(f"noise: {noise} is not accepted; 0 or more")
+        one_of(SOURCES, source=source)
+        at_least(1, dimension=dimension, samples=samples, width=width, passes=passes)
+        at_least(0, noise=noise)
         self.path, self.source, self.dimension, self.samples = path, source, dimension, samples
         self.width, self.noise, self.seed, self.passes = width, noise, seed, passes
 

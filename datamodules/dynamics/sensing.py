@@ -12,7 +12,7 @@ from framework.data.arrays import WholeBatch
 from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
 from framework.errors import UserError
-from framework.settings import at_least
+from framework.settings import at_least, one_of
 
 KINDS = ("gaussian", "digits", "image")
 
@@ -127,16 +127,12 @@ class MatrixSensing(WholeData):
     ) -> None:
         super().__init__(batch_size=1)
         at_least(1, condition=condition)
-        if source not in KINDS:
-            raise UserError(f"source: {source!r} is not one of {', '.join(KINDS)}")
-        for name, value in (("rows", rows), ("rank", rank), ("passes", passes)):
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        one_of(KINDS, source=source)
+        at_least(1, rows=rows, rank=rank, passes=passes)
         columns = rows if columns is None else columns
         if rank > min(rows, columns):
             raise UserError(f"rank: {rank} is not accepted; at most {min(rows, columns)}")
-        if condition < 1:
-            raise UserError(f"condition: {condition} is not accepted; 1 or more")
+        at_least(1, condition=condition)
         if measurements < 0:
             raise UserError(f"measurements: {measurements} is not accepted; 0 for the identity, or more")
         if symmetric and (columns != rows or source == "image"):

@@ -13,6 +13,7 @@ from datamodules.vision.sources import load_splits
 from framework.data.arrays import WholeBatch
 from framework.data.whole import WholeData
 from framework.errors import UserError
+from framework.settings import at_least, one_of
 
 SOURCES = ("digits", "mnist5k")
 
@@ -57,11 +58,8 @@ class SequentialRows(WholeData):
         self, path: str | None = None, source: str = "digits", probes: int = 320, seed: int = 0, passes: int = 10
     ) -> None:
         super().__init__(batch_size=1)
-        if source not in SOURCES:
-            raise UserError(f"source: {source!r} is not one of {', '.join(SOURCES)}")
-        for name, value in (("probes", probes), ("passes", passes)):
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        one_of(SOURCES, source=source)
+        at_least(1, probes=probes, passes=passes)
         self.path, self.source, self.probes, self.seed, self.passes = path, source, probes, seed, passes
 
     def setup(self, stage: str) -> None:

@@ -18,7 +18,7 @@ from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
 from framework.linear_heads import RangeScaler, draw_subset
-from framework.settings import above, at_least, finite
+from framework.settings import above, at_least, between, finite
 
 ALL = 100_000
 
@@ -116,12 +116,16 @@ class FrozenFeatures(DataModule):
             raise UserError(f"source: {source!r} is not one of {', '.join([*SOURCES, 'features'])}")
         else:
             check_source(source, path)
-        if not 0 < val_fraction < 1:
-            raise UserError(f"val_fraction: {val_fraction} is not accepted; between 0 and 1")
-        sizes = {"encoder_samples": encoder_samples, "encoder_epochs": encoder_epochs, "samples": samples}
-        for name, value in {**sizes, "max_train": max_train, "max_test": max_test, "image_size": image_size}.items():
-            if value is not None and value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        between(0, 1, "()", val_fraction=val_fraction)
+        at_least(
+            1,
+            encoder_samples=encoder_samples,
+            encoder_epochs=encoder_epochs,
+            samples=samples,
+            max_train=max_train,
+            max_test=max_test,
+            image_size=image_size,
+        )
         if encoder_source is not None and encoder != "cnn":
             raise UserError(f"encoder_source: {encoder_source!r} given, but encoder {encoder!r} is not trained here")
         if encoder_source is not None:

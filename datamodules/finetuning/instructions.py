@@ -115,9 +115,7 @@ class InstructionData(DataModule):
         at_least(1, vocab_size=vocab_size)
         if length < 2:
             raise UserError(f"length: {length} is not accepted; a block has 2 tokens or more")
-        for name, rows in (("val_rows", val_rows), ("train_rows", train_rows)):
-            if rows is not None and rows < 1:
-                raise UserError(f"{name}: {rows} is not at least 1")
+        at_least(1, val_rows=val_rows, train_rows=train_rows)
         if tokenizer is None and vocab_size not in (None, BYTES):
             raise UserError(f"vocab_size: {vocab_size} declared, bytes have {BYTES}")
         self.path, self.tokenizer, self.length = path, tokenizer, length

@@ -18,7 +18,7 @@ from datamodules.finetuning.text import Codec, Sequences
 from datamodules.finetuning.text_files import SUFFIXES, Row, embedded, find_splits, read_rows
 from framework.data import DataModule
 from framework.errors import UserError
-from framework.settings import at_least
+from framework.settings import at_least, between
 
 ENDINGS = (*SUFFIXES, ".tsv")
 EXPECTED = (
@@ -154,13 +154,9 @@ class LabelledText(DataModule):
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
         at_least(1, num_classes=num_classes)
         at_least(0, least_rating=least_rating)
-        if not 0 < val_fraction < 0.5:
-            raise UserError(f"val_fraction: {val_fraction} is not between 0 and 0.5")
-        for name, rows in (("length", length), ("train_rows", train_rows), ("eval_rows", eval_rows)):
-            if rows is not None and rows < 2:
-                raise UserError(f"{name}: {rows} is not accepted; at least 2")
-        if least_rating < 0:
-            raise UserError(f"least_rating: {least_rating} is not accepted; 0 or more")
+        between(0, 0.5, "()", val_fraction=val_fraction)
+        at_least(2, length=length, train_rows=train_rows, eval_rows=eval_rows)
+        at_least(0, least_rating=least_rating)
         self.path, self.ood, self.tokenizer = path, dict(ood or {}), tokenizer
         self.text_column, self.pair_column, self.label_column = text_column, pair_column, label_column
         self.label_names = [str(name) for name in label_names] if label_names is not None else None

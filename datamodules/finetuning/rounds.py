@@ -23,7 +23,7 @@ from framework.data.arrays import ArrayDataset
 from framework.data.loader import draws_random_numbers
 from framework.data.seeding import mix
 from framework.errors import UserError
-from framework.settings import above
+from framework.settings import above, at_least, between
 
 
 def round_sizes(samples: int, per_round: float) -> list[int]:
@@ -117,12 +117,9 @@ class RoundData(DataModule):
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
         above(0, per_round=per_round)
         round_sizes(2, per_round)
-        if not 0 <= holdout < 1:
-            raise UserError(f"holdout: {holdout} is not accepted; at least 0 and below 1")
-        if max_rounds is not None and max_rounds < 1:
-            raise UserError(f"max_rounds: {max_rounds} is not accepted; at least 1")
-        if later_batch_size is not None and later_batch_size < 1:
-            raise UserError(f"later_batch_size: {later_batch_size} is not accepted; at least 1")
+        between(0, 1, "[)", holdout=holdout)
+        at_least(1, max_rounds=max_rounds)
+        at_least(1, later_batch_size=later_batch_size)
         self.first_batch_size, self.later_batch_size = batch_size, later_batch_size
         self.per_round, self.max_rounds, self.holdout, self.order_seed = per_round, max_rounds, holdout, order_seed
         self.base = self._build(base, dict(base_args or {}), path)

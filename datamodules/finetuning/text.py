@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from datamodules.finetuning.text_files import EMBEDDED, Row, embedded, find_splits, read_rows
 from framework.data import DataModule
 from framework.errors import UserError
+from framework.settings import at_least, between, one_of
 
 BYTES = 257
 """Size of the vocabulary without a tokenizer: the bytes of UTF-8, and 256 for the end of a document."""
@@ -207,14 +208,9 @@ class TextData(DataModule):
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
         if length < 2:
             raise UserError(f"length: {length} is not accepted; a sequence has 2 tokens or more")
-        if embedded not in EMBEDDED:
-            raise UserError(f"embedded: {embedded!r} is not one of {', '.join(EMBEDDED)}")
-        for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-            if not 0 < fraction < 0.5:
-                raise UserError(f"{name}: {fraction} is not between 0 and 0.5")
-        for name, rows in (("train_rows", train_rows), ("eval_rows", eval_rows), ("retention_rows", retention_rows)):
-            if rows is not None and rows < 1:
-                raise UserError(f"{name}: {rows} is not at least 1")
+        one_of(EMBEDDED, embedded=embedded)
+        between(0, 0.5, "()", val_fraction=val_fraction, test_fraction=test_fraction)
+        at_least(1, train_rows=train_rows, eval_rows=eval_rows, retention_rows=retention_rows)
         if tokenizer is None and vocab_size not in (None, BYTES):
             raise UserError(f"vocab_size: {vocab_size} declared, bytes have {BYTES}")
         self.columns = [column] if template is None else _fields(template)

@@ -86,8 +86,7 @@ class TransferDigits(DataModule):
             raise UserError(
                 f"train_rows {train_rows}, val_rows {val_rows}: a row or more of each of {len(target)} classes expected"
             )
-        if noise < 0:
-            raise UserError(f"noise: {noise} is not accepted; 0 or more")
+        at_least(0, noise=noise)
         if num_classes not in (None, len(target)):
             raise UserError(f"num_classes: {num_classes} declared, target_classes has {len(target)}")
         self.path, self.source_classes, self.target_classes = path, source, target

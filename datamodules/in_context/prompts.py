@@ -17,7 +17,7 @@ from framework.data.seeding import mix
 from framework.errors import UserError
 from framework.regression_prompts import FUNCTIONS, SPECTRA, PromptLaw
 from framework.regression_prompts import Prompts as Batch
-from framework.settings import finite
+from framework.settings import above, at_least, finite
 
 COVARIANCES = ("identity", "ar", *SPECTRA)
 SOURCES = ("gaussian", "diabetes", "breast_cancer", "digits")
@@ -167,15 +167,9 @@ class Prompts(DataModule):
         finite(prior_mean=prior_mean, prior_variance=prior_variance, noise=noise)
         counts = {"dim": dim, "length": length, "batch_size": batch_size, "inner_steps": inner_steps}
         counts |= {"batches": batches, "eval_prompts": eval_prompts, "eval_batch_size": eval_batch_size}
-        for name, count in counts.items():
-            if count < 1:
-                raise UserError(f"{name}: {count} is not accepted; at least 1")
-        for name, value in (("scale", scale), ("query_scale", query_scale)):
-            if value <= 0:
-                raise UserError(f"{name}: {value} is not accepted; above 0")
-        for name, value in (("noise", noise), ("prior_variance", prior_variance), ("curriculum", curriculum)):
-            if value < 0:
-                raise UserError(f"{name}: {value} is not accepted; 0 or more")
+        at_least(1, **counts)
+        above(0, scale=scale, query_scale=query_scale)
+        at_least(0, noise=noise, prior_variance=prior_variance, curriculum=curriculum)
         for name, chosen, known in (
             ("source", source, SOURCES),
             ("covariance", covariance, COVARIANCES),

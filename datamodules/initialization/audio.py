@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datamodules.initialization.grid_signal import GridSignal, find_file, normalised
 from framework.errors import UserError
+from framework.settings import at_least
 
 
 def read_wav(path: Path) -> tuple[int, np.ndarray]:
@@ -85,8 +86,7 @@ class AudioSignal(GridSignal):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, holdout, holdout_seed, passes, num_workers)
-        if max_samples < 2:
-            raise UserError(f"max_samples: {max_samples} is not accepted; 2 or more")
+        at_least(2, max_samples=max_samples)
         if path is None and clip is not None:
             raise UserError(f"clip: {clip!r} is not accepted without a path; give the folder of the .wav files")
         self.path, self.clip, self.max_samples = path, clip, max_samples

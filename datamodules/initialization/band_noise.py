@@ -8,6 +8,7 @@ from torch import Tensor
 
 from datamodules.initialization.grid_signal import GridSignal
 from framework.errors import UserError
+from framework.settings import at_least, one_of
 
 WAVEFORMS = ("noise", "chirp", "clicks")
 
@@ -92,12 +93,10 @@ class BandNoise(GridSignal):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, holdout, holdout_seed, passes, num_workers)
-        if samples < 4:
-            raise UserError(f"samples: {samples} is not accepted; 4 or more")
+        at_least(4, samples=samples)
         if not 0 <= low < high <= 1:
             raise UserError(f"low, high: {low}, {high} are not accepted; 0 ≤ low < high ≤ 1, fractions of Nyquist's")
-        if waveform not in WAVEFORMS:
-            raise UserError(f"waveform: {waveform!r} is not accepted; one of {', '.join(WAVEFORMS)}")
+        one_of(WAVEFORMS, waveform=waveform)
         self.samples, self.low, self.high, self.waveform, self.seed = samples, low, high, waveform, seed
 
     def load(self) -> Tensor:

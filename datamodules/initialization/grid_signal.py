@@ -11,6 +11,7 @@ from torch import Tensor
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset, WholeBatch
 from framework.errors import UserError
+from framework.settings import at_least, between
 from framework.signals import grid_coordinates
 
 LARGEST_BATCH = 512**2
@@ -70,13 +71,11 @@ class GridSignal(DataModule):
         passes: int = 1,
         num_workers: int = 0,
     ) -> None:
-        if passes < 1:
-            raise UserError(f"passes: {passes} is not accepted; 1 or more")
+        at_least(1, passes=passes)
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value is not None and value < 1:
                 raise UserError(f"{name}: {value} is not accepted; 1 or more, or null for all samples")
-        if not 0 <= holdout < 1:
-            raise UserError(f"holdout: {holdout} is not accepted; at least 0 and below 1")
+        between(0, 1, "[)", holdout=holdout)
         super().__init__(batch_size or LARGEST_BATCH, eval_batch_size or LARGEST_BATCH, num_workers)
         self.holdout, self.holdout_seed, self.passes = holdout, holdout_seed, passes
         self._asked_batch = batch_size

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from datamodules.initialization.grid_signal import GridSignal, find_file
 from framework.errors import UserError
+from framework.settings import at_least
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
@@ -102,8 +103,7 @@ class ImageSignal(GridSignal):
         super().__init__(batch_size, eval_batch_size, holdout, holdout_seed, passes, num_workers)
         if channels not in (None, 1, 3):
             raise UserError(f"channels: {channels} is not accepted; 1 or 3")
-        if size is not None and size < 2:
-            raise UserError(f"size: {size} is not accepted; 2 or more")
+        at_least(2, size=size)
         self.path, self.picture, self.channels, self.size = path, picture, channels, size
         if path is None:
             name = picture or "camera"

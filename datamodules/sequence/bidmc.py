@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
+from framework.settings import at_least
 
 TARGETS = ("HR", "RR", "SpO2")
 RATE = 125  # Hz
@@ -200,8 +201,7 @@ class Bidmc(DataModule):
                 raise UserError(f"{name}: {value!r} is not one of {', '.join(accepted)}; nearest: {near}")
         if path is None and target == "SpO2":
             raise UserError("target: 'SpO2' cannot be simulated from one PPG; give path, or choose HR or RR")
-        if n < 10:
-            raise UserError(f"n: {n} is not at least 10")
+        at_least(10, n=n)
         self.path, self.target, self.variant, self.n, self.seed = path, target, variant, n, seed
         self.standardise_target = standardise_target
         self.length = LENGTH

@@ -23,6 +23,7 @@ from torch import Tensor
 from framework.data import DataModule
 from framework.data.arrays import NamedArrays
 from framework.errors import UserError
+from framework.settings import at_least
 
 COLUMNS = ("subject", "relation", "object")
 IGNORED = -100
@@ -132,9 +133,7 @@ class FactTable(DataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
-        for name, count in (("subjects", subjects), ("relations", relations), ("objects", objects)):
-            if count < 1:
-                raise UserError(f"{name}: {count} is not accepted; at least 1")
+        at_least(1, subjects=subjects, relations=relations, objects=objects)
         self.path, self.seed = path, seed
         self.subjects, self.relations, self.objects = subjects, relations, objects
         self.vocab_size = subjects + relations + objects

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 
 from framework.data import DataModule
 from framework.errors import UserError
+from framework.settings import at_least
 
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
 PAD = 0
@@ -328,9 +329,7 @@ class ListOps(DataModule):
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
         if num_classes not in (None, 10):
             raise UserError(f"num_classes: {num_classes} declared, ListOps has 10")
-        for name, size in (("train_size", train_size), ("val_size", val_size), ("test_size", test_size)):
-            if size < 1:
-                raise UserError(f"{name}: {size} is not at least 1")
+        at_least(1, train_size=train_size, val_size=val_size, test_size=test_size)
         if not 0 <= min_length < max_length - 1:
             raise UserError(f"min_length {min_length} and max_length {max_length} leave no length between them")
         self.path, self.cache, self.seed = path, cache, seed

@@ -20,7 +20,7 @@ from framework.data.array_pickle import read_array_pickle
 from framework.data.arrays import ArrayDataset
 from framework.data.seeding import seeded
 from framework.errors import UserError
-from framework.settings import at_least
+from framework.settings import at_least, between
 
 CLASSES = 10
 PARTS = ("x", "y", "x_test", "y_test")
@@ -149,8 +149,7 @@ class Mnist1D(DataModule):
             raise UserError(f"samples: {samples} is not accepted; a multiple of {CLASSES}, at least 20")
         if not 0 < test_fraction < 1 or not 0 < _train_part(samples, test_fraction) < samples:
             raise UserError(f"test_fraction: {test_fraction} is not accepted; it must leave both parts something")
-        if not 0 <= val_fraction < 1:
-            raise UserError(f"val_fraction: {val_fraction} is not accepted; at least 0 and below 1")
+        between(0, 1, "[)", val_fraction=val_fraction)
         if num_classes != CLASSES:
             raise UserError(f"num_classes: {num_classes} declared, MNIST-1D has {CLASSES}")
         self.path, self.samples, self.test_fraction, self.seed = path, samples, test_fraction, seed

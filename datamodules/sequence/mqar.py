@@ -91,8 +91,7 @@ class Mqar(DataModule):
             raise UserError(f"pairs, length: {pairs} pairs in {length} tokens; length even, 1 to length/4 pairs")
         if vocab_size % 2 or pairs >= vocab_size // 2:
             raise UserError(f"vocab_size: {vocab_size} is not accepted; even, more than twice {pairs} pairs")
-        if alpha <= 0:
-            raise UserError(f"alpha: {alpha} is not accepted; above 0")
+        above(0, alpha=alpha)
         self.vocab_size, self.length, self.pairs, self.alpha = vocab_size, length, pairs, alpha
         self.train_samples, self.eval_samples, self.data_seed = train_samples, eval_samples, data_seed
 

@@ -19,6 +19,7 @@ from framework.data import DataModule
 from framework.data.arrays import NamedArrays
 from framework.data.seeding import mix
 from framework.errors import UserError
+from framework.settings import at_least
 
 
 def recall_batch(
@@ -110,9 +111,7 @@ class Recall(DataModule):
         super().__init__(batch_size, eval_batch_size, num_workers)
         if not 1 <= pairs <= keys:
             raise UserError(f"pairs: {pairs} is not accepted; from 1 to keys = {keys}")
-        for name, size in (("values", values), ("train_samples", train_samples), ("eval_samples", eval_samples)):
-            if size < 1:
-                raise UserError(f"{name}: {size} is not accepted; at least 1")
+        at_least(1, values=values, train_samples=train_samples, eval_samples=eval_samples)
         self.pairs, self.keys, self.values, self.data_seed = pairs, keys, values, data_seed
         self.train_samples, self.eval_samples = train_samples, eval_samples
         self.vocab_size = keys * values + keys

@@ -191,8 +191,7 @@ class SpeechCommands(DataModule):
         at_least(1, num_classes=num_classes)
         if rate < 1 or LENGTH % rate:
             raise UserError(f"rate: {rate} does not divide the {LENGTH} samples of a recording")
-        if synthetic_per_word < 10:
-            raise UserError(f"synthetic_per_word: {synthetic_per_word} is not at least 10")
+        at_least(10, synthetic_per_word=synthetic_per_word)
         self.path, self.words, self.rate, self.seed = path, words, rate, seed
         self.synthetic_per_word = synthetic_per_word
         self.length = LENGTH // rate

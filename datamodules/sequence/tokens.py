@@ -24,7 +24,7 @@ from datamodules.finetuning.text_files import EMBEDDED, embedded, find_splits
 from datamodules.sequence.token_files import BYTES, DTYPES, SUFFIXES, read_tokens
 from framework.data import DataModule
 from framework.errors import UserError
-from framework.settings import at_least
+from framework.settings import at_least, one_of
 
 Stream = np.ndarray
 
@@ -134,8 +134,7 @@ class TokenData(DataModule):
             raise UserError(f"source: {source!r} is not one of {', '.join(EMBEDDED)}; for files of your own give path")
         if length < 1 or vocab_size < 2:
             raise UserError(f"length, vocab_size: {length}, {vocab_size} are not accepted; at least 1 and 2")
-        if dtype is not None and dtype not in DTYPES:
-            raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+        one_of(DTYPES, dtype=dtype)
         if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
             raise UserError(f"val_fraction, test_fraction: {val_fraction}, {test_fraction}; their sum is below 1")
         self.path, self.source, self.length, self.dtype, self.column = path, source, length, dtype, column

@@ -18,7 +18,7 @@ from datamodules.vision.labelled import stratified_split
 from datamodules.vision.sources import check_declared
 from framework.data import DataModule
 from framework.errors import UserError
-from framework.settings import above, at_least, finite
+from framework.settings import above, at_least, between, finite
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 AUGMENTS = ("none", "crop_flip", "randaugment", "trivialaugment")
@@ -176,9 +176,7 @@ class ImageFolderData(DataModule):
         for name, value in (("image_size", image_size), ("min_scale", min_scale), ("crop_ratio", crop_ratio)):
             if value <= 0 or (name != "image_size" and value > 1):
                 raise UserError(f"{name}: {value} is not above 0" + ("" if name == "image_size" else " and at most 1"))
-        for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-            if not 0 < fraction < 1:
-                raise UserError(f"{name}: {fraction} is not between 0 and 1")
+        between(0, 1, "()", val_fraction=val_fraction, test_fraction=test_fraction)
         grey = channels == 1
         self.mean = tuple(mean or ((0.449,) if grey else (0.485, 0.456, 0.406)))
         self.std = tuple(std or ((0.226,) if grey else (0.229, 0.224, 0.225)))

@@ -12,7 +12,7 @@ from datamodules.vision.sources import check_declared, check_source, load_splits
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
-from framework.settings import between
+from framework.settings import at_least, between
 
 
 class ImageDataset(ArrayDataset):
@@ -87,8 +87,7 @@ class SmallImages(DataModule):
         between(0, 1, "[)", val_fraction=val_fraction)
         known = check_source(source, path)
         check_augment(augment)
-        if image_size is not None and image_size < 1:
-            raise UserError(f"image_size: {image_size} is not at least 1")
+        at_least(1, image_size=image_size)
         if channels not in (None, known.channels, 3):
             raise UserError(
                 f"channels: {channels} asked for, images of {source!r} have {known.channels}; accepted: "

@@ -10,6 +10,7 @@ from datamodules.vision.embedded import load_digits, load_mnist5k
 from datamodules.vision.idx import read_idx_folder
 from datamodules.vision.labelled import LabelledImages, stratified_split
 from framework.errors import UserError
+from framework.settings import between
 
 
 class Source(NamedTuple):
@@ -80,8 +81,7 @@ def load_splits(source: str, path: str | None, val_fraction: float, split_seed: 
         UserError: see :func:`check_source`; a file is missing or broken; or the fraction leaves a part empty.
     """
     check_source(source, path)
-    if not 0 <= val_fraction < 1:
-        raise UserError(f"val_fraction: {val_fraction!r} is not at least 0 and below 1")
+    between(0, 1, "[)", val_fraction=val_fraction)
     if source == "idx":
         train, test = read_idx_folder(path or "")
     elif source in ("cifar10", "cifar100"):

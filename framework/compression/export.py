@@ -27,6 +27,7 @@ from framework.errors import UserError
 from framework.plain import plain_data
 from framework.resume.checkpoint_io import AtomicCheckpointIO
 from framework.resume.checkpoints import open_checkpoint
+from framework.settings import one_of
 
 FORMATS = ("rf8", "entropy", "exp_golomb", "plain")
 
@@ -127,8 +128,7 @@ def export(
         UserError: a setting is not accepted, the checkpoint cannot be read, a pattern names nothing, a tensor holds
             NaN or infinity, or the file cannot be written.
     """
-    if format not in FORMATS:
-        raise UserError(f"format: {format!r} is not accepted; one of {', '.join(FORMATS)}")
+    one_of(FORMATS, format=format)
     check_step(step)
     source: Path | None = None
     buffers: set[str] = set()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framework.errors import UserError
+from framework.settings import at_least, one_of
 
 
 class Activation(NamedTuple):
@@ -86,10 +86,8 @@ def infinite_kernels(
     Raises:
         UserError: a setting is not accepted.
     """
-    if activation not in ACTIVATIONS:
-        raise UserError(f"activation: {activation!r} is not one of {', '.join(ACTIVATIONS)}")
-    if depth < 1:
-        raise UserError(f"depth: {depth} is not accepted; at least 1")
+    one_of(ACTIVATIONS, activation=activation)
+    at_least(1, depth=depth)
     chosen = ACTIVATIONS[activation]
 
     def dual(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from framework.errors import UserError
 from framework.module import OptimizerConfig, ScheduleConfig
 from framework.plain import plain_data
+from framework.settings import one_of
 from modules.language_model import Batch, LanguageModel, Perplexity, token_losses
 
 if TYPE_CHECKING:
@@ -216,10 +217,8 @@ class CausalLM(LanguageModel):
         self.save_hyperparameters()
         if (path is None) == (config is None):
             raise UserError("path, config: give one of them: a local folder, or a fresh model's config")
-        if dtype not in DTYPES:
-            raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
-        if attn_implementation not in ATTENTION:
-            raise UserError(f"attn_implementation: {attn_implementation!r} is not one of {', '.join(ATTENTION)}")
+        one_of(DTYPES, dtype=dtype)
+        one_of(ATTENTION, attn_implementation=attn_implementation)
         self.source = path
         if path is not None:
             self.lm = load_pretrained(path, attn_implementation, dtype)

@@ -40,8 +40,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framework.errors import UserError
 from framework.module import OptimizerConfig, ScheduleConfig, as_dataclass
+from framework.settings import at_least, one_of
 from modules.classifier import Classifier
 
 NETS = ("mlp", "logistic", "resnet18_narrow")
@@ -194,13 +194,10 @@ class OnlineLearner(Classifier):
     ) -> None:
         super().__init__(num_classes, optimizer or OptimizerConfig(name="adam", lr=1e-3, weight_decay=0.0), schedule)
         self.save_hyperparameters()
-        if net not in NETS:
-            raise UserError(f"net: {net!r} is not accepted; one of {', '.join(NETS)}")
+        one_of(NETS, net=net)
         hidden = [100, 100] if widths is None else list(widths)
         numbers = {"in_features": in_features, "in_chans": in_chans, "width": width}
-        for name, value in {**numbers, "widths": min(hidden, default=1)}.items():
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        at_least(1, **numbers, widths=min(hidden, default=1))
         self.later_config = as_dataclass(OptimizerConfig, later_optimizer) if later_optimizer else None
         if net == "resnet18_narrow":
             self.net: nn.Module = NarrowResNet18(in_chans, num_classes, width)

@@ -20,7 +20,7 @@ from framework.errors import UserError
 from framework.module import as_dataclass
 from framework.protocols import HandsOutPrompts
 from framework.regression_prompts import PromptLaw
-from framework.settings import above
+from framework.settings import above, at_least
 from modules.ensemble import Batch, Ensemble
 from modules.in_context.plots import lengths_figure
 from modules.in_context.predictors import Predictor, baselines
@@ -66,8 +66,7 @@ class InContext(Ensemble):
     ) -> None:
         super().__init__(inner_steps, points, optimizer or OptimizerConfig("adam", lr=3e-3, weight_decay=0.0))
         above(0, clip=clip)
-        if seeds < 1:
-            raise UserError(f"seeds: {seeds} is not accepted; at least 1")
+        at_least(1, seeds=seeds)
         if clip is not None and clip <= 0:
             raise UserError(f"clip: {clip} is not accepted; above 0, or null")
         self.schedule_config = as_dataclass(ScheduleConfig, schedule)

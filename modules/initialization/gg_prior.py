@@ -49,6 +49,7 @@ from framework.compression.rate import bits_per_weight
 from framework.editing import unique_parameters
 from framework.errors import UserError
 from framework.module import OptimizerConfig, ScheduleConfig
+from framework.settings import between
 from modules.vision.image_classifier import ImageClassifier
 
 FINE, COARSE = 2.0**-13, 2.0**-10
@@ -162,8 +163,7 @@ class GGPrior(ImageClassifier):
             optimizer,
             schedule,
         )
-        if not 0 <= prune < 1:
-            raise UserError(f"prune: {prune} is not accepted; from 0 to below 1")
+        between(0, 1, "[)", prune=prune)
         self.save_hyperparameters()
         self.prune = prune
         self.test_accuracy_pruned = MulticlassAccuracy(num_classes, average="micro")

@@ -38,6 +38,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from framework.errors import UserError
 from framework.module import OptimizerConfig, ScheduleConfig
 from framework.protocols import HasMembers
+from framework.settings import at_least
 from modules.classifier import Classifier
 from modules.vision.wide_resnet import WideResNet
 
@@ -195,13 +196,10 @@ class GrowingClassifier(Classifier):
         default = OptimizerConfig(name="sgd", lr=0.05, weight_decay=5e-4, args={"momentum": 0.9, "nesterov": True})
         super().__init__(num_classes, optimizer or default, schedule)
         self.save_hyperparameters()
-        for name, value in {"in_features": in_features, "in_chans": in_chans}.items():
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        at_least(1, in_features=in_features, in_chans=in_chans)
         if widths is not None and (not widths or min(widths) < 1):
             raise UserError(f"widths: {widths} is not accepted; one or more numbers of at least 1")
-        if cutout < 0:
-            raise UserError(f"cutout: {cutout} is not accepted; at least 0")
+        at_least(0, cutout=cutout)
         self.cutout = cutout
         self._of_images = None if net in ("mlp", "conv1d") else net
         self.net = build_net(net, num_classes, in_features, in_chans, widths)

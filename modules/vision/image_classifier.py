@@ -35,7 +35,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from framework.errors import UserError
 from framework.figures import new_figure
 from framework.module import Module, OptimizerConfig, ScheduleConfig
-from framework.settings import at_least
+from framework.settings import at_least, between
 from modules.classifier import predictions
 from modules.vision.mlp import MLP
 from modules.vision.weights import load_weights
@@ -160,17 +160,11 @@ class ImageClassifier(Module):
         super().__init__(optimizer, schedule)
         at_least(0, mixup=mixup, cutmix=cutmix)
         self.save_hyperparameters()
-        rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate, "label_smoothing": label_smoothing}
-        for name, rate in rates.items():
-            if not 0 <= rate < 1:
-                raise UserError(f"{name}: {rate} is not at least 0 and below 1")
+        between(0, 1, "[)", drop_rate=drop_rate, drop_path_rate=drop_path_rate, label_smoothing=label_smoothing)
         if mixup < 0 or cutmix < 0:
             raise UserError(f"mixup {mixup} and cutmix {cutmix} must be at least 0")
-        if not 0 <= mix_probability <= 1:
-            raise UserError(f"mix_probability: {mix_probability} is not between 0 and 1")
-        for name, count in {"num_classes": num_classes, "image_size": image_size, "in_chans": in_chans}.items():
-            if count < 1:
-                raise UserError(f"{name}: {count} is not at least 1")
+        between(0, 1, mix_probability=mix_probability)
+        at_least(1, num_classes=num_classes, image_size=image_size, in_chans=in_chans)
         self.num_classes, self.image_size, self.in_chans = num_classes, image_size, in_chans
         self.label_smoothing = label_smoothing
         self.backbone = build_backbone(

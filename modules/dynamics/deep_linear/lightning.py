@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig
 from framework.errors import UserError
-from framework.settings import finite
+from framework.settings import above, at_least, finite, one_of
 from modules.dynamics.deep_linear import theory
 from modules.dynamics.deep_linear.initialisation import KINDS, draw
 from modules.dynamics.deep_linear.network import balance, gradients, losses, modes, product
@@ -77,28 +77,16 @@ class DeepLinear(Ensemble):
         super().__init__(inner_steps, points, optimizer)
         finite(u0=u0, std=std, gain=gain, rates=rates)
         self.save_hyperparameters()
-        for name, value in (
-            ("inputs", inputs),
-            ("outputs", outputs),
-            ("layers", layers),
-            ("hidden", hidden),
-            ("seeds", seeds),
-        ):
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        at_least(1, inputs=inputs, outputs=outputs, layers=layers, hidden=hidden, seeds=seeds)
         self.multiples = [1.0] if rates is None else list(rates)
         self.track = [1, 2, 3, 5] if track is None else list(track)
         if not self.multiples or min(self.multiples) <= 0:
             raise UserError(f"rates: {self.multiples} is not accepted; one or more numbers above 0")
         if min(self.track, default=1) < 1:
             raise UserError(f"track: {self.track} is not accepted; modes count from 1")
-        if init not in KINDS:
-            raise UserError(f"init: {init!r} is not one of {', '.join(KINDS)}")
-        if activation not in ACTIVATIONS:
-            raise UserError(f"activation: {activation!r} is not one of {', '.join(ACTIVATIONS)}")
-        for name, number in (("u0", u0), ("std", std), ("gain", gain)):
-            if number <= 0:
-                raise UserError(f"{name}: {number} is not accepted; above 0")
+        one_of(KINDS, init=init)
+        one_of(ACTIVATIONS, activation=activation)
+        above(0, u0=u0, std=std, gain=gain)
         self.init, self.u0, self.std, self.gain, self.seeds = init, u0, std, gain, seeds
         self.linear = activation == "linear"
         self.widths = [inputs, *[hidden] * (layers - 1), outputs]

@@ -48,11 +48,8 @@ class QuadraticStudent(Ensemble):
         optimizer: OptimizerConfig | None,
     ) -> None:
         super().__init__(inner_steps, points, optimizer)
-        for name, value in (("dimension", dimension), ("samples", samples), ("width", width), ("inits", inits)):
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
-        if noise < 0:
-            raise UserError(f"noise: {noise} is not accepted; 0 or more")
+        at_least(1, dimension=dimension, samples=samples, width=width, inits=inits)
+        at_least(0, noise=noise)
         self.dimension, self.samples, self.width, self.noise, self.inits = dimension, samples, width, noise, inits
         self.kappa = width / dimension
         self.optimum = mmse(samples / dimension**2, self.kappa, noise)
@@ -154,8 +151,7 @@ class GampRie(QuadraticStudent):
         self.save_hyperparameters()
         if not 0 <= damping < 1:
             raise UserError(f"damping: {damping} is not accepted; in [0, 1)")
-        if tolerance < 0:
-            raise UserError(f"tolerance: {tolerance} is not accepted; 0 or more")
+        at_least(0, tolerance=tolerance)
         self.damping, self.tolerance = damping, tolerance
         self.estimate = nn.Parameter(torch.stack([wishart(dimension, width) for _ in range(inits)]))
         start = begin(self.estimate[0].detach(), samples, self.kappa)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig
 from framework.errors import UserError
-from framework.settings import finite
+from framework.settings import above, at_least, finite, one_of
 from modules.dynamics.generalization_dynamics.plots import widths_figure
 from modules.dynamics.generalization_dynamics.students import Flow, flow, random_features
 from modules.ensemble import Batch, Ensemble
@@ -58,20 +58,15 @@ class HiddenLayerStudent(Ensemble):
         super().__init__(inner_steps, points, optimizer)
         finite(std=std, readout_std=readout_std)
         self.save_hyperparameters()
-        for name, value in (("inputs", inputs), ("draws", draws)):
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        at_least(1, inputs=inputs, draws=draws)
         self.widths = [100] if widths is None else list(widths)
         if min(self.widths, default=0) < 1:
             raise UserError(f"widths: {self.widths} is not accepted; one or more, each at least 1")
-        if train not in TRAINED:
-            raise UserError(f"train: {train!r} is not one of {', '.join(TRAINED)}")
+        one_of(TRAINED, train=train)
         if exact and train == "all":
             raise UserError("exact: the flow has a solution for train 'readout' only")
-        if std <= 0:
-            raise UserError(f"std: {std} is not accepted; above 0")
-        if readout_std < 0:
-            raise UserError(f"readout_std: {readout_std} is not accepted; 0 or more")
+        above(0, std=std)
+        at_least(0, readout_std=readout_std)
         self.inputs, self.draws, self.exact, self.all = inputs, draws, exact, train == "all"
         drawn = [std * torch.randn(draws, width, inputs, dtype=torch.float64) for width in self.widths]
         self.readout = nn.ParameterList(

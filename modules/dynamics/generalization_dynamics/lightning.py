@@ -50,11 +50,8 @@ class LinearStudent(Ensemble):
         super().__init__(inner_steps, points, optimizer)
         at_least(0, inr=inr)
         self.save_hyperparameters()
-        for name, value in (("inputs", inputs), ("draws", draws)):
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
-        if inr < 0:
-            raise UserError(f"inr: {inr} is not accepted; 0 or more")
+        at_least(1, inputs=inputs, draws=draws)
+        at_least(0, inr=inr)
         self.inputs, self.draws, self.inr, self.exact = inputs, draws, inr, exact
         self.solution: Flow | None = None
         self.w = nn.Parameter(inr**0.5 * torch.randn(draws, inputs, dtype=torch.float64))

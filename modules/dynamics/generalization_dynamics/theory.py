@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
-from framework.errors import UserError
+from framework.settings import above
 
 NODES = 4000
 
@@ -28,8 +28,7 @@ def bulk(alpha: float, nodes: int = NODES) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         UserError: α is not above 0.
     """
-    if alpha <= 0:
-        raise UserError(f"alpha: {alpha} is not accepted; above 0")
+    above(0, alpha=alpha)
     phi = (np.arange(nodes) + 0.5) * math.pi / nodes
     lam = 1 + alpha + 2 * math.sqrt(alpha) * np.cos(phi)
     # dλ = 2 √α sin φ dφ, and the root is 2 √α sin φ

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig
 from framework.errors import UserError
-from framework.settings import finite
+from framework.settings import above, at_least, finite
 from modules.dynamics.matrix_sensing.plots import errors_figure
 from modules.dynamics.matrix_sensing.sensing import asymmetric_gradients, misfit, symmetric_gradient
 from modules.dynamics.matrix_sensing.theory import imbalance, predicted_rate, redundant_error
@@ -62,13 +62,10 @@ class MatrixSensing(Ensemble):
         self.save_hyperparameters()
         columns = rows if columns is None else columns
         alphas = [0.5] if alpha is None else list(alpha)
-        for name, value in (("rows", rows), ("columns", columns), ("width", width), ("rank", rank), ("seeds", seeds)):
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        at_least(1, rows=rows, columns=columns, width=width, rank=rank, seeds=seeds)
         if not alphas or min(alphas) <= 0:
             raise UserError(f"alpha: {alphas} is not accepted; one or more numbers above 0")
-        if init_ratio <= 0:
-            raise UserError(f"init_ratio: {init_ratio} is not accepted; above 0")
+        above(0, init_ratio=init_ratio)
         if symmetric and rows != columns:
             raise UserError(f"columns: {columns} is not accepted; a symmetric matrix has rows = {rows} of them")
         self.rows, self.columns, self.width, self.rank, self.symmetric = rows, columns, width, rank, symmetric

@@ -11,7 +11,7 @@ from torch import Tensor
 from framework import OptimizerConfig
 from framework.errors import UserError
 from framework.ntk import KernelPredictor, drift, infinite_kernels, inflation
-from framework.settings import finite
+from framework.settings import at_least, finite, one_of
 from modules.dynamics.ntk.mlp import NTKMLP
 from modules.dynamics.ntk.plots import fan_figure
 from modules.ensemble import Batch, Ensemble
@@ -65,10 +65,8 @@ class NTKRegression(Ensemble):
         super().__init__(inner_steps, points, plain if optimizer is None else optimizer)
         finite(beta=beta, amplitude=amplitude)
         self.save_hyperparameters()
-        if seeds < 1:
-            raise UserError(f"seeds: {seeds} is not accepted; at least 1")
-        if dtype not in DTYPES:
-            raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+        at_least(1, seeds=seeds)
+        one_of(DTYPES, dtype=dtype)
         self.inputs, self.depth, self.beta, self.activation = inputs, depth, beta, activation
         self.amplitude, self.seeds = amplitude, seeds
         self.net = NTKMLP(inputs, width, depth, 1, beta, activation, seeds, DTYPES[dtype])

@@ -7,8 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from framework.errors import UserError
 from framework.ntk import ACTIVATIONS
+from framework.settings import at_least, one_of
 
 
 class NTKMLP(nn.Module):
@@ -40,14 +40,9 @@ class NTKMLP(nn.Module):
         dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__()
-        sizes = {"inputs": inputs, "width": width, "depth": depth, "outputs": outputs, "members": members}
-        for name, value in sizes.items():
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
-        if beta < 0:
-            raise UserError(f"beta: {beta} is not accepted; 0 or more")
-        if activation not in ACTIVATIONS:
-            raise UserError(f"activation: {activation!r} is not one of {', '.join(ACTIVATIONS)}")
+        at_least(1, inputs=inputs, width=width, depth=depth, outputs=outputs, members=members)
+        at_least(0, beta=beta)
+        one_of(ACTIVATIONS, activation=activation)
         self.beta, self.activation, self.members = beta, ACTIVATIONS[activation], members
         ends = [inputs, *[width] * (depth - 1), outputs]
         pairs = list(pairwise(ends))

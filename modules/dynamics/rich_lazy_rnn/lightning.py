@@ -13,7 +13,7 @@ from framework import OptimizerConfig
 from framework.data.seeding import mix
 from framework.errors import UserError
 from framework.laziness import effective_ranks, kernel_alignment, representation_alignment
-from framework.settings import finite
+from framework.settings import at_least, finite, one_of
 from framework.structured_weights import low_rank_part, structure_of, structured
 from modules.dynamics.rich_lazy_rnn.network import Weights, gradients, recurrent_kernel, states
 from modules.dynamics.rich_lazy_rnn.plots import laziness_figure, spectra_figure
@@ -89,10 +89,15 @@ class LeakyReluRNN(Ensemble):
         super().__init__(inner_steps, points, plain if optimizer is None else optimizer)
         finite(g=g, centred_scale=centred_scale)
         self.save_hyperparameters()
-        sizes = {"inputs": inputs, "outputs": outputs, "hidden": hidden, "seeds": seeds, "batch_size": batch_size}
-        for name, value in {**sizes, "kernel_trials": kernel_trials}.items():
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        at_least(
+            1,
+            inputs=inputs,
+            outputs=outputs,
+            hidden=hidden,
+            seeds=seeds,
+            batch_size=batch_size,
+            kernel_trials=kernel_trials,
+        )
         self.ranks = sorted({1, max(1, hidden // 10), hidden}) if ranks is None else list(ranks)
         self.structures = dict(structures or {})
         if not all(1 <= rank <= hidden for rank in self.ranks) or len(set(self.ranks)) < len(self.ranks):
@@ -106,8 +111,7 @@ class LeakyReluRNN(Ensemble):
             raise UserError(f"leak: {leak} is not accepted; above 0 to 1")
         if centred_scale is not None and centred_scale <= 0:
             raise UserError(f"centred_scale: {centred_scale} is not accepted; above 0, or null")
-        if dtype not in DTYPES:
-            raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+        one_of(DTYPES, dtype=dtype)
         self.inputs, self.outputs, self.hidden, self.seeds, self.leak = inputs, outputs, hidden, seeds, leak
         self.centred_scale, self.batch_size, self.kernel_trials = centred_scale, batch_size, kernel_trials
         self.seed = torch.initial_seed()

@@ -13,6 +13,7 @@ from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
 from framework.linear_heads import ClassStatistics, gaussian_head, logistic_loss
 from framework.linear_heads.logistic import as_rule, lbfgs, logits_of, rows_of
+from framework.settings import at_least
 from modules.classifier import Classifier
 from modules.finetuning.discriminative_generative.plots import assumptions_figure
 from modules.finetuning.discriminative_generative.theory import assumptions
@@ -39,8 +40,7 @@ class Head(Classifier):
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(num_classes, optimizer, schedule)
-        if features < 1:
-            raise UserError(f"features: {features} is not accepted; at least 1")
+        at_least(1, features=features)
         self.features = features
 
     def setup(self, stage: str) -> None:

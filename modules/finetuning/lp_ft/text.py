@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from framework.errors import UserError
 from framework.module import OptimizerConfig, ScheduleConfig
 from framework.plain import plain_data
+from framework.settings import between, one_of
 from modules.finetuning.causal_lm import ATTENTION, check_folder, fresh_config, quiet_loading
 from modules.finetuning.lp_ft.lightning import Transferred
 
@@ -101,12 +102,9 @@ class TextClassifier(Transferred):
         self.save_hyperparameters()
         if (path is None) == (config is None):
             raise UserError("path, config: give one of them: a local folder, or a fresh encoder's config")
-        if pooling not in POOLINGS:
-            raise UserError(f"pooling: {pooling!r} is not one of {', '.join(POOLINGS)}")
-        if not 0 <= head_dropout < 1:
-            raise UserError(f"head_dropout: {head_dropout} is not accepted; from 0 to below 1")
-        if attn_implementation not in ATTENTION:
-            raise UserError(f"attn_implementation: {attn_implementation!r} is not one of {', '.join(ATTENTION)}")
+        one_of(POOLINGS, pooling=pooling)
+        between(0, 1, "[)", head_dropout=head_dropout)
+        one_of(ATTENTION, attn_implementation=attn_implementation)
         encoder = load_encoder(path, attn_implementation) if path else fresh_encoder(config or {}, attn_implementation)
         encoder.train()
         self.net = TextNetwork(encoder, num_classes, pooling, head_dropout)

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from framework.errors import UserError
 from framework.learngene import layers
+from framework.settings import at_least
 
 # Every token is normalised, then they are averaged: one order for the auxiliary network and for what comes of it.
 POOLING = {"class_token": False, "global_pool": "avg", "fc_norm": False}
@@ -33,8 +34,7 @@ class LinearBlocks(nn.Module):
 
     def __init__(self, block: nn.Module, depth: int) -> None:
         super().__init__()
-        if depth < 1:
-            raise UserError(f"depth: {depth} is not accepted; at least 1")
+        at_least(1, depth=depth)
         self.depth = depth
         self.base = block
         self.slope = copy.deepcopy(block)

@@ -14,6 +14,7 @@ import framework
 from framework.data.seeding import mix, seeded
 from framework.errors import UserError
 from framework.optim import OptimizerConfig, ScheduleConfig
+from framework.settings import one_of
 from modules.finetuning.tleg.training import accuracy, train
 from modules.vision.image_classifier import build_backbone
 from modules.vision.weights import load_weights
@@ -34,8 +35,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, tau: float = 1.0, form: 
     Raises:
         UserError: the form is not known.
     """
-    if form not in FORMS:
-        raise UserError(f"form: {form!r} is not accepted; one of {', '.join(FORMS)}")
+    one_of(FORMS, form=form)
     total = F.kl_div(
         F.log_softmax(student / tau, -1), F.log_softmax(teacher / tau, -1), reduction="sum", log_target=True
     )

@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from framework.errors import UserError
 from framework.learngene import FILE, Learngene, extract_learngene, linearity, save_learngene
 from framework.module import OptimizerConfig, ScheduleConfig, as_dataclass
+from framework.settings import at_least, between, one_of
 from modules.finetuning.tleg.blocks import LinearBlocks, expanded_logits, share_blocks, vit_arguments
 from modules.finetuning.tleg.distillation import (
     FORMS,
@@ -87,12 +88,10 @@ class LearngeneAux(ImageClassifier):
             if kwargs.get(name):
                 raise UserError(f"{name}: {kwargs[name]} is not accepted, the layers of this network are not its own")
         super().__init__(backbone_args=vit_arguments(backbone_args, 1), **kwargs)
-        if not 0 <= alpha <= 1:
-            raise UserError(f"alpha: {alpha} is not accepted; from 0 to 1")
+        between(0, 1, alpha=alpha)
         if not tau > 0:
             raise UserError(f"tau: {tau} is not accepted; above 0")
-        if form not in FORMS:
-            raise UserError(f"form: {form!r} is not accepted; one of {', '.join(FORMS)}")
+        one_of(FORMS, form=form)
         self.zero_shot_depths = list(dict.fromkeys(zero_shot_depths or ()))
         if any(depth < 1 for depth in self.zero_shot_depths):
             raise UserError(f"zero_shot_depths: {self.zero_shot_depths} is not accepted; depths of at least 1")
@@ -216,8 +215,7 @@ class DescendantViT(ImageClassifier):
         backbone_args: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if depth < 1:
-            raise UserError(f"depth: {depth} is not accepted; at least 1")
+        at_least(1, depth=depth)
         super().__init__(backbone_args=vit_arguments(backbone_args, depth), **kwargs)
         self.auxiliary = as_dataclass(AuxiliaryConfig, auxiliary)
         self.teacher_config = as_dataclass(TeacherConfig, teacher)

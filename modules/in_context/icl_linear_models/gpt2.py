@@ -96,9 +96,7 @@ class GPT2InContext(InContext):
         super().__init__(1, base_seed, clip, inner_steps, points, optimizer or adam, schedule)
         at_least(1, positions=positions)
         self.save_hyperparameters()
-        for name, value in (("dim", dim), ("width", width), ("layers", layers), ("heads", heads)):
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        at_least(1, dim=dim, width=width, layers=layers, heads=heads)
         if width % heads:
             raise UserError(f"heads: {heads} is not accepted; a divisor of width ({width})")
         self.dim, self.positions = dim, positions

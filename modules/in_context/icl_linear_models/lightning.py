@@ -8,7 +8,7 @@ from torch import Tensor
 from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
 from framework.regression_prompts import SPECTRA, PromptLaw
-from framework.settings import at_least, finite
+from framework.settings import above, at_least, finite, one_of
 from modules.in_context.experiment import InContext
 from modules.in_context.icl_linear_models import theory
 from modules.in_context.icl_linear_models.plots import readout_figure
@@ -61,10 +61,8 @@ class LinearModelsInContext(InContext):
         at_least(1, dim=dim)
         finite(sigma=sigma)
         self.save_hyperparameters()
-        if init not in INITS:
-            raise UserError(f"init: {init!r} is not one of {', '.join(INITS)}")
-        if sigma <= 0:
-            raise UserError(f"sigma: {sigma} is not accepted; above 0")
+        one_of(INITS, init=init)
+        above(0, sigma=sigma)
         self.dim, self.init, self.sigma = dim, init, sigma
         self.layer = LinearAttention(dim, 1, seeds, masked=mask_query, averaged=normalise)
         self.predicted: Tensor | None = None

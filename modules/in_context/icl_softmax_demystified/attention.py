@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.errors import UserError
+from framework.settings import one_of
 
 INITS = ("random", "small_identity", "small_identity_qk", "opposite")
 
@@ -78,8 +79,7 @@ class SoftmaxAttention(nn.Module):
         generators: list[torch.Generator] | None = None,
     ) -> None:
         super().__init__()
-        if init not in INITS:
-            raise UserError(f"init: {init!r} is not one of {', '.join(INITS)}")
+        one_of(INITS, init=init)
         if init == "opposite" and heads % 2:
             raise UserError(f"heads: {heads} is not accepted with init 'opposite'; an even number")
         generators = [torch.Generator().manual_seed(0)] if generators is None else generators

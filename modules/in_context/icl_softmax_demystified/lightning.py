@@ -8,6 +8,7 @@ from torch import Tensor
 from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
 from framework.regression_prompts import PromptLaw
+from framework.settings import at_least
 from modules.in_context.experiment import InContext
 from modules.in_context.icl_softmax_demystified import theory
 from modules.in_context.icl_softmax_demystified.attention import (
@@ -62,9 +63,7 @@ class SoftmaxInContext(InContext):
         adam = OptimizerConfig("adam", lr=1e-3, weight_decay=0.0)
         super().__init__(seeds, base_seed, clip, inner_steps, points, optimizer or adam, schedule)
         self.save_hyperparameters()
-        for name, value in (("dim", dim), ("heads", heads), ("labels", labels)):
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
+        at_least(1, dim=dim, heads=heads, labels=labels)
         self.dim, self.heads, self.labels = dim, heads, labels
         self.layer = SoftmaxAttention(dim, heads, labels, init, self.generators())
         self.probe: tuple[Tensor, Tensor] | None = None

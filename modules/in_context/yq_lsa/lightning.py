@@ -8,7 +8,7 @@ from torch import Tensor
 from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
 from framework.regression_prompts import PromptLaw
-from framework.settings import finite
+from framework.settings import above, at_least, finite, one_of
 from modules.in_context.experiment import InContext
 from modules.in_context.linear_attention import LinearAttention
 from modules.in_context.predictors import Predictor, gradient_step
@@ -64,13 +64,9 @@ class GuessingAttention(InContext):
         super().__init__(seeds, base_seed, clip, inner_steps, points, optimizer or adam, schedule)
         finite(sigma=sigma)
         self.save_hyperparameters()
-        for name, value in (("dim", dim), ("heads", heads)):
-            if value < 1:
-                raise UserError(f"{name}: {value} is not accepted; at least 1")
-        if guess not in GUESSES:
-            raise UserError(f"guess: {guess!r} is not one of {', '.join(GUESSES)}")
-        if sigma <= 0:
-            raise UserError(f"sigma: {sigma} is not accepted; above 0")
+        at_least(1, dim=dim, heads=heads)
+        one_of(GUESSES, guess=guess)
+        above(0, sigma=sigma)
         weight = torch.tensor(guess_weight, dtype=torch.float32)
         if weight.ndim and len(weight) != dim:
             raise UserError(f"guess_weight: {guess_weight} is not accepted; a number, or dim ({dim}) numbers")

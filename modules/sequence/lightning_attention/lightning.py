@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from framework import OptimizerConfig, ScheduleConfig
-from framework.errors import UserError
-from framework.settings import at_least
+from framework.settings import at_least, one_of
 from modules.sequence.decoder import Block, Decoder, DecoderLM
 from modules.sequence.lightning_attention.attention import FORMS, layer_slopes
 from modules.sequence.lightning_attention.layer import LightningAttention, SimpleGLU, SRMSNorm
@@ -65,8 +64,7 @@ class TransNormerLM(DecoderLM):
         at_least(1, d_model=d_model, n_layers=n_layers, n_heads=n_heads, hidden=hidden, block=block)
         at_least(0, init_std=init_std)
         self.save_hyperparameters()
-        if form not in FORMS:
-            raise UserError(f"form: {form!r} is not one of {', '.join(FORMS)}")
+        one_of(FORMS, form=form)
         width = hidden or -(-8 * d_model // 48) * 16
         blocks = []
         for layer in range(n_layers):

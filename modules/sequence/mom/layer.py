@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from framework.errors import UserError
+from framework.settings import at_least, one_of
 from modules.sequence.mom.buckets import Buckets
 from modules.sequence.mom.convolution import short_convolution
 from modules.sequence.mom.routing import Router, balance_loss
@@ -138,10 +139,8 @@ class MoMLayer(nn.Module):
             raise UserError(f"topk: {topk} of num_memories = {num_memories} is not accepted; from 1 to num_memories")
         if capacity is not None and capacity <= 0:
             raise UserError(f"capacity: {capacity} is not accepted; above 0, or null")
-        if conv_size < 0:
-            raise UserError(f"conv_size: {conv_size} is not accepted; 0 or more")
-        if backend not in BACKENDS:
-            raise UserError(f"backend: {backend!r} is not one of {', '.join(BACKENDS)}")
+        at_least(0, conv_size=conv_size)
+        one_of(BACKENDS, backend=backend)
         self.d_model, self.n_heads, self.num_memories, self.topk = d_model, n_heads, num_memories, topk
         self.shared, self.capacity, self.backend = shared, capacity, backend
         key_width, value_width = n_heads * self.head_dim, n_heads * self.value_dim

@@ -144,9 +144,7 @@ def check_sizes(n_layers: int, attention_every: int, aux_weight: float) -> None:
     Raises:
         UserError: one of them is not accepted.
     """
-    if n_layers < 1:
-        raise UserError(f"n_layers: {n_layers} is not accepted; at least 1")
+    at_least(1, n_layers=n_layers)
     if attention_every < 0 or attention_every == 1:
         raise UserError(f"attention_every: {attention_every} is not accepted; 0 for no softmax attention, or 2 or more")
-    if aux_weight < 0:
-        raise UserError(f"aux_weight: {aux_weight} is not accepted; at least 0")
+    at_least(0, aux_weight=aux_weight)

@@ -67,8 +67,7 @@ class MoMRecall(LanguageModel):
     ) -> None:
         if keys < 1 or values < 1:
             raise UserError(f"keys, values: {keys}, {values} are not accepted; at least 1")
-        if init_std <= 0:
-            raise UserError(f"init_std: {init_std} is not accepted; above 0")
+        above(0, init_std=init_std)
         super().__init__(keys * values + keys, optimizer=optimizer, schedule=schedule)
         finite(aux_weight=aux_weight)
         at_least(1, d_model=d_model, n_heads=n_heads, head_dim=head_dim)

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modules.sequence.s4d.options import choose, require
+from framework.errors import UserError
+from framework.settings import one_of
 
 INITIALISATIONS = ("lin", "inv", "inv2", "quad", "legs", "real", "random_imag", "random_normal")
 """Every named spectrum; ``random_real`` and ``imag_scale`` modify any of them."""
@@ -105,8 +106,9 @@ def initial_modes(
     Raises:
         UserError: an unknown ``init`` or an odd ``d_state``.
     """
-    choose("init", init, INITIALISATIONS)
-    require(d_state >= 2 and d_state % 2 == 0, "d_state", d_state, "an even number of 2 or more")
+    one_of(INITIALISATIONS, init=init)
+    if d_state < 2 or d_state % 2:
+        raise UserError(f"d_state: {d_state} is not accepted; an even number of 2 or more")
     shape = (copies, d_state // 2)
     n = torch.arange(d_state // 2, dtype=torch.float64).expand(shape)
     real = torch.full(shape, 0.5, dtype=torch.float64)

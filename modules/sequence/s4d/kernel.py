@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from modules.sequence.s4d.options import choose
+from framework.settings import one_of
 
 DISCRETISATIONS = ("zoh", "bilinear", "dss")
 
@@ -56,7 +56,7 @@ def discretise(dt: Tensor, A: Tensor, B: Tensor, disc: str = "zoh") -> tuple[Ten
     Returns:
         ``log Ā`` and ``B̄``, both (H, M).
     """
-    choose("disc", disc, DISCRETISATIONS)
+    one_of(DISCRETISATIONS, disc=disc)
     step = dt[:, None]
     z = step * A
     if disc == "bilinear":

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from framework.errors import UserError
+from framework.settings import at_least, one_of
 from modules.sequence.s4d.convolution import fft_convolution
 from modules.sequence.s4d.initialisations import initial_modes
 from modules.sequence.s4d.kernel import DISCRETISATIONS, discretise, dss_system, full_precision, ssm_kernel, vandermonde
-from modules.sequence.s4d.options import choose, require
 
 REAL_TRANSFORMS = ("exp", "relu", "none")
 DT_TRANSFORMS = ("exp", "softplus")
@@ -87,14 +87,16 @@ class S4DLayer(nn.Module):
         dss_length: int | None = None,
     ) -> None:
         super().__init__()
-        choose("disc", disc, DISCRETISATIONS)
-        choose("real_transform", real_transform, REAL_TRANSFORMS)
-        choose("dt_transform", dt_transform, DT_TRANSFORMS)
+        one_of(DISCRETISATIONS, disc=disc)
+        one_of(REAL_TRANSFORMS, real_transform=real_transform)
+        one_of(DT_TRANSFORMS, dt_transform=dt_transform)
         copies = d_model if n_ssm is None else n_ssm
-        require(d_model >= 1, "d_model", d_model, "1 or more")
-        require(copies >= 1 and d_model % copies == 0, "n_ssm", n_ssm, f"a divisor of d_model, {d_model}")
-        require(0 < dt_min <= dt_max, "dt_min", dt_min, f"above 0 and no larger than dt_max, {dt_max}")
-        require(channels >= 1, "channels", channels, "1 or more")
+        at_least(1, d_model=d_model)
+        if copies < 1 or d_model % copies:
+            raise UserError(f"n_ssm: {n_ssm} is not accepted; a divisor of d_model, {d_model}")
+        if not 0 < dt_min <= dt_max:
+            raise UserError(f"dt_min: {dt_min} is not accepted; above 0 and no larger than dt_max, {dt_max}")
+        at_least(1, channels=channels)
         self.d_model, self.d_state, self.n_ssm, self.channels = d_model, d_state, copies, channels
         self.init, self.disc, self.bidirectional, self.dss_length = init, disc, bidirectional, dss_length
         self.real_transform, self.dt_transform = real_transform, dt_transform

@@ -11,10 +11,9 @@ from torchmetrics import Accuracy, MeanSquaredError, Metric
 
 from framework.module import Module, OptimizerConfig, ScheduleConfig
 from framework.protocols import KernelData
-from framework.settings import at_least, finite
+from framework.settings import above, at_least, between, finite, one_of
 from modules.sequence.s4d.memory import memory_r2
 from modules.sequence.s4d.model import POOLINGS, S4DBackbone, pool
-from modules.sequence.s4d.options import choose, require
 
 Batch = tuple[Tensor, ...] | list[Tensor]
 
@@ -102,8 +101,8 @@ class S4DModule(Module):
         at_least(1, dss_length=dss_length)
         finite(dt_max=dt_max, imag_scale=imag_scale, rate=rate)
         self.save_hyperparameters(ignore=["outputs"])
-        choose("pooling", pooling, POOLINGS)
-        require(rate > 0, "rate", rate, "above 0")
+        one_of(POOLINGS, pooling=pooling)
+        above(0, rate=rate)
         self.pooling, self.rate = pooling, rate
         self.backbone = S4DBackbone(
             d_input=d_input,
@@ -258,8 +257,8 @@ class S4DClassifier(S4DModule):
     score_name = "accuracy"
 
     def __init__(self, d_input: int = 1, n_classes: int = 10, label_smoothing: float = 0.0, **kwargs: Any) -> None:
-        require(n_classes >= 2, "n_classes", n_classes, "2 or more")
-        require(0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "in [0, 1)")
+        at_least(2, n_classes=n_classes)
+        between(0, 1, "[)", label_smoothing=label_smoothing)
         super().__init__(outputs=n_classes, d_input=d_input, **kwargs)
         self.label_smoothing = label_smoothing
         self._metrics(lambda: Accuracy(task="multiclass", num_classes=n_classes))
@@ -299,8 +298,8 @@ class S4DRegressor(S4DModule):
     def __init__(
         self, d_input: int = 1, n_outputs: int = 1, target_mean: float = 0.0, target_std: float = 1.0, **kwargs: Any
     ) -> None:
-        require(n_outputs >= 1, "n_outputs", n_outputs, "1 or more")
-        require(target_std > 0, "target_std", target_std, "above 0")
+        at_least(1, n_outputs=n_outputs)
+        above(0, target_std=target_std)
         super().__init__(outputs=n_outputs, d_input=d_input, **kwargs)
         finite(target_mean=target_mean, target_std=target_std)
         self.target_mean, self.target_std = target_mean, target_std

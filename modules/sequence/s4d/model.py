@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from framework.errors import UserError
-from framework.settings import at_least
+from framework.settings import at_least, between, one_of
 from modules.sequence.s4d.layer import DiscreteSystem, S4DLayer
-from modules.sequence.s4d.options import choose, require
 
 NORMS = ("layer", "batch")
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "id": nn.Identity}
@@ -137,13 +136,14 @@ class S4DBackbone(nn.Module):
         **layer: object,
     ) -> None:
         super().__init__()
-        choose("norm", norm, NORMS)
-        choose("activation", activation, ACTIVATIONS)
-        choose("final_act", final_act, FINAL_ACTIVATIONS)
-        require(0 <= dropout < 1, "dropout", dropout, "in [0, 1)")
-        require(n_layers >= 1, "n_layers", n_layers, "1 or more")
-        require(vocabulary is None or vocabulary >= 1, "vocabulary", vocabulary, "1 or more, or null")
-        require(vocabulary is not None or d_input >= 1, "d_input", d_input, "1 or more")
+        one_of(NORMS, norm=norm)
+        one_of(ACTIVATIONS, activation=activation)
+        one_of(FINAL_ACTIVATIONS, final_act=final_act)
+        between(0, 1, "[)", dropout=dropout)
+        at_least(1, n_layers=n_layers)
+        at_least(1, vocabulary=vocabulary)
+        if vocabulary is None:
+            at_least(1, d_input=d_input)
         at_least(1, d_model=d_model, d_state=d_state)
         self.d_input = d_input
         self.encoder = nn.Linear(d_input, d_model) if vocabulary is None else nn.Embedding(vocabulary, d_model)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from framework.errors import UserError
 from framework.protocols import TableRead
-from modules.sequence.s4d.options import choose, require
+from framework.settings import at_least, one_of
 from modules.sequence.ultramem_v2.initialisation import (
     SAMPLES,
     calibrate,
@@ -81,17 +81,20 @@ class MemoryConfig:
         Raises:
             UserError: a setting is not accepted.
         """
-        choose("memory.kind", self.kind, KINDS)
-        choose("memory.init", self.init, INITS)
-        for name in ("n_keys", "d_key", "top", "d_value", "rank", "cores", "key_expand", "shared_tables"):
-            require(getattr(self, name) >= 1, f"memory.{name}", getattr(self, name), "at least 1")
-        require(self.heads is None or self.heads >= 1, "memory.heads", self.heads, "at least 1")
-        require(self.d_pre >= 0, "memory.d_pre", self.d_pre, "0 or more")
+
+        def chosen(*names: str) -> dict[str, Any]:
+            return {f"memory.{name}": getattr(self, name) for name in names}
+
+        one_of(KINDS, **chosen("kind"))
+        one_of(INITS, **chosen("init"))
+        sizes = ("n_keys", "d_key", "top", "d_value", "rank", "cores", "key_expand", "shared_tables", "heads")
+        at_least(1, **chosen(*sizes))
+        at_least(0, **chosen("d_pre", "penalty", "penalty_margin", "balance"))
         slots = self.n_keys**2 * (self.key_expand**2 if self.kind.startswith("ultramem") else 1)
-        require(self.top <= slots, "memory.top", self.top, f"at most the {slots} slots")
-        require(self.d_value % self.cores == 0, "memory.d_value", self.d_value, f"a multiple of cores = {self.cores}")
-        for name in ("penalty", "penalty_margin", "balance"):
-            require(getattr(self, name) >= 0, f"memory.{name}", getattr(self, name), "0 or more")
+        if self.top > slots:
+            raise UserError(f"memory.top: {self.top} is not accepted; at most the {slots} slots")
+        if self.d_value % self.cores:
+            raise UserError(f"memory.d_value: {self.d_value} is not accepted; a multiple of cores = {self.cores}")
         return self
 
     def widths(self, d_model: int) -> tuple[int, int]:

@@ -15,9 +15,8 @@ from torchmetrics import MeanMetric
 from framework.errors import UserError
 from framework.module import Module, OptimizerConfig, ScheduleConfig, as_dataclass
 from framework.row_adamw import clip_norm_
-from framework.settings import at_least
+from framework.settings import above, at_least, between
 from modules.sequence.decoder import DecoderLM, SwiGLU
-from modules.sequence.s4d.options import require
 from modules.sequence.ultramem_v2.layers import (
     MemoryConfig,
     MemoryLayer,
@@ -52,8 +51,8 @@ class MemoryModel(Module):
             UserError: a setting is not accepted.
         """
         self.memory_config = as_dataclass(MemoryConfig, memory).check()
-        require(value_boost > 0, "value_boost", value_boost, "above 0")
-        require(0 < value_boost_share <= 1, "value_boost_share", value_boost_share, "above 0, up to 1")
+        above(0, value_boost=value_boost)
+        between(0, 1, "(]", value_boost_share=value_boost_share)
         self.sparse = self.optimizer_config.name.lower() == "row_adamw"
         return {"sparse": self.sparse, "boost": (value_boost, value_boost_share)}
 
@@ -173,7 +172,7 @@ class UltraMemLM(MemoryModel, DecoderLM):
         super().__init__(vocab_size, prompt_length, max_new_tokens, temperature, optimizer=optimizer, schedule=schedule)
         at_least(1, d_model=d_model, n_layers=n_layers, n_heads=n_heads, hidden=hidden, memory_span=memory_span)
         self.save_hyperparameters()
-        require(n_layers >= 1, "n_layers", n_layers, "at least 1")
+        at_least(1, n_layers=n_layers)
         table = self.set_memory(memory, value_boost, value_boost_share)
         width = hidden or -(-8 * d_model // 48) * 16
         self.decoder, self.table, self.memories = memory_decoder(
@@ -240,8 +239,7 @@ class FactModel(MemoryModel):
         super().__init__(optimizer, schedule)
         at_least(1, d_model=d_model, hidden=hidden)
         self.save_hyperparameters()
-        for name, count in (("subjects", subjects), ("relations", relations), ("objects", objects)):
-            require(count >= 1, name, count, "at least 1")
+        at_least(1, subjects=subjects, relations=relations, objects=objects)
         table = self.set_memory(memory, value_boost, value_boost_share)
         self.subjects, self.relations, self.objects = subjects, relations, objects
         self.register_buffer("subject", torch.randn(subjects, d_model))
