@@ -62,7 +62,9 @@ def explained(error: BaseException, config: Mapping[str, Any]) -> str | None:
     if isinstance(error, RuntimeError | ValueError | TypeError | OverflowError) and _TOO_LARGE.search(text):
         return f"out of memory: a size is too large for any machine ({first_line(error)[:120]}); {_largest(config)}"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{_named(str(error.filename), config)}: {error.strerror}"
+        file = str(error.filename)
+        key = _setting_of(file, config)
+        return f"{f'{key}: ' if key else ''}{file if len(file) <= 120 else f'{file[:117]}...'}: {error.strerror}"
     return None
 
 
@@ -99,12 +101,18 @@ def _located(message: str, config: Mapping[str, Any]) -> str:
     }
     if len(owners) == 1:
         return f"{owners.pop()}.{message}"
-    for key, value in found:
-        if isinstance(value, str) and len(value) > 1 and not key.endswith(".class_path"):
+    key = _setting_of(head, config)
+    return f"{key}: {message}" if key else message
+
+
+def _setting_of(file: str, config: Mapping[str, Any]) -> str | None:
+    """The setting that holds a file's path, or that of a folder around it."""
+    for key, value in leaves(config):
+        if isinstance(value, str) and not key.endswith(".class_path"):
             for place in {value.rstrip("/"), os.path.expanduser(value).rstrip("/")} - {""}:
-                if head == place or head.startswith(f"{place}/"):
-                    return f"{key}: {message}"
-    return message
+                if file == place or file.startswith(f"{place}/"):
+                    return key
+    return None
 
 
 def _wanted(text: str) -> str:
@@ -130,11 +138,3 @@ def _largest(config: Mapping[str, Any]) -> str:
 def _short(number: float) -> str:
     text = str(number)
     return text if len(text) <= 24 else f"{text[:8]}... ({len(text)} digits)"
-
-
-def _named(file: str, config: Mapping[str, Any]) -> str:
-    """A file, after the setting that it comes from, where one holds it or the folder around it."""
-    found = [(key, value) for key, value in leaves(config) if isinstance(value, str) and len(value) > 1]
-    keys = [key for key, value in found if not key.endswith(".class_path") and value.rstrip("/") in file]
-    shown = file if len(file) <= 120 else f"{file[:117]}..."
-    return f"{keys[0]}: {shown}" if keys else shown
