@@ -25,7 +25,7 @@ from framework.editing.engine import Editing
 from framework.errors import UserError
 from framework.launcher import watch_ranks
 from framework.mistakes import explained, first_line
-from framework.record import NoProfiler, own_callbacks, own_loggers, own_plugins
+from framework.record import EndsAtOnce, NoProfiler, own_callbacks, own_loggers, own_plugins
 from framework.run import Run, RunConfig
 from framework.settings import at_least, brief
 from framework.tracking.wandb_run import WandbConfig
@@ -93,7 +93,7 @@ class CommandLine(LightningCLI):
         unusable = values.unusable(self._composed, BASES, groups)
         try:
             self.config = parser.parse_object({self._chosen: self._composed.tree, "subcommand": self._chosen})
-        except (ArgumentError, TypeError, ValueError, KeyError) as error:
+        except (ArgumentError, TypeError, ValueError, KeyError, ArithmeticError) as error:
             problems = [*unusable, *explain.explain(self._composed, BASES, groups)]
             raise UserError("\n".join(problems or [" ".join(str(error).split())[:400]])) from error
         if unusable:
@@ -149,9 +149,10 @@ class CommandLine(LightningCLI):
         for key in place:
             settings = settings[key]
         given = [f"{name}={brief(value)}" for name, value in (settings.get("init_args") or {}).items()]
+        origin = self._composed.origin((*place, "class_path"))
         return UserError(
             f"{'.'.join(place)}: {cls.__name__} refused its arguments: {first_line(error)} ({type(error).__name__}); "
-            f"given: {', '.join(given) or 'none'}{self._composed.origin(place)}; --traceback shows where"
+            f"given: {', '.join(given) or 'none'}{origin}; --traceback shows where"
         )
 
     def _section_of(self, cls: type | None) -> tuple[str, ...] | None:
@@ -248,7 +249,7 @@ class CommandLine(LightningCLI):
             given["default_root_dir"] = str(identity.folder)
         elif given.get("fast_dev_run"):
             given["logger"] = False
-            callbacks = [Editing(self._start), *callbacks]
+            callbacks = [Editing(self._start), EndsAtOnce(), *callbacks]
         given["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
         if given.get("enable_progress_bar") is not False:
             from framework.tracking.progress import Progress

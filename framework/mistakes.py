@@ -70,10 +70,9 @@ def explained(error: BaseException, config: Mapping[str, Any]) -> str | None:
     if isinstance(error, RuntimeError | ValueError | TypeError | OverflowError) and _TOO_LARGE.search(text):
         return f"out of memory: a size is too large for any machine ({first_line(error)[:120]}); {_largest(config)}"
     if isinstance(error, OSError) and error.errno in NO_ROOM:
-        place = "a file" if error.filename is None else _named(str(error.filename), config)
-        return f"{place} cannot be written: {error.strerror}"
+        return f"{_named(error.filename, config)} cannot be written: {error.strerror}"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{_named(str(error.filename), config)}: {error.strerror}"
+        return f"{_named(error.filename, config)}: {error.strerror}"
     return None
 
 
@@ -110,12 +109,27 @@ def _located(message: str, config: Mapping[str, Any]) -> str:
     }
     if len(owners) == 1:
         return f"{owners.pop()}.{message}"
-    for key, value in found:
-        if isinstance(value, str) and len(value) > 1 and not key.endswith(".class_path"):
+    key = _setting_of(head, config)
+    return f"{key}: {message}" if key else message
+
+
+def _setting_of(file: str, config: Mapping[str, Any]) -> str | None:
+    """The setting that holds a file's path, or that of a folder around it."""
+    for key, value in leaves(config):
+        if isinstance(value, str) and not key.endswith(".class_path"):
             for place in {value.rstrip("/"), os.path.expanduser(value).rstrip("/")} - {""}:
-                if head == place or head.startswith(f"{place}/"):
-                    return f"{key}: {message}"
-    return message
+                if file == place or file.startswith(f"{place}/"):
+                    return key
+    return None
+
+
+def _named(file: Any, config: Mapping[str, Any]) -> str:
+    """A file for a message: after the setting that it comes from, cut where it is long."""
+    if file is None:
+        return "a file"
+    key, text = _setting_of(str(file), config), str(file)
+    shown = text if len(text) <= 120 else f"{text[:117]}..."
+    return f"{key}: {shown}" if key else shown
 
 
 def _wanted(text: str) -> str:
@@ -141,11 +155,3 @@ def _largest(config: Mapping[str, Any]) -> str:
 def _short(number: float) -> str:
     text = str(number)
     return text if len(text) <= 24 else f"{text[:8]}... ({len(text)} digits)"
-
-
-def _named(file: str, config: Mapping[str, Any]) -> str:
-    """A file, after the setting that it comes from, where one holds it or the folder around it."""
-    found = [(key, value) for key, value in leaves(config) if isinstance(value, str) and len(value) > 1]
-    keys = [key for key, value in found if not key.endswith(".class_path") and value.rstrip("/") in file]
-    shown = file if len(file) <= 120 else f"{file[:117]}..."
-    return f"{keys[0]}: {shown}" if keys else shown

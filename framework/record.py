@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -32,6 +34,19 @@ class NoProfiler(PassThroughProfiler):
     def profile(self, action_name: str) -> Any:
         """A context that does nothing, the same one for every action."""
         return self._nothing
+
+
+class EndsAtOnce(Callback):
+    """Where nothing is kept (``fast_dev_run``), SIGTERM ends the process at once, not when a long step is done.
+
+    Lightning's own handler, which it puts back as it was when the run ends, waits for the step and then exits with 0.
+    """
+
+    def _let_go(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    on_train_start = on_validation_start = on_test_start = on_predict_start = _let_go
 
 
 class RunRecorder(Callback):

@@ -108,6 +108,7 @@ def _child(arguments: list[str], folder: Path, out: Path, command: Callable[...,
     try:
         os.setsid()
         os.chdir(folder)
+        sys.path.insert(0, str(folder))
         descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)

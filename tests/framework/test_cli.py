@@ -251,6 +251,15 @@ def test_build_raises_one_error_with_every_mistake():
         (["--ckpt_path=."], "holds no checkpoints/last.ckpt"),
         (["--data.source=digit"], "digit"),
         (["--verbose"], "verbose: unknown key; fit does not take it"),
+        (["--model.image_size=null"], "model.image_size: null is not accepted; an integer is needed (command line)"),
+        (["--model.drop_rate=.nan"], "model.drop_rate: '.nan' is not accepted; NaN is no number (command line)"),
+        (["--model.optimizer.lr=-1"], "model.optimizer.lr: -1.0 is not accepted; at least 0 (command line)"),
+        (["--model.num_classes=${}"], "model.num_classes: ${}: no viable alternative"),
+        (["--model=.relative.Class"], "model: '.relative.Class' is not a class path"),
+        (["--data.batch_size=0"], "data.batch_size: 0 is not accepted; at least 1 (command line)"),
+        (["--data.source=\x07"], "data.source: '\\x07' is not one of"),
+        (["--trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches: 0 is not accepted; at least 1"),
+        (["--" + "k" * 9999 + "=1"], "kkk...: unknown key"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_short_message(capsys, arguments, said):
@@ -375,6 +384,18 @@ def test_a_bug_in_a_constructor_comes_out_as_it_is(tmp_path, monkeypatch):
                 "--data=buggy_data.Buggy",
             ]
         )
+
+
+def test_what_a_constructor_refuses_is_said_with_what_it_was_given(tmp_path, monkeypatch, capsys):
+    (tmp_path / "strict_data.py").write_text(
+        "from framework import DataModule\n"
+        "class Strict(DataModule):\n    def __init__(self, parts: int = 2):\n        super().__init__()\n        100 // parts\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = ["--model.num_classes=10", "--model.image_size=8", "--model.in_chans=1"]
+    said = refused(capsys, "fit", *QUICK, *model, "--data=strict_data.Strict", "--data.parts=0")
+    assert "data: Strict refused its arguments: " in said
+    assert "(ZeroDivisionError); given: parts='0' (command line)" in said
 
 
 def test_the_traceback_of_a_mistake_can_be_asked_for():

@@ -90,6 +90,11 @@ def test_a_key_that_stands_twice_is_reported_with_both_lines(tmp_path):
     assert problem == f"{path}:4: model.lr stands twice (first on line 2)"
 
 
+BOMB = b"a0: &a0 [x]\n" + b"".join(
+    b"a%d: &a%d [%s]\n" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 10)) for i in range(1, 10)
+)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -97,7 +102,9 @@ def test_a_key_that_stands_twice_is_reported_with_both_lines(tmp_path):
         (b"- 1\n", "found a list"),
         (b"hello\n", "found the text 'hello'"),
         (b"\xff\xfe\x00\x01", "not a YAML or JSON file"),
-        (b"a: &x [*x]\n", "recursive"),
+        (b"a: &x [*x]\n", "an alias that contains itself"),
+        (b"a: 1\nb: \0\n", ":2: not valid YAML"),
+        (BOMB, "its aliases unfold to 2.35e+09 values"),
         (b"a: !!python/object:os.system {}\n", "not valid YAML"),
     ],
 )
