@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tiny_files import write_idx
 
 from docs.blocks import COMMANDS, PAGES, ROOT, Block, blocks, framework_arguments, typed_rows
 from docs.running import Failure, PageRun, import_what_commands_import_late
+from framework.__main__ import USAGE
 
 RUN = [page for page in PAGES if blocks(page)]
 
@@ -66,6 +68,20 @@ def test_what_to_type_can_be_typed():
             if options and not any("ddp" in option for option in options):
                 fast = ["--trainer.fast_dev_run=true", *options]
                 state.framework(["fit", "--config", "sequence/s4d", *fast])
+
+    in_fork(run)
+
+
+@pytest.mark.slow
+def test_what_the_usage_says_can_be_typed():
+    def run() -> None:
+        state = PageRun()
+        (example,) = re.findall(r"^  fit +train +(--.*)$", USAGE, re.MULTILINE)
+        state.framework(["fit", *example.split(), "--print_config"])
+        for command in COMMANDS:
+            state.framework([command, "--help"])
+            if "usage: " not in state.printed:
+                raise Failure(f"{command} --help prints no usage:\n{state.printed}")
 
     in_fork(run)
 
