@@ -12,14 +12,14 @@ from framework.errors import UserError
 
 USAGE = """usage: framework COMMAND [--config FILE]... [--KEY=VALUE]...
 
-  fit        train           --config sequence/s4d --model.d_model=32 --techniques.early_stopping.patience=3
-  validate   evaluate on the validation data          --ckpt_path last | FOLDER | FILE
-  test       evaluate on the test data                --ckpt_path last | FOLDER | FILE
-  predict    write predictions                        --ckpt_path last | FOLDER | FILE
+  fit        train           --config sequence/s4d --model.d_model=32 --techniques.ema.decay=0.99
+  validate   evaluate on the validation data          --ckpt_path last | best | FOLDER | FILE
+  test       evaluate on the test data                --ckpt_path last | best | FOLDER | FILE
+  predict    write predictions                        --ckpt_path last | best | FOLDER | FILE
   list       methods, techniques, data and configs    --json | --markdown [FILE...]
   compare    runs side by side over seeds             FOLDER... [--metric NAME] [--by KEY]
   reproduce  check a paper's claims on this machine   METHOD... | --all [--json FILE] [--page FILE]
-  export     write a checkpoint's weights, compressed last | FOLDER | FILE [--format rf8|entropy|plain] [--out FILE]
+  export     write a checkpoint's weights, compressed last | best | FOLDER | FILE [--format rf8|entropy|plain]
   sweep      run a W&B sweep file, without an account FILE [--count N] [--workers K] [--storage URL] [--resume]
 
 Settings: --config takes a path or the short name of a shipped config, several times; later wins, and what is typed

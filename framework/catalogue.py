@@ -14,6 +14,11 @@ from typing import Any
 from framework import paths
 from framework.config.yaml12 import load
 
+USAGE = """usage: framework list [--json | --markdown [FILE...]]
+
+  --json      methods, techniques, datamodules, sweeps and configs, for programs
+  --markdown  the same as tables; with files, what stands in them between <!-- generated: NAME --> and <!-- end -->
+"""
 _NOT_A_METHOD = ("callbacks", "sweeps")
 _KINDS = ("Observer", "Edit", "Once", "Transform")
 
@@ -215,6 +220,9 @@ def main(arguments: Sequence[str]) -> int:
     """``list [--json | --markdown [FILE...]]``: prints the catalogue, or writes its tables into pages."""
     from framework.errors import UserError
 
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
     if arguments[:1] == ["--markdown"]:
         from framework.tables import main as write
 

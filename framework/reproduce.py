@@ -17,6 +17,17 @@ from framework.claims import Claim, Reproduction
 from framework.errors import UserError
 from framework.results import write_page, write_record
 
+USAGE = """usage: framework reproduce METHOD... | MODULE... | --all [--json FILE] [--folder DIR]
+
+  METHOD        a method or technique with claims; list shows them
+  MODULE        a module of your own with a function claims(run), such as lab.claims
+  --all         every method and technique with claims
+  --json FILE   every claim, measured, for programs
+  --folder DIR  where figures, runs and claims.json go; runs/reproduce by default
+
+The exit code is 1 if a claim fails.
+"""
+
 
 @dataclass
 class Report:
@@ -163,6 +174,9 @@ def main(arguments: Sequence[str]) -> int:
     queue = list(arguments)
     while queue:
         argument = queue.pop(0)
+        if argument in ("-h", "--help"):
+            print(USAGE, end="")
+            return 0
         key, equals, value = argument.partition("=")
         if key in paths:
             if not equals and not queue:

@@ -193,7 +193,7 @@ class PageRun:
     def framework(self, arguments: list[str]) -> None:
         """One of the framework's own commands."""
         again = any("ckpt_path" in item for item in arguments)
-        if arguments[0] == "sweep":
+        if arguments[0] == "sweep" and "--help" not in arguments:
             self.sweep_file(arguments)
             if not self.sweeps:
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tiny_files import write_idx
 
 from docs.blocks import COMMANDS, PAGES, ROOT, Block, blocks, framework_arguments, typed_rows
 from docs.running import Failure, PageRun, import_what_commands_import_late
+from framework.__main__ import USAGE
 
 RUN = [page for page in PAGES if blocks(page)]
 
@@ -47,25 +49,47 @@ def test_the_blocks_of_a_page_run_in_order(page):
 
 
 @pytest.mark.slow
-def test_what_to_type_can_be_typed():
+def test_the_commands_to_type_run():
+    def run() -> None:
+        state = PageRun(sweeps=True)
+        for what, spans in typed_rows(ROOT / "README.md"):
+            for span in spans:
+                if framework_arguments(span.split()) is not None:
+                    state.run(Block(f"README.md, {what}", "bash", span))
+                elif not span.startswith("--"):
+                    raise Failure(f"README.md, {what}: {span!r} is neither a command nor options")
+
+    in_fork(run)
+
+
+@pytest.mark.slow
+def test_the_options_to_type_are_accepted_and_train():
     def run() -> None:
         Path("data").mkdir()
         write_idx(Path("data/fashion-mnist"), n_train=400, classes=10)
-        state = PageRun(sweeps=True)
-        for what, spans in typed_rows(ROOT / "README.md"):
-            options: list[str] = []
+        state = PageRun()
+        for _, spans in typed_rows(ROOT / "README.md"):
+            typed = ["fit", "--config", "sequence/s4d"]
             for span in spans:
-                words = span.split()
                 if span.startswith("--"):
-                    options += words
-                    state.framework(["fit", "--config", "sequence/s4d", *options, "--print_config"])
-                elif framework_arguments(words) is not None:
-                    state.run(Block(f"README.md, {what}", "bash", span))
-                else:
-                    raise Failure(f"README.md, {what}: {span!r} is neither a command nor options")
-            if options and not any("ddp" in option for option in options):
-                fast = ["--trainer.fast_dev_run=true", *options]
-                state.framework(["fit", "--config", "sequence/s4d", *fast])
+                    typed += span.split()
+                    state.framework([*typed, "--print_config"])
+            if len(typed) > 3 and not any("ddp" in word for word in typed):
+                state.framework([*typed, "--trainer.fast_dev_run=true"])
+
+    in_fork(run)
+
+
+@pytest.mark.slow
+def test_what_the_usage_says_can_be_typed():
+    def run() -> None:
+        state = PageRun()
+        (example,) = re.findall(r"^  fit +train +(--.*)$", USAGE, re.MULTILINE)
+        state.framework(["fit", *example.split(), "--print_config"])
+        for command in COMMANDS:
+            state.framework([command, "--help"])
+            if "usage: " not in state.printed:
+                raise Failure(f"{command} --help prints no usage:\n{state.printed}")
 
     in_fork(run)
 
