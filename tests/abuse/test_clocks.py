@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from abuse.runs import METHOD, assert_same_run, command, run_folder, set_up
 
+from abuse.runs import METHOD, assert_same_run, command, run_folder, set_up
 from framework.run import RunConfig, find_checkpoint
 from framework.tracking.metrics_log import read_metrics
 
@@ -69,4 +69,6 @@ def test_put_back_in_training(tmp_path):
     assert_same_run(run_folder(tmp_path / "reference"), folder)
     steps = [row["step"] for row in read_metrics(folder) if "train/step" in row]
     assert steps == sorted(steps) == list(range(30))
-    assert all(value >= 0 for row in read_metrics(folder) for name, value in row.items() if "seconds" in name or "time" in name)
+    assert all(
+        value >= 0 for row in read_metrics(folder) for name, value in row.items() if "seconds" in name or "time" in name
+    )

@@ -10,9 +10,9 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from abuse.runs import command, opens, run_folder, set_up
 from resume_harness import Data, Net, in_two_ranks
 
+from abuse.runs import command, opens, run_folder, set_up
 from framework.errors import RunFailed, UserError
 from framework.finite import SKIPPED, StopAtNaN
 from framework.resume import AtomicCheckpointIO, ResumePoint
@@ -44,9 +44,9 @@ class Diverging(Net):
 
 
 def model(**arguments: Any) -> str:
-    return f"--model={{class_path: abuse.test_diverged.Diverging, init_args: {arguments}}}".replace("nan", ".nan").replace(
-        "inf}", ".inf}"
-    )
+    return f"--model={{class_path: abuse.test_diverged.Diverging, init_args: {arguments}}}".replace(
+        "nan", ".nan"
+    ).replace("inf}", ".inf}")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -86,7 +86,7 @@ def test_a_score_that_nothing_hangs_on_may_be_nan(tmp_path):
 
 def test_ignored_if_asked_for(tmp_path):
     assert command(*set_up(tmp_path), model(at=13), "--run.on_nan=ignore") == 0
-    with pytest.raises(UserError, match="run.on_nan: 'never' is not accepted; stop or ignore"):
+    with pytest.raises(UserError, match=r"run\.on_nan: 'never' is not accepted; stop or ignore"):
         RunConfig(on_nan="never")
 
 
@@ -96,7 +96,12 @@ def test_members_of_an_ensemble_may_diverge():
 
 def trainer(folder: Path, **options: Any) -> pl.Trainer:
     point = ResumePoint(folder, every_n_seconds=None, every_n_steps=1)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     return pl.Trainer(
         **{"max_epochs": 3, "accelerator": "cpu", "devices": 1, "use_distributed_sampler": False, **quiet, **options},
         callbacks=[StopAtNaN(), point], plugins=[AtomicCheckpointIO()],

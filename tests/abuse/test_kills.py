@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from abuse.runs import CALLS, FILES, METHOD, Moment, assert_same_run, command, opens, run_folder, set_up
 from resume_harness import start_child, wait_for
 
+from abuse.runs import CALLS, FILES, METHOD, Moment, assert_same_run, command, opens, run_folder, set_up
 from framework.__main__ import main
 
 KILLS = 50
@@ -68,6 +68,7 @@ def killed(arguments: list[str], moment: Moment | float) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_fifty_kills(whole, tmp_path):
     """In chains: a process that goes on is killed too, until one comes through."""
     generator = random.Random(20)

@@ -8,9 +8,9 @@ import time
 from typing import Any
 
 import pytest
-from abuse.runs import command, opens, run_folder, set_up
 from resume_harness import Data, Samples
 
+from abuse.runs import command, opens, run_folder, set_up
 from framework.errors import UserError
 
 DIES = {"exit": lambda: os._exit(0), "fail": lambda: os._exit(1), "kill": lambda: os.kill(os.getpid(), signal.SIGKILL)}
@@ -46,7 +46,9 @@ class MortalData(Data):
 
 
 def fails(tmp_path: Any, capfd: Any, how: str, workers: int = 2) -> tuple[int, str]:
-    data = f"--data={{class_path: abuse.test_loader_deaths.MortalData, init_args: {{how: {how}, num_workers: {workers}}}}}"
+    data = (
+        f"--data={{class_path: abuse.test_loader_deaths.MortalData, init_args: {{how: {how}, num_workers: {workers}}}}}"
+    )
     start = time.monotonic()
     code = command(*set_up(tmp_path), data)
     assert time.monotonic() - start < 60, "it hung"
@@ -57,7 +59,10 @@ def fails(tmp_path: Any, capfd: Any, how: str, workers: int = 2) -> tuple[int, s
     return code, error
 
 
-@pytest.mark.parametrize(("how", "said"), [("exit", "exited unexpectedly"), ("fail", "exited unexpectedly"), ("kill", "killed by signal: Killed")])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [("exit", "exited unexpectedly"), ("fail", "exited unexpectedly"), ("kill", "killed by signal: Killed")],
+)
 def test_a_dead_worker(tmp_path, capfd, how, said):
     code, error = fails(tmp_path, capfd, how)
     assert code == 3

@@ -9,9 +9,10 @@ import resource
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
-from abuse.runs import METHOD, Dying, Moment, assert_same_run, command, opens, run_folder, set_up, write_config
 
+from abuse.runs import METHOD, Dying, Moment, assert_same_run, command, opens, run_folder, set_up, write_config
 from framework.tracking.metrics_log import read_metrics
 
 DRAW = "--techniques.draw={class_path: abuse.test_no_room.Draw}"
@@ -99,7 +100,7 @@ def test_a_limit_on_the_size_of_files(tmp_path, capfd):
     assert command(*set_up(tmp_path)) == 0
 
 
-class Draw(__import__("lightning.pytorch").pytorch.Callback):
+class Draw(pl.Callback):
     """Draws at the second epoch's end."""
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -185,8 +186,7 @@ def test_an_existing_run_that_belongs_to_someone_else(tmp_path, capfd):
 
 def test_it_is_a_dying_file_that_the_others_write_to(tmp_path):
     """The tests above stand on it: half of the bytes are in the file when the moment comes."""
-    with open(tmp_path / "a", "wb") as file:
-        with pytest.raises(OSError):
-            Dying(file, Full("a", 1)).write(b"12345678")
+    with open(tmp_path / "a", "wb") as file, pytest.raises(OSError):
+        Dying(file, Full("a", 1)).write(b"12345678")
     assert (tmp_path / "a").read_bytes() == b"1234"
     assert write_config(tmp_path).exists()

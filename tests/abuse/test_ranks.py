@@ -13,9 +13,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
-from abuse.runs import assert_same_run, command, opens, run_folder, set_up
 from resume_harness import start_child
 
+from abuse.runs import assert_same_run, command, opens, run_folder, set_up
 from framework import launcher, parent
 from framework.__main__ import main
 
