@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from framework.editing import Context, Observer
 from framework.errors import UserError
+from framework.files import write_text
 from framework.protocols import Generates
 
 
@@ -65,9 +66,8 @@ class GenerateSample(Observer):
         path = Path(trainer.default_root_dir) / "samples.jsonl"
         rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
         rows = [row for row in rows if row["step"] < trainer.global_step]  # a resumed run writes the rest anew
-        path.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in [*rows, self._last]]
-        path.write_text("".join(lines), encoding="utf-8")
+        write_text(path, "".join(lines))
 
     def _start(self, trainer: pl.Trainer) -> Tensor:
         if self.prompt is not None:

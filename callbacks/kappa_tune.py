@@ -38,7 +38,6 @@ import csv
 import hashlib
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,6 +53,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from framework.editing import Context, Once, Plan, choose, matches, nothing_matches, unique_parameters
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
+from framework.files import write_text, written
 from framework.spectra import Spectrum, condition_numbers, marchenko_pastur
 
 if TYPE_CHECKING:
@@ -293,10 +293,7 @@ def _read_cache(path: str | Path | None) -> dict[str, list[float]]:
 
 
 def _write_cache(path: Path, known: Mapping[str, list[float]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(known), encoding="utf-8")
-    beside.replace(path)
+    write_text(path, json.dumps(known))
 
 
 def _owner(name: str) -> str:
@@ -603,7 +600,7 @@ def table_text(decision: Mapping[str, Any], name: str = "kappa_tune", most: int 
 def write_table(table: Sequence[Row], path: Path) -> None:
     """Writes the ranking as CSV, with κ / κ_MP."""
     columns = ("name", "shape", "matrices", "parameters", "kappa", "kappa_mp", "kappa_over_mp", "deficit", "selected")
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with written(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for row in table:

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
+from framework.files import write_text
 from framework.protocols import Generates
 
 if TYPE_CHECKING:
@@ -147,8 +148,7 @@ class LengthExtrapolation(Observer):
         trained = getattr(data, "length", None)
         told = {"trained_on": trained, "sequences": len(tokens), "loss": {str(n): loss for n, loss in losses.items()}}
         path = Path(trainer.default_root_dir) / "length_extrapolation.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(told, indent=2) + "\n")
         named = {f"length_extrapolation/loss_{length}": loss for length, loss in losses.items()}
         for logger in trainer.loggers:
             logger.log_metrics(named, step=trainer.global_step)

@@ -30,6 +30,7 @@ from torch.utils.hooks import RemovableHandle
 from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
+from framework.files import write_text
 from framework.protocols import HasRouters, Routing
 
 if TYPE_CHECKING:
@@ -222,8 +223,7 @@ class MemoryLoad(Observer):
             return
         shares = {layer: load_shares(counts).tolist() for layer, counts in self._loads.items()}
         path = Path(trainer.default_root_dir) / "memory_load.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(shares, indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(shares, indent=2) + "\n")
         log_figure(trainer, "memory_load", load_figure(shares))
         name = token_name(getattr(getattr(trainer, "datamodule", None), "decode", None))
         if self._counts:

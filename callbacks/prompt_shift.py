@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
+from framework.files import write_text
 from framework.probe import evaluating
 from framework.protocols import AnswersPrompts, HandsOutPrompts
 from framework.regression_prompts import PromptLaw
@@ -141,8 +142,7 @@ class PromptShift(Observer):
                 if by_value:
                     found[kind] = by_value
         path = Path(trainer.default_root_dir) / "prompt_shift.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"length": length, "prompts": self.prompts, **found}, indent=2) + "\n", "utf-8")
+        write_text(path, json.dumps({"length": length, "prompts": self.prompts, **found}, indent=2) + "\n")
         named = {f"prompt_shift/{k}/{v:g}": row["model"] for k, rows in found.items() for v, row in rows.items()}
         for logger in trainer.loggers:
             logger.log_metrics(named, step=trainer.global_step)

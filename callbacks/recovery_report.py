@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from framework.editing import Context, Observer, Plan
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
+from framework.files import write_text
 from framework.protocols import Replacement
 
 if TYPE_CHECKING:
@@ -261,6 +262,5 @@ class RecoveryReport(Observer):
             "output_errors": errors,
         }
         path = Path(trainer.default_root_dir) / "recovery.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1), encoding="utf-8")
+        write_text(path, json.dumps(report, indent=1))
         log_figure(trainer, "recovery", recovery_figure(base, self._start["zero_shot"], self._curve, errors))

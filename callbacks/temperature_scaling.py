@@ -30,6 +30,7 @@ from framework.calibration import calibration, fit_temperature, reliability
 from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
+from framework.files import write_text
 from framework.linear_probe import batches_of
 from framework.probe import evaluating, pair_of
 
@@ -131,7 +132,7 @@ class TemperatureScaling(Observer):
             return
         log_figure(trainer, "reliability", reliability_figure(*self._seen, self.temperature, self.bins))
         path = Path(trainer.default_root_dir) / "temperature.json"
-        path.write_text(json.dumps(self._measures(*self._seen), indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(self._measures(*self._seen), indent=1) + "\n")
 
     def state_dict(self) -> dict[str, Any]:
         """T."""

@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
+from framework.files import write_text
 from framework.protocols import Generates
 
 if TYPE_CHECKING:
@@ -153,6 +154,5 @@ class Throughput(Observer):
             training = training_throughput(pl_module, self.lengths, self.tokens)
             decoding = decoding_cost(pl_module, self.lengths)
         path = Path(trainer.default_root_dir) / "throughput.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"lengths": self.lengths, **training, **decoding}, indent=2) + "\n", "utf-8")
+        write_text(path, json.dumps({"lengths": self.lengths, **training, **decoding}, indent=2) + "\n")
         log_figure(trainer, "throughput", throughput_figure(self.lengths, training, decoding))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from framework.errors import UserError
+from framework.errors import RunFailed, UserError
 from framework.paths import own_packages_first
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ __all__ = [
     "Experiment",
     "Module",
     "OptimizerConfig",
+    "RunFailed",
     "ScheduleConfig",
     "UserError",
     "build",

@@ -25,6 +25,9 @@ USAGE = """usage: framework COMMAND [--config FILE]... [--KEY=VALUE]...
 Settings: --config takes a path or the short name of a shipped config, several times; later wins, and what is typed
 wins over files; null switches a technique off. --print_config shows the composed config, COMMAND --help every key,
 --model.help=CLASS the arguments of a class, --traceback the full trace of an error.
+
+Exit codes: 0 done, 1 a bug, with its trace, 2 a mistake in what was asked for or a file that cannot be written, 3 a run
+that failed (its loss is no number, a process was lost), 130 and 143 stopped by SIGINT or SIGTERM, all saved.
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,9 +59,13 @@ class StopAtNaN(Callback):
             loss = trainer.callback_metrics.get(LOSS)
         self._since += 1
         if isinstance(loss, Tensor):
+            at_once = trainer.world_size == 1 and not stands_on_device(loss)
+            if at_once and loss.numel() == 1 and math.isfinite(loss.item()):  # some 0.5 µs
+                self._skipped = 0
+                return
             self._losses.append(loss.detach())
             self._steps.append(max(0, trainer.global_step - 1))
-            if trainer.world_size == 1 and not stands_on_device(loss):
+            if at_once:
                 self._look(trainer)
                 return
         if self._since >= min(EVERY, trainer.log_every_n_steps or EVERY):  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric, Metric
 
 from framework import Module, OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
+from framework.files import write_text
 from framework.settings import at_least
 
 Batch = Mapping[str, Tensor]
@@ -222,6 +223,5 @@ class LanguageModel(Module):
             return
         rank = f"_{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
         path = Path(self.trainer.default_root_dir) / f"continuations{rank}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self._told), encoding="utf-8")
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self._told))
         self._told = []

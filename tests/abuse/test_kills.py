@@ -68,6 +68,7 @@ def killed(arguments: list[str], moment: Moment | float) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_fifty_kills(whole, tmp_path):
     """In chains: a process that goes on is killed too, until one comes through."""
     generator = random.Random(20)

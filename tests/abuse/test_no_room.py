@@ -9,10 +9,12 @@ import resource
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 
 from abuse.runs import METHOD, Dying, Moment, assert_same_run, command, opens, run_folder, set_up, write_config
-from framework.tracking.metrics_log import read_metrics
+from framework.errors import UserError
+from framework.tracking.metrics_log import MetricsLog, read_metrics
 
 DRAW = "--techniques.draw={class_path: abuse.test_no_room.Draw}"
 
@@ -72,6 +74,21 @@ def test_it_goes_on_when_there_is_room(whole, tmp_path, capfd, part, count, file
     assert_same_run(whole, folder)
 
 
+def test_rows_that_the_disk_did_not_take_are_written_later(tmp_path):
+    """Each once, and no half of one before them."""
+    log = MetricsLog(tmp_path)
+    log.log_metrics({"a": 1.0}, 0)
+    log.flush()
+    log._file = Dying(log._file, once := Full("", 1))  # type: ignore[assignment]
+    log.log_metrics({"a": 2.0}, 1)
+    with pytest.raises(UserError, match="No space left on device"):
+        log.flush()
+    once.left = 0
+    log.log_metrics({"a": 3.0}, 2)
+    log.close()
+    assert [row["a"] for row in read_metrics(tmp_path)] == [1.0, 2.0, 3.0]
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "provenance.json"])
 def test_at_the_start(whole, tmp_path, capfd, name):
     """``Path.write_text`` opens by another way than the rest."""
@@ -99,7 +116,7 @@ def test_a_limit_on_the_size_of_files(tmp_path, capfd):
     assert command(*set_up(tmp_path)) == 0
 
 
-class Draw(__import__("lightning.pytorch").pytorch.Callback):
+class Draw(pl.Callback):
     """Draws at the second epoch's end."""
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 from resume_harness import start_child, wait_for
 
@@ -22,7 +23,7 @@ from framework.run_lock import FolderLock
 SLOW = "--techniques.wait={class_path: abuse.test_rivals.Wait}"
 
 
-class Wait(__import__("lightning.pytorch").pytorch.Callback):
+class Wait(pl.Callback):
     """Waits at the twelfth step until a file ``go`` is there."""
 
     def on_train_batch_start(self, trainer: Any, *args: Any) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
@@ -50,6 +51,23 @@ def test_logger_connector(trainer, name):
 @pytest.mark.parametrize("name", ["on_run_start", "on_advance_end", "epoch_loop", "epoch_progress", "max_steps"])
 def test_fit_loop(trainer, name):
     assert hasattr(trainer.fit_loop, name)
+
+
+def test_launcher():
+    """What ``framework.launcher`` takes the place of, and what it calls."""
+    strategy = make_trainer(strategy="ddp", devices=2).strategy
+    assert type(strategy.launcher) is _SubprocessScriptLauncher
+    assert strategy._launcher is strategy.launcher
+    source = inspect.getsource(_SubprocessScriptLauncher.launch)
+    for call_ in (
+        "validate_settings(",
+        "creates_processes_externally",
+        "_call_children_scripts()",
+        "_launch_process_observer(self.procs)",
+        "_set_num_threads_if_needed(",
+    ):
+        assert call_ in source
+    assert "env_copy = os.environ.copy()" in inspect.getsource(_SubprocessScriptLauncher._call_children_scripts)
 
 
 def test_can_stop_early():
