@@ -13,7 +13,8 @@ from typing import Any
 from framework.config.yaml12 import load
 from framework.errors import UserError
 
-USAGE = """usage: framework compare [FOLDER...] [--metric NAME]... [--by KEY]... [--best min|max] [--json F] [--figure F]
+USAGE = """usage: framework compare [FOLDER...] [--metric NAME]... [--by KEY]... [--best min|max] [--json F]
+                         [--figure F]
 
   FOLDER         run folders, or folders that hold some; runs by default
   --metric NAME  a logged metric, several times; those of validation and test by default
