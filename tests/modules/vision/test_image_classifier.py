@@ -197,7 +197,7 @@ def test_checkpoint_opens_without_the_weights_file(tmp_path):
         ({"backbone_args": {"widht": 3}}, "'mlp' refused its arguments.*widht"),
         ({"backbone_args": {"width": 0}}, "width 0"),
         ({"drop_rate": 1.0}, "drop_rate: 1.0"),
-        ({"mixup": -1.0}, "mixup -1.0"),
+        ({"mixup": -1.0}, "mixup: -1.0"),
         ({"num_classes": 0}, "num_classes: 0"),
     ],
 )

@@ -300,5 +300,5 @@ def test_bad_settings_of_the_second_stage_are_named():
         descendant(0)
     with pytest.raises(UserError, match="auxiliary: epochs 0"):
         descendant(auxiliary={"epochs": 0})
-    with pytest.raises(UserError, match=r"form: 'sum' is not accepted"):
+    with pytest.raises(UserError, match=r"form: 'sum' is not one of"):
         distillation_loss(torch.zeros(1, 2), torch.zeros(1, 2), form="sum")
