@@ -37,6 +37,10 @@ _IDENTIFIER = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 _BARE = re.compile(r"^[A-Za-z_][\w.]*=")
 
 
+TYPED = "command line"
+"""Where a :class:`Layer` comes from that was typed."""
+
+
 @dataclass
 class Layer:
     """One file, mapping or override, as given.
@@ -115,7 +119,10 @@ def parse_value(text: str) -> Any:
 
 
 def read_command_line(arguments: Sequence[str]) -> Request:
-    """Walks the arguments after the subcommand into a :class:`Request`; nothing is typed or merged yet."""
+    """Walks the arguments after the subcommand into a :class:`Request`; nothing is typed or merged yet.
+
+    What is typed wins over every file, also over one that is named after it.
+    """
     request = Request()
     queue = list(arguments)
     while queue:
@@ -150,7 +157,8 @@ def read_command_line(arguments: Sequence[str]) -> Request:
         else:
             tree: dict[str, Any] = {}
             _put(tree, tuple(name.split(".")), parse_value(value))
-            request.layers.append(Layer(tree, "command line"))
+            request.layers.append(Layer(tree, TYPED))
+    request.layers.sort(key=lambda layer: layer.origin == TYPED)
     return request
 
 
@@ -200,7 +208,7 @@ def _add_file(request: Request, name: str) -> None:
 def _add_mapping(request: Request, text: str) -> None:
     value = parse_value(text)
     if isinstance(value, Mapping):
-        request.layers.append(Layer(_expand(value), "command line"))
+        request.layers.append(Layer(_expand(value), TYPED))
     else:
         request.problems.append(f"{text[:60]!r}: unexpected argument; a JSON mapping or --key=value is needed")
 

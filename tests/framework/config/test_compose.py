@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from framework.config.compose import compose, parse_value, read_command_line, read_inputs
@@ -153,3 +155,10 @@ def test_true_and_false_switch_a_technique():
 def test_the_method_is_the_file_that_has_a_model():
     assert composed("--config", "callbacks/lora", "--config", "sequence/s4d").method == "s4d"
     assert composed("--config", "callbacks/lora").method == "lora"
+
+
+def test_what_is_typed_wins_over_a_file_that_is_named_after_it():
+    Path("file.yaml").write_text("trainer: {max_epochs: 5, max_steps: 7}\n")
+    request = read_command_line(["--trainer.max_epochs=3", "--config", "file.yaml"])
+    tree = compose(request, "fit", {}).tree
+    assert tree["trainer"] == {"max_epochs": 3, "max_steps": 7}
