@@ -12,6 +12,7 @@ from typing import Any
 
 from framework.config.yaml12 import load
 from framework.errors import UserError
+from framework.options import read_options
 
 USAGE = """usage: framework compare [FOLDER...] [--metric NAME]... [--by KEY]... [--best WHICH] [--json F] [--figure F]
 
@@ -194,35 +195,21 @@ def draw(groups: Sequence[Group], metrics: Sequence[str], path: Path) -> Path:
 
 def main(arguments: Sequence[str]) -> int:
     """``compare FOLDER... [--metric NAME]... [--by KEY]... [--best min|max] [--json FILE] [--figure FILE]``."""
-    places: list[str] = []
-    options: dict[str, list[str]] = {"--metric": [], "--by": [], "--best": [], "--json": [], "--figure": []}
-    queue = list(arguments)
-    while queue:
-        argument = queue.pop(0)
-        if argument in ("-h", "--help"):
-            print(USAGE, end="")
-            return 0
-        key, equals, value = argument.partition("=")
-        if key in options:
-            if not equals and not queue:
-                raise UserError(f"compare: {key} needs a value")
-            options[key].append(value if equals else queue.pop(0))
-        elif argument.startswith("-"):
-            raise UserError(f"compare: unknown option {argument}; accepted: {', '.join(options)}")
-        else:
-            places.append(argument)
-    better = (options["--best"] or ["last"])[-1]
+    options = read_options("compare", USAGE, arguments, values=("metric", "by", "best", "json", "figure"))
+    if options is None:
+        return 0
+    better = options.last("best", "last")
     if better not in ("last", "min", "max"):
         raise UserError(f"compare: --best {better} is not accepted; min or max is needed (default: the last value)")
-    runs = find_runs(places or ["runs"])
+    runs = find_runs(options.words or ["runs"])
     known = sorted({metric for run in runs for metric in run.series})
-    metrics = options["--metric"] or [m for m in known if m.startswith(("val/", "test/"))] or known
+    metrics = options.values["metric"] or [m for m in known if m.startswith(("val/", "test/"))] or known
     for metric in metrics:
         if metric not in known:
             raise UserError(f"compare: no run logged {metric}; logged: {', '.join(known)}")
-    groups = group_runs(runs, options["--by"])
+    groups = group_runs(runs, options.values["by"])
     summarise(groups, metrics, better)
-    figure = draw(groups, metrics[:6], Path((options["--figure"] or ["runs/compare.png"])[-1]))
+    figure = draw(groups, metrics[:6], Path(options.last("figure", "runs/compare.png")))
     rows = []
     for metric in metrics:
         first = groups[0].values.get(metric, {})
@@ -248,9 +235,9 @@ def main(arguments: Sequence[str]) -> int:
             )
     _print(rows, better)
     print(f"curves in {figure}")
-    if options["--json"]:
+    if json_file := options.last("json"):
         plain = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
-        Path(options["--json"][-1]).write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        Path(json_file).write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return 0
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from framework.errors import UserError
+from framework.options import read_options
 
 USAGE = """usage: framework export last | best | RUN_FOLDER | CHECKPOINT [--format FORMAT] [--out FILE]
 
@@ -42,27 +43,11 @@ def read_step(text: str) -> float:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; the exit code is 0, or a :class:`UserError` is raised."""
-    given: list[str] = []
-    options: dict[str, list[str]] = {key: [] for key in ("format", "out", "step", "include", "exclude")}
-    deep_shape = False
-    queue = list(arguments)
-    while queue:
-        argument = queue.pop(0)
-        if argument in ("-h", "--help"):
-            print(USAGE, end="")
-            return 0
-        name, equals, value = argument.removeprefix("--").partition("=")
-        if argument.startswith("--") and name in options:
-            if not equals and not queue:
-                raise UserError(f"export: --{name} needs a value")
-            options[name].append(value if equals else queue.pop(0))
-        elif argument in ("--deep-shape", "--deep_shape"):
-            deep_shape = True
-        elif argument.startswith("-"):
-            accepted = ", ".join([*(f"--{key}" for key in options), "--deep-shape"])
-            raise UserError(f"export: unknown option {argument}; accepted: {accepted}")
-        else:
-            given.append(argument)
+    names = ("format", "out", "step", "include", "exclude")
+    options = read_options("export", USAGE, arguments, values=names, flags=("deep-shape",))
+    if options is None:
+        return 0
+    given = options.words
     if len(given) != 1:
         found = f"{len(given)} were given: {', '.join(given)}" if given else "none was given"
         raise UserError(f"export: one checkpoint or run folder is needed; {found}")
@@ -73,12 +58,12 @@ def main(arguments: Sequence[str]) -> int:
     newest = given[0] in ("last", "best")
     report = export(
         run.find_checkpoint(given[0], run.RunConfig(), None) if newest else given[0],
-        options["out"][-1] if options["out"] else None,
-        options["format"][-1] if options["format"] else "rf8",
-        step=read_step(options["step"][-1]) if options["step"] else STEP,
-        include=options["include"] or None,
-        exclude=options["exclude"],
-        deep_shape=deep_shape,
+        options.last("out"),
+        options.last("format", "rf8"),
+        step=read_step(step) if (step := options.last("step")) else STEP,
+        include=options.values["include"] or None,
+        exclude=options.values["exclude"],
+        deep_shape="deep-shape" in options.flags,
     )
     print(report.table())
     return 0

@@ -15,6 +15,7 @@ from typing import Any
 from framework import catalogue
 from framework.claims import Claim, Reproduction
 from framework.errors import UserError
+from framework.options import read_options
 from framework.results import write_page, write_record
 
 USAGE = """usage: framework reproduce METHOD... | MODULE... | --all [--json FILE] [--folder DIR]
@@ -168,35 +169,16 @@ def main(arguments: Sequence[str]) -> int:
 
     The exit code is 1 if a claim fails.
     """
-    names: list[str] = []
-    paths = {"--json": "", "--folder": "runs/reproduce", "--page": ""}
-    every = False
-    queue = list(arguments)
-    while queue:
-        argument = queue.pop(0)
-        if argument in ("-h", "--help"):
-            print(USAGE, end="")
-            return 0
-        key, equals, value = argument.partition("=")
-        if key in paths:
-            if not equals and not queue:
-                raise UserError(f"reproduce: {key} needs a path")
-            paths[key] = value if equals else queue.pop(0)
-        elif argument == "--all":
-            every = True
-        elif argument.startswith("-"):
-            accepted = "--all, --json FILE, --folder DIR, --page FILE"
-            raise UserError(f"reproduce: unknown option {argument}; accepted: {accepted}")
-        else:
-            names.append(argument)
+    options = read_options("reproduce", USAGE, arguments, values=("json", "folder", "page"), flags=("all",))
+    if options is None:
+        return 0
     known = claims_modules()
-    if every:
-        names = sorted(known)
+    names = sorted(known) if "all" in options.flags else options.words
     if not names:
         raise UserError(f"reproduce: a method is needed; with claims: {', '.join(sorted(known)) or 'none'}")
     for name in names:
         find_claims(name)
-    folder, page = Path(paths["--folder"]), paths["--page"]
+    folder, page = Path(options.last("folder", "runs/reproduce")), options.last("page")
     reports = []
     for name in names:
         print(f"{name}:", flush=True)
@@ -207,8 +189,8 @@ def main(arguments: Sequence[str]) -> int:
         if page:  # at once: what is done by now stands, whatever happens to the rest
             write_record(Path(page), report.as_dict())
             write_page(Path(page))
-    if paths["--json"]:
-        json_file = Path(paths["--json"])
+    if place := options.last("json"):
+        json_file = Path(place)
         json_file.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps([report.as_dict() for report in reports], indent=2, ensure_ascii=False)
         json_file.write_text(text + "\n", encoding="utf-8")

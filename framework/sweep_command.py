@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from framework import paths
 from framework.errors import UserError
+from framework.options import Options, read_options
 
 if TYPE_CHECKING:
     from framework.sweep.spec import Sweep
@@ -37,15 +38,18 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: an option or the file is wrong, the sweep exists already, or its first trials all failed.
     """
-    given, options, resume = _read(arguments)
-    if given is None:
+    options = read_options("sweep", USAGE, arguments, values=_OPTIONS, flags=("resume",))
+    if options is None:
         return 0
+    given, resume = options.words, "resume" in options.flags
+    if len(given) != 1:
+        raise UserError(f"sweep: one sweep file is needed, {len(given)} given: {', '.join(given) or 'none'}")
     from framework.sweep.spec import read
 
-    file = paths.find_config(given, sweep=True)
+    file = paths.find_config(given[0], sweep=True)
     sweep = read(file)
     _check(sweep)
-    folder = Path(options.get("folder") or Path("sweeps") / file.stem)
+    folder = Path(options.last("folder") or Path("sweeps") / file.stem)
     count = _whole(options, "count", least=1)
     limits = [limit for limit in (sweep.grid_size(), sweep.run_cap, count) if limit is not None]
     if not limits:
@@ -57,11 +61,11 @@ def main(arguments: Sequence[str]) -> int:
     from framework.sweep.table import Table
 
     workers = _whole(options, "workers", least=1) or default_workers()
-    place = options.get("storage") or folder / "journal.log"
+    place = options.last("storage") or folder / "journal.log"
     # one of no bytes is what a kill at the very start leaves
-    if not resume and "storage" not in options and Path(place).exists() and Path(place).stat().st_size:
+    if not resume and not options.values["storage"] and Path(place).exists() and Path(place).stat().st_size:
         raise UserError(f"sweep: {folder} holds a sweep already: --resume goes on with it, --folder DIR makes another")
-    if resume and "storage" not in options and not Path(place).exists():
+    if resume and not options.values["storage"] and not Path(place).exists():
         raise UserError(f"--resume: there is no sweep in {folder} ({place} is missing); --folder says where it is")
     storage = open_storage(place)
     seed = _whole(options, "seed", least=0)
@@ -96,35 +100,8 @@ def _check(sweep: Sweep) -> None:
                 raise UserError(f"{sweep.path}: parameters.{label}: the sweep gives it to each trial itself")
 
 
-def _read(arguments: Sequence[str]) -> tuple[str | None, dict[str, str], bool]:
-    given: list[str] = []
-    options: dict[str, str] = {}
-    resume = False
-    queue = list(arguments)
-    while queue:
-        argument = queue.pop(0)
-        if argument in ("-h", "--help"):
-            print(USAGE, end="")
-            return None, {}, False
-        name, equals, value = argument.removeprefix("--").partition("=")
-        if argument == "--resume":
-            resume = True
-        elif argument.startswith("--") and name in _OPTIONS:
-            if not equals and not queue:
-                raise UserError(f"sweep: --{name} needs a value")
-            options[name] = value if equals else queue.pop(0)
-        elif argument.startswith("-"):
-            accepted = ", ".join(f"--{option}" for option in (*_OPTIONS, "resume"))
-            raise UserError(f"sweep: {argument} is not accepted; accepted: {accepted}")
-        else:
-            given.append(argument)
-    if len(given) != 1:
-        raise UserError(f"sweep: one sweep file is needed, {len(given)} given: {', '.join(given) or 'none'}")
-    return given[0], options, resume
-
-
-def _whole(options: dict[str, str], name: str, least: int) -> int | None:
-    text = options.get(name)
+def _whole(options: Options, name: str, least: int) -> int | None:
+    text = options.last(name)
     if text is None:
         return None
     if not re.fullmatch(r"\d+", text) or int(text) < least:

@@ -69,7 +69,7 @@ def test_single_folders_and_an_explicit_key(runs):
         (["--metric", "val/acc"], "no run logged val/acc; logged: val/accuracy"),
         (["--by", "model.l"], "nearest: model.lr"),
         (["--best=mean"], "min or max is needed"),
-        (["--what"], "unknown option --what"),
+        (["--what"], "compare: --what is not accepted"),
         (["--metric"], "--metric needs a value"),
     ],
 )

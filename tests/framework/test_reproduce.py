@@ -106,8 +106,8 @@ def claims(run):
     [
         (["s4"], "did you mean s4d?"),
         ([], "a method is needed; with claims: "),
-        (["--jsn"], "unknown option"),
-        (["--json"], "needs a path"),
+        (["--jsn"], "reproduce: --jsn is not accepted; accepted: --json"),
+        (["--json"], "reproduce: --json needs a value"),
     ],
 )
 def test_mistakes(capsys, arguments, said):

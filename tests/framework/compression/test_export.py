@@ -195,7 +195,7 @@ def test_the_command(trained, tmp_path, capsys):
         ([], "one checkpoint or run folder is needed; none was given"),
         ([str(path), "--format", "zip"], "format: 'zip' is not accepted; one of rf8"),
         ([str(path), "--step=-1"], "--step -1 is not accepted"),
-        ([str(path), "--size=3"], "unknown option --size=3; accepted: --format"),
+        ([str(path), "--size=3"], "export: --size=3 is not accepted; accepted: --format"),
         ([str(path), "--include=head"], "include: 'head' names nothing in the model; nearest"),
         ([str(path), "--out", str(path)], "is the checkpoint that is read"),
         (["nowhere.ckpt"], "nowhere.ckpt: no such checkpoint file"),
