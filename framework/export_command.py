@@ -41,7 +41,11 @@ def read_step(text: str) -> float:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; the exit code is 0, or a :class:`UserError` is raised."""
+    """Runs the command; the exit code is 0.
+
+    Raises:
+        UserError: an option is not accepted, not one checkpoint is named, or it cannot be exported.
+    """
     given: list[str] = []
     options: dict[str, list[str]] = {key: [] for key in ("format", "out", "step", "include", "exclude")}
     deep_shape = False

@@ -167,6 +167,9 @@ def main(arguments: Sequence[str]) -> int:
     """``reproduce METHOD... | MODULE... | --all``, with paths for ``--json``, ``--folder`` and ``--page``.
 
     The exit code is 1 if a claim fails.
+
+    Raises:
+        UserError: an option is not accepted, or a method is not named or has no claims.
     """
     names: list[str] = []
     paths = {"--json": "", "--folder": "runs/reproduce", "--page": ""}
