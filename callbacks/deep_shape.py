@@ -79,7 +79,11 @@ class DeepShape(Transform):
         self._done: Remapped | None = None
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses an epoch that is never reached."""
+        """Refuses an epoch that is never reached.
+
+        Raises:
+            UserError: the training ends before.
+        """
         last = getattr(context.trainer, "max_epochs", None)
         if last is not None and 0 <= last <= self.epoch and not getattr(context.trainer, "fast_dev_run", False):
             raise UserError(f"{self.name}.epoch: {self.epoch} is not reached, trainer.max_epochs is {last}")

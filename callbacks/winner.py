@@ -351,7 +351,11 @@ class Winner(Edit):
         return [found.first, found.hidden]
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a warm start that shrinks and perturbs a file's weights in the same two layers."""
+        """Refuses a warm start that shrinks and perturbs a file's weights in the same two layers.
+
+        Raises:
+            UserError: one does.
+        """
         other: Any = context.configured("warm_start")
         if other is None or other.checkpoint is None or other.when != "start":
             return

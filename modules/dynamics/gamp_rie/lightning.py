@@ -58,7 +58,7 @@ class QuadraticStudent(Ensemble):
         """Compares the data's shape with the settings.
 
         Raises:
-            UserError: it is another.
+            UserError: they differ.
         """
         if batch["x"].shape != (self.samples, self.dimension):
             found = tuple(batch["x"].shape)

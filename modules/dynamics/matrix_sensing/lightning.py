@@ -95,7 +95,7 @@ class MatrixSensing(Ensemble):
         """Compares the matrix's shape with the factors'.
 
         Raises:
-            UserError: it is another.
+            UserError: they differ.
         """
         matrix, operator = batch.get("matrix"), batch.get("operator")
         mine = f"rows, columns: {self.rows}, {self.columns}"
