@@ -93,7 +93,11 @@ class DeepShape(Transform):
         return context.at == "epoch" and context.epoch == self.epoch and all(p.name != self.name for p in context.plans)
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """The names of the parameters, and the settings."""
+        """The names of the parameters, and the settings.
+
+        Raises:
+            UserError: nothing trainable is left, or a pattern names nothing; the nearest names are listed.
+        """
         known = [
             name
             for name, parameter in unique_parameters(model).items()

@@ -1,19 +1,25 @@
-"""Every public class and function says what goes in, and when it refuses."""
+"""Every public class and function says what goes in, and when it refuses.
+
+Functions of three parameters and constructors of two have ``Args:``; methods may, for many are hooks of a fixed form.
+Whatever has it names each parameter, and nothing else: the help of the command line is made of it.
+"""
 
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Iterator
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("framework", "modules", "datamodules", "callbacks")
-ERRORS = {"UserError", "RunFailed"}
 CONSTRUCTORS = {"__init__", "__post_init__"}
-NO_ARGS = {"main": "a command; its arguments are the parser's, and `--help` says them"}
+NO_ARGS = {"main"}  # of a command: what it takes is in its `--help`
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -24,6 +30,23 @@ def sources() -> list[Path]:
     return [path for path in files if not path.stem.endswith("claims") and path.stem != "plots"]
 
 
+@cache
+def trees() -> dict[str, ast.Module]:
+    return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in sources()}
+
+
+@cache
+def errors() -> frozenset[str]:
+    """``UserError``, the classes derived from it, and the functions that make one."""
+    nodes = [node for tree in trees().values() for node in ast.walk(tree) if isinstance(node, Function | ast.ClassDef)]
+    above = {node: node.bases if isinstance(node, ast.ClassDef) else [node.returns] for node in nodes}
+    known, found = set[str](), {"UserError"}
+    while found - known:
+        known |= found
+        found = {node.name for node in nodes if any(isinstance(a, ast.Name) and a.id in known for a in above[node])}
+    return frozenset(known)
+
+
 def checks(tree: ast.Module) -> set[str]:
     """Names of the checks that a file takes from ``framework.settings``; each of them raises a user's error."""
     imports = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
@@ -31,28 +54,30 @@ def checks(tree: ast.Module) -> set[str]:
     return taken - {"brief"}  # which words a message
 
 
+def named(call: ast.AST | None) -> str:
+    """What a call calls, by its last name."""
+    called = call.func if isinstance(call, ast.Call) else None
+    return called.id if isinstance(called, ast.Name) else called.attr if isinstance(called, ast.Attribute) else ""
+
+
 def refuses(body: ast.AST, checks: set[str]) -> bool:
     """Whether it raises a user's error itself, or by one of ``checks``."""
-    calls = (node for node in ast.walk(body) if isinstance(node, ast.Call))
-    raised = (node.exc for node in ast.walk(body) if isinstance(node, ast.Raise))
-    names = {call.func.id for call in calls if isinstance(call.func, ast.Name)} & checks
-    return bool(names) or any(
-        isinstance(error, ast.Call) and isinstance(error.func, ast.Name) and error.func.id in ERRORS for error in raised
+    return any(
+        (isinstance(node, ast.Raise) and named(node.exc) in errors()) or named(node) in checks
+        for node in ast.walk(body)
     )
 
 
 def parameters(function: Function, *, method: bool) -> list[str]:
     """Names of what a caller gives; what ``*args`` and ``**kwargs`` take is another's to say."""
-    args = function.args
-    return [arg.arg for arg in args.posonlyargs + args.args][1 if method else 0 :] + [
-        arg.arg for arg in args.kwonlyargs
-    ]
+    args = [arg.arg for arg in function.args.posonlyargs + function.args.args]
+    return args[1 if method else 0 :] + [arg.arg for arg in function.args.kwonlyargs]
 
 
 def section(docstring: str, title: str) -> str:
     """The indented lines under ``title:``, empty where there are none."""
-    found = re.search(rf"^{title}:\n((?:(?: +.*)?\n?)+)", docstring, re.MULTILINE)
-    return found[1] if found else ""
+    _, _, rest = f"\n{docstring}".partition(f"\n{title}:\n")
+    return "\n".join(takewhile(lambda line: not line or line.startswith(" "), rest.split("\n")))
 
 
 def described(docstring: str) -> list[str]:
@@ -61,12 +86,11 @@ def described(docstring: str) -> list[str]:
 
 
 def missing_raises(docstring: str) -> list[str]:
-    return (
-        [] if re.search(r"^ {4}(UserError|RunFailed): ", section(docstring, "Raises"), re.M) else ["Raises: UserError"]
-    )
+    told = re.findall(r"^ {4}(\w+): ", section(docstring, "Raises"), re.MULTILINE)
+    return [] if errors() & {*told} else ["Raises: UserError"]
 
 
-def missing_args(docstring: str, function: Function, least: int, *, method: bool = False) -> list[str]:
+def missing_args(docstring: str, function: Function, least: float, *, method: bool = False) -> list[str]:
     """What ``Args:`` lacks, or names that are none; it may be left out where there are fewer than ``least``."""
     told, names = described(docstring), parameters(function, method=method)
     stars = [star.arg for star in (function.args.vararg, function.args.kwarg) if star]
@@ -80,6 +104,10 @@ def public(nodes: list[ast.stmt]) -> Iterator[Function | ast.ClassDef]:
             yield node
 
 
+def is_static(method: Function) -> bool:
+    return any(isinstance(mark, ast.Name) and mark.id == "staticmethod" for mark in method.decorator_list)
+
+
 def faults(tree: ast.Module) -> Iterator[tuple[str, list[str]]]:
     """Public names of a file, with what their docstrings lack."""
     known = checks(tree)
@@ -87,28 +115,89 @@ def faults(tree: ast.Module) -> Iterator[tuple[str, list[str]]]:
         docstring = ast.get_docstring(node) or ""
         if isinstance(node, Function):
             lacks = missing_raises(docstring) if refuses(node, known) else []
-            if node.name not in NO_ARGS:
-                lacks += missing_args(docstring, node, least=3)
+            lacks += missing_args(docstring, node, math.inf if node.name in NO_ARGS else 3)
             yield node.name, lacks
             continue
         lacks = []
         for made in (item for item in node.body if isinstance(item, Function) and item.name in CONSTRUCTORS):
             lacks += missing_raises(docstring) if refuses(made, known) else []
             if made.name == "__init__":
-                lacks += missing_args(docstring, made, least=2, method=True)
+                lacks += missing_args(docstring, made, 2, method=True)
         yield node.name, lacks
-        for method in public(node.body):
-            if isinstance(method, Function) and refuses(method, known):
-                yield f"{node.name}.{method.name}", missing_raises(ast.get_docstring(method) or "")
+        for method in (item for item in public(node.body) if isinstance(item, Function)):
+            docstring = ast.get_docstring(method) or ""
+            lacks = missing_raises(docstring) if refuses(method, known) else []
+            lacks += missing_args(docstring, method, math.inf, method=not is_static(method))
+            yield f"{node.name}.{method.name}", lacks
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_docstrings_say_what_goes_in_and_what_is_refused(package: str) -> None:
+    files = {file: tree for file, tree in trees().items() if file.startswith(f"{package}/")}
+    assert files
     found = [
-        f"{path.relative_to(ROOT)}: {name}: {', '.join(lacks)}"
-        for path in sources()
-        if path.relative_to(ROOT).parts[0] == package
-        for name, lacks in faults(ast.parse(path.read_text()))
-        if lacks
+        f"{file}: {name}: {', '.join(lacks)}" for file, tree in files.items() for name, lacks in faults(tree) if lacks
     ]
     assert not found, "docstrings lack:\n" + "\n".join(found)
+
+
+FAULTY = '''
+from framework.settings import at_least, brief
+
+def three(a, b, *, c):
+    """Takes three.
+
+    Args:
+        a: The first.
+        d: What is not there.
+
+    Returns:
+        c: Not an argument.
+    """
+    raise UserError(brief(a))
+
+class Checked:
+    """Two settings."""
+    def __init__(self, a, b):
+        at_least(1, a=a)
+
+    def load(self, path):
+        """Fails.
+
+        Raises:
+            ValueError: which is no mistake of the user's.
+        """
+        raise nothing_matches(path, [])
+
+class Sound:
+    """Two settings.
+
+    Args:
+        a: The first,
+            on two lines.
+        b: The second.
+        **kwargs: Of another.
+
+    Raises:
+        UserError: one is not accepted.
+    """
+    def __init__(self, a, b, **kwargs):
+        at_least(1, a=a)
+
+    def load(self, a, b, c):
+        """Fails by a bug."""
+        raise ValueError(brief(a))
+
+def _hidden(a, b, c):
+    raise UserError(a)
+'''
+
+
+def test_faults_are_found() -> None:
+    assert dict(faults(ast.parse(FAULTY))) == {
+        "three": ["Raises: UserError", "Args: b", "Args: c", "Args: d is no parameter"],
+        "Checked": ["Raises: UserError", "Args: a", "Args: b"],
+        "Checked.load": ["Raises: UserError"],
+        "Sound": [],
+        "Sound.load": [],
+    }
