@@ -19,12 +19,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 fit: install
 	$(BIN)/python -m framework fit --config $(CONFIG) $(ARGS)
 
+# Two workers, each 1.5 GB; they take tests from each other when they run out. JOBS=0 runs all in one process.
+JOBS ?= 2
 test: install
-	$(ONE_THREAD) $(BIN)/python -m pytest $(ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 # The oldest versions that pyproject.toml allows, in an environment of their own.
 test-oldest: .venv-oldest/.installed
-	$(ONE_THREAD) .venv-oldest/bin/python -m pytest $(ARGS)
+	$(ONE_THREAD) .venv-oldest/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 .venv-oldest/.installed: pyproject.toml constraints-oldest.txt
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
@@ -64,12 +66,14 @@ reproduce: install
 
 # The same, and docs/results.md is written anew: hours on one core. METHOD="s4d mom" does these alone.
 results: install
-	$(ONE_THREAD) $(BIN)/python -m framework reproduce $(or $(METHOD),--all) --page docs/results.md $(ARGS)
+	$(ONE_THREAD) $(BIN)/python -m framework reproduce $(or $(METHOD),--all) --page docs/results.md $(ARGS); \
+	  status=$$?; $(BIN)/python -m framework list --markdown README.md; exit $$status
 
 # Every timing beside its peer; docs/benchmarks.md is written anew. BENCH="s4d mom" does these alone.
 bench: install
 	for name in $(or $(BENCH),$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py))); do \
 	  $(BIN)/python benchmarks/$$name.py --page docs/benchmarks.md || exit 1; done
+	$(BIN)/python -m framework list --markdown README.md
 
 # 100 MB of Wikipedia, for `--data.path=data/enwik8.gz`: the file lies in the source archive of a package.
 data/enwik8.gz: install

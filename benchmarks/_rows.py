@@ -137,13 +137,19 @@ def _page(records: list[dict[str, Any]]) -> str:
         "and `--help` says how.",
         f"Measured on {'; '.join(machines)}. Code: {', '.join(commits)}. Of {len(promised)} ratios that something is "
         f"promised of, {kept} keep it; no test asserts any.",
+        _table(promised),
         *(_section(record) for record in records),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _section(record: dict[str, Any]) -> str:
-    rows = [
+    head = f"## {record['name']}\n\n{record['doc']} ({record['seconds']:.0f} s)"
+    return f"{head}\n\n{_table(record['rows'])}"
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    cells = (
         (
             cell(row["what"]),
             cell(row["peer"] + (f" ({row['size']})" if row["size"] else "")),
@@ -151,10 +157,9 @@ def _section(record: dict[str, Any]) -> str:
             "–" if row["ratio"] is None else _ratio(row["ratio"]),
             f"{cell(row['bound'])}{'' if row['verdict'] != 'missed' else ' **missed**'}",
         )
-        for row in record["rows"]
-    ]
-    head = f"## {record['name']}\n\n{record['doc']} ({record['seconds']:.0f} s)"
-    return f"{head}\n\n{table(('ours', 'peer', 'of', 'ratio', 'promised'), rows, 'lllrl')}"
+        for row in rows
+    )
+    return table(("ours", "peer", "of", "ratio", "promised"), cells, "lllrl")
 
 
 def _ratio(value: float) -> str:

@@ -13,13 +13,13 @@ from typing import Any
 from framework.config.yaml12 import load
 from framework.errors import UserError
 
-USAGE = """usage: framework compare [FOLDER...] [--metric NAME]... [--by KEY]... [--best min|max] [--json F] [--figure F]
+USAGE = """usage: framework compare [FOLDER...] [--metric NAME]... [--by KEY]... [--best WHICH] [--json F] [--figure F]
 
   FOLDER         run folders, or folders that hold some; runs by default
   --metric NAME  a logged metric, several times; those of validation and test by default
   --by KEY       a key of the config that sets groups apart, several times; by default runs that differ in nothing but
                  the seed are a group
-  --best         min or max: the best value of each run instead of its last
+  --best WHICH   min or max: the best value of each run instead of its last
   --json F       the table for programs
   --figure F     the curves; runs/compare.png by default
 """

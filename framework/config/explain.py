@@ -231,6 +231,6 @@ def _accepts(cls: Any, name: str, value: Any, accepted: Mapping[str, Any]) -> bo
     parser.add_class_arguments(cls, "x", skip=others, fail_untyped=False)
     try:
         parser.parse_object({"x": {name: value}})
-    except (ArgumentError, TypeError, ValueError, KeyError):
+    except (ArgumentError, TypeError, ValueError, KeyError, ArithmeticError):
         return False
     return True

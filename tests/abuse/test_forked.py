@@ -29,7 +29,7 @@ def test_a_long_step_ends_at_sigterm(tmp_path: Path) -> None:
     (tmp_path / "slow_model.py").write_text(SLOW)
     model = ["--model=slow_model.Slow", "--model.num_classes=10", "--model.image_size=8", "--model.in_chans=1"]
     command = ["fit", "--config", DIGITS, *model, "--model.backbone=mlp", *SWITCHES]
-    outcome = run(command, tmp_path, 10)
+    outcome = run(command, tmp_path, 60, until="in the step")
     assert "in the step" in outcome.said
     assert outcome.stopped is not None
     assert outcome.stopped < 5

@@ -112,8 +112,8 @@ def test_the_embedded_default_trains():
     ("settings", "said"),
     [
         ({"length": 1}, "length: 1 is not accepted"),
-        ({"val_rows": 0}, "val_rows: 0 is not at least 1"),
-        ({"train_rows": 0}, "train_rows: 0 is not at least 1"),
+        ({"val_rows": 0}, "val_rows: 0 is not accepted; at least 1"),
+        ({"train_rows": 0}, "train_rows: 0 is not accepted; at least 1"),
         ({"vocab_size": 300}, "vocab_size: 300 declared, bytes have 257"),
     ],
 )

@@ -116,7 +116,7 @@ def test_the_toy_and_bad_settings(tmp_path):
     assert data.label_names == ["code", "topics"]
     assert len(data.train_set) > 200
     for options, message in (
-        ({"val_fraction": 0.5}, "val_fraction: 0.5 is not between"),
+        ({"val_fraction": 0.5}, "val_fraction: 0.5 is not accepted; above 0 and below 0.5"),
         ({"length": 1}, "length: 1 is not accepted"),
         ({"least_rating": -1.0}, "least_rating: -1.0"),
         ({"label_names": ["a", "b"], "num_classes": 3}, "num_classes: 3 declared, label_names has 2"),

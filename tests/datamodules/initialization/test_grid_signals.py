@@ -231,7 +231,7 @@ def test_noise_has_the_centroid_of_its_band_and_follows_its_seed():
     [
         ({"samples": 3}, "samples: 3"),
         ({"low": 0.9, "high": 0.6}, "low, high: 0.9, 0.6"),
-        ({"waveform": "saw"}, "waveform: 'saw' is not accepted; one of noise, chirp, clicks"),
+        ({"waveform": "saw"}, "waveform: 'saw' is not one of noise, chirp, clicks"),
         ({"batch_size": 0}, "batch_size: 0"),
         ({"holdout": 1.0}, "holdout: 1.0"),
         ({"passes": 0}, "passes: 0"),

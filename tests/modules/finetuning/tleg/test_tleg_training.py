@@ -274,7 +274,7 @@ def test_what_is_stored_adds_up():
         ({"depth": 0}, "depth: 0 is not accepted"),
         ({"alpha": 1.5}, "alpha: 1.5 is not accepted"),
         ({"tau": 0.0}, "tau: 0.0 is not accepted"),
-        ({"form": "mean"}, "form: 'mean' is not accepted; one of batchmean, numel"),
+        ({"form": "mean"}, "form: 'mean' is not one of batchmean, numel"),
         ({"zero_shot_depths": [3, 0]}, r"zero_shot_depths: \[3, 0\]"),
         ({"backbone_args": {"depth": 3}}, "backbone_args.depth: 3 is not accepted here; give depth"),
         ({"weights": "w.pth"}, "weights: w.pth is not accepted, the layers of this network are not its own"),
