@@ -32,7 +32,14 @@ if TYPE_CHECKING:
 
 
 def round_over(accuracy: float, epochs: int, threshold: float = 0.99, max_epochs: int | None = None) -> bool:
-    """Whether a round ends after an epoch with this training accuracy, its ``epochs``-th."""
+    """Whether a round ends after an epoch with this training accuracy, its ``epochs``-th.
+
+    Args:
+        accuracy: On the training samples of the epoch, from 0 to 1.
+        epochs: How many the round has had, this one included.
+        threshold: Accuracy from which it ends.
+        max_epochs: Most epochs of a round; ``None`` for any number.
+    """
     return accuracy >= threshold or (max_epochs is not None and epochs >= max_epochs)
 
 

@@ -205,6 +205,12 @@ def _pull(group: list[Tensor], nu: Any, size: float, eps: float, clamp: bool) ->
 def check_settings(lam: float | None, per_weight_step: float | None, eps: float, scope: str) -> None:
     """Refuses settings that mean nothing.
 
+    Args:
+        lam: λ, or ``None``.
+        per_weight_step: λ/N, or ``None``.
+        eps: ε.
+        scope: ``global`` or ``per_tensor``.
+
     Raises:
         UserError: λ and λ/N are both given, one is not a number from 0, ε is not above 0, or the scope is not known.
     """

@@ -68,7 +68,11 @@ class CoreSpectrum(Observer):
         self.points: list[tuple[int, list[list[float]]]] = []
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a module without cores."""
+        """Refuses a module without cores.
+
+        Raises:
+            UserError: it has none, or none of rank 2 or more.
+        """
         if not isinstance(model, HasCoreSpectrum) or not model.core_spectrum()[:, 1:].numel():
             raise UserError(f"core_spectrum: {type(model).__name__} has no cores of rank 2 or more")
 

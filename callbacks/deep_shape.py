@@ -79,7 +79,11 @@ class DeepShape(Transform):
         self._done: Remapped | None = None
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses an epoch that is never reached."""
+        """Refuses an epoch that is never reached.
+
+        Raises:
+            UserError: the training ends before.
+        """
         last = getattr(context.trainer, "max_epochs", None)
         if last is not None and 0 <= last <= self.epoch and not getattr(context.trainer, "fast_dev_run", False):
             raise UserError(f"{self.name}.epoch: {self.epoch} is not reached, trainer.max_epochs is {last}")
@@ -89,7 +93,11 @@ class DeepShape(Transform):
         return context.at == "epoch" and context.epoch == self.epoch and all(p.name != self.name for p in context.plans)
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """The names of the parameters, and the settings."""
+        """The names of the parameters, and the settings.
+
+        Raises:
+            UserError: nothing trainable is left, or a pattern names nothing; the nearest names are listed.
+        """
         known = [
             name
             for name, parameter in unique_parameters(model).items()

@@ -66,7 +66,11 @@ class EMA(Technique, EMAWeightAveraging):
         self.use_buffers = use_buffers
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses checkpoints of weights alone: Lightning writes them without asking callbacks, with the raw ones."""
+        """Refuses checkpoints of weights alone: Lightning writes them without asking callbacks, with the raw ones.
+
+        Raises:
+            UserError: a checkpoint callback has ``save_weights_only``.
+        """
         for callback in getattr(context.trainer, "checkpoint_callbacks", ()):
             if getattr(callback, "save_weights_only", False):
                 raise UserError(

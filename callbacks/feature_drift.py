@@ -36,7 +36,14 @@ NAMES = {"cs": "cosine similarity", "diff": "‖φ − φ₀‖", "fdr": "Fisher
 
 
 def drift_of(features: Tensor, start: Tensor, labels: Tensor, head: nn.Module) -> dict[str, float]:
-    """CS, Diff, FDR and Norm of features (N, h), those of the start, labels (N,) and a head with a ``weight``."""
+    """CS, Diff, FDR and Norm, as ``cs``, ``diff``, ``fdr`` and ``norm``.
+
+    Args:
+        features: (N, h).
+        start: (N, h), those of the same examples before the training.
+        labels: (N,) int64.
+        head: With a ``weight``.
+    """
     weight: Any = head.weight
     return {
         "cs": mean_cosine(features),

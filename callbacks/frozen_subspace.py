@@ -118,7 +118,11 @@ class FrozenSubspace(Observer):
         self._batch: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Finds the layers, remembers their weights and listens to their inputs."""
+        """Finds the layers, remembers their weights and listens to their inputs.
+
+        Raises:
+            UserError: there is no linear layer, or a pattern names none; the nearest names are listed.
+        """
         if isinstance(pl_module, HasTrainedFeatures):
             return
         linear = {name: module for name, module in pl_module.named_modules() if isinstance(module, nn.Linear)}

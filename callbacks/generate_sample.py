@@ -47,7 +47,11 @@ class GenerateSample(Observer):
         self._last: dict[str, Any] | None = None
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a module that does not generate."""
+        """Refuses a module that does not generate.
+
+        Raises:
+            UserError: it has no ``generate``.
+        """
         if not isinstance(model, Generates):
             raise UserError(f"generate_sample: {type(model).__name__} does not generate (it lacks the method generate)")
 

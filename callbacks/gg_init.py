@@ -184,6 +184,17 @@ def plan_gg_init(
     """What to draw, as plain data: ``shape``, ``xi``, ``mode``, ``seed``, ``biases`` (those that become 0) and
     ``weights``, name to ``kind``, ``fan`` (n), ``std`` (√(ξ/n), over the gain of a template) and ``alpha`` (α).
 
+    Args:
+        model: Any module.
+        shape: ν, above 0.
+        xi: ξ, above 0.
+        mode: What n is: ``fan_in``, ``fan_out`` or ``official``.
+        include: Patterns of module names; all for ``None``.
+        exclude: Patterns of module names to leave out.
+        kinds: Which layers: any of ``linear``, ``conv``, ``embedding``.
+        zero_bias: Whether the biases of these layers become 0.
+        seed: Of the draw, from 0.
+
     Raises:
         UserError: see :func:`gg_init_`.
     """

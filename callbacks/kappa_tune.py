@@ -238,6 +238,12 @@ def check_budget(
 ) -> None:
     """Exactly one budget, and a sensible one.
 
+    Args:
+        num_tensors: Tensors, or ``None``.
+        num_parameters: Numbers in them, or ``None``.
+        fraction: Share of the numbers, above 0 and at most 1, or ``None``.
+        threshold: Largest score (κ, or κ / κ_MP), or ``None``.
+
     Raises:
         UserError: it is not.
     """
@@ -464,7 +470,11 @@ class KappaTune(Once):
         self._frozen: list[_BatchNorm] | None = None
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """Ranks and chooses."""
+        """Ranks and chooses.
+
+        Raises:
+            UserError: mode ``lora`` without that technique, nothing is left to rank, or a pattern names nothing.
+        """
         lora = context.configured("lora")
         mode = self.mode if self.mode != "auto" else "lora" if lora is not None else "full"
         if mode == "lora" and lora is None:
@@ -576,7 +586,13 @@ class KappaTune(Once):
 
 
 def table_text(decision: Mapping[str, Any], name: str = "kappa_tune", most: int = 6) -> str:
-    """What was chosen, in a few lines: the first of the chosen and of the others."""
+    """What was chosen, in a few lines: the first of the chosen and of the others.
+
+    Args:
+        decision: As :meth:`KappaTune.decide` returns it.
+        name: The technique's, which the text begins with.
+        most: Rows of either.
+    """
     table = decision["table"]
     chosen = [row for row in table if row["selected"]]
     rest = [row for row in table if not row["selected"]]

@@ -87,7 +87,11 @@ class KernelPlot(Observer):
         self._before: list[KernelData] | None = None
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a module without kernels."""
+        """Refuses a module without kernels.
+
+        Raises:
+            UserError: it has no ``kernel_data``.
+        """
         if not isinstance(model, HasKernels):
             raise UserError(
                 f"kernel_plot: {type(model).__name__} has no kernels to plot (it lacks the method kernel_data)"

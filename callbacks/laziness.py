@@ -44,7 +44,17 @@ if TYPE_CHECKING:
 
 
 def blockwise_kernel(model: nn.Module, x: Tensor, parameters: list[str], chunk: int) -> Tensor:
-    """Θ(x, x) (P C, P C) with outputs apart, float64, of ``chunk`` points against ``chunk`` at a time."""
+    """Θ(x, x) with outputs apart, of some points against as many at a time.
+
+    Args:
+        model: Gives (P, …), C numbers a point; each point by itself.
+        x: (P, …).
+        parameters: Names of those that are differentiated by.
+        chunk: Points at a time.
+
+    Returns:
+        (P C, P C), float64, on the CPU.
+    """
     parts = x.split(chunk)
     rows: list[list[Tensor]] = [[] for _ in parts]
     for i, left in enumerate(parts):

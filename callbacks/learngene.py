@@ -69,7 +69,11 @@ class Learngene(Edit):
         self._genes: Genes | None = None
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """The file with its hash, the depth it was trained at, what is written and what of the head is kept."""
+        """The file with its hash, the depth it was trained at, what is written and what of the head is kept.
+
+        Raises:
+            UserError: there is no file and the module makes none, the file is broken, or it does not fit the model.
+        """
         name, transformer = find_transformer(model)
         if self.path is not None:
             genes = read_learngene(self.path, "learngene.path")

@@ -81,12 +81,25 @@ def loss_by_position(model: Any, tokens: Tensor, targets: Tensor) -> tuple[Tenso
 
 
 def loss_between(total: Tensor, count: Tensor, start: int, end: int) -> float:
-    """Mean loss of the positions from ``start`` to ``end``; NaN where there is no target."""
+    """Mean loss of some positions; NaN where there is no target.
+
+    Args:
+        total: (T,), as :func:`loss_by_position` returns it.
+        count: (T,), as well.
+        start: First position.
+        end: The one after the last.
+    """
     return float(total[start:end].sum() / count[start:end].sum())
 
 
 def extrapolation_figure(total: Tensor, count: Tensor, trained: int | None) -> Figure:
-    """Loss against position, in bins that grow with it; the training length as a line."""
+    """Loss against position, in bins that grow with it; the training length as a line.
+
+    Args:
+        total: (T,), as :func:`loss_by_position` returns it.
+        count: (T,), as well.
+        trained: Training length in tokens, or ``None``.
+    """
     edges = np.unique(np.geomspace(1, len(total), 25).round().astype(int))
     losses = [loss_between(total, count, a, b) for a, b in pairwise(edges)]
     figure = new_figure()
@@ -117,7 +130,11 @@ class LengthExtrapolation(Observer):
         self.sequences = sequences
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a module that is no language model."""
+        """Refuses a module that is no language model.
+
+        Raises:
+            UserError: it has no ``extend``.
+        """
         if not isinstance(model, Generates):
             raise UserError(f"length_extrapolation: {type(model).__name__} is no language model (it lacks extend)")
 

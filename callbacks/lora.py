@@ -309,7 +309,11 @@ class LoRA(Once):
         return of(("Linear", "Conv1D")) or of(("Conv1d", "Conv2d", "Conv3d"))
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """Chooses the layers."""
+        """Chooses the layers.
+
+        Raises:
+            UserError: a layer that is named cannot be adapted, none is left, or kappa_tune chooses them too.
+        """
         whole = self.whole(model)
         offered, parameters = context.offered("target_modules"), context.offered("target_parameters") or []
         if offered is not None or parameters:
@@ -362,7 +366,11 @@ class LoRA(Once):
 
     @classmethod
     def undo(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
-        """Drops the adapters."""
+        """Drops the adapters.
+
+        Raises:
+            UserError: their initialisation changed the layers' own weights.
+        """
         if decision["changes_base"]:
             raise UserError("lora cannot be taken back: its initialisation changed the layers' own weights; fold it")
         unload(model, decision["adapter"])
@@ -373,7 +381,11 @@ class LoRA(Once):
         merge(model, decision["adapter"])
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Refuses a loss that no trained tensor has a part in: torch's own words for it name nothing."""
+        """Refuses a loss that no trained tensor has a part in: torch's own words for it name nothing.
+
+        Raises:
+            UserError: it depends on none.
+        """
         if not loss.requires_grad:
             raise UserError(
                 f"{self.name}.target_modules: the loss does not depend on the adapters: the model reads the weights of "

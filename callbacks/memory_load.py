@@ -153,7 +153,11 @@ class MemoryLoad(Observer):
         self._first: tuple[Tensor, dict[str, Tensor]] | None = None
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a module without routers."""
+        """Refuses a module without routers.
+
+        Raises:
+            UserError: it has none.
+        """
         if not isinstance(model, HasRouters) or not model.routers():
             raise UserError(f"memory_load: {type(model).__name__} has no routers")
 

@@ -68,7 +68,11 @@ class MemoryProbe(Observer):
         self._before: dict[str, list[float]] | None = None
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a module without a state."""
+        """Refuses a module without a state.
+
+        Raises:
+            UserError: it has no ``memory_curves``.
+        """
         if not isinstance(model, HasMemory):
             raise UserError(
                 f"memory_probe: {type(model).__name__} has no state to probe (it lacks the method memory_curves)"

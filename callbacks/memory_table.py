@@ -83,7 +83,11 @@ class MemoryTable(Observer):
         self._last: list[Tensor] = []
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a module without a table."""
+        """Refuses a module without a table.
+
+        Raises:
+            UserError: no layer of it reads one.
+        """
         if not _layers(model):
             raise UserError(f"memory_table: {type(model).__name__} has no layer that reads a table")
 

@@ -120,12 +120,20 @@ class ProbeHeads(Observer):
         self.curve: LearningCurve | None = None
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a module that cannot be called on inputs."""
+        """Refuses a module that cannot be called on inputs.
+
+        Raises:
+            UserError: it has no ``forward``.
+        """
         if type(model).forward is pl.LightningModule.forward:
             raise UserError(f"{self.name}: {type(model).__name__} has no forward, so there are no features to take")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuses data without sets to draw from."""
+        """Refuses data without sets to draw from.
+
+        Raises:
+            UserError: one is missing, or of no known length.
+        """
         data = getattr(trainer, "datamodule", None)
         for part in ("train_set", "val_set"):
             if not hasattr(getattr(data, part, None), "__len__"):

@@ -60,7 +60,14 @@ def shifted(law: PromptLaw, kind: str, value: float) -> PromptLaw:
 
 @torch.no_grad()
 def relative_errors(model: Any, prompts: dict[str, Tensor], noiseless: Tensor, chunk: int) -> dict[str, float]:
-    """Errors at the query over the mean square of the noiseless labels (B, T): the model's, and of least squares."""
+    """Errors at the query over the mean square of the noiseless labels: the ``model``'s, and of ``least_squares``.
+
+    Args:
+        model: With ``answer``; its members' errors are averaged.
+        prompts: ``x`` (B, N + 1, d) and ``y`` (B, N + 1, T), the query last.
+        noiseless: (B, T), labels of the queries.
+        chunk: Prompts at a time.
+    """
     total = least = 0.0
     for x, y, target in zip(*(v.split(chunk) for v in (prompts["x"], prompts["y"], noiseless)), strict=True):
         total += float((model.answer(x, y) - target).square().mean(0).sum())
@@ -121,12 +128,20 @@ class PromptShift(Observer):
                 raise UserError(f"prompt_shift.{name}: {getattr(self, name)} is not accepted; numbers above 0")
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a module that answers no prompts, and data that are none."""
+        """Refuses a module that answers no prompts, and data that are none.
+
+        Raises:
+            UserError: it has no ``answer``.
+        """
         if not isinstance(model, AnswersPrompts):
             raise UserError(f"prompt_shift: {type(model).__name__} answers no regression prompts (it lacks answer)")
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measures, writes, logs and draws."""
+        """Measures, writes, logs and draws.
+
+        Raises:
+            UserError: the datamodule hands out no prompts.
+        """
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         data = getattr(trainer, "datamodule", None)

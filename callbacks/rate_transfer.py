@@ -44,7 +44,11 @@ class RateTransfer(Observer):
                 raise UserError(f"rate_transfer.stages: {stage!r} is not one of val, test")
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a module that cannot change its rate."""
+        """Refuses a module that cannot change its rate.
+
+        Raises:
+            UserError: it has no ``metrics_at_rate``.
+        """
         if not isinstance(model, RateTransferable):
             raise UserError(
                 f"rate_transfer: {type(model).__name__} cannot change its sampling rate "

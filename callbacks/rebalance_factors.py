@@ -68,7 +68,11 @@ class RebalanceFactors(Transform):
         self.epoch, self.rank, self.beta, self.loss, self.gap = epoch, rank, beta, loss, gap
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a module without factors, and an epoch that is never reached."""
+        """Refuses a module without factors, and an epoch that is never reached.
+
+        Raises:
+            UserError: there are none, or the training ends before.
+        """
         if not isinstance(model, HasFactors) or model.factors() is None:
             raise UserError(f"{self.name}: {type(model).__name__} has no two factors F, G of a product")
         last = getattr(context.trainer, "max_epochs", None)

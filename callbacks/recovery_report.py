@@ -142,7 +142,11 @@ class RecoveryReport(Observer):
         self._curve: list[tuple[int, float]] = []
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a run in which no layer is ever replaced."""
+        """Refuses a run in which no layer is ever replaced.
+
+        Raises:
+            UserError: no technique changes the structure, and no layer stands in for another.
+        """
         from framework.editing import Edit
 
         edits = [t for t in context.techniques.values() if isinstance(t, Edit) and "structure" in t.changes]

@@ -61,7 +61,16 @@ def put_back(tensors: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Non
 
 @contextlib.contextmanager
 def in_rf8(model: nn.Module, include: list[str] | None = None, exclude: list[str] | None = None) -> Iterator[float]:
-    """Within it the model's weights are those of RF8; yields the SQNR in dB."""
+    """Within it the model's weights are those of RF8; yields the SQNR in dB.
+
+    Args:
+        model: Rounded in place, and put back.
+        include: Patterns of parameter names; all matrices and larger tensors for ``None``.
+        exclude: Patterns of parameter names to leave out.
+
+    Raises:
+        UserError: there is none, or a pattern names nothing.
+    """
     tensors = matrices(model, include, exclude, "rf8.include")
     before = rf8_(tensors)
     try:

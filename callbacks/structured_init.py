@@ -47,7 +47,13 @@ _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
 def matrices_of(owner: nn.Module, name: str, weight: Tensor) -> Tensor:
-    """A parameter as a stack of matrices, (S, m, n); a view."""
+    """A parameter as a stack of matrices, (S, m, n); a view.
+
+    Args:
+        owner: The layer.
+        name: The parameter's name in it.
+        weight: The parameter, of two dimensions or more.
+    """
     if isinstance(owner, _RECURRENT) and name.startswith("weight_hh"):
         return weight.unflatten(0, (-1, owner.hidden_size if isinstance(owner.hidden_size, int) else weight.shape[1]))
     if weight.ndim == 2 or isinstance(owner, _CONV):
@@ -57,6 +63,11 @@ def matrices_of(owner: nn.Module, name: str, weight: Tensor) -> Tensor:
 
 def choose_matrices(model: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()) -> list[str]:
     """Names of the parameters to rewrite: those of two dimensions and more that a pattern names, or all square ones.
+
+    Args:
+        model: Any module.
+        include: Patterns of parameter names; ``None`` for all square ones.
+        exclude: Patterns of parameter names to leave out.
 
     Raises:
         UserError: nothing is found, or a pattern names nothing; the nearest names are listed.
@@ -93,6 +104,12 @@ def _stack(model: nn.Module, name: str) -> Tensor:
 @torch.no_grad()
 def rewrite_(model: nn.Module, names: Sequence[str], structure: Structure, seed: int) -> None:
     """Rewrites parameters in place; values depend on the seed and on a matrix's place among them.
+
+    Args:
+        model: Changed in place.
+        names: Of parameters, in the order in which they are drawn.
+        structure: What the matrices get; their norms stay.
+        seed: Of the draw.
 
     Raises:
         UserError: the structure does not fit a matrix; the message names it.

@@ -46,7 +46,14 @@ def fold_temperature(head: nn.Linear, temperature: float) -> None:
 
 
 def reliability_figure(logits: Tensor, labels: Tensor, temperature: float, bins: int = 15) -> Figure:
-    """Accuracy over confidence, before and after scaling; the diagonal is perfect calibration."""
+    """Accuracy over confidence, before and after scaling; the diagonal is perfect calibration.
+
+    Args:
+        logits: (N, C).
+        labels: Classes (N,).
+        temperature: T.
+        bins: Of the confidence, of equal width.
+    """
     figure = new_figure(1, 2, size=(8.0, 3.8))
     edges = np.linspace(0, 1, bins + 1)
     for axes, t, name in zip(figure.axes, (1.0, temperature), ("T = 1", f"T = {temperature:.3g}"), strict=True):
@@ -81,7 +88,11 @@ class TemperatureScaling(Observer):
         self._seen: tuple[Tensor, Tensor] | None = None
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a module that cannot be called on inputs."""
+        """Refuses a module that cannot be called on inputs.
+
+        Raises:
+            UserError: it has no ``forward``.
+        """
         if type(model).forward is pl.LightningModule.forward:
             raise UserError(f"{self.name}: {type(model).__name__} has no forward, so it gives no logits")
 

@@ -105,7 +105,13 @@ def decoding_cost(model: Any, positions: list[int], steps: int = 8) -> dict[str,
 
 
 def throughput_figure(lengths: list[int], training: dict[str, list[float]], decoding: dict[str, list[float]]) -> Figure:
-    """Draws the three curves; the arguments are those of the functions above and what they return."""
+    """Draws the three curves.
+
+    Args:
+        lengths: In tokens.
+        training: As :func:`training_throughput` returns it for them.
+        decoding: As :func:`decoding_cost` returns it for them.
+    """
     figure = new_figure(1, 3)
     panels = (
         ("training", "tokens per second", training["tokens_per_second"], "length [tokens]"),
@@ -142,7 +148,11 @@ class Throughput(Observer):
         self.tokens = tokens
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a module that is no language model."""
+        """Refuses a module that is no language model.
+
+        Raises:
+            UserError: it has no ``extend``.
+        """
         if not isinstance(model, Generates):
             raise UserError(f"throughput: {type(model).__name__} is no language model (it lacks the method extend)")
 

@@ -79,6 +79,11 @@ def targets(
 ) -> dict[str, nn.Parameter]:
     """The parameters that are shrunk or perturbed: trainable, floating, each once under its first name.
 
+    Args:
+        module: Any module.
+        include: Patterns of parameter names; all for ``None``.
+        exclude: Patterns of parameter names to leave out.
+
     Raises:
         UserError: a pattern of ``include`` names none; nothing is left.
     """
@@ -256,7 +261,13 @@ def _fresh_values(
 def running_statistics(
     module: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()
 ) -> dict[str, nn.Module]:
-    """Submodules with running statistics that patterns name and that are not frozen, by name."""
+    """Submodules with running statistics that patterns name and that are not frozen, by name.
+
+    Args:
+        module: Any module.
+        include: Patterns of names of parameters or buffers; all for ``None``.
+        exclude: Patterns of names of parameters or buffers to leave out.
+    """
     found = {}
     for name, part in module.named_modules():
         own = list(part.parameters(recurse=False))
@@ -273,6 +284,12 @@ def running_statistics(
 
 def check_factors(shrink: float, perturb: float, source: str, sigma: float) -> None:
     """Refuses what is no factor.
+
+    Args:
+        shrink: λ, from 0 to 1.
+        perturb: γ, from 0 to 10.
+        source: ``fresh`` or ``gaussian``.
+        sigma: Deviation of the Gaussian noise, above 0.
 
     Raises:
         UserError: naming the argument.
@@ -370,7 +387,11 @@ class WarmStart(Transform):
         return context.epoch in self.when and all(decision["epoch"] != context.epoch for decision in mine)
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses to write over what KappaTune ranks."""
+        """Refuses to write over what KappaTune ranks.
+
+        Raises:
+            UserError: it would shrink or perturb weights that are ranked.
+        """
         if context.configured("kappa_tune") is not None and not self.force and (self.shrink, self.perturb) != (1, 0):
             raise UserError(
                 f"warm_start.shrink: {self.shrink:g} with perturb {self.perturb:g} is not accepted beside kappa_tune, "

@@ -48,7 +48,16 @@ def fitted_shapes(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, gg.
 
 
 def histogram(w: Tensor, bins: int, limit: float) -> Tensor:
-    """Estimates the density in ``bins`` bins over ``(-limit, limit)``; shape ``(bins,)``, float32, on the CPU."""
+    """Estimates the density of weights.
+
+    Args:
+        w: Any shape.
+        bins: How many, of equal width over ``(-limit, limit)``.
+        limit: Values beyond it are in no bin.
+
+    Returns:
+        ``(bins,)``, float32, on the CPU.
+    """
     counts = torch.histc(w.detach().float(), bins, -limit, limit)
     return (counts / (w.numel() * 2 * limit / bins)).cpu()
 

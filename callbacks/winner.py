@@ -351,7 +351,11 @@ class Winner(Edit):
         return [found.first, found.hidden]
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a warm start that shrinks and perturbs a file's weights in the same two layers."""
+        """Refuses a warm start that shrinks and perturbs a file's weights in the same two layers.
+
+        Raises:
+            UserError: one does.
+        """
         other: Any = context.configured("warm_start")
         if other is None or other.checkpoint is None or other.when != "start":
             return
@@ -371,7 +375,11 @@ class Winner(Edit):
             )
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """ψ, s₀, s₁, ω₀, the seed, the two layers, and the parameters with the deviation of the noise of each."""
+        """ψ, s₀, s₁, ω₀, the seed, the two layers, and the parameters with the deviation of the noise of each.
+
+        Raises:
+            UserError: the network is not of sines and a setting is missing, or the target or the layers do not fit.
+        """
         layers, sines = self.claimed(model), _sine_layers(model)
         w0 = self.w0 if self.w0 is not None else sines.omega_hidden if sines is not None else None
         explicit = self.s0 is not None and self.s1 is not None

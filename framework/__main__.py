@@ -90,6 +90,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 2 for a user's mistake, 3 for a run that failed; both are shown as a
     message without a traceback.
+
+    Raises:
+        UserError: with ``--traceback`` alone; else it is the message shown.
     """
     parent.end_with_starter()
     arguments = list(sys.argv[1:] if arguments is None else arguments)

@@ -124,7 +124,16 @@ def build(
 
 
 def launch(request: Request, subcommand: str, command: Sequence[str]) -> Experiment:
-    """Composes, types and instantiates a request."""
+    """Composes, types and instantiates a request.
+
+    Args:
+        request: The config files and overrides, read.
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+        command: What was typed, for the record.
+
+    Raises:
+        UserError: the config is wrong, or a ``fit`` is to go on from a file of weights alone.
+    """
     composed, checkpoint = prepare(request, subcommand)
     settings = composed.tree["run"]
     identity = _identity(settings, subcommand, checkpoint)

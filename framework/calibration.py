@@ -69,7 +69,17 @@ def calibration(logits: Tensor, labels: Tensor, temperature: float = 1.0, bins: 
 
 
 def reliability(logits: Tensor, labels: Tensor, temperature: float = 1.0, bins: int = 15) -> Tensor:
-    """Of each bin (lo, hi] the share of examples, mean confidence and accuracy, (bins, 3); NaN where it is empty."""
+    """Of each bin (lo, hi] of the confidence what its examples are like.
+
+    Args:
+        logits: (N, C).
+        labels: Classes (N,).
+        temperature: What the logits are divided by.
+        bins: How many, of equal width over [0, 1].
+
+    Returns:
+        Share of the examples, mean confidence and accuracy, (bins, 3) float64; the latter two NaN where a bin is empty.
+    """
     confidence, predicted = (logits.double() / temperature).softmax(-1).max(-1)
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
     place = (torch.bucketize(confidence, edges) - 1).clamp(0, bins - 1)

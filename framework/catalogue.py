@@ -217,7 +217,11 @@ def _claims(source: Path, module: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """``list [--json | --markdown [FILE...]]``: prints the catalogue, or writes its tables into pages."""
+    """``list [--json | --markdown [FILE...]]``: prints the catalogue, or writes its tables into pages.
+
+    Raises:
+        UserError: an argument is not known.
+    """
     from framework.errors import UserError
 
     if arguments and arguments[0] in ("-h", "--help"):

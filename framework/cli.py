@@ -88,7 +88,11 @@ class CommandLine(LightningCLI):
             parser.add_subclass_arguments(Callback, f"techniques.{name}", required=False)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Checks the composed tree against every signature; raises one error with all mistakes."""
+        """Checks the composed tree against every signature.
+
+        Raises:
+            UserError: a value is not accepted; one message with all mistakes.
+        """
         groups = {**GROUPS, "trainer": pl.Trainer}
         unusable = values.unusable(self._composed, BASES, groups)
         try:
@@ -214,7 +218,11 @@ class CommandLine(LightningCLI):
         return yaml12.dump({key: tree[key] for key in order if key in tree})
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Builds the Trainer with the techniques in order, the loggers and the run's own callbacks."""
+        """Builds the Trainer with the techniques in order, the loggers and the run's own callbacks.
+
+        Raises:
+            UserError: the Trainer does not accept a setting, or processes of torchrun would each train alone.
+        """
         given = dict(self._get(self.config_init, "trainer", default={}), **kwargs)
         techniques = self._get(self.config_init, "techniques", default=None) or {}
         callbacks = given.pop("callbacks", None) or []
@@ -308,6 +316,11 @@ class Typed(CommandLine):
 
 def instantiate(base: type, settings: dict[str, Any], where: str) -> Any:
     """Builds one class of a config: ``class_path`` and ``init_args``, typed.
+
+    Args:
+        base: The class, or a base of it.
+        settings: ``class_path`` and ``init_args``.
+        where: Where they stand, for messages.
 
     Raises:
         UserError: an argument is not accepted; the message begins with ``where``.

@@ -142,7 +142,13 @@ def group_runs(runs: Sequence[FinishedRun], by: Sequence[str] = ()) -> list[Grou
 
 
 def summarise(groups: Sequence[Group], metrics: Sequence[str], better: str) -> None:
-    """Fills in each group's value per seed: the last one logged, or the best (``min`` or ``max``)."""
+    """Fills in each group's value per seed.
+
+    Args:
+        groups: Changed in place.
+        metrics: Their names.
+        better: Which of a run's values: the ``last`` one logged, the smallest (``min``) or the largest (``max``).
+    """
     pick = {
         "last": lambda pairs: pairs[-1][1],
         "min": lambda p: min(v for _, v in p),
@@ -167,7 +173,16 @@ def paired(first: Mapping[Any, float], other: Mapping[Any, float]) -> tuple[floa
 
 
 def draw(groups: Sequence[Group], metrics: Sequence[str], path: Path) -> Path:
-    """Draws each metric against the step: the mean over a group's runs as a line, their spread as a band."""
+    """Draws each metric against the step: the mean over a group's runs as a line, their spread as a band.
+
+    Args:
+        groups: A line each.
+        metrics: A panel each.
+        path: Where the picture goes.
+
+    Returns:
+        The picture's path.
+    """
     from framework.figures import new_figure, save_figure
 
     figure = new_figure(1, len(metrics))
@@ -194,7 +209,11 @@ def draw(groups: Sequence[Group], metrics: Sequence[str], path: Path) -> Path:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """``compare FOLDER... [--metric NAME]... [--by KEY]... [--best min|max] [--json FILE] [--figure FILE]``."""
+    """``compare FOLDER... [--metric NAME]... [--by KEY]... [--best min|max] [--json FILE] [--figure FILE]``.
+
+    Raises:
+        UserError: an option or its value is not accepted, there are no runs, or none logged a metric.
+    """
     options = read_options("compare", USAGE, arguments, values=("metric", "by", "best", "json", "figure"))
     if options is None:
         return 0

@@ -42,7 +42,11 @@ def read_step(text: str) -> float:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; the exit code is 0, or a :class:`UserError` is raised."""
+    """Runs the command; the exit code is 0.
+
+    Raises:
+        UserError: an option is not accepted, not one checkpoint is named, or it cannot be exported.
+    """
     names = ("format", "out", "step", "include", "exclude")
     options = read_options("export", USAGE, arguments, values=names, flags=("deep-shape",))
     if options is None:

@@ -45,6 +45,14 @@ def log_figure(trainer: Trainer, name: str, figure: Figure) -> Path | None:
     """Writes ``<run folder>/figures/<name>.png`` and hands the picture to the loggers that show images.
 
     Only rank 0 writes; the others get ``None``. Under ``fast_dev_run`` nothing is written.
+
+    Args:
+        trainer: Of the run.
+        name: Of the file, without its suffix; the loggers get it as ``figures/<name>``.
+        figure: The picture.
+
+    Returns:
+        The file's path, or ``None``.
     """
     if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
         return None

@@ -50,7 +50,16 @@ def recurrent_gla(
 def parallel_gla(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
     """Every pair of positions: o_t = Σ_{s≤t} Σ_i q_ti k_si exp(Σ_{s<r≤t} ln a_ri) v_s; memory T² d, for tests.
 
-    Args as :func:`recurrent_gla`, from a zero state; returns ``(…, T, e)``.
+    The state before the first position is zero.
+
+    Args:
+        q: ``(…, T, d)`` queries.
+        k: ``(…, T, d)`` keys.
+        v: ``(…, T, e)`` values.
+        log_decay: ``(…, T, d)`` or ``(…, T, 1)``, ln a_t ≤ 0.
+
+    Returns:
+        ``(…, T, e)`` in v's type.
     """
     kind = v.dtype
     q, k, v, log_decay = _accurate(q, k, v, log_decay)

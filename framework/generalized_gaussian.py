@@ -77,13 +77,27 @@ def scale_of_std(std: float, shape: float) -> float:
 
 
 def log_density(w: Tensor, alpha: float, shape: float, mean: float = 0.0) -> Tensor:
-    """ln p(w) of each element; shape and type of ``w``."""
+    """ln p(w) of each element; shape and type of ``w``.
+
+    Args:
+        w: Any shape.
+        alpha: Scale α, above 0.
+        shape: ν, above 0.
+        mean: Location.
+    """
     constant = math.log(shape / (2 * alpha)) - math.lgamma(1 / shape)
     return constant - ((w - mean).abs() / alpha) ** shape
 
 
 def density(w: Tensor, alpha: float, shape: float, mean: float = 0.0) -> Tensor:
-    """p(w) of each element; shape and type of ``w``."""
+    """p(w) of each element; shape and type of ``w``.
+
+    Args:
+        w: Any shape.
+        alpha: Scale α, above 0.
+        shape: ν, above 0.
+        mean: Location.
+    """
     return log_density(w, alpha, shape, mean).exp()
 
 
@@ -154,7 +168,18 @@ def sample(
     seed: int | list[int] = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Draws a tensor of ``size`` with standard deviation ``std`` (see :func:`fill_`)."""
+    """Draws a tensor (see :func:`fill_`).
+
+    Args:
+        size: Its shape.
+        shape: ν.
+        std: Standard deviation.
+        seed: A whole number from 0, or several.
+        dtype: A floating type.
+
+    Raises:
+        UserError: ν is not a positive finite number.
+    """
     check_shape(shape)
     return fill_(torch.empty(size, dtype=dtype), shape, scale_of_std(std, shape), seed)
 

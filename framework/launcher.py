@@ -31,6 +31,11 @@ class WatchedLauncher(_SubprocessScriptLauncher):
 
     Lightning's own observer kills rank 0 without a word when another rank has died, and lets the others wait when rank
     0 has. Where torchrun, SLURM or the like start the processes, they watch them too, and this does nothing.
+
+    Args:
+        cluster_environment: Lightning's, that says who starts the processes.
+        num_processes: Ranks on this machine.
+        num_nodes: Machines.
     """
 
     def __init__(self, cluster_environment: Any, num_processes: int, num_nodes: int) -> None:

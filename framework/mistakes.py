@@ -39,6 +39,10 @@ def user_mistakes(config: Mapping[str, Any]) -> Iterator[None]:
 
     Args:
         config: The settings as a tree of plain data, defaults included.
+
+    Raises:
+        UserError: a library's error was recognised.
+        RunFailed: a loader's worker process was lost.
     """
     try:
         yield

@@ -92,6 +92,11 @@ Config = TypeVar("Config", OptimizerConfig, ScheduleConfig)
 def changed(config: Config, values: Mapping[str, Any], key: str) -> Config:
     """``config`` with some fields replaced.
 
+    Args:
+        config: Stays as it is.
+        values: Field to new value.
+        key: Where they were configured, for messages.
+
     Raises:
         UserError: there is no such field.
     """
@@ -205,7 +210,14 @@ def _torch_optimizers() -> Iterator[tuple[str, type[torch.optim.Optimizer]]]:
 
 
 def schedule_factor(config: ScheduleConfig, step: int, total: int, steps_per_epoch: int = 1) -> float:
-    """Factor on the learning rate at ``step`` of ``total`` optimiser steps."""
+    """Factor on the learning rate at ``step`` of ``total`` optimiser steps.
+
+    Args:
+        config: The shape, any but ``plateau``.
+        step: From 0.
+        total: Optimiser steps in the whole training.
+        steps_per_epoch: Optimiser steps in an epoch, for milestones given in epochs.
+    """
     if config.name == "onecycle":
         rise = max(1, round(_fraction(config.warmup, total) * total)) if config.warmup else max(1, round(0.3 * total))
         if step < rise:

@@ -48,6 +48,11 @@ def probe_of(batch: Any, points: int, technique: str = "probe") -> tuple[Tensor,
 
     Classes become one-hot, less their mean.
 
+    Args:
+        batch: Inputs (B, …) with targets (B, …) of a floating type, or with classes.
+        points: Most points, P.
+        technique: Who asks, for messages.
+
     Raises:
         UserError: the batch is something else.
     """
@@ -69,6 +74,10 @@ class ProbeObserver(Observer):
     Attributes:
         prefix: Of what is logged.
         kept: Names of attributes, tensors or mappings of them, that a checkpoint holds beside the points.
+
+    Args:
+        every_n_steps: Optimiser steps between two looks.
+        size: Most points of the probe, P.
     """
 
     prefix: ClassVar[str]
@@ -94,7 +103,11 @@ class ProbeObserver(Observer):
         raise NotImplementedError
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a module that cannot be called on inputs."""
+        """Refuses a module that cannot be called on inputs.
+
+        Raises:
+            UserError: it has no ``forward``.
+        """
         if type(model).forward is pl.LightningModule.forward:
             raise UserError(f"{self.name}: {type(model).__name__} has no forward, it cannot be looked at on a probe")
 

@@ -43,7 +43,19 @@ def exponential_rate(
     first: float = -np.inf,
     last: float = np.inf,
 ) -> Rate:
-    """−d log y / dt by least squares, over ``low < y < high`` and ``first <= t <= last``."""
+    """−d log y / dt by least squares over a window, ``low < y < high`` and ``first <= t <= last``.
+
+    Args:
+        t: Times (N,).
+        y: Values (N,), above 0 within the window.
+        low: Lower bound of y, itself outside.
+        high: Upper bound of y, itself outside.
+        first: First time.
+        last: Last time.
+
+    Returns:
+        The line, NaN where fewer than two points are in the window.
+    """
     t, y = _window(t, y, low, high, first, last)
     return _line(t, np.log(y))
 
@@ -51,7 +63,19 @@ def exponential_rate(
 def power_exponent(
     t: ArrayLike, y: ArrayLike, low: float = 0.0, high: float = np.inf, first: float = 0.0, last: float = np.inf
 ) -> Rate:
-    """−d log y / d log t by least squares, over the same window; t above 0."""
+    """−d log y / d log t by least squares, over the same window; t above 0.
+
+    Args:
+        t: Times (N,).
+        y: Values (N,), above 0 within the window.
+        low: Lower bound of y, itself outside.
+        high: Upper bound of y, itself outside.
+        first: First time; of those at or below 0 none counts.
+        last: Last time.
+
+    Returns:
+        The line, NaN where fewer than two points are in the window.
+    """
     t, y = _window(t, y, low, high, max(first, np.finfo(float).tiny), last)
     return _line(np.log(t), np.log(y))
 

@@ -110,7 +110,17 @@ def own_callbacks(
     seed: Any,
     start: Mapping[str, Any] | None = None,
 ) -> list[Callback]:
-    """What every run has: the record, the engine, resume points, the best checkpoint, written predictions."""
+    """What every run has: the record, the engine, resume points, the best checkpoint, written predictions.
+
+    Args:
+        identity: The run.
+        config: What is kept of it.
+        config_text: The resolved config.
+        subcommand: What runs.
+        keep: Whether checkpoints are written.
+        seed: The global seed, for the record.
+        start: The checkpoint that the run starts from, opened.
+    """
     # first the edits: what they refuse leaves no folder behind
     callbacks: list[Callback] = [Editing(start, identity.folder)]
     callbacks.append(RunRecorder(identity, config_text, subcommand, seed))
@@ -144,7 +154,14 @@ def own_callbacks(
 
 
 def own_loggers(identity: Run, config: WandbConfig, hyperparameters: dict[str, Any], subcommand: str) -> list[Any]:
-    """The metrics log, which is the record, and W&B, which is a copy."""
+    """The metrics log, which is the record, and W&B, which is a copy.
+
+    Args:
+        identity: The run.
+        config: Whether and where W&B records.
+        hyperparameters: The resolved config, plain data.
+        subcommand: What runs.
+    """
     loggers: list[Any] = [MetricsLog(identity.folder), *report.loggers()]
     hyperparameters = {**hyperparameters, **report.parameters()}
     copy = make_wandb_logger(config, identity.folder, identity.run_id, identity.name, hyperparameters)

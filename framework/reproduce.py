@@ -168,6 +168,9 @@ def main(arguments: Sequence[str]) -> int:
     """``reproduce METHOD... | MODULE... | --all``, with paths for ``--json``, ``--folder`` and ``--page``.
 
     The exit code is 1 if a claim fails.
+
+    Raises:
+        UserError: an option is not accepted, or a method is not named or has no claims.
     """
     options = read_options("reproduce", USAGE, arguments, values=("json", "folder", "page"), flags=("all",))
     if options is None:

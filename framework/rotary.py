@@ -21,6 +21,15 @@ def angles(positions: Tensor, dim: int, base: float, dtype: torch.dtype) -> tupl
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns ``x`` (…, T, d) by angles whose cosine and sine broadcast to it."""
+    """Turns vectors by angles.
+
+    Args:
+        x: (…, T, d).
+        cos: Of the angles, broadcast to ``x``.
+        sin: Of the angles, broadcast to ``x``.
+
+    Returns:
+        (…, T, d).
+    """
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat([-second, first], -1) * sin

@@ -35,6 +35,9 @@ class RunConfig:
         resume_every_n_steps: A resume point after this many optimiser steps instead.
         on_nan: ``stop`` ends a training whose loss is NaN or infinite, with its last good checkpoint; ``ignore`` goes
             on.
+
+    Raises:
+        UserError: a setting is not accepted.
     """
 
     root: str = "runs"

@@ -121,7 +121,14 @@ def match_norm(matrix: Tensor, reference: Tensor) -> Tensor:
 
 
 def dale(rows: int, columns: int, excitatory: float, balanced: bool, generator: torch.Generator) -> Tensor:
-    """|N(0, 1)| with signs by column, (rows, columns): the first ``excitatory`` of them positive, at least one each.
+    """|N(0, 1)| with signs by column, (rows, columns), float64.
+
+    Args:
+        rows: m.
+        columns: n, 2 or more.
+        excitatory: Share of the columns, the first ones, that are positive; at least one is, and at least one is not.
+        balanced: Whether negative columns are as much larger as there are fewer of them.
+        generator: What the numbers come from.
 
     Raises:
         UserError: there is but one column.
@@ -135,7 +142,15 @@ def dale(rows: int, columns: int, excitatory: float, balanced: bool, generator: 
 
 
 def chain(rows: int, columns: int, p: float, correlation: float, generator: torch.Generator) -> Tensor:
-    """√(1 − 2p) z + √p (a_i + b_j), (rows, columns); a_i and b_i of one unit are correlated."""
+    """√(1 − 2p) z + √p (a_i + b_j), (rows, columns), float64; a_i and b_i of one unit are correlated.
+
+    Args:
+        rows: m.
+        columns: n.
+        p: From 0 to ½.
+        correlation: ρ, from -1 to 1.
+        generator: What the numbers come from.
+    """
     a, b = _normal(generator, rows), _normal(generator, columns)
     n = min(rows, columns)
     b[:n] = correlation * a[:n] + (1 - correlation**2) ** 0.5 * b[:n]
@@ -149,7 +164,14 @@ def type_of(units: int, fractions: Sequence[float]) -> Tensor:
 
 
 def blocks(rows: int, columns: int, structure: Structure, generator: torch.Generator) -> Tensor:
-    """Means of the pairs of types, with noise and left-out entries, (rows, columns)."""
+    """Means of the pairs of types, with noise and left-out entries, (rows, columns), float64.
+
+    Args:
+        rows: m.
+        columns: n.
+        structure: With ``means``; its ``fractions``, ``noise`` and ``probabilities`` are looked at too.
+        generator: What the numbers come from.
+    """
     means = torch.tensor(structure.means, dtype=torch.float64)
     shares = structure.fractions or [1 / len(means)] * len(means)
     to, source = type_of(rows, shares)[:, None], type_of(columns, shares)
@@ -161,7 +183,12 @@ def blocks(rows: int, columns: int, structure: Structure, generator: torch.Gener
 
 
 def read_matrix(path: str, rows: int, columns: int) -> Tensor:
-    """A matrix (rows, columns), float64, of an ``.npy`` or ``.csv`` file.
+    """A matrix (rows, columns), float64, of a file.
+
+    Args:
+        path: ``.npy`` or ``.csv``.
+        rows: m.
+        columns: n.
 
     Raises:
         UserError: there is no such file, or it holds something else.

@@ -105,7 +105,11 @@ def fill(page: Path) -> str:
 
 
 def main(pages: Sequence[str]) -> int:
-    """``list --markdown [FILE...]``: prints every table, or writes the marked blocks of pages anew."""
+    """``list --markdown [FILE...]``: prints every table, or writes the marked blocks of pages anew.
+
+    Raises:
+        UserError: there is no such page.
+    """
     for name in pages:
         if not Path(name).is_file():
             raise UserError(f"list: --markdown {name}: no such file")

@@ -41,7 +41,11 @@ class Classifier(Module):
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
 
     def setup(self, stage: str) -> None:
-        """Compares the datamodule's classes with the model's."""
+        """Compares the datamodule's classes with the model's.
+
+        Raises:
+            UserError: they differ.
+        """
         found = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
         if found is not None and found != self.num_classes:
             raise UserError(f"model.init_args.num_classes: {self.num_classes}, but the data has {found}")

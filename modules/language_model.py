@@ -119,7 +119,11 @@ class LanguageModel(Module):
         self._told: list[dict[str, Any]] = []
 
     def setup(self, stage: str) -> None:
-        """Compares the datamodule's tokens with the model's."""
+        """Compares the datamodule's tokens with the model's.
+
+        Raises:
+            UserError: the data has more.
+        """
         data = getattr(self.trainer, "datamodule", None)
         tokens = getattr(data, "vocab_size", None)
         if tokens is not None and tokens > self.vocab_size:

@@ -82,7 +82,11 @@ class Liger(Once):
             select(model, self.layers, self.hybrid_every)
 
     def first_epoch(self, context: Context) -> int:
-        """As configured: attention keeps its class whatever else happens to its layers."""
+        """As configured: attention keeps its class whatever else happens to its layers.
+
+        Raises:
+            UserError: the training ends before.
+        """
         assert self.epoch is not None
         last = getattr(context.trainer, "max_epochs", None)
         if getattr(context.trainer, "fast_dev_run", False):

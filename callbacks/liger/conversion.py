@@ -100,7 +100,13 @@ def linearize(
 
 
 def convert_layers(model: nn.Module, names: Sequence[str], recipe: Recipe) -> None:
-    """Converts the named layers, and says so in the config of a model of transformers."""
+    """Converts the named layers, and says so in the config of a model of transformers.
+
+    Args:
+        model: Changed in place.
+        names: Of attention layers of softmax.
+        recipe: What they compute from now on.
+    """
     for name in names:
         convert(model.get_submodule(name), recipe)
     for prefix, part in _pretrained(model).items():

@@ -122,7 +122,15 @@ def _blocks(
 
 
 def remember(k: Tensor, v: Tensor, window: int, mask: Tensor | None, recent: Recent | None) -> Recent:
-    """What the next token can see after these, (B, H_kv, T, ·): the last w − 1 of them and of those before."""
+    """What the next token can see after these: the last w − 1 of them and of those before.
+
+    Args:
+        k: (B, H_kv, T, d), rotated.
+        v: (B, H_kv, T, e).
+        window: w.
+        mask: (B, T), true where there is no padding; ``None`` for none.
+        recent: What was left before them; ``None`` at the start.
+    """
     present = mask.bool() if mask is not None else None
     if recent is not None:
         if present is not None or recent.present is not None:
@@ -141,7 +149,20 @@ def _all(k: Tensor) -> Tensor:
 
 
 def looped_window_attention(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float | None = None) -> Tensor:
-    """The same, one token after the other with explicit weights: the reference for tests; H = H_kv, no padding."""
+    """:func:`sliding_window_attention`, one token after the other with explicit weights: the reference for tests.
+
+    No padding, and as many key heads as query heads.
+
+    Args:
+        q: (B, H, T, d).
+        k: (B, H, T, d).
+        v: (B, H, T, e).
+        window: w.
+        scale: Of the scores; 1/√d by default.
+
+    Returns:
+        (B, H, T, e).
+    """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     rows = []
     for t in range(q.shape[2]):

@@ -107,7 +107,11 @@ class LPFT(Once):
         return self.first_epoch(context) + self.probe_epochs
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a model without a linear head, and a training that ends before fine-tuning begins."""
+        """Refuses a model without a linear head, and a training that ends before fine-tuning begins.
+
+        Raises:
+            UserError: either is so, or a technique beside it would train a backbone that stays frozen.
+        """
         super().check(model, context)
         if not ledger_of(model).plans:  # later its layers may be others for a while
             find_head(model, self.head, f"{self.name}.head")
@@ -127,7 +131,11 @@ class LPFT(Once):
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuses the same by the number of steps."""
+        """Refuses the same by the number of steps.
+
+        Raises:
+            UserError: ``max_steps`` is reached before.
+        """
         self._stilled = []
         steps, batches = trainer.max_steps, trainer.num_training_batches
         if steps < 0 or not self.probe_epochs or getattr(trainer, "fast_dev_run", False) or not 0 < batches < math.inf:
@@ -156,7 +164,11 @@ class LPFT(Once):
     # what
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """Finds the head, and what is trained."""
+        """Finds the head, and what is trained.
+
+        Raises:
+            UserError: there is no head, or it is frozen and was to be trained alone.
+        """
         done = [plan for plan in context.plans if plan.name == self.name]
         if done:
             begun = done[-1].decision

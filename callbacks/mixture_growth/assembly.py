@@ -52,6 +52,12 @@ def assemble(
     """As :func:`assemble_plainly`; of whole templates in one batched product, whose backward pass is two.
 
     The templates' precision is kept under autocast.
+
+    Args:
+        banks: Sets of templates, each ``(T, o, i, …)``; a block takes their upper left corner.
+        alphas: Coefficients, each ``(T,)``.
+        blocks: In any order; together they tile ``shape``.
+        shape: Of the weight.
     """
     first = banks[0]
     with _full_precision(first):

@@ -138,7 +138,11 @@ class MixtureGrowth(Transform):
         return self.fold_epoch
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a training that ends before the network has grown."""
+        """Refuses a training that ends before the network has grown.
+
+        Raises:
+            UserError: it ends before that, or before the network is folded.
+        """
         last = getattr(context.trainer, "max_epochs", None)
         if last is None or last < 0 or getattr(context.trainer, "fast_dev_run", False):
             return
@@ -153,7 +157,11 @@ class MixtureGrowth(Transform):
                 )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuses a training that ends before the network has grown, by its number of steps."""
+        """Refuses a training that ends before the network has grown, by its number of steps.
+
+        Raises:
+            UserError: it ends before that, or before the network is folded.
+        """
         steps, batches = trainer.max_steps, trainer.num_training_batches
         if steps < 0 or getattr(trainer, "fast_dev_run", False) or not 0 < batches < math.inf:
             return

@@ -432,6 +432,9 @@ class PerChannel(Growing):
     Args:
         layer: The plain one; its values are taken over, a member's being those of its channels.
         width: Its channels.
+
+    Raises:
+        UserError: there is but one channel.
     """
 
     _counts: ClassVar[tuple[str, ...]] = ("num_features", "num_parameters", "in_channels", "out_channels", "groups")

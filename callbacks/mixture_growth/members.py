@@ -72,7 +72,17 @@ def normalise_members(layer: TemplateLayer) -> None:
 
 @torch.no_grad()
 def write_growth(model: nn.Module, mode: str = "orthogonal", scale: float = 1.0, normalise: bool = False) -> None:
-    """The values of the grown network: new coefficients, joined biases and norms. The phase is left as it is."""
+    """The values of the grown network: new coefficients, joined biases and norms. The phase is left as it is.
+
+    Args:
+        model: With growing layers; changed in place.
+        mode: One of :data:`MODES`, see :func:`new_coefficients`.
+        scale: Of what ``mode`` makes, 0 or more.
+        normalise: Whether member 0 is first scaled to the norms of member 1.
+
+    Raises:
+        UserError: the mode or the scale is not accepted.
+    """
     check_growth(mode, scale)
     for _, layer in growing_layers(model):
         if isinstance(layer, PerChannel):

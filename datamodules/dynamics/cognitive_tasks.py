@@ -134,6 +134,11 @@ def read_trials(path: Path) -> Trials:
 def held_out(x: Tensor, y: Tensor, probes: int) -> dict[str, Tensor]:
     """A batch of trials: ``x`` and ``y``, ``probe`` the first of them, ``test_x`` and ``test_y`` the last fifth.
 
+    Args:
+        x: (N, T, I).
+        y: Classes (N, T).
+        probes: Most trials of ``probe``.
+
     Raises:
         UserError: there are fewer than two.
     """

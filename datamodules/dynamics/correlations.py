@@ -19,8 +19,17 @@ KINDS = ("tree", "digits")
 
 
 def tree_features(depth: int, features: int, flip: float, generator: torch.Generator) -> Tensor:
-    """Features (F, 2^depth) of the leaves of a binary tree: each is ±1 at the root, and every child flips its parent's
-    value with probability ``flip``."""
+    """Features of the leaves of a binary tree: each is ±1 at the root, and every child may flip its parent's value.
+
+    Args:
+        depth: Of the tree.
+        features: F.
+        flip: Probability of a flip.
+        generator: What the values are drawn from.
+
+    Returns:
+        (F, 2^depth), float64.
+    """
     values = torch.randint(2, (features, 1), generator=generator) * 2 - 1
     for _ in range(depth):
         values = values.repeat_interleave(2, dim=1)

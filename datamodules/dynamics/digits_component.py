@@ -63,7 +63,11 @@ class DigitsComponent(WholeData):
         return torch.as_tensor(images.reshape(len(images), -1)) / 255.0
 
     def setup(self, stage: str) -> None:
-        """Reads the pictures and decomposes the kernel."""
+        """Reads the pictures and decomposes the kernel.
+
+        Raises:
+            UserError: the file is missing or broken, or there are too few pictures.
+        """
         x = self._pictures().double()
         if len(x) < self.samples:
             raise UserError(f"samples: {self.samples} is not accepted; there are {len(x)} pictures")

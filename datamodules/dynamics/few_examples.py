@@ -106,7 +106,11 @@ class FewExamples(WholeData):
         self.examples, self.tests, self.draws, self.seed, self.passes = examples, tests, draws, seed, passes
 
     def setup(self, stage: str) -> None:
-        """Reads or draws the examples."""
+        """Reads or draws the examples.
+
+        Raises:
+            UserError: the file is missing or broken, or there are too few examples.
+        """
         pool = None
         if self.path is not None:
             pool = from_file(Path(self.path).expanduser())

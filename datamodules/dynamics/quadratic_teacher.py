@@ -34,7 +34,15 @@ def read_samples(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def digits(samples: int, components: int, generator: torch.Generator) -> Tensor:
-    """The first principal components (n, d) of scikit-learn's digits, whitened, of pictures drawn without replacement.
+    """The first principal components of scikit-learn's digits, whitened, of pictures drawn without replacement.
+
+    Args:
+        samples: n.
+        components: d.
+        generator: What the pictures are drawn from.
+
+    Returns:
+        (n, d), float64.
 
     Raises:
         UserError: there are not as many pictures, or components.

@@ -18,7 +18,19 @@ KINDS = ("gaussian", "digits", "image")
 
 
 def low_rank(n1: int, n2: int, rank: int, condition: float, generator: torch.Generator, symmetric: bool) -> Tensor:
-    """A matrix (n1, n2) with ``rank`` singular values evenly from 1 to 1/condition, float64; PSD if symmetric."""
+    """A matrix with singular values evenly from 1 to 1/condition; positive semi-definite if symmetric.
+
+    Args:
+        n1: Rows.
+        n2: Columns; as many as rows where it is symmetric.
+        rank: How many singular values.
+        condition: Largest over smallest of them.
+        generator: What the singular vectors are drawn from.
+        symmetric: Whether left and right ones are the same.
+
+    Returns:
+        (n1, n2), float64.
+    """
     values = torch.linspace(1, 1 / condition, rank, dtype=torch.float64)
     left = torch.linalg.qr(torch.randn(n1, rank, dtype=torch.float64, generator=generator))[0]
     if symmetric:
@@ -57,7 +69,16 @@ def digits_covariance(rank: int) -> Tensor:
 
 
 def sample_image(rank: int, rows: int = 48, columns: int = 64) -> Tensor:
-    """A grey picture of scikit-learn's, averaged down to (48, 64), its best part of a rank."""
+    """A grey picture of scikit-learn's, averaged down, its best part of a rank.
+
+    Args:
+        rank: Of the picture that is left.
+        rows: Pixels.
+        columns: Pixels.
+
+    Returns:
+        (rows, columns), of largest singular value 1.
+    """
     from sklearn.datasets import load_sample_image
 
     grey = torch.as_tensor(load_sample_image("china.jpg").mean(-1) / 255)[None, None]

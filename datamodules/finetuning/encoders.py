@@ -103,6 +103,16 @@ def _load(model: nn.Module, path: str) -> None:
 
 
 def encoded(encode: Encode, x: Callable[[slice], Tensor], samples: int, batch_size: int = 500) -> Tensor:
-    """Features (N, n) float32 of images that ``x`` hands out a slice at a time."""
+    """Features of images.
+
+    Args:
+        encode: Maps images (B, C, H, W) to features (B, n).
+        x: Hands out the images of a slice.
+        samples: N, how many there are.
+        batch_size: Images at a time.
+
+    Returns:
+        (N, n) float32.
+    """
     parts = [encode(x(slice(start, start + batch_size))).float() for start in range(0, samples, batch_size)]
     return torch.cat(parts)

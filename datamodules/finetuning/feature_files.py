@@ -60,7 +60,13 @@ def checked(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarra
 
 
 def write_features(path: str | Path, arrays: Mapping[str, np.ndarray], backbone: str) -> None:
-    """Writes what :func:`read_features` reads, with ``backbone`` and ``dim`` beside it."""
+    """Writes what :func:`read_features` reads.
+
+    Args:
+        path: The ``.npz``; its folder is made where there is none.
+        arrays: As :func:`read_features` returns them.
+        backbone: Name of the encoder, written beside them with the number of features, ``dim``.
+    """
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     extra = {"backbone": np.array(backbone), "dim": np.array(arrays["X_train"].shape[1])}

@@ -158,7 +158,11 @@ class FrozenFeatures(DataModule):
             rank_zero_info(f"{type(self).__name__}: no path given, using {SOURCES[source].description}")
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads or computes the features and draws, once."""
+        """Reads or computes the features and draws, once.
+
+        Raises:
+            UserError: a source is missing or broken, a class has no training sample, or the data is not as declared.
+        """
         if self.train_set is not None:
             return
         arrays = self._arrays()

@@ -127,7 +127,11 @@ class InstructionData(DataModule):
             rank_zero_info("InstructionData: no path given, using Python's own help topics")
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads and tokenises the records, once."""
+        """Reads and tokenises the records, once.
+
+        Raises:
+            UserError: a file is missing or broken, or the tokenizer has another size than declared.
+        """
         if self.train_set is not None:
             return
         train, val = self._splits()

@@ -70,7 +70,13 @@ def _lines(file: Path, text: str, least: float) -> Iterator[Row]:
 
 
 class LabelledSequences(Dataset):
-    """Tokens of different lengths with a label each; a batch is ``(x (B, T), y (B,))``, padded at the end."""
+    """Tokens of different lengths with a label each; a batch is ``(x (B, T), y (B,))``, padded at the end.
+
+    Args:
+        sequences: The tokens of each.
+        labels: Classes, one for each.
+        pad: Number of the token to pad with.
+    """
 
     draws_random_numbers = False
 
@@ -174,7 +180,11 @@ class LabelledText(DataModule):
             rank_zero_info(f"{type(self).__name__}: no path given, telling Python's help texts from its code")
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads and tokenises, once."""
+        """Reads and tokenises, once.
+
+        Raises:
+            UserError: a file is missing or broken, or the labels are not as many as declared.
+        """
         if self.train_set is not None:
             return
         parts = self._parts()

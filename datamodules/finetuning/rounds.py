@@ -47,7 +47,12 @@ def round_sizes(samples: int, per_round: float) -> list[int]:
 
 
 def take(dataset: Any, rows: Tensor, like: Any = None) -> Dataset:
-    """The samples of ``dataset`` at ``rows``, in that order; with the transform of ``like`` where one is given.
+    """Some samples of a data set.
+
+    Args:
+        dataset: Map-style.
+        rows: Which, int64 (n,), in that order.
+        like: A data set whose transform they get instead of their own.
 
     Raises:
         UserError: ``like`` is given, and the data set's own transform cannot be told from its data.
@@ -155,7 +160,12 @@ class RoundData(DataModule):
         return getattr(self.__dict__["base"], name)
 
     def setup(self, stage: str | None = None) -> None:
-        """Sets the base up, holds out, and draws the order, once."""
+        """Sets the base up, holds out, and draws the order, once.
+
+        Raises:
+            UserError: the Trainer does not ask for new data each epoch, the base has no training set of a known length,
+                or what is held out or the checkpoint's round does not fit it.
+        """
         trainer: Any = self.trainer
         if stage == "fit" and trainer is not None and trainer.reload_dataloaders_every_n_epochs != 1:
             raise UserError(

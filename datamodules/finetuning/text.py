@@ -106,8 +106,15 @@ class Sequences(Dataset):
 
 
 def pack(documents: Sequence[Sequence[int]], length: int, end: int) -> list[list[int]]:
-    """Puts documents one after the other, each with its end token, and cuts them into blocks of ``length``; the
-    incomplete last block is left out.
+    """Puts documents one after the other and cuts them into blocks; the incomplete last block is left out.
+
+    Args:
+        documents: The tokens of each.
+        length: Of a block, in tokens.
+        end: Number of the token that ends each document.
+
+    Returns:
+        Blocks of ``length`` tokens.
     """
     stream = [token for document in documents for token in (*document, end)]
     return [stream[i : i + length] for i in range(0, len(stream) - length + 1, length)]
@@ -227,7 +234,11 @@ class TextData(DataModule):
             rank_zero_info(f"{type(self).__name__}: no path given, using {EMBEDDED[embedded]}")
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads and tokenises the texts, once."""
+        """Reads and tokenises the texts, once.
+
+        Raises:
+            UserError: a file is missing or broken, or the tokenizer has another size than declared.
+        """
         if self.train_set is not None:
             return
         splits = self._splits()

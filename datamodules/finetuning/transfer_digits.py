@@ -27,7 +27,16 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def shifted(x: Tensor, noise: float, generator: torch.Generator) -> Tensor:
-    """Images (N, H, W) rolled one pixel to the right, with Gaussian noise, clipped to [0, 1]."""
+    """Images rolled one pixel to the right, with Gaussian noise, clipped to [0, 1].
+
+    Args:
+        x: (N, H, W), pixels in [0, 1].
+        noise: Its standard deviation.
+        generator: What it is drawn from.
+
+    Returns:
+        (N, H, W).
+    """
     return (x.roll(1, -1) + noise * torch.randn(x.shape, generator=generator)).clamp(0, 1)
 
 
@@ -98,7 +107,11 @@ class TransferDigits(DataModule):
             rank_zero_info(f"{type(self).__name__}: no path given, using the digits of scikit-learn")
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads and splits, once."""
+        """Reads and splits, once.
+
+        Raises:
+            UserError: the file is missing or broken, an image has other pixels than declared, or no test is left.
+        """
         if self.train_set is not None:
             return
         from sklearn.model_selection import train_test_split

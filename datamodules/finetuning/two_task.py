@@ -117,7 +117,12 @@ def _is_number(text: str) -> bool:
 
 
 def transformed(task: Mapping[str, np.ndarray], transform: str, seed: int = 0) -> dict[str, np.ndarray]:
-    """A second task made of the first: each sample's last axis reversed, or permuted by one fixed permutation.
+    """A second task made of the first, along each sample's last axis.
+
+    Args:
+        task: As :func:`read_task` returns it.
+        transform: ``reverse``, ``permute`` (by one fixed permutation) or ``none``.
+        seed: Of the permutation.
 
     Raises:
         UserError: the transform is not known.
@@ -200,7 +205,11 @@ class TwoTask(DataModule):
             rank_zero_info(f"{type(self).__name__}: no task_a given, using {num_samples} signals of MNIST-1D")
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads or makes both tasks, once."""
+        """Reads or makes both tasks, once.
+
+        Raises:
+            UserError: a file is missing or broken, the tasks' shapes differ, or they are not what was declared.
+        """
         if self.train_set is not None:
             return
         given_a, given_b = self._sources

@@ -52,7 +52,16 @@ class _Requests(Dataset):
 
 
 def covariance(kind: str, dim: int, correlation: float, eigenvalues: list[float] | None) -> Tensor:
-    """Λ (d, d), float64: the identity, Λ_ij = r^|i−j|, or diagonal.
+    """Λ: the identity, Λ_ij = r^|i−j|, or diagonal.
+
+    Args:
+        kind: ``ar`` for r^|i−j|; else the identity.
+        dim: d.
+        correlation: r, above -1 and below 1.
+        eigenvalues: The d numbers of a diagonal, above 0, whatever the kind; ``None`` for none.
+
+    Returns:
+        (d, d), float64.
 
     Raises:
         UserError: a setting is not accepted.
@@ -194,7 +203,11 @@ class Prompts(DataModule):
         self.files: tuple[Tensor, Tensor] | None = None
 
     def setup(self, stage: str) -> None:
-        """Fixes the law, and reads the user's prompts."""
+        """Fixes the law, and reads the user's prompts.
+
+        Raises:
+            UserError: a setting is not accepted, or the file is missing, broken, of other sizes or too short.
+        """
         self.law = self._law()
         if self.path is not None:
             x, y = read_prompts(Path(self.path).expanduser())

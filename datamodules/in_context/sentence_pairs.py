@@ -171,7 +171,11 @@ class SentencePairs(DataModule):
             raise UserError(f"tokenizer: {tokenizer} does not tell the digits 0 to 5 apart by a token each")
 
     def setup(self, stage: str) -> None:
-        """Reads or makes the pairs and their prompts: four fifths train, a tenth each validates and tests."""
+        """Reads or makes the pairs and their prompts: four fifths train, a tenth each validates and tests.
+
+        Raises:
+            UserError: the file is missing or broken, holds too few pairs, or scores outside of ``score_range``.
+        """
         if self.path is not None:
             found = read_pairs(Path(self.path).expanduser())
             if len(found) < 10:

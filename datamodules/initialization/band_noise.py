@@ -34,13 +34,33 @@ def band_noise(samples: int, low: float, high: float, seed: int = 0) -> np.ndarr
 
 
 def chirp(samples: int, low: float, high: float) -> np.ndarray:
-    """A linear sweep (samples,) from ``low`` to ``high``, fractions of Nyquist's frequency."""
+    """A linear sweep.
+
+    Args:
+        samples: N.
+        low: First frequency, as a fraction of Nyquist's.
+        high: Last one.
+
+    Returns:
+        (N,), from -1 to 1.
+    """
     t = np.arange(samples)
     return np.cos(np.pi * (low * t + 0.5 * (high - low) * t**2 / samples))
 
 
 def clicks(samples: int, low: float, high: float, seed: int = 0, count: int = 16) -> np.ndarray:
-    """Impulses (samples,) at random places, limited to a band, divided by the largest magnitude."""
+    """Impulses at random places, limited to a band, divided by the largest magnitude.
+
+    Args:
+        samples: N.
+        low: First frequency, as a fraction of Nyquist's.
+        high: Last one.
+        seed: Of the places.
+        count: How many, at most N.
+
+    Returns:
+        (N,).
+    """
     y = np.zeros(samples)
     y[np.random.default_rng(seed).choice(samples, min(count, samples), replace=False)] = 1
     spectrum, bins = np.fft.rfft(y), _bins(samples, low, high)

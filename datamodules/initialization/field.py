@@ -47,7 +47,11 @@ class FieldSignal(GridSignal):
         self.path, self.array, self.channels_last = path, array, channels_last
 
     def load(self) -> Tensor:
-        """(*grid, C)."""
+        """(*grid, C).
+
+        Raises:
+            UserError: the file is missing or broken, or holds no array of real numbers on a grid.
+        """
         file = find_file(self.path, (".npy",), self.array, "array")
         try:
             values = np.load(file, allow_pickle=False)

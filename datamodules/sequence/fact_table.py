@@ -30,7 +30,17 @@ IGNORED = -100
 
 
 def random_facts(subjects: int, relations: int, objects: int, seed: int = 0) -> Tensor:
-    """The object of each (subject, relation): int64 (NS, NR), independent and uniform over NO, fixed by the seed."""
+    """The object of each (subject, relation), independent and uniform, fixed by the seed.
+
+    Args:
+        subjects: NS.
+        relations: NR.
+        objects: NO.
+        seed: Of the draw.
+
+    Returns:
+        (NS, NR), int64, from 0 to NO − 1.
+    """
     return torch.randint(objects, (subjects, relations), generator=torch.Generator().manual_seed(seed))
 
 
@@ -40,7 +50,13 @@ def capacity_bits(facts: int, objects: int) -> float:
 
 
 def recalled_bits(facts: int, objects: int, loss: float) -> float:
-    """Bits of the table that a model has stored: what its mean loss (nats) leaves of the capacity, at least 0."""
+    """Bits of the table that a model has stored: what its loss leaves of the capacity, at least 0.
+
+    Args:
+        facts: NS·NR.
+        objects: NO.
+        loss: Mean over facts, in nats.
+    """
     return max(0.0, capacity_bits(facts, objects) - facts * loss / math.log(2))
 
 

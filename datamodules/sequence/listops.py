@@ -224,7 +224,17 @@ class ListOpsDataset(Dataset):
 
 @lru_cache(maxsize=4)
 def generate_parts(sizes: tuple[int, ...], seed: int, min_length: int, max_length: int) -> tuple[ListOpsDataset, ...]:
-    """Data sets of ``sizes`` expressions, none in two of them; kept for the life of the process."""
+    """Data sets of which none has an expression of another; kept for the life of the process.
+
+    Args:
+        sizes: Expressions of each.
+        seed: Of the generator.
+        min_length: Expressions are longer than this many tokens.
+        max_length: And shorter than this many.
+
+    Returns:
+        One for each of ``sizes``.
+    """
     trees = generate_trees(seed, min_length, max_length)
     parts = []
     for size in sizes:

@@ -75,6 +75,11 @@ def generate_mnist1d(samples: int = 5000, test_fraction: float = 0.2, seed: int 
 
     About 0.4 ms a sample. The global generators are left as they were.
 
+    Args:
+        samples: Of both parts together.
+        test_fraction: Share of them in the test part.
+        seed: Of the generator.
+
     Returns:
         As :func:`read_mnist1d`; the signals have mean 0 and deviation 1 over both parts together.
 
@@ -160,7 +165,11 @@ class Mnist1D(DataModule):
             rank_zero_info(f"Mnist1D: no path given, generating {samples} signals")
 
     def setup(self, stage: str | None = None) -> None:
-        """Generates or reads the signals, once."""
+        """Generates or reads the signals, once.
+
+        Raises:
+            UserError: the file or the package is missing, the file is broken, or signals are not as long as declared.
+        """
         if self.train_set is not None:
             return
         if self.path is None:

@@ -143,7 +143,11 @@ class TokenData(DataModule):
         self.codec: Codec | None = None
 
     def setup(self, stage: str) -> None:
-        """Opens the files and cuts the splits, once."""
+        """Opens the files and cuts the splits, once.
+
+        Raises:
+            UserError: a file is missing or broken, none is for training, or a stream is shorter than one window.
+        """
         if self.train_set is not None:
             return
         if self.tokenizer is not None:

@@ -108,7 +108,11 @@ class SmallImages(DataModule):
             rank_zero_info(f"{type(self).__name__}: no path given, using {known.description}")
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads and splits the images, once."""
+        """Reads and splits the images, once.
+
+        Raises:
+            UserError: a file is missing or broken, there are other classes than declared, or images are not square.
+        """
         if self.train_set is not None:
             return
         splits = load_splits(self.source, self.path, self.val_fraction, self.split_seed)

@@ -99,6 +99,12 @@ def load_splits(source: str, path: str | None, val_fraction: float, split_seed: 
 def check_declared(name: str, declared: int | None, found: int, where: str) -> None:
     """Refuses a declared size that the data does not have.
 
+    Args:
+        name: Of the setting, as the user types it.
+        declared: What was configured; ``None`` for nothing.
+        found: What the data has.
+        where: The data, for the message.
+
     Raises:
         UserError: ``declared`` is given and differs from ``found``.
     """

@@ -48,6 +48,14 @@ def pack_rf8(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 def pack_entropy(tensors: Mapping[str, Tensor], step: float, coder: str = "rans") -> dict[str, Any]:
     """Rounds tensors to multiples of ``step`` and codes the levels of all of them as one sequence.
 
+    Args:
+        tensors: Of floating types and any shapes, by name.
+        step: Between two levels, above 0.
+        coder: ``rans`` or ``exp_golomb``.
+
+    Returns:
+        Plain data and tensors, as in this module's table.
+
     Raises:
         UserError: a tensor holds NaN, infinity or a number of too many steps; it is named.
     """

@@ -72,6 +72,11 @@ def write_exp_golomb(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def read_exp_golomb(stream: np.ndarray, blocks: np.ndarray, count: int) -> np.ndarray:
     """Reads what :func:`write_exp_golomb` wrote: int64 (count,).
 
+    Args:
+        stream: 64-bit words.
+        blocks: Bits of each block of 1,024 values.
+        count: How many values.
+
     Raises:
         CodeError: the stream ends too early, or its blocks do not fit.
     """

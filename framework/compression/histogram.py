@@ -73,6 +73,12 @@ class Remapped:
 def check_settings(shape_scale: float, std_scale: float, adj_minnum: int | None, step: float) -> None:
     """Refuses settings that mean nothing.
 
+    Args:
+        shape_scale: ν'/ν.
+        std_scale: α'/α.
+        adj_minnum: Most weights that the level M has; ``None`` for the default.
+        step: Between two levels.
+
     Raises:
         UserError: a scale is not a number above 0, or ``adj_minnum`` is below 0.
     """

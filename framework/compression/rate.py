@@ -153,7 +153,13 @@ def exp_golomb_lengths(ranks: np.ndarray, order: int = 0) -> np.ndarray:
 
 
 def rate_of_counts(counts: np.ndarray, order: int = 0, zeros: int = 0) -> Rate:
-    """The rate of weights whose levels occur ``counts`` times each (in any order), ``zeros`` of them at 0."""
+    """The rate of weights whose levels occur ``counts`` times each (in any order), ``zeros`` of them at 0.
+
+    Args:
+        counts: Whole numbers (levels,); those of 0 do not count.
+        order: k of the exp-Golomb code.
+        zeros: Weights at level 0, for the rate's share of them.
+    """
     counts = np.sort(np.asarray(counts, np.int64)[np.asarray(counts) > 0])[::-1]
     total = int(counts.sum())
     if not total:

@@ -107,6 +107,12 @@ class Sourced:
         tree: The plain mapping.
         lines: Key path to line number, counted from 1.
         problems: Keys that stand twice in one mapping, as messages.
+
+    Args:
+        path: The file, YAML or JSON.
+
+    Raises:
+        UserError: it cannot be read, is not valid YAML, holds no mapping, or its aliases unfold to too much.
     """
 
     def __init__(self, path: Path) -> None:

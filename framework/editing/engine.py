@@ -276,6 +276,11 @@ def in_order(callbacks: Sequence[Callback]) -> dict[str, Technique]:
 def check_run(trainer: pl.Trainer, module: pl.LightningModule, techniques: Mapping[str, Technique]) -> None:
     """Refuses, before training, what cannot go together.
 
+    Args:
+        trainer: Of the run.
+        module: Before any edit.
+        techniques: By the names they are configured under.
+
     Raises:
         UserError: naming the technique, and the other technique or the strategy.
     """

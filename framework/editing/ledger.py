@@ -111,7 +111,15 @@ def seeded_for(model: nn.Module, seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def keeping_ties(model: nn.Module, what: str) -> Iterator[None]:
-    """Refuses an edit after which a tied parameter that is still there is tied no longer."""
+    """Refuses an edit after which a tied parameter that is still there is tied no longer.
+
+    Args:
+        model: What is edited within.
+        what: The edit, as messages call it.
+
+    Raises:
+        UserError: a tie is lost; both names are told.
+    """
     before = {key: names for key, names in all_names(model).items() if len(names) > 1}
     yield
     if before:

@@ -24,6 +24,12 @@ def choose(
 ) -> list[str]:
     """The names that a pattern of ``include`` names (all for ``None``) and none of ``exclude`` does, in order.
 
+    Args:
+        names: Dotted.
+        include: Patterns as :func:`matches` takes; ``None`` for all names.
+        exclude: Patterns too.
+        key: Where ``include`` was configured, for messages.
+
     Raises:
         UserError: a pattern of ``include`` names nothing; the message lists the five nearest names.
     """
@@ -35,7 +41,13 @@ def choose(
 
 
 def nothing_matches(pattern: str, names: Sequence[str], key: str = "") -> UserError:
-    """The error for a pattern that names nothing, with the five nearest of ``names``."""
+    """The error for a pattern that names nothing, with the five nearest of ``names``.
+
+    Args:
+        pattern: What was configured.
+        names: What there is.
+        key: Where it was configured; the message begins with it.
+    """
 
     def likeness(name: str) -> float:
         parts = name.split(".")
@@ -56,6 +68,15 @@ def matrices(
     model: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None, key: str = ""
 ) -> dict[str, Tensor]:
     """The parameters of two and more dimensions and floating type that patterns choose by name, tied ones once.
+
+    Args:
+        model: Whose parameters.
+        include: Patterns as :func:`matches` takes; ``None`` for all.
+        exclude: Patterns too.
+        key: Where ``include`` was configured, for messages.
+
+    Returns:
+        Name to tensor, detached, in the memory of the parameters.
 
     Raises:
         UserError: there is none, or a pattern names nothing; the nearest names are listed.

@@ -194,6 +194,9 @@ class Edit(Technique):
         """Leaves a plain module that computes what the edited one does, for an export; by default does nothing.
 
         A technique that changes the structure overrides it.
+
+        Raises:
+            UserError: it changes the structure and cannot be folded.
         """
         if "structure" in cls.changes:
             raise UserError(f"{cls.technique} cannot be folded into a plain module")

@@ -22,6 +22,12 @@ DRAWS = 100_000
 def draw_subset(y: Tensor, size: int, classes: int, generator: torch.Generator) -> Tensor:
     """Row numbers (size,) of as many samples without replacement, drawn again until they hold every class.
 
+    Args:
+        y: Classes (N,).
+        size: How many.
+        classes: K.
+        generator: What the draws come from.
+
     Raises:
         UserError: there are too few samples, or so few asked for that 100,000 draws did not hold every class.
     """

@@ -16,7 +16,16 @@ def rows_of(classes: int) -> int:
 
 
 def logits_of(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    """(m, K) of x (m, n): x Wᵀ + b, and with a single row (0, w x + b)."""
+    """x Wᵀ + b, and with a single row (0, w x + b).
+
+    Args:
+        weight: (K, n), or (1, n) for two classes.
+        bias: (K,) or (1,).
+        x: (m, n).
+
+    Returns:
+        (m, K).
+    """
     scores = torch.addmm(bias, x, weight.T)
     return torch.cat([torch.zeros_like(scores), scores], 1) if len(weight) == 1 else scores
 
@@ -37,7 +46,18 @@ def logistic_loss(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, c: float, 
 
 
 def gradients(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, c: float) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`logistic_loss` and its gradients with respect to weight and bias, without a graph."""
+    """:func:`logistic_loss` and its gradients with respect to weight and bias, without a graph.
+
+    Args:
+        weight: (K, n), or (1, n) for two classes.
+        bias: (K,) or (1,).
+        x: (m, n), all samples.
+        y: (m,) classes.
+        c: C; infinite for no penalty.
+
+    Returns:
+        The loss (), and gradients of the shapes of ``weight`` and ``bias``.
+    """
     logits = logits_of(weight, bias, x)
     logs = logits.log_softmax(1)
     samples = len(y)
@@ -51,7 +71,13 @@ def gradients(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, c: float) -> t
 
 
 def lbfgs(parameters: list[Tensor], max_iter: int, tolerance: float) -> torch.optim.LBFGS:
-    """L-BFGS that takes a whole minimisation in one step."""
+    """L-BFGS that takes a whole minimisation in one step.
+
+    Args:
+        parameters: What is changed.
+        max_iter: Most iterations.
+        tolerance: Largest entry of the gradient at which it ends.
+    """
     return torch.optim.LBFGS(
         parameters,
         max_iter=max_iter,

@@ -41,7 +41,14 @@ def capture_loops(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
 
 
 def restore_loops(trainer: Trainer, module: LightningModule, state: dict[str, Any], at_epoch_end: bool) -> None:
-    """Puts back what :func:`capture_loops` found; to be called when nothing else comes before the first batch."""
+    """Puts back what :func:`capture_loops` found; to be called when nothing else comes before the first batch.
+
+    Args:
+        trainer: Of the run that goes on.
+        module: Its module, whose metrics are put back.
+        state: What was captured.
+        at_epoch_end: Whether that was after an epoch, with all that belongs to it.
+    """
     fit_loop = trainer.fit_loop
     if at_epoch_end:
         # With max_steps Lightning takes every checkpoint for one within an epoch, and would train nothing more.

@@ -50,6 +50,9 @@ class ResumePoint(Callback):
         grace: Seconds that a signal waits for a point of rest; then the last point stands and the process ends.
         handle_signals: Whether to handle the signals at all.
         runs: The folder of the run folders of which this run's is to be the newest, whatever the clock says.
+
+    Raises:
+        UserError: ``every_n_steps`` is below 1.
     """
 
     def __init__(

@@ -29,7 +29,13 @@ def short_labels(labels: Sequence[str]) -> dict[str, str]:
 
 
 def fitting_label(label: str, short: str, width: int) -> str:
-    """As many of the label's last names as fit into ``width`` characters, and at least ``short``."""
+    """As many of the label's last names as fit, and at least the short one.
+
+    Args:
+        label: Dotted names.
+        short: Its last names of :func:`short_labels`.
+        width: In characters.
+    """
     while len(label) > width and label != short:
         label = label.partition(".")[2]
     return label

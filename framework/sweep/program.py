@@ -28,6 +28,11 @@ PARAMETERS = "config-defaults.yaml"
 def run(job: Job, heard: Report, channel: Channel) -> None:
     """Runs the job's command to its end, or until the sweep stops it.
 
+    Args:
+        job: What is run.
+        heard: What the trial has reported; it gets the rows of the file that W&B writes.
+        channel: To the supervisor; its end kills the program.
+
     Raises:
         UserError: it cannot be started, or it ended with an error.
         SystemExit: the worker was told to end (SIGTERM).

@@ -110,7 +110,11 @@ class Supervisor:
         self._gpus = _gpus()
 
     def run(self) -> int:
-        """Runs until no point is left; the exit code is 0, 1 if no trial has finished, or 130 and 143 for a signal."""
+        """Runs until no point is left; the exit code is 0, 1 if no trial has finished, or 130 and 143 for a signal.
+
+        Raises:
+            UserError: it gave up, because workers ended before they began or the first trials all failed.
+        """
         self._peers.beat()
         self._look(force=True)
         with self._signals():

@@ -48,6 +48,9 @@ class WandbConfig:
         tags: Words to find the run by.
         notes: A longer remark.
         job_type: The kind of run, within a group.
+
+    Raises:
+        UserError: the mode is not known.
     """
 
     mode: str = "auto"
@@ -89,6 +92,15 @@ class WandbRun(WandbLogger):
 
     The W&B step of a row is its place in the metrics log, so that a resumed process numbers on; the plots' axis is the
     trainer's global step. Made by :func:`make_wandb_logger`.
+
+    Args:
+        config: Whether and where to record.
+        folder: Folder of the run; W&B's files go to ``wandb`` in it.
+        run_id: W&B's id of the run.
+        name: The name shown.
+        hyperparameters: The resolved config, plain data.
+        mode: ``online`` or ``offline``.
+        why: Why that, for the line that tells where the files are.
     """
 
     def __init__(

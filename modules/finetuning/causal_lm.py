@@ -122,6 +122,11 @@ def check_folder(path: str | Path) -> Path:
 def load_pretrained(path: str | Path, attn_implementation: str = "sdpa", dtype: str = "float32") -> PreTrainedModel:
     """Loads a model from a local folder; every one of its weights must be there.
 
+    Args:
+        path: Local folder in the format of transformers.
+        attn_implementation: As transformers calls it, such as ``sdpa`` or ``eager``.
+        dtype: Of the weights, a type of torch or ``auto`` for the file's.
+
     Raises:
         UserError: a file is missing or broken, or weights are missing.
     """
@@ -248,7 +253,11 @@ class CausalLM(LanguageModel):
         return model
 
     def setup(self, stage: str) -> None:
-        """Compares the datamodule's tokens, and its length with learned positions, with the model's."""
+        """Compares the datamodule's tokens, and its length with learned positions, with the model's.
+
+        Raises:
+            UserError: the model has too few of either.
+        """
         super().setup(stage)
         length = getattr(getattr(self.trainer, "datamodule", None), "length", None)
         for name, table in self.lm.named_modules():

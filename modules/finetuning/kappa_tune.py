@@ -79,7 +79,12 @@ class ExpertLayer(nn.Module):
 
 
 class DenseLayer(nn.Module):
-    """h + W2 relu(W1 h + b1) + b2."""
+    """h + W2 relu(W1 h + b1) + b2.
+
+    Args:
+        width: Of h.
+        hidden: Of the inner layer.
+    """
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -176,7 +181,13 @@ def pretrain(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Share of samples that are classified as they should be."""
+    """Share of samples that are classified as they should be.
+
+    Args:
+        model: Maps x to logits (N, C).
+        x: (N, …).
+        y: Classes (N,).
+    """
     return float((model(x).argmax(-1) == y).double().mean())
 
 
@@ -243,7 +254,11 @@ class TwoTaskClassifier(Module):
             load_network(self.network, pretrained)
 
     def configure_model(self) -> None:
-        """Pre-trains on task A, once, where a training starts without a file of weights."""
+        """Pre-trains on task A, once, where a training starts without a file of weights.
+
+        Raises:
+            UserError: the datamodule has no task A.
+        """
         trainer = self._trainer
         if trainer is None or trainer.state.fn != "fit" or not torch.isnan(self.accuracy_before):
             return

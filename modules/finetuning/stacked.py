@@ -22,7 +22,13 @@ def stack(nets: Sequence[nn.Module]) -> Weights:
 
 
 def unstack(weights: Weights, index: int, net: nn.Module) -> nn.Module:
-    """Copies the weights of model ``index`` into ``net`` and returns it."""
+    """Copies the weights of model ``index`` into ``net`` and returns it.
+
+    Args:
+        weights: Of M models.
+        index: From 0 to M − 1.
+        net: A perceptron of the same shape.
+    """
     layers = [part for part in net.modules() if isinstance(part, nn.Linear)]
     with torch.no_grad():
         for (weight, bias), layer in zip(weights, layers, strict=True):
@@ -37,7 +43,14 @@ def rows_of(weights: Weights, index: Tensor) -> Weights:
 
 
 def mixed(shrink: Tensor, old: Weights, perturb: Tensor, new: Weights) -> Weights:
-    """``shrink * old + perturb * new``, the factors ``(M,)``."""
+    """``shrink * old + perturb * new`` of each model.
+
+    Args:
+        shrink: Factors ``(M,)``.
+        old: Weights of M models.
+        perturb: Factors ``(M,)``.
+        new: Weights of M models of the same shape.
+    """
     return [
         (
             shrink[:, None, None] * w_old + perturb[:, None, None] * w_new,

@@ -81,7 +81,11 @@ class InContext(Ensemble):
         return [torch.Generator().manual_seed(self.base_seed + member) for member in range(self.seeds)]
 
     def setup(self, stage: str) -> None:
-        """Asks the datamodule what prompts are drawn from."""
+        """Asks the datamodule what prompts are drawn from.
+
+        Raises:
+            UserError: it hands out none, or its ``inner_steps`` or its law do not fit the model.
+        """
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, HandsOutPrompts):

@@ -29,12 +29,25 @@ def _solved(x: Tensor, y: Tensor, penalty: float) -> Tensor:
 
 
 def least_squares(x: Tensor, y: Tensor, query: Tensor) -> Tensor:
-    """Ordinary least squares; where N < d the solution of least norm."""
+    """Ordinary least squares; where N < d the solution of least norm.
+
+    Args:
+        x: (…, N, d).
+        y: (…, N, T).
+        query: (…, d).
+    """
     return _read(query, _solved(x, y, 0.0))
 
 
 def ridge(x: Tensor, y: Tensor, query: Tensor, penalty: float) -> Tensor:
-    """argmin_w Σ_i (⟨w, x_i⟩ − y_i)² + ``penalty`` |w|²."""
+    """argmin_w Σ_i (⟨w, x_i⟩ − y_i)² + g |w|².
+
+    Args:
+        x: (…, N, d).
+        y: (…, N, T).
+        query: (…, d).
+        penalty: g.
+    """
     return _read(query, _solved(x, y, penalty))
 
 
@@ -81,7 +94,14 @@ def gradient_step(
 
 
 def debiased_step(x: Tensor, y: Tensor, query: Tensor, rate: float = 1.0) -> Tensor:
-    """(η/N) Σ_i y_i ⟨x_i − x̄, x_q⟩: the step from 0 that does not see a constant added to all labels."""
+    """(η/N) Σ_i y_i ⟨x_i − x̄, x_q⟩: the step from 0 that does not see a constant added to all labels.
+
+    Args:
+        x: (…, N, d).
+        y: (…, N, T).
+        query: (…, d).
+        rate: η.
+    """
     return gradient_step(x - x.mean(-2, keepdim=True), y, query, rate)
 
 

@@ -69,7 +69,13 @@ class Flat(nn.Module):
 
 
 def mlp(in_features: int, widths: list[int], num_classes: int) -> nn.Sequential:
-    """Linear, batch norm, ReLU for each width, then linear; no biases; on ``(B, in_features)``."""
+    """Linear, batch norm, ReLU for each width, then linear; no biases; on ``(B, in_features)``.
+
+    Args:
+        in_features: Inputs.
+        widths: Of the hidden layers.
+        num_classes: Outputs.
+    """
     layers: list[nn.Module] = [Flat(in_features)]
     before = in_features
     for width in widths:
@@ -105,7 +111,14 @@ class SignalNet(nn.Module):
 def build_net(
     name: str, num_classes: int, in_features: int = 40, in_chans: int = 3, widths: list[int] | None = None
 ) -> nn.Module:
-    """A network by name: ``mlp``, ``conv1d``, ``wrn-28-10`` and the like, or a model of timm.
+    """A network by name.
+
+    Args:
+        name: ``mlp``, ``conv1d``, ``wrn-28-10`` and the like, or a model of timm.
+        num_classes: Outputs.
+        in_features: Inputs of ``mlp``.
+        in_chans: Channels of images.
+        widths: Of the hidden layers of ``mlp``, or of the convolutions of ``conv1d``; three of them by default.
 
     Raises:
         UserError: there is no such network; the nearest names are given.
@@ -208,7 +221,11 @@ class GrowingClassifier(Classifier):
         )
 
     def setup(self, stage: str) -> None:
-        """Compares the datamodule's classes and channels with the model's."""
+        """Compares the datamodule's classes and channels with the model's.
+
+        Raises:
+            UserError: they differ.
+        """
         super().setup(stage)
         channels = getattr(getattr(self.trainer, "datamodule", None), "channels", None)
         if self._of_images is not None and isinstance(channels, int) and channels != self.hparams["in_chans"]:

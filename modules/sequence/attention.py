@@ -78,5 +78,14 @@ class SoftmaxAttention(nn.Module):
 
 
 def causal(queries: int, keys: int, device: torch.device) -> Tensor:
-    """Which of ``keys`` tokens each of the last ``queries`` may see: (queries, keys), boolean."""
+    """Which tokens each of the last ones may see.
+
+    Args:
+        queries: How many of the last tokens ask.
+        keys: How many tokens there are.
+        device: Where the mask is made.
+
+    Returns:
+        (queries, keys), boolean.
+    """
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)

@@ -197,7 +197,11 @@ class ImageClassifier(Module):
         )
 
     def setup(self, stage: str) -> None:
-        """Compares what the datamodule says of its data with what the model was built for."""
+        """Compares what the datamodule says of its data with what the model was built for.
+
+        Raises:
+            UserError: they differ.
+        """
         data = getattr(self.trainer, "datamodule", None)
         for name, theirs in (("num_classes", "num_classes"), ("in_chans", "channels"), ("image_size", "image_size")):
             found, own = getattr(data, theirs, None), getattr(self, name)

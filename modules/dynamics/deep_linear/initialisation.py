@@ -15,7 +15,16 @@ KINDS = ("decoupled", "orthogonal", "gaussian", "glorot_uniform", "small", "pret
 
 
 def orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    """A Haar-distributed (rows, columns) with orthonormal columns (or rows, if there are fewer), float64."""
+    """A Haar-distributed matrix with orthonormal columns (or rows, if there are fewer).
+
+    Args:
+        rows: m.
+        columns: n.
+        generator: What it is drawn from.
+
+    Returns:
+        (m, n), float64.
+    """
     tall = torch.randn(max(rows, columns), min(rows, columns), dtype=torch.float64, generator=generator)
     q, r = torch.linalg.qr(tall)
     q = q * r.diagonal().sign()  # without it QR's own signs are left
@@ -95,6 +104,14 @@ def pretrained(widths: Sequence[int], s11: Tensor, generator: torch.Generator) -
 
     The best linear autoencoder of width N_(l+1) projects on the leading principal components of what comes into it, in
     any orthonormal frame; the last layer, which has no layer after it to be reconstructed from, is orthogonal.
+
+    Args:
+        widths: N_1 … N_(L+1).
+        s11: Σ11 (N_1, N_1).
+        generator: What the frames are drawn from.
+
+    Returns:
+        L matrices (N_(l+1), N_l), float64, first layer first.
     """
     found = []
     covariance = s11

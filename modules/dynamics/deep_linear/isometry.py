@@ -9,7 +9,17 @@ from modules.dynamics.deep_linear.initialisation import orthonormal
 
 
 def product_spectrum(size: int, factors: int, orthogonal: bool, generator: torch.Generator) -> Tensor:
-    """Singular values (N,) of a product of random N x N matrices, orthogonal or Gaussian of variance 1/N."""
+    """Singular values of a product of random N x N matrices, orthogonal or Gaussian of variance 1/N.
+
+    Args:
+        size: N.
+        factors: How many.
+        orthogonal: Whether they are orthogonal.
+        generator: What they are drawn from.
+
+    Returns:
+        (N,), float64, in falling order.
+    """
     total = torch.eye(size, dtype=torch.float64)
     for _ in range(factors):
         if orthogonal:
@@ -21,6 +31,13 @@ def product_spectrum(size: int, factors: int, orthogonal: bool, generator: torch
 
 def tanh_network(gain: float, size: int, depth: int, start: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """x ← g W tanh(x) with W orthogonal, from a Gaussian x of variance ``start``.
+
+    Args:
+        gain: g.
+        size: N.
+        depth: Layers.
+        start: Variance of the first x.
+        generator: What x and W are drawn from.
 
     Returns:
         The variance |x|²/N after each layer (depth,), and the Jacobian of the last x by the first (N, N).

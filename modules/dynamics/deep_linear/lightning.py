@@ -104,7 +104,11 @@ class DeepLinear(Ensemble):
 
     @torch.no_grad()
     def begin(self, batch: Batch) -> None:
-        """Draws the weights: those of a seed are the same for each rate."""
+        """Draws the weights: those of a seed are the same for each rate.
+
+        Raises:
+            UserError: the data have other sizes, or a tanh network gets no examples.
+        """
         s31, s11 = batch["s31"], batch["s11"]
         if s31.shape != (self.widths[-1], self.widths[0]):
             mine = f"outputs, inputs: {self.widths[-1]}, {self.widths[0]}"

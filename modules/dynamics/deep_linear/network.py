@@ -31,7 +31,14 @@ def product(weights: Sequence[Tensor]) -> Tensor:
 
 
 def losses(weights: Sequence[Tensor], s31: Tensor, s11: Tensor, syy: Tensor) -> Tensor:
-    """½ (tr Σyy − 2 tr(W Σ31ᵀ) + tr(W Σ11 Wᵀ)) of each member (E,)."""
+    """½ (tr Σyy − 2 tr(W Σ31ᵀ) + tr(W Σ11 Wᵀ)) of each member (E,).
+
+    Args:
+        weights: W^1 … W^L.
+        s31: Σ31 (N_out, N_in).
+        s11: Σ11 (N_in, N_in).
+        syy: tr Σyy ().
+    """
     w = product(weights)
     return 0.5 * (syy - 2 * (w * s31).sum((-2, -1)) + ((w @ s11) * w).sum((-2, -1)))
 
@@ -82,6 +89,12 @@ def balance(weights: Sequence[Tensor]) -> list[Tensor]:
 
 
 def best_loss(s31: Tensor, s11: Tensor, syy: Tensor) -> float:
-    """The least loss of any linear map."""
+    """The least loss of any linear map.
+
+    Args:
+        s31: Σ31 (N_out, N_in).
+        s11: Σ11 (N_in, N_in).
+        syy: tr Σyy ().
+    """
     w = s31 @ torch.linalg.pinv(s11, hermitian=True)
     return float(0.5 * (syy - (w * s31).sum()))

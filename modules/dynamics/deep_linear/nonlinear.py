@@ -21,12 +21,26 @@ def activities(weights: Sequence[Tensor], x: Tensor) -> list[Tensor]:
 
 
 def tanh_losses(weights: Sequence[Tensor], x: Tensor, y: Tensor, count: Tensor) -> Tensor:
-    """½ Σ |y − ŷ|² / ``count`` of each member (E,)."""
+    """½ Σ |y − ŷ|² / ``count`` of each member (E,).
+
+    Args:
+        weights: W^1 … W^L.
+        x: X (N_1, P).
+        y: Y (N_(L+1), P).
+        count: What the sums are divided by, ().
+    """
     return 0.5 * (activities(weights, x)[-1] - y).square().sum((-2, -1)) / count
 
 
 def tanh_gradients(weights: Sequence[Tensor], x: Tensor, y: Tensor, count: Tensor) -> list[Tensor]:
-    """Gradients of :func:`tanh_losses`, first layer first."""
+    """Gradients of :func:`tanh_losses`, first layer first.
+
+    Args:
+        weights: W^1 … W^L.
+        x: X (N_1, P).
+        y: Y (N_(L+1), P).
+        count: What the sums are divided by, ().
+    """
     *inside, output = activities(weights, x)
     error = (output - y) / count
     found = []
@@ -37,7 +51,13 @@ def tanh_gradients(weights: Sequence[Tensor], x: Tensor, y: Tensor, count: Tenso
 
 
 def correlation(weights: Sequence[Tensor], x: Tensor, count: Tensor) -> Tensor:
-    """Σ ŷ xᵀ / ``count`` (E, N_(L+1), N_1): the network's own Σ31, which its modes are read from."""
+    """Σ ŷ xᵀ / ``count`` (E, N_(L+1), N_1): the network's own Σ31, which its modes are read from.
+
+    Args:
+        weights: W^1 … W^L.
+        x: X (N_1, P).
+        count: What the sum is divided by, ().
+    """
     return activities(weights, x)[-1] @ x.mT / count
 
 

@@ -29,7 +29,14 @@ def strength(t: ArrayLike, s: ArrayLike, u0: ArrayLike, tau: float = 1.0, d: Arr
 
 
 def learning_time(s: ArrayLike, u0: ArrayLike, uf: ArrayLike, tau: float = 1.0) -> np.ndarray:
-    """Iterations from u0 to uf (eq. 11)."""
+    """Iterations from u0 to uf (eq. 11).
+
+    Args:
+        s: The mode's strength, above 0; all broadcast to each other.
+        u0: Start, between 0 and s.
+        uf: End, between 0 and s.
+        tau: τ.
+    """
     s, u0, uf = (np.asarray(x, dtype=float) for x in (s, u0, uf))
     return tau / (2 * s) * np.log(uf * (s - u0) / (u0 * (s - uf)))
 
@@ -40,6 +47,13 @@ def unequal_time(s: float, a0: float, b0: float, uf: float, tau: float = 1.0) ->
     The appendix prints ``a b = c0 sinh θ`` and ``τ θ' = s − c0 sinh θ``, each a factor 2 off; with what is right
 
         t = (2 τ / q) [artanh((c0 + 2 s tanh(θ/2)) / q)] from θ0 to θf,  q = √(c0² + 4 s²),  θ = arsinh(2 a b / c0).
+
+    Args:
+        s: The mode's strength, above 0.
+        a0: Start of a.
+        b0: Start of b.
+        uf: End of a b, below s.
+        tau: τ.
     """
     c0 = abs(a0**2 - b0**2)
     if c0 == 0:
@@ -71,7 +85,14 @@ def depth_time(s: float, u0: float, uf: float, layers: int, tau: float = 1.0) ->
 
 
 def infinite_depth_time(s: float, u0: float, uf: float, tau: float = 1.0) -> float:
-    """N_l times the iterations from u0 to uf as N_l → ∞ (eq. 17)."""
+    """N_l times the iterations from u0 to uf as N_l → ∞ (eq. 17).
+
+    Args:
+        s: The mode's strength, above 0.
+        u0: Start, between 0 and s.
+        uf: End, between 0 and s.
+        tau: τ.
+    """
     return tau * (math.log(uf * (u0 - s) / (u0 * (uf - s))) / s**2 + 1 / (s * u0) - 1 / (s * uf))
 
 
@@ -101,7 +122,13 @@ def tree_strengths(depth: int = 5, flip: float = 0.1, features: int = 1000) -> d
 
 
 def tanh_variance(gain: float, steps: int = 2000, nodes: int = 200) -> float:
-    """q_∞ of q ← g² E_z[tanh(√q z)²], the variance that a deep tanh network's activity ends at (Section 4)."""
+    """q_∞ of q ← g² E_z[tanh(√q z)²], the variance that a deep tanh network's activity ends at (Section 4).
+
+    Args:
+        gain: g.
+        steps: Iterations from q = 1.
+        nodes: Of the quadrature over z ~ N(0, 1).
+    """
     x, w = np.polynomial.hermite_e.hermegauss(nodes)
     w = w / w.sum()
     q = 1.0

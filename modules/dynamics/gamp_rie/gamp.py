@@ -44,13 +44,28 @@ def adjoint(x: Tensor, g: Tensor) -> Tensor:
 
 
 def wishart(d: int, m: int, generator: torch.Generator | None = None) -> Tensor:
-    """WᵀW/m (d, d), float64, W (m, d) with entries N(0, 1)."""
+    """WᵀW/m, W with entries N(0, 1).
+
+    Args:
+        d: Columns of W.
+        m: Rows of W.
+        generator: What W is drawn from; torch's global one by default.
+
+    Returns:
+        (d, d), float64.
+    """
     w = torch.randn(m, d, dtype=torch.float64, generator=generator)
     return w.mT @ w / m
 
 
 def begin(estimate: Tensor, n: int, kappa: float) -> State:
-    """The start: c = V = 10/κ, deliberately far off, and ω = 10/√κ."""
+    """The start: c = V = 10/κ, deliberately far off, and ω = 10/√κ.
+
+    Args:
+        estimate: Ŝ (d, d).
+        n: Samples.
+        kappa: κ = m/d.
+    """
     return State(estimate, 10 / kappa, 10 / kappa, estimate.new_full((n,), 10 / kappa**0.5))
 
 
@@ -76,7 +91,16 @@ def iterate(state: State, x: Tensor, y: Tensor, kappa: float, noise: float, damp
 
 
 def distance(first: Tensor, second: Tensor, kappa: float) -> Tensor:
-    """κ |S₁ − S₂|²/d over the last two dimensions."""
+    """κ |S₁ − S₂|²/d over the last two dimensions.
+
+    Args:
+        first: S₁ (…, d, d).
+        second: S₂ (…, d, d).
+        kappa: κ = m/d.
+
+    Returns:
+        (…).
+    """
     return kappa * (first - second).square().sum((-2, -1)) / first.shape[-1]
 
 

@@ -55,7 +55,11 @@ class QuadraticStudent(Ensemble):
         self.optimum = mmse(samples / dimension**2, self.kappa, noise)
 
     def begin(self, batch: Batch) -> None:
-        """Compares the data's shape with the settings."""
+        """Compares the data's shape with the settings.
+
+        Raises:
+            UserError: they differ.
+        """
         if batch["x"].shape != (self.samples, self.dimension):
             found = tuple(batch["x"].shape)
             raise UserError(f"samples, dimension: {self.samples}, {self.dimension}, but the data are {found}")

@@ -10,7 +10,13 @@ import numpy as np
 
 
 def roots(x: np.ndarray, t: float, kappa: float) -> np.ndarray:
-    """The three roots g (N, 3), complex, of the cubic at x (N,)."""
+    """The three roots g (N, 3), complex, of the cubic at x (N,).
+
+    Args:
+        x: Points (N,).
+        t: Variance of the semicircle, above 0.
+        kappa: κ, above 0.
+    """
     companion = np.zeros((len(x), 3, 3))
     companion[:, 1, 0] = companion[:, 2, 1] = 1
     companion[:, 0, 2] = kappa / t
@@ -23,6 +29,11 @@ def stieltjes(x: np.ndarray, t: float, kappa: float) -> np.ndarray:
     """g (N,) at real x (N,): imaginary part π ρ(x), real part the Hilbert transform h(x).
 
     Outside the bulk all roots are real; the one meant has x'(g) < 0 and, of those, the smallest |g|.
+
+    Args:
+        x: Points (N,).
+        t: Variance of the semicircle, above 0.
+        kappa: κ, above 0.
     """
     found = roots(x, t, kappa)
     inside = found[np.arange(len(x)), found.imag.argmax(1)]
@@ -35,7 +46,13 @@ def stieltjes(x: np.ndarray, t: float, kappa: float) -> np.ndarray:
 
 
 def density(x: np.ndarray, t: float, kappa: float) -> np.ndarray:
-    """ρ_t(x) (N,)."""
+    """ρ_t(x) (N,).
+
+    Args:
+        x: Points (N,).
+        t: Variance of the semicircle, above 0.
+        kappa: κ, above 0.
+    """
     return np.asarray(stieltjes(x, t, kappa).imag / np.pi)
 
 
@@ -47,7 +64,14 @@ def edges(t: float, kappa: float) -> np.ndarray:
 
 
 def moment(t: float, kappa: float, power: int, nodes: int = 400) -> float:
-    """∫ ρ_t(x)^power dx, with x = centre + half · cos φ on each interval, for the edges are square roots."""
+    """∫ ρ_t(x)^power dx, with x = centre + half · cos φ on each interval, for the edges are square roots.
+
+    Args:
+        t: Variance of the semicircle, above 0.
+        kappa: κ, above 0.
+        power: Of the density.
+        nodes: Of the quadrature on each interval.
+    """
     points, weights = np.polynomial.legendre.leggauss(nodes)
     phi, weights = np.pi * (points + 1) / 2, np.pi * weights / 2
     ends, total = edges(t, kappa), 0.0

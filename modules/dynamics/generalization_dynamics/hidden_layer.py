@@ -91,7 +91,11 @@ class HiddenLayerStudent(Ensemble):
         return list(self.trained) if self.all else [getattr(self, f"frozen_{i}") for i in range(len(self.widths))]
 
     def begin(self, batch: Batch) -> None:
-        """Remembers the first read-outs."""
+        """Remembers the first read-outs.
+
+        Raises:
+            UserError: the data have other sizes.
+        """
         x = batch["x"]
         if x.shape[:2] != (self.draws, self.inputs):
             raise UserError(f"draws, inputs: {self.draws}, {self.inputs}, but the data have {x.shape[0]}, {x.shape[1]}")

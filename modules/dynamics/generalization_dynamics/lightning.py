@@ -60,7 +60,11 @@ class LinearStudent(Ensemble):
 
     @torch.no_grad()
     def begin(self, batch: Batch) -> None:
-        """Finds where no example lies."""
+        """Finds where no example lies.
+
+        Raises:
+            UserError: the data have other sizes.
+        """
         x = batch["x"]
         if x.shape[:2] != (self.draws, self.inputs):
             raise UserError(f"draws, inputs: {self.draws}, {self.inputs}, but the data have {x.shape[0]}, {x.shape[1]}")

@@ -76,7 +76,13 @@ def generalization_error(t: ArrayLike, alpha: float, snr: float, inr: float = 0.
 def training_error(t: ArrayLike, alpha: float, snr: float, inr: float = 0.0) -> np.ndarray:
     """E_t(t): mean squared error on the training examples over the noise's variance.
 
-    (1/α) ∫ ρ [(SNR + INR) λ + 1] e^(−2λt) dλ + (1 − 1/α)₊. Arguments as :func:`generalization_error`.
+    (1/α) ∫ ρ [(SNR + INR) λ + 1] e^(−2λt) dλ + (1 − 1/α)₊.
+
+    Args:
+        t: Times, 0 or more; infinite for the end of training.
+        alpha: Examples a dimension.
+        snr: Variance of the teacher's weights over that of the noise.
+        inr: The same of the student's first weights.
     """
     times = np.atleast_1d(np.asarray(t, dtype=float))
     found = np.empty(times.shape)
@@ -88,7 +94,13 @@ def training_error(t: ArrayLike, alpha: float, snr: float, inr: float = 0.0) -> 
 
 
 def final_error(alpha: float, snr: float, inr: float = 0.0) -> float:
-    """E_g at t = ∞; infinite at α = 1."""
+    """E_g at t = ∞; infinite at α = 1.
+
+    Args:
+        alpha: Examples a dimension.
+        snr: Variance of the teacher's weights over that of the noise.
+        inr: The same of the student's first weights.
+    """
     if alpha == 1:
         return math.inf
     if alpha < 1:
@@ -97,7 +109,13 @@ def final_error(alpha: float, snr: float, inr: float = 0.0) -> float:
 
 
 def optimal_stop(alpha: float, snr: float, inr: float = 0.0) -> tuple[float, float]:
-    """The time at which E_g is least, and E_g there."""
+    """The time at which E_g is least, and E_g there.
+
+    Args:
+        alpha: Examples a dimension.
+        snr: Variance of the teacher's weights over that of the noise.
+        inr: The same of the student's first weights.
+    """
     scale = math.log1p((snr + inr) * (1 + alpha))
     grid = np.linspace(math.log(scale) - 6, math.log(scale) + 12, 120)
     values = generalization_error(np.exp(grid), alpha, snr, inr)
@@ -113,13 +131,25 @@ def optimal_stop(alpha: float, snr: float, inr: float = 0.0) -> tuple[float, flo
 
 
 def mode_stop(lam: ArrayLike, snr: float, inr: float = 0.0) -> np.ndarray:
-    """The time at which an eigenvalue's own part of E_g is least: ln(1 + (SNR + INR) λ) / λ."""
+    """The time at which an eigenvalue's own part of E_g is least: ln(1 + (SNR + INR) λ) / λ.
+
+    Args:
+        lam: λ, above 0.
+        snr: Variance of the teacher's weights over that of the noise.
+        inr: The same of the student's first weights.
+    """
     lam = np.asarray(lam, dtype=float)
     return np.log1p((snr + inr) * lam) / lam
 
 
 def ridge_error(alpha: float, snr: float, penalty: float | None = None) -> float:
-    """E_g of w = y Xᵀ (X Xᵀ + g I)⁻¹; by default with the best penalty g = 1/SNR."""
+    """E_g of w = y Xᵀ (X Xᵀ + g I)⁻¹; by default with the best penalty g = 1/SNR.
+
+    Args:
+        alpha: Examples a dimension.
+        snr: Variance of the teacher's weights over that of the noise.
+        penalty: g.
+    """
     g = 1 / snr if penalty is None else penalty
     lam, weights = bulk(alpha)
     return float(1 + weights @ ((g**2 * snr + lam) / (lam + g) ** 2) + max(0.0, 1 - alpha) * snr)

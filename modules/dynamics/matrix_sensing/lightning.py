@@ -92,7 +92,11 @@ class MatrixSensing(Ensemble):
         return {"alpha": [alpha for alpha, _ in pairs], "seed": [seed for _, seed in pairs]}
 
     def begin(self, batch: Batch) -> None:
-        """Compares the matrix's shape with the factors'."""
+        """Compares the matrix's shape with the factors'.
+
+        Raises:
+            UserError: they differ.
+        """
         matrix, operator = batch.get("matrix"), batch.get("operator")
         mine = f"rows, columns: {self.rows}, {self.columns}"
         if matrix is not None and matrix.shape != (self.rows, self.columns):

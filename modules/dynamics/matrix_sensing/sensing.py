@@ -16,7 +16,13 @@ from torch import Tensor
 
 
 def misfit(product: Tensor, target: Tensor, operator: Tensor | None) -> Tensor:
-    """|A(Z) − y|² of each member (E,); arguments as :func:`residual`."""
+    """|A(Z) − y|² of each member (E,).
+
+    Args:
+        product: Z (E, n1, n2).
+        target: y (m,); the matrix (n1, n2) itself without an operator.
+        operator: A (m, n1 · n2) or ``None``.
+    """
     error = product - target if operator is None else product.flatten(1) @ operator.T - target
     return error.flatten(1).square().sum(1)
 
@@ -37,12 +43,31 @@ def residual(f: Tensor, g: Tensor, target: Tensor, operator: Tensor | None) -> T
 
 
 def symmetric_gradient(x: Tensor, target: Tensor, operator: Tensor | None) -> Tensor:
-    """sym(D) X, of ¼ |A(X Xᵀ) − y|²."""
+    """sym(D) X, of ¼ |A(X Xᵀ) − y|².
+
+    Args:
+        x: (E, n, k).
+        target: y (m,); the matrix (n, n) itself, symmetric, without an operator.
+        operator: A (m, n · n) or ``None``.
+
+    Returns:
+        (E, n, k).
+    """
     d = residual(x, x, target, operator)
     return torch.bmm(d + d.mT, x) / 2 if operator is not None else torch.bmm(d, x)
 
 
 def asymmetric_gradients(f: Tensor, g: Tensor, target: Tensor, operator: Tensor | None) -> tuple[Tensor, Tensor]:
-    """D G and Dᵀ F, of ½ |A(F Gᵀ) − y|²."""
+    """D G and Dᵀ F, of ½ |A(F Gᵀ) − y|².
+
+    Args:
+        f: (E, n1, k).
+        g: (E, n2, k).
+        target: y (m,); the matrix (n1, n2) itself without an operator.
+        operator: A (m, n1 · n2) or ``None``.
+
+    Returns:
+        (E, n1, k) and (E, n2, k).
+    """
     d = residual(f, g, target, operator)
     return torch.bmm(d, g), torch.bmm(d.mT, f)  # on small matrices half of what @ takes, which looks at shapes first

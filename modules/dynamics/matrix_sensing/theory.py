@@ -10,6 +10,12 @@ def redundant_error(step: int, rate: float, k: int, rank: int) -> float:
     """√(k − r) / (2 η T): where |X Xᵀ − M|_F of the symmetric form goes when k > r and A*A is the identity.
 
     The k − r redundant singular values obey s ← s (1 − η s²), hence s² → 1/(2 η T), whatever their start.
+
+    Args:
+        step: T, from 0, where it is infinite.
+        rate: η.
+        k: Columns of X.
+        rank: r of M.
     """
     return float("inf") if step == 0 else (k - rank) ** 0.5 / (2 * rate * step)
 

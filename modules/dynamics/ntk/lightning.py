@@ -76,7 +76,11 @@ class NTKRegression(Ensemble):
         return {"seed": list(range(self.seeds))}
 
     def begin(self, batch: Batch) -> None:
-        """Remembers the outputs and the kernels of the start, and the targets."""
+        """Remembers the outputs and the kernels of the start, and the targets.
+
+        Raises:
+            UserError: the batch lacks inputs or targets, or has other inputs.
+        """
         if "x" not in batch or not ("y" in batch or "component" in batch):
             raise UserError(f"the batch holds {', '.join(batch)}; x and y, or x and component, are needed")
         if batch["x"].shape[1] != self.inputs:

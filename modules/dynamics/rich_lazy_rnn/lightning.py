@@ -159,7 +159,11 @@ class LeakyReluRNN(Ensemble):
         }
 
     def begin(self, batch: Batch) -> None:
-        """Compares the data's shape with the network's."""
+        """Compares the data's shape with the network's.
+
+        Raises:
+            UserError: the batch lacks a part, or has other inputs, more classes or too few trials.
+        """
         if missing := [name for name in ("x", "y", "probe", "test_x", "test_y") if name not in batch]:
             raise UserError(f"the batch holds {', '.join(batch)}; {', '.join(missing)} is needed too")
         x, y = batch["x"], batch["y"]

@@ -20,13 +20,31 @@ from framework.laziness import kernel_alignment
 
 
 def sphere(tasks: int, dimension: int, generator: torch.Generator) -> Tensor:
-    """β (tasks, d), uniform on the unit sphere, float64."""
+    """β, uniform on the unit sphere.
+
+    Args:
+        tasks: How many.
+        dimension: d.
+        generator: What they are drawn from.
+
+    Returns:
+        (tasks, d), float64.
+    """
     drawn = torch.randn(tasks, dimension, generator=generator, dtype=torch.float64)
     return drawn / drawn.norm(dim=1, keepdim=True)
 
 
 def anisotropic(dimension: int, kappa: float, generator: torch.Generator) -> Tensor:
-    """F (d, d) with the upper half of its singular values κ and the others 1, float64."""
+    """F with the upper half of its singular values κ and the others 1.
+
+    Args:
+        dimension: d.
+        kappa: κ.
+        generator: What its singular vectors are drawn from.
+
+    Returns:
+        (d, d), float64.
+    """
     turns = [
         torch.linalg.qr(torch.randn(dimension, dimension, generator=generator, dtype=torch.float64))[0]
         for _ in range(2)
@@ -39,7 +57,19 @@ def anisotropic(dimension: int, kappa: float, generator: torch.Generator) -> Ten
 def evenly_ranked(
     tasks: int, hidden: int, dimension: int, rank: int, sigma: float, generator: torch.Generator
 ) -> Tensor:
-    """W_1 (tasks, h, d) with ``rank`` equal singular values in random directions, |W_1|_F = σ, float64."""
+    """W_1 with equal singular values in random directions, |W_1|_F = σ.
+
+    Args:
+        tasks: How many.
+        hidden: h.
+        dimension: d.
+        rank: How many singular values, at most h and d.
+        sigma: σ.
+        generator: What the directions are drawn from.
+
+    Returns:
+        (tasks, h, d), float64.
+    """
     left, right = (
         torch.linalg.qr(torch.randn(tasks, n, rank, generator=generator, dtype=torch.float64))[0]
         for n in (hidden, dimension)
@@ -48,7 +78,17 @@ def evenly_ranked(
 
 
 def aligned(directions: Tensor, hidden: int, sigma: float, generator: torch.Generator) -> Tensor:
-    """W_1 (…, h, d) with equal singular values along orthonormal ``directions`` (…, d, r), |W_1|_F = σ."""
+    """W_1 with equal singular values along given directions, |W_1|_F = σ.
+
+    Args:
+        directions: (…, d, r), orthonormal columns, float64.
+        hidden: h, r or more.
+        sigma: σ.
+        generator: What the left singular vectors are drawn from.
+
+    Returns:
+        (…, h, d), float64.
+    """
     drawn = torch.randn(*directions.shape[:-2], hidden, directions.shape[-1], generator=generator, dtype=torch.float64)
     return sigma / directions.shape[-1] ** 0.5 * torch.linalg.qr(drawn)[0] @ directions.mT
 
@@ -81,7 +121,13 @@ def alignment(start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor]) -> Tenso
 
 
 def predicted_alignment(w1: Tensor, w2: Tensor, beta: Tensor) -> Tensor:
-    """KA (E,) that a small start will end at, for each task."""
+    """KA (E,) that a small start will end at, for each task.
+
+    Args:
+        w1: W_1(0) (E, h, d).
+        w2: w_2(0) (E, 1, h).
+        beta: (E, d), of norm 1.
+    """
     d, b = w1.shape[-1], w2.square().sum((-2, -1))
     p = w1.mT @ w1
     eigenvalues = torch.linalg.eigvalsh(p)

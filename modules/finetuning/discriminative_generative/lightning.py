@@ -44,7 +44,11 @@ class Head(Classifier):
         self.features = features
 
     def setup(self, stage: str) -> None:
-        """Compares the datamodule's classes and features with the model's."""
+        """Compares the datamodule's classes and features with the model's.
+
+        Raises:
+            UserError: they differ.
+        """
         super().setup(stage)
         found = getattr(getattr(self.trainer, "datamodule", None), "features", None)
         if found is not None and found != self.features:
@@ -229,7 +233,11 @@ class LogisticHead(Head):
         return lbfgs(list(self.net.parameters()), self.max_iter, self.tolerance)
 
     def on_train_start(self) -> None:
-        """Refuses a part of the data where all of it is needed."""
+        """Refuses a part of the data where all of it is needed.
+
+        Raises:
+            UserError: L-BFGS gets more than one batch an epoch, or more than one process.
+        """
         batches = self.trainer.num_training_batches
         if self.at_once and batches != 1 and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise UserError(

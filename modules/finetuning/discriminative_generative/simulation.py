@@ -55,7 +55,14 @@ def even_grid(law: MixtureLaw, largest: int | None = None) -> list[int]:
 
 
 def geometric_grid(law: MixtureLaw, largest: int, ratio: float = 1.1, first: int | None = None) -> list[int]:
-    """From ``first`` (2K by default) to ``largest``, each about ``ratio`` times the one before."""
+    """Numbers of samples, each about a constant times the one before.
+
+    Args:
+        law: Whose K classes set the default of ``first``.
+        largest: The last.
+        ratio: The constant, above 1.
+        first: The first; 2K by default.
+    """
     first = first or 2 * law.classes
     count = max(2, 1 + round(math.log(largest / first) / math.log(ratio)))
     return np.unique(np.geomspace(first, largest, count).round().astype(int)).tolist()
@@ -65,6 +72,11 @@ def drawn_points(law: MixtureLaw, size: int, seed: int) -> tuple[Tensor, Tensor]
     """Points (size, n) and classes (size,) of which the first 2K hold every class.
 
     Both heads, and each m, take the first ones of the same points, so that their difference is not one of luck.
+
+    Args:
+        law: What they are drawn from.
+        size: How many.
+        seed: Of the draw.
     """
     generator = torch.Generator().manual_seed(seed)
     first = 2 * law.classes

@@ -55,7 +55,18 @@ def assumptions(means: Tensor, variances: Tensor) -> Assumptions:
 
 
 def log_ratio(x: Tensor, means: Tensor, variances: Tensor, first: int, second: int) -> Tensor:
-    """(N,) log p(x | k₁) − log p(x | k₂) of x (N, n)."""
+    """log p(x | k₁) − log p(x | k₂).
+
+    Args:
+        x: (N, n).
+        means: (K, n).
+        variances: (n,), that all classes share.
+        first: k₁.
+        second: k₂.
+
+    Returns:
+        (N,).
+    """
     return ((x - means[second]).square() - (x - means[first]).square()).div(2 * variances).sum(-1)
 
 

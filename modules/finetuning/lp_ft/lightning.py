@@ -82,7 +82,11 @@ class TransferClassifier(Transferred):
             load_network(self.net, pretrained)
 
     def configure_model(self) -> None:
-        """Pretrains, once, where a training starts without a file of weights."""
+        """Pretrains, once, where a training starts without a file of weights.
+
+        Raises:
+            UserError: the datamodule has nothing to pretrain on.
+        """
         trainer = self._trainer
         if trainer is None or trainer.state.fn != "fit" or self._ready:
             return

@@ -110,7 +110,11 @@ class TextClassifier(Transferred):
         self.net = TextNetwork(encoder, num_classes, pooling, head_dropout)
 
     def setup(self, stage: str) -> None:
-        """Compares the datamodule's classes and tokens with the model's."""
+        """Compares the datamodule's classes and tokens with the model's.
+
+        Raises:
+            UserError: the classes differ, the data has more tokens, or it pads with another one.
+        """
         super().setup(stage)
         data, encoder = getattr(self.trainer, "datamodule", None), self.net.get_submodule("encoder")
         config: Any = encoder.config

@@ -53,6 +53,9 @@ class TeacherConfig:
         args: Arguments of the backbone's constructor.
         epochs: Of the training in place.
         lr: Of the training in place (AdamW, weight decay 0.01, cosine).
+
+    Raises:
+        UserError: a setting is not accepted.
     """
 
     checkpoint: str | None = None
@@ -112,6 +115,11 @@ def build_teacher(config: TeacherConfig, data: Any, sizes: dict[str, int], seed:
 @torch.no_grad()
 def teacher_logits(teacher: nn.Module, x: Tensor, like: Tensor) -> Tensor:
     """The teacher's logits, of the student's shape.
+
+    Args:
+        teacher: Maps x to logits.
+        x: Images ``(B, C, H, W)``.
+        like: The student's logits.
 
     Raises:
         UserError: they are of another shape.

@@ -38,6 +38,9 @@ class AuxiliaryConfig:
         epochs: Of its distillation.
         lr: Of its distillation (AdamW, cosine).
         weight_decay: On its matrices.
+
+    Raises:
+        UserError: a setting is not accepted.
     """
 
     depth: int = 6
@@ -281,7 +284,15 @@ class DescendantViT(ImageClassifier):
 
 
 def distil(module: LearngeneAux, data: Any, epochs: int, seed: int, trial: bool = False) -> None:
-    """Trains an auxiliary network in place as ``fit`` would, without a Trainer; its teacher is there already."""
+    """Trains an auxiliary network in place as ``fit`` would, without a Trainer; its teacher is there already.
+
+    Args:
+        module: Changed in place.
+        data: Set up, with ``train_set`` and ``batch_size``.
+        epochs: How many.
+        seed: Of the order and of augmentation.
+        trial: Whether to end after one step.
+    """
     train(
         module,
         lambda x, y: module.objective(x, module(x), y),
@@ -296,5 +307,11 @@ def distil(module: LearngeneAux, data: Any, epochs: int, seed: int, trial: bool 
 
 
 def accuracy_at(module: LearngeneAux, dataset: Any, depth: int) -> float:
-    """Accuracy of the expansion to a depth on a data set."""
+    """Accuracy of an expansion on a data set.
+
+    Args:
+        module: Whose auxiliary network is expanded.
+        dataset: Of ``(x, y)``.
+        depth: Layers of the expansion.
+    """
     return accuracy(lambda x: expanded_logits(module.backbone, x, depth), dataset)

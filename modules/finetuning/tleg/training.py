@@ -65,7 +65,13 @@ def train(
 
 @torch.no_grad()
 def accuracy(model: Callable[[Tensor], Tensor], dataset: Any, batch_size: int = 512) -> float:
-    """Share of a data set of ``(x, y)`` that is classified correctly."""
+    """Share of a data set that is classified correctly.
+
+    Args:
+        model: Maps x to logits ``(B, classes)``.
+        dataset: Of ``(x, y)``.
+        batch_size: Samples at a time.
+    """
     right = total = 0
     for x, y in ExactLoader(dataset, batch_size, seed=0):
         right += int((model(x).argmax(-1) == y).sum())

@@ -105,7 +105,11 @@ class GPT2InContext(InContext):
             self.net = PromptGPT2(dim, width, layers, heads, positions)
 
     def fits(self, law: PromptLaw) -> None:
-        """Looks at dimensions and lengths."""
+        """Looks at dimensions and lengths.
+
+        Raises:
+            UserError: the model has another dimension, or too few positions.
+        """
         if (law.dim, law.tasks) != (self.dim, 1):
             raise UserError(f"model.dim: {self.dim}, but the prompts have d = {law.dim} and {law.tasks} labels")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -76,7 +76,11 @@ class LinearModelsInContext(InContext):
                         weight.normal_(std=sigma, generator=generator)
 
     def fits(self, law: PromptLaw) -> None:
-        """Finds the readout that is predicted for these prompts."""
+        """Finds the readout that is predicted for these prompts.
+
+        Raises:
+            UserError: the model has another dimension, or a start from which the theorem promises nothing.
+        """
         if (law.dim, law.tasks) != (self.dim, 1):
             raise UserError(f"model.dim: {self.dim}, but the prompts have d = {law.dim} and {law.tasks} labels")
         length, cov = self.train_length, law.scale**2 * law.x_cov

@@ -22,14 +22,34 @@ def gamma(cov: Tensor, length: int) -> Tensor:
 
 
 def population_loss(u: Tensor, key_query: Tensor, cov: Tensor, length: int) -> Tensor:
-    """L(U, u) = ½ u² tr(Γ Λ U Λ Uᵀ) − u tr(Λ² Uᵀ) + ½ tr Λ."""
+    """L(U, u) = ½ u² tr(Γ Λ U Λ Uᵀ) − u tr(Λ² Uᵀ) + ½ tr Λ.
+
+    Args:
+        u: ().
+        key_query: U (d, d).
+        cov: Λ (d, d).
+        length: N, examples in a prompt.
+
+    Returns:
+        ().
+    """
     inner = gamma(cov, length) @ cov @ key_query @ cov
     quadratic = 0.5 * u**2 * (inner * key_query).sum()
     return quadratic - u * (cov @ cov * key_query).sum() + 0.5 * cov.trace()
 
 
 def velocity(u: float, key_query: np.ndarray, cov: np.ndarray, length: int) -> tuple[float, np.ndarray]:
-    """du/dt and dU/dt of gradient flow (Lemma 5.3 in the paper's proof)."""
+    """du/dt and dU/dt of gradient flow (Lemma 5.3 in the paper's proof).
+
+    Args:
+        u: As in :func:`population_loss`.
+        key_query: U (d, d).
+        cov: Λ (d, d).
+        length: N, examples in a prompt.
+
+    Returns:
+        A number and (d, d).
+    """
     g = gamma(torch.as_tensor(cov), length).numpy()
     inner = g @ cov @ key_query @ cov
     square = cov @ cov
@@ -46,7 +66,16 @@ class Flow(NamedTuple):
 
 
 def balanced_start(dim: int, sigma: float, generator: torch.Generator) -> Tensor:
-    """σ Θ Θᵀ = σ M Mᵀ/‖M Mᵀ‖_F, M Gaussian (Assumption 3.3), (d, d)."""
+    """σ Θ Θᵀ = σ M Mᵀ/‖M Mᵀ‖_F, M Gaussian (Assumption 3.3).
+
+    Args:
+        dim: d.
+        sigma: σ.
+        generator: What M is drawn from.
+
+    Returns:
+        (d, d), float64.
+    """
     m = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
     product = m @ m.T
     return sigma * product / product.norm()
@@ -148,6 +177,11 @@ def random_spectrum_gain(dim: int, length: int, moments: Sequence[float]) -> flo
     """b of the limit b I where each prompt draws a diagonal Λ with independent entries of one law (Theorem 4.5).
 
     B = (E[Γ Λ²])⁻¹ E[Λ²]; with moments m₁, m₂, m₃ of an entry b = m₂ / ((1 + 1/N) m₃ + (m₃ + (d − 1) m₁ m₂)/N).
+
+    Args:
+        dim: d.
+        length: N, examples in a prompt.
+        moments: m₁, m₂, m₃.
     """
     m1, m2, m3 = moments
     return m2 / ((1 + 1 / length) * m3 + (m3 + (dim - 1) * m1 * m2) / length)
@@ -157,6 +191,12 @@ def random_spectrum_risk(gain: float, dim: int, length: float, moments: Sequence
     """E (ŷ − ⟨w, x_q⟩)² of ŷ = b ((1/M) Σ y_i x_i)ᵀ x_q under such a law, w ~ N(0, I).
 
     For a fixed Λ this is Σ_j [b² ((1 + 1/M) λ_j³ + λ_j Σ_k λ_k²/M) − 2 b λ_j² + λ_j]; here its mean.
+
+    Args:
+        gain: b.
+        dim: d.
+        length: M, examples in a prompt; may be infinite.
+        moments: m₁, m₂, m₃.
     """
     m1, m2, m3 = moments
     mixed = m3 + (dim - 1) * m1 * m2

@@ -69,7 +69,11 @@ class SoftmaxInContext(InContext):
         self.probe: tuple[Tensor, Tensor] | None = None
 
     def fits(self, law: PromptLaw) -> None:
-        """Looks at the dimensions."""
+        """Looks at the dimensions.
+
+        Raises:
+            UserError: the model has others.
+        """
         if (law.dim, law.tasks) != (self.dim, self.labels):
             mine = f"model.dim: {self.dim}, model.labels: {self.labels}"
             raise UserError(f"{mine}, but the prompts have d = {law.dim} and {law.tasks} labels")

@@ -16,7 +16,17 @@ from torch import Tensor
 
 
 def reduced_answer(x: Tensor, y: Tensor, omega: Tensor, mu: Tensor) -> Tensor:
-    """Σ_h μ_h yᵀ softmax(ω_h X x_q), (B, T), of heads ω, μ (H,)."""
+    """Σ_h μ_h yᵀ softmax(ω_h X x_q).
+
+    Args:
+        x: (B, N + 1, d), the query last.
+        y: (B, N + 1, T), the last not looked at.
+        omega: ω (H,).
+        mu: μ (H,).
+
+    Returns:
+        (B, T).
+    """
     scores = x[:, :-1] @ x[:, -1][..., None]  # (B, N, 1)
     attention = (scores * omega.to(x)).softmax(1)
     return torch.einsum("bnh,bnt,h->bt", attention, y[:, :-1], mu.to(x))
@@ -28,12 +38,34 @@ def _kernel(omega: Tensor, dim: int, length: int, noise: float) -> Tensor:
 
 
 def mean_field_loss(omega: Tensor, mu: Tensor, dim: int, length: int, noise: float) -> Tensor:
-    """1 + s2 − 2 μᵀω + μᵀ (ω ωᵀ + (1 + s2)/L exp(d ω ωᵀ)) μ, to leading order in 1/L."""
+    """1 + s2 − 2 μᵀω + μᵀ (ω ωᵀ + (1 + s2)/L exp(d ω ωᵀ)) μ, to leading order in 1/L.
+
+    Args:
+        omega: ω (H,).
+        mu: μ (H,).
+        dim: d.
+        length: L.
+        noise: s2.
+
+    Returns:
+        ().
+    """
     return 1 + noise - 2 * mu @ omega + mu @ _kernel(omega, dim, length, noise) @ mu
 
 
 def mean_field_gradient(omega: Tensor, mu: Tensor, dim: int, length: int, noise: float) -> tuple[Tensor, Tensor]:
-    """Its derivatives by ω and μ."""
+    """Its derivatives by ω and μ.
+
+    Args:
+        omega: ω (H,).
+        mu: μ (H,).
+        dim: d.
+        length: L.
+        noise: s2.
+
+    Returns:
+        (H,) and (H,).
+    """
     outer = omega[:, None] * omega
     exponential = (1 + noise) / length * torch.exp((dim * outer).clamp(max=50.0))
     by_mu = -2 * omega + 2 * (outer + exponential) @ mu
@@ -42,7 +74,17 @@ def mean_field_gradient(omega: Tensor, mu: Tensor, dim: int, length: int, noise:
 
 
 def best_mu(omega: Tensor, dim: int, length: int, noise: float) -> Tensor:
-    """The μ that minimises it; of least norm where two ω coincide."""
+    """The μ that minimises it; of least norm where two ω coincide.
+
+    Args:
+        omega: ω (H,).
+        dim: d.
+        length: L.
+        noise: s2.
+
+    Returns:
+        (H,).
+    """
     return torch.linalg.lstsq(_kernel(omega, dim, length, noise), omega[:, None], driver="gelsd").solution[:, 0]
 
 
@@ -55,13 +97,25 @@ class Head(NamedTuple):
 
 
 def single_head(dim: int, length: int, noise: float) -> Head:
-    """ω* = 1/√d, μ* = √d/(1 + e (1 + s2) d/L), loss 1 + s2 − 1/(1 + e (1 + s2) d/L)."""
+    """ω* = 1/√d, μ* = √d/(1 + e (1 + s2) d/L), loss 1 + s2 − 1/(1 + e (1 + s2) d/L).
+
+    Args:
+        dim: d.
+        length: L.
+        noise: s2.
+    """
     share = 1 / (1 + math.e * (1 + noise) * dim / length)
     return Head(dim**-0.5, dim**0.5 * share, 1 + noise - share)
 
 
 def many_heads_infimum(dim: int, length: int, noise: float) -> float:
-    """1 + s2 − 1/(1 + (1 + s2) d/L), approached by (ω, −ω) as ω → 0 and never reached."""
+    """1 + s2 − 1/(1 + (1 + s2) d/L), approached by (ω, −ω) as ω → 0 and never reached.
+
+    Args:
+        dim: d.
+        length: L.
+        noise: s2.
+    """
     return 1 + noise - 1 / (1 + (1 + noise) * dim / length)
 
 
@@ -77,7 +131,17 @@ class Flow(NamedTuple):
 def mean_field_flow(
     omega: Tensor, mu: Tensor, dim: int, length: int, noise: float, end: float, points: int = 200
 ) -> Flow:
-    """Gradient flow of the mean-field loss by LSODA."""
+    """Gradient flow of the mean-field loss by LSODA.
+
+    Args:
+        omega: ω (H,) of the start.
+        mu: μ (H,) of the start.
+        dim: d.
+        length: L.
+        noise: s2.
+        end: Time at which it ends.
+        points: R; times from 1e-4 of the end on are evenly spaced in the logarithm, the first is 0.
+    """
     heads = len(omega)
 
     def slope(_: float, state: np.ndarray) -> np.ndarray:
@@ -95,23 +159,49 @@ def mean_field_flow(
 
 
 def debiased_step_risk(rate: float, dim: int, length: int, noise: float) -> float:
-    """Of (η/L) Σ y_l ⟨x_l − x̄, x_q⟩: 1 + s2 − 2 η n/L + η² n (n + d + 1 + d s2)/L², n = L − 1."""
+    """Of (η/L) Σ y_l ⟨x_l − x̄, x_q⟩: 1 + s2 − 2 η n/L + η² n (n + d + 1 + d s2)/L², n = L − 1.
+
+    Args:
+        rate: η.
+        dim: d.
+        length: L.
+        noise: s2.
+    """
     n = length - 1
     return 1 + noise - 2 * rate * n / length + rate**2 * n * (n + dim + 1 + dim * noise) / length**2
 
 
 def best_debiased_rate(dim: int, length: int, noise: float) -> float:
-    """η* = L/(L + d + d s2)."""
+    """η* = L/(L + d + d s2).
+
+    Args:
+        dim: d.
+        length: L.
+        noise: s2.
+    """
     return length / (length + dim + dim * noise)
 
 
 def gradient_step_risk(rate: float, dim: int, length: int, noise: float) -> float:
-    """Of (η/L) Σ y_l ⟨x_l, x_q⟩: 1 + s2 − 2 η + η² (1 + (d + 1 + d s2)/L)."""
+    """Of (η/L) Σ y_l ⟨x_l, x_q⟩: 1 + s2 − 2 η + η² (1 + (d + 1 + d s2)/L).
+
+    Args:
+        rate: η.
+        dim: d.
+        length: L.
+        noise: s2.
+    """
     return 1 + noise - 2 * rate + rate**2 * (1 + (dim + 1 + dim * noise) / length)
 
 
 def best_gradient_rate(dim: int, length: int, noise: float) -> float:
-    """η* = 1/(1 + (d + 1 + d s2)/L)."""
+    """η* = 1/(1 + (d + 1 + d s2)/L).
+
+    Args:
+        dim: d.
+        length: L.
+        noise: s2.
+    """
     return 1 / (1 + (dim + 1 + dim * noise) / length)
 
 

@@ -85,7 +85,11 @@ class GuessingAttention(InContext):
     fixed: Tensor
 
     def fits(self, law: PromptLaw) -> None:
-        """Finds what one gradient step can do on these prompts."""
+        """Finds what one gradient step can do on these prompts.
+
+        Raises:
+            UserError: the model has another dimension.
+        """
         if (law.dim, law.tasks) != (self.dim, 1):
             raise UserError(f"model.dim: {self.dim}, but the prompts have d = {law.dim} and {law.tasks} labels")
         self.mean, self.cov = law.task_mean[0], law.scale**2 * law.x_cov

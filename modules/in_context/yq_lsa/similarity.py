@@ -30,7 +30,11 @@ class SimilarityLM(CausalLM):
     """
 
     def setup(self, stage: str) -> None:
-        """Asks the datamodule for the levels."""
+        """Asks the datamodule for the levels.
+
+        Raises:
+            UserError: it has none.
+        """
         super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, RatesInTokens):

@@ -11,7 +11,17 @@ from torch import Tensor
 
 
 def best_preconditioner(cov: Tensor, task_cov: Tensor, length: int, noise: float = 0.0) -> Tensor:
-    """Γ* = Ψ Λ [(1 + 1/C) Λ Ψ Λ + (tr(Ψ Λ) + σ²)/C Λ]⁻¹ of one gradient step from w*, (d, d)."""
+    """Γ* = Ψ Λ [(1 + 1/C) Λ Ψ Λ + (tr(Ψ Λ) + σ²)/C Λ]⁻¹ of one gradient step from w*.
+
+    Args:
+        cov: Λ (d, d).
+        task_cov: Ψ (d, d).
+        length: C.
+        noise: σ².
+
+    Returns:
+        (d, d).
+    """
     spread = cov @ task_cov @ cov
     inner = (1 + 1 / length) * spread + ((task_cov @ cov).trace() + noise) / length * cov
     return task_cov @ cov @ torch.linalg.inv(inner)
@@ -21,6 +31,13 @@ def gradient_step_risk(preconditioner: Tensor, cov: Tensor, task_cov: Tensor, le
     """Error of ⟨w* − Γ (S w* − g), x_q⟩; it does not depend on w*.
 
     tr(Λ [Ψ − Γ Λ Ψ − Ψ Λ Γᵀ + Γ ((1 + 1/C) Λ Ψ Λ + (tr(Ψ Λ) + σ²)/C Λ) Γᵀ]).
+
+    Args:
+        preconditioner: Γ (d, d).
+        cov: Λ (d, d).
+        task_cov: Ψ (d, d).
+        length: C.
+        noise: σ².
     """
     spread = (1 + 1 / length) * cov @ task_cov @ cov + ((task_cov @ cov).trace() + noise) / length * cov
     crossed = preconditioner @ cov @ task_cov
@@ -28,7 +45,14 @@ def gradient_step_risk(preconditioner: Tensor, cov: Tensor, task_cov: Tensor, le
 
 
 def best_gradient_step_risk(cov: Tensor, task_cov: Tensor, length: int, noise: float = 0.0) -> float:
-    """R_GD*, with Γ*; for Λ = Ψ = I it is d (1 − γ*), γ* = 1/(1 + (d + 1 + σ²)/C)."""
+    """R_GD*, with Γ*; for Λ = Ψ = I it is d (1 − γ*), γ* = 1/(1 + (d + 1 + σ²)/C).
+
+    Args:
+        cov: Λ (d, d).
+        task_cov: Ψ (d, d).
+        length: C.
+        noise: σ².
+    """
     return gradient_step_risk(best_preconditioner(cov, task_cov, length, noise), cov, task_cov, length, noise)
 
 
@@ -46,7 +70,16 @@ def multi_head_gap(mean: Tensor, length: int) -> float:
 
 
 def multi_head_answer(x: Tensor, y: Tensor, mean: Tensor) -> Tensor:
-    """The best linear attention without a guess, (1, B, 1), of ``x`` (B, C + 1, d) and ``y`` (B, C + 1, 1)."""
+    """The best linear attention without a guess (see :func:`isotropic_rates`).
+
+    Args:
+        x: (B, C + 1, d), the query last.
+        y: (B, C + 1, 1), the last not looked at.
+        mean: w* (d,).
+
+    Returns:
+        (1, B, 1).
+    """
     examples, query, length = x[:, :-1], x[:, -1], x.shape[1] - 1
     rate, share = isotropic_rates(x.shape[2], length)
     start = mean.to(x)

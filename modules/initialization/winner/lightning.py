@@ -112,7 +112,11 @@ class INR(Module):
         return self.net(x)
 
     def setup(self, stage: str) -> None:
-        """Compares the signal's dimensions with the network's."""
+        """Compares the signal's dimensions with the network's.
+
+        Raises:
+            UserError: they differ.
+        """
         target = self._target()
         if target is None:
             return

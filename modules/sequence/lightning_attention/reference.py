@@ -10,7 +10,17 @@ from torch import Tensor
 
 
 def left_product(q: Tensor, k: Tensor, v: Tensor, slope: Tensor) -> Tensor:
-    """((Q Kᵀ) ⊙ M) V with M_ts = λ^(t−s) for t ≥ s: n² time and memory. What Lightning Attention-1 computes."""
+    """((Q Kᵀ) ⊙ M) V with M_ts = λ^(t−s) for t ≥ s: n² time and memory. What Lightning Attention-1 computes.
+
+    Args:
+        q: (B, H, T, d).
+        k: (B, H, T, d).
+        v: (B, H, T, e).
+        slope: (H,) at least 0, λ = exp(−slope).
+
+    Returns:
+        o (B, H, T, e).
+    """
     steps = torch.arange(q.shape[2], device=q.device)
     ahead = steps[:, None] - steps
     decay = torch.exp(-slope[:, None, None].to(q.dtype) * ahead.clamp(min=0)) * (ahead >= 0)
@@ -18,12 +28,28 @@ def left_product(q: Tensor, k: Tensor, v: Tensor, slope: Tensor) -> Tensor:
 
 
 def right_product(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q_t Σ_{s≤t} k_sᵀ v_s by a running sum over all n products k_sᵀ v_s, without decay: n·d·e memory."""
+    """q_t Σ_{s≤t} k_sᵀ v_s by a running sum over all n products k_sᵀ v_s, without decay: n·d·e memory.
+
+    Args:
+        q: (B, H, T, d).
+        k: (B, H, T, d).
+        v: (B, H, T, e).
+
+    Returns:
+        o (B, H, T, e).
+    """
     return torch.einsum("bhtd,bhtde->bhte", q, torch.einsum("bhtd,bhte->bhtde", k, v).cumsum(2))
 
 
 def recurrence(q: Tensor, k: Tensor, v: Tensor, slope: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """S_t = λ S_{t−1} + k_tᵀ v_t, o_t = q_t S_t, one step after the other; the form for decoding.
+
+    Args:
+        q: (B, H, T, d).
+        k: (B, H, T, d).
+        v: (B, H, T, e).
+        slope: (H,) at least 0, λ = exp(−slope).
+        state: S_0 (B, H, d, e); zero by default.
 
     Returns:
         o (B, H, T, e), and the last state (B, H, d, e).

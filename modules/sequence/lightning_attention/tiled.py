@@ -32,7 +32,14 @@ class Decays(NamedTuple):
 
 
 def decays(slope: Tensor, length: int, block: int, dtype: torch.dtype) -> Decays:
-    """The powers that ``length`` tokens in tiles of ``block`` need; slope (H,)."""
+    """The powers that a sequence in tiles needs.
+
+    Args:
+        slope: (H,) at least 0.
+        length: Tokens of the sequence.
+        block: Tokens in a tile, B.
+        dtype: Of the powers.
+    """
     tiles = -(-length // block)
     row = torch.arange(1, block + 1, device=slope.device)
     tokens = torch.full((tiles, 1), block, device=slope.device)

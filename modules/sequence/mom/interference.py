@@ -20,7 +20,15 @@ from torch.nn import functional as F
 def predicted_error(
     pairs: int, key_dim: int, memories: int = 1, weights: tuple[float, ...] = (1.0,), own_keys: bool = True
 ) -> float:
-    """The law; k is the number of ``weights``, which sum to 1."""
+    """The law; k is the number of ``weights``, which sum to 1.
+
+    Args:
+        pairs: n.
+        key_dim: d.
+        memories: M.
+        weights: g.
+        own_keys: Whether each memory has its own projection to keys.
+    """
     k = len(weights)
     squares = sum(weight**2 for weight in weights)
     overlap = k / memories * squares

@@ -141,6 +141,11 @@ def weighted_balance(layers: list[MoMLayer], weight: float) -> Tensor | None:
 def check_sizes(n_layers: int, attention_every: int, aux_weight: float) -> None:
     """Refuses settings that would do nothing or train backwards.
 
+    Args:
+        n_layers: Layers, 1 or more.
+        attention_every: Every so many layers one of softmax attention; 0 for none.
+        aux_weight: Factor of the balancing loss, 0 or more.
+
     Raises:
         UserError: one of them is not accepted.
     """

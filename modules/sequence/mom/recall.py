@@ -100,7 +100,11 @@ class MoMRecall(LanguageModel):
         self.head = nn.Linear(d_model, values)
 
     def setup(self, stage: str) -> None:
-        """Compares the datamodule's keys and values with the model's."""
+        """Compares the datamodule's keys and values with the model's.
+
+        Raises:
+            UserError: they differ.
+        """
         data = getattr(self.trainer, "datamodule", None)
         for name in ("keys", "values"):
             found = getattr(data, name, None)

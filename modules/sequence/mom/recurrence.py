@@ -22,6 +22,14 @@ def recurrent(
 ) -> tuple[Tensor, Tensor]:
     """Token by token: the reference for :func:`scan`, and what a decode step runs.
 
+    Args:
+        q: (R, H, T, d).
+        k: (R, H, T, d).
+        v: (R, H, T, e).
+        log_decay: (R, H, T) or (R, H, T, d), 0 or less; with ``beta`` the former.
+        beta: (R, H, T); ``None`` for no delta rule.
+        state: (R, H, d, e) before the first token; zero by default.
+
     Returns:
         Outputs (R, H, T, e), and the state (R, H, d, e) after the last token.
     """
@@ -33,7 +41,19 @@ def recurrent(
 def scan(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor | None = None, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The same as :func:`recurrent` in the chunked form that fits, by matrix products; differentiable."""
+    """The same as :func:`recurrent` in the chunked form that fits, by matrix products; differentiable.
+
+    Args:
+        q: (R, H, T, d).
+        k: (R, H, T, d).
+        v: (R, H, T, e).
+        log_decay: (R, H, T) or (R, H, T, d), 0 or less; with ``beta`` the former.
+        beta: (R, H, T); ``None`` for no delta rule.
+        state: (R, H, d, e) before the first token; zero by default.
+
+    Returns:
+        Outputs (R, H, T, e), and the state (R, H, d, e) after the last token.
+    """
     if k.shape[2] == 1:
         return recurrent(q, k, v, log_decay, beta, state)
     chunk = 64 if k.shape[-1] > 64 else 32  # work inside a chunk grows with it, work between chunks with d / chunk
@@ -47,9 +67,20 @@ def scan(
 def chunk_scalar_decay(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor | None = None, chunk: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """Linear attention with one decay a head and token (R, H, T), in chunks.
+    """Linear attention with one decay a head and token, in chunks.
 
     Exponents are differences of cumulated decays, at most 0.
+
+    Args:
+        q: (R, H, T, d).
+        k: (R, H, T, d).
+        v: (R, H, T, e).
+        log_decay: (R, H, T), 0 or less.
+        state: (R, H, d, e) before the first token; zero by default.
+        chunk: Tokens in a chunk.
+
+    Returns:
+        Outputs (R, H, T, e), and the state (R, H, d, e) after the last token.
     """
     length = k.shape[2]
     if state is None:

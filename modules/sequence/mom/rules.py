@@ -121,7 +121,13 @@ class Linear(UpdateRule):
 
 
 class RetNet(UpdateRule):
-    """A fixed decay for each head."""
+    """A fixed decay for each head.
+
+    Args:
+        d_model: Width of what the gates are computed from; there are none here.
+        n_heads: H.
+        key_dim: d of a head.
+    """
 
     log_gamma: Tensor
 
@@ -197,7 +203,13 @@ class HGRN2(UpdateRule):
 
 
 class RWKV6(GLA):
-    """A decay for each key dimension; a token reads before it is written, and itself with a learnt bonus."""
+    """A decay for each key dimension; a token reads before it is written, and itself with a learnt bonus.
+
+    Args:
+        d_model: Width of what the gates are computed from.
+        n_heads: H.
+        key_dim: d of a head.
+    """
 
     def __init__(self, d_model: int, n_heads: int, key_dim: int) -> None:
         super().__init__(d_model, n_heads, key_dim)
@@ -278,6 +290,12 @@ RULES: dict[str, type[UpdateRule]] = {
 
 def build_rule(name: str, d_model: int, n_heads: int, key_dim: int) -> UpdateRule:
     """The rule of this name.
+
+    Args:
+        name: As in this module's table.
+        d_model: Width of what the gates are computed from.
+        n_heads: H.
+        key_dim: d of a head.
 
     Raises:
         UserError: there is none.

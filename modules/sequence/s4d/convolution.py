@@ -73,7 +73,16 @@ def fft_convolution(u: Tensor, kernel: Tensor, backward_kernel: Tensor | None = 
 
 
 def direct_convolution(u: Tensor, kernel: Tensor, backward_kernel: Tensor | None = None) -> Tensor:
-    """The sum that :func:`fft_convolution` computes, as an explicit Toeplitz product of O(L²) cost. For tests."""
+    """The sum that :func:`fft_convolution` computes, as an explicit Toeplitz product of O(L²) cost. For tests.
+
+    Args:
+        u: (B, H, L).
+        kernel: (K, H, L).
+        backward_kernel: (K, H, L), applied to the reversed signal.
+
+    Returns:
+        (B, K, H, L).
+    """
     length = u.shape[-1]
     lag = torch.arange(length)[:, None] - torch.arange(length)
     toeplitz = torch.where(lag >= 0, kernel[..., lag.clamp(min=0)], 0.0)

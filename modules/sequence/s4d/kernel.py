@@ -53,8 +53,17 @@ def discretise(dt: Tensor, A: Tensor, B: Tensor, disc: str = "zoh") -> tuple[Ten
     ZOH: ``Ā = e^{ΔA}``, ``B̄ = (e^{ΔA} - 1)/A · B``. Bilinear: ``Ā = (1 + ΔA/2)/(1 - ΔA/2)``, ``B̄ = Δ/(1 - ΔA/2) · B``.
     ``dss`` is ZOH here; its normalisation belongs to the kernel.
 
+    Args:
+        dt: Step sizes Δ (H,).
+        A: Modes (H, M).
+        B: Input weights (H, M).
+        disc: ``zoh``, ``bilinear`` or ``dss``.
+
     Returns:
         ``log Ā`` and ``B̄``, both (H, M).
+
+    Raises:
+        UserError: ``disc`` is something else.
     """
     one_of(DISCRETISATIONS, disc=disc)
     step = dt[:, None]
@@ -102,7 +111,16 @@ def vandermonde(c: Tensor, a: Tensor, length: int) -> Tensor:
 
 
 def vandermonde_naive(c: Tensor, a: Tensor, length: int) -> Tensor:
-    """The plain form of :func:`vandermonde`: holds (H, M, L) complex exponentials. For tests and benchmarks."""
+    """The plain form of :func:`vandermonde`: holds (H, M, L) complex exponentials. For tests and benchmarks.
+
+    Args:
+        c: (K, H, M) complex.
+        a: (H, M) complex.
+        length: L.
+
+    Returns:
+        (K, H, L) real.
+    """
     times = torch.arange(length, device=a.device, dtype=a.real.dtype)
     return 2 * torch.einsum("khn,hnl->khl", c, torch.exp(a[..., None] * times)).real
 
@@ -112,6 +130,13 @@ def dss_system(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, length: int) -> tupl
 
     ``K_l = Re Σ C (e^{ΔA} - 1) / (A (e^{ΔAL} - 1)) e^{ΔAl}``. For Re A > 0 numerator and denominator are divided by
     ``e^{ΔAL}``, which gives the same formula in ``-ΔA`` with time running backwards from L - 1.
+
+    Args:
+        dt: Step sizes Δ (H,).
+        A: Modes (H, M).
+        B: Input weights (H, M).
+        C: Output weights (K, H, M).
+        length: L, which the softmax normalises over.
 
     Returns:
         ``(weights, a, growing)``: (K, H, M) weights without the factor 2; ``a`` (H, M) with Re a ≤ 0; and which modes
@@ -157,7 +182,19 @@ def ssm_kernel(
 
 
 def ssm_kernel_naive(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, length: int, disc: str = "zoh") -> Tensor:
-    """:func:`ssm_kernel` straight from the formulas, without care for memory or overflow. For tests."""
+    """:func:`ssm_kernel` straight from the formulas, without care for memory or overflow. For tests.
+
+    Args:
+        dt: Step sizes (H,).
+        A: Modes (H, M).
+        B: Input weights (H, M).
+        C: Output weights (K, H, M).
+        length: L.
+        disc: ``zoh``, ``bilinear`` or ``dss``, which is normalised over L.
+
+    Returns:
+        (K, H, L) real.
+    """
     step = dt[:, None]
     times = torch.arange(length, dtype=dt.dtype, device=dt.device)
     if disc == "bilinear":

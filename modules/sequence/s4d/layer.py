@@ -294,7 +294,16 @@ def _final_state(u: Tensor, log_a: Tensor, b: Tensor) -> Tensor:
 
 
 def recurrent_forward(layer: S4DLayer, u: Tensor, rate: float = 1.0) -> Tensor:
-    """``layer(u)`` by stepping through the samples. For tests and for checking a trained layer."""
+    """``layer(u)`` by stepping through the samples. For tests and for checking a trained layer.
+
+    Args:
+        layer: Not bidirectional; with DSS of a fixed length.
+        u: (B, L, H).
+        rate: Factor on Δ: 2 for an input sampled half as often as in training.
+
+    Returns:
+        (B, L, channels·H).
+    """
     system, state = layer.discrete(rate), layer.initial_state(len(u))
     rows = []
     for k in range(u.shape[1]):

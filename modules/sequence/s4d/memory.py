@@ -10,13 +10,32 @@ from scipy.signal import firwin, lfilter
 
 
 def band_limited_noise(samples: int, seed: int = 0, cutoff: float = 0.05, taps: int = 201) -> NDArray:
-    """Unit-variance Gaussian noise below ``cutoff`` times the Nyquist frequency, (samples,) float64."""
+    """Gaussian noise of unit variance below a frequency.
+
+    Args:
+        samples: How many.
+        seed: Of the draw.
+        cutoff: The frequency, as a share of Nyquist's.
+        taps: Length of the filter, in samples.
+
+    Returns:
+        (samples,), float64.
+    """
     noise = lfilter(firwin(taps, cutoff), 1.0, np.random.default_rng(seed).standard_normal(samples))
     return noise / noise.std()
 
 
 def run_modes(modes: NDArray, u: NDArray, dt: float) -> NDArray:
-    """The states of ``x' = A x + u`` under ZOH with step ``dt``, as real features [Re x, Im x]: (samples, 2 M)."""
+    """The states of ``x' = A x + u`` under ZOH, as real features [Re x, Im x].
+
+    Args:
+        modes: A (M,) complex.
+        u: (samples,).
+        dt: Step size.
+
+    Returns:
+        (samples, 2 M).
+    """
     a = np.exp(dt * modes)
     small = np.abs(modes) < 1e-12
     b = np.where(small, dt, np.expm1(dt * modes) / np.where(small, 1.0, modes))

@@ -31,7 +31,12 @@ class TiedDropout(nn.Module):
 
 
 class SequenceNorm(nn.Module):
-    """LayerNorm over features, or BatchNorm over batch and time, of (…, H); padding stays out of the moments."""
+    """LayerNorm over features, or BatchNorm over batch and time, of (…, H); padding stays out of the moments.
+
+    Args:
+        kind: ``layer`` or ``batch``.
+        d_model: H.
+    """
 
     def __init__(self, kind: str, d_model: int) -> None:
         super().__init__()
@@ -167,7 +172,11 @@ class S4DBackbone(nn.Module):
         return [block.layer for block in self.blocks]  # type: ignore[misc]
 
     def encode(self, x: Tensor) -> Tensor:
-        """Embeds samples (…, d_input), or tokens (…) of an integer type, as (…, H)."""
+        """Embeds samples (…, d_input), or tokens (…) of an integer type, as (…, H).
+
+        Raises:
+            UserError: the input is of another type or has another number of features.
+        """
         if isinstance(self.encoder, nn.Embedding):
             if x.is_floating_point():
                 raise UserError(f"vocabulary: {self.encoder.num_embeddings} needs integer tokens, not {x.dtype}")
@@ -216,7 +225,16 @@ def padding_mask(lengths: Tensor, length: int) -> Tensor:
 
 
 def pool(h: Tensor, how: str, lengths: Tensor | None = None) -> Tensor:
-    """Reduces (B, L, H) to (B, H): the mean over time, or the last sample that is not padding."""
+    """Reduces a sequence to one vector.
+
+    Args:
+        h: (B, L, H).
+        how: ``mean`` over time; anything else takes the last sample that is not padding.
+        lengths: (B,) samples that are not padding; all if left out.
+
+    Returns:
+        (B, H).
+    """
     if how == "mean":
         if lengths is None:
             return h.mean(1)

@@ -19,7 +19,13 @@ def linear_std(d_model: int) -> float:
 
 def target_variance(hidden: int, d_model: int, layers: int) -> float:
     """0.064 k/(2L), k = hidden/D: the paper's estimate of the variance of the FFN's output (SiLU taken as always
-    positive; a real SwiGLU has 3.3 times less), which the memory is to have."""
+    positive; a real SwiGLU has 3.3 times less), which the memory is to have.
+
+    Args:
+        hidden: Inner width of the FFN.
+        d_model: D.
+        layers: L.
+    """
     return 0.064 * hidden / d_model / (2 * layers)
 
 
@@ -69,7 +75,14 @@ def draw_linear(layer: nn.Linear, std: float) -> None:
 
 
 def draw_block(attention: nn.Module, mlp: SwiGLU, d_model: int, layers: int) -> None:
-    """Draws a block's linears with √(2/(5D)), those that write to the residual stream with 1/√(2L) of it."""
+    """Draws a block's linears with √(2/(5D)), those that write to the residual stream with 1/√(2L) of it.
+
+    Args:
+        attention: Whose output is ``o_proj``.
+        mlp: Whose output is ``down_proj``.
+        d_model: D.
+        layers: L.
+    """
     std = linear_std(d_model)
     for module in (attention, mlp):
         for name, layer in module.named_modules():

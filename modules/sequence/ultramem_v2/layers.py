@@ -188,6 +188,12 @@ class TuckerMemory(MemoryLayer):
 
     ``u`` and ``t``, the core's leading singular vectors, are buffers: valid from construction on, brought up to date
     by :func:`refresh` before each forward pass in training.
+
+    Args:
+        config: Sizes.
+        d_model: D.
+        *args: Of :class:`MemoryLayer`.
+        **kwargs: Of :class:`MemoryLayer`.
     """
 
     u: Tensor
@@ -245,6 +251,12 @@ class UltraMemV2Layer(TuckerMemory):
 
     With ``d_pre`` 0 it is ``W_o Σ_i ŝ_i v_i``. Alone: ``UltraMemV2Layer(MemoryConfig(n_keys=64, ...), d_model=128)``;
     then call :func:`refresh` ``([layer])`` before each training step.
+
+    Args:
+        config: Sizes.
+        d_model: D.
+        *args: Of :class:`MemoryLayer`.
+        **kwargs: Of :class:`MemoryLayer`.
     """
 
     def __init__(self, config: MemoryConfig, d_model: int, *args: Any, **kwargs: Any) -> None:
@@ -266,7 +278,14 @@ class UltraMemV2Layer(TuckerMemory):
 
 
 class UltraMemLayer(TuckerMemory):
-    """``o = Σ_e W_e Σ_{i in block e} ŝ_i v_i``: UltraMem (Huang et al. 2024, arXiv 2411.12364), h² blocks."""
+    """``o = Σ_e W_e Σ_{i in block e} ŝ_i v_i``: UltraMem (Huang et al. 2024, arXiv 2411.12364), h² blocks.
+
+    Args:
+        config: Sizes.
+        d_model: D.
+        *args: Of :class:`MemoryLayer`.
+        **kwargs: Of :class:`MemoryLayer`.
+    """
 
     def __init__(self, config: MemoryConfig, d_model: int, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, d_model, *args, **kwargs)
@@ -283,7 +302,14 @@ class UltraMemLayer(TuckerMemory):
 
 
 class PKMLayer(MemoryLayer):
-    """``o = W_o Σ_i softmax(s)_i v_i`` over product keys (Lample et al. 2019, arXiv 1907.05242), heads summed."""
+    """``o = W_o Σ_i softmax(s)_i v_i`` over product keys (Lample et al. 2019, arXiv 1907.05242), heads summed.
+
+    Args:
+        config: Sizes.
+        d_model: D.
+        *args: Of :class:`MemoryLayer`.
+        **kwargs: Of :class:`MemoryLayer`.
+    """
 
     shared_keys = False
 

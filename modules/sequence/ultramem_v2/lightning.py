@@ -255,7 +255,11 @@ class FactModel(MemoryModel):
             setattr(self, f"{part}_accuracy", MeanMetric())
 
     def setup(self, stage: str) -> None:
-        """Compares the datamodule's facts with the model's."""
+        """Compares the datamodule's facts with the model's.
+
+        Raises:
+            UserError: they differ in number.
+        """
         data = getattr(self.trainer, "datamodule", None)
         for name in ("subjects", "relations", "objects"):
             if (there := getattr(data, name, None)) not in (None, getattr(self, name)):

@@ -77,6 +77,11 @@ def token_macs(d_model: int, hidden: int, config: MemoryConfig) -> int:
     """Multiply-adds that the FFN and the memory of one block take for a token, attention left out.
 
     The m² candidates of TDQKR count, choosing the largest of them does not.
+
+    Args:
+        d_model: D.
+        hidden: Inner width of the FFN.
+        config: Of the memory.
     """
     ffn = 3 * d_model * hidden
     if config.kind != "ultramem_v2":

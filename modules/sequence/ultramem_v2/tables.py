@@ -158,7 +158,16 @@ class _RowSum(torch.autograd.Function):
 
 
 def row_products(x: Tensor, table: Table, ids: Tensor) -> Tensor:
-    """Products of each token's vector with the rows it reads: x (T, D), ids (T, m) to (T, m)."""
+    """Products of each token's vector with the rows that it reads.
+
+    Args:
+        x: (T, D).
+        table: Of pre-values, D wide.
+        ids: (T, m), rows.
+
+    Returns:
+        (T, m).
+    """
     with torch.autocast(x.device.type, enabled=False):
         return _RowProducts.apply(x.to(table.weight.dtype), table.weight, ids, table.sparse)
 
@@ -181,7 +190,18 @@ def row_sum(weights: Tensor, table: Table, ids: Tensor) -> Tensor:
 def read_dense(
     scores: Tensor, ids: Tensor, values: Tensor, x: Tensor | None = None, pre_values: Tensor | None = None
 ) -> Tensor:
-    """Σ_i ŝ_i (p_iᵀ x) v_i by gathering everything: the slow reference of :func:`row_products` and :func:`row_sum`."""
+    """Σ_i ŝ_i (p_iᵀ x) v_i by gathering everything: the slow reference of :func:`row_products` and :func:`row_sum`.
+
+    Args:
+        scores: ŝ (T, m, c), c a divisor of the values' width.
+        ids: (T, m), rows.
+        values: v (R, width).
+        x: (T, D); without it or without pre-values the sum is Σ_i ŝ_i v_i.
+        pre_values: p (R, D).
+
+    Returns:
+        (T, width).
+    """
     weights = scores
     if pre_values is not None and x is not None:
         weights = scores * (pre_values[ids] * x[:, None]).sum(-1, keepdim=True)

@@ -47,13 +47,33 @@ def leading_pairs(cores: Tensor, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def candidate_scores(rows: Tensor, columns: Tensor, cores: Tensor) -> Tensor:
-    """G of every pair: rows (r, T, a), columns (r, T, b), cores (c, r, r) to (T, c, a, b)."""
+    """G of every pair.
+
+    Args:
+        rows: (r, T, a).
+        columns: (r, T, b).
+        cores: (c, r, r).
+
+    Returns:
+        (T, c, a, b).
+    """
     weighted = torch.einsum("cpq,pta->tcaq", cores, rows)
     return weighted @ columns.permute(1, 0, 2).unsqueeze(1)
 
 
 def slot_scores(rows: Tensor, columns: Tensor, cores: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    """G of chosen slots: i, j (T, m) to (T, m, c); differentiable, holds nothing of size m²."""
+    """G of chosen slots; differentiable, holds nothing of size m².
+
+    Args:
+        rows: (r, T, N).
+        columns: (r, T, N).
+        cores: (c, r, r).
+        i: Rows (T, m), int64.
+        j: Columns (T, m), int64.
+
+    Returns:
+        (T, m, c).
+    """
     rank = len(rows)
     chosen_rows = rows.gather(2, i.expand(rank, -1, -1))
     chosen_columns = columns.gather(2, j.expand(rank, -1, -1))
