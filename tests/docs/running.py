@@ -28,7 +28,8 @@ from resume_harness import start_child, wait_for
 from docs.blocks import ROOT, Block, command_lines, framework_arguments
 from framework import catalogue, paths, reproduce
 from framework.__main__ import main
-from framework.sweep_command import _read as read_sweep_options
+from framework.options import read_options
+from framework.sweep_command import _OPTIONS, USAGE
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 STEPS = [f"--trainer.limit_{stage}_batches=2" for stage in ("train", "val", "test", "predict")]
@@ -250,9 +251,7 @@ class PageRun:
         from framework.sweep.spec import read
         from framework.sweep_command import _check
 
-        given, *_ = read_sweep_options(arguments[1:])
-        assert given is not None
-        sweep = read(paths.find_config(given, sweep=True))
+        sweep = read(sweep_file(arguments[1:]))
         _check(sweep)
         values = {p.label: p.grid_value(0) if sweep.method == "grid" else p.ppf(0.5) for p in sweep.parameters}
         argv = command.expand(sweep, sweep.nested(values), params_file=Path("parameters.json"))
@@ -269,11 +268,17 @@ class PageRun:
         return path
 
 
+def sweep_file(arguments: list[str]) -> Path:
+    """The file that ``sweep`` is given."""
+    options = read_options("sweep", USAGE, arguments, values=_OPTIONS, flags=("resume",))
+    assert options is not None
+    (name,) = options.words
+    return paths.find_config(name, sweep=True)
+
+
 def short_sweep(arguments: list[str]) -> list[str]:
     """The same sweep, but of two trials in one worker, each of two batches."""
-    given, *_ = read_sweep_options(arguments[1:])
-    assert given is not None
-    file = paths.find_config(given, sweep=True)
+    file = sweep_file(arguments[1:])
     tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     place = tree["command"].index("${args}")
     tree["command"][place:place] = [*STEPS, *QUIET, "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
