@@ -251,7 +251,7 @@ class PageRun:
         from framework.sweep.spec import read
         from framework.sweep_command import _check
 
-        sweep = read(sweep_file(arguments[1:]))
+        sweep = read(paths.find_config(sweep_given(arguments[1:]), sweep=True))
         _check(sweep)
         values = {p.label: p.grid_value(0) if sweep.method == "grid" else p.ppf(0.5) for p in sweep.parameters}
         argv = command.expand(sweep, sweep.nested(values), params_file=Path("parameters.json"))
@@ -268,17 +268,18 @@ class PageRun:
         return path
 
 
-def sweep_file(arguments: list[str]) -> Path:
-    """The file that ``sweep`` is given."""
+def sweep_given(arguments: list[str]) -> str:
+    """The file, or short name, that ``sweep`` is given."""
     options = read_options("sweep", USAGE, arguments, values=_OPTIONS, flags=("resume",))
     assert options is not None
-    (name,) = options.words
-    return paths.find_config(name, sweep=True)
+    (given,) = options.words
+    return given
 
 
 def short_sweep(arguments: list[str]) -> list[str]:
     """The same sweep, but of two trials in one worker, each of two batches."""
-    file = sweep_file(arguments[1:])
+    given = sweep_given(arguments[1:])
+    file = paths.find_config(given, sweep=True)
     tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     place = tree["command"].index("${args}")
     tree["command"][place:place] = [*STEPS, *QUIET, "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
