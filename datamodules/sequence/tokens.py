@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,13 +41,20 @@ class Windows(Dataset):
         vocab_size: Tokens there may be.
         shift: Whether each window begins at random up to T tokens later, drawn from torch's global generator.
         limit: At most so many windows, the first ones.
+        where: What the streams are, for messages.
 
     Raises:
         UserError: the streams are shorter than one window; on reading, a token is out of range.
     """
 
     def __init__(
-        self, streams: Sequence[Stream], length: int, vocab_size: int, shift: bool = False, limit: int | None = None
+        self,
+        streams: Sequence[Stream],
+        length: int,
+        vocab_size: int,
+        shift: bool = False,
+        limit: int | None = None,
+        where: str = "a part",
     ) -> None:
         self.streams, self.length, self.vocab_size = list(streams), length, vocab_size
         self.draws_random_numbers = shift
@@ -54,7 +62,7 @@ class Windows(Dataset):
         self.windows = int(self.ends[-1]) if limit is None else min(limit, int(self.ends[-1]))
         if self.windows < 1:
             longest = max(len(stream) for stream in self.streams)
-            raise UserError(f"length: {length} tokens a window and one to predict, but a part has only {longest}")
+            raise UserError(f"length: {length} tokens a window and one to predict, but {where} has only {longest}")
 
     def __len__(self) -> int:
         return self.windows
@@ -158,11 +166,13 @@ class TokenData(DataModule):
             splits = self._cut(first)
         if "train" not in splits:
             raise UserError(f"path: {self.path} has no training split; expected train.bin or the like")
-        self.train_set = Windows(splits["train"], self.length, self.vocab_size, shift=self.shift)
+        where = "a part" if self.path is None else f"a part of path {self.path}"
+        sizes: dict[str, Any] = {"length": self.length, "vocab_size": self.vocab_size, "where": where}
+        self.train_set = Windows(splits["train"], shift=self.shift, **sizes)
         if "val" in splits:
-            self.val_set = Windows(splits["val"], self.length, self.vocab_size, limit=self.eval_windows)
+            self.val_set = Windows(splits["val"], limit=self.eval_windows, **sizes)
         if held := splits.get("test") or splits.get("val"):
-            self.test_set = Windows(held, self.length, self.vocab_size, limit=self.eval_windows)
+            self.test_set = Windows(held, limit=self.eval_windows, **sizes)
 
     def _splits(self) -> dict[str, list[Stream]]:
         if self.path is None:
