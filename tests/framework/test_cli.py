@@ -268,7 +268,7 @@ def test_a_mistake_is_one_short_message(capsys, arguments, said):
 
 
 def test_all_mistakes_at_once_with_file_and_line(capsys, tmp_path):
-    (tmp_path / "mine.yaml").write_text("model:\n  num_clases: 3\n\ntrainer:\n  max_epochs: often\ndat: 1\n")
+    (tmp_path / "mine.yaml").write_text("model:\n  num_clases: 3\n\ntrainer:\n  max_steps: often\ndat: 1\n")
     said = refused(
         capsys, "fit", *QUICK, "--config", "mine.yaml", "--data.batch_size=x", "--run.nme=a", "--wandb.mod=b"
     )

@@ -33,6 +33,7 @@ def run(launcher: list[str], root: str) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # ten processes one after another, each of which imports
 def test_torchrun_trains_what_lightnings_own_launcher_does():
     mine, reference = run(TORCHRUN, "torchrun"), run([sys.executable], "lightning")
     rows = (mine / "metrics.jsonl").read_text()
