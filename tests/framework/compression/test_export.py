@@ -193,7 +193,7 @@ def test_the_command(trained, tmp_path, capsys):
     capsys.readouterr()
     for arguments, message in (
         ([], "one checkpoint or run folder is needed; none was given"),
-        ([str(path), "--format", "zip"], "format: 'zip' is not accepted; one of rf8"),
+        ([str(path), "--format", "zip"], "format: 'zip' is not one of rf8"),
         ([str(path), "--step=-1"], "--step -1 is not accepted"),
         ([str(path), "--size=3"], "export: --size=3 is not accepted; accepted: --format"),
         ([str(path), "--include=head"], "include: 'head' names nothing in the model; nearest"),

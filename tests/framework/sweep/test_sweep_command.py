@@ -104,10 +104,10 @@ def test_a_crash_of_one_trial_leaves_the_others_alone(crashed):
     }  # fmt: skip
     messages = {name: row["message"] for name, row in table.items()}
     assert messages["raise"] == "RuntimeError: it went wrong"
-    assert messages["memory"] == "MemoryError: no room"
+    assert messages["memory"] == "out of memory; the largest settings: none"
     assert messages["kill"] == "the worker was killed by SIGKILL (out of memory?)"
     assert messages["exit"] == "ended with exit code 3"
-    assert messages["nan"] == "val/loss was never logged as a finite number"
+    assert messages["nan"].startswith("val/loss is nan after step 1: training has diverged and stops")
     assert messages["silent"].startswith("val/loss was never logged; logged: ")
     assert float(table["ok"]["val/loss"]) == pytest.approx(0.09 + 1 / 3)
     assert float(table["raise"]["val/loss"]) == pytest.approx(0.09 + 1), "what it had logged before"
@@ -131,7 +131,7 @@ def test_a_trial_does_not_depend_on_what_others_left_behind(crashed):
         for name in ("ok", "leave", "nan", "silent")
     ]
     assert len(values[0]) == 6
-    assert values[2] == values[0], "the trial after a crash and a new worker"
+    assert values[2] == values[0][:2], "the trial after a crash and a new worker, until it stops"
     assert values[3] == values[0]
     assert values[1][:2] == values[0][:2]
 
@@ -148,7 +148,7 @@ def test_every_trial_is_a_closed_run_of_the_sweeps_group(crashed):
         assert run.name == f"{index:04d}"
         assert run.config["model.behave"] == name
         assert run.config["seed_everything"] == 3
-        assert run.exit_code == {"ok": 0, "leave": 0, "nan": 0, "silent": 0, "kill": None}.get(name, 1)
+        assert run.exit_code == {"ok": 0, "leave": 0, "silent": 0, "kill": None}.get(name, 1)
         logged = [row["val/loss"] for row in run.history if "val/loss" in row and name != "nan"]
         expected = [row["val/loss"] for row in read_metrics(trial) if "val/loss" in row and name != "nan"]
         assert logged == expected, "what is older than two seconds survives SIGKILL"
