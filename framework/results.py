@@ -64,7 +64,7 @@ def _thumbnail(source: Path, target: Path) -> Path:
     with Image.open(source) as image:
         flat = image.convert("RGB")
         flat.thumbnail((WIDTH, 10 * WIDTH))
-        flat.quantize(64).save(target, optimize=True)
+        flat.quantize(256, kmeans=2, dither=Image.Dither.NONE).save(target, optimize=True)
     return target
 
 
