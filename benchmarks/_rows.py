@@ -137,10 +137,20 @@ def _page(records: list[dict[str, Any]]) -> str:
         "and `--help` says how.",
         f"Measured on {'; '.join(machines)}. Code: {', '.join(commits)}. Of {len(promised)} ratios that something is "
         f"promised of, {kept} keep it; no test asserts any.",
-        _table(promised),
+        _summary(records),
         *(_section(record) for record in records),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _summary(records: list[dict[str, Any]]) -> str:
+    """A row for each script, with how much of what it promises is kept."""
+    rows = []
+    for record in records:
+        verdicts = [row["verdict"] for row in record["rows"] if row["verdict"]]
+        kept = f"{verdicts.count('kept')} of {len(verdicts)}" if verdicts else "–"
+        rows.append((f"[`{record['name']}`](#{record['name']})", cell(record["doc"]), str(len(record["rows"])), kept))
+    return table(("part", "what it compares", "ratios", "promises kept"), rows, "llrr")
 
 
 def _section(record: dict[str, Any]) -> str:
