@@ -38,14 +38,14 @@ test-oldest: .venv-oldest/.installed
 # green the page on it is written anew.
 MATRIX ?= 1
 matrix: install
-	MATRIX=$(MATRIX) $(ONE_THREAD) $(BIN)/python -m pytest tests/composition $(ARGS)
-	PYTHONPATH=tests $(BIN)/python -m composition.table
+	MATRIX=$(MATRIX) $(ONE_THREAD) $(BIN)/python -m pytest tests/suites/composition $(ARGS)
+	PYTHONPATH=tests/suites:tests/support $(BIN)/python -m composition.table
 
 # Every mistake in every shipped config, of which `make test` holds a sample: a quarter of an hour on one core. Others are
 # drawn by `make fuzz FUZZ_SEED=7`; one alone is run by `ARGS="-k ID"`.
 FUZZ_SEED ?= 0
 fuzz: install
-	FUZZ=1 FUZZ_SEED=$(FUZZ_SEED) $(ONE_THREAD) $(BIN)/python -m pytest tests/abuse $(ARGS)
+	FUZZ=1 FUZZ_SEED=$(FUZZ_SEED) $(ONE_THREAD) $(BIN)/python -m pytest tests/suites/abuse $(ARGS)
 
 # The tables of methods, techniques and data in the pages, from the sources.
 docs: install

@@ -2,7 +2,7 @@
 
 It relies on Lightning's order of hooks: callbacks' ``setup``, module's ``setup``, ``configure_model``, module's
 ``on_load_checkpoint``, weights, callbacks' state, ``configure_optimizers``, ``on_fit_start``, optimiser state,
-``on_train_start``. tests/framework/editing/test_hook_order.py pins it.
+``on_train_start``. tests/framework/editing/test_engine_hook_order.py pins it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What Lightning's training loop knows between two batches and does not store itself, as plain data.
 
-These are mostly private parts of Lightning; tests/framework/resume/test_lightning_internals.py pins each name.
+These are mostly private parts of Lightning; tests/framework/resume/test_loop_state.py pins each name.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+FOLDER = ROOT / "benchmarks"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("[a-z]*.py"))
 
 

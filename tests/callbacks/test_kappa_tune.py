@@ -6,11 +6,11 @@ import os
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from checkout import ROOT
 from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -19,8 +19,6 @@ import callbacks.kappa_tune as kt
 from callbacks.kappa_tune import KappaTune, candidates, freeze_all_but, rank_by_condition, select
 from framework.editing import Context, Edit, Plan, edit
 from framework.errors import UserError
-
-ROOT = Path(__file__).parents[2]
 
 
 def linears():

@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from resume_harness import Kill, fit
 
 torch.set_num_threads(1)

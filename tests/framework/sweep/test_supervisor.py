@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from checkout import PYTHONPATH
 from sweep_toys import write
 
 from framework.errors import UserError
@@ -221,7 +222,7 @@ def test_what_is_said_to_a_worker_reaches_nobody_else(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", CHANNEL, str(write_end)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(write_end,), start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])},
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
     )  # fmt: skip
     os.close(write_end)
     no, yes = (b'{"kind": "verdict", "stop": %s}\n' % text for text in (b"false", b"true"))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from checkout import CONFIGS
 from safetensors.torch import save_file
 
 from datamodules.vision.small_images import SmallImages
@@ -16,7 +17,6 @@ from modules.vision.image_classifier import ImageClassifier, build_backbone
 from modules.vision.mlp import MLP
 from modules.vision.weights import load_weights, read_weights
 
-CONFIGS = Path(__file__).parents[3] / "configs" / "vision"
 TINY_VIT = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
 
 
@@ -220,7 +220,7 @@ def test_a_model_for_other_data(tmp_path, settings, message):
 
 
 def read_config(name, **data):
-    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    config = yaml.safe_load((CONFIGS / "vision" / f"{name}.yaml").read_text())
     data = {**config["data"]["init_args"], **data}
     prefix = "${data.init_args."
     model = {
@@ -230,7 +230,7 @@ def read_config(name, **data):
     return model, data
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in CONFIGS.glob("image_classifier*.yaml")))
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONFIGS / "vision").glob("image_classifier*.yaml")))
 def test_configs_build_and_run_on_the_meta_device(name):
     model, _ = read_config(name)
     built = ImageClassifier(**model).to("meta")  # moved there, because timm 1.0.20 cannot build a ViT there

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import yaml
+from checkout import CONFIGS
 
 import framework
 from modules.sequence.mom import MoMLM
 
-CONFIGS = Path(__file__).parents[4] / "configs" / "sequence"
 SHRUNK = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--wandb.mode=disabled"]
 SMALL = {
     "mom": [
@@ -35,7 +33,7 @@ def test_the_quick_config_trains(name, tmp_path):
 
 
 def test_the_papers_config_builds_at_its_size_on_meta():
-    config = yaml.safe_load((CONFIGS / "mom_paper.yaml").read_text())
+    config = yaml.safe_load((CONFIGS / "sequence" / "mom_paper.yaml").read_text())
     given = {**config["model"]["init_args"], "vocab_size": config["data"]["init_args"]["vocab_size"]}
     with torch.device("meta"):
         model = MoMLM(**given)

@@ -1,0 +1,219 @@
+"""A rank that dies ends the whole run in seconds, says which it was, and leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+from checkout import PYTHONPATH
+from resume_harness import start_child
+
+from abuse.runs import assert_same_run, command, opens, run_folder, set_up
+from framework import launcher, parent
+from framework.__main__ import main
+
+TWO = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.arrays=false"]
+
+
+class Die(pl.Callback):
+    """A rank dies at a step (``-1``: before it has met the others); ``how`` may be to raise; others may be stuck."""
+
+    def __init__(self, rank: int, at: int, how: str = "kill", stuck: bool = False) -> None:
+        self.rank, self.at, self.how, self.stuck = rank, at, how, stuck
+        self.own = int(os.environ.get("LOCAL_RANK", 0))
+        Path(f"pid{self.own}").write_text(str(os.getpid()))
+        if at < 0:
+            self._strike()
+
+    def _strike(self) -> None:
+        if self.own != self.rank:
+            if self.stuck:
+                time.sleep(600)
+        elif self.how == "raise":
+            raise KeyError("a bug of one rank")
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.at:
+            self._strike()
+
+
+class Forked:
+    """Stands in for ``subprocess.Popen``: a fork, in which everything is imported already."""
+
+    def __init__(self, argv: list[str], env: dict[str, str], cwd: Any = None) -> None:
+        def rank() -> None:
+            os.environ.clear()
+            os.environ.update(env)
+            sys.exit(main(sys.argv[1:]))
+
+        self.returncode: int | None = None
+        self.pid = start_child(rank)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def send_signal(self, signum: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signum)
+
+
+def in_two(*arguments: str, grace: float = 15.0) -> tuple[int, float]:
+    """Runs a command whose second rank is forked instead of started; exit code and seconds."""
+
+    def before() -> None:
+        from lightning.pytorch.strategies.launchers import subprocess_script
+
+        subprocess_script.subprocess = SimpleNamespace(Popen=Forked)
+        launcher.GRACE_SECONDS = grace
+        sys.argv[1:] = arguments
+        os.environ.pop("MASTER_PORT", None)
+
+    start = time.monotonic()
+    code = command(*arguments, before=before)
+    return code, time.monotonic() - start
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def assert_nothing_is_left(seconds: float = 20.0) -> None:
+    pids = [int(path.read_text()) for path in Path().glob("pid*")]
+    assert len(pids) == 2
+    end = time.monotonic() + seconds
+    while left := [pid for pid in pids if lives(pid)]:
+        assert time.monotonic() < end, f"still there: {left}"
+        time.sleep(0.05)
+
+
+def die(**arguments: Any) -> str:
+    return f"--techniques.die={{class_path: abuse.test_ranks.Die, init_args: {arguments}}}"
+
+
+def errors(capfd: Any) -> list[str]:
+    return [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    assert in_two(*set_up(folder), *TWO)[0] == 0
+    return run_folder(folder)
+
+
+@pytest.mark.slow
+def test_a_helper_is_killed_in_training(whole, tmp_path, capfd):
+    code, seconds = in_two(*set_up(tmp_path), *TWO, die(rank=1, at=6))
+    assert code == 3
+    assert seconds < 60
+    assert_nothing_is_left()
+    (error,) = errors(capfd)
+    assert "rank 1 (process " in error
+    assert "was ended by SIGKILL" in error
+    point = opens(run_folder(tmp_path) / "checkpoints" / "last.ckpt")
+    assert point is not None
+    assert 0 < point["global_step"] <= 6
+    assert in_two("fit", f"--ckpt_path={run_folder(tmp_path)}", "--techniques.die=null")[0] == 0
+    assert_same_run(whole, run_folder(tmp_path))
+
+
+@pytest.mark.slow
+def test_rank_zero_is_killed_in_training(tmp_path, capfd):
+    code, seconds = in_two(*set_up(tmp_path), *TWO, die(rank=0, at=6))
+    assert code == 137
+    assert seconds < 60
+    assert_nothing_is_left()
+    (error,) = errors(capfd)
+    assert "rank 0 (process " in error
+    assert "has died, so rank 1 ends too" in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_other_one_is_stuck(tmp_path, capfd, rank):
+    """No connection breaks where it could notice, as in a collective of a GPU."""
+    code, seconds = in_two(*set_up(tmp_path), *TWO, die(rank=rank, at=6, stuck=True), grace=1.0)
+    assert code == (3 if rank else 137)
+    assert seconds < 60
+    assert_nothing_is_left()
+    (error,) = errors(capfd)
+    assert f"rank {rank} (process " in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_before_they_have_met(tmp_path, capfd, rank):
+    """The helper dies on its way up; or the starter does while the helper is on its way."""
+    technique = die(rank=1, at=-1) if rank else "--techniques.die={class_path: abuse.test_ranks.OrphanAtStart}"
+    code, seconds = in_two(*set_up(tmp_path), *TWO, technique, grace=1.0)
+    assert code == (3 if rank else 137)
+    assert seconds < 60
+    assert_nothing_is_left()
+    (error,) = errors(capfd)
+    assert f"rank {rank} (process " in error
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+class OrphanAtStart(Die):
+    """The helper kills its starter, before they have met, and is slow itself."""
+
+    def __init__(self) -> None:
+        super().__init__(rank=2, at=0)
+        if self.own:
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(600)
+
+
+@pytest.mark.slow
+def test_a_bug_in_one_rank_shows_its_trace(tmp_path, capfd):
+    code, seconds = in_two(*set_up(tmp_path), *TWO, die(rank=1, at=6, how="raise"))
+    assert code == 3
+    assert seconds < 60
+    assert_nothing_is_left()
+    text = capfd.readouterr().err
+    assert "a bug of one rank" in text
+    assert text.count("Traceback") == 1
+    assert "rank 1 (process " in text
+    assert "ended with exit code 70, so the run ends; its own error is above" in text
+
+
+@pytest.mark.slow
+def test_processes_that_are_started_for_real(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    done = subprocess.run(
+        [sys.executable, "-m", "framework", *set_up(tmp_path), *TWO, die(rank=1, at=6)], env=environment,
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "rank 1 (process " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert_nothing_is_left()
+
+
+def test_only_what_was_started_watches(monkeypatch):
+    """Neither a process on its own nor one that torchrun has started."""
+    monkeypatch.delenv(parent.VARIABLE, raising=False)
+    assert parent.starter() is None
+    assert not parent.starter_is_gone()
+    monkeypatch.setenv(parent.VARIABLE, str(os.getppid()))
+    assert not parent.starter_is_gone()
+    monkeypatch.setenv(parent.VARIABLE, "1")
+    assert parent.starter_is_gone() == (os.getppid() != 1)

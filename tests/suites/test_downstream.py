@@ -1,0 +1,201 @@
+"""A separate project, installed apart from this checkout, whose folders are called as ours are."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from checkout import ROOT
+
+FILES = {
+    "lab/__init__.py": "",
+    "lab/model.py": '''
+"""Subclasses of what the framework ships."""
+from modules.sequence.s4d import S4DClassifier
+from datamodules.sequence.images import SequentialImages
+
+
+class LabClassifier(S4DClassifier):
+    """S4D with a louder loss.
+
+    Args:
+        loudness: Factor on the loss.
+        **kwargs: As S4DClassifier's.
+    """
+
+    def __init__(self, loudness: float = 1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.loudness = loudness
+
+    def training_step(self, batch, batch_idx):
+        return self.loudness * super().training_step(batch, batch_idx)
+
+
+class LabDigits(SequentialImages):
+    """Digits, fewer of them.
+
+    Args:
+        keep: Training samples.
+        **kwargs: As SequentialImages'.
+    """
+
+    def __init__(self, keep: int = 100, **kwargs):
+        super().__init__(**kwargs)
+        self.keep = keep
+''',
+    "lab/callback.py": '''
+"""A callback of the project's own."""
+from lightning.pytorch import Callback
+
+
+class Shout(Callback):
+    """Prints a word when training ends.
+
+    Args:
+        word: What to print.
+    """
+
+    def __init__(self, word: str = "done") -> None:
+        self.word = word
+
+    def on_fit_end(self, trainer, pl_module):
+        print(f"SHOUT {self.word} {pl_module.loudness}", flush=True)
+''',
+    # The names collide on purpose.
+    "modules/__init__.py": "raise RuntimeError('the project\\'s own modules were imported in place of the framework\\'s')",
+    "callbacks/__init__.py": "raise RuntimeError('the project\\'s own callbacks were imported')",
+    "experiment.yaml": """
+model:
+  class_path: lab.model.LabClassifier
+  init_args: {loudness: 2.0, d_input: 1, n_classes: 10, d_model: 8, n_layers: 1, d_state: 4}
+data:
+  class_path: lab.model.LabDigits
+  init_args: {source: digits, keep: 64}
+techniques:
+  shout: {class_path: lab.callback.Shout, word: hello}
+trainer: {max_steps: 2, limit_val_batches: 1, enable_progress_bar: false, enable_model_summary: false, accelerator: cpu}
+wandb: {mode: disabled}
+""",
+    "train.py": """
+import framework
+framework.own_packages_first()
+from lab.model import LabClassifier
+trainer, model, data = experiment = framework.build("experiment.yaml", {"techniques.shout.word": "script"})
+assert type(model) is LabClassifier, type(model)
+experiment.fit()
+assert trainer.global_step == 2
+print("SCRIPT", experiment.folder)
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """An environment that holds the built wheel; the dependencies are those of the environment of the tests."""
+    folder = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    wheel = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run(wheel, check=True, cwd=folder)
+    environment = folder / "env"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    (built,) = folder.glob("*.whl")
+    install = [*pip, "--python", str(environment / "bin" / "python"), "install", "--no-deps", "--no-index", str(built)]
+    subprocess.run(install, check=True, cwd=folder)
+    (site,) = environment.glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return environment / "bin"
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    folder = tmp_path / "project"
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def run(command: list[str], cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    if path is not None:
+        environment["PYTHONPATH"] = str(path)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200)
+
+
+def test_console_script_from_the_projects_own_folder(installed, project):
+    done = run([str(installed / "framework"), "fit", "--config", "experiment.yaml"], project)
+    assert done.returncode == 0, done.stderr
+    assert "SHOUT hello 2.0" in done.stdout
+    assert len(list((project / "runs" / "experiment").iterdir())) == 1
+
+
+def test_console_script_from_elsewhere(installed, project, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    config = str(project / "experiment.yaml")
+    done = run([str(installed / "framework"), "fit", "--config", config], elsewhere, path=project)
+    assert done.returncode == 0, done.stderr
+    assert "SHOUT hello 2.0" in done.stdout
+    assert (elsewhere / "runs" / "experiment").is_dir()
+
+
+def test_python_m_from_a_folder_whose_names_collide_says_so_in_one_line(installed, project):
+    done = run([str(installed / "python"), "-m", "framework", "fit", "--config", "experiment.yaml"], project)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"{project / 'modules'} hides the framework's package 'modules'" in done.stderr
+    assert f"{project / 'callbacks'} hides the framework's package 'callbacks'" in done.stderr
+    assert "run the console script `framework" in done.stderr
+
+
+def test_python_m_without_the_current_folder_runs(installed, project):
+    command = [str(installed / "python"), "-P", "-m", "framework", "fit", "--config", "experiment.yaml"]
+    done = run([*command, "--techniques.shout.word=safe"], project)
+    assert done.returncode == 0, done.stderr
+    assert "SHOUT safe 2.0" in done.stdout
+
+
+def test_python_m_from_the_projects_own_folder_once_the_names_do_not_collide(installed, project):
+    (project / "modules").rename(project / "lab" / "modules")
+    (project / "callbacks").rename(project / "lab" / "callbacks")
+    done = run([str(installed / "python"), "-m", "framework", "fit", "--config", "experiment.yaml"], project)
+    assert done.returncode == 0, done.stderr
+    assert "SHOUT hello 2.0" in done.stdout
+
+
+def test_from_a_script(installed, project):
+    done = run([str(installed / "python"), "train.py"], project)
+    assert done.returncode == 0, done.stderr
+    assert "SHOUT script 2.0" in done.stdout
+    assert "SCRIPT runs/experiment/" in done.stdout
+
+
+def test_from_a_notebook(installed, project):
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(FILES["train.py"])])
+    manager = AsyncKernelManager()
+    python = str(installed / "python")
+    manager._kernel_spec = KernelSpec(
+        argv=[python, "-m", "ipykernel_launcher", "-f", "{connection_file}"], language="python"
+    )
+    client = nbclient.NotebookClient(notebook, km=manager, timeout=200, resources={"metadata": {"path": str(project)}})
+    before = signal.getsignal(signal.SIGINT)
+    client.execute()
+    signal.signal(signal.SIGINT, before)  # nbclient leaves Python's default, also where signals were ignored before
+    printed = "".join(output.get("text", "") for output in notebook.cells[0].outputs)
+    assert "SHOUT script 2.0" in printed
+
+
+def test_the_wheel_finds_its_configs_from_any_folder(installed, tmp_path):
+    done = run([str(installed / "framework"), "list", "--json"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert '"sequence/s4d"' in done.stdout

@@ -1,0 +1,54 @@
+"""A training of a small language model, the techniques beside it to be chosen; and a module that is none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import framework
+from framework.errors import UserError
+
+CONFIG = {
+    "seed_everything": 0,
+    "model": {
+        "class_path": "modules.sequence.lightning_attention.TransNormerLM",
+        "init_args": {"d_model": 16, "n_layers": 2, "n_heads": 2, "max_new_tokens": 5, "temperature": 0.9},
+    },
+    "data": {
+        "class_path": "datamodules.sequence.tokens.TokenData",
+        "init_args": {"length": 32, "batch_size": 4, "eval_windows": 4},
+    },
+    "trainer": {"max_epochs": 2, "limit_train_batches": 3, "accelerator": "cpu"},
+    "wandb": {"mode": "disabled"},
+}
+
+
+def trained(root: Path, techniques: Mapping[str, Any]) -> framework.Experiment:
+    experiment = framework.build({**CONFIG, "techniques": techniques, "run": {"root": str(root)}})
+    experiment.fit()
+    return experiment
+
+
+def leaves_training_alone(root: Path, name: str, technique: Mapping[str, Any]) -> framework.Experiment:
+    """A training beside the technique, which ends in the same weights as one without it."""
+    beside, without = trained(root / "a", {name: technique}), trained(root / "b", {})
+    for one, other in zip(beside.model.parameters(), without.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    return beside
+
+
+def refuses_other_modules(root: Path, name: str, technique: Mapping[str, Any]) -> None:
+    """Beside a classifier it is refused, by its name."""
+    config = {
+        **CONFIG,
+        "model": {"class_path": "modules.sequence.s4d.S4DClassifier", "init_args": {"d_model": 4}},
+        "data": {"class_path": "datamodules.sequence.images.SequentialImages", "init_args": {"source": "digits"}},
+        "techniques": {name: technique},
+        "run": {"root": str(root)},
+    }
+    with pytest.raises(UserError, match=f"{name}: S4DClassifier"):
+        framework.build(config).fit()
