@@ -7,7 +7,7 @@ ARGS ?=
 # One thread: bit-identical results, and no slower on the small models of the tests.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: install fit test test-oldest matrix fuzz docs lint format reproduce results bench clean
+.PHONY: install fit test test-all test-oldest matrix fuzz docs lint format reproduce results bench clean
 
 install: $(VENV)/.installed
 
@@ -23,6 +23,11 @@ fit: install
 JOBS ?= 2
 test: install
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+# The second tier too, before a release: all that `make test` runs, all cells of the matrix and all mistakes of which it
+# runs a sample, and the tests marked `release`.
+test-all: install
+	MATRIX=1 FUZZ=1 $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --release $(ARGS)
 
 # The oldest versions that pyproject.toml allows, in an environment of their own.
 test-oldest: .venv-oldest/.installed

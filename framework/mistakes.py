@@ -7,14 +7,17 @@ to them, as well as it can be known. Whatever is not recognised stays as it is: 
 from __future__ import annotations
 
 import math
+import multiprocessing.connection
 import os
 import re
+import signal
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from framework.errors import RunFailed, UserError
 from framework.files import NO_ROOM
@@ -30,6 +33,7 @@ _WORKER_HINT = (
     "A loader's process has died, so the run ends; mostly because memory or /dev/shm is short: each process holds a "
     "share of both, and data.num_workers says how many there are"
 )
+_DYING_SECONDS = 5.0  # for how long a worker whose connection broke may still be found alive
 _TRIED = re.compile(r"allocate (\d+) bytes|allocate ([\d.]+ \w+)")
 
 
@@ -50,8 +54,9 @@ def user_mistakes(config: Mapping[str, Any]) -> Iterator[None]:
         error.args = (_located(str(error), config),)
         raise
     except Exception as error:
-        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-            raise RunFailed(f"{first_line(error).rstrip('.')}. {_WORKER_HINT}") from error
+        lost = lost_worker(error)
+        if lost is not None:
+            raise RunFailed(f"{lost}. {_WORKER_HINT}") from error
         message = explained(error, config)
         if message is None:
             raise
@@ -77,6 +82,39 @@ def explained(error: BaseException, config: Mapping[str, Any]) -> str | None:
         return f"{_named(error.filename, config)} cannot be written: {error.strerror}"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{_named(error.filename, config)}: {error.strerror}"
+    return None
+
+
+def lost_worker(error: BaseException) -> str | None:
+    """What became of the worker process of a ``DataLoader`` whose death led to ``error``; ``None`` for any other error.
+
+    torch reports a worker that it finds dead. One that dies while it hands over a tensor is often found to be alive
+    still: then what reaches the reader is the error of a connection that broke (``ConnectionResetError``, ``EOFError``,
+    ``FileNotFoundError``), and whether the worker has died is known a moment later.
+    """
+    said, found = None, error
+    while found is not None:
+        if isinstance(found, RuntimeError) and str(found).startswith("DataLoader worker"):
+            said = first_line(found).rstrip(".")  # the first error of a chain says most: the signal, the exit code
+        for frame, _ in traceback.walk_tb(found.__traceback__) if said is None else ():
+            loader = frame.f_locals.get("self")
+            if frame.f_code.co_name == "_try_get_data" and isinstance(loader, _MultiProcessingDataLoaderIter):
+                return _dead_worker(loader)
+        found = found.__cause__ or found.__context__
+    return said
+
+
+def _dead_worker(loader: _MultiProcessingDataLoaderIter) -> str | None:
+    """The process that a loader lost, in torch's words, if it lost one; those that it has ended itself are not lost."""
+    ended = multiprocessing.connection.wait([process.sentinel for process in loader._workers], _DYING_SECONDS)
+    for process in loader._workers:
+        if process.sentinel in ended:
+            process.join(_DYING_SECONDS)  # its files are closed, its exit code may not be there yet
+        if (code := process.exitcode) is None or (code == 0 and loader._shutdown):
+            continue
+        if code < 0:
+            return f"DataLoader worker (pid {process.pid}) is killed by signal: {signal.strsignal(-code)}"
+        return f"DataLoader worker (pid {process.pid}) exited unexpectedly with exit code {code}"
     return None
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing.reduction
+import os
+import re
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader, Dataset
 
-from framework.errors import UserError
+from framework import mistakes
+from framework.errors import RunFailed, UserError
 from framework.mistakes import user_mistakes
 
 CONFIG = {
@@ -109,3 +115,39 @@ def test_a_bug_stays_as_it_is(error):
     with pytest.raises(type(error)) as caught, user_mistakes(CONFIG):
         raise error
     assert caught.value is error
+
+
+class Dying(Dataset):
+    """Its process breaks the connection on which a tensor is handed over, and dies a moment later."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        def send_handle(connection, *_):
+            connection.close()
+            time.sleep(0.2)
+            os._exit(7)
+
+        multiprocessing.reduction.send_handle = send_handle
+        return torch.zeros(3)
+
+
+def test_any_loaders_worker_that_dies_handing_over_is_said():
+    with pytest.raises(RunFailed) as caught, user_mistakes(CONFIG):
+        next(iter(DataLoader(Dying(), num_workers=1)))
+    assert re.match(
+        r"DataLoader worker \(pid \d+\) exited unexpectedly with exit code 7\. A loader's", str(caught.value)
+    )
+
+
+def test_an_error_while_receiving_a_batch_stays_where_no_worker_died(monkeypatch):
+    monkeypatch.setattr(mistakes, "_DYING_SECONDS", 0.1)
+    batches = iter(DataLoader(torch.zeros(4), num_workers=1))
+
+    def get(timeout):
+        raise EOFError("of something else")
+
+    monkeypatch.setattr(batches._data_queue, "get", get)
+    with pytest.raises(EOFError, match="of something else"), user_mistakes(CONFIG):
+        next(batches)
