@@ -97,9 +97,10 @@ def lost_worker(error: BaseException) -> str | None:
         if isinstance(found, RuntimeError) and str(found).startswith("DataLoader worker"):
             said = first_line(found).rstrip(".")  # the first error of a chain says most: the signal, the exit code
         for frame, _ in traceback.walk_tb(found.__traceback__) if said is None else ():
-            loader = frame.f_locals.get("self")
-            if frame.f_code.co_name == "_try_get_data" and isinstance(loader, _MultiProcessingDataLoaderIter):
-                return _dead_worker(loader)
+            if frame.f_code.co_name == "_try_get_data":  # asked first: a look at f_locals keeps all that they hold
+                loader = frame.f_locals.get("self")
+                if isinstance(loader, _MultiProcessingDataLoaderIter):
+                    return _dead_worker(loader)
         found = found.__cause__ or found.__context__
     return said
 
