@@ -49,6 +49,19 @@ def user_mistakes(config: Mapping[str, Any]) -> Iterator[None]:
         RunFailed: a loader's worker process was lost.
     """
     try:
+        with _recognised(config):
+            yield
+    except (
+        RuntimeError
+    ) as error:  # torch's handler of SIGCHLD raises at whatever line Python is, in an except clause too
+        if _said_by_torch(error):
+            raise RunFailed(f"{_said_by_torch(error)}. {_WORKER_HINT}") from error
+        raise
+
+
+@contextmanager
+def _recognised(config: Mapping[str, Any]) -> Iterator[None]:
+    try:
         yield
     except UserError as error:
         error.args = (_located(str(error), config),)
@@ -92,10 +105,10 @@ def lost_worker(error: BaseException) -> str | None:
     still: then what reaches the reader is the error of a connection that broke (``ConnectionResetError``, ``EOFError``,
     ``FileNotFoundError``), and whether the worker has died is known a moment later.
     """
-    said, found = None, error
+    said: str | None = None
+    found: BaseException | None = error
     while found is not None:
-        if isinstance(found, RuntimeError) and str(found).startswith("DataLoader worker"):
-            said = first_line(found).rstrip(".")  # the first error of a chain says most: the signal, the exit code
+        said = _said_by_torch(found) or said  # the first error of a chain says most: the signal, the exit code
         for frame, _ in traceback.walk_tb(found.__traceback__) if said is None else ():
             if frame.f_code.co_name == "_try_get_data":  # asked first: a look at f_locals keeps all that they hold
                 loader = frame.f_locals.get("self")
@@ -103,6 +116,12 @@ def lost_worker(error: BaseException) -> str | None:
                     return _dead_worker(loader)
         found = found.__cause__ or found.__context__
     return said
+
+
+def _said_by_torch(error: BaseException) -> str | None:
+    """What torch says of a worker that it found dead, if it is that which it says."""
+    is_said = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
+    return first_line(error).rstrip(".") if is_said else None
 
 
 def _dead_worker(loader: _MultiProcessingDataLoaderIter) -> str | None:
