@@ -122,8 +122,8 @@ def settings(architecture: str, techniques: tuple[str, ...], forced: bool = Fals
         "feature_drift": ("FeatureDrift", {"head": HEADS.get(architecture)}),
         "ntk_split": ("NTKSplit", {"head": HEADS.get(architecture), "points": 6, "chunk": 3}),
         "temperature_scaling": ("TemperatureScaling", {"bins": 5}),
-        "laziness": ("Laziness", {"every_n_steps": 3, "points": 3, "chunk": 2}),
-        "ntk_monitor": ("NTKMonitor", {"every_n_steps": 3, "points": 3, "eigenvalues": 2, "chunk": 2}),
+        "laziness": ("Laziness", {"every_n_steps": 4, "points": 2, "chunk": 2}),
+        "ntk_monitor": ("NTKMonitor", {"every_n_steps": 4, "points": 3, "eigenvalues": 2, "chunk": 2}),
     }
     chosen = {name: arguments[name] for name in techniques}
     return {
