@@ -247,6 +247,7 @@ def run(cell: Cell, folder: Path) -> None:
 
     def both() -> None:
         """Once to the end and once killed, from one build."""
+        os.chdir(straight)
         experiment = build(cell, forced)
         state = random.getstate()  # Python seeds this generator, and it alone, after a fork
 
