@@ -14,6 +14,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import lightning.pytorch  # noqa: F401 - its log handler keeps the stderr of its first import, which a test may close
 import pytest
 import torch
+from processor_time import (  # noqa: F401 - hooks
+    pytest_runtest_logreport,
+    pytest_runtest_logstart,
+    pytest_runtest_makereport,
+    pytest_terminal_summary,
+)
 
 torch.set_num_threads(1)
 
