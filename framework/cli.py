@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -64,6 +65,7 @@ class CommandLine(LightningCLI):
         self._identity = identity
         self._start = start
         self._raised: tuple[Exception, type] | None = None
+        self._tree: dict[str, Any] | None = None
         self._text: str | None = None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=_RENAMED)
@@ -96,12 +98,14 @@ class CommandLine(LightningCLI):
         groups = {**GROUPS, "trainer": pl.Trainer}
         unusable = values.unusable(self._composed, BASES, groups)
         try:
-            self.config = parser.parse_object({self._chosen: self._composed.tree, "subcommand": self._chosen})
+            # the parser around the subcommand's would parse all again
+            settings = self._subcommand_parsers[self._chosen].parse_object(self._composed.tree)
         except (ArgumentError, TypeError, ValueError, KeyError, ArithmeticError) as error:
             problems = [*unusable, *explain.explain(self._composed, BASES, groups)]
             raise UserError("\n".join(problems or [" ".join(str(error).split())[:400]])) from error
         if unusable:
             raise UserError("\n".join(unusable))
+        self.config = Namespace(subcommand=self._chosen, **{self._chosen: settings})
 
     def _parse_ckpt_path(self) -> None:
         """A checkpoint's hyper-parameters never override what was configured; see :func:`report_differences`."""
@@ -203,13 +207,23 @@ class CommandLine(LightningCLI):
             self._text = self._as_yaml()
         return self._text
 
+    def _dump_config(self) -> None:
+        """Lightning's name for the typed config as plain data, of which it makes the hyper-parameters."""
+        self.config_dump = self._as_data()
+
+    def _as_data(self) -> dict[str, Any]:
+        """The typed config as plain data."""
+        if self._tree is None:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=_RENAMED)
+                text = self._subcommand_parsers[self._chosen].dump(  # parsing has checked it
+                    self.settings, skip_none=False, skip_check=True, skip_link_targets=False, format="yaml12"
+                )
+            self._tree = yaml12.load(text)
+        return copy.deepcopy(self._tree)
+
     def _as_yaml(self) -> str:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=_RENAMED)
-            plain = self._subcommand_parsers[self._chosen].dump(
-                self.settings, skip_none=False, skip_link_targets=False, format="yaml12"
-            )
-        tree = yaml12.load(plain)
+        tree = self._as_data()
         for key in ("config", *{name for names in SUBCOMMAND_KEYS.values() for name in names}):
             tree.pop(key, None)
         tree["run"]["name"] = None

@@ -6,6 +6,7 @@ goes through the sections again, looks at one argument at a time, and names the 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import inspect
@@ -184,6 +185,13 @@ def _explain_arguments(
     problems = []
     accepted = argument_defaults(cls)
     hints = signature(cls) if isinstance(cls, type) else {}
+    inner = {name: dataclass_in(hints[name][0]) if name in hints else None for name in given}
+    whole = {
+        name: value
+        for name, value in given.items()
+        if name in accepted and not (isinstance(value, dict) and ("class_path" in value or inner[name]))
+    }
+    refused = _refused(cls, whole, accepted)
     for name, value in given.items():
         key, place = ".".join((*shown, name)), composed.origin((*path, name))
         if name not in accepted:
@@ -192,14 +200,14 @@ def _explain_arguments(
             problems.append(f"{key}: {cls.__name__} has no such argument; {hint}{place}")
             continue
         hint = hints.get(name, (inspect.Parameter.empty, False))[0]
-        inner = dataclass_in(hint)
+        part = inner[name]
         if isinstance(value, dict) and "class_path" in value:
             problems += _explain_nested(composed, (*shown, name), (*path, name), value)
-        elif inner is not None and isinstance(value, dict):
-            problems += _explain_arguments(composed, (*shown, name), (*path, name), value, inner, required=True)
+        elif part is not None and isinstance(value, dict):
+            problems += _explain_arguments(composed, (*shown, name), (*path, name), value, part, required=True)
         elif any(problem.startswith((f"{key}:", f"{key}.")) for problem in composed.problems):
             continue  # said already: it could not be resolved
-        elif not _accepts(cls, name, value, accepted):
+        elif name in refused:
             problems.append(f"{key}: {brief(value)} is not accepted; {type_text(hint)} is needed{place}")
     if required:
         for name, (hint, needed) in hints.items():
@@ -225,12 +233,22 @@ def dataclass_in(hint: Any) -> type | None:
     return next((c for c in candidates if isinstance(c, type) and dataclasses.is_dataclass(c)), None)
 
 
-def _accepts(cls: Any, name: str, value: Any, accepted: Mapping[str, Any]) -> bool:
+def _refused(cls: Any, given: Mapping[str, Any], accepted: Mapping[str, Any]) -> set[str]:
+    """The arguments whose values ``cls`` does not take, by halves: most sections have one mistake or none."""
+    if not given or _takes(cls, given, accepted):
+        return set()
+    names = list(given)
+    if len(names) == 1:
+        return set(names)
+    halves = names[: len(names) // 2], names[len(names) // 2 :]
+    return {found for half in halves for found in _refused(cls, {name: given[name] for name in half}, accepted)}
+
+
+def _takes(cls: Any, given: Mapping[str, Any], accepted: Mapping[str, Any]) -> bool:
     parser = ArgumentParser(exit_on_error=False, parser_mode="yaml12")
-    others = {other for other in accepted if other != name}
-    parser.add_class_arguments(cls, "x", skip=others, fail_untyped=False)
+    parser.add_class_arguments(cls, "x", skip=accepted.keys() - given.keys(), fail_untyped=False)
     try:
-        parser.parse_object({"x": {name: value}})
+        parser.parse_object({"x": copy.deepcopy(dict(given))})
     except (ArgumentError, TypeError, ValueError, KeyError, ArithmeticError):
         return False
     return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -96,8 +97,20 @@ def load(text: str) -> Any:
 
 def load_string(text: str) -> Any:
     """What jsonargparse calls for the text of a string whose type is a union: never makes null of a text."""
-    value = load(text)
+    value = _scalar(text)
+    if value is _COLLECTION:
+        value = load(text)
     return text if value is None else value
+
+
+_COLLECTION = object()
+
+
+@lru_cache(maxsize=4096)
+def _scalar(text: str) -> Any:
+    """The value of a text that holds one, kept: jsonargparse asks for the same few texts hundreds of times a run."""
+    value = load(text)
+    return value if isinstance(value, str | int | float | None) else _COLLECTION
 
 
 class Sourced:

@@ -2,16 +2,57 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from checkout import ROOT
 
+# The ways to start our command differ in `sys.path` alone, and each imports for five seconds: a process that has imported
+# what others made, and nothing of ours, forks for each. It is given the command, the folder and PYTHONPATH, as JSON.
+STARTER = """
+import json, os, runpy, sys, traceback
+import lightning.pytorch.cli, torch, torchvision, wandb
+ours = {"framework", "modules", "datamodules", "callbacks", "lab"}
+assert not ours & set(sys.modules), ours & set(sys.modules)
+clean = list(sys.path[1:])  # without the folder of this script
+for line in sys.stdin:
+    command, folder, path, out = json.loads(line)
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.chdir(folder)
+            for number, name in ((1, out + ".out"), (2, out + ".err")):
+                os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+            own, safe = [], command[0] == "-P"
+            words = command[safe:]
+            if words[0] == "-m":
+                own, run = [folder], lambda: runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+                sys.argv = words[1:]
+            else:
+                own = [os.path.dirname(os.path.abspath(words[0]))]
+                run, sys.argv = lambda: runpy.run_path(words[0], run_name="__main__"), words
+            sys.path[:] = [*([] if safe else own), *([path] if path else []), *clean]
+            run()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
 FILES = {
     "lab/__init__.py": "",
     "lab/model.py": '''
@@ -111,6 +152,28 @@ def installed(tmp_path_factory) -> Path:
     return environment / "bin"
 
 
+@pytest.fixture(scope="module")
+def start(installed, tmp_path_factory) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """Runs what follows `python`, or a console script, in a fork of a process of the installed environment."""
+    folder = tmp_path_factory.mktemp("starter")
+    (folder / "starter.py").write_text(STARTER)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [str(installed / "python"), str(folder / "starter.py")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=folder, env=environment, **pipes) as starter:
+
+        def run(command: list[str], cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+            out = str(folder / "said")
+            starter.stdin.write(json.dumps([command, str(cwd), str(path) if path else None, out]) + "\n")
+            starter.stdin.flush()
+            code = int(starter.stdout.readline())
+            said = [Path(f"{out}.{kind}").read_text() for kind in ("out", "err")]
+            return subprocess.CompletedProcess(command, code, *said)
+
+        yield run
+        starter.stdin.close()
+
+
 @pytest.fixture
 def project(tmp_path) -> Path:
     folder = tmp_path / "project"
@@ -134,11 +197,11 @@ def test_console_script_from_the_projects_own_folder(installed, project):
     assert len(list((project / "runs" / "experiment").iterdir())) == 1
 
 
-def test_console_script_from_elsewhere(installed, project, tmp_path):
+def test_console_script_from_elsewhere(installed, start, project, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     config = str(project / "experiment.yaml")
-    done = run([str(installed / "framework"), "fit", "--config", config], elsewhere, path=project)
+    done = start([str(installed / "framework"), "fit", "--config", config], elsewhere, path=project)
     assert done.returncode == 0, done.stderr
     assert "SHOUT hello 2.0" in done.stdout
     assert (elsewhere / "runs" / "experiment").is_dir()
@@ -153,23 +216,23 @@ def test_python_m_from_a_folder_whose_names_collide_says_so_in_one_line(installe
     assert "run the console script `framework" in done.stderr
 
 
-def test_python_m_without_the_current_folder_runs(installed, project):
-    command = [str(installed / "python"), "-P", "-m", "framework", "fit", "--config", "experiment.yaml"]
-    done = run([*command, "--techniques.shout.word=safe"], project)
+def test_python_m_without_the_current_folder_runs(start, project):
+    command = ["-P", "-m", "framework", "fit", "--config", "experiment.yaml"]
+    done = start([*command, "--techniques.shout.word=safe"], project)
     assert done.returncode == 0, done.stderr
     assert "SHOUT safe 2.0" in done.stdout
 
 
-def test_python_m_from_the_projects_own_folder_once_the_names_do_not_collide(installed, project):
+def test_python_m_from_the_projects_own_folder_once_the_names_do_not_collide(start, project):
     (project / "modules").rename(project / "lab" / "modules")
     (project / "callbacks").rename(project / "lab" / "callbacks")
-    done = run([str(installed / "python"), "-m", "framework", "fit", "--config", "experiment.yaml"], project)
+    done = start(["-m", "framework", "fit", "--config", "experiment.yaml"], project)
     assert done.returncode == 0, done.stderr
     assert "SHOUT hello 2.0" in done.stdout
 
 
-def test_from_a_script(installed, project):
-    done = run([str(installed / "python"), "train.py"], project)
+def test_from_a_script(start, project):
+    done = start(["train.py"], project)
     assert done.returncode == 0, done.stderr
     assert "SHOUT script 2.0" in done.stdout
     assert "SCRIPT runs/experiment/" in done.stdout

@@ -18,9 +18,17 @@ def test_it_is_typed_and_saves_to_itself(name, capsys):
     assert tree["run"]["method"] == name.rsplit("/", 1)[-1]
 
 
+# What is measured beside a step, and takes longer than the step, on less.
+LESS = {
+    "dynamics/rich_lazy_rnn": ["--model.kernel_trials=4", "--data.probes=32"],
+    "dynamics/rich_lazy_rnn_digits": ["--model.kernel_trials=4"],
+    "finetuning/discriminative_generative": ["--techniques.probe_heads.repeats=2"],
+}
+
+
 @pytest.mark.parametrize("name", OFFLINE)
 def test_it_takes_a_step(name):
-    assert main(["fit", "--config", name, *FAST, *small_steps(name)]) == 0
+    assert main(["fit", "--config", name, *FAST, *small_steps(name), *LESS.get(name, [])]) == 0
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - set(OFFLINE)))

@@ -1,21 +1,24 @@
 """Mistakes in every shipped config, drawn from a seed: each runs, or ends with exit code 2 and a message that names it.
 
-``make test`` has a sample that touches every config and kind of mistake, ``make fuzz`` all. The id of one is enough to
+``make test`` has a sample that touches every config, and every kind of mistake in every field; ``make fuzz`` all. The id of one is enough to
 run it again: ``FUZZ=1 pytest tests/suites/abuse -k ID``; another seed is ``FUZZ_SEED=7``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import random
 from pathlib import Path
 
 import pytest
 
-from abuse.bases import FRAGMENTS, SWITCHES, bases
+from abuse.bases import DIGITS, SWITCHES, bases
 from abuse.check import SECONDS, attempt, lay_out
 from abuse.forked import import_everything, run
 from abuse.mutations import KINDS_OF_MISTAKE, Mutation, mutations
+from framework.__main__ import main
 
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 EACH = 6
@@ -29,14 +32,26 @@ SHORT = (
 )
 
 
+def pair(mutation: Mutation) -> tuple[str, str]:
+    """The kind of mistake, and the field of the config that it is made in."""
+    return mutation.kind, mutation.base.name.partition("/")[0]
+
+
 def sample() -> list[Mutation]:
-    """Two of every config, one of every fragment; all kinds."""
-    return [
-        mutation
-        for place, mutation in enumerate(ALL)
-        if place % EACH == (place // EACH) % 3
-        or (place % EACH == (place // EACH) % 3 + 3 and mutation.base.name not in FRAGMENTS)
-    ]
+    """Few in which every config and fragment is met, and every kind of mistake in each field: of each config the first
+    whose kind its field has not had yet, and then what is still left out.
+    """
+    met: set[tuple[str, str]] = set()
+    chosen = []
+    for first in range(0, len(ALL), EACH):
+        own = ALL[first : first + EACH]
+        chosen.append(next((mutation for mutation in own if pair(mutation) not in met), own[(first // EACH) % EACH]))
+        met.add(pair(chosen[-1]))
+    for mutation in ALL:
+        if pair(mutation) not in met:
+            chosen.append(mutation)
+            met.add(pair(mutation))
+    return chosen
 
 
 CHOSEN = ALL if os.environ.get("FUZZ") else sample()
@@ -44,7 +59,10 @@ CHOSEN = ALL if os.environ.get("FUZZ") else sample()
 
 @pytest.fixture(scope="module", autouse=True)
 def _imported() -> None:
+    """What every command imports and looks up, once, so that no fork has to."""
     import_everything()
+    with contextlib.redirect_stdout(io.StringIO()):
+        main(["fit", "--config", DIGITS, "--print_config"])
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +75,7 @@ def test_the_sample_touches_every_config_and_kind() -> None:
     chosen = sample()
     assert {mutation.base.name for mutation in chosen} == {base.name for base in bases()}
     assert {mutation.kind for mutation in chosen} == set(KINDS_OF_MISTAKE)
+    assert {pair(mutation) for mutation in chosen} == {pair(mutation) for mutation in ALL}
     assert len({mutation.id for mutation in ALL}) == len(ALL)
 
 

@@ -1,7 +1,7 @@
 """Runs the blocks of a page one after another, as a reader would who types them in a fresh folder.
 
-A training is cut to two batches, which leaves what is typed its meaning. A framework's command runs in a fork of a
-process that has imported everything; ``runs/METHOD/…`` means the newest run of that method.
+A training is cut to two batches and an evaluation to one, which leaves what is typed its meaning. A framework's command
+runs in a fork of a process that has imported everything; ``runs/METHOD/…`` means the newest run of that method.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from framework.options import read_options
 from framework.sweep_command import _OPTIONS, USAGE
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-STEPS = [f"--trainer.limit_{stage}_batches=2" for stage in ("train", "val", "test", "predict")]
+STEPS = [
+    f"--trainer.limit_{stage}_batches={2 if stage == 'train' else 1}" for stage in ("train", "val", "test", "predict")
+]
 SHORT = [*STEPS, *QUIET, "--trainer.accelerator=cpu", "--wandb.mode=disabled"]
 TRAINING = ("fit", "validate", "test", "predict")
 PLACEHOLDERS = {"NAME": "sequence/s4d", "FILE": "sweeps/s4d_init"}

@@ -48,10 +48,14 @@ def test_the_blocks_of_a_page_run_in_order(page):
     in_fork(run)
 
 
+# A sweep starts a worker, and has tests of its own: before a release it runs, else its file and first trial are read.
 @pytest.mark.slow
-def test_the_commands_to_type_run():
+@pytest.mark.parametrize(
+    "sweeps", [False, pytest.param(True, marks=pytest.mark.release)], ids=["alone", "with a sweep"]
+)
+def test_the_commands_to_type_run(sweeps):
     def run() -> None:
-        state = PageRun(sweeps=True)
+        state = PageRun(sweeps=sweeps)
         for what, spans in typed_rows(ROOT / "README.md"):
             for span in spans:
                 if framework_arguments(span.split()) is not None:
