@@ -1,7 +1,7 @@
 """Mistakes in every shipped config, drawn from a seed: each runs, or ends with exit code 2 and a message that names it.
 
-``make test`` has a sample that touches every config, and every kind of mistake in every field; ``make fuzz`` all. The id of one is enough to
-run it again: ``FUZZ=1 pytest tests/suites/abuse -k ID``; another seed is ``FUZZ_SEED=7``.
+``make test`` has a sample that touches every config, and every kind of mistake in every field; ``make fuzz`` all. The id
+of one is enough to run it again: ``FUZZ=1 pytest tests/suites/abuse -k ID``; another seed is ``FUZZ_SEED=7``.
 """
 
 from __future__ import annotations
