@@ -22,9 +22,10 @@ from resume_harness import start_child
 LATE = (
     "framework.commands", "framework.cli", "framework.run", "framework.sweep.lightning", "framework.sweep.program",
     "framework.tracking.progress", "framework.tracking.provenance", "matplotlib.figure", "omegaconf", "wandb.sdk.launch",
-    "wandb.apis.public", "wandb.sdk.lib.gitlib",
+    "wandb.apis.public", "wandb.sdk.lib.gitlib", "framework.sweep_command", "framework.sweep.figures", "sklearn.ensemble",
+    "optuna.importance", "optuna.storages._rdb.storage", "alembic.command", "sqlalchemy.dialects.postgresql.psycopg2",
 )  # fmt: skip
-"""What a run imports as it goes along."""
+"""What a run or a sweep imports as it goes along."""
 
 
 class ForkedPopen(subprocess.Popen):
@@ -91,12 +92,12 @@ def python(command: Sequence[str]) -> None:
 
 
 @contextmanager
-def forked_by(*modules: ModuleType) -> Iterator[None]:
-    """Within it the programs that ``modules`` start by ``subprocess.Popen`` are forked."""
+def forked_by(*modules: ModuleType, popen: type[subprocess.Popen] = ForkedPopen) -> Iterator[None]:
+    """Within it the programs that ``modules`` start by ``subprocess.Popen`` are forked, or what else ``popen`` does."""
     for name in LATE:
         with suppress(ImportError):  # of another version of W&B
             importlib.import_module(name)
-    stand_in = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedPopen})
+    stand_in = SimpleNamespace(**{**vars(subprocess), "Popen": popen})
     with pytest.MonkeyPatch.context() as patch:
         for module in modules:
             patch.setattr(module, "subprocess", stand_in)
