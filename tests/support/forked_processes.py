@@ -78,10 +78,10 @@ def _become(asked: SimpleNamespace) -> None:
 
 
 def python(command: Sequence[str]) -> None:
-    """Does what the command ``[/usr/bin/env] python [-P] -m MODULE ...`` or ``... python FILE ...`` does."""
+    """Does what the command ``[/usr/bin/env] python [-P|-u] -m MODULE ...`` or ``... python FILE ...`` does."""
     words = [*command][1 if command[0].endswith("/env") else 0 :]
     assert words[0] == sys.executable or words[0] == "python", words
-    words = words[2:] if words[1] == "-P" else words[1:]
+    words = words[2 if words[1] in ("-P", "-u") else 1 :]
     if words[0] == "-m":
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
