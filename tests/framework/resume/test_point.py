@@ -65,13 +65,13 @@ def killed_and_resumed(folder: Path, kind: str, *kills: tuple[str, int]) -> None
         ("plain", [("on_before_zero_grad", 17), ("on_validation_end", 1), ("on_train_epoch_start", 1)]),
         ("rare", [("on_train_batch_start", 2), ("on_train_batch_end", 15)]),  # the first before any point
         ("rare", [("on_validation_batch_start", 5)]),
-        ("stopping", [("on_validation_end", 2), ("on_train_batch_start", 8)]),
+        ("stopping", [("on_validation_end", 2), ("on_train_batch_start", 6)]),
         ("stopping", [("on_train_epoch_end", 2)]),
-        ("half_epochs", [("on_train_batch_start", 6), ("on_validation_batch_start", 6)]),  # right after a validation
+        ("half_epochs", [("on_train_batch_start", 6), ("on_validation_batch_start", 5)]),  # right after a validation
         ("half_epochs", [("on_train_batch_start", 17)]),
         ("accumulate", [("on_before_optimizer_step", 5), ("on_train_batch_start", 7)]),
         ("max_steps", [("on_train_batch_start", 11), ("on_train_batch_start", 12)]),  # the first of the second epoch
-        ("max_steps_at_epoch_end", [("on_validation_batch_start", 9), ("on_train_batch_start", 10)]),
+        ("max_steps_at_epoch_end", [("on_validation_batch_start", 9), ("on_train_batch_start", 7)]),
         ("limited", [("on_train_batch_start", 8), ("on_train_batch_start", 5)]),
         ("seldom_logged", [("on_train_batch_start", 18)]),
         ("every_third_validation", [("on_train_batch_start", 24)]),
