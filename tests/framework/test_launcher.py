@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from checkout import PYTHONPATH
-from forked_processes import ForkedPopen, forked_by, python
+from forked_processes import ForkedPopen, forked_by, python, warm_up
 from lightning.pytorch.strategies.launchers import subprocess_script
 from resume_harness import in_child, same
 from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
@@ -32,7 +32,8 @@ class HalfForked(ForkedPopen):
     """Forks rank 0 and starts the others for real."""
 
     def _execute_child(self, *given: Any) -> None:
-        env = dict(zip(inspect.signature(subprocess.Popen._execute_child).parameters, (self, *given), strict=True))["env"]
+        names = inspect.signature(subprocess.Popen._execute_child).parameters
+        env = dict(zip(names, (self, *given), strict=True))["env"]
         (super() if env["LOCAL_RANK"] == "0" else super(ForkedPopen, self))._execute_child(*given)
 
 
@@ -49,6 +50,7 @@ def test_torchrun_trains_what_lightnings_own_launcher_does(monkeypatch):
     monkeypatch.delenv("MASTER_PORT", raising=False)
     monkeypatch.setattr(subprocess_handler, "Popen", HalfForked)
     torchrun = ["--standalone", "--nproc-per-node=2", "-m", "framework"]
+    warm_up(*FIT)
     with forked_by(subprocess_script):
         mine = run("torch.distributed.run", *torchrun, root="torchrun")
         reference = run("framework", root="lightning")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 import wandb
 import yaml
 from checkout import PYTHONPATH
-from forked_processes import ForkedPopen, forked_by
+from forked_processes import ForkedPopen, forked_by, warm_up
 from resume_harness import in_child
 from sweep_toys import PROGRAM, toy_sweep, write
 
@@ -37,6 +36,7 @@ def toys_are_found():
     with pytest.MonkeyPatch.context() as patch, forked_by(supervisor):
         patch.setenv("PYTHONPATH", PYTHONPATH)
         patch.delenv("WANDB_SILENT", raising=False)
+        warm_up("fit", "--model=sweep_toys.Toy", "--data=sweep_toys.Data")
         yield
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import importlib
 import inspect
+import io
 import os
 import runpy
 import signal
@@ -12,12 +13,14 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from resume_harness import start_child
+
+from framework.__main__ import main
 
 LATE = (
     "framework.commands", "framework.cli", "framework.run", "framework.sweep.lightning", "framework.sweep.program",
@@ -26,6 +29,20 @@ LATE = (
     "optuna.importance", "optuna.storages._rdb.storage", "alembic.command", "sqlalchemy.dialects.postgresql.psycopg2",
 )  # fmt: skip
 """What a run or a sweep imports as it goes along."""
+
+
+def import_late() -> None:
+    """Imports here, once, what each forked process would import by itself."""
+    for name in LATE:
+        with suppress(ImportError):  # of another version of W&B
+            importlib.import_module(name)
+
+
+def warm_up(*command: str) -> None:
+    """Imports and looks up here, once, what each forked ``framework COMMAND`` would do by itself."""
+    import_late()
+    with redirect_stdout(io.StringIO()):
+        assert main([*command, "--print_config"]) == 0
 
 
 class ForkedPopen(subprocess.Popen):
@@ -66,7 +83,7 @@ def _become(asked: SimpleNamespace) -> None:
         os.environ.clear()
         os.environ.update(asked.env)
     atexit._clear()  # what the parent has to do at its end
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     try:
         python(asked.args)
     except Exception:
@@ -94,9 +111,7 @@ def python(command: Sequence[str]) -> None:
 @contextmanager
 def forked_by(*modules: ModuleType, popen: type[subprocess.Popen] = ForkedPopen) -> Iterator[None]:
     """Within it the programs that ``modules`` start by ``subprocess.Popen`` are forked, or what else ``popen`` does."""
-    for name in LATE:
-        with suppress(ImportError):  # of another version of W&B
-            importlib.import_module(name)
+    import_late()
     stand_in = SimpleNamespace(**{**vars(subprocess), "Popen": popen})
     with pytest.MonkeyPatch.context() as patch:
         for module in modules:

@@ -13,7 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 from checkout import PYTHONPATH
-from forked_processes import ForkedPopen, forked_by, python
+from forked_processes import ForkedPopen, forked_by, python, warm_up
 from lightning.pytorch.strategies.launchers import subprocess_script
 from resume_harness import in_child
 
@@ -89,6 +89,7 @@ def errors(capfd: Any) -> list[str]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
+    warm_up(*set_up(folder), *TWO)
     assert in_two(*set_up(folder), *TWO)[0] == 0
     return run_folder(folder)
 
