@@ -177,7 +177,7 @@ def test_killed_and_resumed(tmp_path):
     assert workers
     process.kill()
     process.wait()
-    wait_for(lambda: not any(alive(pid) for pid in workers), 5)
+    wait_for(lambda: not any(alive(pid) for pid in workers))
     started = Path("starts.txt").read_text().splitlines()
     assert started == ["0.0 0", "0.1 0"]
     argv = json.loads(file.read_text())["command"][4:-1]
