@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked_processes import warm_up
 from resume_harness import in_child, same
 
 from framework.__main__ import main
@@ -31,6 +32,7 @@ def only_run(root: str) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
+    warm_up(*FIT)
     root = tmp_path_factory.mktemp("whole")
     assert command(*FIT, f"--run.root={root}") == 0
     return only_run(str(root))

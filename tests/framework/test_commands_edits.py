@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
+from forked_processes import warm_up
 from resume_harness import in_child, same
 from torch import Tensor
 
@@ -89,7 +90,8 @@ def checkpoint(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """Where all runs of this file are."""
+    """Where all runs of this file are; what each command would import and look up anew is there before they fork."""
+    warm_up("fit", *TINY, *KAPPA_LORA)
     return tmp_path_factory.mktemp("commands")
 
 
@@ -305,7 +307,8 @@ def test_hostile_checkpoints_are_refused(spare, tmp_path, hostile):
 
 
 DIGITS = ["--config", "vision/image_classifier_digits", "--trainer.accelerator=cpu", "--wandb.mode=disabled",
-          "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]  # fmt: skip
+          "--trainer.limit_val_batches=2", "--trainer.enable_progress_bar=false",
+          "--trainer.enable_model_summary=false"]  # fmt: skip
 
 
 @pytest.mark.parametrize(

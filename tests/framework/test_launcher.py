@@ -1,41 +1,59 @@
-"""Processes that torchrun starts are one training, the same as those that Lightning starts itself."""
+"""Processes that torchrun starts are one training, the same as those that Lightning starts itself.
+
+Of torchrun's two ranks one is started for real, and imports for seconds; the other and both of Lightning's are forked.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from resume_harness import same
+from checkout import PYTHONPATH
+from forked_processes import ForkedPopen, forked_by, python, warm_up
+from lightning.pytorch.strategies.launchers import subprocess_script
+from resume_harness import in_child, same
+from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
 from framework.__main__ import main
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-FIT = ["-m", "framework", "fit", "--config", "vision/image_classifier_digits", "--trainer.max_epochs=2",
+FIT = ["fit", "--config", "vision/image_classifier_digits", "--trainer.max_epochs=2",
        "--trainer.limit_train_batches=4", "--data.batch_size=64", "--data.augment=crop", "--trainer.accelerator=cpu",
        "--trainer.log_every_n_steps=1", "--trainer.enable_model_summary=false", "--wandb.mode=offline"]  # fmt: skip
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
 
-def run(launcher: list[str], root: str) -> Path:
-    """The one run folder that a command leaves."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launcher, *FIT, *TWO, f"--run.root={root}"], env=environment, capture_output=True, text=True, timeout=150
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+class HalfForked(ForkedPopen):
+    """Forks rank 0 and starts the others for real."""
+
+    def _execute_child(self, *given: Any) -> None:
+        names = inspect.signature(subprocess.Popen._execute_child).parameters
+        env = dict(zip(names, (self, *given), strict=True))["env"]
+        (super() if env["LOCAL_RANK"] == "0" else super(ForkedPopen, self))._execute_child(*given)
+
+
+def run(module: str, *arguments: str, root: str) -> Path:
+    """The one run folder that ``python -m MODULE ...`` leaves, in a fork."""
+    assert in_child(lambda: python([sys.executable, "-m", module, *arguments, *FIT, *TWO, f"--run.root={root}"])) == 0
     (folder,) = Path(root, "image_classifier_digits").iterdir()
     return folder
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # ten processes one after another, each of which imports
-def test_torchrun_trains_what_lightnings_own_launcher_does():
-    mine, reference = run(TORCHRUN, "torchrun"), run([sys.executable], "lightning")
+def test_torchrun_trains_what_lightnings_own_launcher_does(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    monkeypatch.setattr(subprocess_handler, "Popen", HalfForked)
+    torchrun = ["--standalone", "--nproc-per-node=2", "-m", "framework"]
+    warm_up(*FIT)
+    with forked_by(subprocess_script):
+        mine = run("torch.distributed.run", *torchrun, root="torchrun")
+        reference = run("framework", root="lightning")
     rows = (mine / "metrics.jsonl").read_text()
     assert rows == (reference / "metrics.jsonl").read_text()
     assert [json.loads(line)["step"] for line in rows.splitlines() if "train/loss" in line] == list(range(8))
@@ -49,8 +67,8 @@ def test_processes_that_would_each_train_alone_are_refused(monkeypatch, capsys):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "any")
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert main([*FIT[2:], "--run.root=alone"]) == 2
+    assert main([*FIT, "--run.root=alone"]) == 2
     assert "--trainer.strategy=ddp --trainer.devices=2 --trainer.num_nodes=2" in capsys.readouterr().err
     assert not Path("alone").exists()
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert main([*FIT[2:], "--run.root=alone", "--trainer.fast_dev_run=true"]) == 0
+    assert main([*FIT, "--run.root=alone", "--trainer.fast_dev_run=true"]) == 0

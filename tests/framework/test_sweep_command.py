@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
 import wandb
 import yaml
 from checkout import PYTHONPATH
+from forked_processes import ForkedPopen, forked_by, warm_up
+from resume_harness import in_child
 from sweep_toys import PROGRAM, toy_sweep, write
 
 from framework.__main__ import main
+from framework.sweep import program, supervisor
 from framework.sweep.spec import read as read_sweep
 from framework.sweep.storage import open_storage
 from framework.sweep.study import Study
@@ -29,10 +30,14 @@ FLUSHES = "x_transaction_log_flush_interval" in wandb.Settings.model_fields
 """Whether this W&B (0.31 on) can be told to write what it has every second; older ones do every 15."""
 
 
-@pytest.fixture(autouse=True)
-def toys_are_found(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
-    monkeypatch.delenv("WANDB_SILENT", raising=False)
+@pytest.fixture(scope="module", autouse=True)
+def toys_are_found():
+    """By the workers, which are forked where no test is about their start."""
+    with pytest.MonkeyPatch.context() as patch, forked_by(supervisor):
+        patch.setenv("PYTHONPATH", PYTHONPATH)
+        patch.delenv("WANDB_SILENT", raising=False)
+        warm_up("fit", "--model=sweep_toys.Toy", "--data=sweep_toys.Data")
+        yield
 
 
 def rows(folder: str = "sweeps/toy") -> dict[int, dict[str, str]]:
@@ -44,12 +49,10 @@ def wandb_files(folder: Path):
     return [read_wandb(path) for path in sorted(folder.glob("wandb/*run-*/run-*.wandb"))]
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, popen: type[subprocess.Popen] = subprocess.Popen) -> subprocess.Popen:
     """The command in a process of its own, which can be killed."""
     with open(f"{arguments[0]}.out", "a") as out:
-        return subprocess.Popen(
-            [sys.executable, "-m", "framework", "sweep", *arguments], stdout=out, stderr=out, text=True
-        )
+        return popen([sys.executable, "-m", "framework", "sweep", *arguments], stdout=out, stderr=out)
 
 
 def wait_for(condition, seconds: float = 90.0) -> None:
@@ -75,22 +78,11 @@ def alive(pid: int) -> bool:
 def crashed(tmp_path_factory):
     """One sweep in which every second trial goes wrong in its own way."""
     folder = tmp_path_factory.mktemp("crashed")
-    behaviours = ["ok", "raise", "leave", "memory", "kill", "exit", "nan", "silent"]
+    behaviours = ["ok", "raise", "memory", "kill", "leave", "exit", "nan", "silent"]
     toy_sweep(folder, "toy", parameters={"model.behave": {"values": behaviours}, "seed_everything": {"value": 3}})
-    before = os.getcwd()
-    environment = {"PYTHONPATH": PYTHONPATH}
-    kept = {key: os.environ.get(key) for key in environment}
-    os.environ.update(environment)
-    os.chdir(folder)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         code = main(["sweep", "toy.yaml"])
-    finally:
-        os.chdir(before)
-        for key, value in kept.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
     return folder, code, behaviours
 
 
@@ -131,9 +123,9 @@ def test_a_trial_does_not_depend_on_what_others_left_behind(crashed):
         for name in ("ok", "leave", "nan", "silent")
     ]
     assert len(values[0]) == 6
-    assert values[2] == values[0][:2], "the trial after a crash and a new worker, until it stops"
+    assert values[1][:2] == values[0][:2], "in a new worker, until it turns them"
+    assert values[2] == values[0][:2], "the one after it, until it stops"
     assert values[3] == values[0]
-    assert values[1][:2] == values[0][:2]
 
 
 def test_every_trial_is_a_closed_run_of_the_sweeps_group(crashed):
@@ -167,49 +159,45 @@ def test_the_best_config_runs_as_it_is(crashed, monkeypatch):
     assert {row["step"]: row["val/loss"] for row in read_metrics("runs/best/again") if "val/loss" in row} == of
 
 
-def test_a_trial_equals_the_same_fit_in_a_process_of_its_own(crashed, monkeypatch):
-    folder, _, _ = crashed
-    monkeypatch.chdir(folder)
-    argv = json.loads((folder / "toy.yaml").read_text())["command"][4:-1]
-    subprocess.run(
-        [sys.executable, "-m", "framework", *argv, "--seed_everything=3", "--run.name=alone", "--run.method=x"],
-        check=True,
-    )
-    assert read_metrics("runs/x/alone") == read_metrics("sweeps/toy/trials/0000")
-
-
 def test_killed_and_resumed(tmp_path):
-    """SIGKILL of the supervisor: its workers end too; nothing finished is lost or repeated, the rest goes on."""
-    toy_sweep(
-        tmp_path, "toy", "--trainer.max_epochs=6", "--run.resume_every_n_steps=1",
-        parameters={"model.behave": {"value": "slow"}, "model.x": {"values": [0.0, 0.1, 0.2, 0.3]},
+    """SIGKILL of the supervisor: its workers end too; nothing finished is lost or repeated, the rest goes on.
+
+    The supervisor and its worker are started for real, and a trial of theirs equals the same fit in a process of its
+    own.
+    """
+    file = toy_sweep(
+        tmp_path, "toy", "--run.resume_every_n_steps=1",
+        parameters={"model.behave": {"value": "wait"}, "model.x": {"values": [0.0, 0.1, 0.2]},
                     "seed_everything": {"value": 1}},
     )  # fmt: skip
     process = start("toy.yaml")
-    table = Path("sweeps/toy/trials.csv")
-    wait_for(lambda: table.exists() and any(row["state"] == "finished" for row in rows().values()))
-    wait_for(lambda: Path("sweeps/toy/trials/0001/checkpoints/last.ckpt").exists())
+    wait_for(lambda: Path("waiting.txt").exists())
+    assert Path("sweeps/toy/trials/0001/checkpoints/last.ckpt").exists()
     workers = children_of(process.pid)
     assert workers
     process.kill()
     process.wait()
-    wait_for(lambda: not any(alive(pid) for pid in workers), 5)
+    wait_for(lambda: not any(alive(pid) for pid in workers))
     started = Path("starts.txt").read_text().splitlines()
+    assert started == ["0.0 0", "0.1 0"]
+    argv = json.loads(file.read_text())["command"][4:-1]
+    own = ["--seed_everything=1", "--model.behave=wait", "--run.name=alone", "--run.method=x", "--wandb.mode=disabled"]
+    assert in_child(lambda: sys.exit(main([*argv, *own]))) == 0
+    assert read_metrics("runs/x/alone") == read_metrics("sweeps/toy/trials/0000")
     with open("sweeps/toy/journal.log", "ab") as file:
         file.write(b'{"op_code": 5, "half a li')
+    Path("starts.txt").unlink()
+    Path("go").touch()
     assert main(["sweep", "toy.yaml", "--resume"]) == 0
     assert {row["state"] for row in rows().values()} == {"finished"}
-    assert len(rows()) == 4
-    starts = [line.split() for line in Path("starts.txt").read_text().splitlines()]
-    again = [line for line in starts[len(started) :] if int(line[1]) > 0]
-    assert len(again) == 1, "the interrupted training went on from its resume point"
-    assert max(Counter(x for x, _ in starts).values()) == 2
-    assert len(starts) == 5, "no finished trial was run again"
+    assert len(rows()) == 3
+    # the interrupted training went on from its resume point, and no finished trial was run again
+    assert Path("starts.txt").read_text().splitlines() == ["0.1 2", "0.2 0"]
     history = [
-        [row["val/loss"] for row in read_metrics(f"sweeps/toy/trials/{i:04d}") if "val/loss" in row] for i in range(4)
+        [row["val/loss"] for row in read_metrics(f"sweeps/toy/trials/{i:04d}") if "val/loss" in row] for i in range(3)
     ]
-    assert all(len(values) == 6 for values in history)
-    assert all(float(rows()[i]["val/loss"]) == min(history[i]) for i in range(4))
+    assert all(len(values) == 3 for values in history)
+    assert all(float(rows()[i]["val/loss"]) == min(history[i]) for i in range(3))
     for line in Path("sweeps/toy/journal.log").read_text().splitlines():
         json.loads(line)
     with pytest.raises(SystemExit, match="2"):
@@ -218,19 +206,22 @@ def test_killed_and_resumed(tmp_path):
 
 def test_ctrl_c_writes_resume_points(tmp_path):
     toy_sweep(
-        tmp_path, "toy", "--trainer.max_epochs=8",
-        parameters={"model.behave": {"value": "slow"}, "model.x": {"values": [0.0]}, "seed_everything": {"value": 1}},
+        tmp_path, "toy",
+        parameters={"model.behave": {"value": "wait"}, "model.x": {"values": [0.1]}, "seed_everything": {"value": 1}},
     )  # fmt: skip
-    process = start("toy.yaml")
-    wait_for(lambda: Path("starts.txt").exists())
-    time.sleep(1.0)
+    process = start("toy.yaml", popen=ForkedPopen)
+    wait_for(lambda: Path("waiting.txt").exists())
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
     assert rows()[0]["state"] == "interrupted"
     assert Path("sweeps/toy/trials/0000/checkpoints/last.ckpt").exists()
+    Path("go").touch()
     assert main(["sweep", "toy.yaml", "--resume"]) == 0
     assert rows()[0]["state"] == "finished"
-    assert len([row for row in read_metrics("sweeps/toy/trials/0000") if "val/loss" in row]) == 8
+    first, second = Path("starts.txt").read_text().splitlines()
+    assert first == "0.1 0"
+    assert int(second.split()[1]) > 0
+    assert len([row for row in read_metrics("sweeps/toy/trials/0000") if "val/loss" in row]) == 3
 
 
 def test_hyperband_stops_as_wandb_would(tmp_path):
@@ -274,6 +265,13 @@ def test_names_reach_everything_a_config_holds(tmp_path):
     assert run.config["techniques.ema.decay"] == 0.75
 
 
+@pytest.fixture
+def forked_programs():
+    with forked_by(program):
+        yield
+
+
+@pytest.mark.usefixtures("forked_programs")
 def test_a_sweep_ends_at_its_target_and_at_run_cap(tmp_path):
     x = {"x": {"values": [2.0, 0.5, 0.3]}}
     program_sweep(tmp_path, parameters=x, metric={"name": "loss", "target": 0.9})
@@ -316,6 +314,7 @@ def test_any_program_runs_as_under_an_agent(tmp_path):
 
 
 @pytest.mark.skipif(not FLUSHES, reason="this W&B writes its file every 15 s, and the program is over by then")
+@pytest.mark.usefixtures("forked_programs")
 def test_a_program_is_stopped_by_hyperband(tmp_path):
     program_sweep(
         tmp_path, early_terminate={"type": "hyperband", "min_iter": 2, "eta": 2},

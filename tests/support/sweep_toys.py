@@ -59,7 +59,7 @@ class Toy(pl.LightningModule):
     Args:
         x: A parameter.
         behave: ``ok``, ``raise``, ``memory``, ``kill``, ``exit``, ``nan``, ``silent``, ``leave`` (switches of the whole
-            process are turned), ``slow``.
+            process are turned), ``wait`` (unless ``x`` is 0: for the file ``go``, or to be told to end).
         options: Any mapping.
     """
 
@@ -74,10 +74,10 @@ class Toy(pl.LightningModule):
             file.write(f"{self.x} {self.global_step}\n")
 
     def on_train_epoch_start(self) -> None:
-        if self.behave == "slow":
-            time.sleep(0.4)
         if self.current_epoch != 1:
             return
+        if self.behave == "wait" and self.x:
+            self._wait()
         if self.behave == "raise":
             raise RuntimeError("it went wrong\nwith a second line")
         if self.behave == "memory":
@@ -95,6 +95,20 @@ class Toy(pl.LightningModule):
             os.environ["LEFT_BEHIND"] = "1"
             sys.argv.append("left")
             os.chdir("/")
+
+    def _wait(self) -> None:
+        told: list[int] = []
+        before = signal.getsignal(signal.SIGTERM)
+
+        def handle(signum: int, frame: Any) -> None:
+            told.append(signum)
+            before(signum, frame)
+
+        signal.signal(signal.SIGTERM, handle)
+        Path("waiting.txt").touch()
+        while not told and not Path("go").exists():
+            time.sleep(0.01)
+        signal.signal(signal.SIGTERM, before)
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         loss = self.net(batch[0]).square().mean()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,14 +90,29 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("count", [6, 11, 17, 24])
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The end of the run of each case, made once."""
+
+    @cache
+    def get(case: str) -> Path:
+        folder = tmp_path_factory.mktemp("whole")
+        assert in_child(lambda: fit(folder, CASES[case]())) == 0
+        return folder
+
+    return get
+
+
+@pytest.mark.parametrize("at", [(6, 11), (17, 24)], ids=lambda at: f"{at[0]} and {at[1]}")
 @pytest.mark.parametrize("case", CASES)
-def test_killed_before_or_after_an_edit_equals_never_stopped(case: str, count: int, tmp_path: Path) -> None:
-    a, b = tmp_path / "a", tmp_path / "b"
-    a.mkdir(), b.mkdir()
-    make = CASES[case]
-    assert in_child(lambda: fit(a, make())) == 0
-    assert in_child(lambda: fit(b, make(), kill=("on_train_batch_end", count))) == 137
+def test_killed_before_or_after_an_edit_equals_never_stopped(
+    case: str, at: tuple[int, int], tmp_path: Path, never_stopped: Callable[[str], Path]
+) -> None:
+    """Killed twice, at these steps: the edit comes in the first process, in one that goes on, or between two."""
+    a, b, make = never_stopped(case), tmp_path, CASES[case]
+    assert in_child(lambda: fit(b, make(), kill=("on_train_batch_end", at[0]))) == 137
+    assert in_child(lambda: fit(b, make(), kill=("on_train_batch_end", at[1] - at[0] + 1), resume=True)) == 137
+    assert not (b / "end0.pt").exists()
     assert in_child(lambda: fit(b, make(), resume=True)) == 0
     left, right = torch.load(a / "end0.pt"), torch.load(b / "end0.pt")
     for key in left:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -13,7 +12,8 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-from checkout import PYTHONPATH
+from forked_processes import forked_by, python
+from lightning.pytorch.strategies.launchers import subprocess_script
 from resume_harness import Kill, Net, assert_same_end, fit, in_child, in_two_ranks
 
 from framework.data.arrays import ArrayDataset
@@ -39,11 +39,17 @@ class Hang(pl.Callback):
             time.sleep(30)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    assert in_child(lambda: fit(folder, **NEVER)) == 0
+    return folder
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("at", [("on_train_batch_start", 14), ("on_validation_batch_start", 4)])
-def test_a_signal_saves_and_the_run_goes_on_exactly(tmp_path, capfd, signum, code, at):
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert in_child(lambda: fit(whole, **NEVER)) == 0
+def test_a_signal_saves_and_the_run_goes_on_exactly(whole, tmp_path, capfd, signum, code, at):
+    stopped = tmp_path
     assert in_child(lambda: fit(stopped, callbacks=[Kill(*at, signum)], **NEVER)) == code
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("SIG")]
     assert "--ckpt_path last" in line
@@ -93,17 +99,15 @@ def test_two_ranks_stop_together(tmp_path):
     assert_same_end(whole, stopped)
 
 
-@pytest.mark.slow
-def test_lightnings_own_launcher(tmp_path):
+def test_lightnings_own_launcher(tmp_path, monkeypatch, capfd):
     """The processes that Lightning starts stop with rank 0, and its exit code is the signal's."""
-    script = Path(__file__).with_name("signal_script.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH}
     for name in ("PL_GLOBAL_SEED", "MASTER_PORT", "MASTER_ADDR"):
-        environment.pop(name, None)
-    command = [sys.executable, "-W", "ignore", str(script), str(tmp_path), "7", str(int(signal.SIGTERM))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 143, done.stderr[-3000:]
-    assert "stopped at step 7" in done.stderr
+        monkeypatch.delenv(name, raising=False)
+    script = Path(__file__).with_name("signal_script.py")
+    with forked_by(subprocess_script):
+        command = [sys.executable, str(script), str(tmp_path), "7", str(int(signal.SIGTERM))]
+        assert in_child(lambda: python(command)) == 143
+    assert "stopped at step 7" in capfd.readouterr().err
     assert open_checkpoint(tmp_path / "last.ckpt")["global_step"] == 7
 
 

@@ -1,18 +1,22 @@
-"""Several supervisors on one storage, as processes of their own; one is killed in the midst of it."""
+"""Several supervisors on one storage, as processes of their own; one is killed in the midst of it.
+
+They and their workers are forked; that they can be started is tested in ``test_sweep_command.py``.
+"""
 
 from __future__ import annotations
 
 import csv
-import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from forked_processes import ForkedPopen, forked_by
 from sweep_toys import write
 
 from framework.__main__ import main
+from framework.sweep import supervisor
 
 PROGRAM = """
 import os, sys, time
@@ -25,10 +29,16 @@ with open("ends.txt", "a") as file:
 """
 
 
-def start(number: int, storage: str, *more: str) -> subprocess.Popen[bytes]:
+@pytest.fixture(scope="module", autouse=True)
+def forked_workers():
+    with forked_by(supervisor):
+        yield
+
+
+def start(number: int, storage: str, *more: str) -> ForkedPopen:
     """A supervisor with a folder of its own, as on a machine of its own; the sweep's name is that of its folder."""
     with open(f"out{number}.txt", "wb") as out:
-        return subprocess.Popen(
+        return ForkedPopen(
             [
                 *(sys.executable, "-m", "framework", "sweep", "many.yaml"),
                 *(f"--folder=machine{number}/many", f"--storage={storage}", *more),

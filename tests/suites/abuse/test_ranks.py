@@ -8,17 +8,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 from checkout import PYTHONPATH
-from resume_harness import start_child
+from forked_processes import ForkedPopen, forked_by, python, warm_up
+from lightning.pytorch.strategies.launchers import subprocess_script
+from resume_harness import in_child
 
-from abuse.runs import assert_same_run, command, opens, run_folder, set_up
+from abuse.runs import assert_same_run, opens, run_folder, set_up
 from framework import launcher, parent
-from framework.__main__ import main
 
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.arrays=false"]
 
@@ -47,44 +47,18 @@ class Die(pl.Callback):
             self._strike()
 
 
-class Forked:
-    """Stands in for ``subprocess.Popen``: a fork, in which everything is imported already."""
-
-    def __init__(self, argv: list[str], env: dict[str, str], cwd: Any = None) -> None:
-        def rank() -> None:
-            os.environ.clear()
-            os.environ.update(env)
-            sys.exit(main(sys.argv[1:]))
-
-        self.returncode: int | None = None
-        self.pid = start_child(rank)
-
-    def poll(self) -> int | None:
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.returncode = os.waitstatus_to_exitcode(status)
-        return self.returncode
-
-    def send_signal(self, signum: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, signum)
-
-
-def in_two(*arguments: str, grace: float = 15.0) -> tuple[int, float]:
+def in_two(*arguments: str, grace: float = 15.0, popen: type[subprocess.Popen] = ForkedPopen) -> tuple[int, float]:
     """Runs a command whose second rank is forked instead of started; exit code and seconds."""
 
-    def before() -> None:
-        from lightning.pytorch.strategies.launchers import subprocess_script
-
-        subprocess_script.subprocess = SimpleNamespace(Popen=Forked)
+    def run() -> None:
         launcher.GRACE_SECONDS = grace
-        sys.argv[1:] = arguments
         os.environ.pop("MASTER_PORT", None)
+        python([sys.executable, "-m", "framework", *arguments])
 
-    start = time.monotonic()
-    code = command(*arguments, before=before)
-    return code, time.monotonic() - start
+    with forked_by(subprocess_script, popen=popen):
+        start = time.monotonic()
+        code = in_child(run)
+        return code, time.monotonic() - start
 
 
 def lives(pid: int) -> bool:
@@ -115,6 +89,7 @@ def errors(capfd: Any) -> list[str]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
+    warm_up(*set_up(folder), *TWO)
     assert in_two(*set_up(folder), *TWO)[0] == 0
     return run_folder(folder)
 
@@ -192,20 +167,22 @@ def test_a_bug_in_one_rank_shows_its_trace(tmp_path, capfd):
     assert "a bug of one rank" in text
     assert text.count("Traceback") == 1
     assert "rank 1 (process " in text
-    assert "ended with exit code 70, so the run ends; its own error is above" in text
+    assert "ended with exit code 1, so the run ends; its own error is above" in text
 
 
 @pytest.mark.slow
-def test_processes_that_are_started_for_real(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
-    done = subprocess.run(
-        [sys.executable, "-m", "framework", *set_up(tmp_path), *TWO, die(rank=1, at=6)], env=environment,
-        capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
-    assert done.returncode == 3
-    assert "rank 1 (process " in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_rank_that_is_started_for_real(tmp_path, monkeypatch, capfd):
+    """As ``python -m framework`` starts it, which imports everything itself."""
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
+    code, _ = in_two(*set_up(tmp_path), *TWO, die(rank=1, at=6), popen=subprocess.Popen)
+    assert code == 3
+    text = capfd.readouterr().err
+    assert "rank 1 (process " in text
+    assert "Traceback" not in text
     assert_nothing_is_left()
+    point = opens(run_folder(tmp_path) / "checkpoints" / "last.ckpt")
+    assert point is not None
+    assert 0 < point["global_step"] <= 6
 
 
 def test_only_what_was_started_watches(monkeypatch):
