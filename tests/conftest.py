@@ -24,6 +24,12 @@ from processor_time import (  # noqa: F401 - hooks
 torch.set_num_threads(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Before a release, what the tests fork is started for real."""
+    if config.getoption("--release"):
+        os.environ["START_PROCESSES"] = "1"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--release", action="store_true", help="also run what only `make test-all` runs")
 

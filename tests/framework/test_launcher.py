@@ -1,6 +1,7 @@
 """Processes that torchrun starts are one training, the same as those that Lightning starts itself.
 
-Of torchrun's two ranks one is started for real, and imports for seconds; the other and both of Lightning's are forked.
+Of torchrun's two ranks one is started for real, and imports for seconds; the other and both of Lightning's are forked, but
+before a release.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Any
 import pytest
 import torch
 from checkout import PYTHONPATH
-from forked_processes import ForkedPopen, forked_by, python, warm_up
+from forked_processes import ForkedPopen, forked_by, run_python, warm_up
 from lightning.pytorch.strategies.launchers import subprocess_script
-from resume_harness import in_child, same
+from resume_harness import same
 from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
 from framework.__main__ import main
@@ -38,8 +39,8 @@ class HalfForked(ForkedPopen):
 
 
 def run(module: str, *arguments: str, root: str) -> Path:
-    """The one run folder that ``python -m MODULE ...`` leaves, in a fork."""
-    assert in_child(lambda: python([sys.executable, "-m", module, *arguments, *FIT, *TWO, f"--run.root={root}"])) == 0
+    """The one run folder that ``python -m MODULE ...`` leaves."""
+    assert run_python([sys.executable, "-m", module, *arguments, *FIT, *TWO, f"--run.root={root}"]) == 0
     (folder,) = Path(root, "image_classifier_digits").iterdir()
     return folder
 

@@ -1,4 +1,7 @@
-"""Python programs that are forked instead of started: everything is imported already, so that one begins at once."""
+"""Python programs that are forked instead of started: everything is imported already, so that one begins at once.
+
+Before a release they are all started for real.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,13 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from resume_harness import start_child
+from checkout import PYTHONPATH
+from resume_harness import in_child, start_child
 
 from framework.__main__ import main
 
+STARTED = bool(os.environ.get("START_PROCESSES"))
+"""Whether they are started after all, as ``pytest --release`` has it."""
 LATE = (
     "framework.commands", "framework.cli", "framework.run", "framework.sweep.lightning", "framework.sweep.program",
     "framework.tracking.progress", "framework.tracking.provenance", "matplotlib.figure", "omegaconf", "wandb.sdk.launch",
@@ -53,6 +59,9 @@ class ForkedPopen(subprocess.Popen):
     """
 
     def _execute_child(self, *given: Any) -> None:
+        if STARTED:
+            super()._execute_child(*given)
+            return
         names = list(inspect.signature(subprocess.Popen._execute_child).parameters)[1:]
         asked = SimpleNamespace(**dict(zip(names, given, strict=True)))
         self.pid = start_child(lambda: _become(asked))
@@ -108,12 +117,22 @@ def python(command: Sequence[str]) -> None:
         runpy.run_path(words[0], run_name="__main__")
 
 
+def run_python(command: Sequence[str]) -> int:
+    """Runs such a command to its end; the exit code as a shell has it."""
+    if STARTED:
+        code = subprocess.call(command, env=os.environ | {"PYTHONPATH": PYTHONPATH})
+        return code if code >= 0 else 128 - code
+    return in_child(lambda: python(command))
+
+
 @contextmanager
 def forked_by(*modules: ModuleType, popen: type[subprocess.Popen] = ForkedPopen) -> Iterator[None]:
     """Within it the programs that ``modules`` start by ``subprocess.Popen`` are forked, or what else ``popen`` does."""
     import_late()
     stand_in = SimpleNamespace(**{**vars(subprocess), "Popen": popen})
     with pytest.MonkeyPatch.context() as patch:
+        if STARTED:
+            patch.setenv("PYTHONPATH", PYTHONPATH)
         for module in modules:
             patch.setattr(module, "subprocess", stand_in)
         yield

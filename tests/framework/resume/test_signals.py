@@ -12,7 +12,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-from forked_processes import forked_by, python
+from forked_processes import forked_by, run_python
 from lightning.pytorch.strategies.launchers import subprocess_script
 from resume_harness import Kill, Net, assert_same_end, fit, in_child, in_two_ranks
 
@@ -105,8 +105,7 @@ def test_lightnings_own_launcher(tmp_path, monkeypatch, capfd):
         monkeypatch.delenv(name, raising=False)
     script = Path(__file__).with_name("signal_script.py")
     with forked_by(subprocess_script):
-        command = [sys.executable, str(script), str(tmp_path), "7", str(int(signal.SIGTERM))]
-        assert in_child(lambda: python(command)) == 143
+        assert run_python([sys.executable, str(script), str(tmp_path), "7", str(int(signal.SIGTERM))]) == 143
     assert "stopped at step 7" in capfd.readouterr().err
     assert open_checkpoint(tmp_path / "last.ckpt")["global_step"] == 7
 
