@@ -85,7 +85,7 @@ def test_killed_at(tmp_path, uninterrupted, kind, kills):
     assert_same_end(uninterrupted(kind), tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["rare", "half_epochs"])
+@pytest.mark.parametrize("kind", ["rare", "half_epochs", pytest.param("max_steps", marks=pytest.mark.release)])
 def test_three_kills_in_one_run(tmp_path, uninterrupted, kind):
     killed_and_resumed(
         tmp_path, kind, ("on_train_batch_start", 6), ("on_before_optimizer_step", 7), ("on_train_batch_end", 5)
@@ -93,7 +93,7 @@ def test_three_kills_in_one_run(tmp_path, uninterrupted, kind):
     assert_same_end(uninterrupted(kind), tmp_path)
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", [*range(3), *(pytest.param(n, marks=pytest.mark.release) for n in range(3, 12))])
 def test_random_places(tmp_path, uninterrupted, number):
     draw = random.Random(number)
     kind = draw.choice(["plain", "rare", "stopping", "accumulate"])
