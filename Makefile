@@ -38,9 +38,9 @@ test-oldest: .venv-oldest/.installed
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e ".[dev]"
 	touch $@
 
-# Every subset of the core techniques on every architecture, and the others with each, of which `make test` holds few
-# cells in which each two things meet: the better part of an hour on one core. `make matrix MATRIX=1/2` and `MATRIX=2/2` are its halves. When all are
-# green the page on it is written anew.
+# Every subset of the core techniques on every architecture, and the others with each; `make test` has few cells in which
+# each two things meet. The better part of an hour on one core; `make matrix MATRIX=1/2` and `MATRIX=2/2` are its halves.
+# When all are green the page on it is written again.
 MATRIX ?= 1
 matrix: install
 	MATRIX=$(MATRIX) $(ONE_THREAD) $(BIN)/python -m pytest tests/suites/composition $(ARGS)

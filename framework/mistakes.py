@@ -51,9 +51,8 @@ def user_mistakes(config: Mapping[str, Any]) -> Iterator[None]:
     try:
         with _recognised(config):
             yield
-    except (
-        RuntimeError
-    ) as error:  # torch's handler of SIGCHLD raises at whatever line Python is, in an except clause too
+    except RuntimeError as error:
+        # torch's handler of SIGCHLD raises at whatever line Python is, also in the except clauses above
         if _said_by_torch(error):
             raise RunFailed(f"{_said_by_torch(error)}. {_WORKER_HINT}") from error
         raise
