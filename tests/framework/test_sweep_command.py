@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import wandb
 import yaml
 from checkout import PYTHONPATH
 from forked_processes import ForkedPopen, forked_by, warm_up
+from other_processes import alive, descendants_of, wait_until
 from resume_harness import in_child
 from sweep_toys import PROGRAM, toy_sweep, write
 
@@ -53,25 +53,6 @@ def start(*arguments: str, popen: type[subprocess.Popen] = subprocess.Popen) -> 
     """The command in a process of its own, which can be killed."""
     with open(f"{arguments[0]}.out", "a") as out:
         return popen([sys.executable, "-m", "framework", "sweep", *arguments], stdout=out, stderr=out)
-
-
-def wait_for(condition, seconds: float = 90.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.02)
-
-
-def children_of(pid: int) -> list[int]:
-    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
-    return [int(child) for child in found]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -171,13 +152,13 @@ def test_killed_and_resumed(tmp_path):
                     "seed_everything": {"value": 1}},
     )  # fmt: skip
     process = start("toy.yaml")
-    wait_for(lambda: Path("waiting.txt").exists())
+    wait_until(lambda: Path("waiting.txt").exists())
     assert Path("sweeps/toy/trials/0001/checkpoints/last.ckpt").exists()
-    workers = children_of(process.pid)
+    workers = descendants_of(process.pid)
     assert workers
     process.kill()
     process.wait()
-    wait_for(lambda: not any(alive(pid) for pid in workers))
+    wait_until(lambda: not any(alive(pid) for pid in workers))
     started = Path("starts.txt").read_text().splitlines()
     assert started == ["0.0 0", "0.1 0"]
     argv = json.loads(file.read_text())["command"][4:-1]
@@ -210,7 +191,7 @@ def test_ctrl_c_writes_resume_points(tmp_path):
         parameters={"model.behave": {"value": "wait"}, "model.x": {"values": [0.1]}, "seed_everything": {"value": 1}},
     )  # fmt: skip
     process = start("toy.yaml", popen=ForkedPopen)
-    wait_for(lambda: Path("waiting.txt").exists())
+    wait_until(lambda: Path("waiting.txt").exists())
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
     assert rows()[0]["state"] == "interrupted"

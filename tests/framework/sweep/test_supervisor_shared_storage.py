@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import csv
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from forked_processes import ForkedPopen, forked_by
+from other_processes import alive, descendants_of, wait_until
 from sweep_toys import write
 
 from framework.__main__ import main
@@ -48,11 +48,8 @@ def start(number: int, storage: str, *more: str) -> ForkedPopen:
         )
 
 
-def wait_for(condition, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, [path.read_text() for path in Path().glob("out*.txt")]
-        time.sleep(0.02)
+def said() -> list[str]:
+    return [path.read_text() for path in Path().glob("out*.txt")]
 
 
 def lines(name: str) -> Counter[str]:
@@ -68,11 +65,14 @@ def test_many_supervisors_share_one_sweep(tmp_path, request, kind):
         tmp_path, "many", {"method": "grid", "program": "train.py", "parameters": {"x": {"values": list(range(count))}}}
     )
     first = start(0, storage, "--workers=2")
-    wait_for(lambda: len(lines("starts.txt")) == 4)
+    wait_until(lambda: len(lines("starts.txt")) == 4, said=said)
     others = [start(number, storage, "--resume", f"--workers={number}") for number in (1, 2)]
-    wait_for(lambda: len(lines("starts.txt")) == 7)
+    wait_until(lambda: len(lines("starts.txt")) == 7, said=said)
+    left = descendants_of(first.pid)
+    assert len(left) >= 4, "two workers with a program each"
     first.kill()
     first.wait()
+    wait_until(lambda: not any(map(alive, left)), said=said)  # or their programs would be let go too
     Path("go").touch()
     assert [process.wait(timeout=90) for process in others] == [0, 0]
     ended = lines("ends.txt")

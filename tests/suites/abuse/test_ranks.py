@@ -15,6 +15,7 @@ import pytest
 from checkout import PYTHONPATH
 from forked_processes import ForkedPopen, forked_by, python, warm_up
 from lightning.pytorch.strategies.launchers import subprocess_script
+from other_processes import alive, wait_until
 from resume_harness import in_child
 
 from abuse.runs import assert_same_run, opens, run_folder, set_up
@@ -61,21 +62,10 @@ def in_two(*arguments: str, grace: float = 15.0, popen: type[subprocess.Popen] =
         return code, time.monotonic() - start
 
 
-def lives(pid: int) -> bool:
-    """Whether a process runs; one that nobody has waited for yet does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def assert_nothing_is_left(seconds: float = 20.0) -> None:
+def assert_nothing_is_left() -> None:
     pids = [int(path.read_text()) for path in Path().glob("pid*")]
     assert len(pids) == 2
-    end = time.monotonic() + seconds
-    while left := [pid for pid in pids if lives(pid)]:
-        assert time.monotonic() < end, f"still there: {left}"
-        time.sleep(0.05)
+    wait_until(lambda: not any(map(alive, pids)), 20, lambda: [pid for pid in pids if alive(pid)])
 
 
 def die(**arguments: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+from other_processes import wait_until
 from resume_harness import start_child, wait_for
 
 from abuse.runs import METHOD, Moment, assert_same_run, command, run_folder, set_up
@@ -30,13 +31,6 @@ class Wait(pl.Callback):
         if trainer.global_step == 12:
             Path("waits").touch()
             wait_until(Path("go").exists)
-
-
-def wait_until(condition: Any, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.01)
 
 
 @pytest.fixture
