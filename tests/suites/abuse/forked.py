@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from resume_harness import fork
 
 from framework.__main__ import main
 
@@ -73,7 +74,7 @@ def run(arguments: Sequence[str], folder: Path, seconds: float, until: str | Non
     sys.stdout.flush()
     sys.stderr.flush()
     start = time.monotonic()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         _child(list(arguments), folder, out)
     code, stopped = (
