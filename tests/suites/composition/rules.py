@@ -76,6 +76,12 @@ RULES = (
         "its head can be trained first (lp_ft with probe_epochs), but an example has no one φ.",
     ),
     Rule(
+        "nothing left to draw",
+        lambda architecture, techniques: architecture == "factored" and {"gg_init", "winner"} <= set(techniques),
+        "gg_init.exclude leaves nothing of include",
+        "WINNER's two layers are not drawn again, and this model has no others: its head is a product of factors.",
+    ),
+    Rule(
         "retention",
         lambda architecture, techniques: {"warm_start", "kappa_tune"} <= set(techniques),
         "which would rank weights that are no longer the pretrained ones",
