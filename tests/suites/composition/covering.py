@@ -1,6 +1,7 @@
 """Few cells in which everything meets everything: each two techniques, each technique and each architecture, each of
 them and each way to train (workers, accumulation, an end within an epoch, where it is killed, ranks, precision), each
-two ways. What breaks a run is mostly one thing or two that meet; all subsets and all else are `make matrix`'s.
+two ways; but loader workers and ranks with each technique alone, for with each architecture they are dear. What breaks a
+run is mostly one thing or two that meet; all subsets and all else are `make matrix`'s.
 
 The cells are found greedily and cheaply: candidates grow from a pair that is missing yet, and the one that brings most
 missing pairs for what it costs is taken. The choice is fixed: it depends on nothing but the lists of techniques,
