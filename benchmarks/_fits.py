@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import lightning.pytorch as pl
 
-from framework.api import build
+from framework.runs.experiment import build
 
 
 class Clock(pl.Callback):

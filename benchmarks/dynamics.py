@@ -20,7 +20,7 @@ from _rows import Row, duration, report
 from torch import Tensor
 
 from framework.claims import at_most
-from framework.commands import quiet_lightning
+from framework.runs.quiet import quiet_lightning
 from modules.dynamics.generalization_dynamics import theory
 from modules.ensemble import record_points
 

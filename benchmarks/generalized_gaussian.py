@@ -14,8 +14,8 @@ from _rows import Row, duration, report
 from _timing import quietest
 from scipy import stats
 
-from framework import generalized_gaussian as gg
 from framework.claims import at_most
+from framework.functional import generalized_gaussian as gg
 
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:

@@ -19,12 +19,12 @@ from _timing import quietest
 from torch import nn
 
 from callbacks.backslash import backslash_step, estimate_shapes
-from framework import generalized_gaussian as gg
 from framework.claims import at_most
-from framework.compression import rf8
-from framework.compression.entropy_code import decode_ranks, decode_rans, encode_ranks, encode_rans
-from framework.compression.histogram import deep_shape_
-from framework.compression.rate import bits_per_weight, level_counts, quantise
+from framework.functional import generalized_gaussian as gg
+from framework.functional.compression import rf8
+from framework.functional.compression.entropy_code import decode_ranks, decode_rans, encode_ranks, encode_rans
+from framework.functional.compression.histogram import deep_shape_
+from framework.functional.compression.rate import bits_per_weight, level_counts, quantise
 
 NETS = {
     "12 x (1000, 1000)": [(1000, 1000)] * 12,

@@ -18,7 +18,7 @@ from _rows import Row, duration, report
 from torch import Tensor, nn
 
 from framework.claims import at_most
-from framework.commands import quiet_lightning
+from framework.runs.quiet import quiet_lightning
 from modules.in_context.experiment import prompts_of
 
 STEPS, EVERY, REPEATS, SEEDS = 400, 50, 3, 32

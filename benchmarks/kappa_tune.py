@@ -1,4 +1,5 @@
-"""Condition numbers of a ViT-B's weights: framework.spectra against one float32 SVD a tensor and against peft's.
+"""Condition numbers of a ViT-B's weights: framework.functional.spectra against one float32 SVD a tensor and against
+peft's.
 
 Run: ``python benchmarks/kappa_tune.py [--model vit_base_patch16_224] [--threads 1 2] [--repeats 2]``.
 Everything within one process; best of the repeats, which alternate, so that a busy machine slows all alike.

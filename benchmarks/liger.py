@@ -16,7 +16,7 @@ from _timing import medians
 
 from callbacks.liger import linearize
 from framework.claims import at_most
-from framework.gated_linear_attention import chunk_gla, recurrent_gla
+from framework.functional.gated_linear_attention import chunk_gla, recurrent_gla
 from modules.sequence.attention import KeysValues, SoftmaxAttention
 
 WIDTH, HEADS = 256, 4

@@ -14,8 +14,8 @@ from _timing import medians
 from torch import Tensor, nn
 
 from framework.claims import at_most
-from modules.sequence.delta_rule import chunk_gated_delta_rule, recurrent_gated_delta_rule
 from modules.sequence.mom import MoMLayer
+from modules.sequence.mom.delta_rule import chunk_gated_delta_rule, recurrent_gated_delta_rule
 
 
 def passes(layers: list[nn.Module], x: Tensor) -> Callable[[], object]:

@@ -28,7 +28,7 @@ PARAMETER = "model.optimizer.weight_decay"  # does not change how long a trainin
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 ONE_PROCESS = """
 import json, sys, framework
-from framework.commands import quiet_lightning
+from framework.commands.train import quiet_lightning
 quiet_lightning()
 for arguments in json.loads(sys.argv[1]):
     framework.build([], arguments).run()

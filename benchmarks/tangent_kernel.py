@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from framework.claims import at_most
-from framework.ntk import infinite_kernels, tangent_kernel
+from framework.functional.ntk import infinite_kernels, tangent_kernel
 from modules.dynamics.ntk import NTKMLP
 
 POINTS, WIDTH, DEPTH = 64, 256, 4

@@ -15,9 +15,9 @@ from _timing import medians
 from torch import nn
 
 from framework.optim import OptimizerConfig, build_optimizer
-from framework.row_adamw import RowAdamW
+from framework.optim.row_adamw import RowAdamW
 from modules.sequence.ultramem_v2.layers import MemoryConfig
-from modules.sequence.ultramem_v2.lightning import UltraMemLM
+from modules.sequence.ultramem_v2.module import UltraMemLM
 from modules.sequence.ultramem_v2.tables import Table, read_dense, row_products, row_sum
 from modules.sequence.ultramem_v2.tdqkr import exhaustive, leading_pairs, tdqkr
 

@@ -43,10 +43,10 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from framework import generalized_gaussian as gg
-from framework.compression.rate import STEP, bits_per_weight, check_step
 from framework.editing import Plan, Technique, choose, nothing_matches, unique_parameters
 from framework.errors import UserError
+from framework.functional import generalized_gaussian as gg
+from framework.functional.compression.rate import STEP, bits_per_weight, check_step
 
 SCOPES = ("global", "per_tensor")
 DEFAULT_STEP = 2e-5
@@ -119,7 +119,8 @@ def _shapes(sums: Tensor, counts: Tensor) -> Tensor:
 def estimate_shapes(tensors: Iterable[Tensor], scope: str = "global") -> Tensor:
     """ν of all tensors as one sample, (1,), or of each, (T,); float64.
 
-    The estimator of :func:`framework.generalized_gaussian.fit`, on sums of float32 pieces: fast enough for every step.
+    The estimator of :func:`framework.functional.generalized_gaussian.fit`, on sums of float32 pieces: fast enough for
+    every step.
     """
     kept = [tensor.detach() for tensor in tensors]
     return _estimate(kept, list(_groups(kept, scope == "per_tensor")), scope)

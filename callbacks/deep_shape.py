@@ -6,7 +6,8 @@ arXiv 2506.00486, versions 1 to 3).
 The weights as one sample are rounded to levels of 2⁻¹³ and fitted by a generalised Gaussian of shape ν and scale α.
 Then they are moved, their order kept, so that their histogram is that of shape 0.8 ν and scale 0.6 α: a shorter code
 for about the same network. The few epochs that follow repair the accuracy (see
-:mod:`framework.compression.histogram` for the steps, and for a cutoff beyond which weights stay as they are).
+:mod:`framework.functional.compression.histogram` for the steps, and for a cutoff beyond which weights stay as they
+are).
 
 Which weights: the trainable ones, tied ones once, norms and biases too as in the authors' program. So adapters only
 under LoRA, and nothing that KappaTune froze. ``python -m framework export --deep-shape`` does the same to all matrices
@@ -27,10 +28,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from framework.compression.histogram import Remapped, check_settings, deep_shape_
-from framework.compression.rate import STEP
 from framework.editing import Context, Plan, Transform, choose, nothing_matches, unique_parameters
 from framework.errors import UserError
+from framework.functional.compression.histogram import Remapped, check_settings, deep_shape_
+from framework.functional.compression.rate import STEP
 
 
 class DeepShape(Transform):

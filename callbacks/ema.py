@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from framework.editing import Context, Plan, Technique, Transform
-from framework.editing.engine import callbacks_of
 from framework.editing.registry import find_technique
+from framework.editing.technique import callbacks_of
 from framework.errors import UserError
 
 

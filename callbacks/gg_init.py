@@ -40,10 +40,10 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 
-from framework import generalized_gaussian as gg
 from framework.data.seeding import mix
 from framework.editing import Context, Edit, Once, choose, matches, nothing_matches
 from framework.errors import UserError
+from framework.functional import generalized_gaussian as gg
 from framework.protocols import HasWeightParts, WeightPart
 from framework.settings import finite
 

@@ -54,7 +54,7 @@ from framework.editing import Context, Once, Plan, choose, matches, nothing_matc
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.files import write_text, written
-from framework.spectra import Spectrum, condition_numbers, marchenko_pastur
+from framework.functional.spectra import Spectrum, condition_numbers, marchenko_pastur
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

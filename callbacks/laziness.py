@@ -31,13 +31,13 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
-from framework.activity import activity_of
 from framework.editing import Context, Edit, choose
 from framework.errors import UserError
 from framework.figures import new_figure
-from framework.laziness import kernel_alignment, representation_alignment
-from framework.ntk import tangent_kernel
-from framework.probe import ProbeObserver
+from framework.functional.laziness import kernel_alignment, representation_alignment
+from framework.functional.ntk import tangent_kernel
+from framework.observing.activity import activity_of
+from framework.observing.probe import ProbeObserver
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

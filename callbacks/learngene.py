@@ -4,9 +4,10 @@ Paper: Xia, Zhang, Yang, Chen, Chen, Geng, 2024, "Transformer as Linear Expansio
 
 Layer i of L gets θ_i = θ_B + (i/L) θ_A in every tensor of its block, weights, biases and norms; embeddings, final norm
 and, where the classes are the same, head are copied. All layers are free afterwards. The file is what a run of
-``finetuning/tleg`` writes (its folder will do), or what ``framework.learngene.save_learngene`` writes of any vision
-transformer in timm's layout by ``extract_learngene``. The plain function is ``framework.learngene.expand_into``. A
-module that can make a learngene of its data (``HasLearngene``) is asked for one where no file is given.
+``finetuning/tleg`` writes (its folder will do), or what ``framework.checkpoints.learngene_file.save_learngene`` writes
+of any vision transformer in timm's layout by ``extract_learngene``. The plain function is
+``framework.functional.learngene.expand_into``. A module that can make a learngene of its data (``HasLearngene``) is
+asked for one where no file is given.
 
 Expected numbers: on scikit-learn's digits an expansion to depths never trained has 86 to 95 % before any training, and
 one epoch later more than six epochs from random weights give (``reproduce tleg``).
@@ -28,12 +29,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from framework.checkpoints.learngene_file import FILE, read_learngene
+from framework.checkpoints.weights_file import file_sha256
 from framework.editing import Context, Edit
 from framework.errors import UserError
-from framework.learngene import FILE, HEADS, expand_into, find_transformer, matched, read_learngene, within
-from framework.learngene import Learngene as Genes
+from framework.functional.learngene import HEADS, expand_into, find_transformer, matched, within
+from framework.functional.learngene import Learngene as Genes
 from framework.protocols import HasLearngene
-from framework.weights_file import file_sha256
 
 if TYPE_CHECKING:
     from torch import nn

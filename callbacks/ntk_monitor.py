@@ -25,8 +25,8 @@ from torch import Tensor
 
 from framework.errors import UserError
 from framework.figures import new_figure
-from framework.ntk import alignment, drift, inflation, tangent_kernel
-from framework.probe import ProbeObserver
+from framework.functional.ntk import alignment, drift, inflation, tangent_kernel
+from framework.observing.probe import ProbeObserver
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

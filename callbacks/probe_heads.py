@@ -26,14 +26,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from framework.activity import activity_of
 from framework.data.seeding import seeded
 from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure
-from framework.linear_heads import LearningCurve, curve_figure, learning_curve
-from framework.linear_heads.curve import as_metrics
-from framework.probe import evaluating, pair_of
+from framework.functional.linear_heads import LearningCurve, curve_figure, learning_curve
+from framework.functional.linear_heads.curve import as_metrics
+from framework.observing.activity import activity_of
+from framework.observing.probe import evaluating, pair_of
 
 
 def features_of(

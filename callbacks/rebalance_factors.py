@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from framework.editing import Context, Transform
 from framework.errors import UserError
-from framework.low_rank import rebalance
+from framework.functional.low_rank import rebalance
 from framework.protocols import HasFactors
 from framework.settings import finite
 

@@ -3,9 +3,9 @@
 Paper: It Takes a Good Model to Train a Good Model: Generalized Gaussian Priors for Optimized LLMs (Wu et al. 2025,
 arXiv 2506.00486, versions 1 to 3).
 
-While validating, testing or predicting, each weight w is q = a + b: a the power of two nearest to w in the logarithm,
-b the one nearest to w − a if it is at least a sixteenth of a (see :mod:`framework.compression.rf8`). Training goes on
-with the weights themselves, which come back exactly, whether the evaluation ends well or not.
+While validating, testing or predicting, each weight w is q = a + b: a the power of two nearest to w in the logarithm, b
+the one nearest to w − a if it is at least a sixteenth of a (see :mod:`framework.functional.compression.rf8`). Training
+goes on with the weights themselves, which come back exactly, whether the evaluation ends well or not.
 
 Logs ``rf8/sqnr``, the ratio of signal to rounding noise in dB: 28.0 for a generalised Gaussian of any shape. The
 largest relative error of a weight is 10.8 %.
@@ -27,9 +27,9 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from framework.compression.rate import sqnr
-from framework.compression.rf8 import round_to_rf8
 from framework.editing import Technique, matrices
+from framework.functional.compression.rate import sqnr
+from framework.functional.compression.rf8 import round_to_rf8
 
 
 @torch.no_grad()

@@ -12,9 +12,9 @@ the structure alone:
 - ``blocks``: ``means`` (and ``probabilities``) for each pair of cell types, ``fractions`` of the units, ``noise``;
 - ``from_file``: ``path``, an ``.npy`` or ``.csv`` of m x n numbers.
 
-See :mod:`framework.structured_weights` for the formulas. Which: parameters named by ``include``; by default all square
-ones. Each gate of a recurrent layer of torch is a matrix of its own, a convolution is (out, in · taps), a tensor of
-three dimensions of another layer is a stack of matrices.
+See :mod:`framework.functional.structured_weights` for the formulas. Which: parameters named by ``include``; by default
+all square ones. Each gate of a recurrent layer of torch is a matrix of its own, a convolution is (out, in · taps), a
+tensor of three dimensions of another layer is a stack of matrices.
 
 Expected (``reproduce rich_lazy_rnn``): recurrent weights of low rank, or with Dale's law, make networks learn richly:
 the tangent kernel turns further than from the Gaussian start. The same norm at a lower rank means a larger top singular
@@ -35,9 +35,9 @@ from torch import Tensor, nn
 from framework.data.seeding import mix
 from framework.editing import Context, Edit, choose, nothing_matches
 from framework.errors import UserError
+from framework.functional.structured_weights import Structure, structured
 from framework.protocols import HasWeightParts
 from framework.settings import finite
-from framework.structured_weights import Structure, structured
 
 if TYPE_CHECKING:
     from framework.editing import Plan

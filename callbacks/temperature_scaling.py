@@ -26,13 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from framework.calibration import calibration, fit_temperature, reliability
 from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.files import write_text
-from framework.linear_probe import batches_of
-from framework.probe import evaluating, pair_of
+from framework.functional.calibration import calibration, fit_temperature, reliability
+from framework.observing.linear_probe import batches_of
+from framework.observing.probe import evaluating, pair_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

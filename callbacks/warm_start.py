@@ -39,16 +39,17 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from framework.checkpoints.finding import find_checkpoint
+from framework.checkpoints.weights_file import file_sha256, read_weights_file
 from framework.editing import Context, Plan, Transform, choose, matches, unique_parameters
 from framework.editing.ledger import read_plans, same_edit, seeded_for
 from framework.editing.registry import find_technique
 from framework.errors import UserError
-from framework.run import RunConfig, find_checkpoint
+from framework.functional.matching import compare_tensors, match_prefix, shortened
 from framework.settings import finite
-from framework.weights_file import compare_tensors, file_sha256, match_prefix, read_weights_file, shortened
 
 if TYPE_CHECKING:
-    from framework.weights_file import Fit
+    from framework.functional.matching import Fit
 
 Source = Literal["fresh", "gaussian"]
 SOURCES = ("fresh", "gaussian")
@@ -363,7 +364,7 @@ class WarmStart(Transform):
         if checkpoint is not None and when != "start":
             raise UserError(f"warm_start.when: {when!r} is not accepted with a checkpoint; start is needed")
         if checkpoint is not None and Path(checkpoint).is_dir():
-            checkpoint = str(find_checkpoint(str(checkpoint), RunConfig(), None))
+            checkpoint = str(find_checkpoint(str(checkpoint)))
         self.checkpoint = None if checkpoint is None else str(checkpoint)
         self.shrink, self.perturb, self.sigma = float(shrink), float(perturb), float(sigma)
         self.source: Source = "gaussian" if source == "gaussian" else "fresh"

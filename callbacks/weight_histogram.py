@@ -25,10 +25,10 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from framework import generalized_gaussian as gg
 from framework.editing import Observer, matrices, unique_parameters
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
+from framework.functional import generalized_gaussian as gg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

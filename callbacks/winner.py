@@ -53,8 +53,8 @@ from torch import Tensor, nn
 from framework.data.seeding import mix
 from framework.editing import Context, Edit, matches, nothing_matches
 from framework.errors import UserError
+from framework.functional.spectral_centroid import CENTROIDS, Centroid, spectral_centroid
 from framework.protocols import HasSineLayers, HasTargetSignal, HasWeightParts, SineLayers
-from framework.signals import CENTROIDS, Centroid, spectral_centroid
 
 if TYPE_CHECKING:
     from framework.editing import Plan
@@ -77,7 +77,7 @@ def noise_scales(
     """s₀ = s0_max (1 − exp(−a ψ / C^p)) and s₁ = b ψ / C^p.
 
     Args:
-        psi: ψ, see :func:`framework.signals.spectral_centroid`.
+        psi: ψ, see :func:`framework.functional.spectral_centroid.spectral_centroid`.
         d_in: Input dimensions; for 1 and 2 the constants have defaults (:data:`SCALES`).
         channels: C.
         s0_max: Limit of s₀, in radians a unit of the coordinate.
@@ -278,7 +278,7 @@ class Winner(Edit):
         b: Slope of s₁; 3 and 0.4.
         channel_power: p of C^p.
         centroid: How ψ of a signal in several dimensions is measured: ``ravel``, ``rows`` or ``axes`` (see
-            :func:`framework.signals.channel_centroids`).
+            :func:`framework.functional.spectral_centroid.channel_centroids`).
         scale_with_n: Whether s₀ of the formula is multiplied by the target's samples an axis over those that the
             formula was tuned at (150,000; 512).
         layers: Names of the modules with W₀ and W₁; a network of sines knows them itself.

@@ -11,25 +11,26 @@ from framework.errors import RunFailed, UserError
 from framework.paths import own_packages_first
 
 if TYPE_CHECKING:
-    from framework.api import Experiment, build
-    from framework.compression.export import export
+    from framework.checkpoints.export import export
+    from framework.checkpoints.opening import open_model
+    from framework.checkpoints.reading import open_checkpoint
     from framework.data import DataModule
-    from framework.editing import fold, open_model, replay
+    from framework.editing import fold, replay
     from framework.module import Module
     from framework.optim import OptimizerConfig, ScheduleConfig
-    from framework.resume import open_checkpoint
+    from framework.runs.experiment import Experiment, build
 
 _LAZY = {
-    "Experiment": "framework.api",
-    "build": "framework.api",
+    "Experiment": "framework.runs.experiment",
+    "build": "framework.runs.experiment",
     "DataModule": "framework.data",
     "Module": "framework.module",
     "OptimizerConfig": "framework.optim",
     "ScheduleConfig": "framework.optim",
-    "export": "framework.compression.export",
+    "export": "framework.checkpoints.export",
     "fold": "framework.editing",
-    "open_checkpoint": "framework.resume",
-    "open_model": "framework.editing",
+    "open_checkpoint": "framework.checkpoints.reading",
+    "open_model": "framework.checkpoints.opening",
     "replay": "framework.editing",
 }
 

@@ -7,8 +7,9 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from framework import parent, paths
+from framework import paths
 from framework.errors import UserError
+from framework.runs.starter import end_with_starter
 
 USAGE = """usage: framework COMMAND [--config FILE]... [--KEY=VALUE]...
 
@@ -33,7 +34,7 @@ that failed (its loss is no number, a process was lost), 130 and 143 stopped by 
 
 def _training(command: str) -> Callable[[Sequence[str]], int]:
     def run(arguments: Sequence[str]) -> int:
-        from framework.commands import main
+        from framework.commands.train import main
 
         return main(command, arguments)
 
@@ -41,31 +42,31 @@ def _training(command: str) -> Callable[[Sequence[str]], int]:
 
 
 def _list(arguments: Sequence[str]) -> int:
-    from framework.catalogue import main
+    from framework.commands.list import main
 
     return main(arguments)
 
 
 def _compare(arguments: Sequence[str]) -> int:
-    from framework.compare import main
+    from framework.commands.compare import main
 
     return main(arguments)
 
 
 def _reproduce(arguments: Sequence[str]) -> int:
-    from framework.reproduce import main
+    from framework.commands.reproduce import main
 
     return main(arguments)
 
 
 def _export(arguments: Sequence[str]) -> int:
-    from framework.export_command import main
+    from framework.commands.export import main
 
     return main(arguments)
 
 
 def _sweep(arguments: Sequence[str]) -> int:
-    from framework.sweep_command import main
+    from framework.commands.sweep import main
 
     return main(arguments)
 
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         UserError: with ``--traceback`` alone; else it is the message shown.
     """
-    parent.end_with_starter()
+    end_with_starter()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     trace = "--traceback" in arguments
     arguments = [argument for argument in arguments if argument != "--traceback"]

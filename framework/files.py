@@ -1,4 +1,4 @@
-"""Writing files so that they are whole or not there, and saying which one could not be written."""
+"""Writing files so that they are whole or not there, and mending those that a killed process left."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from framework.errors import UserError
 
@@ -67,3 +68,24 @@ def write_text(path: str | Path, text: str) -> None:
     """
     with written(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def cut_half_line(file: BinaryIO) -> int:
+    """Cuts what follows the last newline of ``file`` (open for reading and writing), and stands there.
+
+    A killed process may leave half a line; appended to, it would spoil the next one too.
+
+    Returns:
+        The length of the file.
+    """
+    size = end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 65536)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        end = start + found + 1 if found >= 0 else start
+        if found >= 0:
+            break
+    if end != size:
+        file.truncate(end)
+    return file.seek(end)

@@ -48,7 +48,7 @@ class Module(pl.LightningModule):
 
     may_diverge: ClassVar[bool] = False
     """Whether a loss or a parameter that is no finite number is part of the experiment, as where members train side by
-    side and some diverge: such a training is not stopped (see :class:`framework.finite.StopAtNaN`)."""
+    side and some diverge: such a training is not stopped (see :class:`framework.runs.divergence.StopAtNaN`)."""
 
     def __init__(self, optimizer: OptimizerConfig | None = None, schedule: ScheduleConfig | None = None) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class Module(pl.LightningModule):
         cls, checkpoint_path: str | Path, map_location: Any = "cpu", strict: bool = True, **kwargs: Any
     ) -> Self:
         """As Lightning's, but nothing that the file names is imported (see :func:`framework.open_model`)."""
-        from framework.editing.opening import open_model
+        from framework.checkpoints.opening import open_model
 
         kwargs.pop("weights_only", None)  # always true
         return cast(Self, open_model(checkpoint_path, cls, map_location=map_location, strict=strict, **kwargs))

@@ -241,7 +241,7 @@ def prepared(config: str, *overrides: str) -> tuple[Ensemble, Batch]:
         config: A path or the short name of a shipped config.
         *overrides: As typed on the command line.
     """
-    from framework.api import build
+    from framework.runs.experiment import build
 
     quiet = ["--wandb.mode=disabled", "--trainer.logger=false"]
     _, model, data = build(config, overrides=[*overrides, *quiet])

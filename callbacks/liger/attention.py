@@ -17,8 +17,8 @@ from callbacks.liger.gates import KINDS, log_decay
 from callbacks.liger.grm import grm
 from callbacks.liger.window import Recent, remember, sliding_window_attention
 from framework.errors import UserError
+from framework.functional.rotary import angles, rotate
 from framework.protocols import RotaryAttention
-from framework.rotary import angles, rotate
 
 TRANSFORMERS = ("LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention")
 """Attention layers of transformers that can be converted."""

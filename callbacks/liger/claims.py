@@ -30,7 +30,7 @@ from framework.data.seeding import seeded
 from framework.editing import Context, edit
 from framework.editing.registry import find_technique
 from framework.figures import new_figure
-from framework.rotary import angles, rotate
+from framework.functional.rotary import angles, rotate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -122,8 +122,8 @@ def claims(run: Reproduction) -> Iterator[Claim]:
 
 def _base(toy: Toy, **changes: Any) -> tuple[Any, Any]:
     """A softmax model, and its data."""
-    from framework.api import build
-    from framework.commands import quiet_lightning
+    from framework.runs.experiment import build
+    from framework.runs.quiet import quiet_lightning
 
     quiet_lightning()
     arguments = {"vocab_size": "${data.init_args.vocab_size}", **toy.model, **changes}

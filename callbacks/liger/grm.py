@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from framework.gated_linear_attention import (
+from framework.functional.gated_linear_attention import (
     blocks,
     chunk_gla,
     decay_sums,
@@ -129,7 +129,8 @@ def chunk_into_slots(
 ) -> tuple[Tensor, Tensor]:
     """o_t = q_t K_tᵀ with K_t = diag(a_t) K_{t−1} + written_tᵀ k_t: linear attention that decays along its output.
 
-    In chunks as :func:`framework.gated_linear_attention.chunk_gla`, never with the exponential of a positive number.
+    In chunks as :func:`framework.functional.gated_linear_attention.chunk_gla`, never with the exponential of a positive
+    number.
 
     Args:
         q: ``(…, T, d)``.

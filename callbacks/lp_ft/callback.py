@@ -14,7 +14,7 @@ from callbacks.lp_ft.probing import probe
 from framework.editing import Context, Once, Plan, Stage, ledger_of
 from framework.editing.ledger import set_trainable, trainable_names
 from framework.errors import UserError
-from framework.linear_probe import ProbeFit, batches_of, find_head, scale_head
+from framework.observing.linear_probe import ProbeFit, batches_of, find_head, scale_head
 from framework.optim import OptimizerConfig, ScheduleConfig, changed
 
 STRATEGIES = ("lp_ft", "lp", "ft")

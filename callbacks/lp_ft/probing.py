@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from framework.linear_probe import ProbeFit, find_head, fit_probe, scale_head, see, write_head
+from framework.observing.linear_probe import ProbeFit, find_head, fit_probe, scale_head, see, write_head
 
 
 def probe(

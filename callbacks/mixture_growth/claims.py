@@ -66,7 +66,7 @@ class Task:
     @classmethod
     def of_config(cls) -> Task:
         """Reads them from the config, the data from its datamodule."""
-        from framework.api import build
+        from framework.runs.experiment import build
 
         experiment = build(CONFIG, overrides=["--wandb.mode=disabled", "--trainer.enable_progress_bar=false"])
         data: Any = experiment.datamodule

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.vision.idx import find_idx, read_idx
+from datamodules.images.idx import find_idx, read_idx
 from framework.data.arrays import WholeBatch
 from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.vision.idx import find_idx, read_idx
+from datamodules.images.idx import find_idx, read_idx
 from framework.data.arrays import WholeBatch
 from framework.data.whole import WholeData
 from framework.errors import UserError
-from framework.ntk import KernelPredictor, infinite_kernels
+from framework.functional.ntk import KernelPredictor, infinite_kernels
 from framework.settings import at_least
 
 
@@ -25,7 +25,7 @@ class DigitsComponent(WholeData):
         index: Which component, from 1 for the largest eigenvalue.
         depth: L of the kernel.
         beta: β of the kernel.
-        activation: σ of the kernel, one of ``framework.ntk.ACTIVATIONS``.
+        activation: σ of the kernel, one of ``framework.functional.ntk.ACTIVATIONS``.
         passes: Batches in an epoch.
 
     Raises:

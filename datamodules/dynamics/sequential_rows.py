@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from datamodules.dynamics.correlations import read_pairs
-from datamodules.vision.labelled import LabelledImages, stratified_split
-from datamodules.vision.sources import load_splits
+from datamodules.images.labelled import LabelledImages, stratified_split
+from datamodules.images.sources import load_splits
 from framework.data.arrays import WholeBatch
 from framework.data.whole import WholeData
 from framework.errors import UserError

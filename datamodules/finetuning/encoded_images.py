@@ -11,10 +11,10 @@ from torch import Tensor
 
 from datamodules.finetuning.encoders import encoded, open_encoder
 from datamodules.finetuning.small_encoder import train_small_encoder
-from datamodules.vision.batch_transforms import BatchPreprocess
-from datamodules.vision.labelled import LabelledImages, stratified_split
+from datamodules.images.batch_transforms import BatchPreprocess
+from datamodules.images.labelled import LabelledImages, stratified_split
+from datamodules.images.sources import SOURCES, load_splits
 from datamodules.vision.small_images import channel_statistics
-from datamodules.vision.sources import SOURCES, load_splits
 from framework.errors import UserError
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.activity import activity_of
+from framework.checkpoints.weights_file import read_weights_file
 from framework.config.explain import UnknownClass, find_class
 from framework.errors import UserError
-from framework.weights_file import compare_tensors, match_prefix, read_weights_file
+from framework.functional.matching import compare_tensors, match_prefix
+from framework.observing.activity import activity_of
 
 ACCEPTED = "cnn, pixels, timm:NAME, a checkpoint or run folder, or the path of an nn.Module's class"
 
@@ -51,7 +52,7 @@ def open_encoder(
         model = _timm_model(encoder.removeprefix("timm:"), channels, given)
         whole = layer is None
     elif Path(encoder).expanduser().exists() or encoder.endswith(".ckpt"):
-        from framework.editing.opening import open_model
+        from framework.checkpoints.opening import open_model
 
         if weights is not None:
             raise UserError(f"weights: {weights} given, but the checkpoint {encoder} has its own")

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from datamodules.finetuning.encoded_images import EncodedImages
 from datamodules.finetuning.feature_files import EXPECTED, read_features, write_features
-from datamodules.vision.labelled import stratified_split
-from datamodules.vision.sources import SOURCES, check_source
+from datamodules.images.labelled import stratified_split
+from datamodules.images.sources import SOURCES, check_source
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
-from framework.linear_heads import RangeScaler, draw_subset
+from framework.functional.linear_heads import RangeScaler, draw_subset
 from framework.settings import above, at_least, between, finite
 
 ALL = 100_000

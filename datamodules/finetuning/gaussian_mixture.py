@@ -8,15 +8,15 @@ from torch import Tensor
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
-from framework.linear_heads import draw_subset
-from framework.linear_heads.mixture import MixtureLaw
+from framework.functional.linear_heads import draw_subset
+from framework.functional.linear_heads.mixture import MixtureLaw
 from framework.settings import at_least
 
 ALL = 100_000
 
 
 class GaussianMixture(DataModule):
-    """Serves points (B, n) float64 and classes (B,) of :class:`framework.linear_heads.mixture.MixtureLaw`.
+    """Serves points (B, n) float64 and classes (B,) of :class:`framework.functional.linear_heads.mixture.MixtureLaw`.
 
     Reads: nothing; it is generated: Gaussian classes.
 

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from datamodules.finetuning.text import BYTES, Codec
-from datamodules.finetuning.text_files import Row, find_splits, read_rows
+from datamodules.text_files import Row, find_splits, read_rows
 from framework.data import DataModule
 from framework.data.arrays import NamedArrays
 from framework.errors import UserError

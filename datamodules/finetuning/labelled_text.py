@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.finetuning.text import Codec, Sequences
-from datamodules.finetuning.text_files import SUFFIXES, Row, embedded, find_splits, read_rows
+from datamodules.text_files import SUFFIXES, Row, embedded, find_splits, read_rows
 from framework.data import DataModule
 from framework.errors import UserError
 from framework.settings import at_least, between

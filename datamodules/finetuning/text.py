@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.finetuning.text_files import EMBEDDED, Row, embedded, find_splits, read_rows
+from datamodules.text_files import EMBEDDED, Row, embedded, find_splits, read_rows
 from framework.data import DataModule
 from framework.errors import UserError
 from framework.settings import at_least, between, one_of

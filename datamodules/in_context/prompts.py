@@ -15,8 +15,8 @@ from framework.data import DataModule
 from framework.data.loader import ExactLoader
 from framework.data.seeding import mix
 from framework.errors import UserError
-from framework.regression_prompts import FUNCTIONS, SPECTRA, PromptLaw
-from framework.regression_prompts import Prompts as Batch
+from framework.functional.regression_prompts import FUNCTIONS, SPECTRA, PromptLaw
+from framework.functional.regression_prompts import Prompts as Batch
 from framework.settings import above, at_least, finite
 
 COVARIANCES = ("identity", "ar", *SPECTRA)

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules.finetuning.text import Codec
-from datamodules.finetuning.text_files import embedded
+from datamodules.text_files import embedded
 from framework.data import DataModule
 from framework.data.arrays import NamedArrays
 from framework.errors import UserError

@@ -11,8 +11,8 @@ from torch import Tensor
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset, WholeBatch
 from framework.errors import UserError
+from framework.functional.spectral_centroid import grid_coordinates
 from framework.settings import at_least, between
-from framework.signals import grid_coordinates
 
 LARGEST_BATCH = 512**2
 

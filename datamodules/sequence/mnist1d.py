@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from datamodules.vision.labelled import stratified_split
+from datamodules.images.labelled import stratified_split
 from framework.data import DataModule
 from framework.data.array_pickle import read_array_pickle
 from framework.data.arrays import ArrayDataset

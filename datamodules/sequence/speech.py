@@ -17,8 +17,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.vision.labelled import LabelledImages, stratified_split
-from datamodules.vision.sources import check_declared
+from datamodules.images.labelled import LabelledImages, stratified_split
+from datamodules.images.sources import check_declared
 from framework.data import DataModule
 from framework.errors import UserError
 from framework.settings import at_least

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.finetuning.text import Codec
-from datamodules.finetuning.text_files import EMBEDDED, embedded, find_splits
 from datamodules.sequence.token_files import BYTES, DTYPES, SUFFIXES, read_tokens
+from datamodules.text_files import EMBEDDED, embedded, find_splits
 from framework.data import DataModule
 from framework.errors import UserError
 from framework.settings import at_least, one_of

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.vision.embedded import load_digits
-from datamodules.vision.labelled import stratified_split
-from datamodules.vision.sources import check_declared
+from datamodules.images.embedded import load_digits
+from datamodules.images.labelled import stratified_split
+from datamodules.images.sources import check_declared
 from framework.data import DataModule
 from framework.errors import UserError
 from framework.settings import above, at_least, between, finite

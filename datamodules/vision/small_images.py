@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from datamodules.vision.batch_transforms import BatchPreprocess, check_augment
-from datamodules.vision.labelled import LabelledImages
-from datamodules.vision.sources import check_declared, check_source, load_splits
+from datamodules.images.batch_transforms import BatchPreprocess, check_augment
+from datamodules.images.labelled import LabelledImages
+from datamodules.images.sources import check_declared, check_source, load_splits
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError

@@ -3,7 +3,6 @@
 from framework.editing.engine import Editing, edit
 from framework.editing.ledger import fold, ledger_of, replay, undo
 from framework.editing.names import choose, matches, matrices, nothing_matches, unique_parameters
-from framework.editing.opening import open_model
 from framework.editing.plan import Plan
 from framework.editing.stage import Stage, stage_of
 from framework.editing.technique import Context, Edit, Observer, Once, Technique, Transform
@@ -25,7 +24,6 @@ __all__ = [
     "matches",
     "matrices",
     "nothing_matches",
-    "open_model",
     "replay",
     "stage_of",
     "undo",

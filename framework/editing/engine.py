@@ -38,7 +38,7 @@ from framework.editing.ledger import (
 from framework.editing.names import unique_parameters
 from framework.editing.plan import KEY, Plan
 from framework.editing.snapshot import Snapshot
-from framework.editing.technique import Context, Edit, Moment, Once, Technique, Transform
+from framework.editing.technique import Context, Edit, Engine, Moment, Once, Technique, Transform, callbacks_of
 from framework.errors import UserError
 from framework.files import write_text
 from framework.plain import plain_data
@@ -92,7 +92,7 @@ def _seed(technique: Edit, plans: Sequence[Plan]) -> int:
     return mix(int(os.environ.get("PL_GLOBAL_SEED", 0)), zlib.crc32(technique.name.encode()), times)
 
 
-class Editing(Callback):
+class Editing(Engine):
     """Runs the engine in a Trainer. The command line always adds it; elsewhere the first technique's ``setup`` does.
 
     Args:
@@ -244,20 +244,6 @@ class Editing(Callback):
         )
 
 
-def callbacks_of(trainer: pl.Trainer) -> list[Callback]:
-    """The Trainer's own list of callbacks."""
-    return trainer.callbacks  # type: ignore[attr-defined] # set in its constructor by a connector
-
-
-def engine_of(trainer: pl.Trainer) -> Editing:
-    """The Trainer's engine; one is added to its callbacks if there is none."""
-    found = next((callback for callback in callbacks_of(trainer) if isinstance(callback, Editing)), None)
-    if found is None:
-        found = Editing()
-        callbacks_of(trainer).append(found)
-    return found
-
-
 def in_order(callbacks: Sequence[Callback]) -> dict[str, Technique]:
     """The techniques among ``callbacks`` by name, in the order of application.
 
@@ -357,14 +343,3 @@ def contradictions(checkpoint: Mapping[str, Any], techniques: Mapping[str, Techn
         if name not in techniques:
             lines.append(f"techniques.{name}: the checkpoint has {plan.technique}, the config has none")
     return lines
-
-
-__all__ = [
-    "Editing",
-    "callbacks_of",
-    "check_run",
-    "contradictions",
-    "edit",
-    "engine_of",
-    "in_order",
-]

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from framework.editing.plan import Plan
@@ -76,6 +77,35 @@ class Context:
         return next((plan.decision[key] for plan in reversed(self.plans) if plan.decision.get(key) is not None), None)
 
 
+class Engine(Callback):
+    """What does every technique's edits in a Trainer; techniques know it by this base alone.
+
+    Attributes:
+        chosen: The class that is made where a Trainer has no engine, :class:`framework.editing.engine.Editing`.
+    """
+
+    chosen: ClassVar[type[Engine]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if Engine in cls.__bases__:
+            Engine.chosen = cls
+
+
+def callbacks_of(trainer: pl.Trainer) -> list[Callback]:
+    """The Trainer's own list of callbacks."""
+    return trainer.callbacks  # type: ignore[attr-defined] # set in its constructor by a connector
+
+
+def engine_of(trainer: pl.Trainer) -> Engine:
+    """The Trainer's engine; one is added to its callbacks if there is none."""
+    found = next((callback for callback in callbacks_of(trainer) if isinstance(callback, Engine)), None)
+    if found is None:
+        found = Engine.chosen()
+        callbacks_of(trainer).append(found)
+    return found
+
+
 class Technique(Callback):
     """A callback with a name and a place in the order.
 
@@ -118,8 +148,6 @@ class Technique(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Has the engine do every technique's edit, this one's in its place; a subclass that overrides it calls it."""
-        from framework.editing.engine import engine_of
-
         engine_of(trainer).setup(trainer, pl_module, stage)
 
     def check(self, model: nn.Module, context: Context) -> None:

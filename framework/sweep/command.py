@@ -14,54 +14,21 @@ import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from framework.errors import UserError
+from framework.sweep.template import MACROS, VARIABLE
 
 if TYPE_CHECKING:
     from framework.sweep.spec import Sweep
 
-DEFAULT = ("${env}", "${interpreter}", "${program}", "${args}")
-"""W&B's command for a file without one."""
 
-MACROS = (
-    "env",
-    "interpreter",
-    "program",
-    "args",
-    "args_no_hyphens",
-    "args_no_equals",
-    "args_no_boolean_flags",
-    "args_json",
-    "args_json_file",
-    "args_append_hydra",
-    "args_override_hydra",
-)
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
-_VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]+)\}")
+_ASKS = re.compile(r"-h$|--help\b|--[\w.]+\.help\b|--print_config\b")  # it trains nothing
 _HARMLESS_FLAGS = ("-u", "-B", "-q")
 _ASSIGNMENT = re.compile(r"^([A-Za-z_][A-Za-z0-9_]*)=(.*)$", re.DOTALL)
-
-
-def mistakes(item: str) -> list[str]:
-    """What is wrong with one item of ``command``, whatever the environment: messages, or none."""
-    rest = _VARIABLE.sub("", item)
-    if "${envvar" in rest:
-        return [f"{item!r}: an environment variable is written ${{envvar:NAME}}, in capitals, digits and underscores"]
-    if item in (f"${{{name}}}" for name in MACROS):
-        return []
-    for name in MACROS:
-        if f"${{{name}}}" in rest:
-            return [f"{item!r}: W&B fills ${{{name}}} in only where it is a whole item; give it an item of its own"]
-    if item == rest and item.startswith("${") and item.endswith("}"):  # the agent takes it for a macro, and drops it
-        near = get_close_matches(item[2:-1], MACROS, n=1)
-        accepted = ", ".join(f"${{{name}}}" for name in (*MACROS, "envvar:NAME"))
-        meant = f"did you mean ${{{near[0]}}}?" if near else f"accepted, each as an item of its own: {accepted}"
-        return [f"{item!r} is no macro of W&B; {meant}"]
-    return []
 
 
 def expand(
@@ -85,12 +52,12 @@ def expand(
     """
     argv: list[str] = []
     for item in sweep.command:
-        missing = [name for name in _VARIABLE.findall(item) if name not in environment]
+        missing = [name for name in VARIABLE.findall(item) if name not in environment]
         if missing:
             raise UserError(f"{sweep.path}: command: {item!r}: the environment variable {missing[0]} is not set")
         macro = item[2:-1] if item.startswith("${") and item.endswith("}") else ""
         if macro not in MACROS:
-            argv.append(_VARIABLE.sub(lambda match: environment[match.group(1)], item))
+            argv.append(VARIABLE.sub(lambda match: environment[match.group(1)], item))
         elif macro == "env":
             argv += [] if platform.system() == "Windows" else ["/usr/bin/env"]
         elif macro == "interpreter":
@@ -164,7 +131,9 @@ def framework_arguments(
         queue = queue[2:]
     else:
         return None
-    return queue if queue and queue[0] in SUBCOMMANDS else None
+    if not queue or queue[0] not in SUBCOMMANDS or any(_ASKS.match(item) for item in queue):
+        return None
+    return queue
 
 
 def _python_names() -> set[str]:

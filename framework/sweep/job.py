@@ -20,7 +20,7 @@ class Job:
         name: The trial's name: of its folder and its W&B run.
         folder: The trial's folder.
         log: File that takes what the trial prints.
-        watch: What is watched, as :class:`~framework.sweep.report.Watch`.
+        watch: What is watched, as :class:`~framework.tracking.trial_report.Watch`.
         environment: Variables for a program.
         parameters: The trial's parameters in W&B's form, for a program that asks W&B for them.
     """

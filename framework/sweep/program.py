@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from framework.errors import UserError
 
 if TYPE_CHECKING:
+    from framework.sweep.channel import Channel
     from framework.sweep.job import Job
-    from framework.sweep.report import Report
-    from framework.sweep.worker import Channel
+    from framework.tracking.trial_report import Report
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = 30.0

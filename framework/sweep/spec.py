@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from framework.sweep import command as commands
+from framework.sweep import template
 from framework.sweep.distributions import Parameter
 from framework.sweep.hyperband import LONGEST, Hyperband, finite
 from framework.sweep.parameters import read_parameters
@@ -95,7 +95,7 @@ class Sweep:
     metric: Metric | None = None
     hyperband: Hyperband | None = None
     run_cap: int | None = None
-    command: tuple[str, ...] = commands.DEFAULT
+    command: tuple[str, ...] = template.DEFAULT
     program: str | None = None
     name: str | None = None
     description: str | None = None
@@ -300,12 +300,12 @@ class _Reader:
         if isinstance(given, list) and not given:
             self.source.problem(where, "empty; leave it out for W&B's default, or say what to run")
         items = []
-        for index, item in enumerate(commands.DEFAULT if given is None else given):
+        for index, item in enumerate(template.DEFAULT if given is None else given):
             if isinstance(item, bool) or not isinstance(item, str | int | float):
                 self.source.problem((*where, index), f"text is needed, found {show(item)}; put it in quotes")
                 continue
             items.append(str(item))
-            for message in commands.mistakes(str(item)):
+            for message in template.mistakes(str(item)):
                 self.source.problem((*where, index), message)
         if "${program}" in items and program is None:
             said = (

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from framework.errors import UserError
-from framework.lines import cut_half_line
+from framework.files import cut_half_line
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

@@ -24,9 +24,9 @@ from framework.errors import UserError
 from framework.sweep import command, results
 from framework.sweep.job import COMMAND, Job
 from framework.sweep.peers import Peers
-from framework.sweep.report import Watch
 from framework.sweep.study import Claim, Study
 from framework.sweep.trial import Trial
+from framework.tracking.trial_report import Watch
 
 if TYPE_CHECKING:
     from framework.sweep.spec import Sweep
@@ -255,7 +255,7 @@ class Supervisor:
         return [f"--{key}={value}" for key, value in settings.items()]
 
     def _program_environment(self, name: str, folder: Path) -> dict[str, str]:
-        from framework.run import new_id
+        from framework.runs.folder import new_id
         from framework.sweep.program import PARAMETERS
         from framework.tracking.wandb_mode import choose_mode
 

@@ -7,75 +7,24 @@ the trial's log. When the supervisor goes away, the end of standard input ends t
 from __future__ import annotations
 
 import gc
-import json
 import os
-import queue
 import random
 import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from framework.errors import UserError
-from framework.sweep import report
+from framework.sweep.channel import Channel
 from framework.sweep.job import Job
-from framework.sweep.report import Report, Watch
+from framework.tracking import trial_report as report
+from framework.tracking.trial_report import Report, Watch
 
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-
-
-class Channel:
-    """The worker's end of the two pipes."""
-
-    def __init__(self, output: int) -> None:
-        self._output = output
-        os.set_inheritable(output, False)
-        # what a trial reads, or a process that it starts, must not be what the supervisor says
-        self._input = os.dup(0)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
-        os.close(nothing)
-        self._jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._verdicts: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self.on_end: Callable[[], None] | None = None
-        threading.Thread(target=self._read, name="sweep-input", daemon=True).start()
-
-    def _read(self) -> None:
-        buffer = b""
-        # not a file object, whose lock this thread would hold when the interpreter ends
-        while data := os.read(self._input, 1 << 16):
-            *lines, buffer = (buffer + data).split(b"\n")
-            for line in lines:
-                message = json.loads(line)
-                (self._verdicts if message.pop("kind") == "verdict" else self._jobs).put(message)
-        if self.on_end is not None:
-            self.on_end()
-        if os.getpgrp() == os.getpid():  # what trials have started ends too
-            os.killpg(0, signal.SIGKILL)
-        os._exit(0)
-
-    def receive(self) -> Job:
-        """Waits for the next job."""
-        message = self._jobs.get()
-        # of a trial that did not wait for its verdict; what was said before the job has been read by now
-        self._verdicts = queue.SimpleQueue()
-        return Job(**message)
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Sends a line."""
-        data = (json.dumps(message) + "\n").encode()
-        while data:  # a signal may cut a write short
-            data = data[os.write(self._output, data) :]
-
-    def ask(self, message: Mapping[str, Any]) -> bool:
-        """Sends a line and waits for the verdict on it."""
-        self.send(message)
-        return bool(self._verdicts.get()["stop"])
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -103,8 +52,8 @@ def _import(arguments: Sequence[str]) -> None:
     import matplotlib.figure  # noqa: F401
     import wandb  # noqa: F401
 
-    from framework.cli import prepare
     from framework.config.compose import read_command_line
+    from framework.runs.preparing import prepare
 
     with suppress(Exception):  # the trial itself will tell
         prepare(read_command_line(arguments[1:]), arguments[0])
@@ -166,7 +115,8 @@ def _run(job: Job, channel: Channel) -> dict[str, Any]:
 
 
 def _train(job: Job, heard: Report) -> None:
-    from framework.commands import main as command
+    from framework.config.compose import read_command_line
+    from framework.runs.experiment import run_to_end
 
     assert job.arguments is not None
     subcommand, *arguments = job.arguments
@@ -176,7 +126,7 @@ def _train(job: Job, heard: Report) -> None:
         sys.argv[1:] = [subcommand, *arguments]
         report.activate(heard)
         try:
-            code = command(subcommand, arguments)
+            code = run_to_end(read_command_line(arguments), subcommand, ["framework", subcommand, *arguments])
             if code:
                 raise SystemExit(code)
         finally:

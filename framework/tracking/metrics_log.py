@@ -16,8 +16,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from framework.errors import UserError
-from framework.files import written
-from framework.lines import cut_half_line
+from framework.files import cut_half_line, written
 
 FILE = "metrics.jsonl"
 TABLE = "metrics.csv"

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
+from framework.functional.regression_prompts import PromptLaw
 from framework.module import as_dataclass
 from framework.protocols import HandsOutPrompts
-from framework.regression_prompts import PromptLaw
 from framework.settings import above, at_least
 from modules.ensemble import Batch, Ensemble
 from modules.in_context.plots import lengths_figure
@@ -236,7 +236,7 @@ QUIET = ("--wandb.mode=disabled", "--trainer.logger=false", "--trainer.enable_ch
 
 def prompts_of(config: str, *overrides: str) -> Any:
     """The datamodule of a shipped experiment with other settings, set up."""
-    from framework.api import build
+    from framework.runs.experiment import build
 
     _, _, data = build(config, overrides=[*QUIET, *overrides])
     data.setup("fit")
@@ -250,8 +250,8 @@ def trained(config: str, *overrides: str) -> tuple[InContext, Any]:
         config: A path or the short name of a shipped config.
         *overrides: As typed on the command line.
     """
-    from framework.api import build
-    from framework.commands import quiet_lightning
+    from framework.runs.experiment import build
+    from framework.runs.quiet import quiet_lightning
 
     quiet_lightning()
     silent = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]

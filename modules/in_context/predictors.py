@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from framework.regression_prompts import PromptLaw
+from framework.functional.regression_prompts import PromptLaw
 
 
 def _read(query: Tensor, weights: Tensor) -> Tensor:

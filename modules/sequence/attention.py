@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import BoolTensor, Tensor, nn
 
 from framework.errors import UserError
-from framework.rotary import angles, rotate
+from framework.functional.rotary import angles, rotate
 
 
 class KeysValues(NamedTuple):

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from framework.checkpoints.weights_file import read_weights_file
 from framework.errors import UserError
-from framework.weights_file import compare_tensors, read_weights_file, shortened, without_prefix
+from framework.functional.matching import compare_tensors, shortened, without_prefix
 
 HEADS = ("if_fits", "skip", "strict")
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Reads a state dict as :func:`framework.weights_file.read_weights_file` does.
+    """Reads a state dict as :func:`framework.checkpoints.weights_file.read_weights_file` does.
 
     A prefix ``module.`` or ``backbone.`` that all names share is dropped.
 

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from callbacks.backslash import BackSlash, backslash_step, estimate_shapes
 from callbacks.ema import EMA
 from callbacks.lora import LoRA
-from framework import generalized_gaussian as gg
 from framework.errors import UserError
+from framework.functional import generalized_gaussian as gg
 
 
 def tensors(dtype=torch.float32, seed=0):

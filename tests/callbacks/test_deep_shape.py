@@ -13,11 +13,11 @@ from scipy import stats
 from torch import nn
 
 from callbacks.deep_shape import DeepShape, deep_shape_
-from framework import generalized_gaussian as gg
-from framework.compression.histogram import in_order, shares
-from framework.compression.rate import quantise
 from framework.editing import Context
 from framework.errors import UserError
+from framework.functional import generalized_gaussian as gg
+from framework.functional.compression.histogram import in_order, shares
+from framework.functional.compression.rate import quantise
 
 
 def slow_reference(weights, minnum):

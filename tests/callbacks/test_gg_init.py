@@ -11,10 +11,10 @@ from scipy import stats
 from torch import nn
 
 from callbacks.gg_init import GGInit, choose_weights, draw_, gg_init_, plan_gg_init, xi_of
-from framework import generalized_gaussian as gg
 from framework.editing import Context
 from framework.editing.technique import IMPORTED
 from framework.errors import UserError
+from framework.functional import generalized_gaussian as gg
 
 
 def net():

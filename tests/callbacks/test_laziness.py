@@ -8,10 +8,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks.laziness import Laziness, blockwise_kernel
 from framework import OptimizerConfig
-from framework.activity import activity_of
 from framework.editing import Context
 from framework.errors import UserError
 from framework.module import Module
+from framework.observing.activity import activity_of
 
 
 class Net(Module):

@@ -14,11 +14,12 @@ from callbacks.lora import LoRA
 from callbacks.mixture_growth import MixtureGrowth
 from callbacks.warm_start import WarmStart
 from callbacks.winner import Winner
+from framework.checkpoints.learngene_file import save_learngene
 from framework.editing import Context, edit
 from framework.editing.order import resolve
 from framework.errors import UserError
-from framework.learngene import Learngene as Genes
-from framework.learngene import expand, extract_learngene, save_learngene
+from framework.functional.learngene import Learngene as Genes
+from framework.functional.learngene import expand, extract_learngene
 
 
 class Net(nn.Module):

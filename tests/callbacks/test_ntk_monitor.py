@@ -10,7 +10,7 @@ from callbacks.ntk_monitor import NTKMonitor
 from framework import OptimizerConfig
 from framework.errors import UserError
 from framework.module import Module
-from framework.probe import probe_of
+from framework.observing.probe import probe_of
 
 
 class Net(Module):

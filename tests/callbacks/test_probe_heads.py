@@ -12,8 +12,8 @@ from framework.data import DataModule
 from framework.data.arrays import ArrayDataset, NamedArrays
 from framework.editing import Context
 from framework.errors import UserError
-from framework.linear_heads import learning_curve
-from framework.linear_heads.curve import as_metrics
+from framework.functional.linear_heads import learning_curve
+from framework.functional.linear_heads.curve import as_metrics
 from framework.module import Module
 
 

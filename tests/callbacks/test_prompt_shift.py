@@ -11,7 +11,7 @@ import torch
 from callbacks.prompt_shift import PromptShift, relative_errors, shifted
 from framework.__main__ import main
 from framework.errors import UserError
-from framework.regression_prompts import PromptLaw
+from framework.functional.regression_prompts import PromptLaw
 
 DOUBLE = torch.float64
 

@@ -8,9 +8,9 @@ from torch import nn
 
 from callbacks.ema import EMA
 from callbacks.rf8 import RF8, in_rf8, rf8_
-from framework.compression.rate import sqnr
-from framework.compression.rf8 import round_to_rf8
 from framework.errors import UserError
+from framework.functional.compression.rate import sqnr
+from framework.functional.compression.rf8 import round_to_rf8
 
 
 class Net(BoringModel):

@@ -8,8 +8,8 @@ from torch import nn
 from callbacks.structured_init import StructuredInit, choose_matrices, structured_init_
 from framework.editing import edit, ledger_of
 from framework.errors import UserError
+from framework.functional.structured_weights import Structure, low_rank_part
 from framework.module import Module
-from framework.structured_weights import Structure, low_rank_part
 
 
 class Net(Module):

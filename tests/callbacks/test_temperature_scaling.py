@@ -9,9 +9,9 @@ import pytest
 from small_classifier import Data, Net, leaves_training_alone, trained
 
 from callbacks.temperature_scaling import TemperatureScaling
-from framework.calibration import calibration, fit_temperature
 from framework.errors import UserError
-from framework.linear_probe import see
+from framework.functional.calibration import calibration, fit_temperature
+from framework.observing.linear_probe import see
 
 
 def test_it_leaves_training_alone(tmp_path):

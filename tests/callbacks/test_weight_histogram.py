@@ -10,9 +10,9 @@ from scipy import stats
 from torch import nn
 
 from callbacks.weight_histogram import WeightHistogram, fitted_shapes, histogram, weight_figure
-from framework import generalized_gaussian as gg
 from framework.editing import matrices
 from framework.errors import UserError
+from framework.functional import generalized_gaussian as gg
 
 
 class Net(BoringModel):

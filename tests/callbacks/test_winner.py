@@ -14,14 +14,15 @@ from callbacks.gg_init import GGInit
 from callbacks.lora import LoRA
 from callbacks.warm_start import WarmStart
 from callbacks.winner import Winner, noise_scales, winner_init_
+from framework.checkpoints.opening import open_model
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.data.seeding import mix
-from framework.editing import Context, edit, fold, ledger_of, open_model
+from framework.editing import Context, edit, fold, ledger_of
 from framework.errors import UserError
+from framework.functional.spectral_centroid import channel_centroids, grid_coordinates, spectral_centroid
 from framework.module import Module
 from framework.protocols import SineLayers, WeightPart
-from framework.signals import channel_centroids, grid_coordinates, spectral_centroid
 
 TONE = torch.cos(2 * math.pi * 0.3 * torch.arange(400))[:, None]
 

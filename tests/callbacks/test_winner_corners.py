@@ -8,7 +8,7 @@ import torch
 
 from callbacks.winner import Winner, winner_init_
 from framework.editing import edit
-from framework.signals import spectral_centroid
+from framework.functional.spectral_centroid import spectral_centroid
 from modules.initialization.winner.backbones import SIREN
 
 

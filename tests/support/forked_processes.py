@@ -29,9 +29,9 @@ from framework.__main__ import main
 STARTED = bool(os.environ.get("START_PROCESSES"))
 """Whether they are started after all, as ``pytest --release`` has it."""
 LATE = (
-    "framework.commands", "framework.cli", "framework.run", "framework.sweep.lightning", "framework.sweep.program",
+    "framework.commands.train", "framework.runs.command_line", "framework.runs.folder", "framework.tracking.trial_callbacks", "framework.sweep.program",
     "framework.tracking.progress", "framework.tracking.provenance", "matplotlib.figure", "omegaconf", "wandb.sdk.launch",
-    "wandb.apis.public", "wandb.sdk.lib.gitlib", "framework.sweep_command", "framework.sweep.figures", "sklearn.ensemble",
+    "wandb.apis.public", "wandb.sdk.lib.gitlib", "framework.commands.sweep", "framework.sweep.figures", "sklearn.ensemble",
     "optuna.importance", "optuna.storages._rdb.storage", "alembic.command", "sqlalchemy.dialects.postgresql.psycopg2",
 )  # fmt: skip
 """What a run or a sweep imports as it goes along."""

@@ -23,9 +23,10 @@ from torch.utils.data import Dataset
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from framework.checkpoints.writing import AtomicCheckpointIO
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
-from framework.resume import AtomicCheckpointIO, ResumePoint
+from framework.resume import ResumePoint
 from framework.tracking.metrics_log import MetricsLog
 
 SAMPLES, BATCH = 76, 8  # ten batches an epoch, the last one incomplete

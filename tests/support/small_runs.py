@@ -28,7 +28,8 @@ from tiny_files import (
 )
 
 from framework import paths
-from framework.learngene import FILE, extract_learngene, save_learngene
+from framework.checkpoints.learngene_file import FILE, save_learngene
+from framework.functional.learngene import extract_learngene
 from modules.finetuning.tleg import DescendantViT
 
 METHODS = [name for name in paths.shipped_configs() if not name.startswith(("callbacks/", "sweeps/"))]

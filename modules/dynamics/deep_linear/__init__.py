@@ -31,6 +31,6 @@ that look for linear layers find none.
 Limits: full-batch gradient descent; of tanh networks there is no theory here beyond the linear one and q.
 """
 
-from modules.dynamics.deep_linear.lightning import DeepLinear
+from modules.dynamics.deep_linear.module import DeepLinear
 
 __all__ = ["DeepLinear"]

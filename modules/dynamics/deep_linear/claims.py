@@ -13,7 +13,7 @@ from framework.optim import build_optimizer
 from modules.dynamics.deep_linear import theory
 from modules.dynamics.deep_linear.initialisation import consistency, orthonormal
 from modules.dynamics.deep_linear.isometry import product_spectrum, tanh_network
-from modules.dynamics.deep_linear.lightning import DeepLinear
+from modules.dynamics.deep_linear.module import DeepLinear
 from modules.dynamics.deep_linear.network import best_loss, modes, product
 from modules.dynamics.deep_linear.plots import (
     critical_figure,

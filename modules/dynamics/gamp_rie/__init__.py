@@ -33,6 +33,6 @@ Limits: Gaussian output noise only. Users' data must be whitened; on covariates 
 not hold. Averages over 64 starts at d = 200, as in the paper, need hours on a CPU.
 """
 
-from modules.dynamics.gamp_rie.lightning import GampRie, QuadraticNet
+from modules.dynamics.gamp_rie.module import GampRie, QuadraticNet
 
 __all__ = ["GampRie", "QuadraticNet"]

@@ -32,6 +32,6 @@ run.
 """
 
 from modules.dynamics.generalization_dynamics.hidden_layer import HiddenLayerStudent
-from modules.dynamics.generalization_dynamics.lightning import LinearStudent
+from modules.dynamics.generalization_dynamics.module import LinearStudent
 
 __all__ = ["HiddenLayerStudent", "LinearStudent"]

@@ -11,7 +11,7 @@ import torch
 
 from framework.claims import Claim, Reproduction, at_least, at_most, close_to, within
 from modules.dynamics.generalization_dynamics import theory
-from modules.dynamics.generalization_dynamics.lightning import LinearStudent
+from modules.dynamics.generalization_dynamics.module import LinearStudent
 from modules.dynamics.generalization_dynamics.plots import (
     double_descent_figure,
     errors_figure,

@@ -29,6 +29,6 @@ Limits: noiseless measurements, full batches. The paper's grids of k, m, η and 
 and r.
 """
 
-from modules.dynamics.matrix_sensing.lightning import MatrixSensing
+from modules.dynamics.matrix_sensing.module import MatrixSensing
 
 __all__ = ["MatrixSensing"]

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from framework.claims import Claim, Reproduction, at_least, at_most, close_to, within
-from framework.low_rank import rebalance
-from framework.rates import exponential_rate, power_exponent
-from modules.dynamics.matrix_sensing.lightning import MatrixSensing
+from framework.functional.low_rank import rebalance
+from modules.dynamics.matrix_sensing.module import MatrixSensing
 from modules.dynamics.matrix_sensing.plots import acceleration_figure, errors_figure, rates_figure, spectra_figure
+from modules.dynamics.matrix_sensing.rates import exponential_rate, power_exponent
 from modules.ensemble import Batch, prepared
 
 CONFIG = "dynamics/matrix_sensing"

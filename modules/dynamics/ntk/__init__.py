@@ -9,7 +9,8 @@ What it is for: the limit kernels of MLPs, the kernel of a finite network at any
     f_k = y + (I − η K/N)^k (f_0 − y) on the data, for the cost (1/2N) Σ (f(x_i) − y_i)²  (Thm 2, discrete)
 
 :class:`NTKMLP` has members side by side and its kernel layer by layer; the rest works on anything: limit kernels,
-kernels of any module and predictions in :mod:`framework.ntk`, the technique ``ntk_monitor`` on a probe in any run.
+kernels of any module and predictions in :mod:`framework.functional.ntk`, the technique ``ntk_monitor`` on a probe in
+any run.
 
 Expected numbers (``reproduce ntk``): drift in 200 steps at n = 500 (10 starts) over n = 2,000 (2 starts): 4.7;
 inflation 1.51 at n = 100 (10 starts on each of 5 draws of the inputs) and 1.02 at n = 2,000; error of the first kernel
@@ -26,7 +27,7 @@ Composes with techniques that only observe; others change the network that the t
 Limits: the prediction is for plain full-batch gradient descent at a constant rate below 2 / λ_max(K/N).
 """
 
-from modules.dynamics.ntk.lightning import NTKRegression
 from modules.dynamics.ntk.mlp import NTKMLP
+from modules.dynamics.ntk.module import NTKRegression
 
 __all__ = ["NTKMLP", "NTKRegression"]

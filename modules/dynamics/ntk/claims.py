@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from framework.claims import Claim, Reproduction, at_least, at_most, close_to, within
-from framework.ntk import KernelPredictor, drift, infinite_kernels, inflation
-from modules.dynamics.ntk.lightning import NTKRegression
+from framework.functional.ntk import KernelPredictor, drift, infinite_kernels, inflation
+from modules.dynamics.ntk.module import NTKRegression
 from modules.dynamics.ntk.plots import components_figure, functions_figure, kernel_figure
 from modules.ensemble import Batch, prepared
 

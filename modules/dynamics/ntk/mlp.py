@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from framework.ntk import ACTIVATIONS
+from framework.functional.ntk import ACTIVATIONS
 from framework.settings import at_least, one_of
 
 
@@ -20,7 +20,7 @@ class NTKMLP(nn.Module):
         depth: L, the number of weight matrices.
         outputs: n_L.
         beta: β.
-        activation: One of ``framework.ntk.ACTIVATIONS``.
+        activation: One of ``framework.functional.ntk.ACTIVATIONS``.
         members: E, networks with draws of their own.
         dtype: Of the parameters.
 

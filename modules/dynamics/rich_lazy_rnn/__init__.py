@@ -14,7 +14,7 @@ training.
     K = J Jᵀ (J = ∂o/∂W_h of 32 trials, 8 times, 3 outputs)
 
 Dale's law, chain motifs, cell-type blocks and the user's matrices are other starts
-(:mod:`framework.structured_weights`). K is summed from the signals that outputs send back (24 passes;
+(:mod:`framework.functional.structured_weights`). K is summed from the signals that outputs send back (24 passes;
 :func:`network.recurrent_kernel`), without J. For two linear layers E[KA] has a closed form (Theorem 1; :mod:`linear`):
 (d + 1)² / (d √((d + 3)(d + 2 + 1/r))) for rank r, and 1 for a start of rank 1 along the task (Proposition 1).
 
@@ -40,6 +40,6 @@ definition of an effective rank is not known here, so two are recorded. The pape
 ``rich_lazy_rnn_paper``, which was not run to its end.
 """
 
-from modules.dynamics.rich_lazy_rnn.lightning import LeakyReluRNN
+from modules.dynamics.rich_lazy_rnn.module import LeakyReluRNN
 
 __all__ = ["LeakyReluRNN"]

@@ -10,7 +10,7 @@ import torch
 
 from framework.claims import Claim, Reproduction, at_least, at_most, close_to
 from modules.dynamics.rich_lazy_rnn import linear
-from modules.dynamics.rich_lazy_rnn.lightning import LeakyReluRNN, final
+from modules.dynamics.rich_lazy_rnn.module import LeakyReluRNN, final
 from modules.dynamics.rich_lazy_rnn.plots import laziness_figure, spectra_figure, theory_figure
 from modules.ensemble import Batch, prepared
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from framework.laziness import kernel_alignment
+from framework.functional.laziness import kernel_alignment
 
 
 def sphere(tasks: int, dimension: int, generator: torch.Generator) -> Tensor:

@@ -12,8 +12,9 @@ the fit differs, and their learning curves may cross.
 
 Naive Bayes is near its own best error after O(log n) samples if β is bounded below and α above (``assumptions.npz``),
 logistic regression after O(n) (Section 4). :class:`GaussianHead` fits the first in one epoch of any batches,
-:class:`LogisticHead` the second by L-BFGS or SGD; the functions for any features are in :mod:`framework.linear_heads`,
-and the technique ``probe_heads`` draws both curves on a layer of any classifier.
+:class:`LogisticHead` the second by L-BFGS or SGD; the functions for any features are in
+:mod:`framework.functional.linear_heads`, and the technique ``probe_heads`` draws both curves on a layer of any
+classifier.
 
 Expected numbers (``reproduce discriminative_generative``): in the paper's simulation with two classes naive Bayes is
 within 0.01 of the smallest error after 8 points for n = 100 and for n = 1,000 (20 draws), logistic regression after
@@ -34,6 +35,6 @@ Limits: the paper's seven backbones and their features of CIFAR are not here: a 
 checkpoints of ours stand in for them. Its constants for bounded linear hypotheses are not implemented.
 """
 
-from modules.finetuning.discriminative_generative.lightning import GaussianHead, LogisticHead
+from modules.finetuning.discriminative_generative.module import GaussianHead, LogisticHead
 
 __all__ = ["GaussianHead", "LogisticHead"]

@@ -11,9 +11,15 @@ import torch
 from torch import Tensor
 
 from framework.claims import Claim, Reproduction, at_least, at_most, close_to, within
-from framework.linear_heads import ClassStatistics, LearningCurve, curve_figure, gaussian_head, learning_curve
-from framework.linear_heads.curve import NAIVE_BAYES, logistic_name
-from framework.linear_heads.mixture import MixtureLaw
+from framework.functional.linear_heads import (
+    ClassStatistics,
+    LearningCurve,
+    curve_figure,
+    gaussian_head,
+    learning_curve,
+)
+from framework.functional.linear_heads.curve import NAIVE_BAYES, logistic_name
+from framework.functional.linear_heads.mixture import MixtureLaw
 from modules.finetuning.discriminative_generative.plots import samples_figure
 from modules.finetuning.discriminative_generative.simulation import (
     even_grid,
@@ -127,8 +133,8 @@ def simulation(run: Reproduction) -> Iterator[Claim]:
 
 def _curve(sizes: list[int], repeats: int, *overrides: str, c: tuple[float, ...] = C) -> LearningCurve:
     """Of the features that the shipped config makes, on the test part."""
-    from framework.api import build
-    from framework.commands import quiet_lightning
+    from framework.runs.experiment import build
+    from framework.runs.quiet import quiet_lightning
 
     quiet_lightning()
     quiet = ["--wandb.mode=disabled", "--trainer.logger=false", "--techniques.probe_heads=null"]
@@ -201,7 +207,7 @@ def fashion(run: Reproduction) -> Iterator[Claim]:
 
 def through_fit(run: Reproduction) -> Iterator[Claim]:
     """The shipped command gives what the functions and scikit-learn give."""
-    from framework.api import build
+    from framework.runs.experiment import build
 
     few = ["--techniques.probe_heads=null", "--data.samples=200"]
     data: Any = build(CONFIG, overrides=[*few, "--wandb.mode=disabled", "--trainer.logger=false"]).datamodule

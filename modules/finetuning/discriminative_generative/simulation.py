@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from framework.errors import UserError
-from framework.linear_heads import ClassStatistics, LinearRule, RangeScaler, fit_logistic, gaussian_head
-from framework.linear_heads.logistic import as_rule
-from framework.linear_heads.mixture import MixtureLaw
+from framework.functional.linear_heads import ClassStatistics, LinearRule, RangeScaler, fit_logistic, gaussian_head
+from framework.functional.linear_heads.logistic import as_rule
+from framework.functional.linear_heads.mixture import MixtureLaw
 
 EXCESS = 0.01
 TEST_POINTS = 10_000

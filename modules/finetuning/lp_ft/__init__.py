@@ -30,7 +30,7 @@ tests on a busy CPU core. Composes with every technique that works on linear lay
 labels; kernels need each example by itself; the paper's t-SNE pictures are left out.
 """
 
-from modules.finetuning.lp_ft.lightning import TransferClassifier
+from modules.finetuning.lp_ft.module import TransferClassifier
 from modules.finetuning.lp_ft.network import LinearToy, TransferMLP
 from modules.finetuning.lp_ft.text import TextClassifier
 

@@ -12,12 +12,12 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from framework.calibration import calibration
 from framework.claims import Claim, Reproduction, at_least, at_most, close_to
-from framework.linear_probe import batches_of, see
-from modules.finetuning.kappa_tune import pretrain
+from framework.functional.calibration import calibration
+from framework.observing.linear_probe import batches_of, see
 from modules.finetuning.lp_ft.network import TransferMLP
 from modules.finetuning.lp_ft.plots import calibration_figure, scale_figure, spectra_figure, training_figure
+from modules.finetuning.pretrained import pretrain
 
 CONFIG = "finetuning/lp_ft"
 SEEDS = tuple(range(5))
@@ -58,8 +58,8 @@ class Outcome:
 
 def fitted(run: Reproduction, seed: int, *overrides: str) -> Outcome:
     """One run of the shipped config with other settings."""
-    from framework.api import build
-    from framework.commands import quiet_lightning
+    from framework.runs.experiment import build
+    from framework.runs.quiet import quiet_lightning
 
     quiet_lightning()
     silent = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--run.monitor=null"]
@@ -231,7 +231,7 @@ def scaling(run: Reproduction) -> Iterator[Claim]:
 
 def probing(run: Reproduction, ft: list[Outcome], probed: list[Outcome]) -> Iterator[Claim]:
     """A head trained alone grows on where one whose features can adapt has stopped."""
-    from framework.api import build
+    from framework.runs.experiment import build
 
     grown: dict[str, list[list[float]]] = {"alone": [], "with": []}
     for seed in FEWER:

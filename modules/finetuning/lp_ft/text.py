@@ -13,7 +13,7 @@ from framework.module import OptimizerConfig, ScheduleConfig
 from framework.plain import plain_data
 from framework.settings import between, one_of
 from modules.finetuning.causal_lm import ATTENTION, check_folder, fresh_config, quiet_loading
-from modules.finetuning.lp_ft.lightning import Transferred
+from modules.finetuning.lp_ft.module import Transferred
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -40,6 +40,6 @@ takes but MixtureGrowth.
 Limits: one width for all depths. Far from the trained depth expansions fall off: at depth 1 32 / 62, at 24 55 / 78.
 """
 
-from modules.finetuning.tleg.lightning import DescendantViT, LearngeneAux
+from modules.finetuning.tleg.module import DescendantViT, LearngeneAux
 
 __all__ = ["DescendantViT", "LearngeneAux"]

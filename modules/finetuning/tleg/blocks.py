@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from framework.errors import UserError
-from framework.learngene import layers
+from framework.functional.learngene import layers
 from framework.settings import at_least
 
 # Every token is normalised, then they are averaged: one order for the auxiliary network and for what comes of it.

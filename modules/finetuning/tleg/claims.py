@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from framework.checkpoints.learngene_file import read_learngene
 from framework.claims import Claim, Reproduction, at_least, at_most, within
 from framework.data.seeding import mix, seeded
 from framework.figures import new_figure
-from framework.learngene import Learngene, expand_into, extract_learngene, linearity, read_learngene
+from framework.functional.learngene import Learngene, expand_into, extract_learngene, linearity
 from framework.optim import OptimizerConfig, ScheduleConfig
 from modules.finetuning.tleg.blocks import share_blocks, vit_arguments
-from modules.finetuning.tleg.lightning import LearngeneAux, accuracy_at, distil
+from modules.finetuning.tleg.module import LearngeneAux, accuracy_at, distil
 from modules.finetuning.tleg.plots import layers_figure
 from modules.finetuning.tleg.tables import storage_rows
 from modules.finetuning.tleg.training import accuracy, train
@@ -67,8 +68,8 @@ class Outcome:
 
 def experiment(config: str, *overrides: str) -> Any:
     """A shipped config, built; its data set up."""
-    from framework.api import build
-    from framework.commands import quiet_lightning
+    from framework.runs.experiment import build
+    from framework.runs.quiet import quiet_lightning
 
     quiet_lightning()
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from framework.figures import new_figure
-from framework.learngene import stacked_blocks
+from framework.functional.learngene import stacked_blocks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.files import written
-from framework.learngene import Learngene
+from framework.functional.learngene import Learngene
 
 
 def storage_rows(learngene: Learngene, depths: Sequence[int]) -> list[dict[str, Any]]:

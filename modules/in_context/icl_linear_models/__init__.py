@@ -30,6 +30,6 @@ where they vanish: with covariances that each prompt draws, a norm of 1 makes b 
 """
 
 from modules.in_context.icl_linear_models.gpt2 import GPT2InContext
-from modules.in_context.icl_linear_models.lightning import LinearModelsInContext
+from modules.in_context.icl_linear_models.module import LinearModelsInContext
 
 __all__ = ["GPT2InContext", "LinearModelsInContext"]

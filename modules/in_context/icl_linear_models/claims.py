@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from framework.claims import Claim, Reproduction, at_least, at_most, close_to
-from framework.regression_prompts import PromptLaw
+from framework.functional.regression_prompts import PromptLaw
 from modules.in_context.experiment import Answer, prompts_of, risk, trained
 from modules.in_context.icl_linear_models import theory
 from modules.in_context.icl_linear_models.plots import flow_figure, scaling_figure

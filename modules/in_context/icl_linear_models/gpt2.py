@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
-from framework.regression_prompts import PromptLaw
+from framework.functional.regression_prompts import PromptLaw
 from framework.settings import at_least
 from modules.in_context.experiment import InContext
 

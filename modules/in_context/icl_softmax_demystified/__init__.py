@@ -26,6 +26,6 @@ Limits: two heads that start with one sign can stay one head (``--model.init=opp
 for isotropic covariates; with ``--data.covariance=ar`` only the simulation is there.
 """
 
-from modules.in_context.icl_softmax_demystified.lightning import SoftmaxInContext
+from modules.in_context.icl_softmax_demystified.module import SoftmaxInContext
 
 __all__ = ["SoftmaxInContext"]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from framework.claims import Claim, Reproduction, at_least, at_most, close_to, within
-from framework.regression_prompts import PromptLaw
+from framework.functional.regression_prompts import PromptLaw
 from modules.in_context.experiment import Answer, risk, trained
 from modules.in_context.icl_softmax_demystified import theory
 from modules.in_context.icl_softmax_demystified.plots import drift_figure, heads_figure

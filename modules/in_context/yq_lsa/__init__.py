@@ -29,7 +29,7 @@ Composes with observers and with techniques that change values; members are tens
 Limits: closed forms are for Gaussian covariates. Squared errors have heavy tails: compare over 10⁵ prompts or more.
 """
 
-from modules.in_context.yq_lsa.lightning import GuessingAttention
+from modules.in_context.yq_lsa.module import GuessingAttention
 from modules.in_context.yq_lsa.similarity import SimilarityLM
 
 __all__ = ["GuessingAttention", "SimilarityLM"]

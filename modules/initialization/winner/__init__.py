@@ -37,6 +37,6 @@ apart (``psnr_heldout``). s₀ is in radians a unit of the coordinate and tuned 
 samples 3,500 lies above Nyquist's frequency (see ``scale_with_n`` of the technique). A full batch is held at once.
 """
 
-from modules.initialization.winner.lightning import INR
+from modules.initialization.winner.module import INR
 
 __all__ = ["INR"]

@@ -22,7 +22,7 @@ from framework.claims import Bound, Claim, Reproduction, at_least, at_most, clos
 from framework.data.seeding import seeded
 from framework.editing import edit
 from framework.editing.registry import find_technique
-from framework.signals import grid_coordinates, spectral_centroid
+from framework.functional.spectral_centroid import grid_coordinates, spectral_centroid
 from modules.initialization.winner import plots
 from modules.initialization.winner.backbones import SIREN, uniform_linear
 from modules.initialization.winner.metrics import psnr
@@ -237,7 +237,7 @@ class Fit:
 
 def signal(low: float, high: float, samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """Coordinates (N, 1) and the shipped config's band noise (N, 1)."""
-    from framework.api import build
+    from framework.runs.experiment import build
 
     overrides = [f"--data.{k}={v}" for k, v in (("samples", samples), ("low", low), ("high", high), ("seed", seed))]
     data: Any = build(CONFIG, overrides=[*overrides, "--wandb.mode=disabled"]).datamodule
@@ -360,7 +360,7 @@ def small_fits(run: Reproduction) -> Iterator[Claim]:
 
 def _through_fit(run: Reproduction) -> Iterator[Claim]:
     """Seed 0 of SIREN² by ``fit`` and by the loop, from the same weights."""
-    from framework.api import build
+    from framework.runs.experiment import build
 
     silent = ["--wandb.mode=disabled", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
     experiment = build(CONFIG, overrides=[*silent, f"--run.root={run.folder / 'runs'}", "--trainer.max_epochs=0"])
@@ -412,7 +412,7 @@ def large_fits(run: Reproduction) -> Iterator[Claim]:
 
 def picture(run: Reproduction) -> Iterator[Claim]:
     """A real picture, the paper's own, at an eighth of its side."""
-    from framework.api import build
+    from framework.runs.experiment import build
 
     data: Any = build(
         "initialization/winner", overrides=["--data.size=64", "--data.picture=camera", "--wandb.mode=disabled"]

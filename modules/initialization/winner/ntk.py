@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from framework import ntk
+from framework.functional import ntk
 
 
 def tangent_kernel(model: nn.Module, x: Tensor, chunk: int = 64) -> Tensor:

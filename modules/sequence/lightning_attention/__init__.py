@@ -44,6 +44,6 @@ sequence parallelism.
 
 from modules.sequence.lightning_attention.attention import alibi_slopes, layer_slopes, lightning_attention
 from modules.sequence.lightning_attention.layer import LightningAttention
-from modules.sequence.lightning_attention.lightning import TransNormerLM
+from modules.sequence.lightning_attention.module import TransNormerLM
 
 __all__ = ["LightningAttention", "TransNormerLM", "alibi_slopes", "layer_slopes", "lightning_attention"]

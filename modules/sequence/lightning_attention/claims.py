@@ -151,7 +151,7 @@ def times(run: Reproduction) -> Iterator[Claim]:
 
 def flat() -> Iterator[Claim]:
     """Tokens per second of a whole training step at a constant number of tokens."""
-    from modules.sequence.lightning_attention.lightning import TransNormerLM
+    from modules.sequence.lightning_attention.module import TransNormerLM
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -223,6 +223,6 @@ def _curve(run: Reproduction, name: str) -> list[float]:
 
 
 def _half_lives() -> list[list[float]]:
-    from modules.sequence.lightning_attention.lightning import TransNormerLM
+    from modules.sequence.lightning_attention.module import TransNormerLM
 
     return TransNormerLM(d_model=64, n_layers=4, n_heads=8).half_lives()[:-1]

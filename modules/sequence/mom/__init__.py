@@ -15,8 +15,8 @@ Keys, values and gates are each memory's own, queries are common. A memory that 
 decays, and the short convolution on q, k, v runs over a memory's own tokens, in training as in decoding (the authors'
 code lets it cross from one memory into the next in training). In place of ``S + kᵀv`` any rule of ``RULES``:
 ``linear``, ``retnet``, ``mamba2``, ``gla``, ``hgrn2``, ``rwkv6``, ``deltanet``, ``gated_deltanet`` (the paper's
-headline, chunked: :mod:`modules.sequence.delta_rule`). The loss adds λ M Σ_m f_m P_m, taken layer by layer: pooled over
-layers, as in one of the authors' versions, it does not see two layers that collapse onto different memories.
+headline, chunked: :mod:`modules.sequence.mom.delta_rule`). The loss adds λ M Σ_m f_m P_m, taken layer by layer: pooled
+over layers, as in one of the authors' versions, it does not see two layers that collapse onto different memories.
 
 :class:`MoMLayer` works in any model; :class:`MoMLM` is a language model of such layers, with softmax attention every so
 many if asked; :class:`MoMRecall` is one layer on recall of fused pairs.
@@ -47,7 +47,7 @@ fall idle within a few hundred steps.
 """
 
 from modules.sequence.mom.layer import MoMLayer, MoMState
-from modules.sequence.mom.lightning import MoMLM
+from modules.sequence.mom.module import MoMLM
 from modules.sequence.mom.recall import MoMRecall
 from modules.sequence.mom.routing import Router, balance_loss, pooled_balance_loss
 from modules.sequence.mom.rules import RULES

@@ -13,7 +13,7 @@ from framework.errors import UserError
 from framework.settings import above, at_least, finite
 from modules.language_model import IGNORED, LanguageModel
 from modules.sequence.mom.layer import MoMLayer
-from modules.sequence.mom.lightning import check_sizes, weighted_balance
+from modules.sequence.mom.module import check_sizes, weighted_balance
 
 
 class MoMRecall(LanguageModel):

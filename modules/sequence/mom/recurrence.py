@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from framework.gated_linear_attention import chunk_gla, recurrent_gla
-from modules.sequence.delta_rule import chunk_gated_delta_rule, recurrent_gated_delta_rule
+from framework.functional.gated_linear_attention import chunk_gla, recurrent_gla
+from modules.sequence.mom.delta_rule import chunk_gated_delta_rule, recurrent_gated_delta_rule
 
 
 def recurrent(

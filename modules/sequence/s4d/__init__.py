@@ -40,6 +40,6 @@ code clips in whatever phase its LAPACK returns. Under DSS the kernel depends on
 """
 
 from modules.sequence.s4d.layer import S4DLayer
-from modules.sequence.s4d.lightning import S4DClassifier, S4DRegressor
+from modules.sequence.s4d.module import S4DClassifier, S4DRegressor
 
 __all__ = ["S4DClassifier", "S4DLayer", "S4DRegressor"]

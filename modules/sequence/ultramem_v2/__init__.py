@@ -45,6 +45,6 @@ negative. The released ``forward`` mixes ranks and heads; this follows the equat
 """
 
 from modules.sequence.ultramem_v2.layers import MemoryConfig, UltraMemV2Layer, refresh
-from modules.sequence.ultramem_v2.lightning import FactModel, UltraMemLM
+from modules.sequence.ultramem_v2.module import FactModel, UltraMemLM
 
 __all__ = ["FactModel", "MemoryConfig", "UltraMemLM", "UltraMemV2Layer", "refresh"]

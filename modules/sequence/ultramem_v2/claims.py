@@ -14,7 +14,7 @@ from framework.claims import Claim, Reproduction, at_least, at_most, close_to, w
 from framework.optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
 from modules.sequence.ultramem_v2.initialisation import target_variance
 from modules.sequence.ultramem_v2.layers import MemoryConfig, UltraMemV2Layer, build_memory
-from modules.sequence.ultramem_v2.lightning import FactModel
+from modules.sequence.ultramem_v2.module import FactModel
 from modules.sequence.ultramem_v2.plots import bytes_figure, facts_figure, spread_figure
 from modules.sequence.ultramem_v2.sizes import sizes, token_macs
 from modules.sequence.ultramem_v2.tables import Ring

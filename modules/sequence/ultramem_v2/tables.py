@@ -19,7 +19,7 @@ class Table(nn.Embedding):
     Args:
         rows: R.
         width: Numbers in a row.
-        sparse: Whether gradients are sparse: for :class:`framework.row_adamw.RowAdamW`.
+        sparse: Whether gradients are sparse: for :class:`framework.optim.row_adamw.RowAdamW`.
         boost: Learning rate at the start as a multiple of the schedule's, and the share of training in which it falls
             to 1; 1 and anything for none.
     """

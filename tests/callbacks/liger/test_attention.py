@@ -19,7 +19,7 @@ from callbacks.liger.window import (
     sliding_window_attention,
 )
 from framework.errors import UserError
-from framework.rotary import angles, rotate
+from framework.functional.rotary import angles, rotate
 
 
 def difference(a, b):

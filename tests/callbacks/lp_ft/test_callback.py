@@ -20,8 +20,8 @@ from framework.data.arrays import ArrayDataset
 from framework.editing import edit, ledger_of
 from framework.editing.ledger import trainable_names
 from framework.errors import UserError
-from framework.linear_probe import see
 from framework.module import Module
+from framework.observing.linear_probe import see
 
 HEAD = ["net.head.weight", "net.head.bias"]
 

@@ -127,7 +127,7 @@ def test_a_model_of_timm_gives_what_its_classifier_gets():
 
 
 def test_a_checkpoint_of_ours(tmp_path):
-    from framework.api import build
+    from framework.runs.experiment import build
 
     quiet = ["--wandb.mode=disabled", f"--run.root={tmp_path}", "--run.name=a", "--trainer.max_epochs=1"]
     quiet += [

@@ -15,11 +15,13 @@ from callbacks.warm_start import WarmStart
 from datamodules.finetuning.rounds import RoundData, round_sizes, take
 from datamodules.sequence.mnist1d import Mnist1D
 from datamodules.vision.small_images import SmallImages
+from framework.checkpoints.reading import open_checkpoint
+from framework.checkpoints.writing import AtomicCheckpointIO
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
 from framework.protocols import InRounds
-from framework.resume import AtomicCheckpointIO, ResumePoint, open_checkpoint
+from framework.resume import ResumePoint
 from framework.tracking.metrics_log import MetricsLog, read_metrics
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -150,7 +152,7 @@ def test_other_data_sets_are_subsets():
         ({"base": "datamodules.nothing.Here"}, "base: no class"),
         ({"base": "torch.nn.Linear"}, "not a datamodule"),
         ({"base": Base(), "path": "x"}, "an instance is given"),
-        ({"base": "datamodules.vision.labelled.LabelledImages"}, "not a datamodule"),
+        ({"base": "datamodules.images.labelled.LabelledImages"}, "not a datamodule"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

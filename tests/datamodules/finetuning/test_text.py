@@ -7,7 +7,7 @@ import torch
 from tiny_files import write_language_model, write_parquet_splits
 
 from datamodules.finetuning.text import Codec, Sequences, TextData, pack, split_documents
-from datamodules.finetuning.text_files import find_splits, read_rows
+from datamodules.text_files import find_splits, read_rows
 from framework.errors import UserError
 
 

@@ -15,8 +15,8 @@ from datamodules.initialization.grid_signal import Repeated
 from datamodules.initialization.image import ImageSignal
 from framework.data.arrays import WholeBatch
 from framework.errors import UserError
+from framework.functional.spectral_centroid import grid_coordinates, spectral_centroid
 from framework.protocols import HasTargetSignal
-from framework.signals import grid_coordinates, spectral_centroid
 
 WAVE = 0.8 * np.sin(np.arange(200) * 0.7) + 0.1
 

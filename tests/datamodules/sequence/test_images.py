@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.images.embedded import load_digits
+from datamodules.images.labelled import stratified_split
 from datamodules.sequence.images import SequentialImages
-from datamodules.vision.embedded import load_digits
-from datamodules.vision.labelled import stratified_split
 from framework.errors import UserError
 
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from tiny_files import idx_bytes, write_cifar, write_idx
 
-from datamodules.vision.batch_transforms import BatchPreprocess, random_crop, random_flip
-from datamodules.vision.cifar import read_cifar
-from datamodules.vision.embedded import load_digits, load_mnist5k
-from datamodules.vision.idx import read_idx, read_idx_folder
-from datamodules.vision.labelled import stratified_split
+from datamodules.images.batch_transforms import BatchPreprocess, random_crop, random_flip
+from datamodules.images.cifar import read_cifar
+from datamodules.images.embedded import load_digits, load_mnist5k
+from datamodules.images.idx import read_idx, read_idx_folder
+from datamodules.images.labelled import stratified_split
+from datamodules.images.sources import load_splits
 from datamodules.vision.small_images import SmallImages
-from datamodules.vision.sources import load_splits
 from framework.errors import UserError
 
 FASHION = "/usr/share/datasets/fashion-mnist"

@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from resume_harness import Data, Kill, in_child, in_two_ranks, same
 
 import framework
+from framework.checkpoints.writing import AtomicCheckpointIO
 from framework.editing import Editing, Plan, Technique, edit, fold, ledger_of, undo
 from framework.editing.engine import check_run, contradictions, in_order
 from framework.editing.ledger import read_plans, trainable_names
@@ -26,7 +27,7 @@ from framework.editing.plan import KEY, SCHEMA
 from framework.editing.registry import find_technique
 from framework.editing.technique import IMPORTED
 from framework.errors import UserError
-from framework.resume import AtomicCheckpointIO, ResumePoint
+from framework.resume import ResumePoint
 from framework.tracking.metrics_log import MetricsLog
 
 

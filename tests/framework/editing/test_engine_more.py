@@ -16,7 +16,8 @@ from torch import nn
 import framework
 from callbacks.lora import LoRA, lora_layers
 from callbacks.warm_start import WarmStart
-from framework.editing import Context, edit, ledger_of, open_model, undo
+from framework.checkpoints.opening import open_model
+from framework.editing import Context, edit, ledger_of, undo
 from framework.editing.ledger import trainable_names
 from framework.errors import UserError
 

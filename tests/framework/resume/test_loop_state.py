@@ -19,10 +19,10 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import _Metada
 from torch import nn
 from torchmetrics import MeanMetric
 
+from framework.checkpoints.writing import AtomicCheckpointIO
 from framework.data import seeding
 from framework.data.arrays import ArrayDataset
 from framework.data.loader import ExactLoader
-from framework.resume import AtomicCheckpointIO
 from framework.resume.loop_state import _CONNECTOR, _METADATA
 
 
@@ -54,7 +54,7 @@ def test_fit_loop(trainer, name):
 
 
 def test_launcher():
-    """What ``framework.launcher`` takes the place of, and what it calls."""
+    """What ``framework.runs.launcher`` takes the place of, and what it calls."""
     strategy = make_trainer(strategy="ddp", devices=2).strategy
     assert type(strategy.launcher) is _SubprocessScriptLauncher
     assert strategy._launcher is strategy.launcher

@@ -12,7 +12,8 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from resume_harness import assert_same_end, fit, in_child, in_two_ranks, same
 
-from framework.resume import open_checkpoint, run_id_of
+from framework.checkpoints.reading import open_checkpoint
+from framework.resume import run_id_of
 from framework.tracking.metrics_log import read_metrics
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -16,9 +16,10 @@ from forked_processes import forked_by, run_python
 from lightning.pytorch.strategies.launchers import subprocess_script
 from resume_harness import Kill, Net, assert_same_end, fit, in_child, in_two_ranks
 
+from framework.checkpoints.reading import open_checkpoint
 from framework.data.arrays import ArrayDataset
 from framework.data.loader import ExactLoader
-from framework.resume import Interrupted, ResumePoint, exit_code, open_checkpoint
+from framework.resume import Interrupted, ResumePoint, exit_code
 from framework.tracking.metrics_log import MetricsLog, read_metrics
 
 NEVER = {"point": {"every_n_seconds": None}}

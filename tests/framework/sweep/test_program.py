@@ -13,7 +13,7 @@ from wandb.proto import wandb_internal_pb2
 
 from framework.sweep import program
 from framework.sweep.job import Job
-from framework.sweep.report import Report, Watch
+from framework.tracking.trial_report import Report, Watch
 from framework.tracking.wandb_file import HEADER, PART
 
 

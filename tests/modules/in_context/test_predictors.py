@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LinearRegression, Ridge
 
-from framework.regression_prompts import PromptLaw
+from framework.functional.regression_prompts import PromptLaw
 from modules.in_context.predictors import baselines, bayes, debiased_step, gradient_step, least_squares, ridge
 
 DOUBLE = torch.float64

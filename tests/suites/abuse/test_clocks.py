@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from abuse.runs import METHOD, assert_same_run, command, run_folder, set_up
-from framework.run import RunConfig, find_checkpoint
+from framework.checkpoints.finding import find_checkpoint
 from framework.tracking.metrics_log import read_metrics
 
 HOUR = 3600
@@ -24,7 +24,7 @@ def put_forward(folder: Path) -> None:
 
 
 def last(root: Path) -> Path:
-    return find_checkpoint("last", RunConfig(root=str(root)), METHOD).parent.parent
+    return find_checkpoint("last", root, METHOD).parent.parent
 
 
 def test_put_back_between_runs(tmp_path):

@@ -13,10 +13,11 @@ import torch
 from resume_harness import Data, Net, in_two_ranks
 
 from abuse.runs import command, opens, run_folder, set_up
+from framework.checkpoints.writing import AtomicCheckpointIO
 from framework.errors import RunFailed, UserError
-from framework.finite import SKIPPED, StopAtNaN
-from framework.resume import AtomicCheckpointIO, ResumePoint
-from framework.run import RunConfig
+from framework.resume import ResumePoint
+from framework.runs.divergence import SKIPPED, StopAtNaN
+from framework.runs.folder import RunConfig
 from modules.ensemble import Ensemble
 
 
@@ -115,7 +116,7 @@ def test_where_losses_stay_on_the_device_the_step_is_named_all_the_same(tmp_path
         real(self, trainer)
 
     monkeypatch.setattr(StopAtNaN, "_look", look)
-    monkeypatch.setattr("framework.finite.stands_on_device", lambda loss: True)
+    monkeypatch.setattr("framework.runs.divergence.stands_on_device", lambda loss: True)
     run = trainer(tmp_path, log_every_n_steps=8)
     run.callbacks = [c for c in run.callbacks if not isinstance(c, ResumePoint)]
     with pytest.raises(RunFailed, match=r"train/loss is nan at step 13 \(epoch 1\)"):

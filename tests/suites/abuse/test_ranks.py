@@ -19,7 +19,7 @@ from other_processes import alive, wait_until
 from resume_harness import in_child
 
 from abuse.runs import assert_same_run, opens, run_folder, set_up
-from framework import launcher, parent
+from framework.runs import launcher, starter
 
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.arrays=false"]
 
@@ -177,10 +177,10 @@ def test_a_rank_that_is_started_for_real(tmp_path, monkeypatch, capfd):
 
 def test_only_what_was_started_watches(monkeypatch):
     """Neither a process on its own nor one that torchrun has started."""
-    monkeypatch.delenv(parent.VARIABLE, raising=False)
-    assert parent.starter() is None
-    assert not parent.starter_is_gone()
-    monkeypatch.setenv(parent.VARIABLE, str(os.getppid()))
-    assert not parent.starter_is_gone()
-    monkeypatch.setenv(parent.VARIABLE, "1")
-    assert parent.starter_is_gone() == (os.getppid() != 1)
+    monkeypatch.delenv(starter.VARIABLE, raising=False)
+    assert starter.pid() is None
+    assert not starter.is_gone()
+    monkeypatch.setenv(starter.VARIABLE, str(os.getppid()))
+    assert not starter.is_gone()
+    monkeypatch.setenv(starter.VARIABLE, "1")
+    assert starter.is_gone() == (os.getppid() != 1)

@@ -16,11 +16,11 @@ from other_processes import wait_until
 from resume_harness import start_child, wait_for
 
 from abuse.runs import METHOD, Moment, assert_same_run, command, run_folder, set_up
-from framework import run as runs
 from framework.__main__ import main
 from framework.errors import UserError
-from framework.run import NameTaken, Run
-from framework.run_lock import FolderLock
+from framework.runs import folder as runs
+from framework.runs.folder import NameTaken, Run
+from framework.runs.lock import FolderLock
 
 SLOW = "--techniques.wait={class_path: abuse.test_rivals.Wait}"
 

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from framework import paths
+from framework.commands.sweep import _check
 from framework.errors import UserError
 from framework.sweep.spec import read
-from framework.sweep_command import _check
 
 SWEEPS = [name for name in paths.shipped_configs() if name.startswith("sweeps/")]
 COUNT = 400 if os.environ.get("FUZZ") else 60

@@ -45,13 +45,14 @@ from composition.settings import (
     probed,
     settings,
 )
-from framework import generalized_gaussian as gg
-from framework.compression.rf8 import round_to_rf8
+from framework.checkpoints.learngene_file import read_learngene
 from framework.data.seeding import mix
 from framework.editing import ledger_of, undo
 from framework.editing.registry import find_technique
 from framework.errors import UserError
-from framework.learngene import expand_into, read_learngene
+from framework.functional import generalized_gaussian as gg
+from framework.functional.compression.rf8 import round_to_rf8
+from framework.functional.learngene import expand_into
 
 BATCHES = 5
 PREFIXES = ("ntk/", "laziness/", "feature_drift/", "ntk_split/", "temperature_scaling/")  # of what observers log

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from composition.probes import vit
+from framework.checkpoints.learngene_file import FILE, save_learngene
 from framework.data.seeding import seeded
-from framework.learngene import FILE, extract_learngene, save_learngene
+from framework.functional.learngene import extract_learngene
 
 CORE = ("gg_init", "winner", "mixture_growth", "warm_start", "kappa_tune", "lora")
 OTHERS = (

@@ -26,10 +26,11 @@ import yaml
 from resume_harness import start_child, wait_for
 
 from docs.blocks import ROOT, Block, command_lines, framework_arguments
-from framework import catalogue, paths, reproduce
+from framework import catalogue, paths
 from framework.__main__ import main
-from framework.options import read_options
-from framework.sweep_command import _OPTIONS, USAGE
+from framework.claims import reproduce
+from framework.commands.options import read_options
+from framework.commands.sweep import _OPTIONS, USAGE
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 STEPS = [
@@ -249,9 +250,9 @@ class PageRun:
 
     def sweep_file(self, arguments: list[str]) -> None:
         """A sweep's options and its file are accepted, and so is its first trial, if it is one of ours."""
+        from framework.commands.sweep import _check
         from framework.sweep import command
         from framework.sweep.spec import read
-        from framework.sweep_command import _check
 
         sweep = read(paths.find_config(sweep_given(arguments[1:]), sweep=True))
         _check(sweep)
@@ -310,10 +311,10 @@ def _first_claims_only() -> None:
 def import_what_commands_import_late() -> None:
     """So that no fork has to."""
     for name in (
-        "framework.commands",
-        "framework.api",
-        "framework.compare",
-        "framework.compression.export",
+        "framework.commands.train",
+        "framework.runs.experiment",
+        "framework.commands.compare",
+        "framework.checkpoints.export",
         "framework.sweep.supervisor",
         "matplotlib.pyplot",
         "optuna",

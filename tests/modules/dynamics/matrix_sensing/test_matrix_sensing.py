@@ -10,8 +10,8 @@ from datamodules.dynamics.sensing import MatrixSensing as Data
 from framework import OptimizerConfig
 from framework.editing import ledger_of
 from framework.errors import UserError
-from framework.rates import exponential_rate
 from modules.dynamics.matrix_sensing import MatrixSensing
+from modules.dynamics.matrix_sensing.rates import exponential_rate
 from modules.dynamics.matrix_sensing.sensing import misfit, residual
 from modules.dynamics.matrix_sensing.theory import redundant_error
 

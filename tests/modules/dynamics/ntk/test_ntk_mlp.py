@@ -8,7 +8,7 @@ from torch import nn
 from datamodules.dynamics.circle import Circle
 from datamodules.dynamics.digits_component import DigitsComponent
 from framework.errors import UserError
-from framework.ntk import infinite_kernels, kernel_vector_product, tangent_kernel
+from framework.functional.ntk import infinite_kernels, kernel_vector_product, tangent_kernel
 from modules.dynamics.ntk import NTKMLP, NTKRegression
 
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.func import jacrev
 
-from framework.laziness import kernel_alignment, representation_alignment
-from framework.ntk import tangent_kernel
+from framework.functional.laziness import kernel_alignment, representation_alignment
+from framework.functional.ntk import tangent_kernel
 from modules.dynamics.rich_lazy_rnn.network import Weights, gradients, recurrent_kernel, states
 
 E, H, T, B, K, INPUTS = 2, 7, 4, 3, 2, 3

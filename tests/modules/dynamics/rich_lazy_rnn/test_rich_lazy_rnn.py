@@ -9,9 +9,9 @@ from torch import nn
 from datamodules.dynamics.cognitive_tasks import CognitiveTasks
 from framework import OptimizerConfig
 from framework.errors import UserError
-from framework.laziness import kernel_alignment, representation_alignment
+from framework.functional.laziness import kernel_alignment, representation_alignment
 from modules.dynamics.rich_lazy_rnn import LeakyReluRNN
-from modules.dynamics.rich_lazy_rnn.lightning import final
+from modules.dynamics.rich_lazy_rnn.module import final
 from modules.dynamics.rich_lazy_rnn.network import Weights, recurrent_kernel, states
 from modules.dynamics.rich_lazy_rnn.plots import laziness_figure, spectra_figure
 from modules.ensemble import prepared

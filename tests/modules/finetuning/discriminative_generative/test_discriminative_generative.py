@@ -13,8 +13,8 @@ from datamodules.finetuning.frozen_features import FrozenFeatures
 from datamodules.finetuning.gaussian_mixture import GaussianMixture
 from framework import OptimizerConfig, ScheduleConfig, build, open_model
 from framework.errors import UserError
-from framework.linear_heads import ClassStatistics, gaussian_head
-from framework.linear_heads.mixture import MixtureLaw
+from framework.functional.linear_heads import ClassStatistics, gaussian_head
+from framework.functional.linear_heads.mixture import MixtureLaw
 from modules.finetuning.discriminative_generative import GaussianHead, LogisticHead
 from modules.finetuning.discriminative_generative.simulation import (
     drawn_points,

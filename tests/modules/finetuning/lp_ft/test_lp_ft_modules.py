@@ -9,11 +9,11 @@ import torch
 from tiny_files import write_encoder, write_review_sets
 
 import framework
+from callbacks.ntk_split.split import ntk_split
 from framework.editing import ledger_of
 from framework.errors import UserError
-from framework.linear_probe import find_head, see
-from framework.ntk.split import ntk_split
-from framework.probe import evaluating
+from framework.observing.linear_probe import find_head, see
+from framework.observing.probe import evaluating
 from modules.finetuning.lp_ft import TextClassifier, TransferClassifier, TransferMLP
 
 QUIET = ["--wandb.mode=disabled", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]

@@ -7,17 +7,9 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from framework.checkpoints.learngene_file import read_learngene, save_learngene
 from framework.errors import UserError
-from framework.learngene import (
-    Learngene,
-    expand,
-    expand_into,
-    extract_learngene,
-    fit_line,
-    linearity,
-    read_learngene,
-    save_learngene,
-)
+from framework.functional.learngene import Learngene, expand, expand_into, extract_learngene, fit_line, linearity
 from modules.finetuning.tleg.blocks import POOLING, LinearBlocks, expanded_logits, share_blocks
 
 SIZES = {"img_size": 8, "patch_size": 4, "in_chans": 1, "num_classes": 5, "embed_dim": 24, "num_heads": 3}

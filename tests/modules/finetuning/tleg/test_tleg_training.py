@@ -13,13 +13,14 @@ import framework
 from callbacks.learngene import Learngene
 from callbacks.lora import LoRA
 from datamodules.vision.small_images import SmallImages
+from framework.checkpoints.learngene_file import read_learngene
 from framework.editing import ledger_of
 from framework.errors import UserError
-from framework.learngene import extract_learngene, read_learngene
+from framework.functional.learngene import extract_learngene
 from framework.optim import OptimizerConfig, parameter_groups
 from modules.finetuning.tleg import DescendantViT, LearngeneAux
 from modules.finetuning.tleg.distillation import TeacherConfig, build_teacher, distillation_loss
-from modules.finetuning.tleg.lightning import AuxiliaryConfig, accuracy_at, distil
+from modules.finetuning.tleg.module import AuxiliaryConfig, accuracy_at, distil
 from modules.finetuning.tleg.plots import first_component
 from modules.finetuning.tleg.tables import storage_rows
 from modules.vision.image_classifier import ImageClassifier

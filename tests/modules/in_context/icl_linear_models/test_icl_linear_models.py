@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from framework.errors import UserError
+from framework.functional.regression_prompts import PromptLaw
 from framework.protocols import AnswersPrompts
-from framework.regression_prompts import PromptLaw
 from modules.in_context.experiment import risk, trained
 from modules.in_context.icl_linear_models import GPT2InContext, LinearModelsInContext, theory
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from framework.errors import UserError
-from framework.regression_prompts import PromptLaw
+from framework.functional.regression_prompts import PromptLaw
 from modules.in_context.experiment import risk, trained
 from modules.in_context.icl_softmax_demystified import theory
 from modules.in_context.icl_softmax_demystified.attention import (

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from framework.__main__ import main
-from framework.api import build
 from framework.errors import UserError
+from framework.runs.experiment import build
 from modules.in_context.yq_lsa import SimilarityLM
 
 TINY = {"model_type": "gpt2", "vocab_size": 257, "n_positions": 512, "n_embd": 16, "n_layer": 1, "n_head": 2}

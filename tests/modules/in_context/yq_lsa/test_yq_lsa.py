@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from framework.errors import UserError
-from framework.regression_prompts import PromptLaw
+from framework.functional.regression_prompts import PromptLaw
 from modules.in_context.experiment import risk, trained
 from modules.in_context.linear_attention import LinearAttention
 from modules.in_context.predictors import gradient_step

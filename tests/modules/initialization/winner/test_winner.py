@@ -13,11 +13,12 @@ from scipy.io import wavfile
 from torch import nn
 
 import framework
-from framework.editing import Context, edit, ledger_of, open_model
+from framework.checkpoints.opening import open_model
+from framework.editing import Context, edit, ledger_of
 from framework.editing.registry import find_technique
 from framework.errors import UserError
+from framework.functional.spectral_centroid import grid_coordinates
 from framework.protocols import HasSineLayers
-from framework.signals import grid_coordinates
 from modules.initialization.winner import INR
 from modules.initialization.winner.backbones import BACKBONES, FINER, RFF, SIREN, ReLUPE, build_backbone
 from modules.initialization.winner.metrics import PSNR, band_errors, psnr

@@ -15,8 +15,8 @@ from framework.data import DataModule
 from framework.data.arrays import NamedArrays
 from framework.errors import UserError
 from framework.optim import OptimizerConfig
+from framework.optim.row_adamw import RowAdamW
 from framework.protocols import HasCoreSpectrum, ReadsTable
-from framework.row_adamw import RowAdamW
 from modules.sequence.ultramem_v2 import FactModel, MemoryConfig, UltraMemLM
 from modules.sequence.ultramem_v2.layers import KINDS
 from modules.sequence.ultramem_v2.model import MemorySpan

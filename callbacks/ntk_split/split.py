@@ -1,0 +1,125 @@
+"""The tangent kernel of f(x) = V φ(x) + b in two parts: what training V gives, and what training φ gives.
+
+Tomihari, Sato, 2024, arXiv 2405.16747, Prop. 4.1: Θ^f(x, x') = P + F with P = (⟨φ(x), φ(x')⟩ + 1) I_C of the head's
+weight and bias, and F = V J(x) J(x')ᵀ Vᵀ, J the derivatives of φ by the backbone's parameters. A step η of gradient
+descent on a sum of losses changes the logits at x by η Σ_i (P + F)(x, x_i) δ_i, δ_i = e_{y_i} − softmax(f(x_i)), and
+the features by η Σ_i J(x) J(x_i)ᵀ Vᵀ δ_i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from framework.functional.ntk.empirical import tangent_kernel
+from framework.observing.linear_probe import fit_probe, see
+from framework.observing.probe import evaluating
+
+
+@dataclass(frozen=True)
+class Split:
+    """Both parts on N points, and what the model gives there; float64, on the CPU.
+
+    Attributes:
+        pretrain: (N, N'), P without its I_C: ⟨φ(x), φ(x')⟩, + 1 with a trained bias.
+        finetune: F (N, C, N', C).
+    """
+
+    pretrain: Tensor
+    finetune: Tensor
+
+    def pretrain_whole(self) -> Tensor:
+        """P with its I_C, (N, C, N', C)."""
+        classes = self.finetune.shape[1]
+        return torch.einsum("ij,ab->iajb", self.pretrain, torch.eye(classes, dtype=self.pretrain.dtype))
+
+    def whole(self) -> Tensor:
+        """P + F (N, C, N', C)."""
+        return self.pretrain_whole() + self.finetune
+
+    def changes(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ_i P δ_i and Σ_i F δ_i, (N, C) each, of δ (N', C)."""
+        return self.pretrain @ delta, torch.einsum("iajb,jb->ia", self.finetune, delta)
+
+    def ft_ratio(self, delta: Tensor) -> float:
+        """The mean over points of ‖Σ F δ‖ / ‖Σ (P + F) δ‖; it may exceed 1."""
+        p, f = self.changes(delta)
+        return float((f.norm(dim=1) / (p + f).norm(dim=1)).mean())
+
+    def ranks(self) -> tuple[int, int]:
+        """Of P and F as matrices (N C, N' C), at torch's tolerance (largest side × ε × largest singular value)."""
+        classes = self.finetune.shape[1]
+        own = int(torch.linalg.matrix_rank(self.pretrain))
+        return classes * own, int(torch.linalg.matrix_rank(self.finetune.flatten(2).flatten(0, 1)))
+
+
+def residual(logits: Tensor, labels: Tensor) -> Tensor:
+    """δ = e_y − softmax(f), (N, C) float64."""
+    return torch.nn.functional.one_hot(labels, logits.shape[1]).double() - logits.double().softmax(-1)
+
+
+def ntk_split(
+    model: nn.Module,
+    head: str,
+    x: Tensor,
+    y: Tensor | None = None,
+    parameters: Collection[str] | None = None,
+    chunk: int = 64,
+) -> Split:
+    """P and F of a model in ``eval`` mode, at its present parameters; exact.
+
+    V stands before the Jacobian of φ from the start: what is differentiated are the C outputs, never the h features.
+
+    Args:
+        model: Its output is that of its linear head; each point by itself. Give it in float64 where ranks matter.
+        head: Full name of the head.
+        x: (N, …).
+        y: (N', …); by default ``x``.
+        parameters: Of the backbone, by name; by default all that are trained.
+        chunk: Points that are differentiated together.
+
+    Raises:
+        UserError: no part of the backbone is trained; the output is not the head's.
+    """
+    if parameters is None:
+        own = [name for name, value in model.named_parameters() if value.requires_grad]
+        parameters = [name for name in own if not name.startswith(f"{head}.")]
+
+    def features(points: Tensor) -> Tensor:
+        return see(model, head, [(points, torch.zeros(len(points), dtype=torch.int64))]).features.double()
+
+    left = features(x)
+    right = left if y is None else features(y)
+    offset = 0.0 if getattr(model.get_submodule(head), "bias", None) is None else 1.0
+    with evaluating(model):
+        finetune = tangent_kernel(model, x, y, parameters, chunk, apart=True)
+    return Split(left @ right.T + offset, finetune)
+
+
+def kernel_regression(
+    train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, max_iter: int = 10_000
+) -> float:
+    """The paper's kernel regression: logistic regression on the kernel's rows, one for each example and class.
+
+    Its targets are the flattened one-hot labels, and so is its score: the share of N C yes-or-no answers that are
+    right, of which 1 − 1/C are for whoever always says no. It is no accuracy of a classifier.
+
+    Args:
+        train: A kernel on the training points (N, C, N, C).
+        labels: (N,).
+        test: From test to training points (M, C, N, C).
+        test_labels: (M,).
+        max_iter: Of the solver.
+
+    Returns:
+        The score on the test points.
+    """
+    classes = train.shape[1]
+    rows, asked = (kernel.flatten(2).flatten(0, 1) for kernel in (train, test))
+    answers, right = (torch.nn.functional.one_hot(y, classes).flatten() for y in (labels, test_labels))
+    fit = fit_probe(rows, answers, 2, max_iter=max_iter)
+    said = asked @ (fit.weight[1] - fit.weight[0]) + (fit.bias[1] - fit.bias[0]) > 0
+    return float((said.long() == right).double().mean())

@@ -1,0 +1,118 @@
+"""What a paper says, in a form that can fail.
+
+A method's ``claims.py`` (beside its module) holds one function, ``claims(run)``, a generator of :class:`Claim`:
+
+    def claims(run: Reproduction) -> Iterator[Claim]:
+        error = ...  # measure
+        yield Claim("FFT, recurrence and direct sum agree", paper="equal", measured=error, bound=at_most(1e-10))
+        run.figure("memory", figure)
+
+``python -m framework reproduce <method>`` runs it. A measurement is always computed; ``paper`` is text for the table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A test of a number, and how the table writes it."""
+
+    text: str
+    holds: Callable[[float], bool]
+
+
+def at_most(limit: float) -> Bound:
+    """Holds for ``x <= limit``; never for NaN."""
+    return Bound(f"≤ {limit:g}", lambda x: x <= limit)
+
+
+def at_least(limit: float) -> Bound:
+    """Holds for ``x >= limit``; never for NaN."""
+    return Bound(f"≥ {limit:g}", lambda x: x >= limit)
+
+
+def within(low: float, high: float) -> Bound:
+    """Holds for ``low <= x <= high``."""
+    return Bound(f"in [{low:g}, {high:g}]", lambda x: low <= x <= high)
+
+
+def close_to(value: float, *, absolute: float = 0.0, relative: float = 0.0) -> Bound:
+    """Holds within ``absolute + relative * |value|`` of ``value``."""
+    margin = absolute + relative * abs(value)
+    return Bound(f"{value:g} ± {margin:g}", lambda x: abs(x - value) <= margin)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of the table.
+
+    Attributes:
+        text: What is claimed, in one line.
+        paper: What the paper (or its theory) says, as text.
+        measured: The number measured now.
+        bound: What it must satisfy.
+        scale: ``full`` for the paper's own setting, else how it was reduced (``5,000 digits, 3 epochs``).
+        details: Further numbers for the JSON file, for example the value of each seed.
+        seeds: How many random draws, starts or orders the number is over: its mean, or the worst of them.
+    """
+
+    text: str
+    paper: str
+    measured: float
+    bound: Bound
+    scale: str = "full"
+    details: dict[str, Any] = field(default_factory=dict)
+    seeds: int = 1
+
+    @property
+    def holds(self) -> bool:
+        """Whether the measured number satisfies the bound; a NaN never does."""
+        return not math.isnan(self.measured) and bool(self.bound.holds(self.measured))
+
+
+@dataclass
+class Reproduction:
+    """What ``claims(run)`` is given.
+
+    Attributes:
+        folder: Where figures and runs of this reproduction go.
+        figures: The paths written so far.
+    """
+
+    folder: Path
+    figures: list[Path] = field(default_factory=list)
+
+    def figure(self, name: str, figure: Figure) -> Path:
+        """Writes ``<folder>/<name>.png``."""
+        from framework.figures import save_figure
+
+        path = save_figure(figure, self.folder / f"{name}.png")
+        self.figures.append(path)
+        return path
+
+    def fit(self, config: str, *overrides: str) -> dict[str, float]:
+        """Runs ``fit`` on a shipped config, as the command would, and returns the last value of each logged metric.
+
+        Args:
+            config: A path or the short name of a shipped config.
+            *overrides: As typed on the command line: ``--model.optimizer.lr=0.01``.
+        """
+        from framework.runs.experiment import build
+        from framework.runs.quiet import quiet_lightning
+
+        quiet_lightning()
+        print(f"  fit {config} {' '.join(overrides)}", flush=True)
+        where = [f"--run.root={self.folder / 'runs'}", "--wandb.mode=disabled"]
+        silent = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+        experiment = build(config, overrides=[*overrides, *where, *silent])
+        experiment.fit()
+        return {key: float(value) for key, value in experiment.trainer.callback_metrics.items()}

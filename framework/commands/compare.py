@@ -1,0 +1,279 @@
+"""``compare``: runs side by side over seeds, read from their folders alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from framework.commands.options import read_options
+from framework.config.yaml12 import load
+from framework.errors import UserError
+
+USAGE = """usage: framework compare [FOLDER...] [--metric NAME]... [--by KEY]... [--best WHICH] [--json F] [--figure F]
+
+  FOLDER         run folders, or folders that hold some; runs by default
+  --metric NAME  a logged metric, several times; those of validation and test by default
+  --by KEY       a key of the config that sets groups apart, several times; by default runs that differ in nothing but
+                 the seed are a group
+  --best WHICH   min or max: the best value of each run instead of its last
+  --json F       the table for programs
+  --figure F     the curves; runs/compare.png by default
+"""
+_IGNORED = ("seed_everything", "run.", "wandb.", "trainer.default_root_dir")
+
+
+@dataclass
+class FinishedRun:
+    """One run folder.
+
+    Attributes:
+        folder: Its path.
+        config: The resolved config, flattened to dotted keys.
+        series: Metric name to its ``(step, value)`` pairs.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    series: dict[str, list[tuple[int, float]]]
+
+    @property
+    def seed(self) -> Any:
+        """The global seed."""
+        return self.config.get("seed_everything")
+
+
+@dataclass
+class Group:
+    """Runs whose configs differ in nothing but the seed.
+
+    Attributes:
+        label: What sets it apart from the other groups.
+        runs: Its runs.
+        values: Metric to ``{seed: value}``.
+    """
+
+    label: str
+    runs: list[FinishedRun]
+    values: dict[str, dict[Any, float]] = field(default_factory=dict)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to dotted keys, ``init_args`` left out as in an override."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, path))
+        else:
+            flat[path] = value
+    return flat
+
+
+def read_run(folder: Path) -> FinishedRun:
+    """Reads one run folder.
+
+    Raises:
+        UserError: it holds no metrics or no config.
+    """
+    from framework.tracking.metrics_log import read_metrics
+
+    config_file = folder / "config.yaml"
+    if not (folder / "metrics.jsonl").is_file() or not config_file.is_file():
+        raise UserError(f"{folder}: not a run folder (metrics.jsonl and config.yaml are needed)")
+    series: dict[str, list[tuple[int, float]]] = {}
+    for row in read_metrics(folder):
+        step = int(row.get("step", 0))
+        for key, value in row.items():
+            if key not in ("step", "epoch") and isinstance(value, int | float):
+                series.setdefault(key, []).append((step, float(value)))
+    return FinishedRun(folder, flatten(load(config_file.read_text(encoding="utf-8")) or {}), series)
+
+
+def find_runs(places: Sequence[str]) -> list[FinishedRun]:
+    """Every run in the given folders, at any depth; evaluations inside a run are not runs of their own.
+
+    Raises:
+        UserError: a folder does not exist or holds no run.
+    """
+    found: dict[Path, FinishedRun] = {}
+    for place in places:
+        base = Path(place)
+        if not base.is_dir():
+            raise UserError(f"compare: no folder {place}")
+        folders = (
+            [base] if (base / "metrics.jsonl").is_file() else sorted(p.parent for p in base.rglob("metrics.jsonl"))
+        )
+        folders = [f for f in folders if (f / "config.yaml").is_file()]
+        folders = [f for f in folders if not any(other in f.parents for other in folders)]
+        if not folders:
+            raise UserError(f"compare: {place} holds no run folder (metrics.jsonl and config.yaml are needed)")
+        for folder in folders:
+            found.setdefault(folder.resolve(), read_run(folder))
+    return list(found.values())
+
+
+def group_runs(runs: Sequence[FinishedRun], by: Sequence[str] = ()) -> list[Group]:
+    """Groups runs that differ in the seed alone, or by the given keys; labels name what differs.
+
+    Raises:
+        UserError: a key of ``by`` is in no config.
+    """
+    keys = {key for run in runs for key in run.config}
+    for key in by:
+        if key not in keys:
+            from difflib import get_close_matches
+
+            near = get_close_matches(key, sorted(keys), n=3)
+            raise UserError(f"compare: no run has the key {key}" + (f"; nearest: {', '.join(near)}" if near else ""))
+    relevant = by or sorted(k for k in keys if not k.startswith(_IGNORED) or k == "run.method")
+    differing = [k for k in relevant if len({json.dumps(r.config.get(k), default=str) for r in runs}) > 1]
+    groups: dict[str, Group] = {}
+    for run in runs:
+        parts = [f"{k}={run.config.get(k)}" for k in (by or differing)]
+        identity = json.dumps([run.config.get(k) for k in (by or differing)], default=str)
+        label = ", ".join(parts) or str(run.config.get("run.method") or run.folder.parent.name)
+        groups.setdefault(identity, Group(label, [])).runs.append(run)
+    return list(groups.values())
+
+
+def summarise(groups: Sequence[Group], metrics: Sequence[str], better: str) -> None:
+    """Fills in each group's value per seed.
+
+    Args:
+        groups: Changed in place.
+        metrics: Their names.
+        better: Which of a run's values: the ``last`` one logged, the smallest (``min``) or the largest (``max``).
+    """
+    pick = {
+        "last": lambda pairs: pairs[-1][1],
+        "min": lambda p: min(v for _, v in p),
+        "max": lambda p: max(v for _, v in p),
+    }
+    for group in groups:
+        for metric in metrics:
+            for run in group.runs:
+                if metric in run.series:
+                    seed = run.seed if run.seed not in group.values.get(metric, {}) else str(run.folder)
+                    group.values.setdefault(metric, {})[seed] = pick[better](run.series[metric])
+
+
+def paired(first: Mapping[Any, float], other: Mapping[Any, float]) -> tuple[float, float, int]:
+    """Mean and standard error of ``other - first`` over the seeds that both have, and their number."""
+    seeds = [seed for seed in first if seed in other]
+    differences = [other[seed] - first[seed] for seed in seeds]
+    if not differences:
+        return math.nan, math.nan, 0
+    error = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
+    return statistics.fmean(differences), error, len(differences)
+
+
+def draw(groups: Sequence[Group], metrics: Sequence[str], path: Path) -> Path:
+    """Draws each metric against the step: the mean over a group's runs as a line, their spread as a band.
+
+    Args:
+        groups: A line each.
+        metrics: A panel each.
+        path: Where the picture goes.
+
+    Returns:
+        The picture's path.
+    """
+    from framework.figures import new_figure, save_figure
+
+    figure = new_figure(1, len(metrics))
+    for axes, metric in zip(figure.axes, metrics, strict=True):
+        for number, group in enumerate(groups):
+            by_step: dict[int, list[float]] = {}
+            for run in group.runs:
+                for step, value in run.series.get(metric, []):
+                    by_step.setdefault(step, []).append(value)
+            steps = sorted(step for step in by_step if all(map(math.isfinite, by_step[step])))
+            means = [statistics.fmean(by_step[s]) for s in steps]
+            spread = [statistics.stdev(by_step[s]) if len(by_step[s]) > 1 else 0.0 for s in steps]
+            axes.plot(steps, means, color=f"C{number}", label=group.label, marker="." if len(steps) < 40 else "")
+            low, high = (
+                [m - s for m, s in zip(means, spread, strict=True)],
+                [m + s for m, s in zip(means, spread, strict=True)],
+            )
+            axes.fill_between(steps, low, high, color=f"C{number}", alpha=0.2, linewidth=0)
+        axes.set(xlabel="optimiser step", ylabel=metric)
+        axes.grid(alpha=0.3)
+    if figure.axes:
+        figure.axes[0].legend(fontsize="small")
+    return save_figure(figure, path)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """``compare FOLDER... [--metric NAME]... [--by KEY]... [--best min|max] [--json FILE] [--figure FILE]``.
+
+    Raises:
+        UserError: an option or its value is not accepted, there are no runs, or none logged a metric.
+    """
+    options = read_options("compare", USAGE, arguments, values=("metric", "by", "best", "json", "figure"))
+    if options is None:
+        return 0
+    better = options.last("best", "last")
+    if better not in ("last", "min", "max"):
+        raise UserError(f"compare: --best {better} is not accepted; min or max is needed (default: the last value)")
+    runs = find_runs(options.words or ["runs"])
+    known = sorted({metric for run in runs for metric in run.series})
+    metrics = options.values["metric"] or [m for m in known if m.startswith(("val/", "test/"))] or known
+    for metric in metrics:
+        if metric not in known:
+            raise UserError(f"compare: no run logged {metric}; logged: {', '.join(known)}")
+    groups = group_runs(runs, options.values["by"])
+    summarise(groups, metrics, better)
+    figure = draw(groups, metrics[:6], Path(options.last("figure", "runs/compare.png")))
+    rows = []
+    for metric in metrics:
+        first = groups[0].values.get(metric, {})
+        for group in groups:
+            values = list(group.values.get(metric, {}).values())
+            mean = statistics.fmean(values) if values else math.nan
+            spread = statistics.stdev(values) if len(values) > 1 else math.nan
+            difference, error, pairs = (
+                paired(first, group.values.get(metric, {})) if group is not groups[0] else (math.nan, math.nan, 0)
+            )
+            rows.append(
+                {
+                    "metric": metric,
+                    "group": group.label,
+                    "runs": len(values),
+                    "mean": mean,
+                    "std": spread,
+                    "difference": difference,
+                    "standard_error": error,
+                    "pairs": pairs,
+                    "values": {str(seed): value for seed, value in group.values.get(metric, {}).items()},
+                }
+            )
+    _print(rows, better)
+    print(f"curves in {figure}")
+    if json_file := options.last("json"):
+        plain = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
+        Path(json_file).write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 0
+
+
+def _print(rows: Sequence[Mapping[str, Any]], better: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    title = "last value of each run" if better == "last" else f"{better} of each run"
+    table = Table(title=f"{title}; differences from the first group, paired by seed", title_justify="left")
+    for column in ("metric", "group", "runs", "mean ± std", "paired difference"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        spread = "" if math.isnan(row["std"]) else f" ± {row['std']:.2g}"
+        difference = ""
+        if row["pairs"]:
+            error = "" if math.isnan(row["standard_error"]) else f" ± {row['standard_error']:.2g} (s.e.)"
+            difference = f"{row['difference']:+.4g}{error}, {row['pairs']} pairs"
+        table.add_row(row["metric"], row["group"], str(row["runs"]), f"{row['mean']:.4g}{spread}", difference)
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)

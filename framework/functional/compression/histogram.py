@@ -1,0 +1,202 @@
+"""DeepShape: remaps the histogram of trained weights to a narrower, more peaked generalised Gaussian.
+
+Paper: It Takes a Good Model to Train a Good Model: Generalized Gaussian Priors for Optimized LLMs (Wu et al. 2025,
+arXiv 2506.00486, versions 1 to 3).
+
+1. All weights as one sample are rounded to levels of 2⁻¹³.
+2. M is the smallest positive level that at most ``adj_minnum`` weights have. Weights beyond ±M stay as they are.
+3. The shape ν, scale α and mean μ of the others are fitted (:mod:`framework.functional.generalized_gaussian`).
+4. Target: ν' = 0.8 ν, α' = 0.6 α.
+5. On the levels x from μ − M to μ + M the target gives each a share of the weights, exp(−(|x − μ|/α')^ν') normalised;
+   the shares are rounded down, and what is left over goes to the largest fractions, so that every weight gets a level.
+6. The weights, sorted, take the levels in order: the order of any two is kept, equal ones by their place.
+
+Where the paper's program rounds all shares down and so leaves some of the largest weights unchanged, this one does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from framework.errors import UserError
+from framework.functional import generalized_gaussian as gg
+from framework.functional.compression.rate import STEP, check_step, level_counts, quantise
+
+MINNUM = 1000
+"""The paper's ``adj_minnum``."""
+
+_PER_WEIGHT = 1e-6  # of a level's weights to all, where fewer than 1e9 weights make MINNUM too much
+
+
+@dataclass(frozen=True)
+class Remapped:
+    """What a remapping did.
+
+    Attributes:
+        count: Weights in all.
+        kept: Weights that were remapped.
+        cutoff: M, in levels.
+        shape: ν of the remapped weights before.
+        alpha: Their α, in the weights' unit.
+        mean: Their μ.
+        target_shape: ν'.
+        target_alpha: α'.
+        std_before: √(Σw²/n) of the remapped weights.
+        std_after: The same after.
+    """
+
+    count: int
+    kept: int
+    cutoff: int
+    shape: float
+    alpha: float
+    mean: float
+    target_shape: float
+    target_alpha: float
+    std_before: float
+    std_after: float
+
+    def text(self) -> str:
+        """In one line."""
+        return (
+            f"deep_shape: {self.kept:,} of {self.count:,} weights remapped (to level {self.cutoff}), shape "
+            f"{self.shape:.2f} to {self.target_shape:.2f}, std {self.std_before:.3g} to {self.std_after:.3g}"
+        )
+
+
+def check_settings(shape_scale: float, std_scale: float, adj_minnum: int | None, step: float) -> None:
+    """Refuses settings that mean nothing.
+
+    Args:
+        shape_scale: ν'/ν.
+        std_scale: α'/α.
+        adj_minnum: Most weights that the level M has; ``None`` for the default.
+        step: Between two levels.
+
+    Raises:
+        UserError: a scale is not a number above 0, or ``adj_minnum`` is below 0.
+    """
+    for name, value in (("shape_scale", shape_scale), ("std_scale", std_scale)):
+        if not (value > 0 and math.isfinite(value)):
+            raise UserError(f"deep_shape.{name}: {value} is not accepted; a number above 0")
+    if adj_minnum is not None and adj_minnum < 0:
+        raise UserError(f"deep_shape.adj_minnum: {adj_minnum} is not accepted; a whole number from 0")
+    check_step(step, "deep_shape.step")
+
+
+def shares(count: int, cutoff: int, centre: int, mean: float, alpha: float, shape: float) -> np.ndarray:
+    """How many of ``count`` weights each level from ``centre − cutoff`` to ``centre + cutoff`` gets: int64.
+
+    Args:
+        count: Weights.
+        cutoff: M.
+        centre: The level nearest to the mean.
+        mean: μ, in levels.
+        alpha: α', in levels.
+        shape: ν'.
+    """
+    distance = np.abs(np.arange(centre - cutoff, centre + cutoff + 1) - mean)
+    logs = -((distance / alpha) ** shape)
+    density = np.exp(logs - logs.max())
+    wanted = count * (density / density.sum())
+    found = np.floor(wanted).astype(np.int64)
+    left = count - int(found.sum())
+    found[np.argsort(found - wanted, kind="stable")[:left]] += 1
+    return found
+
+
+def in_order(weights: Tensor, times: np.ndarray) -> Tensor:
+    """Which place of a list each weight gets when the sorted weights fill it in order: int64 of ``weights``' shape.
+
+    The same as numbering a stable argsort, but only values are sorted, which is many times faster than sorting indices.
+
+    Args:
+        weights: (n,).
+        times: How many weights each place takes; they sum to n.
+    """
+    values = np.sort(weights.numpy())
+    ends = np.cumsum(times)
+    inner = ends[:-1][ends[:-1] < len(values)]
+    first = torch.from_numpy(values[inner])  # of the weights after each boundary
+    places = torch.bucketize(weights, first, right=True)
+    if not len(inner):
+        return places
+    # weights that equal the one after a boundary, and so may lie on both sides of it, are told apart by their position
+    tied = torch.nonzero((first[(places - 1).clamp_(min=0)] == weights) & (places > 0)).view(-1)
+    found = weights[tied].numpy()
+    order = np.argsort(found, kind="stable")
+    run = np.searchsorted(found[order], found[order])
+    ranks = np.searchsorted(values, found[order]) + np.arange(len(order)) - run
+    places[tied[torch.from_numpy(order)]] = torch.from_numpy(np.searchsorted(inner, ranks, side="right"))
+    return places
+
+
+@torch.no_grad()
+def deep_shape_(
+    model: nn.Module | Iterable[Tensor],
+    shape_scale: float = 0.8,
+    std_scale: float = 0.6,
+    adj_minnum: int | None = None,
+    step: float = STEP,
+) -> Remapped:
+    """Remaps weights in place (see the module's docstring).
+
+    Args:
+        model: A module, all floating parameters of which are one sample, each once; or tensors.
+        shape_scale: ν' / ν.
+        std_scale: α' / α.
+        adj_minnum: Weights of a level up to which it is the last; by default the paper's 1,000, or a
+            millionth of all weights where that is less: among fewer weights 1,000 on a level are not few, and most of
+            the distribution would lie beyond M.
+        step: Between two levels.
+
+    Raises:
+        UserError: a setting is not accepted, or a weight is not finite.
+    """
+    check_settings(shape_scale, std_scale, adj_minnum, step)
+    if isinstance(model, nn.Module):
+        model = [p for p in model.parameters() if p.is_floating_point()]
+    tensors = [tensor.detach() for tensor in model if tensor.numel()]
+    total = sum(tensor.numel() for tensor in tensors)
+    if not total:
+        return Remapped(0, 0, 0, *[math.nan] * 7)
+    least = min(MINNUM, math.ceil(total * _PER_WEIGHT)) if adj_minnum is None else adj_minnum
+    kind = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+    weights = torch.cat([tensor.reshape(-1).to("cpu", kind) for tensor in tensors])
+    levels, counts = level_counts(weights, step)
+    cutoff = _cutoff(levels, counts, least)
+    inside = quantise(weights, step).abs_() <= cutoff
+    kept = weights[inside]
+    fit, mean = gg.fit(kept), float(kept.double().mean())
+    target_shape, target_alpha = shape_scale * fit.shape, std_scale * fit.alpha
+    if not fit.alpha > 0:  # all 0
+        return Remapped(total, 0, cutoff, fit.shape, fit.alpha, mean, target_shape, target_alpha, 0.0, 0.0)
+    centre = round(mean / step)
+    times = shares(len(kept), cutoff, centre, mean / step, target_alpha / step, target_shape)
+    grid = torch.arange(centre - cutoff, centre + cutoff + 1, dtype=torch.float64).mul_(step).to(kind)
+    kept = grid[in_order(kept, times)]
+    weights[inside] = kept
+    for tensor, flat, changed in zip(
+        tensors,
+        weights.split([t.numel() for t in tensors]),
+        inside.split([t.numel() for t in tensors]),
+        strict=True,
+    ):
+        place = changed.view(tensor.shape).to(tensor.device)
+        tensor.copy_(torch.where(place, flat.view(tensor.shape).to(tensor.device, tensor.dtype), tensor))
+    after = gg.moments(kept).std
+    return Remapped(total, len(kept), cutoff, fit.shape, fit.alpha, mean, target_shape, target_alpha, fit.std, after)
+
+
+def _cutoff(levels: np.ndarray, counts: np.ndarray, least: int) -> int:
+    """The smallest positive level that at most ``least`` weights have, levels that none has included."""
+    positive = levels > 0
+    many = levels[positive][counts[positive] > least]
+    gaps = np.flatnonzero(many != np.arange(1, len(many) + 1))
+    return int(gaps[0]) + 1 if len(gaps) else len(many) + 1

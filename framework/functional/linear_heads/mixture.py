@@ -1,0 +1,117 @@
+"""A mixture of Gaussians with one covariance, on which naive Bayes needs far fewer samples than logistic regression."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from framework.errors import UserError
+from framework.functional.linear_heads.rule import LinearRule
+
+KINDS = ("easy", "hard")
+
+
+@dataclass(frozen=True)
+class MixtureLaw:
+    """K classes, as many of each, in n dimensions (the simulation of Zheng et al. 2023).
+
+    Class k has the mean c_k (1, …, 1) with c = −1, 1, 2, 4, 8, …; the first half of the coordinates has the variance n,
+    the other 1. ``hard`` adds correlations, those of AᵀA beside its diagonal with A uniform in [−1, 1]; that is no
+    covariance in general, so the eigenvalues' absolute values are taken, as ``numpy``'s sampler does. With more than
+    two classes x becomes (x − s)/s, s = 2^(K−3).
+
+    Attributes:
+        classes: K, at least 2.
+        dimension: n, even.
+        kind: ``easy`` or ``hard``.
+
+    Raises:
+        UserError: one of them is not accepted.
+    """
+
+    classes: int
+    dimension: int
+    kind: str = "easy"
+
+    def __post_init__(self) -> None:
+        if self.classes < 2:
+            raise UserError(f"classes: {self.classes} is not accepted; at least 2")
+        if self.dimension < 2 or self.dimension % 2:
+            raise UserError(f"dimension: {self.dimension} is not accepted; an even number, at least 2")
+        if self.kind not in KINDS:
+            raise UserError(f"kind: {self.kind!r} is not accepted; one of {', '.join(KINDS)}")
+
+    @property
+    def scale(self) -> float:
+        """s, 1 for two classes."""
+        return 2.0 ** (self.classes - 3) if self.classes > 2 else 1.0
+
+    @property
+    def levels(self) -> Tensor:
+        """(K,) the value of each class's mean at every coordinate, float64."""
+        raw = torch.tensor([-1.0, *(2.0**k for k in range(self.classes - 1))], dtype=torch.float64)
+        return (raw - self.scale) / self.scale if self.classes > 2 else raw
+
+    @property
+    def means(self) -> Tensor:
+        """(K, n)."""
+        return self.levels[:, None].expand(self.classes, self.dimension)
+
+    @property
+    def variances(self) -> Tensor:
+        """(n,) of the coordinates, within a class; what they are drawn with (``hard`` differs from n and 1)."""
+        if self.kind == "hard":
+            return self.factor.square().sum(0)
+        half = self.dimension // 2
+        values = [float(self.dimension)] * half + [1.0] * half
+        return torch.tensor(values, dtype=torch.float64) / self.scale**2
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """(n, n) L of the noise z L, z standard normal; of ``hard``."""
+        half = self.dimension // 2
+        a = np.random.default_rng(0).uniform(-1, 1, (self.dimension, self.dimension))
+        covariance = a.T @ a
+        np.fill_diagonal(covariance, [self.dimension] * half + [1] * half)
+        values, vectors = np.linalg.eigh(covariance)
+        return torch.from_numpy(np.sqrt(np.abs(values))[:, None] * vectors.T / self.scale)
+
+    def sample(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Points (m, n) of given classes (m,), float64."""
+        noise = torch.randn(len(labels), self.dimension, dtype=torch.float64, generator=generator)
+        noise = noise * self.variances.sqrt() if self.kind == "easy" else noise @ self.factor
+        return self.levels[labels][:, None] + noise
+
+    def bayes_error(self) -> float:
+        """The smallest error of any rule, exact; of ``easy``, where the classes lie on a line.
+
+        Raises:
+            UserError: the mixture is ``hard``.
+        """
+        if self.kind != "easy":
+            raise UserError("kind: 'hard' is not accepted for the Bayes error; easy")
+        levels = self.levels / (1 / self.variances).sum().rsqrt()
+        tails = [math.erfc(float(gap) / 2 / math.sqrt(2)) / 2 for gap in levels.diff()]
+        return 2 * sum(tails) / self.classes  # each boundary is crossed from both sides
+
+    def two_class_error(self, rule: LinearRule) -> float:
+        """The exact error of a linear rule on new points, for two classes.
+
+        Raises:
+            UserError: there are more classes.
+        """
+        if self.classes != 2:
+            raise UserError(f"classes: {self.classes} is not accepted for the exact error; 2")
+        direction, offset = rule.weight[1] - rule.weight[0], rule.bias[1] - rule.bias[0]
+        if self.kind == "easy":
+            deviation = (direction.square() @ self.variances).sqrt()
+        else:
+            deviation = (self.factor @ direction).norm()
+        margins = (self.means @ direction + offset) / deviation
+        wrong = torch.stack([margins[0], -margins[1]])  # class 0 is told by a negative score
+        return float(torch.special.ndtr(wrong).mean())

@@ -1,0 +1,16 @@
+"""Neural tangent kernels: of any network, of infinitely wide ones, and the training that they predict."""
+
+from framework.functional.ntk.empirical import alignment, drift, inflation, kernel_vector_product, tangent_kernel
+from framework.functional.ntk.infinite import ACTIVATIONS, infinite_kernels
+from framework.functional.ntk.prediction import KernelPredictor
+
+__all__ = [
+    "ACTIVATIONS",
+    "KernelPredictor",
+    "alignment",
+    "drift",
+    "infinite_kernels",
+    "inflation",
+    "kernel_vector_product",
+    "tangent_kernel",
+]

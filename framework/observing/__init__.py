@@ -1,0 +1,1 @@
+"""A model seen on batches: fixed probes, what layers compute, linear readouts."""

@@ -1,0 +1,45 @@
+"""What a technique may ask of a module or a datamodule, as protocols that either side can meet without the other."""
+
+from framework.protocols.attention import Replacement, RotaryAttention
+from framework.protocols.data import HasTargetSignal, InRounds
+from framework.protocols.memories import HasCoreSpectrum, HasRouters, ReadsTable, Routing, TableRead
+from framework.protocols.prompts import AnswersPrompts, HandsOutPrompts, RatesInTokens
+from framework.protocols.sequences import Generates, HasKernels, HasMemory, KernelData, RateTransferable
+from framework.protocols.weights import (
+    HasFactors,
+    HasLearngene,
+    HasMembers,
+    HasSineLayers,
+    HasTrainedFeatures,
+    HasWeightParts,
+    SineLayers,
+    WeightPart,
+)
+
+__all__ = [
+    "AnswersPrompts",
+    "Generates",
+    "HandsOutPrompts",
+    "HasCoreSpectrum",
+    "HasFactors",
+    "HasKernels",
+    "HasLearngene",
+    "HasMembers",
+    "HasMemory",
+    "HasRouters",
+    "HasSineLayers",
+    "HasTargetSignal",
+    "HasTrainedFeatures",
+    "HasWeightParts",
+    "InRounds",
+    "KernelData",
+    "RateTransferable",
+    "RatesInTokens",
+    "ReadsTable",
+    "Replacement",
+    "RotaryAttention",
+    "Routing",
+    "SineLayers",
+    "TableRead",
+    "WeightPart",
+]

@@ -1,0 +1,220 @@
+"""From a config to a trainer, a module and a datamodule, in a script, a notebook or the command line."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from framework import paths
+from framework.checkpoints.finding import folder_of, run_id_of
+from framework.resume import exit_code
+from framework.runs.quiet import quiet_lightning
+from framework.runs.folder import NameTaken, new_id, new_name, refuse_if_kept
+from framework.runs.command_line import CommandLine
+from framework.runs.preparing import prepare
+from framework.checkpoints.differences import report_differences
+from framework.config.compose import Request, read_inputs
+from framework.editing.technique import callbacks_of
+from framework.editing.engine import check_run, contradictions, in_order
+from framework.errors import UserError
+from framework.library_errors import user_mistakes
+from framework.checkpoints.reading import open_checkpoint
+from framework.runs.folder import Run
+from framework.tracking import close_loggers
+
+
+@dataclass
+class Experiment:
+    """What a config describes, built and ready to run.
+
+    ``trainer, model, datamodule = framework.build(...)`` takes it apart.
+
+    Attributes:
+        trainer: The Trainer, with techniques, loggers and the run's own callbacks in place.
+        model: The LightningModule.
+        datamodule: The LightningDataModule, or ``None``.
+        config: The typed config as plain data, interpolations resolved.
+        identity: The run's folder and id.
+        subcommand: What :meth:`run` does.
+        checkpoint: The checkpoint to start from, or ``None``.
+    """
+
+    trainer: pl.Trainer
+    model: pl.LightningModule
+    datamodule: pl.LightningDataModule | None
+    config: dict[str, Any]
+    identity: Run
+    subcommand: str = "fit"
+    checkpoint: Path | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.trainer, self.model, self.datamodule))
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.identity.folder
+
+    def run(self) -> Any:
+        """Runs the subcommand that the experiment was built for."""
+        method: Callable[..., Any] = getattr(self.trainer, self.subcommand)
+        arguments = dict(self.arguments, ckpt_path=str(self.checkpoint) if self.checkpoint else None)
+        if self.trainer.is_global_zero:
+            self.identity.hold(trains=self.subcommand == "fit")
+        try:
+            with user_mistakes(self.config):
+                result = method(self.model, datamodule=self.datamodule, **arguments)
+            close_loggers(self.trainer.loggers)
+        except BaseException as error:
+            with suppress(Exception):  # a run left open would swallow the next one's rows; the first error counts
+                close_loggers(self.trainer.loggers, 1)
+            if isinstance(error, Exception):
+                self._say_what_stands(error)
+            raise
+        finally:
+            self.identity.release()
+        if self.trainer.is_global_zero and not self.identity.quiet:
+            self._report()
+        return result
+
+    def _say_what_stands(self, error: Exception) -> None:
+        """Adds to an error in training from where the run can go on."""
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        if self.subcommand != "fit" or self.identity.quiet or not epochs.started or not self.trainer.is_global_zero:
+            return
+        path = self.identity.checkpoints / "last.ckpt"
+        try:
+            step = open_checkpoint(path, mmap=True)["global_step"]
+        except UserError:
+            error.add_note(f"no checkpoint was written yet in {self.folder}, so the run has to start again")
+        else:
+            error.add_note(f"{path}, of step {step}, stands; go on from there: fit --ckpt_path {self.folder}")
+
+    def _report(self) -> None:
+        best = self.trainer.checkpoint_callback
+        if self.subcommand == "fit" and isinstance(best, ModelCheckpoint) and best.best_model_score is not None:
+            print(f"best {best.monitor} {float(best.best_model_score):.4g} in {best.best_model_path}", file=sys.stderr)
+        print(f"results in {self.folder}", file=sys.stderr)
+
+    def fit(self) -> None:
+        """Trains, from the checkpoint if there is one."""
+        self.subcommand = "fit"
+        self.run()
+
+
+def build(
+    config: str | Path | Mapping[str, Any] | Iterable[Any],
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    subcommand: str = "fit",
+) -> Experiment:
+    """Builds what a config describes; nothing is written before it runs.
+
+    Args:
+        config: A path, the short name of a shipped config, a mapping, or a list of those, merged in order.
+        overrides: A mapping with dotted keys (``{"model.d_model": 32}``) or strings as typed (``--model.d_model=32``).
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Raises:
+        UserError: the config is wrong; the message has a line for each mistake.
+    """
+    paths.own_packages_first()
+    return launch(read_inputs(config, overrides), subcommand, command=["framework.build", str(config)])
+
+
+def run_to_end(request: Request, subcommand: str, command: Sequence[str]) -> int:
+    """Launches a request and runs it; the exit code is 0, or 130 or 143 where a signal ended it, all saved.
+
+    Raises:
+        UserError: as for :func:`launch`, or the run failed.
+    """
+    quiet_lightning()
+    while True:
+        try:
+            launch(request, subcommand, command).run()
+        except NameTaken:  # so early that nothing has begun: it gets another name
+            continue
+        except SystemExit as stop:  # a signal: 130 or 143
+            return exit_code(stop)
+        return 0
+
+
+def launch(request: Request, subcommand: str, command: Sequence[str]) -> Experiment:
+    """Composes, types and instantiates a request.
+
+    Args:
+        request: The config files and overrides, read.
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+        command: What was typed, for the record.
+
+    Raises:
+        UserError: the config is wrong, or a ``fit`` is to go on from a file of weights alone.
+    """
+    composed, checkpoint = prepare(request, subcommand)
+    settings = composed.tree["run"]
+    identity = _identity(settings, subcommand, checkpoint)
+    identity.command = list(command)
+    start = open_checkpoint(checkpoint, mmap=True) if checkpoint is not None else None
+    if start is not None and subcommand == "fit" and "optimizer_states" not in start:
+        raise UserError(
+            f"ckpt_path: {checkpoint} holds weights alone, so no training can go on from it; to start from them: "
+            f"--techniques.warm_start.checkpoint={checkpoint} --techniques.warm_start.shrink=1 "
+            "--techniques.warm_start.perturb=0"
+        )
+    line = CommandLine(subcommand, composed, identity, start)
+    identity.quiet = bool(getattr(line.trainer, "fast_dev_run", False))
+    _check_edits(line, subcommand, checkpoint, start)
+    if start is not None:
+        for text in report_differences(start, line.settings):
+            print(text, file=sys.stderr)
+    arguments = line._prepare_subcommand_kwargs(subcommand)
+    for key in ("model", "datamodule", "ckpt_path"):
+        arguments.pop(key, None)
+    from framework.config import yaml12
+
+    plain = yaml12.load(line.text())
+    return Experiment(line.trainer, line.model, line.datamodule, plain, identity, subcommand, checkpoint, arguments)
+
+
+def _check_edits(line: CommandLine, subcommand: str, path: Path | None, start: Mapping[str, Any] | None) -> None:
+    """Before anything is written: refuses techniques that the strategy or the checkpoint's edits do not allow."""
+    techniques = in_order(callbacks_of(line.trainer))
+    check_run(line.trainer, line.model, techniques)
+    if start is None or not (lines := contradictions(start, techniques)):
+        return
+    if subcommand == "fit":
+        raise UserError(
+            "\n".join([*lines, f"{path} fixes the model's edits; to start anew from its weights, use warm_start"])
+        )
+    for text in lines:
+        print(f"{text}; the checkpoint's is used", file=sys.stderr)
+
+
+def _identity(settings: Mapping[str, Any], subcommand: str, checkpoint: Path | None) -> Run:
+    """The run that this process makes, goes on with, or evaluates.
+
+    ``fit`` from a run's own ``last.ckpt`` goes on with that run; from any other checkpoint, or with a name given, it
+    starts a new one. An evaluation writes to a folder of its own inside the run that it evaluates: ``test``, …
+    """
+    root, method = Path(str(settings.get("root", "runs"))), str(settings.get("method") or "run")
+    name = settings.get("name")
+    folder = folder_of(checkpoint) if checkpoint is not None else None
+    at_rest = checkpoint is not None and checkpoint.name == "last.ckpt"
+    if folder is not None and subcommand == "fit" and at_rest and name in (None, folder.name):
+        return Run(folder, folder.name, run_id_of(folder) or new_id(), resumed=True)
+    if folder is not None and subcommand != "fit" and name is None:
+        names = (subcommand if number == 1 else f"{subcommand}-{number}" for number in itertools.count(1))
+        evaluation = next(name for name in names if not (folder / name).exists())
+        return Run(folder / evaluation, f"{folder.name}-{evaluation}", new_id(), fresh=True)
+    fresh, name = name is None, new_name() if name is None else str(name)
+    if subcommand == "fit":
+        refuse_if_kept(root / method / name)
+    return Run(root / method / name, name, new_id(), fresh=fresh)

@@ -1,0 +1,115 @@
+"""From what was typed to a config whose types can be checked: composed, completed from a checkpoint, interpolated."""
+
+from __future__ import annotations
+
+from typing import Any
+from framework.runs.sections import BASES
+from lightning.pytorch.callbacks import Callback
+from framework.config.compose import Composed
+from framework.runs.sections import GROUPS
+from collections.abc import Mapping
+from pathlib import Path
+from framework.config.compose import Request
+from framework.errors import UserError
+from framework import catalogue
+from framework.config.compose import compose
+from framework.config import explain
+from framework.config.interpolate import interpolate
+from framework.editing import order
+import lightning.pytorch as pl
+from framework.config.compose import read_command_line
+from framework.checkpoints.finding import find_checkpoint, folder_of
+
+
+def prepare(request: Request, subcommand: str) -> tuple[Composed, Path | None]:
+    """Composes, finds the checkpoint, takes its config where none was given, and interpolates.
+
+    Returns:
+        The composed config, ready to be typed, and the checkpoint file.
+
+    Raises:
+        UserError: any mistake that can be known before the classes are typed, all of them together.
+    """
+    techniques = catalogue.techniques()
+    composed = compose(request, subcommand, techniques)
+    checkpoint: Path | None = None
+    given = composed.tree.get("ckpt_path")
+    if given is not None and not composed.incomplete:
+        settings = composed.tree.get("run") or {}
+        try:
+            checkpoint = find_checkpoint(
+                str(given), str(settings.get("root", "runs")), settings.get("method") or composed.method
+            )
+            if "class_path" not in (composed.tree.get("model") or {}):
+                folder = folder_of(checkpoint)
+                if folder is None or not (folder / "config.yaml").is_file():
+                    raise UserError(f"no --config is given, and no config.yaml lies beside {checkpoint}")
+                saved = read_command_line(["--config", str(folder / "config.yaml")])
+                request = Request(layers=[*saved.layers, *request.layers], files=request.files, method=request.method)
+                composed = compose(request, subcommand, techniques)
+            composed.tree["ckpt_path"] = str(checkpoint)
+        except UserError as error:
+            composed.problems.append(str(error))
+            composed.incomplete = True
+    elif given is None and "model" not in composed.tree and not composed.problems:
+        from framework.paths import shipped_configs
+
+        if request.files:
+            files = ", ".join(map(str, request.files))
+            raise UserError(f"{files}: no model; give a class path, as model or as --model=package.module.Class")
+        names = [name for name in shipped_configs() if not name.startswith(("callbacks/", "sweeps/"))]
+        raise UserError(f"--config is missing; shipped configs: {', '.join(names)}")
+    settings = composed.tree.setdefault("run", {})
+    if isinstance(settings, dict) and settings.get("method") is None and composed.method:
+        settings["method"] = composed.method
+    interpolate(composed, lambda: _class_defaults(composed))
+    _order_techniques(composed)
+    if composed.problems:
+        problems = [*composed.problems, *explain.explain(composed, BASES, {**GROUPS, "trainer": pl.Trainer})]
+        raise UserError("\n".join(dict.fromkeys(problems)))
+    return composed, checkpoint
+
+
+def _order_techniques(composed: Composed) -> None:
+    """Puts the techniques in the order of application; notes those that cannot be combined."""
+    techniques = composed.tree.get("techniques") or {}
+    classes = {}
+    for name, settings in techniques.items():
+        try:
+            classes[name] = explain.find_class((settings or {}).get("class_path"), Callback)
+        except (explain.UnknownClass, AttributeError):
+            return  # what is wrong with it will be said with the types
+    try:
+        composed.tree["techniques"] = {name: techniques[name] for name in order.resolve(classes)}
+    except UserError as error:
+        composed.problems.append(str(error))
+
+
+def _class_defaults(composed: Composed) -> dict[str, Any]:
+    """What every configured class takes for the arguments that nobody gave."""
+    tree: dict[str, Any] = {"seed_everything": 0}
+    sections: list[tuple[tuple[str, ...], str]] = [(("model",), "model"), (("data",), "data")]
+    sections += [(("techniques", name), "techniques") for name in composed.tree.get("techniques") or {}]
+    for path, base in sections:
+        settings: Any = composed.tree
+        for key in path:
+            settings = (settings or {}).get(key)
+        try:
+            cls = explain.find_class((settings or {}).get("class_path"), BASES[base])
+        except explain.UnknownClass:
+            continue
+        place = tree
+        for key in path:
+            place = place.setdefault(key, {})
+        place["init_args"] = explain.argument_defaults(cls)
+    for section, cls in {**GROUPS, "trainer": pl.Trainer}.items():
+        tree[section] = explain.argument_defaults(cls)
+    return _plain(tree)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,0 +1,89 @@
+"""What every run has, whatever it trains: its record, resume points, the best checkpoint, loggers, predictions."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.profilers import PassThroughProfiler
+
+from framework.config import yaml12
+from framework.editing.engine import Editing
+from framework.files import write_text
+from framework.runs.divergence import StopAtNaN
+from framework.checkpoints.writing import AtomicCheckpointIO
+from framework.resume import ResumePoint
+from framework.runs.folder import Run, RunConfig
+from framework.tracking import trial_report as report
+from framework.tracking.metrics_log import MetricsLog
+from framework.tracking.predictions import PredictionWriter
+from framework.tracking.wandb_run import WandbConfig, make_wandb_logger
+
+
+
+
+
+
+class RunRecorder(Callback):
+    """Agrees on the run folder between ranks, and writes the resolved config and the provenance there.
+
+    Args:
+        identity: The run; other ranks take over rank 0's.
+        config_text: The resolved config.
+        subcommand: What runs.
+        seed: The global seed, for the record.
+    """
+
+    def __init__(self, identity: Run, config_text: str, subcommand: str, seed: Any) -> None:
+        self.identity = identity
+        self.config_text = config_text
+        self.subcommand = subcommand
+        self.seed = seed
+        self._holds = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Runs before anything writes."""
+        identity = self.identity
+        if trainer.world_size > 1:
+            shared = trainer.strategy.broadcast((str(identity.folder), identity.name, identity.run_id))
+            identity.folder, identity.name, identity.run_id = Path(shared[0]), shared[1], shared[2]
+            trainer._default_root_dir = str(identity.folder)  # type: ignore[attr-defined] # it has no setter
+        if not trainer.is_global_zero:
+            return
+        from framework.tracking.provenance import provenance, write
+
+        if not identity.held:  # the trainer was called directly
+            self._holds = True
+            identity.hold(trains=self.subcommand == "fit")
+        write_text(identity.folder / "config.yaml", self.config_text)
+        facts = {"run_id": identity.run_id, "name": identity.name, "subcommand": self.subcommand}
+        write(identity.folder, {**facts, **provenance(identity.command, self.seed)})
+        print(f"{'going on with' if identity.resumed else 'run'} {identity.folder}", file=sys.stderr)
+        techniques = yaml12.load(self.config_text)["techniques"]
+        if techniques:
+            print(f"techniques, in order: {', '.join(techniques)}", file=sys.stderr)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Lets others use the folder, where it was taken here."""
+        if self._holds:
+            self._holds = False
+            self.identity.release()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Lets others use the folder, where it was taken here."""
+        if self._holds:
+            self._holds = False
+            self.identity.release()
+
+
+
+
+
+

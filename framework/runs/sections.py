@@ -1,0 +1,14 @@
+"""The sections of a config, and what stands in each."""
+
+from __future__ import annotations
+
+from lightning.pytorch.callbacks import Callback
+from framework.runs.folder import RunConfig
+from framework.tracking.wandb_run import WandbConfig
+import lightning.pytorch as pl
+
+
+GROUPS: dict[str, type] = {"run": RunConfig, "wandb": WandbConfig}
+
+
+BASES: dict[str, type] = {"model": pl.LightningModule, "data": pl.LightningDataModule, "techniques": Callback}

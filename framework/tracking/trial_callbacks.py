@@ -1,0 +1,88 @@
+"""The trial's ears within a Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from framework.tracking.metrics_log import read_metrics
+from framework.tracking.trial_report import Report, active
+
+
+class Stop(Callback):
+    """Ends training when the report says so, on all ranks at once."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A training that goes on counts the values that were logged before."""
+        if trainer.global_step:
+            self._go_on(trainer)
+        if trainer.world_size == 1:  # which needs nobody's agreement
+            self._report.on_stop = lambda: setattr(trainer, "should_stop", True)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """One that was killed after its last step goes on with nothing to do, and never starts."""
+        if not self._report.history:
+            self._go_on(trainer)
+
+    def _go_on(self, trainer: pl.Trainer) -> None:
+        name = self._report.watch.metric
+        if trainer.is_global_zero and name is not None:
+            self._report.go_on(row[name] for row in read_metrics(trainer.default_root_dir) if name in row)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validation metrics have been logged by now."""
+        self._agree(trainer)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What is logged at the end of an epoch is logged after the callbacks of that end."""
+        self._agree(trainer)
+
+    def _agree(self, trainer: pl.Trainer) -> None:
+        if self._report.watch.bands and trainer.world_size > 1 and not trainer.sanity_checking:
+            trainer.should_stop = trainer.strategy.broadcast(self._report.stop, src=0) or trainer.should_stop
+
+
+class Values(Logger):
+    """Hands every logged value of the metric to the report."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__()
+        self._report = report
+
+    @property
+    def name(self) -> str:
+        """Always ``"sweep"``."""
+        return "sweep"
+
+    @property
+    def version(self) -> str:
+        """Always empty."""
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Takes a row."""
+        self._report.add_row(metrics)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: the sweep knows them."""
+
+
+def callbacks() -> list[Callback]:
+    """What the Trainer of a trial has on top."""
+    report = active()
+    return [] if report is None else [Stop(report)]
+
+
+def loggers() -> list[Logger]:
+    """The loggers that the Trainer of a trial has on top."""
+    report = active()
+    return [] if report is None else [Values(report)]
