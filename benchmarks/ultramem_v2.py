@@ -18,7 +18,7 @@ from framework.optim import OptimizerConfig, build_optimizer
 from framework.optim.row_adamw import RowAdamW
 from modules.sequence.ultramem_v2.layers import MemoryConfig
 from modules.sequence.ultramem_v2.module import UltraMemLM
-from modules.sequence.ultramem_v2.tables import Table, read_dense, row_products, row_sum
+from modules.sequence.ultramem_v2.tables import MemoryRows, read_dense, row_products, row_sum
 from modules.sequence.ultramem_v2.tdqkr import exhaustive, leading_pairs, tdqkr
 
 
@@ -89,7 +89,7 @@ def retrieval(n_keys: int, tokens: int, repeats: int) -> Row:
 
 def reading(size: int, tokens: int, repeats: int) -> Row:
     """The weighted sum of values, forward and backward, against gathering all rows with a dense gradient."""
-    values, pre = Table(size, 64, sparse=True), Table(size, 64, sparse=True)
+    values, pre = MemoryRows(size, 64, sparse=True), MemoryRows(size, 64, sparse=True)
     ids, scores = torch.randint(size, (tokens, 16)), torch.randn(tokens, 16, 2, requires_grad=True)
     x = torch.randn(tokens, 64, requires_grad=True)
 

@@ -54,7 +54,7 @@ from framework.editing import Context, Once, Plan, choose, matches, nothing_matc
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.files import write_text, written
-from framework.functional.spectra import Spectrum, condition_numbers, marchenko_pastur
+from framework.functional.spectra import WeightSpectrum, condition_numbers, marchenko_pastur
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -161,7 +161,7 @@ def rank_by_condition(
     for name, weight in weights.items():
         rows_, columns = weight.shape[-2:]
         count = len(weight) if weight.ndim == 3 else 1
-        found = spectra.get(name) or Spectrum((rows_, columns), count, *known[keys[name]])
+        found = spectra.get(name) or WeightSpectrum((rows_, columns), count, *known[keys[name]])
         random = marchenko_pastur(rows_, columns)
         rows.append(
             {

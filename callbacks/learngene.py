@@ -33,8 +33,7 @@ from framework.checkpoints.learngene_file import FILE, read_learngene
 from framework.checkpoints.weights_file import file_sha256
 from framework.editing import Context, Edit
 from framework.errors import UserError
-from framework.functional.learngene import HEADS, expand_into, find_transformer, matched, within
-from framework.functional.learngene import Learngene as Genes
+from framework.functional.learngene import HEADS, LearngeneTensors, expand_into, find_transformer, matched, within
 from framework.protocols import HasLearngene
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class Learngene(Edit):
         if head not in HEADS:
             raise UserError(f"learngene.head: {head!r} is not accepted; one of {', '.join(HEADS)}")
         self.path, self.head = path, head
-        self._genes: Genes | None = None
+        self._genes: LearngeneTensors | None = None
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
         """The file with its hash, the depth it was trained at, what is written and what of the head is kept.

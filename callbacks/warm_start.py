@@ -49,7 +49,7 @@ from framework.functional.matching import compare_tensors, match_prefix, shorten
 from framework.settings import finite
 
 if TYPE_CHECKING:
-    from framework.functional.matching import Fit
+    from framework.functional.matching import WeightsMatch
 
 Source = Literal["fresh", "gaussian"]
 SOURCES = ("fresh", "gaussian")
@@ -372,7 +372,7 @@ class WarmStart(Transform):
         self.include, self.exclude = include, list(exclude or [])
         self.strict, self.prefix, self.reset_buffers = strict, prefix, reset_buffers
         self.seed, self.force = seed, force
-        self._fit: Fit | None = None
+        self._fit: WeightsMatch | None = None
 
     def due(self, context: Context) -> bool:
         """At the start; in a round or before an epoch in which it was not done yet."""
@@ -429,7 +429,7 @@ class WarmStart(Transform):
         )
         return decision
 
-    def _read(self, model: nn.Module, context: Context) -> tuple[dict[str, Tensor], Fit]:
+    def _read(self, model: nn.Module, context: Context) -> tuple[dict[str, Tensor], WeightsMatch]:
         """The file's tensors under the model's names, and how they fit."""
         assert self.checkpoint is not None
         state, around = read_weights_file(self.checkpoint, "warm_start.checkpoint")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def fitted_shapes(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, gg.Fit]:
+def fitted_shapes(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, gg.ShapeFit]:
     """The fit of each tensor under its name, and that of all parameters of the model as one sample under ``""``.
 
     Args:
@@ -63,7 +63,7 @@ def histogram(w: Tensor, bins: int, limit: float) -> Tensor:
 
 
 def weight_figure(
-    before: dict[str, Tensor] | None, now: dict[str, Tensor], fits: dict[str, gg.Fit], bins: int = 101
+    before: dict[str, Tensor] | None, now: dict[str, Tensor], fits: dict[str, gg.ShapeFit], bins: int = 101
 ) -> Figure:
     """Draws a panel for each tensor.
 
@@ -86,7 +86,7 @@ def weight_figure(
     return figure
 
 
-def _panel(axes: Axes, name: str, before: Tensor | None, w: Tensor, fit: gg.Fit, bins: int) -> None:
+def _panel(axes: Axes, name: str, before: Tensor | None, w: Tensor, fit: gg.ShapeFit, bins: int) -> None:
     present = [part for part in (before, w) if part is not None and part.numel()]
     limit = max(float(part.abs().max()) for part in present) or 1.0
     bins = max(11, min(bins, w.numel() // 8 | 1))
@@ -176,7 +176,7 @@ class WeightHistogram(Observer):
         log_figure(trainer, "weights_end", weight_figure(self._before, shown, fits, self.bins))
 
 
-def _metrics(fits: dict[str, gg.Fit]) -> dict[str, float]:
+def _metrics(fits: dict[str, gg.ShapeFit]) -> dict[str, float]:
     values = {f"weights/shape/{name}" if name else "weights/shape": fit.shape for name, fit in fits.items()}
     values |= {f"weights/std/{name}": fit.std for name, fit in fits.items() if name}
     return {name: value for name, value in values.items() if not math.isnan(value)}  # a tensor of zeros has no shape

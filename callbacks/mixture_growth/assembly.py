@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-class Block(NamedTuple):
+class TemplateBlock(NamedTuple):
     """A rectangle of a weight: rows ``[top, bottom)`` and columns ``[left, right)``, and what fills it.
 
     Attributes:
@@ -29,7 +29,7 @@ class Block(NamedTuple):
 
 
 def assemble_plainly(
-    banks: Sequence[Tensor], alphas: Sequence[Tensor], blocks: Sequence[Block], shape: Sequence[int]
+    banks: Sequence[Tensor], alphas: Sequence[Tensor], blocks: Sequence[TemplateBlock], shape: Sequence[int]
 ) -> Tensor:
     """The weight, block by block: the slow and obvious form of :func:`assemble`.
 
@@ -47,7 +47,7 @@ def assemble_plainly(
 
 
 def assemble(
-    banks: Sequence[Tensor], alphas: Sequence[Tensor], blocks: Sequence[Block], shape: Sequence[int]
+    banks: Sequence[Tensor], alphas: Sequence[Tensor], blocks: Sequence[TemplateBlock], shape: Sequence[int]
 ) -> Tensor:
     """As :func:`assemble_plainly`; of whole templates in one batched product, whose backward pass is two.
 
@@ -87,7 +87,7 @@ class _Recipe(NamedTuple):
 
 
 @functools.cache
-def _recipe(blocks: tuple[Block, ...], bank: tuple[int, ...], count: int) -> _Recipe | None:
+def _recipe(blocks: tuple[TemplateBlock, ...], bank: tuple[int, ...], count: int) -> _Recipe | None:
     """``None`` where blocks are not whole templates, half of them of either set."""
     rows, columns = bank[1:3]
     order = sorted(blocks, key=lambda block: (block.bank, block.top, block.left))

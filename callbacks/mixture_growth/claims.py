@@ -36,7 +36,7 @@ NAMES = {"scratch": "full width from scratch", "half": "half width", "net2net": 
 
 
 @dataclass
-class Task:
+class _Task:
     """The data and the training of the shipped config.
 
     Attributes:
@@ -64,7 +64,7 @@ class Task:
     flops: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of_config(cls) -> Task:
+    def of_config(cls) -> _Task:
         """Reads them from the config, the data from its datamodule."""
         from framework.runs.experiment import build
 
@@ -136,7 +136,7 @@ class Task:
 
 
 @dataclass
-class Outcome:
+class _Outcome:
     """What one seed gave.
 
     Attributes:
@@ -180,7 +180,7 @@ def widened(half: nn.Module, full: nn.Module, noise: float = 0.01) -> nn.Module:
     return full
 
 
-def outcome(task: Task, seed: int) -> Outcome:
+def outcome(task: _Task, seed: int) -> _Outcome:
     """Everything for one seed."""
     technique = MixtureGrowth(**task.settings)
     first, second = technique.member_epochs
@@ -192,7 +192,7 @@ def outcome(task: Task, seed: int) -> Outcome:
     edit(model, technique, Context(at="epoch", epoch=first))
     curve += task.train(model, seed, second, first)
     sums = sums + task.logits(model)
-    result = Outcome([curve[first - 1], curve[-1]], task.of_logits(sums), first=curve)
+    result = _Outcome([curve[first - 1], curve[-1]], task.of_logits(sums), first=curve)
     for mode in MODES:
         grown = copy.deepcopy(model)
         edit(grown, MixtureGrowth(**{**task.settings, "mode": mode}), Context(at="epoch", epoch=first + second))
@@ -222,7 +222,7 @@ def outcome(task: Task, seed: int) -> Outcome:
 
 def claims(run: Reproduction) -> Iterator[Claim]:
     """Costs first, then the experiment, then one seed through ``fit``."""
-    task = Task.of_config()
+    task = _Task.of_config()
     yield from costs()
     results = []
     for seed in SEEDS:
@@ -256,7 +256,7 @@ def mean(values: Any) -> float:
     return sum(values) / len(values)
 
 
-def effects(run: Reproduction, task: Task, results: Sequence[Outcome]) -> Iterator[Claim]:
+def effects(run: Reproduction, task: _Task, results: Sequence[_Outcome]) -> Iterator[Claim]:
     """Accuracies and costs, over all seeds, in points."""
     end = {way: [r.curves[way][-1] for r in results] for way in (*MODES, *NAMES)}
     best = [max(r.members) for r in results]
@@ -329,7 +329,7 @@ def effects(run: Reproduction, task: Task, results: Sequence[Outcome]) -> Iterat
     run.figure("growth", growth_figure(results, MixtureGrowth(**task.settings).member_epochs))
 
 
-def through_fit(run: Reproduction, result: Outcome) -> Iterator[Claim]:
+def through_fit(run: Reproduction, result: _Outcome) -> Iterator[Claim]:
     """Seed 0 by the command: the same curve."""
     from framework.tracking.metrics_log import read_metrics
 
@@ -348,7 +348,7 @@ def through_fit(run: Reproduction, result: Outcome) -> Iterator[Claim]:
     )
 
 
-def growth_figure(results: Sequence[Outcome], member_epochs: Sequence[int]) -> Figure:
+def growth_figure(results: Sequence[_Outcome], member_epochs: Sequence[int]) -> Figure:
     """Accuracy against training FLOPs of each way, and before and after the last epochs of each mode."""
     figure = new_figure(1, 2, size=(11.5, 4.0))
     axes, bars = figure.axes

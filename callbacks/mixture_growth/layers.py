@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from callbacks.mixture_growth.assembly import Block, assemble
+from callbacks.mixture_growth.assembly import TemplateBlock, assemble
 from framework.errors import UserError
 from framework.protocols import WeightPart
 
@@ -149,7 +149,7 @@ class TemplateLayer(Growing):
                 self.register_parameter(f"bias_{number}", nn.Parameter(torch.zeros(bottom - top, **factory)))
             self.bias_grown = nn.Parameter(torch.zeros(self.out_width, **factory))
         places = [(number, *self._place(number)) for number in range(self.blocks)]
-        self._blocks = tuple(Block(self.member_sets[n], n, *rows, *columns) for n, rows, columns in places)
+        self._blocks = tuple(TemplateBlock(self.member_sets[n], n, *rows, *columns) for n, rows, columns in places)
         self._kept: tuple[Any, Tensor] | None = None
         self.train(layer.training)
 
@@ -212,7 +212,7 @@ class TemplateLayer(Growing):
     def block(self, number: int) -> Tensor:
         """B_j, in its place's size."""
         (top, bottom), (left, right) = self._place(number)
-        block = Block(0, 0, 0, bottom - top, 0, right - left)
+        block = TemplateBlock(0, 0, 0, bottom - top, 0, right - left)
         bank, alpha = getattr(self, f"templates_{self.member_sets[number]}"), getattr(self, f"alpha_{number}")
         return assemble([bank], [alpha], [block], (bottom - top, right - left, *self.full[2:]))
 

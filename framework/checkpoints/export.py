@@ -26,7 +26,7 @@ from framework.editing.ledger import attach, store
 from framework.editing.names import choose
 from framework.errors import UserError
 from framework.functional.compression import rf8
-from framework.functional.compression.rate import STEP, Rate, bits_per_weight, check_step, sqnr
+from framework.functional.compression.rate import STEP, BitRate, bits_per_weight, check_step, sqnr
 from framework.plain import plain_data
 from framework.settings import one_of
 
@@ -39,7 +39,7 @@ _TRAINING_ONLY = (
 
 
 @dataclass(frozen=True)
-class Report:
+class ExportReport:
     """What an export did.
 
     Attributes:
@@ -65,7 +65,7 @@ class Report:
     others: int
     bits: float
     sqnr: float
-    rate: Rate
+    rate: BitRate
     bytes_before: int
     bytes_weights: int
     bytes_after: int
@@ -109,7 +109,7 @@ def export(
     exclude: Sequence[str] = (),
     deep_shape: bool = False,
     cls: type[pl.LightningModule] | None = None,
-) -> Report:
+) -> ExportReport:
     """Writes the weights of a model or a checkpoint, without optimiser states, to a file that opens as a checkpoint.
 
     Args:
@@ -196,7 +196,7 @@ def export(
         bits = 8 * container.code_bytes(packed) / max(1, weights)
         ratio = sqnr(before.values(), container.unpack(packed).values())
     AtomicCheckpointIO().save_checkpoint(content, target)
-    return Report(
+    return ExportReport(
         file=target,
         format=format,
         step=step if format in ("entropy", "exp_golomb") else None,

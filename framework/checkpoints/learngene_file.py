@@ -8,7 +8,7 @@ from torch import Tensor
 
 from framework.checkpoints.weights_file import read_weights_file
 from framework.errors import UserError
-from framework.functional.learngene import Learngene
+from framework.functional.learngene import LearngeneTensors
 from framework.functional.matching import compare_tensors
 
 FORMAT = "learngene"
@@ -23,7 +23,7 @@ FILE = "learngene.safetensors"
 _PARTS = ("base", "slope", "shared")
 
 
-def save_learngene(learngene: Learngene, path: str | Path) -> Path:
+def save_learngene(learngene: LearngeneTensors, path: str | Path) -> Path:
     """Writes a learngene as safetensors and returns the path; folders are made."""
     from safetensors.torch import save_file
 
@@ -35,7 +35,7 @@ def save_learngene(learngene: Learngene, path: str | Path) -> Path:
     return path
 
 
-def read_learngene(path: str | Path, key: str = "learngene") -> Learngene:
+def read_learngene(path: str | Path, key: str = "learngene") -> LearngeneTensors:
     """Reads a learngene's file; a folder stands for its ``learngene.safetensors``.
 
     Args:
@@ -72,4 +72,4 @@ def read_learngene(path: str | Path, key: str = "learngene") -> Learngene:
     heads, depth = (metadata.get(name, "0") for name in ("heads", "depth"))
     if not (heads.isdecimal() and depth.isdecimal()):
         raise UserError(f"{key}: {path} is broken, heads {heads!r} and depth {depth!r} are no numbers")
-    return Learngene(parts["base"], parts["slope"], parts["shared"], int(heads), int(depth))
+    return LearngeneTensors(parts["base"], parts["slope"], parts["shared"], int(heads), int(depth))

@@ -17,7 +17,7 @@ from framework.errors import UserError
 
 
 @dataclass
-class Report:
+class ClaimsReport:
     """The outcome for one method.
 
     Attributes:
@@ -97,7 +97,7 @@ def find_claims(name: str) -> str:
     raise UserError(f"reproduce: {name!r} is no method with claims; {hint}")
 
 
-def reproduce(name: str, folder: Path) -> Report:
+def reproduce(name: str, folder: Path) -> ClaimsReport:
     """Runs the claims of one method.
 
     Args:
@@ -125,7 +125,7 @@ def reproduce(name: str, folder: Path) -> Report:
     except Exception as exception:
         traceback.print_exc()
         error = type(exception).__name__
-    report = Report(name, claims, times, time.perf_counter() - start, run.figures, error)
+    report = ClaimsReport(name, claims, times, time.perf_counter() - start, run.figures, error)
     (folder / "claims.json").write_text(
         json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from framework.claims.reproduce import Report, claims_modules, find_claims, reproduce
+from framework.claims.reproduce import ClaimsReport, claims_modules, find_claims, reproduce
 from framework.commands.options import read_options
 from framework.errors import UserError
 from framework.pages.results import write_page, write_record
@@ -23,7 +23,7 @@ The exit code is 1 if a claim fails.
 """
 
 
-def print_table(report: Report) -> None:
+def print_table(report: ClaimsReport) -> None:
     """Prints one report as a table."""
     from rich.console import Console
     from rich.markup import escape

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     from framework.sweep.storage import open_storage
     from framework.sweep.study import Study
     from framework.sweep.supervisor import Supervisor, default_workers
-    from framework.sweep.table import Table
+    from framework.sweep.table import SweepTable
 
     workers = _whole(options, "workers", least=1) or default_workers()
     place = options.last("storage") or folder / "journal.log"
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     limit = min(limits)
     if count is not None and count > limit:
         print(f"--count {count}: the sweep has {limit} trials, by its run_cap or as a grid", flush=True)
-    with Table(sweep, folder, limit, workers) as table:
+    with SweepTable(sweep, folder, limit, workers) as table:
         supervisor = Supervisor(sweep, study, folder, workers, limit, table)
         try:
             code = supervisor.run()

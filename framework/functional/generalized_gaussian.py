@@ -226,7 +226,7 @@ def moments(weights: Tensor | Iterable[Tensor]) -> Moments:
 
 
 @dataclass(frozen=True)
-class Fit:
+class ShapeFit:
     """A fitted distribution.
 
     Attributes:
@@ -251,7 +251,7 @@ def shape_table() -> tuple[Tensor, Tensor]:
     return torch.tensor(shapes, dtype=torch.float64), torch.tensor([ratio(nu) for nu in shapes], dtype=torch.float64)
 
 
-def fit(weights: Tensor | Iterable[Tensor] | Moments) -> Fit:
+def fit(weights: Tensor | Iterable[Tensor] | Moments) -> ShapeFit:
     """Fits the shape as the paper does: the entry of the table whose ρ is nearest to n Σw² / (Σ\\|w\\|)².
 
     Several tensors are one sample (the paper's global estimate); a mixture of scales then looks like a smaller ν. The
@@ -259,8 +259,8 @@ def fit(weights: Tensor | Iterable[Tensor] | Moments) -> Fit:
     """
     sums = weights if isinstance(weights, Moments) else moments(weights)
     if not sums.absolute:
-        return Fit(math.nan, math.nan, sums.std, sums.count, False)
+        return ShapeFit(math.nan, math.nan, sums.std, sums.count, False)
     shapes, ratios = shape_table()
     found = float(shapes[(ratios - sums.ratio).abs().argmin()])
     beyond = not float(ratios[-1]) <= sums.ratio <= float(ratios[0])
-    return Fit(found, scale_of_std(sums.std, found), sums.std, sums.count, beyond)
+    return ShapeFit(found, scale_of_std(sums.std, found), sums.std, sums.count, beyond)

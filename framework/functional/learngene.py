@@ -25,7 +25,7 @@ HEADS = ("if_fits", "skip", "strict")
 
 
 @dataclass(frozen=True)
-class Learngene:
+class LearngeneTensors:
     """What is stored once for all depths.
 
     Attributes:
@@ -78,7 +78,7 @@ def layers(base: Mapping[str, Tensor], slope: Mapping[str, Tensor], depth: int) 
     return result
 
 
-def expand(learngene: Learngene, depth: int) -> dict[str, Tensor]:
+def expand(learngene: LearngeneTensors, depth: int) -> dict[str, Tensor]:
     """State dict of the transformer of a depth: ``blocks.<i>.<name>`` and what is shared."""
     stacks = layers(learngene.base, learngene.slope, depth)
     blocks = {f"blocks.{i}.{name}": stack[i] for i in range(depth) for name, stack in stacks.items()}
@@ -170,7 +170,7 @@ def heads_of(transformer: nn.Module) -> int:
     return next((heads for heads in found if isinstance(heads, int)), 0)
 
 
-def extract_learngene(model: nn.Module) -> Learngene:
+def extract_learngene(model: nn.Module) -> LearngeneTensors:
     """The learngene of a vision transformer, on the CPU.
 
     Of a model whose ``blocks`` keep ``base`` and ``slope`` it is theirs; of any other it is the best line through the
@@ -193,7 +193,7 @@ def extract_learngene(model: nn.Module) -> Learngene:
         base, slope = ({name: line[part] for name, line in lines.items()} for part in (0, 1))
         depth = len(next(iter(stacks.values())))
     renamed = {_canonical(name): value for name, value in shared.items()}
-    return Learngene(base, slope, renamed, heads_of(transformer), depth)
+    return LearngeneTensors(base, slope, renamed, heads_of(transformer), depth)
 
 
 def _canonical(name: str) -> str:
@@ -201,7 +201,9 @@ def _canonical(name: str) -> str:
     return name.removeprefix("fc_") if name.startswith("fc_norm.") else name
 
 
-def matched(transformer: nn.Module, learngene: Learngene, head: str = "if_fits") -> tuple[dict[str, Tensor], list[str]]:
+def matched(
+    transformer: nn.Module, learngene: LearngeneTensors, head: str = "if_fits"
+) -> tuple[dict[str, Tensor], list[str]]:
     """The values of a transformer's tensors by a learngene, at the depth that it has.
 
     Args:
@@ -242,7 +244,7 @@ def matched(transformer: nn.Module, learngene: Learngene, head: str = "if_fits")
 
 
 @torch.no_grad()
-def expand_into(model: nn.Module, learngene: Learngene, head: str = "if_fits") -> list[str]:
+def expand_into(model: nn.Module, learngene: LearngeneTensors, head: str = "if_fits") -> list[str]:
     """Writes a learngene's expansion into the vision transformer within a model, at the depth that it has.
 
     Args:

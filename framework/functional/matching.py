@@ -22,7 +22,7 @@ def shape_text(tensor: Tensor) -> str:
 
 
 @dataclass(frozen=True)
-class Fit:
+class WeightsMatch:
     """How the tensors of a file fit those of a model, name by name.
 
     Attributes:
@@ -70,11 +70,11 @@ class Fit:
         )
 
 
-def compare_tensors(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Fit:
+def compare_tensors(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> WeightsMatch:
     """Compares a model's state dict with a file's by names and shapes."""
     both = [name for name in own if name in state]
     same = {name for name in both if own[name].shape == state[name].shape}
-    return Fit(
+    return WeightsMatch(
         loaded=[name for name in both if name in same],
         missing=[name for name in own if name not in state],
         unexpected=[name for name in state if name not in own],

@@ -16,7 +16,7 @@ from torch import Tensor
 Prompts = dict[str, Tensor]
 
 
-class Spectrum(NamedTuple):
+class InputSpectrum(NamedTuple):
     """A law of a positive number: how it is made of uniform ones, and its first three moments."""
 
     draw: Callable[[Tensor], Tensor]
@@ -24,8 +24,8 @@ class Spectrum(NamedTuple):
 
 
 SPECTRA = {
-    "exponential": Spectrum(lambda u: -torch.log1p(-u), (1.0, 2.0, 6.0)),
-    "uniform": Spectrum(lambda u: 2 * u, (1.0, 4 / 3, 2.0)),
+    "exponential": InputSpectrum(lambda u: -torch.log1p(-u), (1.0, 2.0, 6.0)),
+    "uniform": InputSpectrum(lambda u: 2 * u, (1.0, 4 / 3, 2.0)),
 }
 """Laws of the entries of a diagonal covariance that each prompt draws anew."""
 

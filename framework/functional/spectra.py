@@ -32,7 +32,7 @@ _STEPS = 160  # of Lanczos' method, before all singular values are computed inst
 
 
 @dataclass(frozen=True)
-class Spectrum:
+class WeightSpectrum:
     """What the singular values σ_1 >= … >= σ_n of a matrix say of it; for a stack of matrices, means over them.
 
     Attributes:
@@ -75,7 +75,7 @@ def isotropy_bound(kappa: float) -> float:
     return math.log(2 * kappa) - math.log1p(kappa**2)
 
 
-def condition_numbers(weights: Mapping[str, Tensor]) -> dict[str, Spectrum]:
+def condition_numbers(weights: Mapping[str, Tensor]) -> dict[str, WeightSpectrum]:
     """The spectra of many weights.
 
     Args:
@@ -83,7 +83,7 @@ def condition_numbers(weights: Mapping[str, Tensor]) -> dict[str, Spectrum]:
             four or more dimensions, which is read as the matrix (out, in·…). Any floating dtype, any device.
 
     Returns:
-        One :class:`Spectrum` a name, in order. Nothing is drawn from the global generators.
+        One :class:`WeightSpectrum` a name, in order. Nothing is drawn from the global generators.
 
     Raises:
         UserError: a weight has fewer than two dimensions, is empty, not floating, or has entries that are not finite.
@@ -117,7 +117,7 @@ def condition_numbers(weights: Mapping[str, Tensor]) -> dict[str, Spectrum]:
     result = {}
     for name, rows in numbers.items():
         kappa, exact, deficit = (sum(column) / len(rows) for column in zip(*rows, strict=True))
-        result[name] = Spectrum(shapes[name], matrices[name], kappa, exact, deficit)
+        result[name] = WeightSpectrum(shapes[name], matrices[name], kappa, exact, deficit)
     return result
 
 

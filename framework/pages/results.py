@@ -30,7 +30,7 @@ def write_record(page: Path, report: Mapping[str, Any]) -> Path:
 
     Args:
         page: The page, ``docs/results.md``.
-        report: :meth:`framework.claims.reproduce.Report.as_dict`.
+        report: :meth:`framework.claims.reproduce.ClaimsReport.as_dict`.
 
     Returns:
         The JSON file. The figures are beside it as thumbnails of ``WIDTH`` pixels; those of an earlier run are removed.

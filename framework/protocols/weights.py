@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from framework.functional.learngene import Learngene
+    from framework.functional.learngene import LearngeneTensors
 
 
 @runtime_checkable
@@ -118,6 +118,6 @@ class HasLearngene(Protocol):
     """A module that can make a learngene (see :mod:`framework.functional.learngene`) of the data that it will be
     trained on."""
 
-    def make_learngene(self, data: Any, trial: bool = False) -> Learngene:
+    def make_learngene(self, data: Any, trial: bool = False) -> LearngeneTensors:
         """Makes one of a datamodule that is set up; a ``trial`` need not be any good."""
         ...

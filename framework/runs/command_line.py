@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import copy
-import os
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jsonargparse
 import lightning.pytorch as pl
 from jsonargparse import ArgumentError, Namespace
-from lightning.fabric.plugins.environments import TorchElasticEnvironment
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from framework import catalogue
-from framework.runs import folder as run
 from framework.config import explain, values, yaml12
-from framework.config.compose import SUBCOMMAND_KEYS, Composed, Request, compose, read_command_line
-from framework.config.interpolate import interpolate
-from framework.editing import Technique, order
-from framework.editing.engine import Editing
-from framework.errors import UserError
-from framework.runs.launcher import watch_ranks
-from framework.library_errors import explained, first_line
-from framework.runs.trainer import Record, build_trainer
-from framework.runs.folder import Run, RunConfig
-from framework.settings import at_least, brief
-from framework.tracking.wandb_run import WandbConfig
+from framework.config.compose import SUBCOMMAND_KEYS, Composed
 from framework.config.instantiate import RENAMED
-from framework.runs.sections import GROUPS
-from framework.runs.sections import BASES
+from framework.errors import UserError
+from framework.library_errors import explained, first_line
+from framework.runs.folder import Run
+from framework.runs.sections import BASES, GROUPS
+from framework.runs.trainer import Record, build_trainer
+from framework.settings import brief
 
 # What a constructor raises over values that it cannot take; of a failed look-up a bug is the likelier cause.
 REFUSALS = (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError, MisconfigurationException)
@@ -255,17 +244,3 @@ class Typed(CommandLine):
 
     def instantiate_classes(self) -> None:
         """Nothing is built."""
-
-
-
-
-
-
-
-
-
-
-
-
-
-

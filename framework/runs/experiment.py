@@ -14,20 +14,19 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from framework import paths
-from framework.checkpoints.finding import folder_of, run_id_of
-from framework.resume import exit_code
-from framework.runs.quiet import quiet_lightning
-from framework.runs.folder import NameTaken, new_id, new_name, refuse_if_kept
-from framework.runs.command_line import CommandLine
-from framework.runs.preparing import prepare
 from framework.checkpoints.differences import report_differences
+from framework.checkpoints.finding import folder_of, run_id_of
+from framework.checkpoints.reading import open_checkpoint
 from framework.config.compose import Request, read_inputs
-from framework.editing.technique import callbacks_of
 from framework.editing.engine import check_run, contradictions, in_order
+from framework.editing.technique import callbacks_of
 from framework.errors import UserError
 from framework.library_errors import user_mistakes
-from framework.checkpoints.reading import open_checkpoint
-from framework.runs.folder import Run
+from framework.resume import exit_code
+from framework.runs.command_line import CommandLine
+from framework.runs.folder import NameTaken, Run, new_id, new_name, refuse_if_kept
+from framework.runs.preparing import prepare
+from framework.runs.quiet import quiet_lightning
 from framework.tracking import close_loggers
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import string
 import time
@@ -11,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from framework.checkpoints.finding import PROVENANCE, read_record
 from framework.errors import UserError
 from framework.files import remove_stale, temporary_beside
 from framework.runs.lock import FolderLock
-from framework.checkpoints.finding import read_record
-from framework.checkpoints.finding import PROVENANCE
 
 ID_CHARACTERS = string.ascii_lowercase + string.digits
 
@@ -174,12 +172,6 @@ def new_id() -> str:
     return "".join(secrets.choice(ID_CHARACTERS) for _ in range(8))
 
 
-
-
-
-
-
-
 def refuse_if_kept(folder: Path) -> None:
     """Raises where a new run would take the place of one that can go on.
 
@@ -191,12 +183,6 @@ def refuse_if_kept(folder: Path) -> None:
             f"run.name: {folder} exists and holds a checkpoint; go on with it by --ckpt_path {folder}, or give another "
             "name"
         )
-
-
-
-
-
-
 
 
 def ensure_writable(folder: Path) -> None:
@@ -212,5 +198,3 @@ def ensure_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"run folder {folder}: cannot be written: {error.strerror}") from error
-
-

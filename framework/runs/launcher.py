@@ -14,9 +14,9 @@ import lightning.pytorch as pl
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
-from framework.runs import starter
 from framework.errors import RunFailed, UserError
 from framework.resume.signals import say
+from framework.runs import starter
 from framework.tracking import close_loggers
 
 SECONDS = 0.25

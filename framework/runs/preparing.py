@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-from framework.runs.sections import BASES
-from lightning.pytorch.callbacks import Callback
-from framework.config.compose import Composed
-from framework.runs.sections import GROUPS
 from collections.abc import Mapping
 from pathlib import Path
-from framework.config.compose import Request
-from framework.errors import UserError
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+
 from framework import catalogue
-from framework.config.compose import compose
+from framework.checkpoints.finding import find_checkpoint, folder_of
 from framework.config import explain
+from framework.config.compose import Composed, Request, compose, read_command_line
 from framework.config.interpolate import interpolate
 from framework.editing import order
-import lightning.pytorch as pl
-from framework.config.compose import read_command_line
-from framework.checkpoints.finding import find_checkpoint, folder_of
+from framework.errors import UserError
+from framework.runs.sections import BASES, GROUPS
 
 
 def prepare(request: Request, subcommand: str) -> tuple[Composed, Path | None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 
-
 _NOISE = ("GPU available", "TPU available", "HPU available", "💡 Tip", "Seed set to", "Restor", "Loading `train_d")
 
 

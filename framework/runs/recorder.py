@@ -1,34 +1,17 @@
-"""What every run has, whatever it trains: its record, resume points, the best checkpoint, loggers, predictions."""
+"""The record of a run: its folder, agreed on between ranks, its resolved config and its provenance."""
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.callbacks import Callback
 
 from framework.config import yaml12
-from framework.editing.engine import Editing
 from framework.files import write_text
-from framework.runs.divergence import StopAtNaN
-from framework.checkpoints.writing import AtomicCheckpointIO
-from framework.resume import ResumePoint
-from framework.runs.folder import Run, RunConfig
-from framework.tracking import trial_report as report
-from framework.tracking.metrics_log import MetricsLog
-from framework.tracking.predictions import PredictionWriter
-from framework.tracking.wandb_run import WandbConfig, make_wandb_logger
-
-
-
-
+from framework.runs.folder import Run
 
 
 class RunRecorder(Callback):
@@ -81,9 +64,3 @@ class RunRecorder(Callback):
         if self._holds:
             self._holds = False
             self.identity.release()
-
-
-
-
-
-

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+
 from framework.runs.folder import RunConfig
 from framework.tracking.wandb_run import WandbConfig
-import lightning.pytorch as pl
-
 
 GROUPS: dict[str, type] = {"run": RunConfig, "wandb": WandbConfig}
 

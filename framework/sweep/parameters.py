@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from framework.sweep.distributions import GRID_KINDS, NUMBERS, Parameter
-from framework.sweep.source import Place, Source, hint, show
+from framework.sweep.source import Place, SweepSource, hint, show
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _NAME_TEXT = "letters, digits, '_', '.' and '-', a letter or '_' first"
@@ -17,7 +17,7 @@ _EXACT = 2**53  # beyond it, not every integer is a float
 _LARGEST_EXPONENT = 700.0  # exp(709.8) is infinite, exp(-745) is 0
 
 
-def read_parameters(source: Source, method: str | None) -> tuple[Parameter, ...]:
+def read_parameters(source: SweepSource, method: str | None) -> tuple[Parameter, ...]:
     """Reads the section; what is wrong is noted in ``source``.
 
     Args:
@@ -31,7 +31,7 @@ def read_parameters(source: Source, method: str | None) -> tuple[Parameter, ...]
 
 
 class _Reader:
-    def __init__(self, source: Source, method: str | None) -> None:
+    def __init__(self, source: SweepSource, method: str | None) -> None:
         self.source, self.method = source, method
         self.parameters: list[Parameter] = []
 

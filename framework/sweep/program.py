@@ -17,7 +17,7 @@ from framework.errors import UserError
 if TYPE_CHECKING:
     from framework.sweep.channel import Channel
     from framework.sweep.job import Job
-    from framework.tracking.trial_report import Report
+    from framework.tracking.trial_report import TrialReport
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = 30.0
@@ -25,7 +25,7 @@ STOP_SECONDS = 30.0
 PARAMETERS = "config-defaults.yaml"
 
 
-def run(job: Job, heard: Report, channel: Channel) -> None:
+def run(job: Job, heard: TrialReport, channel: Channel) -> None:
     """Runs the job's command to its end, or until the sweep stops it.
 
     Args:
@@ -86,7 +86,7 @@ class _Told:
 
 
 def _follow(
-    process: subprocess.Popen[bytes], folder: Path, before: Collection[Path], heard: Report, told: _Told
+    process: subprocess.Popen[bytes], folder: Path, before: Collection[Path], heard: TrialReport, told: _Told
 ) -> None:
     from framework.tracking.wandb_file import WandbTail
 

@@ -21,7 +21,7 @@ Place = tuple[Any, ...]
 """Keys, and indices of list items, from the top of a file."""
 
 
-class Source:
+class SweepSource:
     """A file, and what was found wrong with it so far.
 
     Args:

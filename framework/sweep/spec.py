@@ -19,7 +19,7 @@ from framework.sweep import template
 from framework.sweep.distributions import Parameter
 from framework.sweep.hyperband import LONGEST, Hyperband, finite
 from framework.sweep.parameters import read_parameters
-from framework.sweep.source import Place, Source, hint, show
+from framework.sweep.source import Place, SweepSource, hint, show
 
 METHODS = ("grid", "random", "bayes")
 GOALS = ("minimize", "maximize")
@@ -180,11 +180,11 @@ def read(path: Path) -> Sweep:
         UserError: it cannot be read, or something in it is wrong or cannot be honoured; all problems at once, each with
             its line.
     """
-    return _Reader(Source(Path(path))).sweep()
+    return _Reader(SweepSource(Path(path))).sweep()
 
 
 class _Reader:
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: SweepSource) -> None:
         self.source = source
 
     def sweep(self) -> Sweep:

@@ -46,7 +46,7 @@ def _quiet() -> None:
 
 
 @dataclass
-class Claim:
+class TrialClaim:
     """A point that this supervisor is to run.
 
     Attributes:
@@ -149,7 +149,7 @@ class Study:
 
     # --- points
 
-    def claim(self, limit: int | None, owner: str, worker: str) -> Claim | None:
+    def claim(self, limit: int | None, owner: str, worker: str) -> TrialClaim | None:
         """Takes the next open point, or returns ``None`` where all points below ``limit`` are taken.
 
         Args:
@@ -195,7 +195,7 @@ class Study:
         system = {"fixed_params": self.sweep.grid_indices(point)} if self.sweep.method == "grid" else {}
         self._study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={"point": point}, system_attrs=system))
 
-    def _begin(self, trial: FrozenTrial, same: Sequence[FrozenTrial], owner: str, worker: str) -> Claim | None:
+    def _begin(self, trial: FrozenTrial, same: Sequence[FrozenTrial], owner: str, worker: str) -> TrialClaim | None:
         """Names the owner and draws the values; ``None`` if others have given this supervisor up meanwhile."""
         from optuna.exceptions import UpdateFinishedTrialError
 
@@ -208,7 +208,7 @@ class Study:
         except UpdateFinishedTrialError:
             return None
         before = [self._view(one) for one in lost]
-        return Claim(trial.number, int(trial.user_attrs["point"]), values, len(before) + 1, before)
+        return TrialClaim(trial.number, int(trial.user_attrs["point"]), values, len(before) + 1, before)
 
     def _draw(self, trial: FrozenTrial, lost: Sequence[FrozenTrial]) -> dict[str, Any]:
         import optuna
@@ -265,7 +265,7 @@ class Study:
 
     # --- how a trial goes and ends
 
-    def report(self, claim: Claim, iteration: int, value: float) -> list[float] | None:
+    def report(self, claim: TrialClaim, iteration: int, value: float) -> list[float] | None:
         """Notes the metric's value at a band of hyperband.
 
         Returns:
@@ -282,7 +282,7 @@ class Study:
         trials = [trial for trial in self._frozen() if iteration in trial.intermediate_values]
         return list({t.user_attrs["point"]: t.intermediate_values[iteration] for t in trials}.values())
 
-    def end(self, claim: Claim, trial: Trial) -> bool:
+    def end(self, claim: TrialClaim, trial: Trial) -> bool:
         """Writes down how a trial ended; returns whether nobody had done so before."""
         return self._end(self._frozen_at(claim.number), trial)
 

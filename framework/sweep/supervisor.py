@@ -24,13 +24,13 @@ from framework.errors import UserError
 from framework.sweep import command, results
 from framework.sweep.job import COMMAND, Job
 from framework.sweep.peers import Peers
-from framework.sweep.study import Claim, Study
+from framework.sweep.study import Study, TrialClaim
 from framework.sweep.trial import Trial
 from framework.tracking.trial_report import Watch
 
 if TYPE_CHECKING:
     from framework.sweep.spec import Sweep
-    from framework.sweep.table import Table
+    from framework.sweep.table import SweepTable
 
 TICK_SECONDS = 0.25
 STOP_SECONDS = 45.0
@@ -51,7 +51,7 @@ OURS = ("run.root", "run.method", "run.name", "wandb.group")
 class Running:
     """What a worker runs."""
 
-    claim: Claim
+    claim: TrialClaim
     trial: Trial
     began: float
     begun: bool = False
@@ -88,7 +88,7 @@ class Supervisor:
     """
 
     def __init__(
-        self, sweep: Sweep, study: Study, folder: Path, workers: int, limit: int | None, table: Table | None = None
+        self, sweep: Sweep, study: Study, folder: Path, workers: int, limit: int | None, table: SweepTable | None = None
     ) -> None:
         self.sweep, self.study, self.folder, self.limit, self.table = sweep, study, folder, limit, table
         self._wanted = workers
@@ -219,7 +219,7 @@ class Supervisor:
             worker.running = Running(claim, trial, time.monotonic())
             self._tell(worker, job.line())
 
-    def _job(self, claim: Claim, trial: Trial) -> Job:
+    def _job(self, claim: TrialClaim, trial: Trial) -> Job:
         name = f"{claim.point:04d}"
         folder = self.folder / "trials" / name
         log = self.folder / "logs" / f"{name}.log"
@@ -408,7 +408,7 @@ class Supervisor:
 
     # --- ends
 
-    def _end(self, claim: Claim, trial: Trial, state: str, message: str) -> None:
+    def _end(self, claim: TrialClaim, trial: Trial, state: str, message: str) -> None:
         trial.state, trial.message = state, next((line for line in message.splitlines() if line.strip()), "")
         if not self.study.end(claim, trial):  # another supervisor took it back, or it is written down already
             self._look(force=True)

@@ -27,7 +27,7 @@ VALUE_WIDTH = 16
 DONE = ("finished", "stopped", "failed")
 
 
-class Table:
+class SweepTable:
     """The table of one sweep; a context, within which it is on the screen.
 
     Args:
@@ -196,10 +196,10 @@ class Table:
         return duration(max(work / max(1, self.workers), *begun, 0.0))
 
     def _running(self, running: Sequence[Trial], now: float) -> RenderableType:
-        from rich.table import Table as Grid
+        from rich.table import Table
         from rich.text import Text
 
-        grid = Grid(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        grid = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         for column in ("point", "worker", "time"):
             grid.add_column(column, no_wrap=True)
         if self.sweep.metric is not None:

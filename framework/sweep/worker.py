@@ -22,7 +22,7 @@ from framework.errors import UserError
 from framework.sweep.channel import Channel
 from framework.sweep.job import Job
 from framework.tracking import trial_report as report
-from framework.tracking.trial_report import Report, Watch
+from framework.tracking.trial_report import TrialReport, Watch
 
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
@@ -82,7 +82,7 @@ def _printing_to(path: str) -> Iterator[None]:
 
 def _run(job: Job, channel: Channel) -> dict[str, Any]:
     watch = Watch(**{**job.watch, "bands": tuple(job.watch["bands"])})
-    heard = Report(watch, channel.send, channel.ask if watch.bands else None)
+    heard = TrialReport(watch, channel.send, channel.ask if watch.bands else None)
     state, message, retire = "finished", "", False
     began = time.monotonic()
     with _printing_to(job.log):
@@ -114,7 +114,7 @@ def _run(job: Job, channel: Channel) -> dict[str, Any]:
     return {**heard.message("end"), "state": state, "message": first[:500], "seconds": seconds, "retire": retire}
 
 
-def _train(job: Job, heard: Report) -> None:
+def _train(job: Job, heard: TrialReport) -> None:
     from framework.config.compose import read_command_line
     from framework.runs.experiment import run_to_end
 

@@ -11,13 +11,13 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from framework.tracking.metrics_log import read_metrics
-from framework.tracking.trial_report import Report, active
+from framework.tracking.trial_report import TrialReport, active
 
 
 class Stop(Callback):
     """Ends training when the report says so, on all ranks at once."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: TrialReport) -> None:
         self._report = report
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -53,7 +53,7 @@ class Stop(Callback):
 class Values(Logger):
     """Hands every logged value of the metric to the report."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: TrialReport) -> None:
         super().__init__()
         self._report = report
 

@@ -50,7 +50,7 @@ class Watch:
         return cls(**{**facts, "bands": tuple(facts["bands"])})
 
 
-class Report:
+class TrialReport:
     """The values of one trial's metric so far.
 
     Args:
@@ -130,10 +130,10 @@ def _finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-_active: Report | None = None
+_active: TrialReport | None = None
 
 
-def activate(report: Report | None) -> None:
+def activate(report: TrialReport | None) -> None:
     """Makes ``report`` the one that the next training reports to; ``None`` for none."""
     global _active
     _active = report
@@ -143,11 +143,11 @@ def activate(report: Report | None) -> None:
         os.environ[VARIABLE] = report.watch.text()
 
 
-def active() -> Report | None:
+def active() -> TrialReport | None:
     """The report of the trial that this process is part of, if it is one."""
     global _active
     if _active is None and (text := os.environ.get(VARIABLE)):
-        _active = Report(Watch.read(text))
+        _active = TrialReport(Watch.read(text))
     return _active
 
 

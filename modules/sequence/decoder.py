@@ -34,7 +34,7 @@ class SwiGLU(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
-class Block(nn.Module):
+class DecoderBlock(nn.Module):
     """x + mixer(norm(x)), then x + mlp(norm(x)).
 
     Args:
@@ -67,7 +67,7 @@ class Decoder(nn.Module):
     Args:
         vocab_size: Tokens.
         d_model: Width.
-        blocks: Modules ``(x, mask)`` with ``extend(x, state)``, as :class:`Block`.
+        blocks: Modules ``(x, mask)`` with ``extend(x, state)``, as :class:`DecoderBlock`.
         norm: Before the head.
         tie_embeddings: Whether the head is the embedding's transpose.
         init_std: Standard deviation that the embedding and the head are drawn with.

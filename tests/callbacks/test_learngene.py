@@ -18,8 +18,7 @@ from framework.checkpoints.learngene_file import save_learngene
 from framework.editing import Context, edit
 from framework.editing.order import resolve
 from framework.errors import UserError
-from framework.functional.learngene import Learngene as Genes
-from framework.functional.learngene import expand, extract_learngene
+from framework.functional.learngene import LearngeneTensors, expand, extract_learngene
 
 
 class Net(nn.Module):
@@ -78,7 +77,7 @@ def test_a_module_that_makes_one_is_asked_where_no_file_is_given():
     class Maker(Net):
         def make_learngene(self, data, trial=False):
             self.asked = (data, trial)
-            return Genes(own.base, own.slope, own.shared, own.heads, own.depth)
+            return LearngeneTensors(own.base, own.slope, own.shared, own.heads, own.depth)
 
     own, model = extract_learngene(Net(4, seed=1)), Maker(2)
     plan = edit(model, Learngene())

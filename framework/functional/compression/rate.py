@@ -30,7 +30,7 @@ _DENSE = 1 << 24  # levels from lowest to highest up to which counts are kept fo
 
 
 @dataclass(frozen=True)
-class Rate:
+class BitRate:
     """What some weights cost at one step.
 
     Attributes:
@@ -152,7 +152,7 @@ def exp_golomb_lengths(ranks: np.ndarray, order: int = 0) -> np.ndarray:
     return 2 * exponents.astype(np.int64) - 1 + order
 
 
-def rate_of_counts(counts: np.ndarray, order: int = 0, zeros: int = 0) -> Rate:
+def rate_of_counts(counts: np.ndarray, order: int = 0, zeros: int = 0) -> BitRate:
     """The rate of weights whose levels occur ``counts`` times each (in any order), ``zeros`` of them at 0.
 
     Args:
@@ -163,15 +163,15 @@ def rate_of_counts(counts: np.ndarray, order: int = 0, zeros: int = 0) -> Rate:
     counts = np.sort(np.asarray(counts, np.int64)[np.asarray(counts) > 0])[::-1]
     total = int(counts.sum())
     if not total:
-        return Rate(math.nan, math.nan, 0, 0, 0, math.nan)
+        return BitRate(math.nan, math.nan, 0, 0, 0, math.nan)
     lengths = exp_golomb_lengths(np.arange(len(counts)), order)
     shares = counts / total
     entropy = max(0.0, float(-(shares * np.log2(shares)).sum()))
     fixed = (len(counts) - 1).bit_length()
-    return Rate(float((counts * lengths).sum() / total), entropy, fixed, len(counts), total, zeros / total)
+    return BitRate(float((counts * lengths).sum() / total), entropy, fixed, len(counts), total, zeros / total)
 
 
-def bits_per_weight(weights: Tensor | Iterable[Tensor], step: float = STEP, order: int = 0) -> Rate:
+def bits_per_weight(weights: Tensor | Iterable[Tensor], step: float = STEP, order: int = 0) -> BitRate:
     """The rate of some weights as one sample.
 
     Args:

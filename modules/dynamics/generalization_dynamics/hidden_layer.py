@@ -12,7 +12,7 @@ from framework import OptimizerConfig
 from framework.errors import UserError
 from framework.settings import above, at_least, finite, one_of
 from modules.dynamics.generalization_dynamics.plots import widths_figure
-from modules.dynamics.generalization_dynamics.students import Flow, flow, random_features
+from modules.dynamics.generalization_dynamics.students import StudentFlow, flow, random_features
 from modules.ensemble import Batch, Ensemble
 
 TRAINED = ("readout", "all")
@@ -82,7 +82,7 @@ class HiddenLayerStudent(Ensemble):
 
     def _forget(self) -> None:
         """Leaves out what follows from the weights and the data."""
-        self.solutions: list[Flow] = []
+        self.solutions: list[StudentFlow] = []
         self.cached: dict[str, list[Tensor]] = {}
 
     @property

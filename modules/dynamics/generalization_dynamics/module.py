@@ -13,7 +13,7 @@ from framework.errors import UserError
 from framework.settings import at_least
 from modules.dynamics.generalization_dynamics import theory
 from modules.dynamics.generalization_dynamics.plots import errors_figure
-from modules.dynamics.generalization_dynamics.students import FROZEN, Flow, flow
+from modules.dynamics.generalization_dynamics.students import FROZEN, StudentFlow, flow
 from modules.ensemble import Batch, Ensemble
 
 
@@ -53,7 +53,7 @@ class LinearStudent(Ensemble):
         at_least(1, inputs=inputs, draws=draws)
         at_least(0, inr=inr)
         self.inputs, self.draws, self.inr, self.exact = inputs, draws, inr, exact
-        self.solution: Flow | None = None
+        self.solution: StudentFlow | None = None
         self.w = nn.Parameter(inr**0.5 * torch.randn(draws, inputs, dtype=torch.float64))
 
     empty: Tensor

@@ -10,7 +10,7 @@ from torch import Tensor
 FROZEN = 1e-10  # eigenvalues below this part of the largest count as 0: float64 cannot tell them apart
 
 
-class Flow(NamedTuple):
+class StudentFlow(NamedTuple):
     """Gradient flow ``dw/dt = (y − w H) Hᵀ``, solved for every t.
 
     Attributes:
@@ -32,7 +32,7 @@ class Flow(NamedTuple):
         return self.start + (self.basis @ (gone * self.shift)[..., None])[..., 0]
 
 
-def flow(h: Tensor, y: Tensor, start: Tensor | None = None) -> Flow:
+def flow(h: Tensor, y: Tensor, start: Tensor | None = None) -> StudentFlow:
     """Solves the flow of ½ |y − w H|².
 
     Args:
@@ -45,7 +45,7 @@ def flow(h: Tensor, y: Tensor, start: Tensor | None = None) -> Flow:
     start = h.new_zeros(h.shape[:-1]) if start is None else start
     left = y - (start[..., None, :] @ h)[..., 0, :]
     shift = torch.where(moving, (vt @ left[..., None])[..., 0] / torch.where(moving, s, 1.0), 0.0)
-    return Flow(torch.where(moving, s.square(), 0.0), basis, start, shift)
+    return StudentFlow(torch.where(moving, s.square(), 0.0), basis, start, shift)
 
 
 def random_features(x: Tensor, weights: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 
-class Rate(NamedTuple):
+class DecayRate(NamedTuple):
     """A straight line through logarithms.
 
     Attributes:
@@ -22,11 +22,11 @@ class Rate(NamedTuple):
     points: int
 
 
-def _line(x: np.ndarray, y: np.ndarray) -> Rate:
+def _line(x: np.ndarray, y: np.ndarray) -> DecayRate:
     if len(x) < 2:
-        return Rate(float("nan"), float("nan"), len(x))
+        return DecayRate(float("nan"), float("nan"), len(x))
     slope, offset = np.polyfit(x, y, 1)
-    return Rate(-float(slope), float(np.sqrt(np.mean((y - slope * x - offset) ** 2))), len(x))
+    return DecayRate(-float(slope), float(np.sqrt(np.mean((y - slope * x - offset) ** 2))), len(x))
 
 
 def _window(t: ArrayLike, y: ArrayLike, low: float, high: float, first: float, last: float) -> tuple[np.ndarray, ...]:
@@ -42,7 +42,7 @@ def exponential_rate(
     high: float = np.inf,
     first: float = -np.inf,
     last: float = np.inf,
-) -> Rate:
+) -> DecayRate:
     """−d log y / dt by least squares over a window, ``low < y < high`` and ``first <= t <= last``.
 
     Args:
@@ -62,7 +62,7 @@ def exponential_rate(
 
 def power_exponent(
     t: ArrayLike, y: ArrayLike, low: float = 0.0, high: float = np.inf, first: float = 0.0, last: float = np.inf
-) -> Rate:
+) -> DecayRate:
     """−d log y / d log t by least squares, over the same window; t above 0.
 
     Args:

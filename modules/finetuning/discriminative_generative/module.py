@@ -19,7 +19,7 @@ from modules.finetuning.discriminative_generative.plots import assumptions_figur
 from modules.finetuning.discriminative_generative.theory import assumptions
 
 
-class Head(Classifier):
+class LinearHead(Classifier):
     """What both heads share: the check of the features, and the head as a plain layer.
 
     Args:
@@ -65,7 +65,7 @@ class Head(Classifier):
         return as_rule(weight.detach(), bias.detach()).linear()
 
 
-class GaussianHead(Head):
+class GaussianHead(LinearHead):
     """Naive Bayes with one diagonal covariance, fitted in one epoch: counts, means and sums of squares, no gradient.
 
     A training step adds a batch to the statistics, in float64; after the last batch of an epoch they become weights.
@@ -175,7 +175,7 @@ class LogisticLayer(nn.Module):
         return logits_of(self.weight, self.bias, x)
 
 
-class LogisticHead(Head):
+class LogisticHead(LinearHead):
     """Multinomial logistic regression, ½ ‖W‖² + C Σ cross-entropy, by L-BFGS on all data at once or by any optimiser.
 
     ``optimizer.name: lbfgs`` (the default) minimises in one training step of at most ``max_iter`` iterations with a

@@ -93,7 +93,7 @@ def identities() -> Iterator[Claim]:
 
 
 @dataclass
-class Outcome:
+class _Outcome:
     """What one setting gave, a value for each seed.
 
     Attributes:
@@ -234,7 +234,7 @@ def run_all(
     target: float = TARGET,
     optimizer: Mapping[str, float] | None = None,
     pretrain_options: Mapping[str, Any] | None = None,
-) -> dict[str, Outcome]:
+) -> dict[str, _Outcome]:
     """Pre-trains one network a seed on A, then trains copies of it on B, one a setting.
 
     Initialisation, pre-training and the order of the samples are those of ``fit`` with ``seed_everything`` at the seed.
@@ -269,7 +269,7 @@ def run_all(
 
     found = learn_b(networks, trained, batches, tasks, **(optimizer or {"lr": 1e-3, "weight_decay": 0.01}),
                     epochs=epochs, target=target)  # fmt: skip
-    outcomes = {setting: Outcome() for setting in settings}
+    outcomes = {setting: _Outcome() for setting in settings}
     for setting, network, names, (took, loss, path) in zip(kinds, networks, trained, found, strict=True):
         outcome = outcomes[setting]
         outcome.before.append(path[0][0])
@@ -358,7 +358,7 @@ def experiment(run: Reproduction, seeds: Sequence[int] = SEEDS) -> Iterator[Clai
     run.figure("forgetting", forgetting_figure(found, dense))
 
 
-def forgetting_figure(found: Mapping[str, Outcome], dense: Mapping[str, Outcome]) -> Figure:
+def forgetting_figure(found: Mapping[str, _Outcome], dense: Mapping[str, _Outcome]) -> Figure:
     """Forgetting against what was learnt of B, epoch by epoch; and forgetting at the end, seed by seed.
 
     Args:

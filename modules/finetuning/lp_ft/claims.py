@@ -32,7 +32,7 @@ LORA = ("--techniques.lora.rank=8", "--techniques.lora.alpha=8", "--model.optimi
 
 
 @dataclass
-class Outcome:
+class _Outcome:
     """Of one run through ``fit``.
 
     Attributes:
@@ -56,7 +56,7 @@ class Outcome:
     spectrum: Tensor | None = None
 
 
-def fitted(run: Reproduction, seed: int, *overrides: str) -> Outcome:
+def fitted(run: Reproduction, seed: int, *overrides: str) -> _Outcome:
     """One run of the shipped config with other settings."""
     from framework.runs.experiment import build
     from framework.runs.quiet import quiet_lightning
@@ -73,7 +73,7 @@ def fitted(run: Reproduction, seed: int, *overrides: str) -> Outcome:
     calibrated = [calibration(seen.logits, seen.labels, t).ece for t in (1.0, found["temperature_scaling"].temperature)]
     right, shifted = (float((part.logits.argmax(1) == part.labels).double().mean()) for part in (seen, away))
     curves = {name: [row[name] for row in drift.rows] for name in ("norm", "diff", "fdr")}
-    outcome = Outcome(curves["norm"], curves["diff"], curves["fdr"], right, shifted, (calibrated[0], calibrated[1]))
+    outcome = _Outcome(curves["norm"], curves["diff"], curves["fdr"], right, shifted, (calibrated[0], calibrated[1]))
     if split is not None:
         outcome.split, outcome.spectrum = split.found, split.spectrum
     return outcome
@@ -100,7 +100,7 @@ def _text(values: Sequence[float]) -> str:
     return f"{min(values):.3g} to {max(values):.3g}"
 
 
-def head_and_features(ft: list[Outcome], probed: list[Outcome], slow: list[Outcome]) -> Iterator[Claim]:
+def head_and_features(ft: list[_Outcome], probed: list[_Outcome], slow: list[_Outcome]) -> Iterator[Claim]:
     """The norm of the head, and how far features move."""
     scale = SCALE.format(len(SEEDS))
     growth = [a.norms[0] / b.norms[0] for a, b in zip(probed, ft, strict=True)]
@@ -155,7 +155,7 @@ def head_and_features(ft: list[Outcome], probed: list[Outcome], slow: list[Outco
     print(f"  not claimed: shifted copy: {means}; slow LP-FT better than FT in {others} of {len(SEEDS)}", flush=True)
 
 
-def kernels(run: Reproduction, ft: list[Outcome], probed: list[Outcome]) -> Iterator[Claim]:
+def kernels(run: Reproduction, ft: list[_Outcome], probed: list[_Outcome]) -> Iterator[Claim]:
     """The tangent kernel in two parts where fine-tuning begins."""
     scale = SCALE.format(len(SEEDS))
     ratios = {"random": [o.split["ft_ratio"] for o in ft], "probed": [o.split["ft_ratio"] for o in probed]}
@@ -198,7 +198,7 @@ def kernels(run: Reproduction, ft: list[Outcome], probed: list[Outcome]) -> Iter
     run.figure("spectra", spectra_figure({k: v for k, v in spectra.items() if v is not None}, ranks))
 
 
-def calibrations(run: Reproduction, ft: list[Outcome], probed: list[Outcome]) -> Iterator[Claim]:
+def calibrations(run: Reproduction, ft: list[_Outcome], probed: list[_Outcome]) -> Iterator[Claim]:
     """Temperature scaling: of what is overconfident. A random head is hardly so here, and nothing is claimed of it."""
     errors = {
         name: ([o.errors[0] for o in group], [o.errors[1] for o in group])
@@ -229,7 +229,7 @@ def scaling(run: Reproduction) -> Iterator[Claim]:
     run.figure("head_scale", scale_figure(SCALES, moves))
 
 
-def probing(run: Reproduction, ft: list[Outcome], probed: list[Outcome]) -> Iterator[Claim]:
+def probing(run: Reproduction, ft: list[_Outcome], probed: list[_Outcome]) -> Iterator[Claim]:
     """A head trained alone grows on where one whose features can adapt has stopped."""
     from framework.runs.experiment import build
 

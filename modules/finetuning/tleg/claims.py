@@ -19,7 +19,7 @@ from framework.checkpoints.learngene_file import read_learngene
 from framework.claims import Claim, Reproduction, at_least, at_most, within
 from framework.data.seeding import mix, seeded
 from framework.figures import new_figure
-from framework.functional.learngene import Learngene, expand_into, extract_learngene, linearity
+from framework.functional.learngene import LearngeneTensors, expand_into, extract_learngene, linearity
 from framework.optim import OptimizerConfig, ScheduleConfig
 from modules.finetuning.tleg.blocks import share_blocks, vit_arguments
 from modules.finetuning.tleg.module import LearngeneAux, accuracy_at, distil
@@ -44,7 +44,7 @@ DEIT_S = {"num_classes": 1000, "image_size": 224, "in_chans": 3}
 
 
 @dataclass
-class Outcome:
+class _Outcome:
     """What one seed gave; accuracies in per cent.
 
     Attributes:
@@ -79,7 +79,7 @@ def experiment(config: str, *overrides: str) -> Any:
     return built
 
 
-def outcome(seed: int) -> Outcome:
+def outcome(seed: int) -> _Outcome:
     """Everything for one seed."""
     built = experiment(CONFIG, f"--seed_everything={seed}")
     module, data = built.model, built.datamodule
@@ -89,7 +89,7 @@ def outcome(seed: int) -> Outcome:
     distil(module, data, epochs, seed)
     learngene = module.learngene()
     x = data.test_set.__getitems__(range(len(data.test_set)))[0]
-    result = Outcome({d: 100 * accuracy_at(module, data.test_set, d) for d in ALL_DEPTHS}, 0.0)
+    result = _Outcome({d: 100 * accuracy_at(module, data.test_set, d) for d in ALL_DEPTHS}, 0.0)
     finetune: Any = experiment(DESCENDANT).model
     for depth in DEPTHS:
         model = transformer(module, depth, seed)
@@ -173,7 +173,7 @@ def storage() -> Iterator[Claim]:
     names = [*blocks.base.state_dict()]
     state = model.state_dict()
     base, slope = ({name: state[f"blocks.{part}.{name}"] for name in names} for part in ("base", "slope"))
-    learngene = Learngene(base, slope, {n: v for n, v in state.items() if not n.startswith("blocks.")})
+    learngene = LearngeneTensors(base, slope, {n: v for n, v in state.items() if not n.startswith("blocks.")})
     depths = range(3, 13)
     ratio = storage_rows(learngene, depths)[-1]["ratio"]
     yield Claim(
@@ -189,7 +189,7 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def effects(results: Sequence[Outcome]) -> Iterator[Claim]:
+def effects(results: Sequence[_Outcome]) -> Iterator[Claim]:
     """Accuracies, in points."""
     own = 6
     yield Claim(
@@ -258,7 +258,7 @@ def effects(results: Sequence[Outcome]) -> Iterator[Claim]:
     )
 
 
-def line_over_layers(results: Sequence[Outcome]) -> Iterator[Claim]:
+def line_over_layers(results: Sequence[_Outcome]) -> Iterator[Claim]:
     """R² of the line, weighed equally over the weight matrices of a block."""
 
     def explained(part: str) -> list[float]:
@@ -297,7 +297,7 @@ def through_fit(run: Reproduction) -> Iterator[Claim]:
     )
 
 
-def depths_figure(results: Sequence[Outcome]) -> Figure:
+def depths_figure(results: Sequence[_Outcome]) -> Figure:
     """Accuracy of the expansion by depth, and by epoch from there beside random weights."""
     figure = new_figure(1, 2, size=(10.5, 3.8))
     zero_shot, curves = figure.axes

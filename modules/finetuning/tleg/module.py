@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from framework.checkpoints.learngene_file import FILE, save_learngene
 from framework.errors import UserError
-from framework.functional.learngene import Learngene, extract_learngene, linearity
+from framework.functional.learngene import LearngeneTensors, extract_learngene, linearity
 from framework.module import OptimizerConfig, ScheduleConfig, as_dataclass
 from framework.settings import at_least, between, one_of
 from modules.finetuning.tleg.blocks import LinearBlocks, expanded_logits, share_blocks, vit_arguments
@@ -167,7 +167,7 @@ class LearngeneAux(ImageClassifier):
             self.log(f"{part}/accuracy_depth_{depth}", metric, batch_size=len(y))
         return logits, y
 
-    def learngene(self) -> Learngene:
+    def learngene(self) -> LearngeneTensors:
         """Base and slope of the blocks as they are, and what is shared."""
         return extract_learngene(self.backbone)
 
@@ -223,9 +223,9 @@ class DescendantViT(ImageClassifier):
         super().__init__(backbone_args=vit_arguments(backbone_args, depth), **kwargs)
         self.auxiliary = as_dataclass(AuxiliaryConfig, auxiliary)
         self.teacher_config = as_dataclass(TeacherConfig, teacher)
-        self._made: Learngene | None = None
+        self._made: LearngeneTensors | None = None
 
-    def make_learngene(self, data: Any, trial: bool = False) -> Learngene:
+    def make_learngene(self, data: Any, trial: bool = False) -> LearngeneTensors:
         """Goes through the first stage: the teacher, then the auxiliary network, on ``data``'s training part.
 
         Args:

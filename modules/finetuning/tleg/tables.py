@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from framework.files import written
-from framework.functional.learngene import Learngene
+from framework.functional.learngene import LearngeneTensors
 
 
-def storage_rows(learngene: Learngene, depths: Sequence[int]) -> list[dict[str, Any]]:
+def storage_rows(learngene: LearngeneTensors, depths: Sequence[int]) -> list[dict[str, Any]]:
     """Numbers stored for one model of each depth and for all up to it, beside the learngene that stands for them.
 
     Args:

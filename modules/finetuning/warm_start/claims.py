@@ -45,7 +45,7 @@ RATIOS = {
 
 def claims(run: Reproduction) -> Iterator[Claim]:
     """The first phase and what is measured after it, the second phase from each start, and one seed through ``fit``."""
-    task = Task.of_config(MORE_TEST_DATA)
+    task = _Task.of_config(MORE_TEST_DATA)
     first = first_phase(task, SEEDS)
     yield from imbalance(run, task, first)
     results = second_phase(task, first)
@@ -54,7 +54,7 @@ def claims(run: Reproduction) -> Iterator[Claim]:
 
 
 @dataclass
-class Task:
+class _Task:
     """The data and the training of the shipped config.
 
     Attributes:
@@ -82,7 +82,7 @@ class Task:
     max_epochs: int
 
     @classmethod
-    def of_config(cls, *overrides: str) -> Task:
+    def of_config(cls, *overrides: str) -> _Task:
         """Reads them from the config, the data from its datamodule."""
         from framework.runs.experiment import build
 
@@ -155,7 +155,7 @@ class FirstPhase:
         return stacked.mixed(factors[0], old, factors[1], new)
 
 
-def first_phase(task: Task, seeds: Sequence[int]) -> FirstPhase:
+def first_phase(task: _Task, seeds: Sequence[int]) -> FirstPhase:
     """Trains a network for each seed on the half of the data that this seed reveals first."""
     start = stacked.stack([network(seed) for seed in seeds])
     weights, epochs, losses = task.train(start, seeds, task.half, [0] * len(seeds))
@@ -164,7 +164,7 @@ def first_phase(task: Task, seeds: Sequence[int]) -> FirstPhase:
     return FirstPhase(weights, epochs, losses, fresh)
 
 
-def imbalance(run: Reproduction, task: Task, first: FirstPhase) -> Iterator[Claim]:
+def imbalance(run: Reproduction, task: _Task, first: FirstPhase) -> Iterator[Claim]:
     """Gradients on new signals against old ones, and the entropy of predictions, right after the first phase."""
     settings = (WS, (0.8, 0.1), (0.6, 0.1), (0.4, 0.1))
     net = network(0)
@@ -228,7 +228,7 @@ class Results:
         return mean(self.epochs[setting].values())
 
 
-def second_phase(task: Task, first: FirstPhase) -> Results:
+def second_phase(task: _Task, first: FirstPhase) -> Results:
     """Trains every seed from every start on all the data."""
     settings = [RI, WS, *((shrink, PERTURB) for shrink in SHRINKS)]
     cells = [(setting, seed) for setting in settings for seed in SEEDS]
@@ -292,7 +292,7 @@ def effects(run: Reproduction, results: Results) -> Iterator[Claim]:
     run.figure("second_phase", effects_figure(results))
 
 
-def through_fit(run: Reproduction, task: Task, first: FirstPhase, results: Results) -> Iterator[Claim]:
+def through_fit(run: Reproduction, task: _Task, first: FirstPhase, results: Results) -> Iterator[Claim]:
     """Seed 0 with λ = 0.6 through ``fit``: the same start and the same batches, so nearly the same path."""
     from framework.tracking.metrics_log import read_metrics
 

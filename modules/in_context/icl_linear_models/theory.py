@@ -56,7 +56,7 @@ def velocity(u: float, key_query: np.ndarray, cov: np.ndarray, length: int) -> t
     return -float((u * inner * key_query - square * key_query).sum()), -(u**2) * inner + u * square
 
 
-class Flow(NamedTuple):
+class LinearFlow(NamedTuple):
     """``time`` (R,), ``u`` (R,), ``key_query`` (R, d, d), ``loss`` (R,)."""
 
     time: np.ndarray
@@ -81,7 +81,7 @@ def balanced_start(dim: int, sigma: float, generator: torch.Generator) -> Tensor
     return sigma * product / product.norm()
 
 
-def gradient_flow(cov: Tensor, length: int, start: Tensor, u0: float, end: float, points: int = 200) -> Flow:
+def gradient_flow(cov: Tensor, length: int, start: Tensor, u0: float, end: float, points: int = 200) -> LinearFlow:
     """Integrates gradient flow on the population loss by LSODA at a relative tolerance of 1e-10.
 
     Args:
@@ -105,7 +105,7 @@ def gradient_flow(cov: Tensor, length: int, start: Tensor, u0: float, end: float
     loss = [
         float(population_loss(torch.tensor(a), torch.tensor(b), cov, length)) for a, b in zip(u, key_query, strict=True)
     ]
-    return Flow(found.t, u, key_query, np.array(loss))
+    return LinearFlow(found.t, u, key_query, np.array(loss))
 
 
 def limit(cov: Tensor, length: int) -> tuple[Tensor, float]:

@@ -50,7 +50,7 @@ def attend(x: Tensor, y: Tensor, circuits: Circuits) -> tuple[Tensor, Tensor]:
     return found, attention.unflatten(1, (members, heads))
 
 
-class SoftmaxAttention(nn.Module):
+class PromptSoftmaxAttention(nn.Module):
     """E members of a layer with H heads of width D each.
 
     Attributes:

@@ -12,7 +12,7 @@ from framework.settings import at_least
 from modules.in_context.experiment import InContext
 from modules.in_context.icl_softmax_demystified import theory
 from modules.in_context.icl_softmax_demystified.attention import (
-    SoftmaxAttention,
+    PromptSoftmaxAttention,
     attend,
     circuit_measures,
     head_types,
@@ -33,7 +33,7 @@ class SoftmaxInContext(InContext):
         dim: d.
         heads: H.
         labels: T, labels of a point.
-        init: See :class:`~modules.in_context.icl_softmax_demystified.attention.SoftmaxAttention`.
+        init: See :class:`~modules.in_context.icl_softmax_demystified.attention.PromptSoftmaxAttention`.
         seeds: Members, that is starts.
         base_seed: Of the first start.
         clip: Largest norm of a member's gradient; null for no limit.
@@ -65,7 +65,7 @@ class SoftmaxInContext(InContext):
         self.save_hyperparameters()
         at_least(1, dim=dim, heads=heads, labels=labels)
         self.dim, self.heads, self.labels = dim, heads, labels
-        self.layer = SoftmaxAttention(dim, heads, labels, init, self.generators())
+        self.layer = PromptSoftmaxAttention(dim, heads, labels, init, self.generators())
         self.probe: tuple[Tensor, Tensor] | None = None
 
     def fits(self, law: PromptLaw) -> None:

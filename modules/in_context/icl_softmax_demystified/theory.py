@@ -88,7 +88,7 @@ def best_mu(omega: Tensor, dim: int, length: int, noise: float) -> Tensor:
     return torch.linalg.lstsq(_kernel(omega, dim, length, noise), omega[:, None], driver="gelsd").solution[:, 0]
 
 
-class Head(NamedTuple):
+class AttentionHead(NamedTuple):
     """ω, μ and the loss of one head."""
 
     omega: float
@@ -96,7 +96,7 @@ class Head(NamedTuple):
     loss: float
 
 
-def single_head(dim: int, length: int, noise: float) -> Head:
+def single_head(dim: int, length: int, noise: float) -> AttentionHead:
     """ω* = 1/√d, μ* = √d/(1 + e (1 + s2) d/L), loss 1 + s2 − 1/(1 + e (1 + s2) d/L).
 
     Args:
@@ -105,7 +105,7 @@ def single_head(dim: int, length: int, noise: float) -> Head:
         noise: s2.
     """
     share = 1 / (1 + math.e * (1 + noise) * dim / length)
-    return Head(dim**-0.5, dim**0.5 * share, 1 + noise - share)
+    return AttentionHead(dim**-0.5, dim**0.5 * share, 1 + noise - share)
 
 
 def many_heads_infimum(dim: int, length: int, noise: float) -> float:
@@ -119,7 +119,7 @@ def many_heads_infimum(dim: int, length: int, noise: float) -> float:
     return 1 + noise - 1 / (1 + (1 + noise) * dim / length)
 
 
-class Flow(NamedTuple):
+class SoftmaxFlow(NamedTuple):
     """``time`` (R,), ``omega`` (R, H), ``mu`` (R, H), ``loss`` (R,)."""
 
     time: np.ndarray
@@ -130,7 +130,7 @@ class Flow(NamedTuple):
 
 def mean_field_flow(
     omega: Tensor, mu: Tensor, dim: int, length: int, noise: float, end: float, points: int = 200
-) -> Flow:
+) -> SoftmaxFlow:
     """Gradient flow of the mean-field loss by LSODA.
 
     Args:
@@ -155,7 +155,7 @@ def mean_field_flow(
     losses = [
         float(mean_field_loss(torch.tensor(a), torch.tensor(b), dim, length, noise)) for a, b in zip(w, m, strict=True)
     ]
-    return Flow(found.t, w, m, np.array(losses))
+    return SoftmaxFlow(found.t, w, m, np.array(losses))
 
 
 def debiased_step_risk(rate: float, dim: int, length: int, noise: float) -> float:

@@ -199,7 +199,7 @@ class Trained:
 
 
 @dataclass
-class Task:
+class _Task:
     """The data and the training of the shipped config for one seed."""
 
     model: nn.Module
@@ -209,7 +209,7 @@ class Task:
     epochs: int
 
     @classmethod
-    def of_config(cls, seed: int) -> Task:
+    def of_config(cls, seed: int) -> _Task:
         """Builds them as ``fit`` does."""
         from framework.runs.experiment import build
         from framework.runs.quiet import quiet_lightning
@@ -275,7 +275,7 @@ def pull(parameters: list[nn.Parameter], per_weight_step: float, eps: float) -> 
 
 def training(run: Reproduction) -> Iterator[Claim]:
     """The pull, its two regimes, its curve over λ; trained networks remapped and in 8 bits; the initialisation."""
-    tasks = {seed: Task.of_config(seed) for seed in SEEDS}
+    tasks = {seed: _Task.of_config(seed) for seed in SEEDS}
     plain = {seed: task.train() for seed, task in tasks.items()}
     cheap = {seed: task.train(STEP) for seed, task in tasks.items()}
     yield from effects(plain, cheap)
@@ -375,7 +375,7 @@ def effects(plain: dict[int, Trained], cheap: dict[int, Trained]) -> Iterator[Cl
 
 
 def after_training(
-    run: Reproduction, tasks: dict[int, Task], plain: dict[int, Trained], cheap: dict[int, Trained]
+    run: Reproduction, tasks: dict[int, _Task], plain: dict[int, Trained], cheap: dict[int, Trained]
 ) -> Iterator[Claim]:
     """The remapping and RF8 of trained networks."""
     at_once, repaired, eight, control, remapped_plain = {}, {}, {}, {}, {}
@@ -465,7 +465,7 @@ def after_training(
     )
 
 
-def initialisations(run: Reproduction, tasks: dict[int, Task]) -> Iterator[Claim]:
+def initialisations(run: Reproduction, tasks: dict[int, _Task]) -> Iterator[Claim]:
     """Test accuracy after six epochs from initial weights of different shapes, at He's deviation."""
     found: dict[float, list[float]] = {}
     for shape in SHAPES:

@@ -204,7 +204,7 @@ SETTINGS = {
 
 
 @dataclass
-class Fit:
+class _Fit:
     """One finished fit.
 
     Attributes:
@@ -245,11 +245,11 @@ def signal(low: float, high: float, samples: int, seed: int) -> tuple[Tensor, Te
     return grid_coordinates([samples]), data.target_signal()
 
 
-def train(model: nn.Module, x: Tensor, y: Tensor, steps: int, gamma: float = 0.99, every: int = 20) -> Fit:
+def train(model: nn.Module, x: Tensor, y: Tensor, steps: int, gamma: float = 0.99, every: int = 20) -> _Fit:
     """Adam at 1e-4 on the whole signal, the rate falling by ``gamma`` every so many steps."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, every, gamma)
-    fit = Fit(power=float(y.square().mean()))
+    fit = _Fit(power=float(y.square().mean()))
     for step in range(steps):
         optimizer.zero_grad()
         loss = F.mse_loss(model(x), y)
@@ -268,9 +268,9 @@ def train(model: nn.Module, x: Tensor, y: Tensor, steps: int, gamma: float = 0.9
 
 def fits(
     band: str, names: Sequence[str], seeds: Sequence[int], samples: int, width: int, steps: int
-) -> dict[str, list[Fit]]:
+) -> dict[str, list[_Fit]]:
     """For each setting the fits of all seeds; a seed decides the signal, the weights and the noise."""
-    found: dict[str, list[Fit]] = {name: [] for name in names}
+    found: dict[str, list[_Fit]] = {name: [] for name in names}
     for seed in seeds:
         x, y = signal(*BANDS[band], samples, seed)
         psi = spectral_centroid(y)
@@ -284,17 +284,17 @@ def fits(
     return found
 
 
-def _psnrs(group: Sequence[Fit]) -> list[float]:
+def _psnrs(group: Sequence[_Fit]) -> list[float]:
     return [fit.psnr for fit in group]
 
 
-def _details(found: Mapping[str, Sequence[Fit]]) -> dict[str, Any]:
+def _details(found: Mapping[str, Sequence[_Fit]]) -> dict[str, Any]:
     zero = [psnr(fit.power, peak=1) for fit in next(iter(found.values()))]
     best = {f"{name}, best step": [fit.best for fit in group] for name, group in found.items()}
     return {"zero output": zero, **{name: _psnrs(group) for name, group in found.items()}, **best}
 
 
-def _gaps(found: Mapping[str, Sequence[Fit]], name: str, other: str = "SIREN") -> list[float]:
+def _gaps(found: Mapping[str, Sequence[_Fit]], name: str, other: str = "SIREN") -> list[float]:
     return [a - b for a, b in zip(_psnrs(found[name]), _psnrs(found[other]), strict=True)]
 
 
@@ -421,7 +421,7 @@ def picture(run: Reproduction) -> Iterator[Claim]:
     data.setup()
     y = data.target_signal()
     x, flat, psi = grid_coordinates(y.shape[:-1]), y.reshape(-1, 1), spectral_centroid(y)
-    found: dict[str, list[Fit]] = {"SIREN": [], "SIREN²": []}
+    found: dict[str, list[_Fit]] = {"SIREN": [], "SIREN²": []}
     for seed in SEEDS[:2]:
         for name, group in found.items():
             model = _siren(seed, d_in=2, width=64)

@@ -9,7 +9,7 @@ from torch import nn
 
 from framework import OptimizerConfig, ScheduleConfig
 from framework.settings import at_least, one_of
-from modules.sequence.decoder import Block, Decoder, DecoderLM
+from modules.sequence.decoder import Decoder, DecoderBlock, DecoderLM
 from modules.sequence.lightning_attention.attention import FORMS, layer_slopes
 from modules.sequence.lightning_attention.layer import LightningAttention, SimpleGLU, SRMSNorm
 
@@ -70,7 +70,7 @@ class TransNormerLM(DecoderLM):
         for layer in range(n_layers):
             decay = layer_slopes(slopes, n_heads, layer, n_layers)
             mixer = LightningAttention(d_model, n_heads, decay, lrpe and layer == 0, block, form)
-            blocks.append(Block(mixer, SimpleGLU(d_model, width), SRMSNorm))
+            blocks.append(DecoderBlock(mixer, SimpleGLU(d_model, width), SRMSNorm))
         for module in (part for block in blocks for part in block.modules() if isinstance(part, nn.Linear)):
             nn.init.normal_(module.weight, std=init_std)
         scale = d_model**0.5 if scale_embedding else 1.0

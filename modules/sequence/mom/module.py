@@ -9,7 +9,7 @@ from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
 from framework.settings import above, at_least, finite
 from modules.sequence.attention import SoftmaxAttention
-from modules.sequence.decoder import Block, Decoder, DecoderLM, SwiGLU
+from modules.sequence.decoder import Decoder, DecoderBlock, DecoderLM, SwiGLU
 from modules.sequence.mom.layer import MoMLayer
 
 
@@ -109,7 +109,7 @@ class MoMLM(DecoderLM):
                     renormalize=renormalize,
                     backend=backend,
                 )
-            blocks.append(Block(mixer, mlp, lambda: nn.RMSNorm(d_model, eps=1e-6)))
+            blocks.append(DecoderBlock(mixer, mlp, lambda: nn.RMSNorm(d_model, eps=1e-6)))
         norm = nn.RMSNorm(d_model, eps=1e-6)
         self.decoder = Decoder(vocab_size, d_model, blocks, norm, tie_embeddings)
 

@@ -7,7 +7,7 @@ from torch import nn
 from framework import OptimizerConfig, ScheduleConfig
 from framework.settings import above, at_least
 from modules.sequence.attention import SoftmaxAttention
-from modules.sequence.decoder import Block, Decoder, DecoderLM, SwiGLU
+from modules.sequence.decoder import Decoder, DecoderBlock, DecoderLM, SwiGLU
 
 
 class TransformerLM(DecoderLM):
@@ -57,7 +57,7 @@ class TransformerLM(DecoderLM):
         self.save_hyperparameters()
         width = hidden or -(-8 * d_model // 48) * 16
         blocks = [
-            Block(
+            DecoderBlock(
                 SoftmaxAttention(d_model, n_heads, n_kv_heads, rope_base),
                 SwiGLU(d_model, width),
                 lambda: nn.RMSNorm(d_model, eps=1e-6),

@@ -412,7 +412,7 @@ def build_memory(
         layers: Memory layers.
         depth: L, blocks of the model, which the output's variance is divided by; ``layers`` by default.
         sparse: Whether the table's gradients are sparse.
-        boost: See :class:`modules.sequence.ultramem_v2.tables.Table`.
+        boost: See :class:`modules.sequence.ultramem_v2.tables.MemoryRows`.
 
     Raises:
         UserError: a setting is not accepted.

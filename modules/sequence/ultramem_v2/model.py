@@ -111,7 +111,7 @@ def memory_decoder(
             counted; fewer at the end.
         tie_embeddings: Whether the head is the embedding's transpose.
         sparse: Whether the table's gradients are sparse.
-        boost: See :class:`modules.sequence.ultramem_v2.tables.Table`.
+        boost: See :class:`modules.sequence.ultramem_v2.tables.MemoryRows`.
 
     Raises:
         UserError: a setting is not accepted.

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from framework.errors import UserError
 
 
-class Table(nn.Embedding):
+class MemoryRows(nn.Embedding):
     """Rows that a few tokens at a time read; with ``sparse`` their gradient is a sparse tensor of the rows read.
 
     Args:
@@ -43,7 +43,7 @@ class ValueTable(nn.Module):
         width: D_v.
         pre_width: D_p; 0 for values alone.
         sparse: Whether gradients are sparse.
-        boost: See :class:`Table`.
+        boost: See :class:`MemoryRows`.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class ValueTable(nn.Module):
     ) -> None:
         super().__init__()
         self.rows, self.width, self.pre_width = rows, width, pre_width
-        self.values = Table(rows, width, sparse, boost)
-        self.pre_values = Table(rows, pre_width, sparse, boost) if pre_width else None
+        self.values = MemoryRows(rows, width, sparse, boost)
+        self.pre_values = MemoryRows(rows, pre_width, sparse, boost) if pre_width else None
 
     @torch.no_grad()
     def draw(self, std: float) -> None:
@@ -157,7 +157,7 @@ class _RowSum(torch.autograd.Function):
         return to_weights, to_table, None, None
 
 
-def row_products(x: Tensor, table: Table, ids: Tensor) -> Tensor:
+def row_products(x: Tensor, table: MemoryRows, ids: Tensor) -> Tensor:
     """Products of each token's vector with the rows that it reads.
 
     Args:
@@ -172,7 +172,7 @@ def row_products(x: Tensor, table: Table, ids: Tensor) -> Tensor:
         return _RowProducts.apply(x.to(table.weight.dtype), table.weight, ids, table.sparse)
 
 
-def row_sum(weights: Tensor, table: Table, ids: Tensor) -> Tensor:
+def row_sum(weights: Tensor, table: MemoryRows, ids: Tensor) -> Tensor:
     """Weighted sums of the rows that each token reads; c parts of a row may have weights of their own.
 
     Args:

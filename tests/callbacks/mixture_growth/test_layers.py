@@ -25,7 +25,7 @@ from callbacks.mixture_growth import (
     plan_layers,
     set_phase,
 )
-from callbacks.mixture_growth.assembly import Block, assemble, assemble_plainly
+from callbacks.mixture_growth.assembly import TemplateBlock, assemble, assemble_plainly
 from callbacks.mixture_growth.conversion import convert, describe, initialise
 from callbacks.mixture_growth.members import MODES, new_coefficients, write_growth
 from callbacks.warm_start import second_factors, shrink_perturb
@@ -134,7 +134,9 @@ class TestAssembly:
         generator = torch.Generator().manual_seed(0)
         up, left = (shape[0] + 1) // 2, (shape[1] + 1) // 2
         places = ((0, up, 0, left), (up, shape[0], left, shape[1]), (0, up, left, shape[1]), (up, shape[0], 0, left))
-        blocks = [Block(bank, number, *place) for number, (bank, place) in enumerate(zip(sets, places, strict=True))]
+        blocks = [
+            TemplateBlock(bank, number, *place) for number, (bank, place) in enumerate(zip(sets, places, strict=True))
+        ]
         sizes = (3, up, left, *shape[2:])
         tensors = [torch.randn(sizes, generator=generator, dtype=torch.float64) for _ in range(2)]
         tensors += [torch.randn(3, generator=generator, dtype=torch.float64) for _ in range(4)]

@@ -13,7 +13,7 @@ from wandb.proto import wandb_internal_pb2
 
 from framework.sweep import program
 from framework.sweep.job import Job
-from framework.tracking.trial_report import Report, Watch
+from framework.tracking.trial_report import TrialReport, Watch
 from framework.tracking.wandb_file import HEADER, PART
 
 
@@ -32,9 +32,9 @@ def write_file(path: Path, rows: list[dict[str, float]], summary: dict[str, floa
     return path
 
 
-def run(folder: Path, new: Path, metric: str = "loss") -> Report:
+def run(folder: Path, new: Path, metric: str = "loss") -> TrialReport:
     """Runs a program that logs what is in the file ``new``."""
-    heard = Report(Watch(metric=metric))
+    heard = TrialReport(Watch(metric=metric))
     place = folder / "wandb/offline-run-2-new"
     command = ["sh", "-c", f"mkdir -p '{place}' && cp '{new}' '{place}/run-new.wandb'"]
     job = Job(command, None, "0000", str(folder), str(folder / "log"), vars(heard.watch))
@@ -66,7 +66,7 @@ def test_a_metric_that_is_in_the_summary_only(tmp_path):
     ],
 )
 def test_a_metric_without_a_value_is_told_with_what_was_logged(metric, row, message):
-    heard = Report(Watch(metric=metric))
+    heard = TrialReport(Watch(metric=metric))
     heard.add_row(row)
     assert heard.history == []
     assert heard.missing == message

@@ -23,7 +23,7 @@ from framework.sweep import study as studies
 from framework.sweep.peers import Peers
 from framework.sweep.spec import read
 from framework.sweep.storage import Patient, open_storage
-from framework.sweep.study import Claim, Study
+from framework.sweep.study import Study, TrialClaim
 from framework.sweep.trial import Trial
 
 PARAMETERS = {
@@ -44,12 +44,12 @@ def begin(folder: Path, place: str = "journal.log", resume: bool = False, seed: 
     return Study(sweep(folder, **more), open_storage(place), "s", seed, resume)
 
 
-def finish(study: Study, claim: Claim, value: float | None = 1.0, state: str = "finished") -> bool:
+def finish(study: Study, claim: TrialClaim, value: float | None = 1.0, state: str = "finished") -> bool:
     count = 0 if value is None else 1
     return study.end(claim, Trial(claim.point, state, claim.values, count, value, value))
 
 
-def claims(study: Study, limit: int, owner: str = "me") -> list[Claim]:
+def claims(study: Study, limit: int, owner: str = "me") -> list[TrialClaim]:
     found = []
     while (claim := study.claim(limit, owner, "host:0")) is not None:
         found.append(claim)
@@ -87,7 +87,7 @@ def test_a_grid_is_run_once_whoever_claims(tmp_path):
     grid = {"method": "grid", "parameters": {"a": {"values": [1, 1.5, True]}, "b": {"values": [[1], {"x": None}]}}}
     first = begin(tmp_path, **grid)
     second = begin(tmp_path, resume=True, **grid)
-    found: list[Claim] = []
+    found: list[TrialClaim] = []
 
     def work(study: Study) -> None:
         while (claim := study.claim(6, "me", "w")) is not None:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from framework.sweep import spec, table
-from framework.sweep.table import Table
+from framework.sweep.table import SweepTable
 from framework.sweep.trial import Trial
 
 FILE = """
@@ -87,7 +87,7 @@ TRIALS = [
 
 def test_the_drawing(clock):
     screen = Screen()
-    with Table(sweep(), "sweeps/digits", 12, 2, screen.console) as shown:
+    with SweepTable(sweep(), "sweeps/digits", 12, 2, screen.console) as shown:
         shown.update(TRIALS)
         clock.now += 65.0
         shown.update(TRIALS)
@@ -109,14 +109,14 @@ def test_the_drawing(clock):
 def test_time_left(clock):
     def left(trials: list[Trial], total: int | None, workers: int) -> str:
         screen = Screen()
-        with Table(sweep(), "f", total, workers, screen.console) as shown:
+        with SweepTable(sweep(), "f", total, workers, screen.console) as shown:
             shown.update(trials, force=True)
             counts = screen.last()[1]
         return counts.partition("time left: ")[2]
 
     done = [trial(i, "finished", 0.5, seconds=60.0) for i in range(3)]
     screen = Screen()
-    with Table(sweep(), "f", 9, 2, screen.console) as shown:
+    with SweepTable(sweep(), "f", 9, 2, screen.console) as shown:
         shown.update(done, force=True)
         assert screen.last()[1] == "3 finished, 0 running, 6 waiting; 9 in all; time left: 3 min 00 s"
     assert left([], 10, 2) == "unknown"
@@ -133,9 +133,9 @@ def test_time_left(clock):
 def test_at_most_four_drawings_a_second(clock, monkeypatch):
     screen = Screen()
     drawn = []
-    draw = Table._draw
-    monkeypatch.setattr(Table, "_draw", lambda self: drawn.append(clock.now) or draw(self))
-    with Table(sweep(), "f", 12, 2, screen.console) as shown:
+    draw = SweepTable._draw
+    monkeypatch.setattr(SweepTable, "_draw", lambda self: drawn.append(clock.now) or draw(self))
+    with SweepTable(sweep(), "f", 12, 2, screen.console) as shown:
         for _ in range(1000):
             shown.update(TRIALS)
             clock.now += 0.01
@@ -149,7 +149,7 @@ def test_it_fits_on_the_screen(clock):
     screen = Screen(width=60, height=15)
     trials = [trial(i, "running", worker=f"host:{i}") for i in range(50)]
     trials += [trial(50 + i, "failed", message="m" * 10) for i in range(9)]
-    with Table(sweep(), "f", None, 50, screen.console) as shown:
+    with SweepTable(sweep(), "f", None, 50, screen.console) as shown:
         shown.update(trials, force=True)
         lines = screen.last()
     assert len(lines) <= 15
@@ -162,7 +162,7 @@ def test_it_fits_on_the_screen(clock):
 
 def test_on_a_terminal_the_end_is_one_line_below_the_table(clock):
     screen = Screen()
-    with Table(sweep(), "f", 12, 2, screen.console) as shown:
+    with SweepTable(sweep(), "f", 12, 2, screen.console) as shown:
         shown.update(TRIALS)
         shown.finished(TRIALS[0])
     shown.summary(TRIALS)
@@ -174,7 +174,7 @@ def test_on_a_terminal_the_end_is_one_line_below_the_table(clock):
 def test_lines_elsewhere(clock):
     console = plain()
     trials: list[Trial] = []
-    with Table(sweep(), "sweeps/digits", 12, 2, console) as shown:
+    with SweepTable(sweep(), "sweeps/digits", 12, 2, console) as shown:
         for one in TRIALS[:4]:
             shown.update(trials)
             shown.finished(one)
@@ -201,7 +201,7 @@ def test_each_line_is_flushed(clock):
             self.seen = self.getvalue()
 
     file = Counting()
-    with Table(sweep(), "f", None, 1, Console(file=file, force_terminal=False, _environ={})) as shown:
+    with SweepTable(sweep(), "f", None, 1, Console(file=file, force_terminal=False, _environ={})) as shown:
         shown.finished(TRIALS[0])
         assert file.seen.splitlines()[-1].startswith("1  point 0  finished")
 
@@ -209,26 +209,26 @@ def test_each_line_is_flushed(clock):
 def test_without_a_metric(clock):
     text = FILE.replace("bayes", "random").replace("metric: {name: val/accuracy, goal: maximize}", "")
     console, screen = plain(), Screen()
-    with Table(sweep(text), "f", 3, 1, console) as shown:
+    with SweepTable(sweep(text), "f", 3, 1, console) as shown:
         shown.finished(trial(0, "finished", seconds=1.0))
     shown.summary([])
     assert text_of(console).splitlines() == [
         "sweep digits: random, in f", "1/3  point 0  finished  1.0 s  lr=0.01235  name=adamw", "no trials; f"]  # fmt: skip
-    with Table(sweep(text), "f", 3, 1, screen.console) as shown:
+    with SweepTable(sweep(text), "f", 3, 1, screen.console) as shown:
         shown.update([trial(0, "running", worker="h:0")])
         assert screen.last()[2].split() == ["point", "worker", "time", "parameters"]
 
 
 def test_a_trial_that_never_logged_its_metric(clock):
     console = plain()
-    Table(sweep(), "f", 3, 1, console).finished(trial(0, "finished"))
+    SweepTable(sweep(), "f", 3, 1, console).finished(trial(0, "finished"))
     assert "  val/accuracy never logged  " in text_of(console)
 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_what_is_said_waits_for_the_next_update(clock, terminal):
     console = Screen().console if terminal else plain()
-    with Table(sweep(), "f", 3, 1, console) as shown:
+    with SweepTable(sweep(), "f", 3, 1, console) as shown:
         shown.say("ending :smile: [bold]")
         assert "ending" not in text_of(console)
         shown.update(TRIALS)
@@ -241,7 +241,7 @@ def test_an_error_within_leaves_the_table_and_the_cursor(clock):
     screen = Screen()
 
     def broken() -> None:
-        with Table(sweep(), "f", 3, 1, screen.console) as shown:
+        with SweepTable(sweep(), "f", 3, 1, screen.console) as shown:
             shown.update(TRIALS)
             raise KeyError
 

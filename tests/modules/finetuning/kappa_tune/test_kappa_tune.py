@@ -205,7 +205,7 @@ def test_selection_of_the_batched_run_orders_by_condition_number():
 
 
 def test_the_figure_is_drawn(tmp_path):
-    outcome = claims.Outcome([0.6], [0.5], [0.4], [0.9], [2], [10], [[(0.0, 0.1), (0.1, 0.4)]])
+    outcome = claims._Outcome([0.6], [0.5], [0.4], [0.9], [2], [10], [[(0.0, 0.1), (0.1, 0.4)]])
     figure = claims.forgetting_figure({"lowest": outcome, "highest": outcome}, {"lowest": outcome})
     path = Reproduction(tmp_path).figure("forgetting", figure)
     assert path.stat().st_size > 10_000

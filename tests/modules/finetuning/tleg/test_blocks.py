@@ -9,7 +9,7 @@ from torch import nn
 
 from framework.checkpoints.learngene_file import read_learngene, save_learngene
 from framework.errors import UserError
-from framework.functional.learngene import Learngene, expand, expand_into, extract_learngene, fit_line, linearity
+from framework.functional.learngene import LearngeneTensors, expand, expand_into, extract_learngene, fit_line, linearity
 from modules.finetuning.tleg.blocks import POOLING, LinearBlocks, expanded_logits, share_blocks
 
 SIZES = {"img_size": 8, "patch_size": 4, "in_chans": 1, "num_classes": 5, "embed_dim": 24, "num_heads": 3}
@@ -82,7 +82,7 @@ def test_every_second_layer_of_twice_the_depth_is_a_layer():
 
 def test_without_a_slope_all_layers_are_the_base():
     own = extract_learngene(auxiliary())
-    flat = Learngene(own.base, {name: torch.zeros_like(value) for name, value in own.slope.items()}, own.shared)
+    flat = LearngeneTensors(own.base, {name: torch.zeros_like(value) for name, value in own.slope.items()}, own.shared)
     for depth in (1, 5):
         state = expand(flat, depth)
         assert all(torch.equal(state[f"blocks.{i}.{n}"], base) for n, base in own.base.items() for i in range(depth))

@@ -21,7 +21,7 @@ from modules.finetuning.warm_start.claims import (
     WS,
     FirstPhase,
     Results,
-    Task,
+    _Task,
     effects,
     effects_figure,
     imbalance,
@@ -42,7 +42,7 @@ def task(n=64, revealed=None, **settings):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(n, 40, generator=generator)
     y = (x[:, :10]).argmax(1)
-    return Task(
+    return _Task(
         **{
             "x": x,
             "y": y,

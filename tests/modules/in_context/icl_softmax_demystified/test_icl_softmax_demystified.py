@@ -14,7 +14,7 @@ from modules.in_context.experiment import risk, trained
 from modules.in_context.icl_softmax_demystified import theory
 from modules.in_context.icl_softmax_demystified.attention import (
     Circuits,
-    SoftmaxAttention,
+    PromptSoftmaxAttention,
     attend,
     circuit_measures,
     head_types,
@@ -31,7 +31,7 @@ def normal(*shape, seed=0):
 @pytest.mark.parametrize("labels", [1, 2])
 def test_circuits_answer_as_projected_heads_do(labels):
     generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
-    layer = SoftmaxAttention(5, 3, labels, generators=generators).double()
+    layer = PromptSoftmaxAttention(5, 3, labels, generators=generators).double()
     x, y = normal(4, 11, 5), normal(4, 11, labels, seed=1)
     z = torch.cat([x, y], 2)[:, :-1]
     query = torch.cat([x[:, -1:], torch.zeros(4, 1, labels, dtype=DOUBLE)], 2)
@@ -165,7 +165,7 @@ def test_the_best_rates_are_stationary():
 
 @pytest.mark.parametrize("init", ["random", "small_identity", "small_identity_qk", "opposite"])
 def test_starts(init):
-    layer = SoftmaxAttention(5, 4, init=init)
+    layer = PromptSoftmaxAttention(5, 4, init=init)
     kq = layer.circuits().kq[0]
     if init == "opposite":
         assert (kq.diagonal(dim1=1, dim2=2)[:2] > 0).all()

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from framework.claims import Reproduction
-from modules.initialization.winner.claims import Fit, centroids_and_scales, fits, kernels, statistics_at_start
+from modules.initialization.winner.claims import _Fit, centroids_and_scales, fits, kernels, statistics_at_start
 from modules.initialization.winner.plots import psnr_figure
 
 
@@ -26,9 +26,9 @@ def test_the_plain_network_collapses_and_the_noisy_one_begins_to_fit():
 
 
 def test_a_fit_knows_its_last_and_its_best_step():
-    fit = Fit([(0, 12.0), (10, 30.5), (20, 29.0)], loss=1e-3, lowest=1e-4)
+    fit = _Fit([(0, 12.0), (10, 30.5), (20, 29.0)], loss=1e-3, lowest=1e-4)
     assert (fit.psnr, fit.best, fit.reaches_30) == (pytest.approx(30), pytest.approx(40), 10)
-    assert math.isnan(Fit([(0, 12.0)]).reaches_30)
+    assert math.isnan(_Fit([(0, 12.0)]).reaches_30)
 
 
 def test_curves_of_a_setting_share_a_colour():

@@ -21,7 +21,7 @@ from modules.sequence.ultramem_v2.layers import (
     tucker_penalty,
 )
 from modules.sequence.ultramem_v2.sizes import sizes, token_macs
-from modules.sequence.ultramem_v2.tables import Ring, Table, read_dense, row_products, row_sum
+from modules.sequence.ultramem_v2.tables import MemoryRows, Ring, read_dense, row_products, row_sum
 from modules.sequence.ultramem_v2.tdqkr import Selection, tdqkr
 
 SMALL = {"n_keys": 6, "d_key": 5, "top": 36, "d_value": 4, "d_pre": 3}
@@ -118,7 +118,7 @@ def test_pkm_and_peer_against_loops():
 @pytest.mark.parametrize("sparse", [False, True])
 def test_reading_rows_against_gathering_them(parts, sparse):
     torch.manual_seed(0)
-    values, pre = Table(20, 6, sparse).double(), Table(20, 4, sparse).double()
+    values, pre = MemoryRows(20, 6, sparse).double(), MemoryRows(20, 4, sparse).double()
     ids = torch.randint(0, 9, (7, 5))
     results = []
     for fast in (True, False):
@@ -141,7 +141,7 @@ def test_reading_rows_against_gathering_them(parts, sparse):
 
 def test_gradcheck_of_reading():
     torch.manual_seed(0)
-    values, pre = Table(6, 4).double(), Table(6, 3).double()
+    values, pre = MemoryRows(6, 4).double(), MemoryRows(6, 3).double()
     ids = torch.randint(0, 6, (3, 4))
     x = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
     scores = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
