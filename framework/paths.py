@@ -9,18 +9,6 @@ from pathlib import Path
 from framework.errors import UserError
 
 PACKAGES = ("modules", "datamodules", "callbacks")
-FIELDS = (
-    "in_context",
-    "dynamics",
-    "initialization",
-    "finetuning",
-    "sequence",
-    "vision",
-    "interpretability",
-    "robustness",
-    "representation",
-    "science",
-)
 
 
 def root() -> Path:

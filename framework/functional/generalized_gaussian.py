@@ -51,16 +51,6 @@ def variance(alpha: float, shape: float) -> float:
     return alpha**2 * math.exp(math.lgamma(3 / shape) - math.lgamma(1 / shape))
 
 
-def mean_absolute(alpha: float, shape: float) -> float:
-    """Mean of \\|w\\|: α Γ(2/ν) / Γ(1/ν)."""
-    return alpha * math.exp(math.lgamma(2 / shape) - math.lgamma(1 / shape))
-
-
-def kurtosis(shape: float) -> float:
-    """Fourth moment over the squared variance, Γ(5/ν) Γ(1/ν) / Γ(3/ν)²: 3 for ν = 2, 6 for ν = 1."""
-    return math.exp(math.lgamma(5 / shape) + math.lgamma(1 / shape) - 2 * math.lgamma(3 / shape))
-
-
 def entropy(alpha: float, shape: float) -> float:
     """Differential entropy 1/ν − ln(ν / (2 α Γ(1/ν))), in nats."""
     return 1 / shape - math.log(shape / (2 * alpha)) + math.lgamma(1 / shape)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -89,26 +89,6 @@ class Hyperband:
         """
         value, threshold = at_own if self.strict else best, self.threshold(at_band, maximize)
         return value < threshold if maximize else value > threshold
-
-    def stop_history(
-        self, history: Sequence[Any], at: Callable[[int], Iterable[float]], maximize: bool = False
-    ) -> bool:
-        """The same from all values of a trial, at any time: the last band that it has come to decides.
-
-        Between two bands and after the last one the same band goes on deciding, by the same value of a strict rule, and
-        the threshold moves with what other trials bring: W&B asks again and again. Asking once, when a trial comes to a
-        band, is the rule of the paper.
-
-        Args:
-            history: The trial's values of the metric, as logged.
-            at: Of a band, what :meth:`threshold` takes.
-            maximize: Whether more is better.
-        """
-        values = finite(history)
-        band = self.band(len(values))
-        if band is None:
-            return False
-        return self.stop(values[band - 1], max(values) if maximize else min(values), at(band), maximize)
 
 
 def finite(values: Iterable[Any]) -> list[float]:

@@ -127,11 +127,6 @@ class Sweep:
             index, places[parameter.label] = divmod(index, parameter.grid_size())
         return {parameter.label: places[parameter.label] for parameter in self.searched}
 
-    def grid_point(self, index: int) -> dict[str, Any]:
-        """Label of every parameter, constants too, to its value at a point of the grid, in W&B's order of points."""
-        places = self.grid_indices(index)
-        return {p.label: p.grid_value(places.get(p.label, 0)) for p in self.parameters}
-
     def nested(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """W&B's form of a point: top-level names to values, of nested parameters to mappings.
 

@@ -87,11 +87,6 @@ def read(path: str | Path) -> WandbFile:
     return result
 
 
-def offline_runs(folder: str | Path) -> list[WandbFile]:
-    """All offline runs in ``wandb`` of a run folder, in the order of their making."""
-    return [read(path) for path in sorted(Path(folder).glob("wandb/offline-run-*/*.wandb"))]
-
-
 class WandbTail:
     """Follows the history in a file that another process writes; the file may not be there yet.
 

@@ -78,10 +78,3 @@ def power_exponent(
     """
     t, y = _window(t, y, low, high, max(first, np.finfo(float).tiny), last)
     return _line(np.log(t), np.log(y))
-
-
-def falls_as(t: ArrayLike, y: ArrayLike, **window: float) -> str:
-    """``exponential`` or ``power``: whose line leaves less of log y over the window."""
-    if exponential_rate(t, y, **window).residual <= power_exponent(t, y, **window).residual:
-        return "exponential"
-    return "power"

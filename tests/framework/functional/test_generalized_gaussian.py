@@ -18,21 +18,17 @@ def test_moments_density_and_entropy_are_scipys(shape):
     oracle = stats.gennorm(shape, scale=0.7)
     assert gg.variance(0.7, shape) == pytest.approx(oracle.var(), rel=1e-10)
     assert gg.entropy(0.7, shape) == pytest.approx(oracle.entropy(), rel=1e-10)
-    assert gg.kurtosis(shape) - 3 == pytest.approx(oracle.stats("k"), rel=1e-9)
     x = torch.linspace(-3, 3, 50, dtype=torch.float64)
     torch.testing.assert_close(gg.log_density(x, 0.7, shape, 0.2), torch.from_numpy(oracle.logpdf(x.numpy() - 0.2)))
     torch.testing.assert_close(gg.density(x, 0.7, shape), torch.from_numpy(oracle.pdf(x.numpy())))
     assert gg.variance(gg.scale_of_std(0.02, shape), shape) == pytest.approx(0.02**2, rel=1e-12)
-    # E|w| by quadrature
-    x = np.linspace(0, 60, 2_000_001)
-    if shape >= 1:
-        assert gg.mean_absolute(0.7, shape) == pytest.approx(2 * np.trapezoid(x * oracle.pdf(x), x), rel=1e-6)
 
 
 @pytest.mark.parametrize(("shape", "value"), [(0.5, 10 / 3), (1, 2), (2, math.pi / 2)])
 def test_the_ratio_has_its_closed_values(shape, value):
     assert abs(gg.ratio(shape) - value) < 1e-12
-    assert gg.ratio(shape) == pytest.approx(gg.variance(1, shape) / gg.mean_absolute(1, shape) ** 2)
+    mean_absolute = stats.gengamma(1 / shape, shape).mean()  # |w| for α = 1
+    assert gg.ratio(shape) == pytest.approx(gg.variance(1, shape) / mean_absolute**2)
 
 
 def test_the_ratio_falls_to_that_of_the_uniform_distribution():

@@ -10,10 +10,10 @@ import pytest
 import torch
 from forked_processes import warm_up
 from resume_harness import in_child, same
+from wandb_runs import offline_runs
 
 from framework.__main__ import main
 from framework.tracking.metrics_log import read_metrics
-from framework.tracking.wandb_file import offline_runs
 
 FIT = ["fit", "--config", "vision/image_classifier_digits", "--trainer.max_epochs=3", "--trainer.limit_train_batches=6",
        "--data.augment=crop", "--model.backbone_args={width: 32, depth: 2, drop_rate: 0.1}", "--trainer.log_every_n_steps=1",

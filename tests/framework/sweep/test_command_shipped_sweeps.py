@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 import yaml
 from checkout import CONFIGS
+from grids import grid_point
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from framework.__main__ import main
@@ -56,7 +57,7 @@ def points(sweep: spec.Sweep) -> list[dict[str, Any]]:
     """The first, the middle and the last of a grid, or three quantiles of each distribution."""
     size = sweep.grid_size()
     if size is not None:
-        return [sweep.grid_point(index) for index in sorted({0, size // 2, size - 1})]
+        return [grid_point(sweep, index) for index in sorted({0, size // 2, size - 1})]
     return [{p.label: p.ppf(u) for p in sweep.parameters} for u in (0.05, 0.5, 0.95)]
 
 
@@ -135,7 +136,7 @@ def test_every_kind_of_value_gets_through_the_command_line(macro, tmp_path, caps
     path = tmp_path / "nested.yaml"
     path.write_text(NESTED % macro, encoding="utf-8")
     sweep = spec.read(path)
-    point = sweep.nested(sweep.grid_point(0))
+    point = sweep.nested(grid_point(sweep, 0))
     line = agent_line(path, point)
     assert command.expand(sweep, point) == line
     if macro == "args":

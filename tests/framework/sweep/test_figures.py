@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grids import grid_point
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.patches import Rectangle
 
@@ -212,7 +213,7 @@ def grid_trials(text: str = GRID) -> list[Trial]:
     grid = sweep(text)
     made = []
     for point in range(grid.grid_size() or 0):
-        values = grid.grid_point(point)
+        values = grid_point(grid, point)
         value = values["lr"] * 10 + (values["opt"] == "sgd") + 0.02 * values["seed_everything"]
         made.append(Trial(point, "finished", values, value=value))
     return made

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from grids import grid_point
 from scipy import stats
 from sqlalchemy import create_engine, text
 from sweep_toys import write
@@ -101,7 +102,7 @@ def test_a_grid_is_run_once_whoever_claims(tmp_path):
         thread.join()
     assert sorted(claim.point for claim in found) == list(range(6))
     values = {claim.point: claim.values for claim in found}
-    assert [repr(values[point]) for point in range(6)] == [repr(first.sweep.grid_point(point)) for point in range(6)]
+    assert [repr(values[point]) for point in range(6)] == [repr(grid_point(first.sweep, point)) for point in range(6)]
     assert {trial.state for trial in first.trials().values()} == {"finished"}
 
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 from resume_harness import in_child
+from wandb_runs import offline_runs
 
 from framework.errors import UserError
-from framework.tracking.wandb_file import BLOCK, HEADER, WandbFile, WandbTail, offline_runs, read
+from framework.tracking.wandb_file import BLOCK, HEADER, WandbFile, WandbTail, read
 from framework.tracking.wandb_run import SETTINGS
 
 CONFIG = {"lr": 0.1, "a.b": 3, "nest": {"x": {"y": None}}, "list": [1, "ü"], "gone": 1}

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from resume_harness import fit, in_child
+from wandb_runs import offline_runs
 
 from framework.errors import UserError
 from framework.figures import new_figure, save_figure
 from framework.tracking.metrics_log import read_metrics
-from framework.tracking.wandb_file import offline_runs
 from framework.tracking.wandb_mode import choose_mode
 from framework.tracking.wandb_run import SETTINGS, WandbConfig, WandbRun, make_wandb_logger
 

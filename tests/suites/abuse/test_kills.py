@@ -168,7 +168,8 @@ def test_killed_while_it_imports_or_checks_the_config(whole, tmp_path, seconds):
 
 @pytest.mark.slow
 def test_killed_while_wandb_records(whole, tmp_path):
-    from framework.tracking.wandb_file import offline_runs
+    from wandb_runs import offline_runs
+
     from framework.tracking.wandb_run import WandbRun
 
     CALLS["a W&B row"] = (WandbRun, "log_metrics")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from modules.dynamics.matrix_sensing.rates import exponential_rate, falls_as, power_exponent
+from modules.dynamics.matrix_sensing.rates import exponential_rate, power_exponent
 
 T = np.arange(1, 200)
 
@@ -20,9 +20,3 @@ def test_the_window_leaves_out_what_is_not_in_it():
     assert found.points == int(((y > 1e-6) & (y < 0.9)).sum())
     assert power_exponent(np.array([0, 1, 2, 4]), [5, 1, 0.5, 0.25]).rate == pytest.approx(1)  # no logarithm of 0
     assert np.isnan(exponential_rate(T, y, high=1e-30).rate)
-
-
-def test_which_law_a_curve_follows():
-    assert falls_as(T, np.exp(-0.05 * T)) == "exponential"
-    assert falls_as(T, T**-2.0) == "power"
-    assert falls_as(T, T**-2.0, first=20) == "power"

@@ -1,0 +1,13 @@
+"""Points of a sweep's grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from framework.sweep.spec import Sweep
+
+
+def grid_point(sweep: Sweep, index: int) -> dict[str, Any]:
+    """Label of every parameter, constants too, to its value at a point of the grid, in W&B's order of points."""
+    places = sweep.grid_indices(index)
+    return {p.label: p.grid_value(places.get(p.label, 0)) for p in sweep.parameters}
