@@ -1,8 +1,8 @@
 """Core spectrum: the singular values of the cores that memory layers retrieve by, in training.
 
-Retrieval by the best rows and columns (TDQKR, UltraMem and UltraMemV2) is exact for a core of rank 1 and good while the
-first singular value λ₁ stays well above the second, λ₂: below λ₂/λ₁ = 0.15 nothing of the reachable best is lost, at
-0.5 some 3 %, at 1 some 22 %. UltraMemV2's authors saw λ₁ ≥ 4 λ₂ without a penalty.
+Retrieval by the best rows and columns (TDQKR, UltraMem and UltraMemV2, arXiv 2508.18756) is exact for a core of rank 1
+and good while the first singular value λ₁ stays well above the second, λ₂: below λ₂/λ₁ = 0.15 nothing of the reachable
+best is lost, at 0.5 some 3 %, at 1 some 22 %. UltraMemV2's authors saw λ₁ ≥ 4 λ₂ without a penalty.
 
 Logged every ``every_n_steps`` and at the end of an epoch, for each layer: ``core/layer<i>/lambda1``, ``lambda2`` and
 ``ratio`` = λ₁/λ₂. At the end of training λ₁ and λ₂ are drawn against the step.

@@ -1,7 +1,8 @@
 """Memory table: which rows of a memory layer's table training reads, and with which scores.
 
-What a large table is for is lost where few rows are ever read (collapse). Logged at the end of each epoch for each
-memory layer, under ``memory_table/layer<i>/``, and averaged over layers, under ``memory_table/``:
+What a large table is for (UltraMemV2, arXiv 2508.18756) is lost where few rows are ever read (collapse). Logged at the
+end of each epoch for each memory layer, under ``memory_table/layer<i>/``, and averaged over layers, under
+``memory_table/``:
 
 - ``coverage``: share of the slots that were read at least once in the epoch's training;
 - ``kl``: divergence of the reads from even use, Σ q log(q R) in nats; R slots read H times evenly and at random have

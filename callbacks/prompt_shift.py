@@ -1,6 +1,6 @@
 """Prompt shift: how a model that answers regression prompts does on prompts that training did not show.
 
-Papers: Zhang, Frei, Bartlett, 2024, arXiv 2306.09927 (Section 4.3: task, query and covariate shifts); Garg, Tsipras,
+Paper: Zhang, Frei, Bartlett, 2024, arXiv 2306.09927 (Section 4.3: task, query and covariate shifts); Garg, Tsipras,
 Liang, Valiant, 2022, arXiv 2208.01066.
 
 When training ends, the error at the query is measured over ``prompts`` drawn prompts under each of four shifts, one at

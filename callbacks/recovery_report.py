@@ -1,11 +1,11 @@
 """Recovery report: what a model lost when layers were replaced, and how much of it training has brought back.
 
-When layers stand in for others (:class:`framework.protocols.Replacement`, as after ``liger``), three losses on the
-validation data tell what happened: that of the model before (*base*), that right after, before any training
-(*zero-shot*), and that of now. At each epoch's end ``val/recovery`` = (zero-shot − now) / (zero-shot − base) is logged,
-with ``val/base_loss`` and ``val/zero_shot_loss``; and ``recovery/<layer>``, the mean squared difference of a layer's
-output from what the replaced one would compute from the same input with the weights of now, over the latter's mean
-square, on the first validation batch. At the end ``recovery.json`` and a figure are written to the run folder.
+When layers stand in for others (:class:`framework.protocols.Replacement`, as after ``liger``, arXiv 2503.01496), three
+losses on the validation data tell what happened: that of the model before (*base*), that right after, before any
+training (*zero-shot*), and that of now. At each epoch's end ``val/recovery`` = (zero-shot − now) / (zero-shot − base)
+is logged, with ``val/base_loss`` and ``val/zero_shot_loss``; and ``recovery/<layer>``, the mean squared difference of a
+layer's output from what the replaced one would compute from the same input with the weights of now, over the latter's
+mean square, on the first validation batch. At the end ``recovery.json`` and a figure are written to the run folder.
 
 Works on language models whose batches are mappings with ``input_ids`` and perhaps ``targets`` or ``labels``. Changes
 nothing in the model. Cost: two passes over the validation data where the layers are replaced, and one batch an epoch.

@@ -337,6 +337,9 @@ class WarmStart(Transform):
     optimizer = "reset"
     after = ("gg_init",)
     before = ("kappa_tune", "lora", "ema")
+    from_weights = (
+        "--techniques.warm_start.checkpoint={path} --techniques.warm_start.shrink=1 --techniques.warm_start.perturb=0"
+    )
 
     def __init__(
         self,

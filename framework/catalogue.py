@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from framework import paths
 from framework.config.yaml12 import load
@@ -58,16 +59,21 @@ class SweepEntry:
     paper: str
 
 
-def _docstring(path: Path) -> tuple[ast.Module, str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return tree, ast.get_docstring(tree) or ""
+def docstring(path: Path) -> str:
+    """The docstring of a source file."""
+    return ast.get_docstring(_tree(path)) or ""
 
 
-def _card(docstring: str, key: str = "Paper:") -> tuple[str, str]:
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _card(text: str, key: str = "Paper:") -> tuple[str, str]:
     """First line of a docstring and what follows ``key``, which may run over several lines up to the next empty one."""
-    summary = docstring.splitlines()[0].strip() if docstring else ""
+    summary = text.splitlines()[0].strip() if text else ""
     value = ""
-    for paragraph in docstring.split("\n\n"):
+    for paragraph in text.split("\n\n"):
         for number, line in enumerate(lines := paragraph.splitlines()):
             if line.startswith(key):
                 value = " ".join(part.strip() for part in lines[number:]).removeprefix(key).strip()
@@ -96,7 +102,7 @@ def _callback_files() -> Iterator[tuple[str, Path, ast.Module]]:
     sources |= {path.parent.name: path for path in folder.glob("*/__init__.py")}
     for name, path in sorted(sources.items()):
         if not name.startswith("_"):
-            yield name, path, _docstring(path)[0]
+            yield name, path, _tree(path)
 
 
 def _main_class(name: str, tree: ast.Module) -> str | None:
@@ -130,23 +136,13 @@ def technique_entries() -> list[Entry]:
 
 
 def _kind(class_path: str, path: Path, tree: ast.Module) -> str:
-    """What a technique does to a model, by its class's bases and attributes.
-
-    Its class stands in its file, or in another one of its folder.
-    """
-    others = sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else []
-    bodies = [node for source in (tree, *(_docstring(other)[0] for other in others)) for node in source.body]
-    name = class_path.rpartition(".")[2]
-    cls = next(node for node in bodies if isinstance(node, ast.ClassDef) and node.name == name)
+    """What a technique does to a model, by its class's bases and attributes."""
+    cls = _class(class_path, path, tree)
     bases = [base.id for base in cls.bases if isinstance(base, ast.Name)]
     kind = next((kind for base in bases for kind in _KINDS if base.endswith(kind)), "Writer")
     if kind in ("Observer", "Writer"):
         return kind.lower()
-    given = {}
-    for node in cls.body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        if isinstance(target, ast.Name) and isinstance(node, ast.Assign | ast.AnnAssign):
-            given[target.id] = node.value
+    given = _attributes(cls)
     changes = given.get("changes")
     found = ast.literal_eval(changes.args[0]) if isinstance(changes, ast.Call) else set()
     words = [word for word in ("structure", "trainability", "values") if word in found]
@@ -156,8 +152,35 @@ def _kind(class_path: str, path: Path, tree: ast.Module) -> str:
     return f"{kind.lower()}: {', '.join(words)}"
 
 
+def _class(class_path: str, path: Path, tree: ast.Module) -> ast.ClassDef:
+    """A technique's class, which stands in its file, or in another one of its folder."""
+    others = sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else []
+    bodies = [node for source in (tree, *(_tree(other) for other in others)) for node in source.body]
+    name = class_path.rpartition(".")[2]
+    return next(node for node in bodies if isinstance(node, ast.ClassDef) and node.name == name)
+
+
+def _attributes(cls: ast.ClassDef) -> dict[str, Any]:
+    """What is assigned in the body of a class."""
+    given = {}
+    for node in cls.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name) and isinstance(node, ast.Assign | ast.AnnAssign):
+            given[target.id] = node.value
+    return given
+
+
+def options_from_weights(file: Path) -> str:
+    """The options that start a training from the weights in a file, by a shipped technique that says so
+    (``from_weights``)."""
+    for name, path, tree in _callback_files():
+        if name in techniques() and (text := _attributes(_class(techniques()[name], path, tree)).get("from_weights")):
+            return str(ast.literal_eval(text)).format(path=file)
+    return ""
+
+
 def method_entries() -> list[Entry]:
-    """Every method: a file or folder of ``modules/<field>/`` with a config of the same name."""
+    """Every method: a folder of ``modules/<field>/`` with a config of the same name."""
     shipped = paths.shipped_configs()
     entries = []
     for short in shipped:
@@ -165,10 +188,10 @@ def method_entries() -> list[Entry]:
         if field in _NOT_A_METHOD or not field:
             continue
         folder = paths.root() / "modules" / field
-        source = next((p for p in (folder / f"{name}.py", folder / name / "__init__.py") if p.is_file()), None)
-        if source is None:
+        source = folder / name / "__init__.py"
+        if not source.is_file():
             continue
-        summary, paper = _card(_docstring(source)[1])
+        summary, paper = _card(docstring(source))
         variants = tuple(key for key in shipped if key == short or key.startswith(f"{short}_"))
         model = (load(shipped[short].read_text(encoding="utf-8")) or {}).get("model")
         class_path = model.get("class_path", "") if isinstance(model, dict) else str(model or "")
@@ -181,7 +204,7 @@ def datamodule_entries() -> list[Entry]:
     """Every datamodule: a class of ``datamodules/<field>/`` whose docstring says what it reads."""
     entries = []
     for path in sorted((paths.root() / "datamodules").glob("*/*.py")):
-        for node in _docstring(path)[0].body:
+        for node in _tree(path).body:
             if isinstance(node, ast.ClassDef):
                 summary, reads = _card(ast.get_docstring(node) or "", "Reads:")
                 field, class_path = path.parent.name, f"datamodules.{path.parent.name}.{path.stem}.{node.name}"
@@ -203,7 +226,6 @@ def _sweep(name: str, path: Path) -> SweepEntry:
 
 
 def _claims(source: Path, module: str) -> str:
-    """Module path of the claims: ``claims.py`` inside a method's folder, ``<name>_claims.py`` beside a single file."""
-    if source.name == "__init__.py":
-        return f"{module}.claims" if (source.parent / "claims.py").is_file() else ""
-    return f"{module}_claims" if source.with_name(f"{source.stem}_claims.py").is_file() else ""
+    """Module path of the claims: ``claims.py`` in the folder of a method or a technique."""
+    in_folder = source.name == "__init__.py" and (source.parent / "claims.py").is_file()
+    return f"{module}.claims" if in_folder else ""

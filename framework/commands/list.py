@@ -10,15 +10,16 @@ from typing import Any
 from framework import paths
 from framework.catalogue import Entry, SweepEntry, datamodule_entries, method_entries, sweep_entries, technique_entries
 
-USAGE = """usage: framework list [--json | --markdown [FILE...]]
+USAGE = """usage: framework list [PAPER | --json | --markdown [FILE...]]
 
+  PAPER       one paper and all that stands for it: an arXiv number, a method or technique, or words of the title
   --json      methods, techniques, datamodules, sweeps and configs, for programs
   --markdown  the same as tables; with files, what stands in them between <!-- generated: NAME --> and <!-- end -->
 """
 
 
 def main(arguments: Sequence[str]) -> int:
-    """``list [--json | --markdown [FILE...]]``: prints the catalogue, or writes its tables into pages.
+    """``list [PAPER | --json | --markdown [FILE...]]``: prints the catalogue or one paper, or writes tables into pages.
 
     Raises:
         UserError: an argument is not known.
@@ -32,9 +33,14 @@ def main(arguments: Sequence[str]) -> int:
         from framework.pages.tables import main as write
 
         return write(arguments[1:])
+    if arguments and not arguments[0].startswith("-"):
+        from framework.pages.papers import as_text, find_paper
+
+        print(as_text(find_paper(" ".join(arguments))), end="")
+        return 0
     unknown = [argument for argument in arguments if argument != "--json"]
     if unknown:
-        raise UserError(f"list: unexpected argument {unknown[0]!r}; accepted: --json, or --markdown [FILE...]")
+        raise UserError(f"list: unexpected argument {unknown[0]!r}; accepted: PAPER, --json, or --markdown [FILE...]")
     methods, callbacks, sweeps = method_entries(), technique_entries(), sweep_entries()
     data = datamodule_entries()
     listed = {config for entry in (*methods, *callbacks) for config in entry.configs}

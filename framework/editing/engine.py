@@ -327,9 +327,11 @@ def contradictions(checkpoint: Mapping[str, Any], techniques: Mapping[str, Techn
     lines: list[str] = []
     averages = [name for name, technique in techniques.items() if isinstance(technique, WeightAveraging)]
     if checkpoint.get("optimizer_states") and bool(averages) != ("averaging_state" in checkpoint):
-        name = averages[0] if averages else "ema"
+        states = checkpoint.get("callbacks") or {}  # of an average by Lightning's name of its state
+        saved = [key.rpartition(".")[2] for key, state in states.items() if "latest_update_step" in (state or {})]
+        where = ".".join(["techniques", *(averages or saved)[:1]])
         has = ("no average of the weights", "one") if averages else ("an average of the weights", "none")
-        lines.append(f"techniques.{name}: the checkpoint has {has[0]}, the config {has[1]}")
+        lines.append(f"{where}: the checkpoint has {has[0]}, the config {has[1]}")
     for name, technique in techniques.items():
         if not isinstance(technique, Edit):
             continue

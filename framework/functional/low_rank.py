@@ -1,4 +1,4 @@
-"""Products of factors."""
+"""Products of factors (Xiong et al. 2024, arXiv 2310.01769)."""
 
 from __future__ import annotations
 

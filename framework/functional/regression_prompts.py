@@ -1,4 +1,4 @@
-"""Regression prompts: what they are drawn from, and how a batch of them is drawn.
+"""Regression prompts (as in arXiv 2208.01066, 2306.09927): what they are drawn from, and how a batch is drawn.
 
 A prompt is N labelled examples (x_i, y_i) and a query x_q: ``y = f(⟨w, x⟩) + ε`` with a task w of its own. A batch
 holds ``x`` (B, N + 1, d), the query last, and ``y`` (B, N + 1, T), the query's label last, for T labels a point.

@@ -1,4 +1,4 @@
-"""Condition numbers and log-volumes of many matrices, several times faster than one SVD a matrix.
+"""Condition numbers and log-volumes of many matrices (KappaTune, arXiv 2506.16289), faster than an SVD of each.
 
 The spectrum of a matrix W (m x n, n <= m) is read from its Gram matrix G = WᵀW, which is formed once. Small matrices
 get all eigenvalues of G, a batch of equal shapes at a time. Of a large one only the extremes and the determinant are

@@ -1,4 +1,5 @@
-"""Signals on a regular grid: the coordinates of its points, and where a signal's spectrum has its centre."""
+"""Signals on a regular grid: the coordinates of its points, and where a signal's spectrum has its centre
+(WINNER, arXiv 2509.09719)."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from framework import paths
 from framework.errors import UserError
 from framework.pages.markdown import cell, table
 
@@ -43,7 +44,7 @@ def write_record(page: Path, report: Mapping[str, Any]) -> Path:
     for old in folder.glob(f"{name}--*.png"):
         old.unlink()
     thumbnails = [_thumbnail(Path(path), folder / f"{name}--{Path(path).stem}.png") for path in report["figures"]]
-    state = git_state(Path(__file__).resolve().parents[1])
+    state = git_state(paths.root())
     versions = packages()
     record = {
         **{key: value for key, value in report.items() if key not in ("claims", "figures")},

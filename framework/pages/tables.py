@@ -12,6 +12,7 @@ from pathlib import Path
 
 from framework.catalogue import Entry, datamodule_entries, method_entries, sweep_entries, technique_entries
 from framework.errors import UserError
+from framework.pages import papers
 from framework.pages.markdown import table
 
 _BLOCK = re.compile(r"(?P<start><!-- generated: (?P<name>[^\n]*?) -->\n)(?P<old>.*?)(?P<end><!-- end -->)", re.DOTALL)
@@ -28,8 +29,7 @@ def _text(docstring: str) -> str:
 
 def _papers(text: str) -> str:
     """Links to the arXiv numbers in a ``Paper:`` line."""
-    numbers = dict.fromkeys(re.findall(r"\b(\d{4}\.\d{4,5})\b", text))
-    return ", ".join(f"[{number}](https://arxiv.org/abs/{number})" for number in numbers)
+    return ", ".join(f"[{number}](https://arxiv.org/abs/{number})" for number in papers.numbers(text))
 
 
 def _configs(names: Sequence[str]) -> str:
@@ -73,6 +73,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "techniques": techniques,
     "datamodules": datamodules,
     "sweeps": sweeps,
+    "papers": papers.as_markdown,
 }
 
 

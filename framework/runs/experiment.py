@@ -13,10 +13,11 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from framework import paths
+from framework import catalogue, paths
 from framework.checkpoints.differences import report_differences
 from framework.checkpoints.finding import folder_of, run_id_of
 from framework.checkpoints.reading import open_checkpoint
+from framework.config import yaml12
 from framework.config.compose import Request, read_inputs
 from framework.editing.engine import check_run, contradictions, in_order
 from framework.editing.technique import callbacks_of
@@ -162,11 +163,10 @@ def launch(request: Request, subcommand: str, command: Sequence[str]) -> Experim
     identity = _identity(settings, subcommand, checkpoint)
     identity.command = list(command)
     start = open_checkpoint(checkpoint, mmap=True) if checkpoint is not None else None
-    if start is not None and subcommand == "fit" and "optimizer_states" not in start:
+    if checkpoint is not None and start is not None and subcommand == "fit" and "optimizer_states" not in start:
         raise UserError(
             f"ckpt_path: {checkpoint} holds weights alone, so no training can go on from it; to start from them: "
-            f"--techniques.warm_start.checkpoint={checkpoint} --techniques.warm_start.shrink=1 "
-            "--techniques.warm_start.perturb=0"
+            f"{catalogue.options_from_weights(checkpoint)}"
         )
     line = CommandLine(subcommand, composed, identity, start)
     identity.quiet = bool(getattr(line.trainer, "fast_dev_run", False))
@@ -177,8 +177,6 @@ def launch(request: Request, subcommand: str, command: Sequence[str]) -> Experim
     arguments = line._prepare_subcommand_kwargs(subcommand)
     for key in ("model", "datamodule", "ckpt_path"):
         arguments.pop(key, None)
-    from framework.config import yaml12
-
     plain = yaml12.load(line.text())
     return Experiment(line.trainer, line.model, line.datamodule, plain, identity, subcommand, checkpoint, arguments)
 
@@ -190,9 +188,9 @@ def _check_edits(line: CommandLine, subcommand: str, path: Path | None, start: M
     if start is None or not (lines := contradictions(start, techniques)):
         return
     if subcommand == "fit":
-        raise UserError(
-            "\n".join([*lines, f"{path} fixes the model's edits; to start anew from its weights, use warm_start"])
-        )
+        assert path is not None
+        anew = f"to start anew from its weights: {catalogue.options_from_weights(path)}"
+        raise UserError("\n".join([*lines, f"{path} fixes the model's edits; {anew}"]))
     for text in lines:
         print(f"{text}; the checkpoint's is used", file=sys.stderr)
 

@@ -56,7 +56,7 @@ def test_shipped_sweeps_have_a_section_of_their_own_with_their_first_comment(cap
 
 def test_list_refuses_what_it_does_not_know(capsys):
     assert main(["list", "--yaml"]) == 2
-    assert "accepted: --json" in capsys.readouterr().err
+    assert "accepted: PAPER, --json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["configs/sequence/s4d.yaml", "sequence/s4d.yaml", "sequence/s4d", "s4d"])

@@ -1,1 +1,1 @@
-"""What weights cost: their rate in bits, entropy coding, 8-bit floats, and compressed checkpoints."""
+"""What weights cost: their rate in bits, entropy coding, and 8-bit floats."""

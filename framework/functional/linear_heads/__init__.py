@@ -1,4 +1,5 @@
-"""Linear classifiers on fixed features: naive Bayes in closed form, logistic regression, and their learning curves."""
+"""Linear classifiers on fixed features: naive Bayes in closed form, logistic regression, and their learning
+curves (Zheng et al. 2023, arXiv 2302.02334)."""
 
 from framework.functional.linear_heads.curve import LearningCurve, crossover, draw_subset, learning_curve
 from framework.functional.linear_heads.figure import curve_figure

@@ -1,0 +1,235 @@
+"""Each paper with all that stands for it here, from the sources: what to open first, and where the rest is.
+
+A paper is known by its arXiv number. A method or a technique belongs to those on the ``Paper:`` line of its docstring;
+a technique, a datamodule or a file of ``framework/functional`` also to those that its docstring names.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+
+from framework import paths
+from framework.catalogue import Entry, datamodule_entries, docstring, method_entries, technique_entries
+from framework.config.yaml12 import load
+from framework.errors import UserError
+from framework.pages.markdown import cell, table
+
+NUMBER = re.compile(r"\b\d{4}\.\d{4,5}\b")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One line of a paper's section.
+
+    Attributes:
+        label: What it lists.
+        items: Each text with the file or folder that it stands for, relative to the project.
+    """
+
+    label: str
+    items: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Paper:
+    """One paper.
+
+    Attributes:
+        name: Of the method that it is about, or of the technique.
+        number: On arXiv.
+        title: Its title.
+        own: The methods and techniques that are about it, methods first.
+        methods: Those, and the methods that name it beside their own paper.
+        techniques: Those, and the techniques that name it anywhere in their docstring.
+    """
+
+    name: str
+    number: str
+    title: str
+    own: tuple[Entry, ...]
+    methods: tuple[Entry, ...]
+    techniques: tuple[Entry, ...]
+
+
+def numbers(text: str) -> list[str]:
+    """The arXiv numbers in a text, each once."""
+    return list(dict.fromkeys(NUMBER.findall(text)))
+
+
+@cache
+def papers() -> list[Paper]:
+    """Every paper that a method or a technique is about, by name."""
+    methods, techniques = method_entries(), technique_entries()
+    about: dict[str, list[Entry]] = {}
+    for entry in (*methods, *techniques):
+        if not entry.paper.startswith("none"):
+            for number in numbers(entry.paper)[:1]:
+                about.setdefault(number, []).append(entry)
+    named = [(entry, numbers(docstring(_file_of(entry.class_path)))) for entry in techniques]
+    found = []
+    for number, own in about.items():
+        using = [entry for entry, known in named if number in known and entry not in own]
+        found.append(
+            Paper(
+                own[0].name,
+                number,
+                _title(own[0].paper, number),
+                tuple(own),
+                tuple(entry for entry in methods if number in numbers(entry.paper)),
+                (*(entry for entry in own if entry in techniques), *using),
+            )
+        )
+    return sorted(found, key=lambda paper: paper.name)
+
+
+def find_paper(asked: str) -> Paper:
+    """The paper of an arXiv number, of a method or technique by its name, or of words in the title.
+
+    Raises:
+        UserError: none, or several.
+    """
+    listed = papers()
+    kinds: tuple[Callable[[Paper], bool], ...] = (
+        lambda paper: asked in (paper.number, paper.name),
+        lambda paper: asked in (entry.name for entry in paper.own),
+        lambda paper: asked in (entry.name for entry in (*paper.methods, *paper.techniques)),
+        lambda paper: asked.lower() in paper.title.lower(),
+    )
+    fitting = next((found for kind in kinds if (found := [paper for paper in listed if kind(paper)])), [])
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        which = ", ".join(f"{paper.name} ({paper.number})" for paper in fitting)
+        raise UserError(f"list: {asked!r} stands for several papers: {which}")
+    names = [paper.name for paper in listed]
+    near = get_close_matches(asked, names, n=1)
+    accepted = f"accepted: an arXiv number, words of a title, or one of {', '.join(names)}"
+    raise UserError(f"list: {asked!r} is no paper here; {f'did you mean {near[0]}?' if near else accepted}")
+
+
+def as_text(paper: Paper) -> str:
+    """For a terminal."""
+    lines = [f"{paper.title}, arXiv {paper.number}", ""]
+    for part in parts_of(paper):
+        label = part.label
+        for text, place in part.items:
+            lines.append(f"  {label:<12} {text}{f'  {place}' if place != text else ''}")
+            label = ""
+    return "\n".join(lines) + "\n"
+
+
+def as_markdown() -> str:
+    """The page: a table of all papers, and a section for each."""
+    listed = papers()
+    rows = [
+        (
+            f"[{cell(paper.title)}](#{paper.name})",
+            _link(paper),
+            ", ".join(f"`{entry.name}`" for entry in paper.methods),
+            ", ".join(f"`{entry.name}`" for entry in paper.techniques),
+        )
+        for paper in listed
+    ]
+    lines = [table(("paper", "arXiv", "method", "techniques"), rows), ""]
+    for paper in listed:
+        lines += [f"### {paper.name}", "", f"{paper.title}, {_link(paper)}.", ""]
+        for part in parts_of(paper):
+            lines.append(f"- {part.label}: {', '.join(f'[`{text}`](../{place})' for text, place in part.items)}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _link(paper: Paper) -> str:
+    return f"[{paper.number}](https://arxiv.org/abs/{paper.number})"
+
+
+def parts_of(paper: Paper) -> list[Part]:
+    """What there is of a paper, in the order in which to read."""
+    home = [_home(entry) for entry in paper.own]
+    mathematics = _mathematics(paper.number, home)
+    configs = dict.fromkeys(name for entry in paper.own for name in entry.configs)
+    claims = [entry for entry in (*paper.own, *paper.methods) if entry.claims][:1]
+    tests = dict.fromkeys(_relative(test) for place in (*home, *mathematics) for test in _tests(place))
+    page = paths.root() / "docs" / "results.md"
+    known = page.read_text(encoding="utf-8") if page.is_file() else ""
+    results = [f"docs/results.md#{entry.name}" for entry in claims if f"\n## {entry.name}\n" in known]
+    parts = [
+        Part("module", tuple((entry.class_path, _relative(_home(entry))) for entry in paper.methods)),
+        Part("data", tuple((name, _relative(_file_of(name))) for name in _data(paper))),
+        Part("techniques", tuple((entry.name, _relative(_home(entry))) for entry in paper.techniques)),
+        Part("configs", tuple((name, _relative(paths.shipped_configs()[name])) for name in configs)),
+        Part("mathematics", tuple((_relative(path), _relative(path)) for path in mathematics)),
+        Part("claims", tuple((f"reproduce {entry.name}", _relative(_file_of(entry.claims))) for entry in claims)),
+        Part("tests", tuple((text, text) for text in tests)),
+        Part("results", tuple((text, text) for text in results)),
+    ]
+    return [part for part in parts if part.items]
+
+
+def _title(text: str, number: str) -> str:
+    """What stands before a number: the words in quotes, else those before the bracket with the authors."""
+    before = text[: text.index(number)]
+    before = before[max((before.rfind(other) + len(other) for other in numbers(before)), default=0) :]
+    quoted = re.findall(r'"([^"]+)"', before)
+    return quoted[-1] if quoted else before.lstrip("); ").partition(" (")[0]
+
+
+def _file_of(dotted: str) -> Path:
+    """The file of a module, or of the module of a class."""
+    names = dotted.split(".")
+    while names:
+        path = paths.root().joinpath(*names)
+        if path.is_dir():
+            return path / "__init__.py"
+        if path.with_suffix(".py").is_file():
+            return path.with_suffix(".py")
+        names.pop()
+    return paths.root()
+
+
+def _home(entry: Entry) -> Path:
+    """The folder of a method or technique, or its only file."""
+    source = _file_of(entry.class_path)
+    return source.parent if source.name == "__init__.py" else source
+
+
+def _relative(path: Path) -> str:
+    return path.relative_to(paths.root()).as_posix() if path.is_relative_to(paths.root()) else str(path)
+
+
+def _files(place: Path) -> list[Path]:
+    return sorted(place.rglob("*.py")) if place.is_dir() else [place]
+
+
+def _mathematics(number: str, home: Iterable[Path]) -> list[Path]:
+    """Files of ``framework/functional`` that name the paper, or that its own files import."""
+    imported = set()
+    for node in (n for place in home for file in _files(place) for n in ast.walk(ast.parse(file.read_text("utf-8")))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("framework.functional"):
+            imported |= {_file_of(f"{node.module}.{alias.name}") for alias in node.names}
+    shared = _files(paths.root() / "framework" / "functional")
+    return [path for path in shared if path in imported or number in numbers(docstring(path))]
+
+
+def _data(paper: Paper) -> list[str]:
+    """Class paths of the data that the paper's configs name, and of the data made after it."""
+    named = []
+    for name in (name for entry in (*paper.own, *paper.methods) for name in entry.configs):
+        data = (load(paths.shipped_configs()[name].read_text(encoding="utf-8")) or {}).get("data")
+        named.append(data.get("class_path") if isinstance(data, dict) else data)
+    entries = datamodule_entries()
+    named += [e.class_path for e in entries if paper.number in numbers(docstring(_file_of(e.class_path)))]
+    return [name for name in dict.fromkeys(named) if name]
+
+
+def _tests(place: Path) -> list[Path]:
+    mirror = paths.root() / "tests" / _relative(place)
+    if place.is_dir():
+        return [mirror] if mirror.is_dir() else []
+    return sorted(mirror.parent.glob(f"test_{place.stem}.py")) + sorted(mirror.parent.glob(f"test_{place.stem}_*.py"))
