@@ -46,7 +46,13 @@ def within(low: float, high: float) -> Bound:
 
 
 def close_to(value: float, *, absolute: float = 0.0, relative: float = 0.0) -> Bound:
-    """Holds within ``absolute + relative * |value|`` of ``value``."""
+    """Holds within ``absolute + relative * |value|`` of ``value``.
+
+    Args:
+        value: What is expected.
+        absolute: Tolerance.
+        relative: Tolerance as a share of the value.
+    """
     margin = absolute + relative * abs(value)
     return Bound(f"{value:g} ± {margin:g}", lambda x: abs(x - value) <= margin)
 

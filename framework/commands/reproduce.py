@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from framework.claims.reproduce import ClaimsReport, claims_modules, find_claims, reproduce
+from framework.claims import reproduce
 from framework.commands.options import read_options
 from framework.errors import UserError
 from framework.pages.results import write_page, write_record
@@ -23,7 +23,7 @@ The exit code is 1 if a claim fails.
 """
 
 
-def print_table(report: ClaimsReport) -> None:
+def print_table(report: reproduce.ClaimsReport) -> None:
     """Prints one report as a table."""
     from rich.console import Console
     from rich.markup import escape
@@ -52,17 +52,17 @@ def main(arguments: Sequence[str]) -> int:
     options = read_options("reproduce", USAGE, arguments, values=("json", "folder", "page"), flags=("all",))
     if options is None:
         return 0
-    known = claims_modules()
+    known = reproduce.claims_modules()
     names = sorted(known) if "all" in options.flags else options.words
     if not names:
         raise UserError(f"reproduce: a method is needed; with claims: {', '.join(sorted(known)) or 'none'}")
     for name in names:
-        find_claims(name)
+        reproduce.find_claims(name)
     folder, page = Path(options.last("folder", "runs/reproduce")), options.last("page")
     reports = []
     for name in names:
         print(f"{name}:", flush=True)
-        report = reproduce(name, folder / name)
+        report = reproduce.reproduce(name, folder / name)
         reports.append(report)
         print_table(report)
         print(f"claims and figures in {folder / name}\n", flush=True)

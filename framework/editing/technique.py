@@ -177,8 +177,8 @@ class Edit(Technique):
     Attributes:
         changes: Which of ``structure``, ``trainability`` and ``values`` it changes.
         version: Of the form of its decisions; raised when that changes, with a :meth:`migrate` for older ones.
-        from_weights: Options of the command line that start a training by it from the weights in the file ``{path}``, for
-            the message to someone who cannot go on from that file; empty for a technique that does no such thing.
+        from_weights: Options of the command line with which it starts a training from the weights in the file
+            ``{path}``, for the message to someone who cannot go on from that file; empty where it does no such thing.
         draws_weights: Whether ``initialise`` draws fresh weights, as a layer's own initialisation would: then whoever
             needs freshly initialised weights later (a warm start) uses it too.
     """

@@ -131,7 +131,15 @@ def build(
 
 
 def run_to_end(request: Request, subcommand: str, command: Sequence[str]) -> int:
-    """Launches a request and runs it; the exit code is 0, or 130 or 143 where a signal ended it, all saved.
+    """Launches a request and runs it.
+
+    Args:
+        request: The config files and overrides, read.
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+        command: What was typed, for the record.
+
+    Returns:
+        The exit code: 0, or 130 or 143 where a signal ended it, all saved.
 
     Raises:
         UserError: as for :func:`launch`, or the run failed.

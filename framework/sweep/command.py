@@ -101,7 +101,7 @@ def framework_arguments(
     after ``/usr/bin/env`` or not. ``python``, ``python3`` and this version's ``python3.x`` count as this Python, as
     does a path into its own folder; any other path does not. ``-u``, ``-B`` and ``-q`` say nothing to a running
     process; other flags, options of ``env``, and assignments that differ from the environment need a process of their
-    own.
+    own, and so does what asks for help or for the config.
 
     Args:
         argv: From :func:`expand`.

@@ -18,7 +18,7 @@ from resume_harness import start_child, wait_for
 from abuse.runs import METHOD, Moment, assert_same_run, command, run_folder, set_up
 from framework.__main__ import main
 from framework.errors import UserError
-from framework.runs import folder as runs
+from framework.runs import experiment
 from framework.runs.folder import NameTaken, Run
 from framework.runs.lock import FolderLock
 
@@ -80,7 +80,7 @@ def test_names_that_are_made_up_in_the_same_second(tmp_path):
 
     def unlucky() -> None:
         names = iter(["same", "same", "other"] if os.environ.get("SECOND") else ["same"])
-        runs.new_name = lambda: next(names)
+        experiment.new_name = lambda: next(names)
 
     assert command(*start, before=unlucky) == 0
     first = (tmp_path / METHOD / "same" / "metrics.jsonl").read_bytes()
@@ -91,7 +91,7 @@ def test_names_that_are_made_up_in_the_same_second(tmp_path):
     def second() -> None:
         os.environ["SECOND"] = "1"
         unlucky()
-        runs.refuse_if_kept = lambda folder: None  # as if the other had no checkpoint yet
+        experiment.refuse_if_kept = lambda folder: None  # as if the other had no checkpoint yet
 
     assert command(*start, before=second) == 0
     assert (tmp_path / METHOD / "other" / "metrics.jsonl").read_bytes() == first
