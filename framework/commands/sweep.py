@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
             code = supervisor.run()
         finally:
             table.update(supervisor.trials, force=True)
-        draw(sweep, supervisor.trials, study.importances(), folder / "figures")
+        draw(sweep, supervisor.trials, study.optuna, folder / "figures")
     table.summary(supervisor.trials)
     return code
 

@@ -1,4 +1,10 @@
-"""Pictures of a sweep: how it went, which parameters mattered, and where the good values lie."""
+"""Pictures of a sweep: how it went, which parameters mattered, and where the good values lie.
+
+Optuna draws the importance. Its other plots of the same study show neither stopped nor failed trials, and the index of
+a categorical value or the quantile of a rounded one. Even over a study of the values themselves, one outlier flattens
+all others, the ticks of parallel coordinates and of long texts lie on top of each other, and a contour is drawn between
+categories. So these figures are drawn here.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +26,7 @@ from framework.sweep.trial import Trial
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from optuna import Study as OptunaStudy
 
     from framework.sweep.distributions import Parameter
     from framework.sweep.spec import Sweep
@@ -39,15 +46,13 @@ FAILED: dict[str, Any] = {"marker": "x", "s": 26, "color": "C3", "linewidth": 1.
 BEST: dict[str, Any] = {"marker": "*", "s": 130, "color": "C2", "edgecolor": "black", "linewidth": 0.6, "zorder": 5}
 
 
-def draw(
-    sweep: Sweep, trials: Sequence[Trial], importances: Mapping[str, float] | None, folder: str | Path
-) -> list[Path]:
+def draw(sweep: Sweep, trials: Sequence[Trial], study: OptunaStudy, folder: str | Path) -> list[Path]:
     """Draws what can be drawn, as PNG files in ``folder``; the same trials give the same files.
 
     Args:
         sweep: The sweep.
         trials: All trials, in the order of their attempts.
-        importances: Label of a parameter to its share in how the metric varies, if known.
+        study: The same trials as Optuna has them.
         folder: Where the files go.
 
     Returns:
@@ -57,7 +62,7 @@ def draw(
     figures = {
         "history": history(data),
         "parallel": parallel(data),
-        "importance": importance(data, importances or {}),
+        "importance": importance(data, study),
         "slices": slices(data),
         "heatmap": heatmap(data),
     }
@@ -319,20 +324,31 @@ def _metric_axis(axes: Axes, x: int, data: _Data) -> None:
 # --- importance
 
 
-def importance(data: _Data, importances: Mapping[str, float]) -> Figure | None:
-    """A bar for each parameter, the most important one on top."""
-    found = sorted((share, label) for label, share in importances.items() if math.isfinite(share))
-    if not found:
+def importance(data: _Data, study: OptunaStudy) -> Figure | None:
+    """Optuna's plot of each parameter's fANOVA importance under the distribution that it is drawn from.
+
+    ``None`` where there is nothing to tell: no parameter varies, or all finished trials have the same value.
+    """
+    finished = {value_of(trial) for trial in data.valued if trial.state == "finished"}
+    if data.metric is None or not data.parameters or len(finished) < 2:
         return None
-    long = max(len(label) for _, label in found)
-    figure = new_figure(size=(4.5 + 0.085 * long, 1.1 + 0.32 * len(found)))
-    (axes,) = figure.axes
-    bars = axes.barh([plain(label) for _, label in found], [share for share, _ in found], color="C0", height=0.7)
-    axes.bar_label(bars, [f"{share:.2f}" for share, _ in found], padding=3, fontsize="small")
-    axes.set_xlim(0, 1.12 * max(max(share for share, _ in found), 1e-9))
-    axes.set_xlabel("importance")
-    figure.suptitle(plain(f"{data.title}: {data.metric.name}" if data.metric else data.title), fontsize="medium")
-    axes.spines[["top", "right"]].set_visible(False)
+    from matplotlib import pyplot, rc_context
+    from matplotlib.figure import Figure
+    from optuna.importance import FanovaImportanceEvaluator
+    from optuna.visualization.matplotlib import plot_param_importances
+
+    pyplot.switch_backend("agg")  # another one may need a display
+    size = (6.0 + 0.085 * max(len(p.label) for p in data.parameters), 1.5 + 0.3 * len(data.parameters))
+    # the plot changes the style of all figures, and would take a metric's dollars for mathematics
+    with rc_context({"figure.figsize": size, "figure.constrained_layout.use": True, "text.parse_math": False}):
+        try:
+            axes = plot_param_importances(study, FanovaImportanceEvaluator(seed=0), target_name=data.metric.name)
+        except RuntimeError:  # no tree has found a difference
+            return None
+        figure = axes.get_figure()
+        assert isinstance(figure, Figure)
+        figure.draw_without_rendering()  # what is made while drawing takes its style too
+        pyplot.close(figure)
     return figure
 
 

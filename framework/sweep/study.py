@@ -100,7 +100,7 @@ class Study:
                 ) from error
             identity = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
             self._facts: dict[str, Any] = {"schema": SCHEMA, "id": identity, "seed": seed, "document": sweep.document()}
-            self._study.set_user_attr("sweep", json.dumps(self._facts))
+            self.optuna.set_user_attr("sweep", json.dumps(self._facts))
         else:
             self._facts = json.loads(self._written())
             self._check_same()
@@ -110,7 +110,7 @@ class Study:
     def _written(self) -> str:
         """What the maker of the study wrote into it; waits a little for one that is being made at this moment."""
         for _ in range(50):
-            if (text := self._study.user_attrs.get("sweep")) is not None:
+            if (text := self.optuna.user_attrs.get("sweep")) is not None:
                 return str(text)
             time.sleep(0.1)
         raise UserError(f"the storage's study {self.name!r} was not made by this command")
@@ -131,7 +131,7 @@ class Study:
             )
 
     @property
-    def _study(self) -> OptunaStudy:
+    def optuna(self) -> OptunaStudy:
         """A new view of the study: Optuna's own keeps the trials that it once saw."""
         import optuna
 
@@ -193,7 +193,7 @@ class Study:
         from optuna.trial import TrialState, create_trial
 
         system = {"fixed_params": self.sweep.grid_indices(point)} if self.sweep.method == "grid" else {}
-        self._study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={"point": point}, system_attrs=system))
+        self.optuna.add_trial(create_trial(state=TrialState.WAITING, user_attrs={"point": point}, system_attrs=system))
 
     def _begin(self, trial: FrozenTrial, same: Sequence[FrozenTrial], owner: str, worker: str) -> TrialClaim | None:
         """Names the owner and draws the values; ``None`` if others have given this supervisor up meanwhile."""
@@ -338,21 +338,6 @@ class Study:
         from optuna.trial import TrialState
 
         return {trial.number: self._view(trial) for trial in self._frozen() if trial.state != TrialState.WAITING}
-
-    def importances(self) -> dict[str, float] | None:
-        """fANOVA importance of each varied parameter under the distribution that it is drawn from; ``None`` if unknown.
-
-        Raises nothing: with too few finished trials, or all of one value, there is nothing to tell.
-        """
-        import optuna
-
-        try:
-            found = optuna.importance.get_param_importances(
-                self._study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
-            )
-        except (ValueError, RuntimeError):
-            return None
-        return {label: float(value) for label, value in found.items()} or None
 
     def hurry(self) -> None:
         """Waits no more for a storage that does not answer."""

@@ -7,7 +7,9 @@ Both are exact: what is decoded is what was encoded. Both work on many symbols a
   position is stored, so that blocks are decoded side by side.
 - *rANS* (range variant of asymmetric numeral systems; J. Duda 2013, arXiv 1311.2540): comes within about a percent of
   the empirical entropy. Lanes of 32-bit states side by side share one stream of 16-bit words; frequencies are rounded
-  to multiples of 2⁻¹⁶. Numbers too rare for that are escaped and stored as they are.
+  to multiples of 2⁻¹⁶. Numbers too rare for that are escaped and stored as they are. Not `constriction`'s (0.5): of
+  10⁷ weights it encodes in a third of the time (0.08 s for 0.27 s), decodes in 1.4 to 2.2 times the time and saves
+  0.6%, but has nothing to install on Linux with ARM, and files that exist need the decoder below all the same.
 
 The table of distinct numbers is part of the code: gaps and frequencies in exp-Golomb codes.
 """

@@ -9,13 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from grids import grid_point
+from matplotlib import pyplot, rcParams
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.patches import Rectangle
+from optuna.trial import TrialState, create_trial
 
 from framework.sweep import figures, spec
 from framework.sweep.labels import last_attempts
+from framework.sweep.storage import open_storage
+from framework.sweep.study import Study
 from framework.sweep.trial import Trial
 
 FILE = """
@@ -55,6 +60,19 @@ def trials(count: int, seed: int = 0) -> list[Trial]:
 
 def data(some: Sequence[Trial], text: str = FILE, goal: str = "minimize") -> Any:
     return figures._Data(sweep(text, goal), last_attempts(some))
+
+
+def optuna_study(some: Sequence[Trial], text: str = FILE) -> optuna.Study:
+    """The trials as a sweep's study holds them: a categorical value by its place."""
+    study = optuna.create_study(direction="minimize")
+    searched = sweep(text).searched
+    for trial in some:
+        if trial.state in ("finished", "stopped", "failed"):
+            state = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}.get(trial.state, TrialState.FAIL)
+            params = {p.label: p.suggested(trial.values[p.label]) for p in searched}
+            distributions = {p.label: p.optuna() for p in searched}
+            study.add_trial(create_trial(state=state, value=trial.value, params=params, distributions=distributions))
+    return study
 
 
 def drawn(axes: Any, label: str) -> list[tuple[float, float]]:
@@ -162,13 +180,65 @@ def test_parallel_without_a_metric():
     assert figures.parallel(data(some, one)) is not None
 
 
+def shares(axes: Any) -> dict[str, float]:
+    """What stands at each bar of the importance to its length, from below."""
+    assert [bar.get_y() + bar.get_height() / 2 for bar in axes.patches] == pytest.approx(list(axes.get_yticks()))
+    return {text.get_text(): bar.get_width() for text, bar in zip(axes.get_yticklabels(), axes.patches, strict=True)}
+
+
 def test_importance_is_sorted():
-    figure = figures.importance(data(trials(5)), {LABELS[0]: 0.1, LABELS[2]: 0.7, LABELS[1]: 0.2, LABELS[3]: math.nan})
-    (axes,) = figure.axes
-    assert [bar.get_width() for bar in axes.patches] == [0.1, 0.2, 0.7]
-    assert [text.get_text() for text in axes.get_yticklabels()] == [LABELS[0], LABELS[1], LABELS[2]]
-    assert [text.get_text() for text in axes.texts] == ["0.10", "0.20", "0.70"]
-    assert figures.importance(data(trials(5)), {}) is None
+    some = trials(40)
+    for trial in of_state(some, "finished", "stopped"):
+        trial.value = 10 * trial.values["techniques.kappa_tune.budget"] + math.log10(trial.values["model.optimizer.lr"])
+    (axes,) = figures.importance(data(some), optuna_study(some)).axes
+    found = shares(axes)
+    assert set(found) == set(LABELS)
+    assert list(found.values()) == sorted(found.values())  # the most important one on top
+    assert list(found)[:-3:-1] == ["techniques.kappa_tune.budget", "model.optimizer.lr"]
+    assert found["techniques.kappa_tune.budget"] > 0.6
+    assert sum(found.values()) == pytest.approx(1)
+    (metric,) = axes.get_legend().get_texts()
+    assert metric.get_text() == "val/loss"
+
+
+def test_importance_in_the_study_of_a_sweep():
+    text = (
+        FILE[: FILE.index("parameters:")]
+        + """parameters:
+  big: {min: 0.0, max: 1.0}
+  small: {distribution: normal}
+  constant: {value: 1}
+"""
+    )
+    study = Study(sweep(text), open_storage("journal.log"), "s", 0, False)
+    while (claim := study.claim(30, "me", "host:0")) is not None:
+        value = 10 * claim.values["big"] + 0.01 * claim.values["small"]
+        study.end(claim, Trial(claim.point, "finished", claim.values, 1, value, value))
+    (axes,) = figures.importance(data(list(study.trials().values()), text), study.optuna).axes
+    found = shares(axes)
+    assert list(found) == ["small", "big"]
+    assert found["big"] > 0.9
+
+
+def test_importance_leaves_the_style_of_other_figures():
+    some = trials(20)
+    before = dict(rcParams)
+    assert figures.importance(data(some), optuna_study(some)) is not None
+    assert {key: value for key, value in rcParams.items() if key != "backend"} == {
+        key: value for key, value in before.items() if key != "backend"
+    }
+    assert pyplot.get_fignums() == []
+
+
+def test_no_importance_where_nothing_differs():
+    some = trials(20)
+    for trial in of_state(some, "finished"):
+        trial.value = 1.0
+    assert figures.importance(data(some), optuna_study(some)) is None
+    one = trials(1)
+    assert figures.importance(data(one), optuna_study(one)) is None
+    fixed = FILE[: FILE.index("parameters:")] + "parameters:\n  fixed: {value: 7}\n"
+    assert figures.importance(data(trials(20), fixed), optuna.create_study()) is None
 
 
 def test_slices_have_a_panel_for_each_parameter():
@@ -264,9 +334,8 @@ def names(paths: list[Path]) -> list[str]:
 
 def test_the_files_are_the_same_each_time(tmp_path):
     some = trials(12)
-    shares = dict.fromkeys(LABELS, 0.25)
-    first = figures.draw(sweep(), some, shares, tmp_path / "a")
-    second = figures.draw(sweep(), some, shares, tmp_path / "b")
+    first = figures.draw(sweep(), some, optuna_study(some), tmp_path / "a")
+    second = figures.draw(sweep(), some, optuna_study(some), tmp_path / "b")
     assert names(first) == ["history.png", "parallel.png", "importance.png", "slices.png"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
@@ -281,7 +350,7 @@ def test_the_files_are_the_same_each_time(tmp_path):
     ],
 )
 def test_only_what_can_be_drawn(tmp_path, some, expected):
-    assert names(figures.draw(sweep(), some, None, tmp_path)) == expected
+    assert names(figures.draw(sweep(), some, optuna_study(some), tmp_path)) == expected
 
 
 def test_odd_texts_are_drawn_as_they_are(tmp_path, recwarn):
@@ -296,6 +365,8 @@ parameters:
 """
     some = [Trial(i, "finished", {"a": value, "b": 0.01 * i}, value=float(i)) for i, value in enumerate(
         ["$x^$", "$y_{", "a very very long text, number one", "a very very long text, number two"])]  # fmt: skip
-    made = figures.draw(sweep(text), some, {"a": 1.0, "b": 0.0}, tmp_path)
+    study = optuna_study(some, text[: text.index("  b: ")])  # what Optuna draws for b cannot be told from its value
+    made = figures.draw(sweep(text), some, study, tmp_path)
     assert names(made) == ["history.png", "parallel.png", "importance.png", "slices.png"]
-    assert [str(warning.message) for warning in recwarn] == []
+    told = [w for w in recwarn if w.category is not optuna.exceptions.ExperimentalWarning]  # a sweep ignores those
+    assert [str(warning.message) for warning in told] == []

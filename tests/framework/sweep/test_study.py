@@ -325,16 +325,6 @@ def test_what_is_no_journal_is_told(tmp_path):
         open_storage("journal.log")
 
 
-def test_importance_names_what_matters(tmp_path):
-    study = begin(tmp_path, parameters={"big": {"min": 0.0, "max": 1.0}, "small": {"distribution": "normal"}})
-    assert study.importances() is None
-    for claim in claims(study, 30):
-        finish(study, claim, 10 * claim.values["big"] + 0.01 * claim.values["small"])
-    found = study.importances()
-    assert found["big"] > 0.9
-    assert sum(found.values()) == pytest.approx(1)
-
-
 # --- peers
 
 

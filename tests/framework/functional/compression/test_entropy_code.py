@@ -67,6 +67,31 @@ def test_unusual_sequences(coder, symbols):
     assert np.array_equal(decode(encode(symbols, *counted(symbols))), symbols)
 
 
+def test_a_code_of_an_earlier_version_is_read():
+    symbols = [0, 0, 1, 0, -1, 0, 2, 0, 0, -1, 1, 0, 0, 5, 0, -7]
+
+    def table(*words, bits):
+        gaps = {"bits": np.array([3990189269850259456], np.uint64), "blocks": np.array([11], np.uint16)}
+        frequencies = {"bits": np.array(words, np.uint64), "blocks": np.array([bits], np.uint16)}
+        return {"first": -7, "distinct": 6, "gaps": gaps, "frequencies": frequencies}
+
+    ranks = {
+        "count": 16,
+        "table": table(3653004237983449088, bits=22),
+        "bits": np.array([15945460219979497472], np.uint64),
+        "blocks": np.array([36], np.uint16),
+    }
+    assert decode_ranks(ranks).tolist() == symbols
+    rans = {
+        "count": 16,
+        "table": table(2251799847239680, 1297036694830186528, 17592186044416, bits=160),
+        "lanes": 1,
+        "states": np.array([2174577925], np.uint32),
+        "words": np.array([53248], np.uint16),
+    }
+    assert decode_rans(rans).tolist() == symbols
+
+
 @pytest.mark.parametrize("shape", [0.5, 2.0])
 def test_lengths(shape):
     weights = gg.sample((1_000_000,), shape, 0.02, 1)
