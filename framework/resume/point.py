@@ -46,7 +46,7 @@ class ResumePoint(Callback):
         every_n_seconds: Least time between two points, in seconds; it grows where saving would take more than 5 % of
             the time. ``None``: no points by time. At the end of training there is always one.
         every_n_steps: A point at each multiple of this many optimiser steps too.
-        run_id: The run's id, stored in the checkpoint; see :func:`run_id_of`.
+        run_id: The run's id, stored in the checkpoint.
         grace: Seconds that a signal waits for a point of rest; then the last point stands and the process ends.
         handle_signals: Whether to handle the signals at all.
         runs: The folder of the run folders of which this run's is to be the newest, whatever the clock says.
@@ -368,8 +368,3 @@ def _name(signum: int) -> str:
 def _with(trainer: Trainer, method: str) -> list[Any]:
     """The loggers that have ``method``; one of Lightning's own dummies answers to every name, and is none of them."""
     return [logger for logger in trainer.loggers if callable(getattr(type(logger), method, None))]
-
-
-def run_id_of(checkpoint: dict[str, Any]) -> str:
-    """The run id stored in a checkpoint's resume point; empty if there is none."""
-    return (checkpoint.get(KEY) or {}).get("run_id", "")
