@@ -132,7 +132,8 @@ class Prompts(DataModule):
         batches: In an epoch.
         curriculum: If above 0, prompts begin with 5 coordinates that are not zero and 10 examples; every so many steps
             there is one coordinate more, and two examples, up to d and N (Garg et al. 2022).
-        eval_lengths: M; by default N/4, N and 4N.
+        eval_lengths: M; by default N/4, N and 4N. N, at which ``val/loss`` is measured, is added where it is not among
+            them.
         eval_prompts: Of each M in a validation; ten times as many in a test.
         eval_batch_size: Of them at a time.
         seed: Of all draws.
@@ -189,6 +190,8 @@ class Prompts(DataModule):
         self.eval_lengths = [max(1, length // 4), length, 4 * length] if eval_lengths is None else list(eval_lengths)
         if not self.eval_lengths or min(self.eval_lengths) < 1:
             raise UserError(f"eval_lengths: {eval_lengths} is not accepted; one or more numbers of at least 1")
+        if length not in self.eval_lengths:
+            self.eval_lengths.append(length)  # last: the others' prompts stay what they are without it
         self.path, self.source, self.whiten, self.dim, self.length = path, source, whiten, dim, length
         self.covariance, self.correlation, self.eigenvalues = covariance, correlation, eigenvalues
         self.scale, self.query_scale, self.prior_mean, self.prior_variance = (

@@ -35,7 +35,8 @@ class InContext(Ensemble):
     A training batch holds ``x`` (K, B, N + 1, d) and ``y`` (K, B, N + 1, T) for K inner steps, an evaluation batch
     ``x`` (B, M + 1, d), ``y`` (B, M + 1, T). Evaluations log the mean squared error at the query by length,
     ``val/risk/M``, and of the closed-form predictors ``val/<predictor>/M`` (once: they do not change);
-    ``val/loss`` is that at the length of training. A theory's risk stands beside it as ``val/risk/M/theory``.
+    ``val/loss`` is that at the length of training, which must be evaluated. A theory's risk stands beside it as
+    ``val/risk/M/theory``.
     ``risk.npz`` in the run folder has ``length`` (L,), ``risk`` (L, E), ``se`` (L, E), and each predictor (L,).
 
     Args:
@@ -84,7 +85,8 @@ class InContext(Ensemble):
         """Asks the datamodule what prompts are drawn from.
 
         Raises:
-            UserError: it hands out none, or its ``inner_steps`` or its law do not fit the model.
+            UserError: it hands out none, its ``inner_steps`` or its law do not fit the model, or it does not evaluate
+                at the length of training.
         """
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
@@ -94,6 +96,11 @@ class InContext(Ensemble):
         if steps != self.inner_steps:
             raise UserError(f"model.inner_steps: {self.inner_steps}, but data.inner_steps is {steps}; they must agree")
         self.law, self.train_length = data.law, data.length
+        lengths = getattr(data, "eval_lengths", [self.train_length])
+        if self.train_length not in lengths:
+            raise UserError(
+                f"data.eval_lengths: {lengths} lacks data.length {self.train_length}, at which the loss is measured"
+            )
         self.fits(data.law)
 
     def fits(self, law: PromptLaw) -> None:
@@ -204,8 +211,7 @@ class InContext(Ensemble):
             self.log(f"{stage}/{name}/{length}", value)
         if not errors:
             return
-        at = self.train_length if self.train_length in errors else min(errors)
-        self.log(f"{stage}/loss", errors[at].mean(), prog_bar=True)
+        self.log(f"{stage}/loss", errors[self._loss_length(errors, stage)].mean(), prog_bar=True)
         lengths = sorted(errors)
         table: dict[str, np.ndarray] = {"length": np.array(lengths)}
         table["risk"] = torch.stack([errors[m].mean(1) for m in lengths]).cpu().numpy()
@@ -221,6 +227,16 @@ class InContext(Ensemble):
             np.savez(folder / "risk.npz", **arrays)
             if stage == "test":
                 self.log_figure("risk", lengths_figure(table))
+
+    def _loss_length(self, errors: Mapping[int, Tensor], stage: str) -> int:
+        if self.train_length in errors:
+            return self.train_length
+        if self.trainer.sanity_checking or self._fast():
+            return min(errors)  # of a few batches, of which nothing is kept
+        raise UserError(
+            f"trainer.limit_{stage}_batches: the loss is that at data.length {self.train_length}, but the evaluation "
+            f"ended after the lengths {', '.join(map(str, sorted(errors)))}; more batches are needed"
+        )
 
     def _fast(self) -> bool:
         return bool(getattr(self.trainer, "fast_dev_run", False))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -61,6 +63,31 @@ def test_a_run_writes_its_tables_pictures_and_predictions(tmp_path, monkeypatch)
     import pyarrow.parquet as pq
 
     assert {"prediction_0", "target_0"} <= set(pq.read_table(folder / "predict" / "predictions.parquet").column_names)
+
+
+FEW = ["--data.batch_size=8", "--data.batches=2", "--data.eval_prompts=32", "--trainer.max_epochs=1"]
+
+
+def test_the_loss_is_that_at_the_length_of_training():
+    model, data = trained("in_context/icl_linear_models", *FEW, "--data.eval_lengths=[3,80]")
+    assert data.eval_lengths == [3, 80, 20]
+    logged = model.trainer.logged_metrics
+    assert logged["val/loss"] == logged["val/risk/20"] != logged["val/risk/3"]
+    alone, _ = trained("in_context/icl_linear_models", *FEW, "--data.eval_lengths=[3,80,20]")
+    assert alone.trainer.logged_metrics["val/risk/3"] == logged["val/risk/3"]  # the same prompts
+
+
+def test_a_loss_at_another_length_is_refused():
+    two = "--trainer.limit_val_batches=2"
+    with pytest.raises(UserError, match=r"limit_val_batches: .* data.length 20, .* after the lengths 3, 5;"):
+        trained("in_context/icl_linear_models", *FEW, two)
+    model = LinearModelsInContext(inner_steps=5)
+    data = Prompts(**SMALL)
+    data.setup("fit")
+    data.eval_lengths = [5]
+    model.trainer = SimpleNamespace(datamodule=data, world_size=1)
+    with pytest.raises(UserError, match=r"data.eval_lengths: \[5\] lacks data.length 20"):
+        model.setup("fit")
 
 
 def test_other_data_are_named():
