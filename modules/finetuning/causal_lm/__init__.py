@@ -30,6 +30,7 @@ from modules.finetuning.causal_lm.module import (
     fresh_config,
     load_pretrained,
     quiet_loading,
+    save_checked,
 )
 
-__all__ = ["ATTENTION", "CausalLM", "check_folder", "fresh_config", "load_pretrained", "quiet_loading"]
+__all__ = ["ATTENTION", "CausalLM", "check_folder", "fresh_config", "load_pretrained", "quiet_loading", "save_checked"]

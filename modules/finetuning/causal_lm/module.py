@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +124,33 @@ def load_pretrained(path: str | Path, attn_implementation: str = "sdpa", dtype: 
     return model
 
 
+def save_checked(model: PreTrainedModel) -> None:
+    """Lets ``model.save_pretrained`` refuse to write weights that its config does not describe.
+
+    Techniques change a model's structure; transformers would write such weights without a word, and when it reads them
+    fill what it misses with random numbers.
+    """
+    vars(model)["save_pretrained"] = partial(_save_pretrained, model)
+
+
+def _save_pretrained(model: Any, *arguments: Any, **named: Any) -> None:
+    """Of a model of transformers, with a check.
+
+    Raises:
+        UserError: its weights are not those of a plain model of its config.
+    """
+    with torch.device("meta"):
+        plain = type(model)(copy.deepcopy(model.config))
+    own, theirs = ({name: value.shape for name, value in m.state_dict().items()} for m in (model, plain))
+    spare = {name for name in theirs.keys() - own.keys() if name.startswith("pooler.")}  # an encoder's, never used
+    if changed := sorted({name for name, _ in own.items() ^ theirs.items()} - spare):
+        raise UserError(
+            f"save_pretrained: {changed[0]} and {len(changed) - 1} more tensors differ from a plain "
+            f"{type(model).__name__}; call framework.fold(module) first"
+        )
+    type(model).save_pretrained(model, *arguments, **named)
+
+
 def _choose_experts(model: Any) -> None:
     """Where torch cannot multiply all experts of a mixture at once (older ones on a CPU), goes one after the other."""
     if torch.cuda.is_available() or not getattr(model, "_can_set_experts_implementation", lambda: False)():
@@ -207,6 +235,7 @@ class CausalLM(LanguageModel):
         else:
             self.lm = self._fresh(config or {}, attn_implementation, dtype)
         self.lm.train()
+        save_checked(self.lm)
         self.vocab_size = self.lm.config.vocab_size
         self._balance: Tensor | None = None
         if gradient_checkpointing:
@@ -340,14 +369,6 @@ class CausalLM(LanguageModel):
         Raises:
             UserError: the model has another structure than its config says; ``framework.fold`` makes it plain.
         """
-        with torch.device("meta"):
-            plain = type(self.lm)(copy.deepcopy(self.lm.config))
-        own, theirs = self.lm.state_dict().keys(), plain.state_dict().keys()
-        if changed := sorted(own ^ theirs):
-            raise UserError(
-                f"save_pretrained: {changed[0]} and {len(changed) - 1} more tensors differ from a plain "
-                f"{type(self.lm).__name__}; call framework.fold(module) first"
-            )
         folder = Path(folder).expanduser()
         self.lm.save_pretrained(folder)
         for name in _TOKENIZER:
@@ -368,4 +389,4 @@ class CausalLM(LanguageModel):
         self.retention_start = checkpoint.get("retention_start")
 
 
-__all__ = ["CausalLM", "check_folder", "fresh_config", "load_pretrained"]
+__all__ = ["CausalLM", "check_folder", "fresh_config", "load_pretrained", "save_checked"]

@@ -12,7 +12,7 @@ from framework.errors import UserError
 from framework.module import OptimizerConfig, ScheduleConfig
 from framework.plain import plain_data
 from framework.settings import between, one_of
-from modules.finetuning.causal_lm import ATTENTION, check_folder, fresh_config, quiet_loading
+from modules.finetuning.causal_lm import ATTENTION, check_folder, fresh_config, quiet_loading, save_checked
 from modules.finetuning.lp_ft.module import Transferred
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ class TextClassifier(Transferred):
         one_of(ATTENTION, attn_implementation=attn_implementation)
         encoder = load_encoder(path, attn_implementation) if path else fresh_encoder(config or {}, attn_implementation)
         encoder.train()
+        save_checked(encoder)
         self.net = TextNetwork(encoder, num_classes, pooling, head_dropout)
 
     def setup(self, stage: str) -> None:

@@ -1,7 +1,9 @@
 """The causal language model: loss against transformers' own, files, checkpoints, retention, generation, export."""
 
+import copy
 import json
 import math
+import pickle
 
 import lightning.pytorch as pl
 import pytest
@@ -148,8 +150,10 @@ def test_lora_is_trained_merged_and_saved_as_transformers_reads_it(tmp_path, fol
     before = {name: value.clone() for name, value in model.lm.state_dict().items()}
     run = trainer(tmp_path, LoRA(rank=4))
     run.fit(model, datamodule=data)
-    with pytest.raises(UserError, match=r"save_pretrained: .* call framework.fold\(module\) first"):
-        model.save_pretrained(tmp_path / "out")
+    for writer in (model, model.lm, copy.deepcopy(model).lm, pickle.loads(pickle.dumps(model.lm))):
+        with pytest.raises(UserError, match=r"save_pretrained: .* call framework.fold\(module\) first"):
+            writer.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     tokens = torch.randint(0, 256, (2, 9))
     adapted = model.eval()(tokens)
     framework.fold(model)

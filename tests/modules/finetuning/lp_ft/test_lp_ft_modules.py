@@ -145,6 +145,10 @@ def test_what_texts_refuse(encoder, tmp_path):
             TextClassifier(**options)
     model = TextClassifier(config={**small, "vocab_size": 100, "intermediate_size": 8})
     assert model.net.encoder.pooler is None
+    model.net.encoder.save_pretrained(tmp_path / "plain")  # the pooler that it lacks is none of its own
+    model.net.encoder.register_parameter("extra", torch.nn.Parameter(torch.zeros(1)))
+    with pytest.raises(UserError, match="save_pretrained: extra and 0 more tensors differ from a plain BertModel"):
+        model.net.encoder.save_pretrained(tmp_path / "edited")
     write_review_sets(tmp_path)
     options = [f"--data.path={tmp_path}", "--data.num_classes=2", "--data.ood=null", "--trainer.precision=32-true"]
     config = "--model.config={model_type: bert, hidden_size: 8, num_attention_heads: 2, num_hidden_layers: 1}"
