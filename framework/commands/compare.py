@@ -20,7 +20,7 @@ USAGE = """usage: framework compare [FOLDER...] [--metric NAME]... [--by KEY]...
   --metric NAME  a logged metric, several times; those of validation and test by default
   --by KEY       a key of the config that sets groups apart, several times; by default runs that differ in nothing but
                  the seed are a group
-  --best WHICH   min or max: the best value of each run instead of its last
+  --best WHICH   min or max: the best value of each run instead of its last, as sweeps count
   --json F       the table for programs
   --figure F     the curves; runs/compare.png by default
 """
@@ -147,19 +147,24 @@ def summarise(groups: Sequence[Group], metrics: Sequence[str], better: str) -> N
     Args:
         groups: Changed in place.
         metrics: Their names.
-        better: Which of a run's values: the ``last`` one logged, the smallest (``min``) or the largest (``max``).
+        better: Which of a run's values: the ``last`` one logged, or the smallest (``min``) or largest (``max``) finite
+            one, which is a sweep's value of a trial.
     """
-    pick = {
-        "last": lambda pairs: pairs[-1][1],
-        "min": lambda p: min(v for _, v in p),
-        "max": lambda p: max(v for _, v in p),
-    }
+    from framework.tracking.trial_report import best_value
+
+    def pick(series: Sequence[tuple[int, float]]) -> float:
+        values = [value for _, value in series]
+        if better == "last":
+            return values[-1]
+        found = best_value(values, better == "max")
+        return math.nan if found is None else found
+
     for group in groups:
         for metric in metrics:
             for run in group.runs:
                 if metric in run.series:
                     seed = run.seed if run.seed not in group.values.get(metric, {}) else str(run.folder)
-                    group.values.setdefault(metric, {})[seed] = pick[better](run.series[metric])
+                    group.values.setdefault(metric, {})[seed] = pick(run.series[metric])
 
 
 def paired(first: Mapping[Any, float], other: Mapping[Any, float]) -> tuple[float, float, int]:
@@ -264,7 +269,7 @@ def _print(rows: Sequence[Mapping[str, Any]], better: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    title = "last value of each run" if better == "last" else f"{better} of each run"
+    title = "last value of each run" if better == "last" else f"best value of each run ({better})"
     table = Table(title=f"{title}; differences from the first group, paired by seed", title_justify="left")
     for column in ("metric", "group", "runs", "mean ± std", "paired difference"):
         table.add_column(column, overflow="fold")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from framework.figures import new_figure, save_figure
 from framework.sweep.labels import distinct_texts, fitting_label, last_attempts, short_labels, value_text
-from framework.sweep.results import best
+from framework.sweep.results import best, valued
 from framework.sweep.scale import Scale, metric_scale, parameter_scale
 from framework.sweep.trial import Trial
 
@@ -43,6 +43,7 @@ SEED = "seed_everything"
 FINISHED: dict[str, Any] = {"marker": "o", "s": 22, "color": "C0", "alpha": 0.75, "linewidth": 0}
 STOPPED: dict[str, Any] = {"marker": "o", "s": 22, "facecolor": "none", "edgecolor": "C1", "linewidth": 1.0}
 FAILED: dict[str, Any] = {"marker": "x", "s": 26, "color": "C3", "linewidth": 1.2}
+STYLES = {"finished": FINISHED, "stopped": STOPPED, "failed": FAILED, "interrupted": {**FAILED, "color": "0.5"}}
 BEST: dict[str, Any] = {"marker": "*", "s": 130, "color": "C2", "edgecolor": "black", "linewidth": 0.6, "zorder": 5}
 
 
@@ -73,18 +74,18 @@ class _Data:
     """The trials that figures show.
 
     Attributes:
-        valued: Finished and stopped ones with a value, by point.
-        done: The same without a metric: all that finished or were stopped.
-        failed: The failed ones.
+        valued: Those that count (:func:`~framework.sweep.results.valued`), by point.
+        done: The same; without a metric all that finished or were stopped.
+        failed: Those that failed before they logged a value.
         best: The best one.
     """
 
     def __init__(self, sweep: Sweep, trials: Sequence[Trial]) -> None:
         self.sweep, self.metric = sweep, sweep.metric
-        done = [trial for trial in trials if trial.state in ("finished", "stopped")]
-        self.valued = [t for t in done if sweep.metric and t.value is not None and math.isfinite(t.value)]
-        self.done = self.valued if sweep.metric else done
-        self.failed = [trial for trial in trials if trial.state == "failed"]
+        self.valued = valued(trials) if sweep.metric else []
+        self.done = self.valued if sweep.metric else [t for t in trials if t.state in ("finished", "stopped")]
+        counted = {trial.point for trial in self.valued}
+        self.failed = [t for t in trials if t.state == "failed" and t.point not in counted]
         self.best = best(sweep, trials)
         self.parameters = [p for p in sweep.parameters if not p.is_constant]
         self._short = short_labels([p.label for p in self.parameters])
@@ -179,7 +180,7 @@ def history(data: _Data) -> Figure | None:
     figure = new_figure(size=(7.0, 4.2))
     (axes,) = figure.axes
     data.scale.apply(axes)
-    for state, style in (("finished", FINISHED), ("stopped", STOPPED)):
+    for state, style in STYLES.items():
         shown = [t for t in data.valued if t.state == state and data.scale.shows(value_of(t))]
         if shown:
             axes.scatter([t.point for t in shown], [value_of(t) for t in shown], label=state, **style)
@@ -187,7 +188,11 @@ def history(data: _Data) -> Figure | None:
     if data.failed:
         bottom = [0.015] * len(data.failed)
         axes.scatter(
-            [t.point for t in data.failed], bottom, transform=axes.get_xaxis_transform(), label="failed", **FAILED
+            [t.point for t in data.failed],
+            bottom,
+            transform=axes.get_xaxis_transform(),
+            label="failed without a value",
+            **FAILED,
         )
     if data.best is not None:
         points, values = best_so_far(data)
@@ -197,7 +202,7 @@ def history(data: _Data) -> Figure | None:
         axes.set_title(
             plain(f"{data.title}: best {value_text(data.best.value)} at point {data.best.point}"), fontsize="medium"
         )
-    axes.set(xlabel="point", ylabel=plain(data.metric.name))
+    axes.set(xlabel="point", ylabel=plain(f"{data.metric.name}, best of each trial"))
     last = max(trial.point for trial in (*data.valued, *data.failed))
     axes.set_xlim(-0.5 - 0.03 * last, last + 0.5 + 0.03 * last)
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
@@ -207,16 +212,14 @@ def history(data: _Data) -> Figure | None:
 
 
 def best_so_far(data: _Data) -> tuple[list[int], list[float]]:
-    """Points and best values up to them, of the trials among which the best one is chosen."""
-    assert data.best is not None
+    """Points and best values up to them."""
     assert data.metric is not None
     points: list[int] = []
     values: list[float] = []
     for trial in data.valued:
-        if trial.state == data.best.state:
-            value = value_of(trial)
-            points.append(trial.point)
-            values.append(value if not values or data.metric.better(value, values[-1]) else values[-1])
+        value = value_of(trial)
+        points.append(trial.point)
+        values.append(value if not values or data.metric.better(value, values[-1]) else values[-1])
     return points, values
 
 
@@ -259,7 +262,7 @@ def parallel(data: _Data) -> Figure | None:
     lines = [[(float(x), height) for x, height in enumerate(line)] for line in zip(*places, strict=True)]
     if count == 1:
         lines = [[(-0.08, line[0][1]), (0.08, line[0][1])] for line in lines]
-    styles = [":" if t.state == "stopped" else "-" for t in trials]
+    styles = ["-" if t.state == "finished" else ":" for t in trials]
     # many bad lines would hide the good ones
     worse = range(len(trials) - 1, -1, -1) if data.metric else [len(trials) / 2] * len(trials)
     alphas = [0.85 * CLEAR_LINES / (CLEAR_LINES + rank) for rank in worse]
@@ -276,7 +279,7 @@ def parallel(data: _Data) -> Figure | None:
     )  # fmt: skip
     axes.tick_params(length=0, pad=2)
     axes.spines[:].set_visible(False)
-    stopped = "; dotted: stopped early" if ":" in styles else ""
+    stopped = "; dotted: ended early" if ":" in styles else ""
     figure.suptitle(plain(f"{data.title}: {len(trials)} trial{'s' * (len(trials) != 1)}{stopped}"), fontsize="medium")
     return figure
 
@@ -369,7 +372,7 @@ def slices(data: _Data) -> Figure | None:
         _slice(axes, data, parameter)
         if number % columns:
             axes.tick_params(labelleft=False)
-    figure.supylabel(plain(value_text(data.metric.name, 40)), fontsize="medium")
+    figure.supylabel(plain(f"{value_text(data.metric.name, 40)}, best of each trial"), fontsize="medium")
     figure.suptitle(plain(data.title), fontsize="medium")
     labels = {
         text: handle for axes in figure.axes for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
@@ -388,7 +391,7 @@ def _slice(axes: Axes, data: _Data, parameter: Parameter) -> None:
         (column.place(value) + shift, trial) for value, shift, trial in zip(values, shifts, data.valued, strict=True)
     ]
     data.scale.apply(axes)
-    for state, style in (("finished", FINISHED), ("stopped", STOPPED)):
+    for state, style in STYLES.items():
         shown = [(x, value_of(t)) for x, t in placed if t.state == state and data.scale.shows(value_of(t))]
         if shown:
             axes.scatter(*zip(*shown, strict=True), label=state, **{**style, "s": 14})
@@ -430,18 +433,13 @@ def heatmap(data: _Data) -> Figure | None:
     for trial in data.valued:
         place = tuple(int(axis.place(trial.values[axis.parameter.label])) for axis in (down, across))
         cells.setdefault((place[0], place[1]), []).append(trial)
-    means = {place: statistics.fmean(_finished_first(here)) for place, here in cells.items()}
+    means = {place: statistics.fmean(map(value_of, here)) for place, here in cells.items()}
     return _draw_cells(data, down, across, means, any(len(here) > 1 for here in cells.values()))
 
 
 def _all_differ(axis: Levels, trials: Sequence[Trial]) -> bool:
     """Whether no value occurs twice, as where the numbers are drawn at random."""
     return axis.parameter.choices is None and len(trials) > 1 and len(axis.keys) == len(trials)
-
-
-def _finished_first(trials: Sequence[Trial]) -> list[float]:
-    """The values of the finished trials, of the stopped ones if none has finished."""
-    return [value_of(t) for t in trials if t.state == "finished"] or [value_of(t) for t in trials]
 
 
 def _draw_cells(

@@ -60,25 +60,25 @@ def _cell(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def best(sweep: Sweep, trials: Iterable[Trial]) -> Trial | None:
-    """The finished trial with the best value, of equal ones the one with the lower point.
+def valued(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials that count, by point: the last attempt at each that has ended and logged the metric.
 
-    One that was stopped early counts only if none finished with a value; ``None`` without a metric or any value.
+    However it ended: what a trial logged until hyperband stopped it, or until it failed, was reached all the same. As
+    with W&B's best run, and in what ``compare --best`` reads from the run folders.
     """
-    metric = sweep.metric
-    if metric is None:
+    ended = (trial for trial in last_attempts(trials) if trial.state != "running")
+    return [trial for trial in ended if trial.value is not None and math.isfinite(trial.value)]
+
+
+def best(sweep: Sweep, trials: Iterable[Trial]) -> Trial | None:
+    """The trial with the best value (:attr:`Trial.value`) of all that count, of equal ones that of the lower point.
+
+    ``None`` without a metric or any value.
+    """
+    if sweep.metric is None:
         return None
-    last = last_attempts(trials)
-    for state in ("finished", "stopped"):
-        found: Trial | None = None
-        for trial in last:
-            if trial.state != state or trial.value is None or not math.isfinite(trial.value):
-                continue
-            if found is None or found.value is None or metric.better(trial.value, found.value):
-                found = trial
-        if found is not None:
-            return found
-    return None
+    choose = max if sweep.metric.goal == "maximize" else min
+    return choose(valued(trials), key=lambda trial: trial.value or 0.0, default=None)
 
 
 def write_best(folder: str | Path, sweep: Sweep, trial: Trial) -> Path:
@@ -100,7 +100,7 @@ def write_best(folder: str | Path, sweep: Sweep, trial: Trial) -> Path:
     title = sweep.name or Path(sweep.path).stem
     lines = [f"The best trial of the sweep {title} ({sweep.path}): point {trial.point}, {trial.state}."]
     if sweep.metric and trial.value is not None:
-        lines.append(f"{sweep.metric.name} = {trial.value!r} ({sweep.metric.goal})")
+        lines.append(f"{sweep.metric.name} = {trial.value!r} ({sweep.metric.goal}; best value of each trial)")
     if config is None:
         lines.append("Its parameters:")
         content: Mapping[str, Any] = sweep.nested(trial.values)

@@ -193,8 +193,7 @@ class Supervisor:
         metric = self.sweep.metric
         if metric is None or metric.target is None:
             return False
-        done = ("finished", "stopped")
-        return any(t.value is not None and metric.reached(t.value) for t in self._trials.values() if t.state in done)
+        return any(trial.value is not None and metric.reached(trial.value) for trial in results.valued(self.trials))
 
     # --- handing out
 

@@ -107,7 +107,7 @@ class SweepTable:
         parts += [f"point {trial.point}", trial.state, duration(trial.seconds)]
         if trial.state not in ("finished", "stopped"):
             parts.append(trial.message + (f" ({trial.log})" if trial.log else ""))
-        elif self.sweep.metric is not None:
+        if self.sweep.metric is not None and (trial.value is not None or trial.state in ("finished", "stopped")):
             text = value_text(trial.value) if trial.value is not None else "never logged"
             top = best(self.sweep, trials)
             so_far = f" (best {value_text(top.value)} at {top.point})" if top is not None else ""
@@ -131,7 +131,7 @@ class SweepTable:
     def _head(self) -> str:
         metric = self.sweep.metric
         name = self.sweep.name or Path(self.sweep.path).stem
-        goal = f"{metric.goal} {metric.name}" if metric is not None else None
+        goal = f"{metric.goal} {metric.name} (best value of each trial)" if metric is not None else None
         return ", ".join(filter(None, [f"sweep {name}: {self.sweep.method}", goal, f"in {self.folder}"]))
 
     def _values(self, trial: Trial, width: int | None = None) -> str:

@@ -17,7 +17,8 @@ class Trial:
         values: Label of each parameter (:attr:`~framework.sweep.spec.Parameter.label`) to the value that it had.
         count: How many finite values of the metric were logged; 0 where that is not known any more.
         last: The last of them.
-        value: The best of them, as W&B's search takes it; ``None`` without one.
+        value: The best of them, which is the trial's value in all that is shown and written, and in the search, as in
+            W&B's; ``None`` without one.
         seconds: How long it ran.
         folder: Its run folder, if it has one.
         message: Why it failed, one line.

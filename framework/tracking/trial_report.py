@@ -101,8 +101,7 @@ class TrialReport:
     @property
     def best(self) -> float | None:
         """The best value so far."""
-        choose = max if self.watch.maximize else min
-        return choose(self.history, default=None)
+        return best_value(self.history, self.watch.maximize)
 
     @property
     def missing(self) -> str:
@@ -120,6 +119,11 @@ class TrialReport:
         """How far the trial is."""
         last = self.history[-1] if self.history else None
         return {"kind": kind, "count": len(self.history), "last": last, "best": self.best}
+
+
+def best_value(values: Iterable[float], maximize: bool) -> float | None:
+    """The largest value, or the smallest; NaN and infinities are none, ``None`` without any."""
+    return (max if maximize else min)(filter(math.isfinite, values), default=None)
 
 
 def _finite(value: Any) -> float | None:

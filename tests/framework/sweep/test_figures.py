@@ -92,27 +92,35 @@ def test_history_shows_every_trial():
     (axes,) = figure.axes
     for state in ("finished", "stopped"):
         assert drawn(axes, state) == [(t.point, t.value) for t in of_state(some, state)]
-    assert [x for x, _ in drawn(axes, "failed")] == [t.point for t in of_state(some, "failed")]
-    finished = of_state(some, "finished")
+    assert [x for x, _ in drawn(axes, "failed without a value")] == [t.point for t in of_state(some, "failed")]
+    done = of_state(some, "finished", "stopped")
     (line,) = axes.get_lines()
     assert line.get_drawstyle() == "steps-post"
-    expected = list(itertools.accumulate((t.value for t in finished), min))
-    assert list(line.get_xdata()) == [*(t.point for t in finished), 39]
+    expected = list(itertools.accumulate((t.value for t in done), min))
+    assert list(line.get_xdata()) == [*(t.point for t in done), 39]
     assert list(line.get_ydata()) == [*expected, expected[-1]]
-    best = min(finished, key=lambda t: t.value)
+    best = min(done, key=lambda t: t.value)
     (star,) = [c for c in axes.collections if c.get_label().startswith("_")]
     assert [tuple(xy) for xy in star.get_offsets()] == [(best.point, best.value)]
     assert axes.get_title() == f"digits: best {best.value:.4g} at point {best.point}"
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("point", "val/loss")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("point", "val/loss, best of each trial")
 
 
 def test_best_so_far_goes_up_where_more_is_better():
     some = trials(20)
     _, values = figures.best_so_far(data(some, goal="maximize"))
-    assert values == list(itertools.accumulate((t.value for t in of_state(some, "finished")), max))
-    stopped = of_state(some, "stopped", "failed")
-    points, _ = figures.best_so_far(data(stopped))
-    assert points == [t.point for t in of_state(some, "stopped")]  # where none has finished
+    assert values == list(itertools.accumulate((t.value for t in of_state(some, "finished", "stopped")), max))
+    points, _ = figures.best_so_far(data(of_state(some, "stopped", "failed")))
+    assert points == [t.point for t in of_state(some, "stopped")]
+
+
+def test_what_a_failed_trial_reached_is_shown():
+    some = trials(12)
+    failed = of_state(some, "failed")[0]
+    failed.value = 1e-3
+    (axes,) = figures.history(data(some)).axes
+    assert drawn(axes, "failed") == [(failed.point, 1e-3)]
+    assert axes.get_title() == f"digits: best 0.001 at point {failed.point}"
 
 
 def test_outliers_do_not_flatten_the_rest():
@@ -299,12 +307,12 @@ def test_heat_map_of_means_over_seeds():
         if trial.values["lr"] == 0.01 and trial.values["opt"] == "sgd":
             trial.state, trial.value = "failed", None
         if trial.values["lr"] == 0.1 and trial.values["seed_everything"] == 1:
-            trial.state, trial.value = "stopped", 77.0  # counts only where no seed has finished
+            trial.state, trial.value = "stopped", 77.0  # without it the seeds that went well would stand for all
     (axes,) = figures.heatmap(data(some, GRID)).axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("lr", "opt")
     assert [text.get_text() for text in axes.get_xticklabels()] == ["0.001", "0.01", "0.1"]  # numbers in order
     assert [text.get_text() for text in axes.get_yticklabels()] == ["adam", "sgd"]
-    assert cells(axes) == {(0, 0): "0.02", (1, 0): "0.11", (2, 0): "1", (0, 1): "1.02", (2, 1): "2"}
+    assert cells(axes) == {(0, 0): "0.02", (1, 0): "0.11", (2, 0): "39", (0, 1): "1.02", (2, 1): "39.5"}
     hatched = [p for p in axes.patches if isinstance(p, Rectangle) and p.get_hatch()]
     assert [p.get_xy() for p in hatched] == [(0.5, 0.5)]
     assert "mean val/loss" in axes.get_title()

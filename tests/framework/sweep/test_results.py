@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import random
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from framework.__main__ import main
 from framework.config import yaml12
 from framework.config.compose import read_command_line
-from framework.sweep import spec
+from framework.sweep import figures, spec
 from framework.sweep.results import best, write_best, write_trials
+from framework.sweep.table import SweepTable
 from framework.sweep.trial import Trial
+from framework.tracking.trial_report import TrialReport, Watch
 
 FILE = """
 program: train.py
@@ -111,21 +115,63 @@ def test_without_a_metric_its_columns_are_left_out(tmp_path):
 
 @pytest.mark.parametrize(("goal", "expected"), [("minimize", 2), ("maximize", 1)])
 def test_the_best_one(goal, expected):
+    far = -5.0 if goal == "minimize" else 5.0
     trials = [
         trial(4, value=0.2), trial(2, value=0.2), trial(1, value=0.8), trial(3, value=0.8), trial(8, value=0.5),
-        trial(5, "stopped", 0.0 if goal == "minimize" else 9.0), trial(6, "failed", -1.0), trial(7, value=None),
-        trial(0, value=float("nan")), trial(9, "running", -1.0), trial(10, value=-5.0), trial(10, "interrupted", -5.0),
+        trial(6, "failed", None), trial(7, value=None), trial(0, value=float("nan")), trial(9, "running", far),
+        trial(10, "interrupted", far), trial(10, "running", None),
     ]  # fmt: skip
     found = best(sweep(goal), trials)
     assert found is not None
     assert found.point == expected
 
 
-def test_a_stopped_one_is_best_only_if_none_finished():
-    stopped = [trial(0, "stopped", 0.3), trial(1, "stopped", 0.1), trial(2, "failed", 0.0), trial(3, "finished", None)]
-    assert best(sweep(), stopped) is stopped[1]
-    assert best(sweep(), [stopped[2]]) is None
+@pytest.mark.parametrize("state", ["stopped", "failed", "interrupted"])
+def test_what_a_trial_reached_before_it_was_ended_counts(state):
+    trials = [trial(0, value=0.3), trial(1, state, 0.1), trial(2, "failed"), trial(3, "finished", None)]
+    assert best(sweep(), trials) is trials[1]
+    assert best(sweep(), [*trials, trial(4, value=0.05)]).point == 4
     assert best(sweep(), []) is None
+
+
+@pytest.mark.parametrize("state", ["finished", "stopped", "failed"])
+def test_all_name_the_same_best_trial_and_value(tmp_path, state, capsys):
+    """The table, the summary, trials.csv, best.yaml, the figures and compare, whatever ended the best one."""
+    logged = {0: [0.9, 0.4, 0.7], 1: [0.8, 0.11, float("nan"), 0.3], 2: [0.2], 3: [float("inf"), 0.6]}
+    states = {0: "finished", 1: state, 2: "stopped", 3: "failed"}
+    trials = []
+    for point, values in logged.items():
+        folder = tmp_path / "trials" / f"{point:04d}"
+        folder.mkdir(parents=True)
+        rows_ = [json.dumps({"step": step, "val/loss": value}) for step, value in enumerate(values)]
+        (folder / "metrics.jsonl").write_text("\n".join(rows_) + "\n")
+        (folder / "config.yaml").write_text(f"{{seed_everything: 0, model: {{lr: {10.0**-point!r}}}}}")
+        report = TrialReport(Watch("val/loss"))
+        for value in values:
+            report.add(value)
+        end = report.message("end")
+        trials.append(
+            trial(point, states[point], end["best"], last=end["last"], count=end["count"], folder=str(folder))
+        )
+    space = sweep()
+    console = Console(file=io.StringIO(), width=200)
+    SweepTable(space, tmp_path, 4, 1, console).summary(trials)
+    assert "best val/loss 0.11 at point 1" in console.file.getvalue()
+    table = rows(write_trials(tmp_path, space, trials))
+    assert min((float(row["val/loss"]), row["point"]) for row in table) == (0.11, "1")
+    text = write_best(tmp_path, space, best(space, trials)).read_text()
+    assert f"point 1, {state}" in text
+    assert "val/loss = 0.11 (minimize; best value of each trial)" in text
+    data = figures._Data(space, trials)
+    assert (data.best.point, data.best.value) == (1, 0.11)
+    assert figures.best_so_far(data)[1][-1] == 0.11
+    assert "best 0.11 at point 1" in figures.history(data).axes[0].get_title()
+    place = [str(tmp_path / "trials"), "--best", "min"]
+    assert main(["compare", *place, "--json", str(tmp_path / "c.json"), "--figure", str(tmp_path / "c.png")]) == 0
+    shown = json.loads((tmp_path / "c.json").read_text())
+    assert min((row["mean"], row["group"]) for row in shown) == (0.11, "model.lr=0.1")
+    assert [row["mean"] for row in shown] == [trial.value for trial in trials]
+    assert "best value of each run (min)" in capsys.readouterr().out
 
 
 def test_the_best_parameters_of_another_program(tmp_path):
@@ -135,7 +181,7 @@ def test_the_best_parameters_of_another_program(tmp_path):
     text = path.read_text()
     header = [line for line in text.splitlines() if line.startswith("#")]
     assert header[0] == "# The best trial of the sweep my sweep (my sweep.yaml): point 3, finished."
-    assert header[1:] == ["# val/loss = 0.25 (minimize)", "# Its parameters:"]
+    assert header[1:] == ["# val/loss = 0.25 (minimize; best value of each trial)", "# Its parameters:"]
     expected = {
         "model.lr": 0.001, "sizes": [1, 2], "seconds": 2, "fixed": 7,
         "opt": {"name": 'a, "b"\n', "deep": {"beta": 0.1 + 0.2}},

@@ -93,9 +93,9 @@ def test_the_drawing(clock):
         shown.update(TRIALS)
         lines = screen.last()
     assert lines[:3] == [
-        "sweep digits: bayes, maximize val/accuracy, in sweeps/digits",
+        "sweep digits: bayes, maximize val/accuracy (best value of each trial), in sweeps/digits",
         "1 finished, 1 stopped, 1 failed, 2 running, 7 waiting; 12 in all; time left: 1 min 10 s",  # 7 x 20 s / 2
-        "best val/accuracy 0.9 at point 0: lr=0.01235  name=adamw",
+        "best val/accuracy 0.95 at point 1: lr=0.01235  name=adamw",
     ]
     assert [line.split() for line in lines[3:6]] == [
         ["point", "worker", "time", "values", "last", "parameters"],
@@ -182,13 +182,13 @@ def test_lines_elsewhere(clock):
     shown.summary(trials)
     text = text_of(console)
     assert text.splitlines() == [
-        "sweep digits: bayes, maximize val/accuracy, in sweeps/digits",
+        "sweep digits: bayes, maximize val/accuracy (best value of each trial), in sweeps/digits",
         "1/12  point 0  finished  10.0 s  val/accuracy 0.9 (best 0.9 at 0)  lr=0.01235  name=adamw",
-        "2/12  point 1  stopped  20.0 s  val/accuracy 0.95 (best 0.9 at 0)  lr=0.01235  name=adamw",
+        "2/12  point 1  stopped  20.0 s  val/accuracy 0.95 (best 0.95 at 1)  lr=0.01235  name=adamw",
         "3/12  point 2  failed  30.0 s  UserError: no such (sweeps/digits/logs/0002.log)  lr=0.01235  name=adamw",
         "3/12  point 3  interrupted  0.0 s  lr=0.01235  name=adamw",
         "4 of 12 trials: 1 finished, 1 stopped, 1 failed, 1 interrupted; "
-        "best val/accuracy 0.9 at point 0: lr=0.01235  name=adamw; sweeps/digits",
+        "best val/accuracy 0.95 at point 1: lr=0.01235  name=adamw; sweeps/digits",
     ]
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
 
