@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from framework.config import explain, values, yaml12
+from framework.config import explain, saving, values, yaml12
 from framework.config.compose import SUBCOMMAND_KEYS, Composed
 from framework.config.instantiate import RENAMED
 from framework.errors import UserError
@@ -201,14 +201,21 @@ class CommandLine(LightningCLI):
         self.config_dump = self._as_data()
 
     def _as_data(self) -> dict[str, Any]:
-        """The typed config as plain data."""
+        """The typed config as plain data.
+
+        Raises:
+            UserError: see :func:`framework.config.saving.mend`.
+        """
         if self._tree is None:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=RENAMED)
+                warnings.filterwarnings("ignore", message=rf"(?s)\s*{saving.UNABLE}")  # which is mended
                 text = self._subcommand_parsers[self._chosen].dump(  # parsing has checked it
                     self.settings, skip_none=False, skip_check=True, skip_link_targets=False, format="yaml12"
                 )
-            self._tree = yaml12.load(text)
+                tree = yaml12.load(text)
+                saving.mend(tree, self.settings, self._composed, BASES, {"trainer": pl.Trainer})
+            self._tree = tree
         return copy.deepcopy(self._tree)
 
     def _as_yaml(self) -> str:

@@ -79,6 +79,8 @@ class Experiment:
                 close_loggers(self.trainer.loggers, 1)
             if isinstance(error, Exception):
                 self._say_what_stands(error)
+            if isinstance(error, UserError) or not (self.folder / "config.yaml").exists():
+                self.identity.discard()
             raise
         finally:
             self.identity.release()

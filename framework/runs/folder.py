@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import string
 import time
 from contextlib import suppress
@@ -15,6 +16,7 @@ from framework.errors import UserError
 from framework.files import remove_stale, temporary_beside
 from framework.runs.lock import FolderLock
 
+RESULTS = ("metrics.jsonl", "checkpoints", "predictions.parquet")
 ID_CHARACTERS = string.ascii_lowercase + string.digits
 
 
@@ -149,6 +151,14 @@ class Run:
         refuse_if_kept(self.folder)
         for name in (PROVENANCE, "metrics.jsonl", "metrics.csv"):
             (self.folder / name).unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Removes what a start that failed wrote, unless the folder was there before or holds results."""
+        if self.folder not in self._made or any((self.folder / name).exists() for name in RESULTS):
+            return
+        for name in (PROVENANCE, "config.yaml"):
+            (self.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "wandb", ignore_errors=True)
 
     def release(self) -> None:
         """Lets others use the folder; removes it, and those made for it, if nothing was written there."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.loggers.logger import _DummyExperiment
 from resume_harness import in_child
 
 import framework
@@ -17,6 +18,7 @@ from framework.__main__ import main
 from framework.config import yaml12
 from framework.errors import UserError
 from framework.tracking.metrics_log import read_metrics
+from framework.tracking.wandb_run import WandbRun
 
 QUICK = ["--config", "vision/image_classifier_digits", "--trainer.max_epochs=2", "--trainer.limit_train_batches=4", "--trainer.log_every_n_steps=1",
          "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--wandb.mode=disabled"]  # fmt: skip
@@ -149,6 +151,24 @@ def test_fit_goes_on_with_the_run_it_resumes(finished, tmp_path, capsys):
     assert (copy / "metrics.jsonl").read_bytes().startswith(before[: len(before) // 2])
     assert torch.load(copy / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 12
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("setting", ["--data.path=nowhere.npz", "--model.dim=7"])
+def test_a_start_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys, setting):
+    """A mistake of the data, found before the record is written, and one of the model, found after."""
+
+    def started(run: WandbRun) -> _DummyExperiment:  # one of its own would outlive this test
+        (Path(run.save_dir) / "wandb" / "offline-run").mkdir(parents=True)
+        return _DummyExperiment()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(WandbRun, "_start", started)
+    refused(capsys, "fit", "--config", "in_context/icl_linear_models", setting, "--wandb.mode=offline")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "runs" / "icl_linear_models" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "icl_linear_models" / "mine" / "note.txt").touch()
+    refused(capsys, "fit", "--config", "in_context/icl_linear_models", setting, "--run.name=mine", *QUICK[-1:])
+    assert (tmp_path / "runs" / "icl_linear_models" / "mine" / "note.txt").exists()
 
 
 def test_a_name_in_use_is_refused_rather_than_overwritten(finished, capsys, monkeypatch):
