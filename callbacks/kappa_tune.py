@@ -433,7 +433,7 @@ class KappaTune(Once):
         trainable_modules: list[str] | None = None,
         max_dim: int | None = None,
         freeze_bn_stats: bool = False,
-        cache: str | None = None,
+        cache: str | Path | None = None,
         epoch: int | None = None,
     ) -> None:
         if epoch is not None and epoch < 0:

@@ -63,7 +63,7 @@ class Learngene(Edit):
         "mixture_growth": "it draws every layer anew as templates, and the expansion would be lost"
     }
 
-    def __init__(self, path: str | None = None, head: str = "if_fits") -> None:
+    def __init__(self, path: str | Path | None = None, head: str = "if_fits") -> None:
         if head not in HEADS:
             raise UserError(f"learngene.head: {head!r} is not accepted; one of {', '.join(HEADS)}")
         self.path, self.head = path, head

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -193,7 +194,7 @@ class StructuredInit(Edit):
         probabilities: list[list[float]] | None = None,
         fractions: list[float] | None = None,
         noise: float = 1.0,
-        path: str | None = None,
+        path: str | Path | None = None,
         include: list[str] | None = None,
         exclude: list[str] | None = None,
         seed: int | None = None,

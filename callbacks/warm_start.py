@@ -343,7 +343,7 @@ class WarmStart(Transform):
 
     def __init__(
         self,
-        checkpoint: str | None = None,
+        checkpoint: str | Path | None = None,
         shrink: float = 0.6,
         perturb: float = 0.1,
         source: str = "fresh",

@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end_with_starter()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     trace = "--traceback" in arguments
-    arguments = [argument for argument in arguments if argument != "--traceback"]
+    arguments = [paths.at_home(argument) for argument in arguments if argument != "--traceback"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.machinery
+import re
 import sys
 from pathlib import Path
 
@@ -74,6 +75,11 @@ def own_packages_first() -> None:
         sys.path.append(here)
 
 
+def at_home(argument: str) -> str:
+    """An argument with the user's folder for a ``~/`` at its beginning or after ``--name=``, where no shell puts it."""
+    return re.sub(r"^(--?[\w.-]+=|sqlite:///|--storage=sqlite:///)?~(?=/)", rf"\1{Path.home()}", argument)
+
+
 def shipped_configs() -> dict[str, Path]:
     """Short name (``sequence/s4d``, ``callbacks/lora``) of every shipped config to its path, sorted."""
     folder = configs()
@@ -91,7 +97,7 @@ def find_config(name: str, sweep: bool = False) -> Path:
         UserError: there is none, or a bare name fits several; the message lists the nearest.
     """
     asked, kind = ("sweep", "shipped sweeps") if sweep else ("--config", "shipped configs")
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_file():
         return path
     shipped = {key: path for key, path in shipped_configs().items() if key.startswith("sweeps/") == sweep}

@@ -61,7 +61,7 @@ class Circle(WholeData):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         source: str = "circle",
         angles: list[float] | None = None,
         samples: int = 100,

@@ -169,7 +169,7 @@ class CognitiveTasks(WholeData):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         task: str = "2af",
         trials: int = 96_000,
         probes: int = 320,

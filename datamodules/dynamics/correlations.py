@@ -114,7 +114,7 @@ class Correlations(WholeData):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         source: str = "tree",
         depth: int = 5,
         features: int = 1000,

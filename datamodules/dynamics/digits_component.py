@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,7 +36,7 @@ class DigitsComponent(WholeData):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         samples: int = 512,
         index: int = 2,
         depth: int = 4,

@@ -77,7 +77,7 @@ class FewExamples(WholeData):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         source: str = "relu_teacher",
         inputs: int = 15,
         teacher: int = 30,

@@ -38,7 +38,7 @@ class NoisyTeacher(WholeData):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         inputs: int = 200,
         alpha: float = 1.0,
         snr: float = 5.0,

@@ -84,7 +84,7 @@ class QuadraticTeacher(WholeData):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         source: str = "gaussian",
         dimension: int = 100,
         samples: int = 2500,

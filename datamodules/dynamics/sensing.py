@@ -134,7 +134,7 @@ class MatrixSensing(WholeData):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         source: str = "gaussian",
         rows: int = 50,
         columns: int | None = None,

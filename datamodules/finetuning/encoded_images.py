@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,12 @@ class EncodedImages:
     """Which images, and which encoder; the arguments of ``FrozenFeatures`` say what each is."""
 
     source: str
-    path: str | None
+    path: str | Path | None
     encoder: str
     encoder_source: str | None
     encoder_samples: int
     encoder_epochs: int
-    weights: str | None
+    weights: str | Path | None
     arguments: dict[str, Any]
     layer: str | None
     image_size: int | None

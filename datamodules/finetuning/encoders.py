@@ -25,7 +25,7 @@ def open_encoder(
     encoder: str | nn.Module,
     channels: int,
     layer: str | None = None,
-    weights: str | None = None,
+    weights: str | Path | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> Encode:
     """A function from images (B, C, side, side) to features (B, n), without gradients, in evaluation mode.
@@ -93,7 +93,7 @@ def _timm_model(name: str, channels: int, arguments: dict[str, Any]) -> nn.Modul
     return model
 
 
-def _load(model: nn.Module, path: str) -> None:
+def _load(model: nn.Module, path: str | Path) -> None:
     own = model.state_dict()
     state = match_prefix(own, read_weights_file(path)[0])
     fit = compare_tensors(own, state)

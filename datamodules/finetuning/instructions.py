@@ -100,8 +100,8 @@ class InstructionData(DataModule):
 
     def __init__(
         self,
-        path: str | None = None,
-        tokenizer: str | None = None,
+        path: str | Path | None = None,
+        tokenizer: str | Path | None = None,
         length: int = 1024,
         val_rows: int | None = None,
         train_rows: int | None = None,

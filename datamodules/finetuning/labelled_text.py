@@ -138,9 +138,9 @@ class LabelledText(DataModule):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         ood: dict[str, str] | None = None,
-        tokenizer: str | None = None,
+        tokenizer: str | Path | None = None,
         text_column: str = "text",
         pair_column: str | None = None,
         label_column: str = "label",

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -108,7 +109,7 @@ class RoundData(DataModule):
         self,
         base: Any = "datamodules.sequence.mnist1d.Mnist1D",
         base_args: dict[str, Any] | None = None,
-        path: str | None = None,
+        path: str | Path | None = None,
         per_round: float = 0.5,
         max_rounds: int | None = None,
         holdout: float = 0.0,
@@ -134,7 +135,7 @@ class RoundData(DataModule):
         self._sizes: list[int] = []
         self._shown = -1
 
-    def _build(self, base: Any, arguments: dict[str, Any], path: str | None) -> DataModule:
+    def _build(self, base: Any, arguments: dict[str, Any], path: str | Path | None) -> DataModule:
         if isinstance(base, DataModule):
             if arguments or path is not None:
                 raise UserError("base_args: an instance is given as base, which is built already")

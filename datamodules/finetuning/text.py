@@ -35,7 +35,7 @@ class Codec:
         UserError: the folder is missing or holds no tokenizer.
     """
 
-    def __init__(self, folder: str | None = None) -> None:
+    def __init__(self, folder: str | Path | None = None) -> None:
         self.tokenizer: Any = None
         if folder is None:
             self.vocab_size, self.end = BYTES, BYTES - 1
@@ -192,9 +192,9 @@ class TextData(DataModule):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         embedded: str = "topics",
-        tokenizer: str | None = None,
+        tokenizer: str | Path | None = None,
         length: int = 128,
         column: str = "text",
         template: str | None = None,

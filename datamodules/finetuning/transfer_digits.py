@@ -73,7 +73,7 @@ class TransferDigits(DataModule):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         source_classes: list[int] | None = None,
         target_classes: list[int] | None = None,
         train_rows: int = 150,

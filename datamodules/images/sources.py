@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.images.cifar import read_cifar
@@ -48,7 +49,7 @@ class Splits(NamedTuple):
     test: LabelledImages
 
 
-def check_source(source: str, path: str | None) -> ImageSource:
+def check_source(source: str, path: str | Path | None) -> ImageSource:
     """What is known of ``source``.
 
     Raises:
@@ -68,7 +69,7 @@ def check_source(source: str, path: str | None) -> ImageSource:
     return known
 
 
-def load_splits(source: str, path: str | None, val_fraction: float, split_seed: int) -> Splits:
+def load_splits(source: str, path: str | Path | None, val_fraction: float, split_seed: int) -> Splits:
     """Reads a source and splits it, every class with its share of each part.
 
     Args:

@@ -146,7 +146,7 @@ class Prompts(DataModule):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         source: str = "gaussian",
         whiten: bool = False,
         dim: int = 5,

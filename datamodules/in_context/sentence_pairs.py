@@ -138,9 +138,9 @@ class SentencePairs(DataModule):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         score_range: tuple[float, float] = (0.0, 5.0),
-        tokenizer: str | None = None,
+        tokenizer: str | Path | None = None,
         encoder: str | None = None,
         guesses: tuple[str, ...] = GUESSES,
         examples: int = 2,

@@ -75,7 +75,7 @@ class AudioSignal(GridSignal):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         clip: str | None = None,
         max_samples: int = 150_000,
         batch_size: int | None = None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,7 +35,7 @@ class FieldSignal(GridSignal):
 
     def __init__(
         self,
-        path: str,
+        path: str | Path,
         array: str | None = None,
         channels_last: bool = False,
         batch_size: int | None = None,

@@ -124,7 +124,7 @@ class GridSignal(DataModule):
         return self._signal
 
 
-def find_file(path: str, suffixes: tuple[str, ...], name: str | None, key: str) -> Path:
+def find_file(path: str | Path, suffixes: tuple[str, ...], name: str | None, key: str) -> Path:
     """A file, or that of a folder's files that ``name`` names (its only one without a name).
 
     Args:

@@ -89,7 +89,7 @@ class ImageSignal(GridSignal):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         picture: str | None = None,
         channels: int | None = None,
         size: int | None = None,

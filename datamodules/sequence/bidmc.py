@@ -182,7 +182,7 @@ class Bidmc(DataModule):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         target: str = "RR",
         variant: str = "reshuffle",
         standardise_target: bool = False,

@@ -138,7 +138,7 @@ class FactTable(DataModule):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         subjects: int = 1024,
         relations: int = 8,
         objects: int = 512,
@@ -176,7 +176,7 @@ class FactTable(DataModule):
         pairs = torch.cartesian_prod(torch.arange(self.subjects), torch.arange(self.relations))
         return torch.cat([pairs, table.reshape(-1, 1)], 1)
 
-    def _read(self, path: str) -> Tensor:
+    def _read(self, path: str | Path) -> Tensor:
         rows = read_facts(path)
         kinds = [list(dict.fromkeys(row[column] for row in rows)) for column in range(3)]
         for key, found in zip(("subjects", "relations", "objects"), kinds, strict=True):

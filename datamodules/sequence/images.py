@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -80,7 +82,7 @@ class SequentialImages(DataModule):
     def __init__(
         self,
         source: str = "mnist5k",
-        path: str | None = None,
+        path: str | Path | None = None,
         pool: int = 1,
         permute: bool = False,
         permute_seed: int = 0,

@@ -322,14 +322,14 @@ class ListOps(DataModule):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         train_size: int = 2000,
         val_size: int = 200,
         test_size: int = 200,
         min_length: int = 500,
         max_length: int = 2000,
         seed: int = 0,
-        cache: str | None = None,
+        cache: str | Path | None = None,
         num_classes: int | None = None,
         batch_size: int = 32,
         eval_batch_size: int | None = None,

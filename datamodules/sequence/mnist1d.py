@@ -134,7 +134,7 @@ class Mnist1D(DataModule):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         samples: int = 5000,
         test_fraction: float = 0.2,
         seed: int = 42,

@@ -176,7 +176,7 @@ class SpeechCommands(DataModule):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         words: tuple[str, ...] | None = None,
         rate: int = 1,
         synthetic_per_word: int = 60,

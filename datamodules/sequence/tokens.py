@@ -120,13 +120,13 @@ class TokenData(DataModule):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         source: str = "topics",
         length: int = 256,
         vocab_size: int = BYTES,
         dtype: str | None = None,
         column: str = "input_ids",
-        tokenizer: str | None = None,
+        tokenizer: str | Path | None = None,
         shift: bool = True,
         val_fraction: float = 0.05,
         test_fraction: float = 0.05,

@@ -147,7 +147,7 @@ class ImageFolderData(DataModule):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         image_size: int = 224,
         channels: int = 3,
         num_classes: int | None = None,

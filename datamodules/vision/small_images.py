@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -70,7 +72,7 @@ class SmallImages(DataModule):
     def __init__(
         self,
         source: str = "mnist5k",
-        path: str | None = None,
+        path: str | Path | None = None,
         image_size: int | None = None,
         channels: int | None = None,
         num_classes: int | None = None,

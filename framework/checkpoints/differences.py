@@ -9,6 +9,8 @@ import lightning.pytorch as pl
 from jsonargparse import Namespace
 
 from framework.config import explain
+from framework.config.explain import signature
+from framework.config.places import names_a_path, same_place
 
 
 def describe(value: Any) -> str:
@@ -37,7 +39,10 @@ def report_differences(checkpoint: Mapping[str, Any], settings: Namespace) -> li
                 f"{path}: the checkpoint has {describe(old)}, the config {describe(new)}; the config's is used"
             )
 
+    hints = signature(cls)
     for key in saved.keys() & configured.keys():
+        if names_a_path(hints.get(key, (None, False))[0]) and same_place(saved[key], configured[key]):
+            continue
         compare(f"model.{key}", saved[key], configured[key])
     return sorted(lines)
 

@@ -140,7 +140,7 @@ def export(
         if file is None:
             raise UserError("export: a model in memory needs a file to be written to")
     else:
-        source = Path(model)
+        source = Path(model).expanduser()
         source = find_checkpoint(str(source)) if source.is_dir() else source
         content = open_checkpoint(source)
         try:
@@ -149,7 +149,7 @@ def export(
             if cls is not None:
                 raise
             notes.append("no class is known: buffers of two and more dimensions were taken for weights; --exclude them")
-    target = Path(file) if file is not None else source.with_name(f"{source.stem}.{format}.ckpt")  # type: ignore[union-attr]
+    target = Path(file).expanduser() if file is not None else source.with_name(f"{source.stem}.{format}.ckpt")  # type: ignore[union-attr]
     if target.is_dir():
         raise UserError(f"export: {target} is a folder; give a file")
     if source is not None and target.resolve() == source.resolve():

@@ -46,7 +46,8 @@ def find_checkpoint(given: str, root: str | Path = "runs", method: str | None = 
         UserError: there is none.
     """
     if given in ("last", "best"):
-        base = Path(root) / method if method else Path(root)
+        base = Path(root).expanduser()
+        base = base / method if method else base
         found = [p for p in base.glob("**/checkpoints/last.ckpt") if p.is_file()]
         if not found:
             early = [p for p in base.glob("**/config.yaml") if read_record(p.parent).get("subcommand") == "fit"]
@@ -56,7 +57,7 @@ def find_checkpoint(given: str, root: str | Path = "runs", method: str | None = 
             )
         newest = max(found, key=lambda path: path.stat().st_mtime_ns)
         return newest if given == "last" else _best(newest.parent)
-    path = Path(given)
+    path = Path(given).expanduser()
     if path.is_dir():
         folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
         if (folder / "last.ckpt").is_file():

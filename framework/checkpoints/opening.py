@@ -38,7 +38,7 @@ def open_model(
     Raises:
         UserError: the file is no checkpoint, its class is not known, or its edits or weights do not fit.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     path = find_checkpoint(str(path)) if path.is_dir() else path
     checkpoint = open_checkpoint(path, map_location=map_location)
     module = _from_config(path, checkpoint, arguments) if cls is None else _from_class(path, cls, checkpoint, arguments)

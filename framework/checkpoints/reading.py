@@ -28,7 +28,7 @@ def open_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = Fa
         UserError: there is no such file, it is not a whole checkpoint, or it holds more than plain data (which is
             then not executed).
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         what = "is a folder, a checkpoint file is needed" if path.is_dir() else "no such checkpoint file"
         raise UserError(f"{path}: {what}")

@@ -8,6 +8,7 @@ layer that names another class drops the arguments that earlier layers gave the 
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -261,8 +262,18 @@ def compose(request: Request, subcommand: str, techniques: Mapping[str, str]) ->
             hint = f"{subcommand} does not take it; accepted: {', '.join(SUBCOMMAND_KEYS[subcommand])}"
         composed.problems.append(f"{_cut(key)}: unknown key; {hint}{composed.origin((key,))}")
         del composed.tree[key]
+    composed.tree = _at_home(composed.tree)
     _check_techniques(composed, techniques)
     return composed
+
+
+def _at_home(value: Any) -> Any:
+    """The same with the user's folder for the ``~`` of every text that begins with ``~/``: no shell has seen these."""
+    if isinstance(value, dict):
+        return {key: _at_home(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_at_home(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def _merge_layer(composed: Composed, layer: Layer) -> None:

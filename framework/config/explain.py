@@ -67,7 +67,7 @@ def find_class(path: Any, base: type) -> type:
 
 def _subclasses(base: type) -> Iterator[type]:
     cls: type
-    for cls in base.__subclasses__():
+    for cls in type.__subclasses__(base):  # of ``type`` itself too
         yield cls
         yield from _subclasses(cls)
 
@@ -129,7 +129,7 @@ def type_text(hint: Any) -> str:
         return f"a list of {type_text(arguments[0])}"
     if origin in (dict, Mapping) or hint is dict:
         return "a mapping"
-    names: dict[Any, str] = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
+    names: dict[Any, str] = {int: "an integer", float: "a number", str: "text", bool: "true or false", Path: "a path"}
     return names.get(hint) or str(getattr(hint, "__name__", hint)).replace("typing.", "")
 
 

@@ -22,6 +22,8 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch import nn
 
+from framework.config.explain import signature
+from framework.config.places import names_a_path, same_place
 from framework.data.seeding import mix
 from framework.editing import order
 from framework.editing.carry_over import carry_over, reset_optimizers
@@ -313,11 +315,17 @@ def _done(module: pl.LightningModule, technique: Edit) -> bool:
 def _differences(plan: Plan, technique: Edit) -> list[str]:
     if plan.technique != technique.technique:
         return [f"techniques.{plan.name}: the checkpoint has {plan.technique}, the config {technique.technique}"]
-    settings = technique.settings()
+    cls: Any = type(technique)
+    settings, hints = technique.settings(), signature(cls)
+
+    def same(key: str) -> bool:
+        old, new = plan.settings[key], settings[key]
+        return bool(old == new) or (names_a_path(hints[key][0]) and same_place(old, new))
+
     return [
         f"techniques.{plan.name}.{key}: the checkpoint has {plan.settings[key]!r}, the config {settings[key]!r}"
         for key in plan.settings
-        if key in settings and plan.settings[key] != settings[key]  # an argument may be newer than the checkpoint
+        if key in settings and not same(key)  # an argument may be newer than the checkpoint
     ]
 
 

@@ -60,7 +60,7 @@ class Structure:
     probabilities: list[list[float]] | None = None
     fractions: list[float] | None = None
     noise: float = 1.0
-    path: str | None = None
+    path: str | Path | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -182,7 +182,7 @@ def blocks(rows: int, columns: int, structure: Structure, generator: torch.Gener
     return found
 
 
-def read_matrix(path: str, rows: int, columns: int) -> Tensor:
+def read_matrix(path: str | Path, rows: int, columns: int) -> Tensor:
     """A matrix (rows, columns), float64, of a file.
 
     Args:

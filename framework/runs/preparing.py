@@ -14,6 +14,7 @@ from framework.checkpoints.finding import find_checkpoint, folder_of
 from framework.config import explain
 from framework.config.compose import Composed, Request, compose, read_command_line
 from framework.config.interpolate import interpolate
+from framework.config.places import make_absolute
 from framework.editing import order
 from framework.errors import UserError
 from framework.runs.sections import BASES, GROUPS
@@ -61,6 +62,7 @@ def prepare(request: Request, subcommand: str) -> tuple[Composed, Path | None]:
     if isinstance(settings, dict) and settings.get("method") is None and composed.method:
         settings["method"] = composed.method
     interpolate(composed, lambda: _class_defaults(composed))
+    make_absolute(composed.tree, BASES)
     _order_techniques(composed)
     if composed.problems:
         problems = [*composed.problems, *explain.explain(composed, BASES, {**GROUPS, "trainer": pl.Trainer})]

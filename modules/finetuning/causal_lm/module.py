@@ -212,7 +212,7 @@ class CausalLM(LanguageModel):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         config: dict[str, Any] | None = None,
         attn_implementation: str = "sdpa",
         dtype: str = "float32",

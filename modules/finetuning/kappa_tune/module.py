@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -168,7 +169,7 @@ class TwoTaskClassifier(Module):
         experts: int = 12,
         hidden: int = 96,
         top_k: int = 2,
-        pretrained: str | None = None,
+        pretrained: str | Path | None = None,
         pretrain_epochs: int = 20,
         pretrain_lr: float = 2e-3,
         pretrain_weight_decay: float = 0.05,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,7 @@ class TransferClassifier(Transferred):
         inputs: int = 64,
         widths: Sequence[int] = (128, 128, 64),
         num_classes: int = 5,
-        pretrained: str | None = None,
+        pretrained: str | Path | None = None,
         pretrain_epochs: int = 30,
         pretrain_lr: float = 1e-3,
         optimizer: OptimizerConfig | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -89,7 +90,7 @@ class TextClassifier(Transferred):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Path | None = None,
         config: dict[str, Any] | None = None,
         num_classes: int = 2,
         pooling: str = "first",
@@ -136,7 +137,7 @@ class TextClassifier(Transferred):
             checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY].update(path=None, config=described)
 
 
-def load_encoder(path: str, attn_implementation: str = "sdpa") -> PreTrainedModel:
+def load_encoder(path: str | Path, attn_implementation: str = "sdpa") -> PreTrainedModel:
     """Loads an encoder from a local folder; nothing is downloaded.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,9 +59,9 @@ class TeacherConfig:
         UserError: a setting is not accepted.
     """
 
-    checkpoint: str | None = None
+    checkpoint: str | Path | None = None
     backbone: str = "mlp"
-    weights: str | None = None
+    weights: str | Path | None = None
     args: dict[str, Any] = field(default_factory=dict)
     epochs: int = 60
     lr: float = 0.003

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -99,7 +100,7 @@ class GGPrior(ImageClassifier):
         num_classes: int = 10,
         image_size: int = 8,
         in_chans: int = 1,
-        weights: str | None = None,
+        weights: str | Path | None = None,
         weights_head: str = "if_fits",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ class ImageClassifier(Module):
         num_classes: int = 10,
         image_size: int = 224,
         in_chans: int = 3,
-        weights: str | None = None,
+        weights: str | Path | None = None,
         weights_head: str = "if_fits",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
