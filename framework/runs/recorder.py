@@ -53,6 +53,19 @@ class RunRecorder(Callback):
         if techniques:
             print(f"techniques, in order: {', '.join(techniques)}", file=sys.stderr)
 
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Lets the run know its best checkpoint where its folder was moved: Lightning would forget how good it was."""
+        folder = str(self.identity.checkpoints.resolve())
+        for callback in trainer.checkpoint_callbacks:
+            state = (checkpoint.get("callbacks") or {}).get(callback.state_key)
+            if not self.identity.resumed or not state or getattr(callback, "dirpath", None) != folder:
+                continue
+            before = state.get("dirpath")
+            if before not in (None, folder):
+                checkpoint["callbacks"][callback.state_key] = _moved(state, str(before), folder)
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Lets others use the folder, where it was taken here."""
         if self._holds:
@@ -64,3 +77,12 @@ class RunRecorder(Callback):
         if self._holds:
             self._holds = False
             self.identity.release()
+
+
+def _moved(value: Any, before: str, folder: str) -> Any:
+    """The same with paths in another folder."""
+    if isinstance(value, dict):
+        return {_moved(key, before, folder): _moved(item, before, folder) for key, item in value.items()}
+    if isinstance(value, str) and (value == before or value.startswith(f"{before}/")):
+        return folder + value[len(before) :]
+    return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import sys
 from pathlib import Path
 
@@ -169,6 +170,16 @@ def test_a_start_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys, settin
     (tmp_path / "runs" / "icl_linear_models" / "mine" / "note.txt").touch()
     refused(capsys, "fit", "--config", "in_context/icl_linear_models", setting, "--run.name=mine", *QUICK[-1:])
     assert (tmp_path / "runs" / "icl_linear_models" / "mine" / "note.txt").exists()
+
+
+def test_a_moved_run_knows_how_good_its_best_checkpoint_is(finished, tmp_path, capsys):
+    moved = tmp_path / "moved"
+    shutil.copytree(finished, moved)
+    assert main(["fit", "--ckpt_path", str(moved)]) == 0  # nothing is left to do
+    states = torch.load(finished / "checkpoints" / "last.ckpt")["callbacks"]
+    (score,) = (state["best_model_score"] for key, state in states.items() if key.startswith("ModelCheckpoint"))
+    said = f"best val/accuracy {float(score):.4g} in {moved / 'checkpoints' / 'best.ckpt'}"
+    assert said in capsys.readouterr().err
 
 
 def test_a_name_in_use_is_refused_rather_than_overwritten(finished, capsys, monkeypatch):
