@@ -131,11 +131,11 @@ def group_runs(runs: Sequence[FinishedRun], by: Sequence[str] = ()) -> list[Grou
             near = get_close_matches(key, sorted(keys), n=3)
             raise UserError(f"compare: no run has the key {key}" + (f"; nearest: {', '.join(near)}" if near else ""))
     relevant = by or sorted(k for k in keys if not k.startswith(_IGNORED) or k == "run.method")
-    differing = [k for k in relevant if len({json.dumps(r.config.get(k), default=str) for r in runs}) > 1]
+    differing = [k for k in relevant if len({json.dumps(r.config.get(k)) for r in runs}) > 1]
     groups: dict[str, Group] = {}
     for run in runs:
         parts = [f"{k}={run.config.get(k)}" for k in (by or differing)]
-        identity = json.dumps([run.config.get(k) for k in (by or differing)], default=str)
+        identity = json.dumps([run.config.get(k) for k in (by or differing)])
         label = ", ".join(parts) or str(run.config.get("run.method") or run.folder.parent.name)
         groups.setdefault(identity, Group(label, [])).runs.append(run)
     return list(groups.values())

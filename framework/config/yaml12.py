@@ -63,7 +63,10 @@ Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
 class Dumper(yaml.SafeDumper):
-    """Writes what :class:`Loader` reads back as the same value."""
+    """Writes what :class:`Loader` reads back as the same value.
+
+    Enums and paths by themselves, as :func:`framework.plain.plain_data` needs torch, and ``list`` does without it.
+    """
 
     yaml_implicit_resolvers = _resolvers()
 
