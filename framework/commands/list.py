@@ -9,38 +9,46 @@ from typing import Any
 
 from framework import paths
 from framework.catalogue import Entry, SweepEntry, datamodule_entries, method_entries, sweep_entries, technique_entries
+from framework.commands.options import CommandParser
 
-USAGE = """usage: framework list [--json | --markdown [FILE...]]
 
-  --json      methods, techniques, datamodules, sweeps and configs, for programs
-  --markdown  the same as tables; with files, what stands in them between <!-- generated: NAME --> and <!-- end -->
-"""
+def command_line() -> CommandParser:
+    """What the command takes."""
+    parser = CommandParser(
+        "list",
+        "[--json | --markdown [FILE...]]",
+        "Shows methods, techniques, datamodules, sweeps and configs.",
+    )
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument("--json", action="store_true", help="for programs, with every config")
+    forms.add_argument(
+        "--markdown",
+        nargs="*",
+        metavar="FILE",
+        help="as tables; with files, what stands in them between <!-- generated: NAME --> and <!-- end -->",
+    )
+    return parser
 
 
 def main(arguments: Sequence[str]) -> int:
-    """``list [--json | --markdown [FILE...]]``: prints the catalogue, or writes its tables into pages.
+    """Runs the command; the exit code is 0.
 
     Raises:
-        UserError: an argument is not known.
+        UserError: an argument is not known, or a page cannot be filled.
     """
-    from framework.errors import UserError
-
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(USAGE, end="")
+    options = command_line().read(arguments)
+    if options is None:
         return 0
-    if arguments[:1] == ["--markdown"]:
+    if options.markdown is not None:
         from framework.pages.tables import main as write
 
-        return write(arguments[1:])
-    unknown = [argument for argument in arguments if argument != "--json"]
-    if unknown:
-        raise UserError(f"list: unexpected argument {unknown[0]!r}; accepted: --json, or --markdown [FILE...]")
+        return write(options.markdown)
     methods, callbacks, sweeps = method_entries(), technique_entries(), sweep_entries()
     data = datamodule_entries()
     listed = {config for entry in (*methods, *callbacks) for config in entry.configs}
     listed |= {entry.name for entry in sweeps}
     others = [name for name in paths.shipped_configs() if name not in listed]
-    if "--json" in arguments:
+    if options.json:
         tables: dict[str, Any] = {
             "methods": [asdict(entry) for entry in methods],
             "techniques": [asdict(entry) for entry in callbacks],
