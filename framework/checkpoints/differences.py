@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 from jsonargparse import Namespace
 
 from framework.config import explain
+from framework.plain import plain_data
 
 
 def describe(value: Any) -> str:
@@ -32,7 +33,7 @@ def report_differences(checkpoint: Mapping[str, Any], settings: Namespace) -> li
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             for key in old.keys() & new.keys():
                 compare(f"{path}.{key}", old[key], new[key])
-        elif _comparable(old) != _comparable(new):
+        elif plain_data(old, strict=False) != plain_data(new, strict=False):
             lines.append(
                 f"{path}: the checkpoint has {describe(old)}, the config {describe(new)}; the config's is used"
             )
@@ -40,9 +41,3 @@ def report_differences(checkpoint: Mapping[str, Any], settings: Namespace) -> li
     for key in saved.keys() & configured.keys():
         compare(f"model.{key}", saved[key], configured[key])
     return sorted(lines)
-
-
-def _comparable(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_comparable(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None | Mapping) else str(value)

@@ -28,7 +28,7 @@ def capture_loops(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
     """Collects the logged values so far, the states of metrics, and where the loaders stand."""
     connector = trainer._logger_connector
     return {
-        "connector": {name: _plain(getattr(connector, name)) for name in _CONNECTOR},
+        "connector": {name: _detached(getattr(connector, name)) for name in _CONNECTOR},
         "results": {key: _result_state(metric) for key, metric in trainer.fit_loop.epoch_loop._results.items()},
         "metrics": {name: _metric_state(metric) for name, metric in _metrics(module)},
         "loaders": [loader.state_dict() for loader in _loaders(trainer.fit_loop)],
@@ -72,7 +72,7 @@ def restore_loops(trainer: Trainer, module: LightningModule, state: dict[str, An
     trainer.should_stop = state["should_stop"]
 
 
-def _plain(value: Any) -> Any:
+def _detached(value: Any) -> Any:
     return (
         {k: v.detach() if isinstance(v, Tensor) else v for k, v in value.items()} if isinstance(value, dict) else value
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from framework.config.compose import Composed, Request, compose, read_command_li
 from framework.config.interpolate import interpolate
 from framework.editing import order
 from framework.errors import UserError
+from framework.plain import plain_data
 from framework.runs.sections import BASES, GROUPS
 
 
@@ -102,12 +102,4 @@ def _class_defaults(composed: Composed) -> dict[str, Any]:
         place["init_args"] = explain.argument_defaults(cls)
     for section, cls in {**GROUPS, "trainer": pl.Trainer}.items():
         tree[section] = explain.argument_defaults(cls)
-    return _plain(tree)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+    return plain_data(tree, strict=False)
