@@ -66,7 +66,9 @@ def test_one_word():
 
 
 def test_words_where_none_are_taken():
-    assert refused(list_command.command_line(), "all") == "list: all is not accepted; accepted: --json, --markdown"
+    wordless = CommandParser("toy", "[OPTION...]", "Does nothing.")
+    wordless.add_argument("--out")
+    assert refused(wordless, "all") == "toy: all is not accepted; accepted: --out"
     assert "not allowed with argument --json" in refused(list_command.command_line(), "--json", "--markdown")
 
 
