@@ -19,14 +19,16 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from framework.checkpoints.writing import AtomicCheckpointIO
 from framework.config import yaml12
-from framework.data import DataModule
 from framework.editing import Editing, Technique
 from framework.errors import UserError
 from framework.library_errors import first_line
 from framework.resume import ResumePoint
+from framework.runs.accumulation import ShortWindows
+from framework.runs.batches import Batches
 from framework.runs.divergence import StopAtNaN
 from framework.runs.folder import Run, RunConfig
 from framework.runs.launcher import watch_ranks
+from framework.runs.ranks import AsOneProcess
 from framework.runs.recorder import RunRecorder
 from framework.settings import at_least
 from framework.tracking import trial_callbacks, trial_report
@@ -64,7 +66,6 @@ def build_trainer(
     techniques: Mapping[str, Callback],
     record: Record | None = None,
     start: Mapping[str, Any] | None = None,
-    datamodule: pl.LightningDataModule | None = None,
 ) -> pl.Trainer:
     """A Trainer with the techniques in order, the loggers and the run's own callbacks.
 
@@ -73,7 +74,6 @@ def build_trainer(
         techniques: Name to callback, in the order of application.
         record: Of the run; without one, and with ``fast_dev_run``, nothing is written.
         start: The checkpoint that the run starts from, opened.
-        datamodule: Of the run; loaders of ours shard by themselves.
 
     Raises:
         UserError: the Trainer does not accept a setting, or processes of torchrun would each train alone.
@@ -96,13 +96,13 @@ def build_trainer(
         callbacks = [*own_callbacks(record, keep, start), *callbacks]
         given["plugins"] = own_plugins(given.get("plugins"))
         given["default_root_dir"] = str(record.identity.folder)
+    # first what others rely on: their gradients and metrics are the right ones already
+    callbacks = [Batches(), AsOneProcess(), ShortWindows(), *callbacks]
     given["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
     if given.get("enable_progress_bar") is not False:
         from framework.tracking.progress import Progress
 
         callbacks.append(Progress())
-    if isinstance(datamodule, DataModule):
-        given["use_distributed_sampler"] = False  # its loaders shard by themselves, exactly over a resume
     if given.get("profiler") is None:
         given["profiler"] = NoProfiler()
     whole, number = (
