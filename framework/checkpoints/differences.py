@@ -54,6 +54,11 @@ def report_differences(checkpoint: Mapping[str, Any], settings: Namespace, model
 def refuse_other_optimizer(checkpoint: Mapping[str, Any], settings: Namespace, model: pl.LightningModule) -> None:
     """Refuses, before anything is written, an optimiser or a schedule to which a run cannot go over.
 
+    Args:
+        checkpoint: Opened.
+        settings: The typed config.
+        model: Built from it.
+
     Raises:
         UserError: it is of another class, or ``plateau`` where it was not.
     """

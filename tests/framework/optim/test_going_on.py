@@ -124,7 +124,7 @@ def test_groups_that_split_or_merge_keep_each_parameters_state():
 
 
 def test_what_a_submodule_declares():
-    optimizer, scheduler, _, _ = resumed({"lr": 0.01}, {"lr": 0.01}, COSINE, COSINE, slow=(1e-3, 4e-3))
+    _, scheduler, _, _ = resumed({"lr": 0.01}, {"lr": 0.01}, COSINE, COSINE, slow=(1e-3, 4e-3))
     assert scheduler.base_lrs == [0.01, 4e-3]
 
 
