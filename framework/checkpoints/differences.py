@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import lightning.pytorch as pl
 from jsonargparse import Namespace
 
 from framework.config import explain
+from framework.errors import UserError
+from framework.optim import OptimizerConfig, ScheduleConfig, other_optimizer, to_plateau
 from framework.plain import plain_data
+
+CONFIGS: dict[str, Any] = {"optimizer": OptimizerConfig, "schedule": ScheduleConfig}
+"""Arguments that every module of ours has."""
 
 
 def describe(value: Any) -> str:
@@ -18,8 +24,64 @@ def describe(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def report_differences(checkpoint: Mapping[str, Any], settings: Namespace) -> list[str]:
-    """Lines saying where a checkpoint's hyper-parameters differ from the configured ones, which hold."""
+def report_differences(checkpoint: Mapping[str, Any], settings: Namespace, model: pl.LightningModule) -> list[str]:
+    """Lines saying where a checkpoint's hyper-parameters differ from the configured ones.
+
+    Args:
+        checkpoint: Opened.
+        settings: The typed config.
+        model: Built from it.
+    """
+    saved, configured = _arguments(checkpoint, settings, model)
+    # of another module nobody knows what its optimiser does with an argument, and Lightning restores that
+    ours = isinstance(getattr(model, "optimizer_config", None), OptimizerConfig)
+    holds = "the config's is used" if ours else "the module is built with the config's"
+    lines: list[str] = []
+
+    def compare(path: str, old: Any, new: Any) -> None:
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            # a field that one of them lacks is newer than the checkpoint; a free argument was added or taken away
+            keys = old.keys() | new.keys() if path.endswith("args") else old.keys() & new.keys()
+            for key in keys:
+                compare(f"{path}.{key}", old.get(key, "nothing"), new.get(key, "nothing"))
+        elif plain_data(old, strict=False) != plain_data(new, strict=False):
+            lines.append(f"{path}: the checkpoint has {describe(old)}, the config {describe(new)}; {holds}")
+
+    for key in saved.keys() & configured.keys():
+        compare(f"model.{key}", saved[key], configured[key])
+    return sorted(lines)
+
+
+def refuse_other_optimizer(checkpoint: Mapping[str, Any], settings: Namespace, model: pl.LightningModule) -> None:
+    """Refuses, before anything is written, an optimiser or a schedule to which a run cannot go over.
+
+    Args:
+        checkpoint: Opened.
+        settings: The typed config.
+        model: Built from it.
+
+    Raises:
+        UserError: it is of another class, or ``plateau`` where it was not.
+    """
+    saved, configured = _arguments(checkpoint, settings, model)
+    names = {
+        key: (str(saved[key].get("name")), str(configured[key].get("name")))
+        for key in CONFIGS
+        if isinstance(saved.get(key), Mapping) and isinstance(configured.get(key), Mapping)
+    }
+    lines = []
+    if "optimizer" in names and names["optimizer"][0].lower() != names["optimizer"][1].lower():
+        lines.append(other_optimizer(*names["optimizer"]))
+    if "schedule" in names and names["schedule"][1] == "plateau" != names["schedule"][0]:
+        lines.append(to_plateau(names["schedule"][0]))
+    if lines:
+        raise UserError("\n".join(lines))
+
+
+def _arguments(
+    checkpoint: Mapping[str, Any], settings: Namespace, model: pl.LightningModule
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The module's arguments as the checkpoint has them and as they are configured."""
     cls = explain.find_class(settings["model"]["class_path"], pl.LightningModule)
     skipped = getattr(cls, "start_only", ())
     saved = {
@@ -27,17 +89,8 @@ def report_differences(checkpoint: Mapping[str, Any], settings: Namespace) -> li
     }
     arguments = settings.get("model", Namespace()).get("init_args") or Namespace()
     configured = arguments.as_dict() if isinstance(arguments, Namespace) else dict(arguments)
-    lines: list[str] = []
-
-    def compare(path: str, old: Any, new: Any) -> None:
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            for key in old.keys() & new.keys():
-                compare(f"{path}.{key}", old[key], new[key])
-        elif plain_data(old, strict=False) != plain_data(new, strict=False):
-            lines.append(
-                f"{path}: the checkpoint has {describe(old)}, the config {describe(new)}; the config's is used"
-            )
-
-    for key in saved.keys() & configured.keys():
-        compare(f"model.{key}", saved[key], configured[key])
-    return sorted(lines)
+    for key, kind in CONFIGS.items():
+        own = getattr(model, f"{key}_config", None)
+        if isinstance(own, kind) and isinstance(saved.get(key), Mapping):  # left out, it is the module's own default
+            configured[key] = asdict(own)
+    return saved, configured

@@ -28,6 +28,7 @@ from framework.runs.batches import Batches
 from framework.runs.divergence import StopAtNaN
 from framework.runs.folder import Run, RunConfig
 from framework.runs.launcher import watch_ranks
+from framework.runs.optimizer_settings import OptimizerSettings
 from framework.runs.ranks import AsOneProcess
 from framework.runs.recorder import RunRecorder
 from framework.settings import at_least
@@ -87,7 +88,7 @@ def build_trainer(
     callbacks = [*callbacks, *techniques.values()]
     if given.get("fast_dev_run"):
         given["logger"] = False
-        callbacks = [Editing(start), EndsAtOnce(), *callbacks]
+        callbacks = [Editing(start), OptimizerSettings(), EndsAtOnce(), *callbacks]
     elif record is not None:
         keep = given.get("enable_checkpointing") is not False
         logger = given.pop("logger", None)
@@ -130,8 +131,9 @@ def own_callbacks(record: Record, keep: bool, start: Mapping[str, Any] | None = 
     """
     identity, config, subcommand = record.identity, record.config, record.subcommand
     # first the edits: what they refuse leaves no folder behind
-    callbacks: list[Callback] = [Editing(start, identity.folder)]
-    callbacks.append(RunRecorder(identity, record.text, subcommand, record.settings["seed_everything"]))
+    callbacks: list[Callback] = [Editing(start, identity.folder), OptimizerSettings()]
+    goes_on = start is not None and subcommand == "fit"
+    callbacks.append(RunRecorder(identity, record.text, subcommand, record.settings["seed_everything"], goes_on))
     callbacks += trial_callbacks.callbacks()
     if subcommand == "predict":
         callbacks.append(PredictionWriter(identity.folder))
@@ -145,6 +147,7 @@ def own_callbacks(record: Record, keep: bool, start: Mapping[str, Any] | None = 
                 every_n_steps=config.resume_every_n_steps,
                 run_id=identity.run_id,
                 runs=identity.folder.parent,
+                techniques=record.settings["techniques"],
             )
         )
         if config.monitor is not None:
