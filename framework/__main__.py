@@ -28,7 +28,8 @@ wins over files; null switches a technique off. --print_config shows the compose
 --model.help=CLASS the arguments of a class, --traceback the full trace of an error.
 
 Exit codes: 0 done, 1 a bug, with its trace, 2 a mistake in what was asked for or a file that cannot be written, 3 a run
-that failed (its loss is no number, a process was lost), 130 and 143 stopped by SIGINT or SIGTERM, all saved.
+that failed (its loss is no number, a process was lost), 130, 143 and 138 stopped by SIGINT, SIGTERM or SLURM's SIGUSR1,
+all saved.
 """
 
 

@@ -59,13 +59,13 @@ class SweepEntry:
     paper: str
 
 
+@cache
 def docstring(path: Path) -> str:
     """The docstring of a source file."""
     return ast.get_docstring(_tree(path)) or ""
 
 
-@cache
-def _tree(path: Path) -> ast.Module:
+def _tree(path: Path) -> ast.Module:  # not kept: the garbage collector would go through all nodes again and again
     return ast.parse(path.read_text(encoding="utf-8"))
 
 

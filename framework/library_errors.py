@@ -85,6 +85,11 @@ def explained(error: BaseException, config: Mapping[str, Any]) -> str | None:
     if text.startswith("Error(s) in loading state_dict"):
         lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
         return f"the checkpoint's weights do not fit the configured model: {' '.join(lines)[:400]}"
+    if isinstance(error, ValueError) and text.startswith("Expected more than 1 value per channel when training"):
+        accepted = "accepted: a batch_size that leaves no batch of one sample, or drop_last: true"
+        return _located(f"batch_size: a batch normalisation got one value per channel; {accepted}", config)
+    if isinstance(error, ValueError) and text.endswith("but got num_samples=0"):
+        return "data: the data set is empty, 0 samples"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(text)):
         traceback.clear_frames(error.__traceback__)  # what they hold would leave no memory for a message
         return f"out of memory{_wanted(text)}; {_largest(config)}"

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import lightning.pytorch as pl
 from jsonargparse import Namespace
 
 from framework.config import explain
-from framework.config.explain import signature
 from framework.config.places import names_a_path, same_place
+from framework.errors import UserError
+from framework.optim import OptimizerConfig, ScheduleConfig, other_optimizer, to_plateau
+from framework.plain import plain_data
+
+CONFIGS: dict[str, Any] = {"optimizer": OptimizerConfig, "schedule": ScheduleConfig}
+"""Arguments that every module of ours has."""
 
 
 def describe(value: Any) -> str:
@@ -19,27 +25,31 @@ def describe(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def report_differences(checkpoint: Mapping[str, Any], settings: Namespace) -> list[str]:
-    """Lines saying where a checkpoint's hyper-parameters differ from the configured ones, which hold."""
-    cls = explain.find_class(settings["model"]["class_path"], pl.LightningModule)
-    skipped = getattr(cls, "start_only", ())
-    saved = {
-        k: v for k, v in checkpoint.get("hyper_parameters", {}).items() if not k.startswith("_") and k not in skipped
-    }
-    arguments = settings.get("model", Namespace()).get("init_args") or Namespace()
-    configured = arguments.as_dict() if isinstance(arguments, Namespace) else dict(arguments)
+def report_differences(checkpoint: Mapping[str, Any], settings: Namespace, model: pl.LightningModule) -> list[str]:
+    """Lines saying where a checkpoint's hyper-parameters differ from the configured ones.
+
+    Args:
+        checkpoint: Opened.
+        settings: The typed config.
+        model: Built from it.
+    """
+    saved, configured = _arguments(checkpoint, settings, model)
+    # of another module nobody knows what its optimiser does with an argument, and Lightning restores that
+    ours = isinstance(getattr(model, "optimizer_config", None), OptimizerConfig)
+    holds = "the config's is used" if ours else "the module is built with the config's"
     lines: list[str] = []
 
     def compare(path: str, old: Any, new: Any) -> None:
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            for key in old.keys() & new.keys():
-                compare(f"{path}.{key}", old[key], new[key])
-        elif _comparable(old) != _comparable(new):
-            lines.append(
-                f"{path}: the checkpoint has {describe(old)}, the config {describe(new)}; the config's is used"
-            )
+            # a field that one of them lacks is newer than the checkpoint; a free argument was added or taken away
+            keys = old.keys() | new.keys() if path.endswith("args") else old.keys() & new.keys()
+            for key in keys:
+                compare(f"{path}.{key}", old.get(key, "nothing"), new.get(key, "nothing"))
+        elif plain_data(old, strict=False) != plain_data(new, strict=False):
+            lines.append(f"{path}: the checkpoint has {describe(old)}, the config {describe(new)}; {holds}")
 
-    hints = signature(cls)
+    cls: Any = type(model)
+    hints = explain.signature(cls)
     for key in saved.keys() & configured.keys():
         if names_a_path(hints.get(key, (None, False))[0]) and same_place(saved[key], configured[key]):
             continue
@@ -47,7 +57,45 @@ def report_differences(checkpoint: Mapping[str, Any], settings: Namespace) -> li
     return sorted(lines)
 
 
-def _comparable(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_comparable(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None | Mapping) else str(value)
+def refuse_other_optimizer(checkpoint: Mapping[str, Any], settings: Namespace, model: pl.LightningModule) -> None:
+    """Refuses, before anything is written, an optimiser or a schedule to which a run cannot go over.
+
+    Args:
+        checkpoint: Opened.
+        settings: The typed config.
+        model: Built from it.
+
+    Raises:
+        UserError: it is of another class, or ``plateau`` where it was not.
+    """
+    saved, configured = _arguments(checkpoint, settings, model)
+    names = {
+        key: (str(saved[key].get("name")), str(configured[key].get("name")))
+        for key in CONFIGS
+        if isinstance(saved.get(key), Mapping) and isinstance(configured.get(key), Mapping)
+    }
+    lines = []
+    if "optimizer" in names and names["optimizer"][0].lower() != names["optimizer"][1].lower():
+        lines.append(other_optimizer(*names["optimizer"]))
+    if "schedule" in names and names["schedule"][1] == "plateau" != names["schedule"][0]:
+        lines.append(to_plateau(names["schedule"][0]))
+    if lines:
+        raise UserError("\n".join(lines))
+
+
+def _arguments(
+    checkpoint: Mapping[str, Any], settings: Namespace, model: pl.LightningModule
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The module's arguments as the checkpoint has them and as they are configured."""
+    cls = explain.find_class(settings["model"]["class_path"], pl.LightningModule)
+    skipped = getattr(cls, "start_only", ())
+    saved = {
+        k: v for k, v in checkpoint.get("hyper_parameters", {}).items() if not k.startswith("_") and k not in skipped
+    }
+    arguments = settings.get("model", Namespace()).get("init_args") or Namespace()
+    configured = arguments.as_dict() if isinstance(arguments, Namespace) else dict(arguments)
+    for key, kind in CONFIGS.items():
+        own = getattr(model, f"{key}_config", None)
+        if isinstance(own, kind) and isinstance(saved.get(key), Mapping):  # left out, it is the module's own default
+            configured[key] = asdict(own)
+    return saved, configured

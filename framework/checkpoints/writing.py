@@ -29,6 +29,8 @@ _HYPER_PARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
 def check_plain(value: Any, where: str = "checkpoint") -> None:
     """Makes sure that ``torch.load(weights_only=True)`` will open what is about to be written.
 
+    It converts nothing, unlike :func:`framework.plain.plain_data`: what wrote a state reads it back as it was.
+
     Raises:
         UserError: something is not plain data; the message names its place.
     """

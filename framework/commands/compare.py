@@ -10,20 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from framework.commands.options import read_options
+from framework.commands.options import CommandParser
 from framework.config.yaml12 import load
 from framework.errors import UserError
 
-USAGE = """usage: framework compare [FOLDER...] [--metric NAME]... [--by KEY]... [--best WHICH] [--json F] [--figure F]
-
-  FOLDER         run folders, or folders that hold some; runs by default
-  --metric NAME  a logged metric, several times; those of validation and test by default
-  --by KEY       a key of the config that sets groups apart, several times; by default runs that differ in nothing but
-                 the seed are a group
-  --best WHICH   min or max: the best value of each run instead of its last, as sweeps count
-  --json F       the table for programs
-  --figure F     the curves; runs/compare.png by default
-"""
 _IGNORED = ("seed_everything", "run.", "wandb.", "trainer.default_root_dir")
 
 
@@ -131,11 +121,11 @@ def group_runs(runs: Sequence[FinishedRun], by: Sequence[str] = ()) -> list[Grou
             near = get_close_matches(key, sorted(keys), n=3)
             raise UserError(f"compare: no run has the key {key}" + (f"; nearest: {', '.join(near)}" if near else ""))
     relevant = by or sorted(k for k in keys if not k.startswith(_IGNORED) or k == "run.method")
-    differing = [k for k in relevant if len({json.dumps(r.config.get(k), default=str) for r in runs}) > 1]
+    differing = [k for k in relevant if len({json.dumps(r.config.get(k)) for r in runs}) > 1]
     groups: dict[str, Group] = {}
     for run in runs:
         parts = [f"{k}={run.config.get(k)}" for k in (by or differing)]
-        identity = json.dumps([run.config.get(k) for k in (by or differing)], default=str)
+        identity = json.dumps([run.config.get(k) for k in (by or differing)])
         label = ", ".join(parts) or str(run.config.get("run.method") or run.folder.parent.name)
         groups.setdefault(identity, Group(label, [])).runs.append(run)
     return list(groups.values())
@@ -213,27 +203,58 @@ def draw(groups: Sequence[Group], metrics: Sequence[str], path: Path) -> Path:
     return save_figure(figure, path)
 
 
+def command_line() -> CommandParser:
+    """What the command takes."""
+    parser = CommandParser("compare", "[FOLDER...] [OPTION...]", "Shows runs side by side, over their seeds.")
+    parser.add_argument(
+        "folders", nargs="*", metavar="FOLDER", help="run folders, or folders that hold some; runs by default"
+    )
+    parser.add_argument(
+        "--metric",
+        action="append",
+        metavar="NAME",
+        help="a logged metric, several times; those of validation and test by default",
+    )
+    parser.add_argument(
+        "--by",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="a key of the config that sets groups apart, several times; by default a group is the runs that differ in "
+        "nothing but the seed",
+    )
+    parser.add_argument(
+        "--best",
+        choices=("last", "min", "max"),
+        default="last",
+        help="which value of each run: the last (the default), or the smallest or largest finite one, as sweeps count",
+    )
+    parser.add_argument("--json", metavar="FILE", help="where to write the table for programs")
+    parser.add_argument(
+        "--figure", default="runs/compare.png", metavar="FILE", help="where to draw the curves; %(default)s by default"
+    )
+    return parser
+
+
 def main(arguments: Sequence[str]) -> int:
-    """``compare FOLDER... [--metric NAME]... [--by KEY]... [--best min|max] [--json FILE] [--figure FILE]``.
+    """Runs the command; the exit code is 0.
 
     Raises:
         UserError: an option or its value is not accepted, there are no runs, or none logged a metric.
     """
-    options = read_options("compare", USAGE, arguments, values=("metric", "by", "best", "json", "figure"))
+    options = command_line().read(arguments)
     if options is None:
         return 0
-    better = options.last("best", "last")
-    if better not in ("last", "min", "max"):
-        raise UserError(f"compare: --best {better} is not accepted; min or max is needed (default: the last value)")
-    runs = find_runs(options.words or ["runs"])
+    better = options.best
+    runs = find_runs(options.folders or ["runs"])
     known = sorted({metric for run in runs for metric in run.series})
-    metrics = options.values["metric"] or [m for m in known if m.startswith(("val/", "test/"))] or known
+    metrics = options.metric or [m for m in known if m.startswith(("val/", "test/"))] or known
     for metric in metrics:
         if metric not in known:
             raise UserError(f"compare: no run logged {metric}; logged: {', '.join(known)}")
-    groups = group_runs(runs, options.values["by"])
+    groups = group_runs(runs, options.by)
     summarise(groups, metrics, better)
-    figure = draw(groups, metrics[:6], Path(options.last("figure", "runs/compare.png")))
+    figure = draw(groups, metrics[:6], Path(options.figure))
     rows = []
     for metric in metrics:
         first = groups[0].values.get(metric, {})
@@ -259,9 +280,9 @@ def main(arguments: Sequence[str]) -> int:
             )
     _print(rows, better)
     print(f"curves in {figure}")
-    if json_file := options.last("json"):
+    if options.json:
         plain = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
-        Path(json_file).write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        Path(options.json).write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return 0
 
 

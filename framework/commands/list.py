@@ -9,44 +9,57 @@ from typing import Any
 
 from framework import paths
 from framework.catalogue import Entry, SweepEntry, datamodule_entries, method_entries, sweep_entries, technique_entries
+from framework.commands.options import CommandParser
 
-USAGE = """usage: framework list [PAPER | --json | --markdown [FILE...]]
 
-  PAPER       one paper and all that stands for it: an arXiv number, a method or technique, or words of the title
-  --json      methods, techniques, datamodules, sweeps and configs, for programs
-  --markdown  the same as tables; with files, what stands in them between <!-- generated: NAME --> and <!-- end -->
-"""
+def command_line() -> CommandParser:
+    """What the command takes."""
+    parser = CommandParser(
+        "list",
+        "[PAPER | --json | --markdown [FILE...]]",
+        "Shows methods, techniques, datamodules, sweeps and configs, or one paper and all that stands for it.",
+    )
+    parser.add_argument(
+        "paper", nargs="*", metavar="PAPER", help="an arXiv number, a method or technique, or words of a title"
+    )
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument("--json", action="store_true", help="for programs, with every config")
+    forms.add_argument(
+        "--markdown",
+        nargs="*",
+        metavar="FILE",
+        help="as tables; with files, what stands in them between <!-- generated: NAME --> and <!-- end -->",
+    )
+    return parser
 
 
 def main(arguments: Sequence[str]) -> int:
-    """``list [PAPER | --json | --markdown [FILE...]]``: prints the catalogue or one paper, or writes tables into pages.
+    """Runs the command; the exit code is 0.
 
     Raises:
-        UserError: an argument is not known.
+        UserError: an argument or a paper is not known, or a page cannot be filled.
     """
-    from framework.errors import UserError
-
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(USAGE, end="")
+    parser = command_line()
+    options = parser.read(arguments)
+    if options is None:
         return 0
-    if arguments[:1] == ["--markdown"]:
+    if options.paper and (options.json or options.markdown is not None):
+        parser.error(f"{' '.join(options.paper)}: a paper is shown as text alone, without --json or --markdown")
+    if options.markdown is not None:
         from framework.pages.tables import main as write
 
-        return write(arguments[1:])
-    if arguments and not arguments[0].startswith("-"):
+        return write(options.markdown)
+    if options.paper:
         from framework.pages.papers import as_text, find_paper
 
-        print(as_text(find_paper(" ".join(arguments))), end="")
+        print(as_text(find_paper(" ".join(options.paper))), end="")
         return 0
-    unknown = [argument for argument in arguments if argument != "--json"]
-    if unknown:
-        raise UserError(f"list: unexpected argument {unknown[0]!r}; accepted: PAPER, --json, or --markdown [FILE...]")
     methods, callbacks, sweeps = method_entries(), technique_entries(), sweep_entries()
     data = datamodule_entries()
     listed = {config for entry in (*methods, *callbacks) for config in entry.configs}
     listed |= {entry.name for entry in sweeps}
     others = [name for name in paths.shipped_configs() if name not in listed]
-    if "--json" in arguments:
+    if options.json:
         tables: dict[str, Any] = {
             "methods": [asdict(entry) for entry in methods],
             "techniques": [asdict(entry) for entry in callbacks],

@@ -1,75 +1,115 @@
-"""The options of the commands that take words and a few options, rather than settings of a config."""
+"""The command lines of the commands that take words and a few options, rather than settings of a config."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import overload
+import argparse
+import re
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 from framework.errors import UserError
 
 
-@dataclass
-class Options:
-    """What was typed after a command.
+class CommandParser(argparse.ArgumentParser):
+    """An :class:`argparse.ArgumentParser` whose mistakes are :class:`UserError`, each in one line.
 
-    Attributes:
-        words: What is no option: names, files, folders.
-        values: Name of each option that takes a value, without its dashes, to the values that it was given.
-        flags: Names of the options that were given and take none.
-    """
-
-    words: list[str] = field(default_factory=list)
-    values: dict[str, list[str]] = field(default_factory=dict)
-    flags: set[str] = field(default_factory=set)
-
-    @overload
-    def last(self, name: str) -> str | None: ...
-
-    @overload
-    def last(self, name: str, default: str) -> str: ...
-
-    def last(self, name: str, default: str | None = None) -> str | None:
-        """The value that counts of an option that is meant once: the last one."""
-        return self.values[name][-1] if self.values[name] else default
-
-
-def read_options(
-    command: str, usage: str, arguments: Sequence[str], values: Iterable[str] = (), flags: Iterable[str] = ()
-) -> Options | None:
-    """Reads ``--name VALUE``, ``--name=VALUE``, ``--flag`` and words, in any order.
+    Names of options are not abbreviated; words and options come in any order.
 
     Args:
-        command: For messages.
-        usage: What ``--help`` prints.
-        arguments: What was typed after the command.
-        values: Names of the options that take a value.
-        flags: Names of those that take none; ``-`` and ``_`` in them are the same.
-
-    Returns:
-        What was typed, or ``None`` if help was asked for and has been printed.
-
-    Raises:
-        UserError: an option is not known, or its value is missing.
+        command: Its name.
+        usage: What to type after it.
+        description: What it does.
+        epilog: What else ``--help`` says, after the options.
     """
-    found = Options(values={name: [] for name in values})
-    known = {flag.replace("_", "-"): flag for flag in flags}
-    queue = list(arguments)
-    while queue:
-        argument = queue.pop(0)
-        if argument in ("-h", "--help"):
-            print(usage, end="")
+
+    def __init__(self, command: str, usage: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=f"framework {command}",
+            usage=f"%(prog)s {usage}",
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            exit_on_error=False,
+        )
+        self.command = command
+        self._negative_number_matcher = re.compile(r"-\.?\d")  # argparse takes -1e-3 for an option before Python 3.14
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace | None:
+        """Reads what was typed after the command.
+
+        Returns:
+            The values, or ``None`` if help was asked for and has been printed.
+
+        Raises:
+            UserError: an option or a word is not accepted, or a value is missing.
+        """
+        try:
+            found, rest = self.parse_known_intermixed_args(arguments)
+        except SystemExit:  # after --help
             return None
-        name, equals, value = argument.removeprefix("--").partition("=")
-        if argument.startswith("--") and name in found.values:
-            if not equals and not queue:
-                raise UserError(f"{command}: --{name} needs a value")
-            found.values[name].append(value if equals else queue.pop(0))
-        elif argument.startswith("--") and argument[2:].replace("_", "-") in known:
-            found.flags.add(known[argument[2:].replace("_", "-")])
-        elif argument.startswith("-"):
-            accepted = ", ".join(f"--{option}" for option in (*found.values, *known))
-            raise UserError(f"{command}: {argument} is not accepted; accepted: {accepted}")
-        else:
-            found.words.append(argument)
-    return found
+        except argparse.ArgumentError as error:
+            self.error(f"{(error.argument_name or '').partition('/')[0]} {_said(error.message)}".strip())
+        if rest:
+            given = next((argument for argument in rest if argument.startswith("-")), rest[0])
+            names = [action.option_strings[0] for action in self._actions if action.option_strings][1:]  # without -h
+            self.error(_refused(given, f"accepted: {', '.join(names)}", given.partition("=")[0], names))
+        return found
+
+    def only(self, words: Sequence[str], what: str) -> str:
+        """The one word that was given.
+
+        Raises:
+            UserError: there is none, or more than one.
+        """
+        if len(words) != 1:
+            found = f"{len(words)} were given: {', '.join(words)}" if words else "none was given"
+            self.error(f"{what} is needed; {found}")
+        return words[0]
+
+    def error(self, message: str) -> NoReturn:
+        """Refuses what was typed.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"{self.command}: {message}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = list(map(str, action.choices))
+            accepted = f"{', '.join(choices[:-1])} or {choices[-1]} is needed"
+            self.error(_refused(f"{action.option_strings[0]} {value}", accepted, str(value), choices))
+
+
+def number(convert: Callable[[str], Any], accepts: Callable[[Any], bool], needed: str) -> Callable[[str], Any]:
+    """The type of an option that takes a number.
+
+    Args:
+        convert: Makes it of what was typed; a :class:`ValueError` says that it is none.
+        accepts: Whether it can be taken.
+        needed: What is accepted, for the message.
+    """
+
+    def read(text: str) -> Any:
+        try:
+            value = convert(text)
+        except (ValueError, OverflowError, ZeroDivisionError):
+            value = None
+        if value is None or not accepts(value):
+            raise argparse.ArgumentTypeError(f"{text} is not accepted; {needed}")
+        return value
+
+    return read
+
+
+def _refused(given: str, accepted: str, name: str, names: Iterable[str]) -> str:
+    near = get_close_matches(name, list(names), n=1)
+    return f"{given} is not accepted; {accepted}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _said(message: str) -> str:
+    """What argparse says of one option, after its name."""
+    if message.startswith("expected"):
+        return "needs a value"
+    return "takes no value" if message.startswith("ignored explicit argument") else message

@@ -7,20 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from framework.claims import reproduce
-from framework.commands.options import read_options
+from framework.commands.options import CommandParser
 from framework.errors import UserError
 from framework.pages.results import write_page, write_record
-
-USAGE = """usage: framework reproduce METHOD... | MODULE... | --all [--json FILE] [--folder DIR]
-
-  METHOD        a method or technique with claims; list shows them
-  MODULE        a module of your own with a function claims(run), such as lab.claims
-  --all         every method and technique with claims
-  --json FILE   every claim, measured, for programs
-  --folder DIR  where figures, runs and claims.json go; runs/reproduce by default
-
-The exit code is 1 if a claim fails.
-"""
 
 
 def print_table(report: reproduce.ClaimsReport) -> None:
@@ -41,24 +30,53 @@ def print_table(report: reproduce.ClaimsReport) -> None:
     (console if console.is_terminal else Console(width=160)).print(table)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """``reproduce METHOD... | MODULE... | --all``, with paths for ``--json``, ``--folder`` and ``--page``.
+def command_line() -> CommandParser:
+    """What the command takes."""
+    parser = CommandParser(
+        "reproduce",
+        "METHOD... | MODULE... | --all [OPTION...]",
+        "Checks what papers claim, on this machine.",
+        "The exit code is 1 if a claim fails.",
+    )
+    parser.add_argument(
+        "methods",
+        nargs="*",
+        metavar="METHOD",
+        help="a method or technique with claims, as list shows them, or a module of your own with a function "
+        "claims(run), such as lab.claims",
+    )
+    parser.add_argument("--all", action="store_true", help="every method and technique with claims")
+    parser.add_argument("--json", metavar="FILE", help="where to write every claim, measured, for programs")
+    parser.add_argument(
+        "--folder",
+        default="runs/reproduce",
+        metavar="DIR",
+        help="where figures, runs and claims.json go; %(default)s by default",
+    )
+    parser.add_argument(
+        "--page",
+        metavar="FILE",
+        help="the page of results that is written anew, such as docs/results.md",
+    )
+    return parser
 
-    The exit code is 1 if a claim fails.
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; the exit code is 1 if a claim fails.
 
     Raises:
         UserError: an option is not accepted, or a method is not named or has no claims.
     """
-    options = read_options("reproduce", USAGE, arguments, values=("json", "folder", "page"), flags=("all",))
+    options = command_line().read(arguments)
     if options is None:
         return 0
     known = reproduce.claims_modules()
-    names = sorted(known) if "all" in options.flags else options.words
+    names = sorted(known) if options.all else options.methods
     if not names:
         raise UserError(f"reproduce: a method is needed; with claims: {', '.join(sorted(known)) or 'none'}")
     for name in names:
         reproduce.find_claims(name)
-    folder, page = Path(options.last("folder", "runs/reproduce")), options.last("page")
+    folder = Path(options.folder)
     reports = []
     for name in names:
         print(f"{name}:", flush=True)
@@ -66,11 +84,11 @@ def main(arguments: Sequence[str]) -> int:
         reports.append(report)
         print_table(report)
         print(f"claims and figures in {folder / name}\n", flush=True)
-        if page:  # at once: what is done by now stands, whatever happens to the rest
-            write_record(Path(page), report.as_dict())
-            write_page(Path(page))
-    if place := options.last("json"):
-        json_file = Path(place)
+        if options.page:  # at once: what is done by now stands, whatever happens to the rest
+            write_record(Path(options.page), report.as_dict())
+            write_page(Path(options.page))
+    if options.json:
+        json_file = Path(options.json)
         json_file.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps([report.as_dict() for report in reports], indent=2, ensure_ascii=False)
         json_file.write_text(text + "\n", encoding="utf-8")

@@ -3,33 +3,61 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from framework import paths
-from framework.commands.options import Options, read_options
+from framework.commands.options import CommandParser, number
 from framework.errors import UserError
 
 if TYPE_CHECKING:
     from framework.sweep.spec import Sweep
 
-USAGE = """usage: framework sweep FILE [--count N] [--workers K] [--storage PLACE] [--folder DIR] [--seed N] [--resume]
 
-  FILE          a W&B sweep file, or the short name of a shipped one (sweeps/s4d_init)
-  --count N     trials that the sweep shall have in all; random and bayes need it, or run_cap in the file
-  --workers K   trials at once, each in a process of its own; one for each GPU by default, one without a GPU
-  --storage P   where the trials are kept: a journal file (FOLDER/journal.log by default), or the URL of a database that
-                several machines share (postgresql+psycopg2://user@host/name, mysql+pymysql://..., sqlite:///file)
-  --folder DIR  where logs, runs, tables and figures go, and the sweep's name; sweeps/<stem of FILE> by default
-  --seed N      what random and bayes draw their points from; 0 by default
-  --resume      go on with the sweep of this name, or join it from another machine
-
-grid, random and hyperband follow W&B's rules; bayes is Optuna's TPE, not W&B's Gaussian process. See docs/sweeps.md.
-"""
-_OPTIONS = ("count", "workers", "storage", "folder", "seed")
+def command_line() -> CommandParser:
+    """What the command takes."""
+    parser = CommandParser(
+        "sweep",
+        "FILE [OPTION...]",
+        "Runs a W&B sweep file on this machine, without an account.",
+        "grid, random and hyperband follow W&B's rules; bayes is Optuna's TPE, not W&B's Gaussian process. See "
+        "docs/sweeps.md.",
+    )
+    parser.add_argument(
+        "file", nargs="*", metavar="FILE", help="a W&B sweep file, or the short name of a shipped one (sweeps/s4d_init)"
+    )
+    parser.add_argument(
+        "--count",
+        type=_whole(1),
+        metavar="N",
+        help="trials that the sweep shall have in all; random and bayes need it, or run_cap in the file",
+    )
+    parser.add_argument(
+        "--workers",
+        type=_whole(1),
+        metavar="K",
+        help="trials at once, each in a process of its own; one for each GPU by default, one without a GPU",
+    )
+    parser.add_argument(
+        "--storage",
+        metavar="PLACE",
+        help="where the trials are kept: a journal file (FOLDER/journal.log by default), or the URL of a database that "
+        "several machines share (postgresql+psycopg2://user@host/name, mysql+pymysql://..., sqlite:///file)",
+    )
+    parser.add_argument(
+        "--folder",
+        metavar="DIR",
+        help="where logs, runs, tables and figures go, and the sweep's name; sweeps/<stem of FILE> by default",
+    )
+    parser.add_argument(
+        "--seed", type=_whole(0), metavar="N", help="what random and bayes draw their points from; 0 by default"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the sweep of this name, or join it from another machine"
+    )
+    return parser
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,19 +66,17 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: an option or the file is wrong, the sweep exists already, or its first trials all failed.
     """
-    options = read_options("sweep", USAGE, arguments, values=_OPTIONS, flags=("resume",))
+    parser = command_line()
+    options = parser.read(arguments)
     if options is None:
         return 0
-    given, resume = options.words, "resume" in options.flags
-    if len(given) != 1:
-        raise UserError(f"sweep: one sweep file is needed, {len(given)} given: {', '.join(given) or 'none'}")
+    given, resume, count = parser.only(options.file, "one sweep file"), options.resume, options.count
     from framework.sweep.spec import read
 
-    file = paths.find_config(given[0], sweep=True)
+    file = paths.find_config(given, sweep=True)
     sweep = read(file)
     _check(sweep)
-    folder = Path(options.last("folder") or Path("sweeps") / file.stem)
-    count = _whole(options, "count", least=1)
+    folder = Path(options.folder or Path("sweeps") / file.stem)
     limits = [limit for limit in (sweep.grid_size(), sweep.run_cap, count) if limit is not None]
     if not limits:
         raise UserError(f"sweep: {file} has no end; give --count N, or run_cap in the file")
@@ -60,18 +86,17 @@ def main(arguments: Sequence[str]) -> int:
     from framework.sweep.supervisor import Supervisor, default_workers
     from framework.sweep.table import SweepTable
 
-    workers = _whole(options, "workers", least=1) or default_workers()
-    place = options.last("storage") or folder / "journal.log"
+    workers = options.workers or default_workers()
+    place = options.storage or folder / "journal.log"
     # one of no bytes is what a kill at the very start leaves
-    if not resume and not options.values["storage"] and Path(place).exists() and Path(place).stat().st_size:
+    if not resume and not options.storage and Path(place).exists() and Path(place).stat().st_size:
         raise UserError(f"sweep: {folder} holds a sweep already: --resume goes on with it, --folder DIR makes another")
-    if resume and not options.values["storage"] and not Path(place).exists():
+    if resume and not options.storage and not Path(place).exists():
         raise UserError(f"--resume: there is no sweep in {folder} ({place} is missing); --folder says where it is")
     storage = open_storage(place)
-    seed = _whole(options, "seed", least=0)
-    study = Study(sweep, storage, folder.name, seed or 0, resume)
-    if seed not in (None, study.seed):
-        raise UserError(f"sweep: --seed {seed}: the sweep that is to go on draws its points from seed {study.seed}")
+    study = Study(sweep, storage, folder.name, options.seed or 0, resume)
+    if options.seed not in (None, study.seed):
+        parser.error(f"--seed {options.seed}: the sweep that is to go on draws its points from seed {study.seed}")
     _make_folder(folder, file, resume)
     limit = min(limits)
     if count is not None and count > limit:
@@ -100,13 +125,8 @@ def _check(sweep: Sweep) -> None:
                 raise UserError(f"{sweep.path}: parameters.{label}: the sweep gives it to each trial itself")
 
 
-def _whole(options: Options, name: str, least: int) -> int | None:
-    text = options.last(name)
-    if text is None:
-        return None
-    if not re.fullmatch(r"\d+", text) or int(text) < least:
-        raise UserError(f"sweep: --{name} {text} is not accepted; a whole number of at least {least} is needed")
-    return int(text)
+def _whole(least: int) -> Callable[[str], int]:
+    return number(int, lambda value: value >= least, f"a whole number of at least {least} is needed")
 
 
 def _make_folder(folder: Path, file: Path, resume: bool) -> None:

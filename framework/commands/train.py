@@ -27,7 +27,7 @@ def main(subcommand: str, arguments: Sequence[str]) -> int:
         composed, _ = prepare(request, subcommand)
         print(Typed(subcommand, composed).text(), end="")
         return 0
-    return run_to_end(request, subcommand, command=["framework", subcommand, *arguments])
+    return run_to_end(request, subcommand, command=["framework", subcommand, *arguments], requeued=True)
 
 
 def _help(subcommand: str, request: Request) -> int:

@@ -195,15 +195,22 @@ def _add_file(request: Request, name: str) -> None:
     try:
         path = find_config(name)
         sourced = yaml12.Sourced(path)
+        tree = {} if sourced.tree is None else sourced.tree
+        if not isinstance(tree, dict):
+            found = "a list" if isinstance(tree, list) else f"the text {str(tree)[:40]!r}"
+            raise UserError(f"{path}: a mapping of settings is needed, found {found}")
     except UserError as error:
         request.problems.append(str(error))
         request.layers.append(Layer({}, ""))
         return
-    request.problems += sourced.problems
+    request.problems += [
+        f"{path}:{line}: {'.'.join(map(str, where))} stands twice (first on line {first})"
+        for where, line, first in sourced.twice
+    ]
     request.files.append(path)
-    if request.method is None and "model" in sourced.tree:
+    if request.method is None and "model" in tree:
         request.method = path.stem
-    request.layers.append(Layer(_expand(sourced.tree), str(path), sourced.lines))
+    request.layers.append(Layer(_expand(tree), str(path), sourced.lines))
 
 
 def _add_mapping(request: Request, text: str) -> None:

@@ -18,9 +18,11 @@ from yaml import YAMLError
 
 from framework.errors import UserError
 
-Path_ = tuple[str, ...]
+Place = tuple[Any, ...]
+"""Keys, and indices of list items, from the top of a file."""
 MOST = 1_000_000  # values of one file
 
+_MAP, _TEXT, _MERGE = (f"tag:yaml.org,2002:{kind}" for kind in ("map", "str", "merge"))
 _RESOLVERS = {
     "null": (re.compile(r"^(?:~|null|Null|NULL|)$"), "~nN"),
     "bool": (re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"),
@@ -61,7 +63,10 @@ Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
 class Dumper(yaml.SafeDumper):
-    """Writes what :class:`Loader` reads back as the same value."""
+    """Writes what :class:`Loader` reads back as the same value.
+
+    Enums and paths by themselves, as :func:`framework.plain.plain_data` needs torch, and ``list`` does without it.
+    """
 
     yaml_implicit_resolvers = _resolvers()
 
@@ -114,78 +119,109 @@ def _scalar(text: str) -> Any:
 
 
 class Sourced:
-    """A mapping read from a file, with the line of every key.
+    """A file in plain values, with the line of every key and of every item of a list.
 
     Attributes:
-        tree: The plain mapping.
-        lines: Key path to line number, counted from 1.
-        problems: Keys that stand twice in one mapping, as messages.
+        tree: The values; ``None`` if the file is empty.
+        lines: Where each key or item stands to its line, counted from 1.
+        twice: Keys that stand twice in one mapping, of which YAML takes the last: where, on which line, first on which.
 
     Args:
-        path: The file, YAML or JSON.
+        path: The file.
+        loader: Whose YAML: this module's 1.2, or ``yaml.SafeLoader`` for 1.1.
+        text_keys: Keys are the text that stands there, such as ``1`` and ``true``, and mappings have no tags; the
+            items of lists are left as the loader reads them.
+        called: What the file should be, for messages.
 
     Raises:
-        UserError: it cannot be read, is not valid YAML, holds no mapping, or its aliases unfold to too much.
+        UserError: it cannot be read, is not valid YAML, or its aliases unfold to too much.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.tree: dict[str, Any] = {}
-        self.lines: dict[Path_, int] = {}
-        self.problems: list[str] = []
+    def __init__(
+        self,
+        path: Path,
+        loader: type[yaml.SafeLoader] = Loader,
+        text_keys: bool = True,
+        called: str = "YAML or JSON",
+    ) -> None:
+        self.tree: Any = None
+        self.lines: dict[Place, int] = {}
+        self.twice: list[tuple[Place, int, int]] = []
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise UserError(f"{path}: not a YAML or JSON file (not text: {error.reason})") from error
+            raise UserError(f"{path}: not a {called} file (not text: {error.reason})") from error
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from error
         try:
-            loader = Loader(text)
-        except YAMLError as error:  # a character that no YAML file holds
-            line = text.count("\n", 0, getattr(error, "position", 0)) + 1
-            raise UserError(f"{path}:{line}: not valid YAML: {getattr(error, 'reason', None) or error}") from error
+            self._read(loader(text), path, text_keys)
+        except YAMLError as error:
+            mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+            line = mark.line + 1 if mark else None
+            if isinstance(error, yaml.reader.ReaderError):  # a character that no YAML file holds
+                line = text.count("\n", 0, error.position) + 1
+            problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+            raise UserError(f"{path}{f':{line}' if line else ''}: not valid YAML: {problem}") from error
+        except RecursionError as error:
+            raise UserError(f"{path}: nested too deeply, or an alias that contains itself") from error
+        except ValueError as error:  # such as a date that does not exist
+            raise UserError(f"{path}: not valid YAML: {error}") from error
+
+    def _read(self, loader: yaml.SafeLoader, path: Path, text_keys: bool) -> None:
         try:
             node = loader.get_single_node()
             if node is None:
                 return
-            if not isinstance(node, yaml.MappingNode):
-                raise UserError(f"{path}: a mapping of settings is needed, found {_kind(node)}")
             if (size := _unfolded(node, {})) > MOST:
                 raise UserError(f"{path}: its aliases unfold to {size:.3g} values; at most {MOST:,} are read")
-            self.path = path
-            self.tree = self._mapping(loader, node, ())
-        except YAMLError as error:
-            mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-            place = f":{mark.line + 1}" if mark else ""
-            problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-            raise UserError(f"{path}{place}: not valid YAML: {problem}") from error
-        except RecursionError as error:
-            raise UserError(f"{path}: nested too deeply, or an alias that contains itself") from error
+            self._find_twice(node, ())
+            node = _with_text_keys(loader, node) if text_keys else node
+            self.tree = loader.construct_document(node)
+            self._find_lines(loader, node, ())
         finally:
             loader.dispose()
 
-    def _mapping(self, loader: Loader, node: yaml.MappingNode, prefix: Path_) -> dict[str, Any]:
-        if node.tag != "tag:yaml.org,2002:map":
-            raise yaml.constructor.ConstructorError(None, None, f"the tag {node.tag} is not accepted", node.start_mark)
-        seen: dict[str, int] = {}
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key, line = str(key_node.value), key_node.start_mark.line + 1
-            if key in seen:
-                self.problems.append(
-                    f"{self.path}:{line}: {'.'.join((*prefix, key))} stands twice (first on line {seen[key]})"
-                )
-            seen[key] = line
-        loader.flatten_mapping(node)
-        result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value)
-            self.lines[(*prefix, key)] = key_node.start_mark.line + 1
-            if isinstance(value_node, yaml.MappingNode):
-                result[key] = self._mapping(loader, value_node, (*prefix, key))
-            else:
-                result[key] = loader.construct_object(value_node, deep=True)
-        return result
+    def _find_twice(self, node: yaml.Node, where: Place) -> None:
+        """Before the loader merges: what ``<<`` brings in may stand again beside it."""
+        if isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                self._find_twice(item, (*where, index))
+        elif isinstance(node, yaml.MappingNode):
+            first: dict[str, int] = {}
+            for key, _ in node.value:
+                if key.tag != _MERGE and isinstance(key, yaml.ScalarNode):
+                    line = key.start_mark.line + 1
+                    if key.value in first:
+                        self.twice.append(((*where, key.value), line, first[key.value]))
+                    first.setdefault(key.value, line)
+            for key, value in node.value:
+                self._find_twice(value, (*where, str(key.value)))
+
+    def _find_lines(self, loader: yaml.SafeLoader, node: yaml.Node, where: Place) -> None:
+        """After the loader merged."""
+        if isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                self.lines[(*where, index)] = item.start_mark.line + 1
+                self._find_lines(loader, item, (*where, index))
+        elif isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                place = (*where, loader.construct_object(key, deep=True))
+                self.lines[place] = key.start_mark.line + 1
+                self._find_lines(loader, value, place)
+
+
+def _with_text_keys(loader: yaml.SafeLoader, node: yaml.Node) -> yaml.Node:
+    """A mapping's node with text for keys, and the same in it; a copy, as an alias must not share what it becomes."""
+    if not isinstance(node, yaml.MappingNode):
+        return node
+    if node.tag != _MAP:
+        raise yaml.constructor.ConstructorError(None, None, f"the tag {node.tag} is not accepted", node.start_mark)
+    loader.flatten_mapping(node)
+    pairs = [
+        (yaml.ScalarNode(_TEXT, str(key.value), key.start_mark, key.end_mark), _with_text_keys(loader, value))
+        for key, value in node.value
+    ]
+    return yaml.MappingNode(_MAP, pairs, node.start_mark, node.end_mark)
 
 
 def _unfolded(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
@@ -195,7 +231,3 @@ def _unfolded(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
         items = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in pairs for part in pair]
         known[node] = 1 + sum(_unfolded(item, known) for item in items)
     return known[node]
-
-
-def _kind(node: yaml.Node) -> str:
-    return "a list" if isinstance(node, yaml.SequenceNode) else f"the text {str(node.value)[:40]!r}"

@@ -161,11 +161,11 @@ class ExactLoader:
         self._start = 0
 
     def __len__(self) -> int:
-        share = self._share_length(self.ranks()[0])
+        share = self.share_length(self.ranks()[0])
         return share // self.batch_size if self.drop_last else -(-share // self.batch_size)
 
-    def _share_length(self, world: int) -> int:
-        """Samples in the largest share."""
+    def share_length(self, world: int) -> int:
+        """Samples in the largest share of ``world`` ranks."""
         samples = len(self.dataset)
         return samples // world if self.drop_last else -(-samples // world)
 
@@ -179,7 +179,7 @@ class ExactLoader:
             order = torch.arange(samples)
         if world == 1 or samples == 0:
             return order
-        length = self._share_length(world)
+        length = self.share_length(world)
         own = order[rank::world]
         if self.drop_last:
             return own[:length]
@@ -188,6 +188,12 @@ class ExactLoader:
         if len(own) < length and short:
             return torch.cat([own, order[:1] if rank >= samples else order[rank % samples][None]])
         return own
+
+    def fills_up(self, position: int) -> bool:
+        """Whether a batch of evaluation data only fills up this rank's number of batches, with another's sample."""
+        world, rank = self.ranks()
+        own = len(range(rank, len(self.dataset), world))
+        return not (self.shuffle or self.drop_last) and position * self.batch_size >= own
 
     def requests(self, start: int) -> Iterator[tuple[int, Tensor]]:
         """Yields ``(seed, indices)`` of each batch of this pass from ``start`` on."""

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from framework.editing.names import unique_parameters
 from framework.errors import UserError
+from framework.optim import NOTES
 
 _PER_GROUP = (  # lists in a scheduler's state with an item a group
     *("base_lrs", "_last_lr", "lr_lambdas", "min_lrs", "max_lrs", "base_momentums", "max_momentums"),
@@ -132,7 +133,7 @@ def transplant(
 
 
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if key not in ("params", "param_names")}
+    return {key: value for key, value in group.items() if key not in NOTES}
 
 
 def _factor(optimizer: Optimizer) -> float:

@@ -12,18 +12,24 @@ from framework.optim.from_config import (
     parameter_groups,
     schedule_factor,
 )
+from framework.optim.going_on import NOTES, adapt, mark, other_optimizer, to_plateau
 from framework.optim.row_adamw import RowAdamW
 
 __all__ = [
+    "NOTES",
     "SCHEDULES",
     "Config",
     "OptimizerConfig",
     "RowAdamW",
     "ScheduleConfig",
+    "adapt",
     "build_optimizer",
     "build_schedule",
     "changed",
     "check",
+    "mark",
+    "other_optimizer",
     "parameter_groups",
     "schedule_factor",
+    "to_plateau",
 ]

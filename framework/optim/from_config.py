@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from framework.errors import UserError
+from framework.optim.going_on import mark
 from framework.optim.row_adamw import RowAdamW
 from framework.settings import at_least, brief
 
@@ -159,10 +160,14 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         UserError: the name is known neither to ``torch.optim`` nor to ``timm.optim``, or an argument is refused.
     """
     groups = parameter_groups(model, config)
-    for group in groups:
-        group.pop("names")
     if not groups:
         raise UserError("no parameter of the model is trainable, so there is nothing to optimise")
+    optimizer = _construct(groups, config)
+    mark(optimizer, model, config.name)
+    return optimizer
+
+
+def _construct(groups: list[dict[str, Any]], config: OptimizerConfig) -> Any:
     native = {name.lower(): cls for name, cls in _torch_optimizers()} | {"row_adamw": RowAdamW}
     try:
         if config.name.lower() in native:

@@ -223,9 +223,14 @@ def _data(paper: Paper) -> list[str]:
     for name in (name for entry in (*paper.own, *paper.methods) for name in entry.configs):
         data = (load(paths.shipped_configs()[name].read_text(encoding="utf-8")) or {}).get("data")
         named.append(data.get("class_path") if isinstance(data, dict) else data)
-    entries = datamodule_entries()
-    named += [e.class_path for e in entries if paper.number in numbers(docstring(_file_of(e.class_path)))]
+    named += [name for name, known in _numbers_of_data() if paper.number in known]
     return [name for name in dict.fromkeys(named) if name]
+
+
+@cache
+def _numbers_of_data() -> list[tuple[str, list[str]]]:
+    """Class path of every datamodule, with the papers that its file names."""
+    return [(e.class_path, numbers(docstring(_file_of(e.class_path)))) for e in datamodule_entries()]
 
 
 def _tests(place: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
 from torch import Tensor
 from torchmetrics import Metric
@@ -28,7 +29,7 @@ def capture_loops(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
     """Collects the logged values so far, the states of metrics, and where the loaders stand."""
     connector = trainer._logger_connector
     return {
-        "connector": {name: _plain(getattr(connector, name)) for name in _CONNECTOR},
+        "connector": {name: _detached(getattr(connector, name)) for name in _CONNECTOR},
         "results": {key: _result_state(metric) for key, metric in trainer.fit_loop.epoch_loop._results.items()},
         "metrics": {name: _metric_state(metric) for name, metric in _metrics(module)},
         "loaders": [loader.state_dict() for loader in _loaders(trainer.fit_loop)],
@@ -38,6 +39,19 @@ def capture_loops(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         ],
         "should_stop": bool(trainer.should_stop),
     }
+
+
+def still_stopped(trainer: Trainer, state: dict[str, Any], same_techniques: bool) -> bool:
+    """Whether a training that was asked to stop is so still.
+
+    Args:
+        trainer: Of the run that goes on, its callbacks restored.
+        state: What was captured.
+        same_techniques: Whether the techniques are those that asked it to stop, with the same settings.
+    """
+    stopping = (callback for callback in trainer.early_stopping_callbacks if isinstance(callback, EarlyStopping))
+    used_up = any(0 < callback.wait_count >= callback.patience for callback in stopping)
+    return state["should_stop"] and (same_techniques or used_up)
 
 
 def restore_loops(trainer: Trainer, module: LightningModule, state: dict[str, Any], at_epoch_end: bool) -> None:
@@ -69,10 +83,9 @@ def restore_loops(trainer: Trainer, module: LightningModule, state: dict[str, An
         if len(loaders) == len(state[key]):
             for loader, saved in zip(loaders, state[key], strict=True):
                 loader.load_state_dict(saved)
-    trainer.should_stop = state["should_stop"]
 
 
-def _plain(value: Any) -> Any:
+def _detached(value: Any) -> Any:
     return (
         {k: v.detach() if isinstance(v, Tensor) else v for k, v in value.items()} if isinstance(value, dict) else value
     )

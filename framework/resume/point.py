@@ -18,10 +18,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from framework.errors import UserError
 from framework.resume.generators import capture_generators, restore_generators
-from framework.resume.loop_state import capture_loops, restore_loops
-from framework.resume.signals import Interrupted, SignalWatch, say
+from framework.resume.loop_state import capture_loops, restore_loops, still_stopped
+from framework.resume.signals import Interrupted, SignalWatch, requeue, requeue_signal, say
 from framework.tracking import close_loggers
 from framework.tracking.metrics_log import MetricsLog
+from framework.tracking.provenance import slurm
 
 KEY = "resume_point"
 VERSION = 1
@@ -39,7 +40,8 @@ class ResumePoint(Callback):
     beside what Lightning stores, the random generators, the means and metrics under way, the place in the data, and
     the length of the metrics log, which is cut to it; under DDP those of every rank.
 
-    SIGINT and SIGTERM write a point at the next rest and end the process with exit code 130 or 143.
+    SIGINT and SIGTERM write a point at the next rest and end the process with exit code 130 or 143. Under SLURM the
+    requeue signal (SIGUSR1) does so too, and puts the job back into the queue; the exit code is 138.
 
     Args:
         folder: Where ``last.ckpt`` goes.
@@ -50,6 +52,8 @@ class ResumePoint(Callback):
         grace: Seconds that a signal waits for a point of rest; then the last point stands and the process ends.
         handle_signals: Whether to handle the signals at all.
         runs: The folder of the run folders of which this run's is to be the newest, whatever the clock says.
+        techniques: Settings of the techniques, as plain data: those of a run that was stopped early may have changed
+            when it goes on.
 
     Raises:
         UserError: ``every_n_steps`` is below 1.
@@ -64,6 +68,7 @@ class ResumePoint(Callback):
         grace: float = 20.0,
         handle_signals: bool = True,
         runs: Path | None = None,
+        techniques: Any = None,
     ) -> None:
         if every_n_steps is not None and every_n_steps < 1:
             raise UserError(f"every_n_steps must be at least 1, got {every_n_steps}")
@@ -74,6 +79,7 @@ class ResumePoint(Callback):
         self.grace = grace
         self.handle_signals = handle_signals
         self.runs = runs
+        self.techniques = techniques
         self.save_seconds = 0.0  # the last save's duration
         self._saving: str | None = None
         self._validated = False
@@ -238,6 +244,7 @@ class ResumePoint(Callback):
             "version": VERSION,
             "run_id": self.run_id,
             "at": self._saving,
+            "techniques": self.techniques,
             "ranks": ranks,
             "log_length": length,
             "sent_length": min(self._sent, length),
@@ -265,6 +272,13 @@ class ResumePoint(Callback):
             for logger in _with(trainer, "pause"):
                 logger.pause()
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A training that was stopped early, and is still, ends before anything is drawn, logged or counted."""
+        if self._loaded is not None:
+            ranks = self._loaded["ranks"]
+            loops = ranks[trainer.global_rank if len(ranks) == trainer.world_size else 0]["loops"]
+            trainer.should_stop = still_stopped(trainer, loops, self._loaded.get("techniques") == self.techniques)
+
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last moment before the first batch: everything that draws, logs or counts at the start has done so."""
         point, self._loaded = self._loaded, None
@@ -280,6 +294,7 @@ class ResumePoint(Callback):
                 self.grace,
                 on_deadline=lambda signum: self._give_up(trainer, signum),
                 on_second=lambda signum: self._kill_children(trainer),
+                requeue=requeue_signal(trainer),
             )
             self._watch.install()
 
@@ -326,13 +341,21 @@ class ResumePoint(Callback):
         if trainer.is_global_zero:
             say(f"{_name(signum)}: stopped at step {trainer.global_step}, all saved; go on with --ckpt_path last")
         close_loggers(trainer.loggers, code)
+        if trainer.is_global_zero:
+            self._requeue(signum)
         # A helper of a launcher ends with 0, or the launcher would take it for a crash and kill rank 0 as well.
         raise Interrupted(signum, code if trainer.is_global_zero else 0)
+
+    def _requeue(self, signum: int) -> None:
+        job = slurm()
+        if job is not None and self._watch is not None and signum == self._watch.requeue:
+            requeue(job["job"])
 
     def _give_up(self, trainer: Trainer, signum: int) -> None:
         if trainer.is_global_zero:
             how = "go on from the last one with --ckpt_path last" if self.path.exists() else "none was written yet"
             say(f"{_name(signum)}: stopped, no resume point could be written within {self.grace:g} s; {how}")
+            self._requeue(signum)
         # this is not the main thread, and whatever holds that one may hold a logger too
         closing = threading.Thread(target=close_loggers, args=(trainer.loggers, 128 + signum), daemon=True)
         closing.start()
@@ -355,10 +378,27 @@ class ResumePoint(Callback):
         self._release()
         if self._loaded is not None:  # there was nothing left to train
             self._loaded = None
+            self._say_finished(trainer)
             for logger in _with(trainer, "resend"):
                 logger.resend([])
         if received:
             self._interrupt(trainer, received)
+
+    @staticmethod
+    def _say_finished(trainer: Trainer) -> None:
+        loop = trainer.fit_loop
+        if -1 != loop.max_steps <= loop.epoch_loop.global_step:
+            why, how = f"trainer.max_steps {loop.max_steps} is reached", "a larger trainer.max_steps trains on"
+        elif -1 != (loop.max_epochs or 0) <= trainer.current_epoch:
+            why, how = f"trainer.max_epochs {loop.max_epochs} is reached", "a larger trainer.max_epochs trains on"
+        elif trainer.should_stop:
+            stopped = "EarlyStopping" if trainer.early_stopping_callback is not None else "a technique or the module"
+            why = f"{stopped} ended it after {trainer.current_epoch} epochs of trainer.max_epochs {loop.max_epochs}"
+            how = "with that technique off, or with more patience, it trains on"
+        else:
+            return
+        if trainer.is_global_zero:
+            say(f"nothing was trained, the run is finished: {why}; {how}")
 
 
 def _name(signum: int) -> str:

@@ -1,12 +1,17 @@
-"""SIGINT and SIGTERM during training: remembered until a resume point can be written, but not for ever."""
+"""Signals during training: remembered until a resume point can be written, but not for ever."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable
 from typing import Any
+
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.connectors.signal_connector import _HandlersCompose
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -47,17 +52,49 @@ def say(line: str) -> None:
         return
 
 
+def requeue_signal(trainer: Trainer) -> int | None:
+    """The signal at which Lightning would save and have SLURM requeue the job; ``None`` where it would not.
+
+    Lightning saves within the handler, in the middle of a step, and closes the loggers of a run that goes on.
+    """
+    environment = trainer._accelerator_connector.cluster_environment
+    if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
+        return None
+    signum = environment.requeue_signal
+    if signum is None or not isinstance(signal.getsignal(signum), _HandlersCompose):  # somebody else's handler
+        return None
+    return int(signum)
+
+
+def requeue(job: str) -> None:
+    """Puts the job back into SLURM's queue, and says so."""
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
+        failed = done.stderr.strip() or f"exit code {done.returncode}" if done.returncode else ""
+    except (OSError, subprocess.TimeoutExpired) as error:
+        failed = str(error)
+    say(f"SLURM did not requeue job {job}: {failed}" if failed else f"SLURM requeues job {job}")
+
+
 class SignalWatch:
-    """Notes the first SIGINT or SIGTERM; ends the process at the second, or when time is up.
+    """Notes the first SIGINT, SIGTERM or requeue signal; ends the process at the second, or when time is up.
 
     Args:
         grace: Seconds that may pass between the signal and :meth:`reached`.
         on_deadline: Called with the signal, from a thread of its own, when they have passed; the process is ended
             after it.
         on_second: Called with the signal, within the handler, before the process is ended by a second signal.
+        requeue: Another signal that is heeded, by which SLURM says that time is nearly up.
     """
 
-    def __init__(self, grace: float, on_deadline: Callable[[int], None], on_second: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        grace: float,
+        on_deadline: Callable[[int], None],
+        on_second: Callable[[int], None],
+        requeue: int | None = None,
+    ) -> None:
+        self.requeue = requeue
         self.grace = grace
         self.on_deadline = on_deadline
         self.on_second = on_second
@@ -70,7 +107,7 @@ class SignalWatch:
         if threading.current_thread() is not threading.main_thread() or self._previous:
             return
         self.received = 0
-        for signum in _SIGNALS:
+        for signum in (*_SIGNALS, *(() if self.requeue is None else (self.requeue,))):
             self._previous[signum] = signal.signal(signum, self._handle)
 
     def restore(self) -> None:

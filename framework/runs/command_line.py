@@ -240,7 +240,7 @@ class CommandLine(LightningCLI):
         if self._identity is not None:
             config, wandb = (self._get(self.config_init, section) for section in GROUPS)
             record = Record(self._identity, config, wandb, self.text(), self._chosen)
-        return build_trainer(given, techniques, record, self._start, self.datamodule)
+        return build_trainer(given, techniques, record, self._start)
 
 
 class Typed(CommandLine):

@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from framework import catalogue, paths
-from framework.checkpoints.differences import report_differences
+from framework.checkpoints.differences import refuse_other_optimizer, report_differences
 from framework.checkpoints.finding import folder_of, run_id_of
 from framework.checkpoints.reading import open_checkpoint
 from framework.config import yaml12
@@ -26,6 +26,7 @@ from framework.library_errors import user_mistakes
 from framework.resume import exit_code
 from framework.runs.command_line import CommandLine
 from framework.runs.folder import NameTaken, Run, new_id, new_name, refuse_if_kept
+from framework.runs.optimizer_settings import OptimizerSettings
 from framework.runs.preparing import prepare
 from framework.runs.quiet import quiet_lightning
 from framework.tracking import close_loggers
@@ -105,7 +106,8 @@ class Experiment:
         best = self.trainer.checkpoint_callback
         if self.subcommand == "fit" and isinstance(best, ModelCheckpoint) and best.best_model_score is not None:
             print(f"best {best.monitor} {float(best.best_model_score):.4g} in {best.best_model_path}", file=sys.stderr)
-        print(f"results in {self.folder}", file=sys.stderr)
+        if self.folder.exists():
+            print(f"results in {self.folder}", file=sys.stderr)
 
     def fit(self) -> None:
         """Trains, from the checkpoint if there is one."""
@@ -132,13 +134,14 @@ def build(
     return launch(read_inputs(config, overrides), subcommand, command=["framework.build", str(config)])
 
 
-def run_to_end(request: Request, subcommand: str, command: Sequence[str]) -> int:
+def run_to_end(request: Request, subcommand: str, command: Sequence[str], requeued: bool = False) -> int:
     """Launches a request and runs it.
 
     Args:
         request: The config files and overrides, read.
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
         command: What was typed, for the record.
+        requeued: Whether SLURM may have begun this command anew, so that it goes on with the run that it began.
 
     Returns:
         The exit code: 0, or 130 or 143 where a signal ended it, all saved.
@@ -149,7 +152,7 @@ def run_to_end(request: Request, subcommand: str, command: Sequence[str]) -> int
     quiet_lightning()
     while True:
         try:
-            launch(request, subcommand, command).run()
+            launch(request, subcommand, command, requeued).run()
         except NameTaken:  # so early that nothing has begun: it gets another name
             continue
         except SystemExit as stop:  # a signal: 130 or 143
@@ -157,18 +160,19 @@ def run_to_end(request: Request, subcommand: str, command: Sequence[str]) -> int
         return 0
 
 
-def launch(request: Request, subcommand: str, command: Sequence[str]) -> Experiment:
+def launch(request: Request, subcommand: str, command: Sequence[str], requeued: bool = False) -> Experiment:
     """Composes, types and instantiates a request.
 
     Args:
         request: The config files and overrides, read.
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
         command: What was typed, for the record.
+        requeued: Whether SLURM may have begun this command anew, so that it goes on with the run that it began.
 
     Raises:
         UserError: the config is wrong, or a ``fit`` is to go on from a file of weights alone.
     """
-    composed, checkpoint = prepare(request, subcommand)
+    composed, checkpoint = prepare(request, subcommand, command if requeued and subcommand == "fit" else None)
     settings = composed.tree["run"]
     identity = _identity(settings, subcommand, checkpoint)
     identity.command = list(command)
@@ -182,13 +186,24 @@ def launch(request: Request, subcommand: str, command: Sequence[str]) -> Experim
     identity.quiet = bool(getattr(line.trainer, "fast_dev_run", False))
     _check_edits(line, subcommand, checkpoint, start)
     if start is not None:
-        for text in report_differences(start, line.settings):
-            print(text, file=sys.stderr)
+        _compare(line, subcommand, start)
     arguments = line._prepare_subcommand_kwargs(subcommand)
     for key in ("model", "datamodule", "ckpt_path"):
         arguments.pop(key, None)
     plain = yaml12.load(line.text())
     return Experiment(line.trainer, line.model, line.datamodule, plain, identity, subcommand, checkpoint, arguments)
+
+
+def _compare(line: CommandLine, subcommand: str, start: Mapping[str, Any]) -> None:
+    """Says where the config differs from what the checkpoint was trained with."""
+    if subcommand == "fit":
+        refuse_other_optimizer(start, line.settings, line.model)
+    texts = report_differences(start, line.settings, line.model)
+    for text in texts:
+        print(text, file=sys.stderr)
+    for callback in callbacks_of(line.trainer):
+        if isinstance(callback, OptimizerSettings):
+            callback.differs = bool(texts)
 
 
 def _check_edits(line: CommandLine, subcommand: str, path: Path | None, start: Mapping[str, Any] | None) -> None:

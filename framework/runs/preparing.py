@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,18 @@ from framework.config.interpolate import interpolate
 from framework.config.places import make_absolute
 from framework.editing import order
 from framework.errors import UserError
+from framework.plain import plain_data
+from framework.runs.requeue import begun_run
 from framework.runs.sections import BASES, GROUPS
 
 
-def prepare(request: Request, subcommand: str) -> tuple[Composed, Path | None]:
+def prepare(request: Request, subcommand: str, command: Sequence[str] | None = None) -> tuple[Composed, Path | None]:
     """Composes, finds the checkpoint, takes its config where none was given, and interpolates.
+
+    Args:
+        request: The config files and overrides, read.
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+        command: What was typed, where SLURM may have begun it anew: it goes on with the run that it began.
 
     Returns:
         The composed config, ready to be typed, and the checkpoint file.
@@ -32,6 +39,8 @@ def prepare(request: Request, subcommand: str) -> tuple[Composed, Path | None]:
     techniques = catalogue.techniques()
     composed = compose(request, subcommand, techniques)
     checkpoint: Path | None = None
+    if command is not None and not composed.incomplete:
+        _go_on_with_own_run(composed, command)
     given = composed.tree.get("ckpt_path")
     if given is not None and not composed.incomplete:
         settings = composed.tree.get("run") or {}
@@ -70,6 +79,20 @@ def prepare(request: Request, subcommand: str) -> tuple[Composed, Path | None]:
     return composed, checkpoint
 
 
+def _go_on_with_own_run(composed: Composed, command: Sequence[str]) -> None:
+    """Where SLURM has begun a command anew, gives it the run that it began before."""
+    settings = composed.tree.get("run") or {}
+    method = settings.get("method") or composed.method
+    root = Path(str(settings.get("root", "runs")))
+    own = begun_run(root / str(method) if method else root, command)
+    if own is None:
+        return
+    last = own / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        composed.tree["ckpt_path"] = str(last)
+    composed.tree["run"] = {**settings, "name": own.name}
+
+
 def _order_techniques(composed: Composed) -> None:
     """Puts the techniques in the order of application; notes those that cannot be combined."""
     techniques = composed.tree.get("techniques") or {}
@@ -104,12 +127,4 @@ def _class_defaults(composed: Composed) -> dict[str, Any]:
         place["init_args"] = explain.argument_defaults(cls)
     for section, cls in {**GROUPS, "trainer": pl.Trainer}.items():
         tree[section] = explain.argument_defaults(cls)
-    return _plain(tree)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+    return plain_data(tree, strict=False)

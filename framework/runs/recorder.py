@@ -22,13 +22,16 @@ class RunRecorder(Callback):
         config_text: The resolved config.
         subcommand: What runs.
         seed: The global seed, for the record.
+        goes_on: Whether training starts from a checkpoint. Then nothing is written before it begins: it may still be
+            refused, or have nothing left to do.
     """
 
-    def __init__(self, identity: Run, config_text: str, subcommand: str, seed: Any) -> None:
+    def __init__(self, identity: Run, config_text: str, subcommand: str, seed: Any, goes_on: bool = False) -> None:
         self.identity = identity
         self.config_text = config_text
         self.subcommand = subcommand
         self.seed = seed
+        self.goes_on = goes_on
         self._holds = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -40,14 +43,11 @@ class RunRecorder(Callback):
             trainer._default_root_dir = str(identity.folder)  # type: ignore[attr-defined] # it has no setter
         if not trainer.is_global_zero:
             return
-        from framework.tracking.provenance import provenance, write
-
         if not identity.held:  # the trainer was called directly
             self._holds = True
             identity.hold(trains=self.subcommand == "fit")
-        write_text(identity.folder / "config.yaml", self.config_text)
-        facts = {"run_id": identity.run_id, "name": identity.name, "subcommand": self.subcommand}
-        write(identity.folder, {**facts, **provenance(identity.command, self.seed)})
+        if not self.goes_on:
+            self._write()
         print(f"{'going on with' if identity.resumed else 'run'} {identity.folder}", file=sys.stderr)
         techniques = yaml12.load(self.config_text)["techniques"]
         if techniques:
@@ -65,6 +65,19 @@ class RunRecorder(Callback):
             before = state.get("dirpath")
             if before not in (None, folder):
                 checkpoint["callbacks"][callback.state_key] = _moved(state, str(before), folder)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Records what a run goes on with."""
+        if self.goes_on and trainer.is_global_zero:
+            self._write()
+
+    def _write(self) -> None:
+        from framework.tracking.provenance import provenance, write
+
+        identity = self.identity
+        write_text(identity.folder / "config.yaml", self.config_text)
+        facts = {"run_id": identity.run_id, "name": identity.name, "subcommand": self.subcommand}
+        write(identity.folder, {**facts, **provenance(identity.command, self.seed)})
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Lets others use the folder, where it was taken here."""

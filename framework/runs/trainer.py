@@ -19,14 +19,17 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from framework.checkpoints.writing import AtomicCheckpointIO
 from framework.config import yaml12
-from framework.data import DataModule
 from framework.editing import Editing, Technique
 from framework.errors import UserError
 from framework.library_errors import first_line
 from framework.resume import ResumePoint
+from framework.runs.accumulation import ShortWindows
+from framework.runs.batches import Batches
 from framework.runs.divergence import StopAtNaN
 from framework.runs.folder import Run, RunConfig
 from framework.runs.launcher import watch_ranks
+from framework.runs.optimizer_settings import OptimizerSettings
+from framework.runs.ranks import AsOneProcess
 from framework.runs.recorder import RunRecorder
 from framework.settings import at_least
 from framework.tracking import trial_callbacks, trial_report
@@ -64,7 +67,6 @@ def build_trainer(
     techniques: Mapping[str, Callback],
     record: Record | None = None,
     start: Mapping[str, Any] | None = None,
-    datamodule: pl.LightningDataModule | None = None,
 ) -> pl.Trainer:
     """A Trainer with the techniques in order, the loggers and the run's own callbacks.
 
@@ -73,7 +75,6 @@ def build_trainer(
         techniques: Name to callback, in the order of application.
         record: Of the run; without one, and with ``fast_dev_run``, nothing is written.
         start: The checkpoint that the run starts from, opened.
-        datamodule: Of the run; loaders of ours shard by themselves.
 
     Raises:
         UserError: the Trainer does not accept a setting, or processes of torchrun would each train alone.
@@ -87,7 +88,7 @@ def build_trainer(
     callbacks = [*callbacks, *techniques.values()]
     if given.get("fast_dev_run"):
         given["logger"] = False
-        callbacks = [Editing(start), EndsAtOnce(), *callbacks]
+        callbacks = [Editing(start), OptimizerSettings(), EndsAtOnce(), *callbacks]
     elif record is not None:
         keep = given.get("enable_checkpointing") is not False
         logger = given.pop("logger", None)
@@ -96,13 +97,13 @@ def build_trainer(
         callbacks = [*own_callbacks(record, keep, start), *callbacks]
         given["plugins"] = own_plugins(given.get("plugins"))
         given["default_root_dir"] = str(record.identity.folder)
+    # first what others rely on: their gradients and metrics are the right ones already
+    callbacks = [Batches(), AsOneProcess(), ShortWindows(), *callbacks]
     given["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
     if given.get("enable_progress_bar") is not False:
         from framework.tracking.progress import Progress
 
         callbacks.append(Progress())
-    if isinstance(datamodule, DataModule):
-        given["use_distributed_sampler"] = False  # its loaders shard by themselves, exactly over a resume
     if given.get("profiler") is None:
         given["profiler"] = NoProfiler()
     whole, number = (
@@ -130,8 +131,9 @@ def own_callbacks(record: Record, keep: bool, start: Mapping[str, Any] | None = 
     """
     identity, config, subcommand = record.identity, record.config, record.subcommand
     # first the edits: what they refuse leaves no folder behind
-    callbacks: list[Callback] = [Editing(start, identity.folder)]
-    callbacks.append(RunRecorder(identity, record.text, subcommand, record.settings["seed_everything"]))
+    callbacks: list[Callback] = [Editing(start, identity.folder), OptimizerSettings()]
+    goes_on = start is not None and subcommand == "fit"
+    callbacks.append(RunRecorder(identity, record.text, subcommand, record.settings["seed_everything"], goes_on))
     callbacks += trial_callbacks.callbacks()
     if subcommand == "predict":
         callbacks.append(PredictionWriter(identity.folder))
@@ -145,6 +147,7 @@ def own_callbacks(record: Record, keep: bool, start: Mapping[str, Any] | None = 
                 every_n_steps=config.resume_every_n_steps,
                 run_id=identity.run_id,
                 runs=identity.folder.parent,
+                techniques=record.settings["techniques"],
             )
         )
         if config.monitor is not None:

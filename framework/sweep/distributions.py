@@ -133,9 +133,9 @@ class Parameter:
             ValueError: the parameter cannot have that value, or is of a kind that Optuna draws by ``u``.
         """
         if self.kind == "categorical":
-            key = _key(value)
+            key = value_key(value)
             for index, item in enumerate(self.values):
-                if _key(item) == key:
+                if value_key(item) == key:
                     return index
             raise ValueError(f"{self.label}: {value!r} is not among its values")
         if self.kind in ("int_uniform", "uniform", "log_uniform", "log_uniform_values"):
@@ -247,10 +247,10 @@ def _randint(u: float, low: int, high: int) -> int:
     return below if (below - low + 1) / (high - low) >= u else value
 
 
-def _key(value: Any) -> str:
+def value_key(value: Any) -> str:
     """Tells values apart that Python holds equal: ``1``, ``1.0`` and ``True``."""
     return json.dumps(value, sort_keys=True)
 
 
 def _grid_key(value: Any) -> str:
-    return _key(int(value) if isinstance(value, float) and value.is_integer() else value)
+    return value_key(int(value) if isinstance(value, float) and value.is_integer() else value)

@@ -8,7 +8,6 @@ categories. So these figures are drawn here.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from framework.figures import new_figure, save_figure
+from framework.sweep.distributions import Parameter, value_key
 from framework.sweep.labels import distinct_texts, fitting_label, last_attempts, short_labels, value_text
 from framework.sweep.results import best, valued
 from framework.sweep.scale import Scale, metric_scale, parameter_scale
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from optuna import Study as OptunaStudy
 
-    from framework.sweep.distributions import Parameter
     from framework.sweep.spec import Sweep
 
 MOST_CELLS = 12
@@ -136,7 +135,7 @@ class Levels:
 
     def place(self, value: Any) -> float:
         """Where the value stands: a number, or the number of its level."""
-        return float(value) if self.scale else float(self.keys.index(_key(value)))
+        return float(value) if self.scale else float(self.keys.index(value_key(value)))
 
 
 def levels(parameter: Parameter, values: Sequence[Any], numbers: bool = True) -> Levels:
@@ -149,14 +148,10 @@ def levels(parameter: Parameter, values: Sequence[Any], numbers: bool = True) ->
     """
     if numbers and parameter.choices is None and all(_is_number(value) for value in values):
         return Levels(parameter, parameter_scale([float(v) for v in values], parameter.is_log))
-    known = {_key(value): value for value in (*(parameter.choices or ()), *values)}
+    known = {value_key(value): value for value in (*(parameter.choices or ()), *values)}
     if all(_is_number(value) for value in known.values()):
         known = dict(sorted(known.items(), key=lambda item: item[1]))
     return Levels(parameter, None, tuple(known), tuple(map(plain, distinct_texts(list(known.values()), TEXT))))
-
-
-def _key(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _is_number(value: Any) -> bool:

@@ -65,9 +65,9 @@ def value_text(value: Any, width: int | None = None) -> str:
     elif isinstance(value, float):
         text = str(int(value)) if value.is_integer() and abs(value) < 1e6 else f"{value:.4g}"
     elif isinstance(value, list | dict):
-        text = one_line(json.dumps(value, ensure_ascii=False, default=str)).replace('"', "")
+        text = one_line(json.dumps(value, ensure_ascii=False)).replace('"', "")
     else:
-        text = json.dumps(value, default=str)
+        text = json.dumps(value)
     return text if width is None or len(text) <= width else text[: max(width - 1, 0)] + "…"
 
 

@@ -1,7 +1,7 @@
-"""A YAML file read as W&B reads it, with the line of every key, and the checks of single values.
+"""A YAML file read as W&B reads it, and the checks of single values.
 
 W&B reads sweep files by PyYAML, which follows YAML 1.1: ``1e-4`` is text, ``on`` is true. (In configs of this
-framework, which :mod:`framework.config.yaml12` reads, they are a number and text.)
+framework they are a number and text.)
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from typing import Any
 
 import yaml
 
+from framework.config.yaml12 import Place, Sourced
 from framework.errors import UserError
 from framework.sweep.hyperband import finite
-
-Place = tuple[Any, ...]
-"""Keys, and indices of list items, from the top of a file."""
 
 
 class SweepSource:
@@ -36,66 +34,15 @@ class SweepSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lines: dict[Place, int] = {}
-        self._problems: list[tuple[int, str]] = []
-        self.tree = self._load()
-
-    def _load(self) -> dict[Any, Any]:
-        try:
-            text = self.path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self.path}: not a YAML file (not text: {error.reason})") from error
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be read: {error.strerror}") from error
-        try:
-            loader = yaml.SafeLoader(text)
-            try:
-                node = loader.get_single_node()
-                self._find_twice(node, ())
-                tree = loader.construct_document(node) if node is not None else None
-                self._find_lines(loader, node, ())
-            finally:
-                loader.dispose()
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-            place = f":{mark.line + 1}" if mark else ""
-            problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-            raise UserError(f"{self.path}{place}: not valid YAML: {problem}") from error
-        except RecursionError as error:
-            raise UserError(f"{self.path}: nested too deeply, or an alias that contains itself") from error
-        except ValueError as error:  # such as a date that does not exist
-            raise UserError(f"{self.path}: not valid YAML: {error}") from error
-        if not isinstance(tree, dict):
-            found = "nothing" if tree is None else _kind(tree)
-            raise UserError(f"{self.path}: a sweep file is a mapping with method and parameters, found {found}")
-        return tree
-
-    def _find_twice(self, node: yaml.Node | None, prefix: Place) -> None:
-        """Keys that stand twice in one mapping, of which PyYAML silently takes the last."""
-        if isinstance(node, yaml.SequenceNode):
-            for index, item in enumerate(node.value):
-                self._find_twice(item, (*prefix, index))
-        elif isinstance(node, yaml.MappingNode):
-            seen: dict[str, int] = {}
-            for key, value in node.value:
-                line = key.start_mark.line + 1
-                if key.tag != "tag:yaml.org,2002:merge" and isinstance(key, yaml.ScalarNode):
-                    if key.value in seen:
-                        name = _dotted((*prefix, key.value))
-                        self._problems.append((line, f"{name}: stands twice, first on line {seen[key.value]}"))
-                    seen[key.value] = line
-                self._find_twice(value, (*prefix, str(key.value)))
-
-    def _find_lines(self, loader: yaml.SafeLoader, node: yaml.Node | None, prefix: Place) -> None:
-        if isinstance(node, yaml.SequenceNode):
-            for index, item in enumerate(node.value):
-                self._lines[(*prefix, index)] = item.start_mark.line + 1
-                self._find_lines(loader, item, (*prefix, index))
-        elif isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                place = (*prefix, loader.construct_object(key, deep=True))
-                self._lines[place] = key.start_mark.line + 1
-                self._find_lines(loader, value, place)
+        source = Sourced(path, yaml.SafeLoader, text_keys=False, called="YAML")
+        if not isinstance(source.tree, dict):
+            found = "nothing" if source.tree is None else _kind(source.tree)
+            raise UserError(f"{path}: a sweep file is a mapping with method and parameters, found {found}")
+        self.tree: dict[Any, Any] = source.tree
+        self._lines = source.lines
+        self._problems = [
+            (line, f"{_dotted(where)}: stands twice, first on line {first}") for where, line, first in source.twice
+        ]
 
     # --- problems
 

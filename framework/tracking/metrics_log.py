@@ -29,6 +29,7 @@ def _writes() -> bool:
 
 
 def _number(value: Any) -> Any:
+    """Not :func:`framework.plain.plain_data`: a row holds numbers, and anything else is an error."""
     return value.item() if hasattr(value, "item") else float(value)
 
 

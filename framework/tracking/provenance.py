@@ -32,9 +32,10 @@ def provenance(command: list[str], seed: int | None) -> dict[str, Any]:
         seed: The run's seed.
 
     Returns:
-        Plain data: ``command``, ``seed``, ``started`` (UTC, ISO 8601), ``host``, ``python``, ``platform``,
-        ``hardware`` (``cpu``, ``cores``, ``ram_gib``, ``gpus``), ``packages``, and ``git`` and ``framework_git``: the
-        states of the current folder's repository and of the framework's own checkout, ``None`` where there is none.
+        Plain data: ``command``, ``seed``, ``started`` (UTC, ISO 8601), ``host``, ``folder``, ``slurm`` (see
+        :func:`slurm`), ``python``, ``platform``, ``hardware`` (``cpu``, ``cores``, ``ram_gib``, ``gpus``),
+        ``packages``, and ``git`` and ``framework_git``: the states of the current folder's repository and of the
+        framework's own checkout, ``None`` where there is none.
     """
     here, own = Path.cwd(), Path(__file__).resolve().parents[2]
     return {
@@ -43,12 +44,33 @@ def provenance(command: list[str], seed: int | None) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "folder": str(here),
+        "slurm": slurm(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "hardware": hardware(),
         "packages": packages(),
         "git": git_state(here),
         "framework_git": git_state(own) if (own / ".git").exists() else None,
+    }
+
+
+def slurm() -> dict[str, Any] | None:
+    """The job that SLURM runs this process in, ``None`` elsewhere.
+
+    Returns:
+        ``job`` (with the task of an array, as ``scontrol requeue`` takes it), ``step``, ``process``, and ``restarts``:
+        how often SLURM has begun the job anew.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job:
+        return None
+    array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+    restarts = os.environ.get("SLURM_RESTART_COUNT", "")
+    return {
+        "job": f"{array}_{task}" if array and task else job,
+        "step": os.environ.get("SLURM_STEP_ID"),
+        "process": os.environ.get("SLURM_PROCID"),
+        "restarts": int(restarts) if restarts.isdecimal() else 0,
     }
 
 

@@ -56,7 +56,7 @@ def test_shipped_sweeps_have_a_section_of_their_own_with_their_first_comment(cap
 
 def test_list_refuses_what_it_does_not_know(capsys):
     assert main(["list", "--yaml"]) == 2
-    assert "accepted: PAPER, --json" in capsys.readouterr().err
+    assert "accepted: --json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["configs/sequence/s4d.yaml", "sequence/s4d.yaml", "sequence/s4d", "s4d"])
@@ -102,3 +102,16 @@ def test_a_shipped_sweep_is_found_beside_the_folder_that_it_has_filled(tmp_path,
         assert paths.find_config(name, sweep=True) == paths.configs() / "sweeps" / "s4d_init.yaml"
     with pytest.raises(UserError, match="--config: no file s4d_init"):
         paths.find_config("s4d_init")
+
+
+def test_one_paper_is_listed(capsys):
+    assert main(["list", "s4d"]) == 0
+    printed = capsys.readouterr().out
+    assert "arXiv 2206.11893" in printed
+    assert "modules/sequence/s4d" in printed
+    assert main(["list", "diagonal", "state"]) == 0
+    assert capsys.readouterr().out == printed
+    assert main(["list", "s4d", "--json"]) == 2
+    assert "s4d: a paper is shown as text alone" in capsys.readouterr().err
+    assert main(["list", "s5d"]) == 2
+    assert "did you mean s4d?" in capsys.readouterr().err

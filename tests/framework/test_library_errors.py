@@ -51,6 +51,12 @@ def test_memory_that_cannot_be_had_is_said_with_the_largest_settings(action, beg
     assert said.endswith(f"the largest settings: {largest}data.layers = 3")
 
 
+def test_batches_that_cannot_be_trained_on():
+    said = told(lambda: torch.nn.BatchNorm1d(3)(torch.zeros(1, 3)))
+    assert said.startswith("data.batch_size: a batch normalisation got one value per channel; accepted: ")
+    assert told(lambda: DataLoader([], shuffle=True)) == "data: the data set is empty, 0 samples"
+
+
 def test_what_the_function_held_is_let_go_before_the_message_is_made():
     class Held:
         gone = False

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -52,3 +53,17 @@ def test_everything_that_has_a_plain_form_loads_with_weights_only():
 def test_what_has_none_is_named_with_its_place():
     with pytest.raises(UserError, match=r"hyper_parameters.model\[1\]: function"):
         plain_data({"model": [1, lambda: 0]})
+
+
+def test_without_strictness_it_is_what_json_holds():
+    given = {
+        "tuple": (1, (2.5, None)), "size": torch.Size([3]), "tensor": torch.eye(2), "array": np.arange(2), "enum": Colour.RED,
+        "data": Settings(np.float64(0.5), Path("x")), "class": torch.nn.ReLU, "dtype": torch.float32, "complex": 1j, "text": Text("t"),
+    }  # fmt: skip
+    plain = plain_data(given, strict=False)
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain == {
+        "tuple": [1, [2.5, None]], "size": [3], "tensor": [[1.0, 0.0], [0.0, 1.0]], "array": [0, 1], "enum": "red",
+        "data": {"lr": 0.5, "where": "x"}, "class": "torch.nn.modules.activation.ReLU", "dtype": "torch.float32", "complex": "1j", "text": "t",
+    }  # fmt: skip
+    assert plain_data(print, strict=False) == "<built-in function print>"

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from framework.data.loader import ExactLoader
 from framework.errors import UserError
 from framework.module import OptimizerConfig, ScheduleConfig
 from framework.plain import plain_data
@@ -311,7 +312,7 @@ class CausalLM(LanguageModel):
         self.eval()
         with torch.no_grad():
             for index, batch in enumerate(loader):
-                if index >= batches:
+                if index >= batches or (isinstance(loader, ExactLoader) and loader.fills_up(index)):
                     break
                 self._evaluate(self.transfer_batch_to_device(dict(batch), self.device, 1), "retention")
         for module, mode in modes:

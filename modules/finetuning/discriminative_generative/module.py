@@ -13,6 +13,7 @@ from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
 from framework.functional.linear_heads import ClassStatistics, gaussian_head, logistic_loss
 from framework.functional.linear_heads.logistic import as_rule, lbfgs, logits_of, rows_of
+from framework.optim import mark
 from framework.settings import at_least
 from modules.classifier import Classifier
 from modules.finetuning.discriminative_generative.plots import assumptions_figure
@@ -230,7 +231,9 @@ class LogisticHead(LinearHead):
         """L-BFGS has neither parameter groups nor weight decay."""
         if not self.at_once:
             return super().configure_optimizers()
-        return lbfgs(list(self.net.parameters()), self.max_iter, self.tolerance)
+        optimizer = lbfgs(list(self.net.parameters()), self.max_iter, self.tolerance)
+        mark(optimizer, self, self.optimizer_config.name)
+        return optimizer
 
     def on_train_start(self) -> None:
         """Refuses a part of the data where all of it is needed.

@@ -24,7 +24,7 @@ def train(
     after_epoch: Callable[[], Any] | None = None,
     trial: bool = False,
 ) -> list[Any]:
-    """Trains ``model`` on a data set of ``(x, y)``.
+    """Trains ``model`` on a data set of ``(x, y)``; each process on all of it, to the same weights.
 
     Args:
         model: In place; left in evaluation mode.
@@ -41,7 +41,7 @@ def train(
     Returns:
         What ``after_epoch`` returned.
     """
-    loader = ExactLoader(dataset, batch_size, shuffle=True, seed=seed)
+    loader = ExactLoader(dataset, batch_size, shuffle=True, seed=seed, ranks=lambda: (1, 0))
     update = build_optimizer(model, optimizer)
     scheduler = build_schedule(update, schedule, epochs * len(loader), len(loader))
     results: list[Any] = []
@@ -65,7 +65,7 @@ def train(
 
 @torch.no_grad()
 def accuracy(model: Callable[[Tensor], Tensor], dataset: Any, batch_size: int = 512) -> float:
-    """Share of a data set that is classified correctly.
+    """Share of a data set that is classified correctly; each process looks at all of it.
 
     Args:
         model: Maps x to logits ``(B, classes)``.
@@ -73,7 +73,7 @@ def accuracy(model: Callable[[Tensor], Tensor], dataset: Any, batch_size: int = 
         batch_size: Samples at a time.
     """
     right = total = 0
-    for x, y in ExactLoader(dataset, batch_size, seed=0):
+    for x, y in ExactLoader(dataset, batch_size, seed=0, ranks=lambda: (1, 0)):
         right += int((model(x).argmax(-1) == y).sum())
         total += len(y)
     return right / total

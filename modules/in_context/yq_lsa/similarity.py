@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import CatMetric
 from torchmetrics.functional import spearman_corrcoef
 
 from framework.errors import UserError
@@ -40,7 +40,7 @@ class SimilarityLM(CausalLM):
         if not isinstance(data, RatesInTokens):
             raise UserError(f"data: {type(data).__name__} has no levels to answer with")
         self.level_tokens, self.guesses = list(data.level_tokens), data.guesses
-        self._seen: dict[str, list[Tensor]] = defaultdict(list)
+        self.val_rows, self.test_rows = (CatMetric(nan_strategy="disable") for _ in range(2))  # gathered over ranks
 
     def levels(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The expected level of each prompt, (B,) float32."""
@@ -52,7 +52,8 @@ class SimilarityLM(CausalLM):
     def _evaluate(self, batch: Any, part: str) -> None:
         super()._evaluate(batch, part)
         answer = self.levels(batch)
-        self._seen[part].append(torch.stack([answer, batch["score"], batch["guess"], batch["kind"].float()], 1))
+        rows = torch.stack([answer, batch["score"], batch["guess"], batch["kind"].float()], 1)
+        getattr(self, f"{part}_rows").update(rows)
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """``prediction``, ``score``, ``guess`` and ``kind`` of each prompt."""
@@ -70,7 +71,9 @@ class SimilarityLM(CausalLM):
 
     def _report(self, part: str) -> dict[str, dict[str, Tensor]]:
         """``answer``, ``score`` and ``guess`` (n,) by the kind of guess."""
-        rows = torch.cat(self._seen.pop(part))
+        metric = getattr(self, f"{part}_rows")
+        rows = metric.compute()
+        metric.reset()
         found = {}
         for number, name in enumerate(self.guesses):
             answer, score, guess = rows[rows[:, 3] == number, :3].T

@@ -13,7 +13,7 @@ from callbacks.lora import LoRA
 from framework import Module, UserError
 from framework.__main__ import main
 from framework.checkpoints.weights_file import read_weights_file
-from framework.commands.export import read_step
+from framework.commands.export import command_line
 from framework.editing import edit, ledger_of
 from framework.functional.compression.rate import STEP, bits_per_weight
 from framework.functional.compression.rf8 import round_to_rf8
@@ -220,10 +220,14 @@ def test_the_newest_run_goes_by_last(trained, capsys):
 
 
 def test_steps_as_text():
-    assert [read_step(text) for text in ("2^-13", "2**-13", "0.001", "1e-3")] == [2**-13, 2**-13, 0.001, 0.001]
-    for text in ("0", "x", "2^", "nan", "0^-1"):
-        with pytest.raises(UserError, match="--step"):
-            read_step(text)
+    read = command_line().read
+    steps = [read(["--step", text]).step for text in ("2^-13", "2**-13", "0.001", "1e-3")]
+    assert steps == [2**-13, 2**-13, 0.001, 0.001]
+    for text in ("0", "x", "2^", "nan", "inf", "0^-1", "9^9999", "-1"):
+        with pytest.raises(UserError) as error:
+            read(["--step", text])
+        said = f"export: --step {text} is not accepted; a number above 0, such as 2^-13 or 0.001"
+        assert str(error.value) == said
 
 
 def test_no_training_goes_on_from_an_export(trained, tmp_path):

@@ -105,7 +105,7 @@ def claims(run):
     [
         (["s4"], "did you mean s4d?"),
         ([], "a method is needed; with claims: "),
-        (["--jsn"], "reproduce: --jsn is not accepted; accepted: --json"),
+        (["--jsn"], "reproduce: --jsn is not accepted; accepted: --all, --json"),
         (["--json"], "reproduce: --json needs a value"),
     ],
 )

@@ -162,3 +162,18 @@ def test_what_is_typed_wins_over_a_file_that_is_named_after_it():
     request = read_command_line(["--trainer.max_epochs=3", "--config", "file.yaml"])
     tree = compose(request, "fit", {}).tree
     assert tree["trainer"] == {"max_epochs": "3", "max_steps": 7}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("- 1\n", "file.yaml: a mapping of settings is needed, found a list"),
+        ("hello\n", "file.yaml: a mapping of settings is needed, found the text 'hello'"),
+        ("model:\n  lr: 1\n  wd: 2\n  lr: 3\n", "file.yaml:4: model.lr stands twice (first on line 2)"),
+        ("", None),
+    ],
+)
+def test_what_a_file_may_hold(content, said):
+    Path("file.yaml").write_text(content)
+    request = read_command_line(["--config", "file.yaml"])
+    assert request.problems == ([said] if said else [])

@@ -418,6 +418,11 @@ def test_merge_keys_and_anchors():
         ("a: !!python/object:os.system x", r"sweep\.yaml:1: not valid YAML: could not determine a constructor"),
         ("a: 1\n---\nb: 2", "not valid YAML"),
         ("a: &a [*a]", "an alias that contains itself"),
+        (
+            "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]\n" for i in range(9)),
+            "aliases unfold to 2.35e\\+09 values",
+        ),
+        ("a: 1\nb: \0", r"sweep\.yaml:2: not valid YAML"),
         ("a: 2020-13-45", "not valid YAML: month must be in 1..12"),
         ("? {a: 1}\n: 2", "not valid YAML"),
     ],

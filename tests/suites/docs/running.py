@@ -29,8 +29,7 @@ from docs.blocks import ROOT, Block, command_lines, framework_arguments
 from framework import catalogue, paths
 from framework.__main__ import main
 from framework.claims import reproduce
-from framework.commands.options import read_options
-from framework.commands.sweep import _OPTIONS, USAGE
+from framework.commands import sweep as sweep_command
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 STEPS = [
@@ -273,9 +272,9 @@ class PageRun:
 
 def sweep_given(arguments: list[str]) -> str:
     """The file, or short name, that ``sweep`` is given."""
-    options = read_options("sweep", USAGE, arguments, values=_OPTIONS, flags=("resume",))
+    options = sweep_command.command_line().read(arguments)
     assert options is not None
-    (given,) = options.words
+    (given,) = options.file
     return given
 
 
