@@ -78,10 +78,11 @@ class Experiment:
         except BaseException as error:
             with suppress(Exception):  # a run left open would swallow the next one's rows; the first error counts
                 close_loggers(self.trainer.loggers, 1)
-            if isinstance(error, Exception):
-                self._say_what_stands(error)
-            if isinstance(error, UserError) or not (self.folder / "config.yaml").exists():
+            recorded = self.folder / "config.yaml"
+            if isinstance(error, UserError) or not recorded.exists():
                 self.identity.discard()
+            if isinstance(error, Exception) and recorded.exists():
+                self._say_what_stands(error)
             raise
         finally:
             self.identity.release()

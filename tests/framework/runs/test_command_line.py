@@ -172,6 +172,18 @@ def test_a_start_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys, settin
     assert (tmp_path / "runs" / "icl_linear_models" / "mine" / "note.txt").exists()
 
 
+def test_what_the_first_step_refuses_leaves_nothing_to_start_again(tmp_path, monkeypatch, capsys):
+    """A batch of one sample under batch normalisation, seen within the training."""
+    monkeypatch.chdir(tmp_path)
+    text = refused(
+        capsys, "fit", "--config", "vision/image_classifier", "--data.source=digits", "--data.image_size=8",
+        "--data.batch_size=431", *QUICK[-2:],
+    )  # fmt: skip
+    assert "data.batch_size: an epoch's last batch of 1294 samples would have one sample" in text
+    assert "start again" not in text
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_moved_run_knows_how_good_its_best_checkpoint_is(finished, tmp_path, capsys):
     moved = tmp_path / "moved"
     shutil.copytree(finished, moved)
