@@ -90,6 +90,9 @@ def explained(error: BaseException, config: Mapping[str, Any]) -> str | None:
         return _located(f"batch_size: a batch normalisation got one value per channel; {accepted}", config)
     if isinstance(error, ValueError) and text.endswith("but got num_samples=0"):
         return "data: the data set is empty, 0 samples"
+    if isinstance(error, RuntimeError) and text == "Could not determine home directory.":
+        homes = [f"{key}: {value}" for key, value in leaves(config) if isinstance(value, str) and value.startswith("~")]
+        return f"{homes[0] if homes else 'a path'} begins with the folder of a user who is not known here"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(text)):
         traceback.clear_frames(error.__traceback__)  # what they hold would leave no memory for a message
         return f"out of memory{_wanted(text)}; {_largest(config)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ def same_place(old: Any, new: Any) -> bool:
     """
     if not isinstance(old, str | Path) or not isinstance(new, str | Path):
         return bool(old == new)
-    return Path(old).absolute() == Path(new).absolute() or not Path(old).exists()
+    return Path(old).absolute() == Path(new).absolute() or not os.path.exists(old)
 
 
 def make_absolute(tree: dict[str, Any], bases: Mapping[str, type]) -> None:
@@ -60,7 +61,7 @@ def _arguments(given: dict[str, Any], cls: type) -> None:
     for name, (hint, _) in hints.items():
         if names_a_path(hint):
             value = given.get(name, argument_defaults(cls).get(name))
-            if isinstance(value, str | PurePath) and str(value) and Path(value).exists():
+            if isinstance(value, str | PurePath) and str(value) and os.path.exists(value):
                 given[name] = str(Path(value).absolute())
         elif name in given:
             _within(given[name], hint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from framework.errors import UserError
-from framework.optim.going_on import mark
+from framework.optim.going_on import mark, mark_schedule
 from framework.optim.row_adamw import RowAdamW
 from framework.settings import at_least, brief
 
@@ -269,6 +269,7 @@ def build_schedule(
     """
     if config.name not in SCHEDULES:
         raise UserError(f"schedule.name: {config.name!r} is not one of {', '.join(SCHEDULES)}")
+    mark_schedule(optimizer, {**asdict(config), "total": total, "steps_per_epoch": steps_per_epoch})
     if config.name == "plateau":
         if config.warmup or not 0 < config.gamma < 1 or config.patience < 0 or config.min_lr < 0:
             found = f"gamma {config.gamma}, patience {config.patience}, min_lr {config.min_lr}, warmup {config.warmup}"

@@ -18,8 +18,10 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from framework.errors import UserError
 from framework.optim.row_adamw import RowAdamW
 
-NOTES = ("params", "param_names", "names", "configured")
+NOTES = ("params", "param_names", "names", "configured", "schedule")
 """What a group holds that is no option of the optimiser."""
+OWN = "framework.optim.from_config"
+"""Where the functions of a schedule by steps are made."""
 _PLATEAU = ("factor", "patience", "min_lrs", "default_min_lr", "threshold", "mode", "threshold_mode", "cooldown", "eps")
 
 
@@ -36,6 +38,13 @@ def mark(optimizer: Optimizer, model: nn.Module, name: str) -> None:
         configured = {key: value for key, value in group.items() if key not in NOTES}
         group["names"] = [names[id(parameter)] for parameter in group["params"]]
         group["configured"] = {"name": name.lower(), **configured}
+
+
+def mark_schedule(optimizer: Optimizer, configured: Mapping[str, Any]) -> None:
+    """Notes in each group of a marked optimiser what its schedule was made from."""
+    for group in optimizer.param_groups:
+        if "configured" in group:
+            group["schedule"] = dict(configured)
 
 
 def adapt(
@@ -68,6 +77,8 @@ def adapt(
     kinds = _kind(scheduler), _saved_kind(schedule)
     if old is None or "other" in kinds or (kinds[0] == "step" != kinds[1] and steps is None):
         return None
+    if _unchanged(old, optimizer.param_groups):  # to the bit, whatever hooks have made of the rates
+        return dict(saved), None if schedule is None else dict(schedule)
     _refuse(optimizer, old, kinds)
     place = {name: (group, key) for group in old for name, key in zip(group["names"], group["params"], strict=True)}
     _refuse_strangers(place, [name for group in optimizer.param_groups for name in group["names"]])
@@ -88,7 +99,7 @@ def adapt(
             options = {key: value for key, value in sources[0].items() if key not in NOTES} | options
         if scheduler is None:
             options.pop("initial_lr", None)
-        notes = {"names": group["names"], "configured": group["configured"]}
+        notes: dict[str, Any] = {key: group[key] for key in ("names", "configured", "schedule") if key in group}
         groups.append({**options, **notes, "params": list(numbers)})
         homes.append(sources[0])
     schedule = _rates(optimizer, scheduler, groups, homes, schedule, steps)
@@ -157,9 +168,20 @@ def _marked(saved: Mapping[str, Any], optimizer: Optimizer) -> list[dict[str, An
     return marked
 
 
+def _unchanged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> bool:
+    """Whether optimiser and schedule were configured as they are now, for the same parameters."""
+    return len(old) == len(new) and all(
+        key in was and key in now and _same(was[key], now[key])
+        for was, now in zip(old, new, strict=True)
+        for key in ("names", "configured", "schedule")
+    )
+
+
 def _kind(scheduler: Any) -> str | None:
-    kinds = {LambdaLR: "step", ReduceLROnPlateau: "plateau", type(None): None}
-    return kinds.get(type(scheduler), "other")
+    if isinstance(scheduler, LambdaLR):  # of others nobody knows what their functions hold
+        made_here = all(getattr(function, "__module__", "") == OWN for function in scheduler.lr_lambdas)
+        return "step" if type(scheduler) is LambdaLR and made_here else "other"
+    return {ReduceLROnPlateau: "plateau", type(None): None}.get(type(scheduler), "other")
 
 
 def _saved_kind(schedule: Mapping[str, Any] | None) -> str | None:
@@ -235,6 +257,8 @@ def _lacking(optimizer: Optimizer, old: Mapping[str, Any], new: Mapping[str, Any
 
 
 def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, Tensor) or isinstance(b, Tensor):

@@ -20,7 +20,7 @@ from framework.config.yaml12 import load
 from framework.errors import UserError
 from framework.pages.markdown import cell, table
 
-NUMBER = re.compile(r"\b\d{4}\.\d{4,5}\b")
+NUMBER = re.compile(r"\b\d{4}\.\d{4,5}(?=v\d+\b|\b)")
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,13 @@ def find_paper(asked: str) -> Paper:
         UserError: none, or several.
     """
     listed = papers()
+    asked = next(iter(numbers(asked)), asked)  # an address, or a number with its version
+    name = asked.lower()
     kinds: tuple[Callable[[Paper], bool], ...] = (
-        lambda paper: asked in (paper.number, paper.name),
-        lambda paper: asked in (entry.name for entry in paper.own),
-        lambda paper: asked in (entry.name for entry in (*paper.methods, *paper.techniques)),
-        lambda paper: asked.lower() in paper.title.lower(),
+        lambda paper: name in (paper.number, paper.name),
+        lambda paper: name in (entry.name for entry in paper.own),
+        lambda paper: name in (entry.name for entry in (*paper.methods, *paper.techniques)),
+        lambda paper: name in paper.title.lower(),
     )
     fitting = next((found for kind in kinds if (found := [paper for paper in listed if kind(paper)])), [])
     if len(fitting) == 1:

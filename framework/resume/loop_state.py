@@ -66,8 +66,9 @@ def restore_loops(trainer: Trainer, module: LightningModule, state: dict[str, An
     fit_loop = trainer.fit_loop
     if at_epoch_end:
         # With max_steps Lightning takes every checkpoint for one within an epoch, and would train nothing more.
-        for loop in (fit_loop, fit_loop.epoch_loop, fit_loop.epoch_loop.val_loop):
-            loop._restarting = False
+        fit_loop.epoch_loop._restarting = fit_loop.epoch_loop.val_loop._restarting = False
+    # within an epoch too: at its end Lightning would otherwise leave the schedules of epochs where they are
+    fit_loop._restarting = False
     for name, value in state["connector"].items():
         setattr(trainer._logger_connector, name, dict(value) if isinstance(value, dict) else value)
     for name, metric in _metrics(module):

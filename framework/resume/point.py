@@ -52,8 +52,8 @@ class ResumePoint(Callback):
         grace: Seconds that a signal waits for a point of rest; then the last point stands and the process ends.
         handle_signals: Whether to handle the signals at all.
         runs: The folder of the run folders of which this run's is to be the newest, whatever the clock says.
-        techniques: Settings of the techniques, as plain data: those of a run that was stopped early may have changed
-            when it goes on.
+        stoppers: Settings of what may end a training before its time (techniques, callbacks, ``max_time``), as plain
+            data: one that was stopped early stays so while they are the same.
 
     Raises:
         UserError: ``every_n_steps`` is below 1.
@@ -68,7 +68,7 @@ class ResumePoint(Callback):
         grace: float = 20.0,
         handle_signals: bool = True,
         runs: Path | None = None,
-        techniques: Any = None,
+        stoppers: Any = None,
     ) -> None:
         if every_n_steps is not None and every_n_steps < 1:
             raise UserError(f"every_n_steps must be at least 1, got {every_n_steps}")
@@ -79,7 +79,8 @@ class ResumePoint(Callback):
         self.grace = grace
         self.handle_signals = handle_signals
         self.runs = runs
-        self.techniques = techniques
+        self.stoppers = stoppers
+        self._had_early_stopping = False
         self.save_seconds = 0.0  # the last save's duration
         self._saving: str | None = None
         self._validated = False
@@ -244,7 +245,7 @@ class ResumePoint(Callback):
             "version": VERSION,
             "run_id": self.run_id,
             "at": self._saving,
-            "techniques": self.techniques,
+            "stoppers": self.stoppers,
             "ranks": ranks,
             "log_length": length,
             "sent_length": min(self._sent, length),
@@ -268,6 +269,7 @@ class ResumePoint(Callback):
                 f"the checkpoint's resume point has version {point['version']}, this installation reads up to {VERSION}"
             )
         self._loaded = point
+        self._had_early_stopping = any(key.startswith("EarlyStopping") for key in checkpoint.get("callbacks") or {})
         if point is not None and trainer.state.fn == "fit":
             for logger in _with(trainer, "pause"):
                 logger.pause()
@@ -277,7 +279,11 @@ class ResumePoint(Callback):
         if self._loaded is not None:
             ranks = self._loaded["ranks"]
             loops = ranks[trainer.global_rank if len(ranks) == trainer.world_size else 0]["loops"]
-            trainer.should_stop = still_stopped(trainer, loops, self._loaded.get("techniques") == self.techniques)
+            if "stoppers" in self._loaded:
+                same = self._loaded["stoppers"] == self.stoppers
+            else:  # an older point, which does not say
+                same = bool(trainer.early_stopping_callbacks) or not self._had_early_stopping
+            trainer.should_stop = still_stopped(trainer, loops, same)
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last moment before the first batch: everything that draws, logs or counts at the start has done so."""
@@ -392,9 +398,10 @@ class ResumePoint(Callback):
         elif -1 != (loop.max_epochs or 0) <= trainer.current_epoch:
             why, how = f"trainer.max_epochs {loop.max_epochs} is reached", "a larger trainer.max_epochs trains on"
         elif trainer.should_stop:
-            stopped = "EarlyStopping" if trainer.early_stopping_callback is not None else "a technique or the module"
+            early = trainer.early_stopping_callback is not None
+            stopped = "EarlyStopping" if early else "a technique, a callback, trainer.max_time or the module"
             why = f"{stopped} ended it after {trainer.current_epoch} epochs of trainer.max_epochs {loop.max_epochs}"
-            how = "with that technique off, or with more patience, it trains on"
+            how = f"without it, or with {'more patience' if early else 'other settings of it'}, it trains on"
         else:
             return
         if trainer.is_global_zero:

@@ -71,6 +71,8 @@ class Batches(Callback):
         batches = loop.max_batches if stage == "fit" else sum(loop.max_batches)
         if batches == 0:
             raise UserError(next(filter(None, map(_why_empty, loaders)), f"data: there is no batch to {stage}"))
+        if trainer.max_steps >= 0:  # a training that ends sooner does not come to the last one
+            batches = min(batches, trainer.max_steps * trainer.accumulate_grad_batches)
         self._samples = next(_with_one(loaders, batches), None) if stage == "fit" else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -21,7 +21,7 @@ from framework.config import yaml12
 from framework.config.compose import Request, read_inputs
 from framework.editing.engine import check_run, contradictions, in_order
 from framework.editing.technique import callbacks_of
-from framework.errors import UserError
+from framework.errors import RunFailed, UserError
 from framework.library_errors import user_mistakes
 from framework.resume import exit_code
 from framework.runs.command_line import CommandLine
@@ -79,7 +79,8 @@ class Experiment:
             with suppress(Exception):  # a run left open would swallow the next one's rows; the first error counts
                 close_loggers(self.trainer.loggers, 1)
             recorded = self.folder / "config.yaml"
-            if isinstance(error, UserError) or not recorded.exists():
+            began = isinstance(error, RunFailed) or not isinstance(error, UserError) or self.trainer.global_step
+            if not (began and recorded.exists()):
                 self.identity.discard()
             if isinstance(error, Exception) and recorded.exists():
                 self._say_what_stands(error)

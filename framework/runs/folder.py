@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import shutil
 import string
@@ -145,12 +146,14 @@ class Run:
             raise
 
     def _begin_anew(self) -> None:
-        """Forgets the record of a run of the same name that was killed before its first checkpoint."""
+        """Puts aside the record of a run of the same name that left no checkpoint to go on from."""
         if not (self.folder / PROVENANCE).exists() or read_record(self.folder).get("subcommand") != "fit":
             return
         refuse_if_kept(self.folder)
-        for name in (PROVENANCE, "metrics.jsonl", "metrics.csv"):
-            (self.folder / name).unlink(missing_ok=True)
+        for path in (self.folder / name for name in (PROVENANCE, "metrics.jsonl", "metrics.csv")):
+            if path.exists():  # kept beside it: nobody knows whether all of it was wanted
+                kept = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
+                path.rename(next(place for place in kept if not place.exists()))
 
     def discard(self) -> None:
         """Removes what a start that failed wrote, unless the folder was there before or holds results."""

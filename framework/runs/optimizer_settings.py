@@ -26,6 +26,7 @@ class OptimizerSettings(Callback):
         self.differs = False
         """Whether the config differs from what the checkpoint was trained with."""
         self._checkpoint: dict[str, Any] | None = None
+        self._said = ""
         self._patience: list[tuple[EarlyStopping, int]] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -73,7 +74,13 @@ class OptimizerSettings(Callback):
         checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [state], [] if schedule is None else [schedule]
         before, now = _rates(saved[0]), _rates(state)
         if before != now and trainer.is_global_zero:
-            print(f"learning rate: {before} in the checkpoint, {now} from here on, as the config says", file=sys.stderr)
+            self._said = f"learning rate: {before} in the checkpoint, {now} from here on, as the config says"
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A finished run has no rate from here on."""
+        if self._said:
+            print(self._said, file=sys.stderr)
+        self._said = ""
 
 
 def _rates(state: dict[str, Any]) -> str:

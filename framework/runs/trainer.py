@@ -147,7 +147,10 @@ def own_callbacks(record: Record, keep: bool, start: Mapping[str, Any] | None = 
                 every_n_steps=config.resume_every_n_steps,
                 run_id=identity.run_id,
                 runs=identity.folder.parent,
-                techniques=record.settings["techniques"],
+                stoppers={
+                    "techniques": record.settings["techniques"],
+                    **{name: record.settings["trainer"].get(name) for name in ("callbacks", "max_time")},
+                },
             )
         )
         if config.monitor is not None:

@@ -156,3 +156,10 @@ def test_an_error_while_receiving_a_batch_stays_where_no_worker_died(monkeypatch
     monkeypatch.setattr(batches._data_queue, "get", get)
     with pytest.raises(EOFError, match="of something else"), user_mistakes(CONFIG):
         next(batches)
+
+
+def test_the_folder_of_an_unknown_user_is_named():
+    config = {"model": {"class_path": "M", "init_args": {"path": "~nobody_here/x"}}}
+    error = RuntimeError("Could not determine home directory.")
+    said = library_errors.explained(error, config)
+    assert said == "model.path: ~nobody_here/x begins with the folder of a user who is not known here"

@@ -39,6 +39,7 @@ class Net(pl.LightningModule):
         self.net = nn.Sequential(nn.Linear(5, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.3), nn.Linear(12, 3))
         self.accuracy = MulticlassAccuracy(3)
         self.spread = MeanMetric()
+        self.by_epoch = ""
 
     def on_train_start(self) -> None:
         torch.rand(3), np.random.rand(2), random.random()  # noqa: NPY002
@@ -70,6 +71,11 @@ class Net(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=0.02)
+        if self.by_epoch == "step":
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
+        if self.by_epoch == "plateau":  # no loss is smaller by so much, so each validation counts
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -146,6 +152,7 @@ def fit(
     callbacks: list[pl.Callback] | None = None,
     loggers: list[Any] | None = None,
     seed: int = 3,
+    by_epoch: str = "",  # a schedule by epochs, step or plateau, instead of one by steps
     **trainer_kwargs: Any,
 ) -> pl.Trainer:
     pl.seed_everything(seed, verbose=False)
@@ -183,6 +190,7 @@ def fit(
     if not path.exists():  # as the command does: what a process logged that was killed before its first point
         (folder / "metrics.jsonl").unlink(missing_ok=True)
     model, data = Net(), Data(arrays=arrays, num_workers=workers)
+    model.by_epoch = by_epoch
     trainer.fit(model, datamodule=data, ckpt_path=str(path) if resume and path.exists() else None)
     save_end(trainer, folder)
     return trainer

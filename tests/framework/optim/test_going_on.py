@@ -214,3 +214,24 @@ def test_others_optimisers_and_schedules_are_left_alone():
     ours = build_optimizer(net, OptimizerConfig())
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(ours, 10)
     assert adapt(ours, theirs, ours.state_dict(), theirs.state_dict(), 0) is None
+    for function in (lambda epoch: 0.9**epoch, Falling()):  # of a LambdaLR that others made nobody knows the functions
+        theirs = torch.optim.lr_scheduler.LambdaLR(ours, function)
+        assert adapt(ours, theirs, ours.state_dict(), theirs.state_dict(), 0) is None
+
+
+class Falling:
+    def __call__(self, epoch):
+        return 0.9**epoch
+
+
+def test_what_was_not_configured_otherwise_is_loaded_as_it_is():
+    """Also where a hook has changed the rates since."""
+    state, saved = trained(OptimizerConfig(lr=0.01), ScheduleConfig(**COSINE), model())
+    for group in state["param_groups"]:
+        group["lr"] *= 0.5
+    optimizer, scheduler = built(model(), OptimizerConfig(lr=0.01), ScheduleConfig(**COSINE), TOTAL)
+    adapted, schedule = adapt(optimizer, scheduler, state, saved, STEPS)
+    assert same(adapted, state)
+    assert same(schedule, saved)
+    optimizer, scheduler = built(model(), OptimizerConfig(lr=0.01), ScheduleConfig(**COSINE), 2 * TOTAL)
+    assert not same(adapt(optimizer, scheduler, state, saved, STEPS)[1], saved)

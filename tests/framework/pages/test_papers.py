@@ -53,6 +53,9 @@ def test_what_uses_a_paper_is_found_wherever_it_stands():
     [
         ("2206.11893", "s4d"),
         ("s4d", "s4d"),
+        ("S4D", "s4d"),
+        ("arXiv:2206.11893v2", "s4d"),
+        ("https://arxiv.org/abs/2206.11893", "s4d"),
         ("backslash", "backslash"),  # a method names the paper too, beside its own
         ("gg_prior", "gg_prior"),
         ("rf8", "gg_prior"),

@@ -29,6 +29,8 @@ KINDS = {
     "limited": {"limit_train_batches": 7},
     "seldom_logged": {"log_every_n_steps": 3, **RARE},
     "every_third_validation": {"check_val_every_n_epoch": 3, **RARE},
+    "by_epoch": {"by_epoch": "step"},
+    "plateau": {"by_epoch": "plateau"},
     "workers": {"workers": 2, "arrays": False, **RARE},
 }
 
@@ -72,6 +74,8 @@ def killed_and_resumed(folder: Path, kind: str, *kills: tuple[str, int]) -> None
         ("accumulate", [("on_before_optimizer_step", 5), ("on_train_batch_start", 7)]),
         ("max_steps", [("on_train_batch_start", 11), ("on_train_batch_start", 12)]),  # the first of the second epoch
         ("max_steps_at_epoch_end", [("on_validation_batch_start", 9), ("on_train_batch_start", 7)]),
+        ("by_epoch", [("on_train_batch_start", 5), ("on_train_batch_start", 9)]),
+        ("plateau", [("on_train_batch_start", 5), ("on_train_batch_start", 9)]),
         ("limited", [("on_train_batch_start", 8), ("on_train_batch_start", 5)]),
         ("seldom_logged", [("on_train_batch_start", 18)]),
         ("every_third_validation", [("on_train_batch_start", 24)]),

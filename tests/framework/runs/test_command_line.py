@@ -184,6 +184,27 @@ def test_what_the_first_step_refuses_leaves_nothing_to_start_again(tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_earlier_attempt_of_the_same_name_is_kept_beside(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["fit", *QUICK, "--run.name=mine", "--trainer.enable_checkpointing=false"]
+    assert main(command) == 0
+    folder = tmp_path / "runs" / "image_classifier_digits" / "mine"
+    rows = (folder / "metrics.jsonl").read_bytes()
+    refused(capsys, *command, "--trainer.limit_train_batches=0")
+    assert (folder / "metrics.1.jsonl").read_bytes() == rows
+    assert main(command) == 0
+    assert (folder / "metrics.1.jsonl").read_bytes() == rows
+    assert (folder / "metrics.jsonl").stat().st_size > 0
+
+
+def test_a_training_that_failed_keeps_its_record(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    worse = ["--model.optimizer.name=sgd", "--model.optimizer.lr=1e9", "--trainer.log_every_n_steps=500"]
+    assert main(["fit", *QUICK, *worse, "--run.name=nan"]) == 3
+    assert "no checkpoint was written yet" in capsys.readouterr().err
+    assert (tmp_path / "runs" / "image_classifier_digits" / "nan" / "provenance.json").is_file()
+
+
 def test_a_moved_run_knows_how_good_its_best_checkpoint_is(finished, tmp_path, capsys):
     moved = tmp_path / "moved"
     shutil.copytree(finished, moved)
