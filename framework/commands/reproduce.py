@@ -56,7 +56,7 @@ def command_line() -> CommandParser:
     parser.add_argument(
         "--page",
         metavar="FILE",
-        help="the page of results that is written anew, such as docs/results.md",
+        help="the page of results to update, such as docs/results.md",
     )
     return parser
 

@@ -21,7 +21,7 @@ class ShortWindows(Callback):
         self._backwards = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts anew: no gradients outlive a resume."""
+        """Starts the count again: no gradients outlive a resume."""
         self._backwards = 0
 
     def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:

@@ -12,7 +12,7 @@ from framework.tracking.provenance import slurm
 
 
 def begun_run(runs: Path, command: Sequence[str]) -> Path | None:
-    """The folder of the run that this command began, if SLURM has begun the job anew.
+    """The folder of the run that this command began, if SLURM has restarted the job.
 
     A run is this command's own if its record has the same job (and task of an array), the same command and the same
     working folder. Of several the one of the same step and process is taken, then the newest.

@@ -27,9 +27,9 @@ QUICK += ["--trainer.enable_model_summary=false"]
 def home(tmp_path, monkeypatch) -> Path:
     """The user's folder, beside the working folder."""
     (tmp_path / "home").mkdir()
-    (tmp_path / "work").mkdir()
+    (tmp_path / "here").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "home"
 
 
@@ -102,10 +102,10 @@ def test_a_technique_whose_file_has_moved_goes_on(home, monkeypatch, tmp_path, c
     assert main(["fit", *quick, old, "--ckpt_path", str(run), "--trainer.max_epochs=2"]) == 0
     monkeypatch.chdir(home)
     assert main(["fit", "--ckpt_path", str(run), "--trainer.max_epochs=3"]) == 0
-    other = old.replace("/old", "/new").replace("=runs", f"={tmp_path}/work/runs")
+    other = old.replace("/old", "/new").replace("=runs", f"={tmp_path}/here/runs")
     assert main(["fit", *quick, other, "--ckpt_path", str(run), "--trainer.max_epochs=4"]) == 2
     assert "techniques.warm_start.checkpoint: the checkpoint has" in capsys.readouterr().err
-    (tmp_path / "work").rename(tmp_path / "moved")
+    (tmp_path / "here").rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path / "moved")
     assert main(["fit", *quick, old, "--ckpt_path=runs/image_classifier_digits/new", "--trainer.max_epochs=4"]) == 0
 

@@ -209,7 +209,7 @@ def test_a_moved_run_knows_how_good_its_best_checkpoint_is(finished, tmp_path, c
     moved = tmp_path / "moved"
     shutil.copytree(finished, moved)
     assert main(["fit", "--ckpt_path", str(moved)]) == 0  # nothing is left to do
-    states = torch.load(finished / "checkpoints" / "last.ckpt")["callbacks"]
+    states = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
     (score,) = (state["best_model_score"] for key, state in states.items() if key.startswith("ModelCheckpoint"))
     said = f"best val/accuracy {float(score):.4g} in {moved / 'checkpoints' / 'best.ckpt'}"
     assert said in capsys.readouterr().err
