@@ -37,13 +37,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from framework.editing import Plan, Technique, choose, nothing_matches, unique_parameters
+from framework.editing import Plan, Writer, choose, nothing_matches, unique_parameters
 from framework.errors import UserError
 from framework.functional import generalized_gaussian as gg
 from framework.functional.compression.rate import STEP, bits_per_weight, check_step
@@ -226,7 +226,7 @@ def check_settings(lam: float | None, per_weight_step: float | None, eps: float,
         raise UserError(f"backslash.scope: {scope!r} is not accepted; one of {', '.join(SCOPES)}")
 
 
-class BackSlash(Technique):
+class BackSlash(Writer):
     """Pulls the trainable weights towards a cheaper code after each optimiser step.
 
     Args:
@@ -247,8 +247,7 @@ class BackSlash(Technique):
     """
 
     technique = "backslash"
-    writes_weights = True
-    before: ClassVar[tuple[str, ...]] = ("ema",)
+    phase = "update"
 
     def __init__(
         self,

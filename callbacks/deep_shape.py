@@ -55,8 +55,7 @@ class DeepShape(Transform):
     technique = "deep_shape"
     changes = frozenset({"values"})
     moments = frozenset({"epoch"})
-    after = ("gg_init", "warm_start", "winner", "mixture_growth", "kappa_tune", "lora")
-    before = ("backslash", "ema")
+    phase = "remap"
 
     def __init__(
         self,

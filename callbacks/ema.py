@@ -20,13 +20,13 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from framework.editing import Context, Plan, Technique, Transform
+from framework.editing import Context, Plan, Technique, Transform, Writer
 from framework.editing.registry import find_technique
 from framework.editing.technique import callbacks_of
 from framework.errors import UserError
 
 
-class EMA(Technique, EMAWeightAveraging):
+class EMA(Writer, EMAWeightAveraging):
     """Exponential moving average of the weights.
 
     Args:
@@ -40,7 +40,7 @@ class EMA(Technique, EMAWeightAveraging):
     """
 
     technique: ClassVar[str] = "ema"
-    after: ClassVar[tuple[str, ...]] = ("*",)
+    phase = "average"
 
     def __init__(
         self,

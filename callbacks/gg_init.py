@@ -34,14 +34,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from framework.data.seeding import mix
-from framework.editing import Context, Edit, Once, choose, matches, nothing_matches
+from framework.editing import Context, Edit, choose, matches, nothing_matches
+from framework.editing.capabilities import CLAIMED_LAYERS, FRESH_WEIGHTS
 from framework.errors import UserError
 from framework.functional import generalized_gaussian as gg
 from framework.protocols import HasWeightParts, WeightPart
@@ -304,9 +305,8 @@ class GGInit(Edit):
 
     technique = "gg_init"
     changes = frozenset({"values"})
-    draws_weights = True
-    before = ("warm_start", "winner", "kappa_tune", "lora")
-    after: ClassVar[tuple[str, ...]] = ("mixture_growth",)
+    phase = "draw"
+    offers = frozenset({FRESH_WEIGHTS})
 
     def __init__(
         self,
@@ -340,29 +340,25 @@ class GGInit(Edit):
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
         """Names the weights and biases, the fan, standard deviation and scale of each, and the seed."""
-        kappa_tune = context.configured("kappa_tune")
-        if isinstance(kappa_tune, Once) and not kappa_tune.in_training(context):
-            rank_zero_warn(
-                "gg_init and kappa_tune: kappa_tune then ranks freshly drawn weights, which know nothing; leave "
-                "gg_init out, or exclude the pretrained layers"
-            )
-        left = [*(self.exclude or ()), *self._left_to_winner(model, context)]
+        left = [*(self.exclude or ()), *self._claimed(model, context)]
         decision = self._plan(model, context.seed if self.seed is None else self.seed, exclude=left)
         return {**decision, "drawn_for": context.seed}
 
-    def _left_to_winner(self, model: nn.Module, context: Context) -> list[str]:
-        """The layers that WINNER names: it adds its noise to the initialisation that they have.
+    def _claimed(self, model: nn.Module, context: Context) -> list[str]:
+        """The layers whose own initialisation another technique needs (WINNER adds its noise to it).
 
         Raises:
             UserError: ``include`` names one of them.
         """
-        claimed = getattr(context.configured("winner"), "claimed", None)
-        names = list(claimed(model)) if callable(claimed) else []
-        if both := [name for name in names if self.include and matches(name, self.include)]:
-            raise UserError(
-                f"{self.name}.include: {both[0]!r} is not accepted beside winner, which adds noise to the "
-                "initialisation of that layer; exclude it from one of them"
-            )
+        names: list[str] = []
+        for other in context.offering(CLAIMED_LAYERS, self):
+            claimed = list(other.claimed(model))
+            if both := [name for name in claimed if self.include and matches(name, self.include)]:
+                raise UserError(
+                    f"{self.name}.include: {both[0]!r} is not accepted beside {other.name}, which needs the "
+                    "initialisation that this layer has; exclude it from one of them"
+                )
+            names += claimed
         return names
 
     def initialise(self, model: nn.Module, decision: Mapping[str, Any], context: Context) -> None:

@@ -51,6 +51,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from framework.editing import Context, Once, Plan, choose, matches, nothing_matches, unique_parameters
+from framework.editing.capabilities import ADAPTERS, FRESH_WEIGHTS, NOISE, RANKING, TRAINED_WEIGHTS
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.files import write_text, written
@@ -405,7 +406,7 @@ class KappaTune(Once):
         max_dim: Weights with a larger side are neither ranked nor trained.
         freeze_bn_stats: Whether frozen batch norms stay in evaluation mode, so that their running statistics stay.
         cache: JSON file that remembers condition numbers by the tensors' contents.
-        epoch: Before which it is done. By default at the start, or where ``mixture_growth`` has folded its layers.
+        epoch: Before which it is done. By default at the start, or once earlier techniques leave plain layers.
 
     Raises:
         UserError: a setting is not accepted; at the start, nothing matches, or mode ``lora`` lacks that technique.
@@ -413,8 +414,8 @@ class KappaTune(Once):
 
     technique: ClassVar[str] = "kappa_tune"
     changes: ClassVar[frozenset[str]] = frozenset({"trainability"})
-    after: ClassVar[tuple[str, ...]] = ("gg_init", "warm_start", "winner", "mixture_growth")
-    before: ClassVar[tuple[str, ...]] = ("lora", "ema")
+    phase = "select"
+    offers = frozenset({RANKING})
 
     def __init__(
         self,
@@ -475,9 +476,9 @@ class KappaTune(Once):
         Raises:
             UserError: mode ``lora`` without that technique, nothing is left to rank, or a pattern names nothing.
         """
-        lora = context.configured("lora")
-        mode = self.mode if self.mode != "auto" else "lora" if lora is not None else "full"
-        if mode == "lora" and lora is None:
+        adapter = next(iter(context.offering(ADAPTERS, self)), None)
+        mode = self.mode if self.mode != "auto" else "lora" if adapter is not None else "full"
+        if mode == "lora" and adapter is None:
             raise UserError(
                 f"{self.name}.mode: 'lora' is not accepted without the technique lora; add --techniques.lora=true, or "
                 "use mode full"
@@ -491,7 +492,7 @@ class KappaTune(Once):
         if not weights:
             raise UserError(f"{self.name}.trainable_modules: {self.trainable_modules} leaves no weight to rank")
         if mode == "lora":
-            weights = self._adaptable(model, weights, lora)
+            weights = self._adaptable(model, weights, adapter)
         ranking = rank_by_condition(weights, self.normalise, self.cache)
         chosen = self._select(ranking, mode)
         also = beside_selected(model, chosen, self.train_norms, self.train_biases)
@@ -516,12 +517,9 @@ class KappaTune(Once):
         names = choose(modules, self.trainable_modules, key=f"{self.name}.trainable_modules")
         return [modules[name] for name in names]
 
-    def _adaptable(self, model: nn.Module, weights: dict[str, Tensor], lora: Any) -> dict[str, Tensor]:
-        """Those of ``weights`` that LoRA can adapt: its own candidates, and stacked experts."""
-        layers = lora.candidates(model) if callable(getattr(lora, "candidates", None)) else None
-        if layers is None:
-            layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-        known = {f"{layer}.weight" for layer in layers}
+    def _adaptable(self, model: nn.Module, weights: dict[str, Tensor], adapter: Any) -> dict[str, Tensor]:
+        """Those of ``weights`` that can be adapted: the adapter's own candidates, and stacked experts."""
+        known = {f"{layer}.weight" for layer in adapter.candidates(model)}
         stacks = {name for name, weight in weights.items() if weight.ndim == 3 and name.endswith(EXPERTS)}
         kept = {name: weight for name, weight in weights.items() if name in known or name in stacks}
         if not kept:
@@ -537,17 +535,19 @@ class KappaTune(Once):
         return [name for rows in groups if rows for name in select(rows, **budget, order=self.order, seed=self.seed)]
 
     def _warn_of_fresh_weights(self, model: nn.Module, context: Context) -> None:
-        done = [plan.technique for plan in context.plans]
-        fresh = [name for name in ("gg_init", "winner") if name in done]
-        if context.epoch or not fresh or "warm_start" in done[done.index(fresh[-1]) :]:
+        done = [context.techniques[plan.name] for plan in context.plans if plan.name in context.techniques]
+        loaded = max((i for i, other in enumerate(done) if TRAINED_WEIGHTS in other.offers), default=-1)
+        fresh = [other for other in done[loaded + 1 :] if other.offers & {FRESH_WEIGHTS, NOISE}]
+        if context.epoch or not fresh:
             return  # trained since, or loaded
         given = getattr(model, "hparams", {})
-        if fresh == ["winner"]:
-            what = "winner has added noise to two layers"
+        drawn = next((other for other in fresh if FRESH_WEIGHTS in other.offers), None)
+        if drawn is None:
+            what = f"{fresh[0].name} has added noise to weights"
         elif any(given.get(key) for key in _PRETRAINED):
-            what = "gg_init has overwritten the weights that the model was given"
+            what = f"{drawn.name} has overwritten the weights that the model was given"
         else:
-            what = "gg_init has drawn fresh weights"
+            what = f"{drawn.name} has drawn fresh weights"
         rank_zero_warn(f"{self.name}: {what}: they know nothing, and their shapes alone decide the ranking")
 
     @classmethod
@@ -555,6 +555,12 @@ class KappaTune(Once):
         """In mode full, trains the chosen tensors and nothing else."""
         if decision["mode"] == "full":
             freeze_all_but(model, [*decision["tensors"], *decision["trainable"]])
+
+    @classmethod
+    def keeps_trained(cls, plan: Plan) -> list[str]:
+        """In mode full, all that it chose."""
+        decision = plan.decision
+        return [*decision["tensors"], *decision.get("trainable", ())] if decision["mode"] == "full" else []
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

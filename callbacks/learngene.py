@@ -25,13 +25,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from framework.checkpoints.learngene_file import FILE, read_learngene
 from framework.checkpoints.weights_file import file_sha256
 from framework.editing import Context, Edit
+from framework.editing.capabilities import PLAIN_LAYERS, TRAINED_WEIGHTS
 from framework.errors import UserError
 from framework.functional.learngene import HEADS, LearngeneTensors, expand_into, find_transformer, matched, within
 from framework.protocols import HasLearngene
@@ -57,11 +58,9 @@ class Learngene(Edit):
 
     technique = "learngene"
     changes = frozenset({"values"})
-    after: ClassVar[tuple[str, ...]] = ("gg_init",)
-    before: ClassVar[tuple[str, ...]] = ("structured_init", "warm_start", "winner", "kappa_tune", "lora")
-    conflicts: ClassVar[Mapping[str, str]] = {
-        "mixture_growth": "it draws every layer anew as templates, and the expansion would be lost"
-    }
+    phase = "predict"
+    offers = frozenset({TRAINED_WEIGHTS})
+    needs = frozenset({PLAIN_LAYERS})
 
     def __init__(self, path: str | Path | None = None, head: str = "if_fits") -> None:
         if head not in HEADS:

@@ -31,7 +31,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from framework.editing import Context, Once, Plan, choose
+from framework.editing.capabilities import ADAPTERS
 from framework.editing.names import all_names, matches
+from framework.editing.registry import find_technique
 from framework.errors import UserError
 from framework.settings import above
 
@@ -235,7 +237,7 @@ class LoRA(Once):
             ``pissa_niter_16``, or ``false`` (a random update, for tests).
         trainable_modules: Names or patterns of modules trained whole. By default the classifier of a timm model; ``[]``
             for none.
-        epoch: Before which it is done. By default at the start, or where ``mixture_growth`` has folded its layers.
+        epoch: Before which it is done. By default at the start, or once earlier techniques leave plain layers.
 
     Raises:
         UserError: a setting is not accepted, or no layer of the model fits.
@@ -243,7 +245,8 @@ class LoRA(Once):
 
     technique: ClassVar[str] = "lora"
     changes: ClassVar[frozenset[str]] = frozenset({"structure", "trainability"})
-    after: ClassVar[tuple[str, ...]] = ("gg_init", "warm_start", "winner", "mixture_growth", "kappa_tune")
+    phase = "adapt"
+    offers = frozenset({ADAPTERS})
 
     def __init__(
         self,
@@ -312,17 +315,18 @@ class LoRA(Once):
         """Chooses the layers.
 
         Raises:
-            UserError: a layer that is named cannot be adapted, none is left, or kappa_tune chooses them too.
+            UserError: a layer that is named cannot be adapted, none is left, or another technique chooses them too.
         """
         whole = self.whole(model)
-        offered, parameters = context.offered("target_modules"), context.offered("target_parameters") or []
-        if offered is not None or parameters:
+        chooser, parameters = context.decided("target_modules", "target_parameters"), []
+        if chooser is not None:
             if self.target_modules is not None:
                 raise UserError(
-                    f"{self.name}.target_modules: {self.target_modules} is not accepted beside kappa_tune, which "
-                    "chooses the layers; leave it out, or use kappa_tune's include and exclude"
+                    f"{self.name}.target_modules: {self.target_modules} is not accepted beside {chooser.name}, which "
+                    f"chooses the layers; leave it out, or use {chooser.name}'s include and exclude"
                 )
-            targets = list(offered or [])
+            targets = list(chooser.decision.get("target_modules") or [])
+            parameters = list(chooser.decision.get("target_parameters") or [])
         elif self.target_modules is None:
             targets = self.candidates(model)
         else:
@@ -342,7 +346,7 @@ class LoRA(Once):
         return {
             "adapter": self.name,
             "targets": targets,
-            "parameters": list(parameters),
+            "parameters": parameters,
             "rank": self.rank,
             "alpha": self.alpha,
             "dropout": self.dropout,
@@ -363,6 +367,11 @@ class LoRA(Once):
         if self.init_lora_weights is not True:
             unload(model, decision["adapter"])
             _add(model, decision, self.init_lora_weights)
+
+    @classmethod
+    def keeps_trained(cls, plan: Plan) -> list[str]:
+        """The adapters, and what is trained beside them."""
+        return list(plan.trainable or ())
 
     @classmethod
     def undo(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
@@ -456,19 +465,20 @@ def _inside(name: str, modules: Sequence[str]) -> bool:
 
 
 def _kept_trainable(context: Context, model: nn.Module, targets: Sequence[str], name: str) -> list[str]:
-    """Tensors that an earlier technique chose to be trained whole stay so.
+    """Tensors that an earlier technique chose for training stay trained.
 
     Raises:
-        UserError: one of them is a layer that is to be adapted.
+        UserError: one of them belongs to a layer that is to be adapted.
     """
-    full = [p for p in context.plans if p.technique == "kappa_tune" and p.decision.get("mode") == "full"]
-    for tensor in (tensor for plan in full for tensor in plan.decision["tensors"]):
-        if tensor.rpartition(".")[0] in targets:
-            raise UserError(f"{name} and kappa_tune (mode full) both train {tensor}; exclude it from one of them")
-    kept = [name for plan in full for name in (*plan.decision["tensors"], *plan.decision.get("trainable", ()))]
-    for plan in context.plans:  # adapters of this run; those that the model had before it are left as they are
-        if plan.technique == "lora" and plan.name in context.techniques:
-            kept += plan.trainable or ()
+    kept: list[str] = []
+    for plan in context.plans:
+        technique = find_technique(plan.technique)
+        if technique.phase == LoRA.phase and plan.name not in context.techniques:
+            continue  # adapters that the model had before this run are left as they are
+        chosen = technique.keeps_trained(plan)
+        if both := [tensor for tensor in chosen if tensor.rpartition(".")[0] in targets]:
+            raise UserError(f"{name} and {plan.name} both train {both[0]}; exclude it from one of them")
+        kept += chosen
     return list(dict.fromkeys(kept))
 
 

@@ -47,6 +47,7 @@ class RebalanceFactors(Transform):
     """
 
     changes = frozenset({"values"})
+    phase = "remap"
     optimizer = "reset"
 
     def __init__(

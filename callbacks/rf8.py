@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from framework.editing import Technique, matrices
+from framework.editing import Writer, matrices
 from framework.functional.compression.rate import sqnr
 from framework.functional.compression.rf8 import round_to_rf8
 
@@ -79,7 +79,7 @@ def in_rf8(model: nn.Module, include: list[str] | None = None, exclude: list[str
         put_back(tensors, before)
 
 
-class RF8(Technique):
+class RF8(Writer):
     """Evaluates with weights rounded to RF8.
 
     Args:
@@ -93,8 +93,7 @@ class RF8(Technique):
     """
 
     technique = "rf8"
-    writes_weights = True
-    before: ClassVar[tuple[str, ...]] = ("ema",)  # its swap back comes after this one's
+    phase = "update"
 
     def __init__(self, include: list[str] | None = None, exclude: list[str] | None = None) -> None:
         self.include, self.exclude = include, exclude

@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -179,8 +179,7 @@ class StructuredInit(Edit):
 
     technique = "structured_init"
     changes = frozenset({"values"})
-    before: ClassVar[tuple[str, ...]] = ("warm_start", "winner", "kappa_tune", "lora")
-    after: ClassVar[tuple[str, ...]] = ("gg_init", "mixture_growth")
+    phase = "pattern"
 
     def __init__(
         self,

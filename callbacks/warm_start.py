@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from framework.checkpoints.finding import find_checkpoint
 from framework.checkpoints.weights_file import file_sha256, read_weights_file
 from framework.editing import Context, Plan, Transform, choose, matches, unique_parameters
+from framework.editing.capabilities import FRESH_WEIGHTS, NOISE, RANKING, TRAINED_WEIGHTS
 from framework.editing.ledger import read_plans, same_edit, seeded_for
 from framework.editing.registry import find_technique
 from framework.errors import UserError
@@ -335,8 +336,7 @@ class WarmStart(Transform):
     changes = frozenset({"values"})
     moments = frozenset({"start", "epoch"})
     optimizer = "reset"
-    after = ("gg_init",)
-    before = ("kappa_tune", "lora", "ema")
+    phase = "carry"
     from_weights = (
         "--techniques.warm_start.checkpoint={path} --techniques.warm_start.shrink=1 --techniques.warm_start.perturb=0"
     )
@@ -377,6 +377,19 @@ class WarmStart(Transform):
         self.seed, self.force = seed, force
         self._fit: WeightsMatch | None = None
 
+    @property
+    def _changes(self) -> bool:
+        return (self.shrink, self.perturb) != (1, 0)
+
+    @property
+    def offers(self) -> frozenset[str]:  # type: ignore[override] # what it offers depends on its settings
+        """Trained weights and noise, if it starts from a file."""
+        return frozenset() if self.checkpoint is None else frozenset({TRAINED_WEIGHTS, NOISE})
+
+    def noised(self, model: nn.Module) -> list[str]:
+        """Names of the parameters that it shrinks or perturbs after loading the file."""
+        return [*targets(model, self.include, self.exclude)] if self._changes else []
+
     def due(self, context: Context) -> bool:
         """At the start; in a round or before an epoch in which it was not done yet."""
         mine = [plan.decision for plan in context.plans if plan.name == self.name]
@@ -391,17 +404,18 @@ class WarmStart(Transform):
         return context.epoch in self.when and all(decision["epoch"] != context.epoch for decision in mine)
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses to write over what KappaTune ranks.
+        """Refuses to write over what another technique ranks.
 
         Raises:
             UserError: it would shrink or perturb weights that are ranked.
         """
-        if context.configured("kappa_tune") is not None and not self.force and (self.shrink, self.perturb) != (1, 0):
-            raise UserError(
-                f"warm_start.shrink: {self.shrink:g} with perturb {self.perturb:g} is not accepted beside kappa_tune, "
-                "which would rank weights that are no longer the pretrained ones; shrink: 1 and perturb: 0, or force: "
-                "true"
-            )
+        for other in context.offering(RANKING, self):
+            if not self.force and self._changes:
+                raise UserError(
+                    f"warm_start.shrink: {self.shrink:g} with perturb {self.perturb:g} is not accepted beside "
+                    f"{other.name}, which would rank weights that are no longer the pretrained ones; shrink: 1 and "
+                    "perturb: 0, or force: true"
+                )
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
         """What is shrunk and perturbed, by how much, from which file and seed."""
@@ -517,7 +531,7 @@ def _names_by_parameter(model: nn.Module) -> dict[str, list[str]]:
 
 def _draws(context: Context, plan: Plan) -> bool:
     technique = context.techniques.get(plan.name)
-    return technique is not None and bool(getattr(technique, "draws_weights", False))
+    return technique is not None and FRESH_WEIGHTS in technique.offers
 
 
 def _round(context: Context) -> int:

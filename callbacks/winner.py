@@ -51,7 +51,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from framework.data.seeding import mix
-from framework.editing import Context, Edit, matches, nothing_matches
+from framework.editing import Context, Edit, nothing_matches
+from framework.editing.capabilities import CLAIMED_LAYERS, NOISE
 from framework.errors import UserError
 from framework.functional.spectral_centroid import CENTROIDS, Centroid, spectral_centroid
 from framework.protocols import HasSineLayers, HasTargetSignal, HasWeightParts, SineLayers
@@ -293,8 +294,8 @@ class Winner(Edit):
 
     technique = "winner"
     changes = frozenset({"values"})
-    after = ("mixture_growth", "gg_init", "warm_start")
-    before = ("kappa_tune", "lora", "ema")
+    phase = "noise"
+    offers = frozenset({NOISE, CLAIMED_LAYERS})
 
     def __init__(
         self,
@@ -350,29 +351,24 @@ class Winner(Edit):
             raise _not_of_sines(model, "winner.layers")
         return [found.first, found.hidden]
 
+    def noised(self, model: nn.Module) -> list[str]:
+        """Names of the parameters that get the noise."""
+        return [name for layer in self.claimed(model) for name in _parts(model, layer)]
+
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a warm start that shrinks and perturbs a file's weights in the same two layers.
+        """Refuses another technique that perturbs the same two layers.
 
         Raises:
             UserError: one does.
         """
-        other: Any = context.configured("warm_start")
-        if other is None or other.checkpoint is None or other.when != "start":
-            return
-        if (other.shrink, other.perturb) == (1, 0):
-            return
-        tensors = [name for layer in self.claimed(model) for name in _parts(model, layer)]
-        touched = [
-            name
-            for name in tensors
-            if (other.include is None or matches(name, other.include)) and not matches(name, other.exclude)
-        ]
-        if touched:
-            raise UserError(
-                f"{self.name} and {other.name}: {' and '.join(touched)} would be shrunk and perturbed after loading "
-                f"{other.checkpoint}, and get this noise as well; either, not both: {other.name}.shrink: 1 and "
-                f"perturb: 0, {other.name}.exclude: {touched}, or leave one technique out"
-            )
+        for other in context.offering(NOISE, self):
+            noised = set(other.noised(model))
+            both = [name for name in self.noised(model) if name in noised]
+            if both:
+                raise UserError(
+                    f"{self.name} and {other.name}: {' and '.join(both)} would be perturbed by both; either, not both: "
+                    f"{other.name}.exclude: {both}, or leave one technique out"
+                )
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
         """ψ, s₀, s₁, ω₀, the seed, the two layers, and the parameters with the deviation of the noise of each.

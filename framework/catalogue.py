@@ -14,7 +14,7 @@ from framework import paths
 from framework.config.yaml12 import load
 
 _NOT_A_METHOD = ("callbacks", "sweeps")
-_KINDS = ("Observer", "Edit", "Once", "Transform")
+_KINDS = ("Observer", "Edit", "Once", "Transform", "Writer")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Entry:
         configs: Short names of its shipped configs.
         claims: Module path of its claims, or empty.
         kind: What a technique does to a model: its kind and what it changes.
+        phase: When a technique is applied; empty where the config's order holds.
         reads: The ``Reads:`` paragraph of a datamodule.
     """
 
@@ -41,6 +42,7 @@ class Entry:
     configs: tuple[str, ...]
     claims: str = ""
     kind: str = ""
+    phase: str = ""
     reads: str = ""
 
 
@@ -130,16 +132,16 @@ def technique_entries() -> list[Entry]:
         fragment = f"callbacks/{name}"
         configs = (fragment,) if fragment in shipped else ()
         class_path = techniques()[name]
-        claims, kind = _claims(path, f"callbacks.{name}"), _kind(class_path, path, tree)
-        entries.append(Entry(name, "", summary, paper, class_path, configs, claims, kind))
+        cls, claims = _class(class_path, path, tree), _claims(path, f"callbacks.{name}")
+        phase = ast.literal_eval(_attributes(cls).get("phase", ast.Constant("")))
+        entries.append(Entry(name, "", summary, paper, class_path, configs, claims, _kind(cls), phase))
     return entries
 
 
-def _kind(class_path: str, path: Path, tree: ast.Module) -> str:
+def _kind(cls: ast.ClassDef) -> str:
     """What a technique does to a model, by its class's bases and attributes."""
-    cls = _class(class_path, path, tree)
     bases = [base.id for base in cls.bases if isinstance(base, ast.Name)]
-    kind = next((kind for base in bases for kind in _KINDS if base.endswith(kind)), "Writer")
+    kind = next(kind for base in bases for kind in _KINDS if base.endswith(kind))
     if kind in ("Observer", "Writer"):
         return kind.lower()
     given = _attributes(cls)
@@ -160,14 +162,32 @@ def _class(class_path: str, path: Path, tree: ast.Module) -> ast.ClassDef:
     return next(node for node in bodies if isinstance(node, ast.ClassDef) and node.name == name)
 
 
-def _attributes(cls: ast.ClassDef) -> dict[str, Any]:
-    """What is assigned in the body of a class."""
+def _attributes(owner: ast.ClassDef | ast.Module) -> dict[str, Any]:
+    """What is assigned in the body of a class or a file."""
     given = {}
-    for node in cls.body:
+    for node in owner.body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         if isinstance(target, ast.Name) and isinstance(node, ast.Assign | ast.AnnAssign):
             given[target.id] = node.value
     return given
+
+
+def phases() -> dict[str, str]:
+    """The phases of techniques in their order, each with what a technique does in it."""
+    return _constant("MEANING", "phases.py")
+
+
+def capabilities() -> dict[str, str]:
+    """What techniques may offer each other, each with what that means."""
+    return _constant("CAPABILITIES", "capabilities.py")
+
+
+def _constant(name: str, file: str) -> dict[str, str]:
+    """A mapping of a file in ``framework/editing``, whose import would bring torch."""
+    given = _attributes(_tree(Path(__file__).parent / "editing" / file))
+    table = given[name]
+    keys = [ast.literal_eval(given[key.id] if isinstance(key, ast.Name) else key) for key in table.keys]
+    return dict(zip(keys, map(ast.literal_eval, table.values), strict=True))
 
 
 def options_from_weights(file: Path) -> str:

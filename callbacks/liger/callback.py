@@ -44,7 +44,8 @@ class Liger(Once):
     technique: ClassVar[str] = "liger"
     changes: ClassVar[frozenset[str]] = frozenset({"structure"})
     optimizer = "reset"
-    before: ClassVar[tuple[str, ...]] = ("kappa_tune", "lora", "ema")
+    phase = "convert"
+    needs = frozenset()  # attention keeps its class whatever else happens to its layers
 
     def __init__(
         self,
@@ -80,20 +81,6 @@ class Liger(Once):
         super().check(model, context)
         if not converted(model):
             select(model, self.layers, self.hybrid_every)
-
-    def first_epoch(self, context: Context) -> int:
-        """As configured: attention keeps its class whatever else happens to its layers.
-
-        Raises:
-            UserError: the training ends before.
-        """
-        assert self.epoch is not None
-        last = getattr(context.trainer, "max_epochs", None)
-        if getattr(context.trainer, "fast_dev_run", False):
-            return self.epoch
-        if self.epoch and last is not None and 0 <= last <= self.epoch:
-            raise UserError(f"{self.name}.epoch: {self.epoch} is not reached, trainer.max_epochs is {last}")
-        return self.epoch
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
         """Chooses the layers."""

@@ -11,8 +11,9 @@ import lightning.pytorch as pl
 from torch import nn
 
 from callbacks.lp_ft.probing import probe
-from framework.editing import Context, Once, Plan, Stage, ledger_of
+from framework.editing import Context, Edit, Once, Plan, Stage, ledger_of
 from framework.editing.ledger import set_trainable, trainable_names
+from framework.editing.phases import comes_before
 from framework.errors import UserError
 from framework.observing.linear_probe import ProbeFit, batches_of, find_head, scale_head
 from framework.optim import OptimizerConfig, ScheduleConfig, changed
@@ -37,7 +38,7 @@ class LPFT(Once):
         probe_schedule: The same of the schedule, which spans those epochs alone.
         finetune_optimizer: Fields of the optimiser that differ in fine-tuning.
         finetune_schedule: The same of its schedule.
-        epoch: Before which it begins. By default at the start, or where ``mixture_growth`` has folded its layers.
+        epoch: Before which it begins. By default at the start, or once earlier techniques leave plain layers.
 
     Raises:
         UserError: a setting is not accepted (at once); the model has no linear head, the data does not fit it, or the
@@ -46,8 +47,7 @@ class LPFT(Once):
 
     technique: ClassVar[str] = "lp_ft"
     changes: ClassVar[frozenset[str]] = frozenset({"trainability", "values"})
-    after: ClassVar[tuple[str, ...]] = ("gg_init", "warm_start", "winner", "mixture_growth", "structured_init")
-    before: ClassVar[tuple[str, ...]] = ("kappa_tune", "lora", "ema")
+    phase = "probe"
 
     def __init__(
         self,
@@ -116,7 +116,8 @@ class LPFT(Once):
         if not ledger_of(model).plans:  # later its layers may be others for a while
             find_head(model, self.head, f"{self.name}.head")
         for name, other in context.techniques.items():
-            if self.strategy == "lp" and other.technique in ("lora", "kappa_tune"):
+            trains = isinstance(other, Edit) and "trainability" in other.changes
+            if self.strategy == "lp" and trains and comes_before(type(self), type(other)):
                 raise UserError(
                     f"{self.name}.strategy: 'lp' is not accepted beside {name}: it leaves the backbone frozen"
                 )

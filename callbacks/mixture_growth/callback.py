@@ -85,7 +85,7 @@ class MixtureGrowth(Transform):
     moments = frozenset({"start", "epoch"})
     optimizer = "reset"
     settles_by = "fold_epoch"
-    before = ("gg_init", "warm_start", "winner", "kappa_tune", "lora", "ema")
+    phase = "grow"
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ from framework.config.explain import signature
 from framework.config.places import names_a_path, same_place
 from framework.data.seeding import mix
 from framework.editing import order
+from framework.editing.capabilities import CAPABILITIES, PLAIN_LAYERS
 from framework.editing.carry_over import carry_over, reset_optimizers
 from framework.editing.ledger import (
     attach,
@@ -38,9 +39,20 @@ from framework.editing.ledger import (
     trainable_names,
 )
 from framework.editing.names import unique_parameters
+from framework.editing.phases import comes_before
 from framework.editing.plan import KEY, Plan
 from framework.editing.snapshot import Snapshot
-from framework.editing.technique import Context, Edit, Engine, Moment, Once, Technique, Transform, callbacks_of
+from framework.editing.technique import (
+    Context,
+    Edit,
+    Engine,
+    Moment,
+    Once,
+    Technique,
+    Transform,
+    Writer,
+    callbacks_of,
+)
 from framework.errors import UserError
 from framework.files import write_text
 from framework.plain import plain_data
@@ -273,6 +285,7 @@ def check_run(trainer: pl.Trainer, module: pl.LightningModule, techniques: Mappi
         UserError: naming the technique, and the other technique or the strategy.
     """
     context = Context(trainer=trainer, techniques=techniques)
+    _check_needs(context)
     for technique in techniques.values():
         technique.check(module, context)
     strategy = trainer.strategy
@@ -281,7 +294,7 @@ def check_run(trainer: pl.Trainer, module: pl.LightningModule, techniques: Mappi
         kind = "ddp" if strategy._start_method == "popen" else f"ddp_{strategy._start_method}"
     plain = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
     for name, technique in techniques.items():
-        if not isinstance(technique, Edit) and not technique.writes_weights:
+        if not isinstance(technique, Edit | Writer):
             continue
         where = f"techniques.{name} and trainer.strategy {kind}"
         if not plain:
@@ -297,6 +310,32 @@ def check_run(trainer: pl.Trainer, module: pl.LightningModule, techniques: Mappi
             raise UserError(
                 f"techniques.{name} and torch.compile cannot be combined: the model is edited in mid-training"
             )
+
+
+def _check_needs(context: Context) -> None:
+    """Refuses a technique whose needs nothing in the run meets.
+
+    Raises:
+        UserError: naming the technique and what it needs.
+    """
+    for name, technique in context.techniques.items():
+        for need in technique.needs - {PLAIN_LAYERS}:
+            if not context.offering(need, technique):
+                meaning = f", which {CAPABILITIES[need]}" if need in CAPABILITIES else ""
+                raise UserError(f"techniques.{name}: a technique that offers {need} is needed{meaning}")
+        if PLAIN_LAYERS not in technique.needs or isinstance(technique, Once):  # which waits for them
+            continue
+        for other_name, other in context.techniques.items():
+            if (
+                isinstance(other, Transform)
+                and not isinstance(other, Once)
+                and comes_before(type(other), type(technique))
+                and other.settled(context) != 0
+            ):
+                raise UserError(
+                    f"techniques.{name} and techniques.{other_name} cannot be combined: {name} needs the model's plain "
+                    f"layers at the start, and {other_name} has replaced them by then"
+                )
 
 
 def _done(module: pl.LightningModule, technique: Edit) -> bool:

@@ -1,21 +1,22 @@
-"""The order in which techniques are applied: as configured, corrected by what they declare."""
+"""The order in which techniques are applied: as configured, corrected by phases and by what techniques declare."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from framework.editing.phases import comes_before
 from framework.editing.technique import Technique
 from framework.errors import UserError
 
 
 def resolve(techniques: Mapping[str, type]) -> list[str]:
-    """Names in the order of application: the given one, changed no more than ``before`` and ``after`` ask.
+    """Names in the order of application: the given one, changed no more than phases, ``before`` and ``after`` ask.
 
     Args:
         techniques: Configured name to class; a class that is no :class:`Technique` stays where it is.
 
     Raises:
-        UserError: two techniques conflict, or their declarations go round in a circle.
+        UserError: two techniques conflict, or what they declare contradicts the phases or itself.
     """
     declared = {name: cls for name, cls in techniques.items() if issubclass(cls, Technique)}
     for name, cls in declared.items():
@@ -24,19 +25,14 @@ def resolve(techniques: Mapping[str, type]) -> list[str]:
                 raise UserError(f"techniques.{name} and techniques.{other} cannot be combined: {reason}")
     earlier: dict[str, set[str]] = {name: set() for name in techniques}
     for name, cls in declared.items():
-        for other, other_cls in declared.items():
-            if name == other or cls is other_cls:
-                continue
-            if other_cls.technique in cls.after or ("*" in cls.after and "*" not in other_cls.after):
-                earlier[name].add(other)
-            if other_cls.technique in cls.before or ("*" in cls.before and "*" not in other_cls.before):
-                earlier[other].add(name)
+        earlier[name] |= {other for other, other_cls in declared.items() if comes_before(other_cls, cls)}
     order: list[str] = []
     while len(order) < len(techniques):
         ready = next((n for n in techniques if n not in order and earlier[n] <= set(order)), None)
         if ready is None:
-            circle = ", ".join(n for n in techniques if n not in order)
-            raise UserError(f"techniques: {circle} each ask to come before another of them")
+            circle = [n for n in techniques if n not in order]
+            phases = ", ".join(f"{n} ({declared[n].phase or 'no phase'})" for n in circle)
+            raise UserError(f"techniques: {phases} each ask to come before another of them")
         order.append(ready)
     return order
 

@@ -1,10 +1,11 @@
-"""The base classes of techniques: callbacks that change a model in a way that a checkpoint can repeat.
-
-Three kinds:
+"""The base classes of techniques, one for each kind.
 
 - :class:`Observer` changes nothing.
 - :class:`Edit` changes structure, trainability or values once, before the optimiser exists.
-- :class:`Transform` changes them in mid-training too, at moments that it names.
+- :class:`Once` is an edit that may wait for an epoch, or until other techniques leave the structure alone.
+- :class:`Transform` changes the model in mid-training, at moments that it names, as often as it is due.
+- :class:`Writer` writes to the weights while training or evaluation runs.
+- :class:`framework.editing.penalty.Penalty` adds a term to the training loss.
 
 An edit has three steps. ``decide`` looks at the model, the data and the run and returns plain data. ``apply`` makes
 structure and trainability match such a decision; it needs nothing else, so that a checkpoint can be opened without the
@@ -24,9 +25,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from framework.editing.capabilities import PLAIN_LAYERS
+from framework.editing.phases import PHASES, Phase, comes_before
 from framework.editing.plan import Plan
 from framework.errors import UserError
 from framework.plain import plain_data
+from framework.settings import one_of
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -64,17 +68,20 @@ class Context:
         """The run's datamodule, or ``None``."""
         return getattr(self.trainer, "datamodule", None)
 
-    def configured(self, technique: str) -> Technique | None:
-        """The first configured technique with this registered name."""
-        return next((item for item in self.techniques.values() if item.technique == technique), None)
+    def offering(self, capability: str, asking: Technique | None = None) -> list[Any]:
+        """The configured techniques that offer ``capability`` (:attr:`Technique.offers`), ``asking`` left out.
 
-    def offered(self, key: str) -> Any:
-        """What the latest earlier decision holds under ``key``; ``None`` if none does.
-
-        In this way one technique hands over to another without knowing it: ``target_modules`` are the modules that an
-        adapter is to be put on.
+        In this way a technique finds another without knowing its name.
         """
-        return next((plan.decision[key] for plan in reversed(self.plans) if plan.decision.get(key) is not None), None)
+        return [item for item in self.techniques.values() if capability in item.offers and item is not asking]
+
+    def decided(self, *keys: str) -> Plan | None:
+        """The latest plan whose decision holds one of ``keys``, or ``None``.
+
+        In this way a technique uses what an earlier one chose: ``target_modules`` are the modules that an adapter is to
+        be put on.
+        """
+        return next((p for p in reversed(self.plans) if any(p.decision.get(k) is not None for k in keys)), None)
 
 
 class Engine(Callback):
@@ -111,23 +118,30 @@ class Technique(Callback):
 
     Attributes:
         technique: Registered name; by default the class's name in snake case.
-        after: Registered names of techniques that are applied before this one where both are configured; ``*`` for all.
+        phase: When it is applied (:mod:`framework.editing.phases`); without one, the config's order holds.
+        offers: Capabilities that other techniques may ask for (:mod:`framework.editing.capabilities`). A property where
+            they depend on the settings.
+        needs: Capabilities that it needs when it is applied.
+        after: Registered names of techniques that are applied before this one if both are configured; ``*`` for all.
+            Only where the phase does not say it.
         before: The same for techniques that come later.
-        conflicts: Registered names of techniques that this one cannot meet, with the reason.
-        writes_weights: Whether it writes to the weights in training or evaluation, outside of edits; then it is refused
-            where a process has only a part of each, as edits are.
+        conflicts: Registered names of techniques that this one cannot be combined with, with the reason. Only where
+            capabilities do not say it.
     """
 
     technique: ClassVar[str] = "technique"
+    phase: ClassVar[Phase | None] = None
+    offers: frozenset[str] = frozenset()
+    needs: frozenset[str] = frozenset()
     after: ClassVar[tuple[str, ...]] = ()
     before: ClassVar[tuple[str, ...]] = ()
     conflicts: ClassVar[Mapping[str, str]] = {}
-    writes_weights: ClassVar[bool] = False
 
     _name: str | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        one_of(PHASES, **{f"{cls.__name__}.phase": cls.phase})
         if "technique" not in cls.__dict__:
             cls.technique = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
 
@@ -171,6 +185,13 @@ class Observer(Technique):
     """A technique that changes nothing in the model."""
 
 
+class Writer(Technique):
+    """A technique that writes to the weights in training or evaluation, outside of edits.
+
+    As edits are, it is refused where a process has only a part of each weight.
+    """
+
+
 class Edit(Technique):
     """A technique that changes the model once, before the optimiser exists.
 
@@ -179,14 +200,11 @@ class Edit(Technique):
         version: Of the form of its decisions; raised when that changes, with a :meth:`migrate` for older ones.
         from_weights: Options of the command line with which it starts a training from the weights in the file
             ``{path}``, for the message to someone who cannot go on from that file; empty where it does no such thing.
-        draws_weights: Whether ``initialise`` draws fresh weights, as a layer's own initialisation would: then whoever
-            needs freshly initialised weights later (a warm start) uses it too.
     """
 
     changes: ClassVar[frozenset[str]] = frozenset()
     version: ClassVar[int] = 1
     from_weights: ClassVar[str] = ""
-    draws_weights: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -210,6 +228,11 @@ class Edit(Technique):
 
     def initialise(self, model: nn.Module, decision: Mapping[str, Any], context: Context) -> None:
         """Writes values after ``apply``."""
+
+    @classmethod
+    def keeps_trained(cls, plan: Plan) -> list[str]:
+        """Names of the parameters that this plan chose for training, which later techniques must not freeze."""
+        return []
 
     @classmethod
     def undo(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
@@ -277,10 +300,12 @@ class Once(Transform):
     """An edit that is made once: at the start, or before an epoch where other techniques change the structure first.
 
     A subclass takes ``epoch`` in its constructor: ``None`` for the start, or for the epoch from which every technique
-    before it is done with the structure (:meth:`Transform.settled`).
+    before it is done with the structure (:meth:`Transform.settled`). One that does not mind what earlier techniques do
+    to the layers drops ``plain_layers`` from ``needs``, and never waits.
     """
 
     moments = frozenset({"start", "epoch"})
+    needs = frozenset({PLAIN_LAYERS})
     epoch: int | None = None
 
     def check(self, model: nn.Module, context: Context) -> None:
@@ -294,15 +319,10 @@ class Once(Transform):
             UserError: a technique changes the structure later, or the training ends before.
         """
         first: int = 0
-        settled: int | None
         for name, other in context.techniques.items():
-            if not isinstance(other, Transform) or other is self:
+            if PLAIN_LAYERS not in self.needs or not isinstance(other, Transform) or not self._waits_for(other):
                 continue
-            if isinstance(other, Once):
-                earlier = self.technique in other.before or other.technique in self.after
-                settled = other.settled(context) if earlier else 0
-            else:
-                settled = other.settled(context)
+            settled = other.settled(context)
             if settled is None:
                 raise UserError(
                     f"{name}.{other.settles_by}: None is not accepted beside {self.name}, which acts on the layers "
@@ -321,6 +341,11 @@ class Once(Transform):
         if first and last is not None and 0 <= last <= first:
             raise UserError(f"{self.name}.epoch: {first} is not reached, trainer.max_epochs is {last}")
         return first
+
+    def _waits_for(self, other: Transform) -> bool:
+        if isinstance(other, Once):
+            return comes_before(type(other), type(self))
+        return other is not self and not comes_before(type(self), type(other))
 
     def settled(self, context: Context) -> int | None:
         """The epoch before which it is made."""

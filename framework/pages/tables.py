@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from framework import catalogue
 from framework.catalogue import Entry, datamodule_entries, method_entries, sweep_entries, technique_entries
 from framework.errors import UserError
 from framework.pages import papers
@@ -51,10 +52,26 @@ def _by_kind(entry: Entry) -> tuple[int, str]:
 
 
 def techniques() -> str:
-    """Every technique, what it does, its kind and its paper."""
+    """Every technique, what it does, its kind, its phase and its paper."""
     entries = sorted(technique_entries(), key=_by_kind)
-    rows = [(f"`{e.name}`", _text(e.summary), e.kind, _papers(e.paper)) for e in entries]
-    return _table(("technique", "what it does", "kind", "arXiv"), rows)
+    rows = [(f"`{e.name}`", _text(e.summary), e.kind, e.phase, _papers(e.paper)) for e in entries]
+    return _table(("technique", "what it does", "kind", "phase", "arXiv"), rows)
+
+
+def phases() -> str:
+    """The phases in their order, and the techniques that are in each."""
+    entries = technique_entries()
+    rows = [
+        (phase, meaning, ", ".join(f"`{e.name}`" for e in entries if e.phase == phase) or "–")
+        for phase, meaning in catalogue.phases().items()
+    ]
+    return _table(("phase", "what a technique does in it", "techniques"), rows)
+
+
+def capabilities() -> str:
+    """What techniques may offer each other."""
+    rows = [(f"`{name}`", meaning) for name, meaning in catalogue.capabilities().items()]
+    return _table(("capability", "what offering it means"), rows)
 
 
 def datamodules() -> str:
@@ -71,6 +88,8 @@ def sweeps() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
     "techniques": techniques,
+    "phases": phases,
+    "capabilities": capabilities,
     "datamodules": datamodules,
     "sweeps": sweeps,
     "papers": papers.as_markdown,

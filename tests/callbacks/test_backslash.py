@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from callbacks.backslash import BackSlash, backslash_step, estimate_shapes
 from callbacks.ema import EMA
 from callbacks.lora import LoRA
+from framework.editing.order import resolve
 from framework.errors import UserError
 from framework.functional import generalized_gaussian as gg
 
@@ -281,7 +282,7 @@ def test_the_average_of_the_weights_sees_the_pull(tmp_path):
     pulled, hand = BackSlash(lam=0.3), ByHand()
     _, model = fit(tmp_path, pulled, hand, EMA(0.8))
     torch.testing.assert_close(model.layer[0].weight.detach(), hand.average)
-    assert "ema" in BackSlash.before
+    assert resolve({"ema": EMA, "backslash": BackSlash}) == ["backslash", "ema"]
 
 
 def test_of_a_module_the_trained_weights_are_pulled():

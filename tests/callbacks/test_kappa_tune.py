@@ -16,8 +16,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import callbacks.kappa_tune as kt
+from callbacks.gg_init import GGInit
 from callbacks.kappa_tune import KappaTune, candidates, freeze_all_but, rank_by_condition, select
+from callbacks.warm_start import WarmStart
+from callbacks.winner import Winner
 from framework.editing import Context, Edit, Plan, edit
+from framework.editing.capabilities import ADAPTERS
 from framework.errors import UserError
 
 
@@ -45,10 +49,14 @@ class Fake(Edit):
     """Stands in for the technique lora."""
 
     technique = "lora"
+    offers = frozenset({ADAPTERS})
 
     def __init__(self, layers=None):
-        if layers is not None:
-            self.candidates = lambda model: layers
+        self.layers = layers
+
+    def candidates(self, model):
+        linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        return linear if self.layers is None else self.layers
 
 
 def decide(model, lora=None, plans=(), **settings):
@@ -262,12 +270,20 @@ def test_lora_mode_offers_layers_and_changes_nothing():
 
 
 def test_fresh_weights_are_warned_of():
-    fresh = Plan("gg_init", "gg_init")
-    with pytest.warns(UserWarning, match="gg_init has drawn fresh weights: they know nothing"):
-        decide(linears(), num_tensors=1, plans=[fresh])
+    techniques = {"gg_init": GGInit(), "winner": Winner(), "warm_start": WarmStart("old.pt", shrink=1, perturb=0)}
+
+    def decide(*done):
+        plans = [Plan(name, name) for name in done]
+        return KappaTune(num_tensors=1).decide(linears(), Context(techniques=techniques, plans=plans))
+
+    for done in (("gg_init",), ("warm_start", "gg_init"), ("gg_init", "winner")):
+        with pytest.warns(UserWarning, match="gg_init has drawn fresh weights: they know nothing"):
+            decide(*done)
+    with pytest.warns(UserWarning, match="winner has added noise to weights: they know nothing"):
+        decide("gg_init", "warm_start", "winner")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        decide(linears(), num_tensors=1, plans=[fresh, Plan("warm_start", "warm_start")])
+        decide("gg_init", "warm_start")
 
 
 SCRIPT = """

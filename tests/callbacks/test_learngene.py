@@ -2,8 +2,10 @@
 
 import hashlib
 
+import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -93,8 +95,20 @@ def test_it_comes_after_draws_and_before_noise_shrinking_ranking_and_adapters(fi
     asked = {**others, "learngene": Learngene, "gg_init": GGInit}
     found = resolve(asked)
     assert found[:2] == ["gg_init", "learngene"]
-    with pytest.raises(UserError, match="draws every layer anew as templates"):
-        resolve({"learngene": Learngene, "mixture_growth": MixtureGrowth})
+
+
+def test_it_needs_plain_layers(file):
+    trainer = pl.Trainer(
+        max_epochs=4,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        callbacks=[Learngene(str(file)), MixtureGrowth(member_epochs=[1, 1])],
+    )
+    with pytest.raises(
+        UserError, match="learngene needs the model's plain layers at the start, and mixture_growth has"
+    ):
+        trainer.fit(BoringModel())
 
 
 def test_adapters_on_an_expansion_leave_its_output_and_its_values(file):

@@ -12,7 +12,7 @@ from torch import nn
 
 import framework
 from callbacks.lora import LoRA, add_lora, disabled, lora_layers, merge, output_layers, unload
-from framework.editing import Context, Plan, edit, ledger_of, undo
+from framework.editing import Context, Edit, Plan, edit, ledger_of, undo
 from framework.editing.ledger import trainable_names
 from framework.errors import UserError
 
@@ -219,10 +219,13 @@ def test_two_sets_of_adapters_come_off_one_by_one() -> None:
 
 
 def test_takes_the_layers_that_another_technique_chose() -> None:
+    class ToyChooser(Edit):
+        pass
+
     chosen = Plan("toy_chooser", "chooser", {"target_modules": ["blocks.0.mlp.fc1"]})
     decision = LoRA().decide(vit(), Context(plans=[chosen]))
     assert decision["targets"] == ["blocks.0.mlp.fc1"]
-    with pytest.raises(UserError, match="is not accepted beside kappa_tune"):
+    with pytest.raises(UserError, match="is not accepted beside chooser, which chooses"):
         LoRA(target_modules=["qkv"]).decide(vit(), Context(plans=[chosen]))
     full = Plan("kappa_tune", "kappa_tune", {"mode": "full", "tensors": ["norm.weight", "blocks.0.attn.qkv.weight"]})
     with pytest.raises(UserError, match=r"both train blocks.0.attn.qkv.weight"):

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks.warm_start import WarmStart, fresh_copy, shrink_perturb
 from framework.editing import Context, Edit, Plan
+from framework.editing.capabilities import FRESH_WEIGHTS, RANKING
 from framework.editing.engine import edit
 from framework.errors import UserError
 
@@ -394,7 +395,7 @@ class TestInATrainer:
         class Constant(Edit):
             technique = "constant_of_this_test"
             changes = frozenset({"values"})
-            draws_weights = True
+            offers = frozenset({FRESH_WEIGHTS})
 
             def __init__(self):
                 pass
@@ -414,10 +415,10 @@ class TestInATrainer:
     def test_beside_kappa_tune(self):
         class Ranks(Edit):
             technique = "ranks_of_this_test"
-
-        Ranks.technique = "kappa_tune"  # without registering it under that name
+            offers = frozenset({RANKING})
 
         context = Context(techniques={"kappa_tune": Ranks(), "warm_start": WarmStart()})
+        context.techniques["kappa_tune"].name = "kappa_tune"
         with pytest.raises(
             UserError, match=r"warm_start.shrink: 0.6 with perturb 0.1 is not accepted beside kappa_tune"
         ):

@@ -387,7 +387,7 @@ def test_a_warm_start_and_noise_on_the_same_weights_exclude_each_other(tmp_path)
         trainer(tmp_path, WarmStart(**settings), winner, epochs=0).fit(model, Signal())
         return model, [plan.name for plan in ledger_of(model).plans]
 
-    with pytest.raises(UserError, match=r"net.0.weight and net.1.weight would be shrunk and perturbed .* either, not"):
+    with pytest.raises(UserError, match=r"net.0.weight and net.1.weight would be perturbed by both; either"):
         fit(checkpoint=str(path))
     with pytest.raises(UserError, match=r"winner and warm_start: net.1.weight would be"):
         fit(checkpoint=str(path), exclude=["net.0.weight"])

@@ -6,6 +6,7 @@ Which folder may import which is a contract (import-linter, in pyproject.toml); 
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 from checkout import ROOT
 
 from framework import catalogue
+from framework.editing import Edit, Writer
 
 PACKAGES = ("framework", "modules", "datamodules", "callbacks")
 IN_THE_ROOT = {
@@ -41,6 +43,12 @@ NAMED = {
     ("framework/checkpoints/export.py", "rf8"): "the name of a format within a file",
     ("framework/commands/export.py", "rf8"): "the name of a format, as it is typed",
     ("framework/checkpoints/learngene_file.py", "learngene"): "the name of a file format",
+}
+
+
+# The same in a technique.
+NAMED_BY_TECHNIQUES = {
+    ("callbacks/kappa_tune.py", "lora"): "a mode, as it is typed and as decisions in checkpoints have it",
 }
 
 
@@ -155,6 +163,30 @@ def test_the_machinery_knows_no_technique_by_name():
     names = set(catalogue.techniques())
     found = {(file, name) for file, tree in machinery().items() for name in named_techniques(tree, names)}
     assert found == set(NAMED), "a technique says what it is by its class; formats that carry a name are listed here"
+
+
+def test_no_technique_knows_another_by_name():
+    """A phase and capabilities say what they are to each other."""
+    names = set(catalogue.techniques())
+    found = {
+        (file, name)
+        for file, tree in trees().items()
+        if file.startswith("callbacks/") and not file.endswith("claims.py")
+        for name in named_techniques(tree, names - {own_name(file)})
+    }
+    assert found == set(NAMED_BY_TECHNIQUES), "ask for a capability; settings that carry a name are listed here"
+
+
+def own_name(file: str) -> str:
+    return file.split("/")[1].removesuffix(".py")
+
+
+def test_every_technique_that_changes_a_model_has_a_phase_and_names_no_other():
+    for name, path in catalogue.techniques().items():
+        module, _, attribute = path.rpartition(".")
+        cls = getattr(importlib.import_module(module), attribute)
+        assert (cls.phase is not None) == issubclass(cls, Edit | Writer), name
+        assert (cls.before, cls.after, cls.conflicts) == ((), (), {}), name
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from resume_harness import Data, Kill, in_child, in_two_ranks, same
 
 import framework
 from framework.checkpoints.writing import AtomicCheckpointIO
-from framework.editing import Editing, Plan, Technique, edit, fold, ledger_of, undo
+from framework.editing import Editing, Plan, Writer, edit, fold, ledger_of, undo
 from framework.editing.engine import check_run, contradictions, in_order
 from framework.editing.ledger import read_plans, trainable_names
 from framework.editing.plan import KEY, SCHEMA
@@ -73,11 +73,10 @@ def fit(
     return trainer
 
 
-class Pull(Technique):
+class Pull(Writer):
     """Writes to the weights outside of edits."""
 
     technique = "toy_pull"
-    writes_weights = True
 
 
 CASES = {

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from lightning.pytorch.callbacks import Callback
 
-from framework.editing import Edit, Observer
+from framework.catalogue import phases
+from framework.editing import Edit, Observer, Writer
 from framework.editing.order import resolve
 from framework.errors import UserError
 
@@ -38,11 +41,63 @@ class Circle(Edit):
     after = ("toy_third",)
 
 
+class Draw(Edit):
+    technique = "toy_draw"
+    phase = "draw"
+
+
+class DrawToo(Edit):
+    technique = "toy_draw_too"
+    phase = "draw"
+
+
+class Adapt(Edit):
+    technique = "toy_adapt"
+    phase = "adapt"
+
+
+class Average(Writer):
+    technique = "toy_average"
+    phase = "average"
+
+
+class Look(Observer):
+    technique = "toy_look"
+
+
+class Exception_(Edit):
+    """Its phase says one thing, its declaration another about one technique."""
+
+    technique = "toy_exception"
+    phase = "draw"
+    after = ("toy_adapt",)
+
+
 def test_the_order_is_the_given_one_corrected_by_declarations() -> None:
     assert resolve({"c": Third, "b": Second, "x": Callback, "a": First}) == ["x", "a", "b", "c"]
     assert resolve({"a": First, "b": Second, "c": Third}) == ["a", "b", "c"]
     assert resolve({"last": Last, "c": Third, "a": First}) == ["c", "a", "last"]
     assert resolve({"x": Callback, "y": Callback}) == ["x", "y"]
+
+
+def test_phases_order_whatever_the_config_says() -> None:
+    given = {"average": Average, "adapt": Adapt, "draw": Draw}
+    for names in itertools.permutations(given):
+        assert resolve({name: given[name] for name in names}) == ["draw", "adapt", "average"]
+
+
+def test_within_a_phase_and_without_one_the_configs_order_holds() -> None:
+    assert resolve({"b": DrawToo, "a": Draw}) == ["b", "a"]
+    assert resolve({"look": Look, "adapt": Adapt, "x": Callback}) == ["look", "adapt", "x"]
+    assert resolve({"adapt": Adapt, "look": Look, "draw": Draw}) == ["look", "draw", "adapt"]
+
+
+def test_an_average_comes_after_techniques_without_a_phase() -> None:
+    assert resolve({"average": Average, "look": Look, "last": Last, "b": Second}) == ["look", "b", "average", "last"]
+
+
+def test_a_declaration_is_stronger_than_a_phase() -> None:
+    assert resolve({"draw": Draw, "odd": Exception_, "adapt": Adapt}) == ["draw", "adapt", "odd"]
 
 
 def test_two_of_one_class_stay_in_order() -> None:
@@ -52,8 +107,21 @@ def test_two_of_one_class_stay_in_order() -> None:
 def test_conflicts_and_circles_are_refused() -> None:
     with pytest.raises(UserError, match=r"techniques.b and techniques.a cannot be combined: both write the same"):
         resolve({"b": First, "a": Enemy})
-    with pytest.raises(UserError, match=r"second, third, circle each ask to come before another"):
+    with pytest.raises(UserError, match=r"second \(no phase\), third \(no phase\), circle \(no phase\) each ask"):
         resolve({"second": Second, "third": Third, "circle": Circle})
+
+
+def test_a_phase_that_there_is_not_is_refused_when_the_class_is_made() -> None:
+    with pytest.raises(UserError, match=r"Odd\.phase: 'drew' is not one of grow, draw, .*did you mean 'draw'"):
+
+        class Odd(Edit):
+            phase = "drew"  # type: ignore[assignment]
+
+
+def test_every_phase_has_a_meaning() -> None:
+    from framework.editing.phases import PHASES
+
+    assert (*phases(),) == PHASES
 
 
 def test_names_in_snake_case() -> None:

@@ -47,8 +47,8 @@ RULES = (
     Rule(
         "templates",
         lambda architecture, techniques: {"learngene", "mixture_growth"} <= set(techniques),
-        "it draws every layer anew as templates, and the expansion would be lost",
-        "A learngene is written into plain layers before training; MixtureGrowth makes templates of them there and then, "
+        "learngene needs the model's plain layers at the start, and mixture_growth has replaced them by then",
+        "A learngene is written into plain layers before training; MixtureGrowth makes templates of them before that, "
         "with values of their own.",
     ),
     Rule(
