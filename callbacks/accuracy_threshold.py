@@ -26,6 +26,7 @@ from framework.editing import Observer
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.protocols import InRounds
+from framework.settings import at_least, between
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,10 +84,8 @@ class AccuracyThreshold(Observer):
         max_epochs: int | None = None,
         show: str = "val/accuracy",
     ) -> None:
-        if not 0 < threshold <= 1:
-            raise UserError(f"accuracy_threshold.threshold: {threshold} is not accepted; above 0, at most 1")
-        if max_epochs is not None and max_epochs < 1:
-            raise UserError(f"accuracy_threshold.max_epochs: {max_epochs} is not accepted; at least 1")
+        between(0, 1, "(]", threshold=threshold)
+        at_least(1, max_epochs=max_epochs)
         self.threshold, self.monitor, self.max_epochs, self.show = threshold, monitor, max_epochs, show
         self.epochs = 0
         self.history: list[dict[str, float]] = []

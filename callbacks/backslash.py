@@ -37,18 +37,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
 from framework.editing import Plan, Writer, choose, nothing_matches, unique_parameters
-from framework.errors import UserError
 from framework.functional import generalized_gaussian as gg
-from framework.functional.compression.rate import STEP, bits_per_weight, check_step
+from framework.functional.compression.rate import STEP, bits_per_weight
+from framework.settings import above, at_least, at_most_one, one_of
 
-SCOPES = ("global", "per_tensor")
+Scope = Literal["global", "per_tensor"]
 DEFAULT_STEP = 2e-5
 """λ/N where neither λ nor λ/N is given: the authors' λ of 2,000 on the 1.1e8 weights of BERT-base."""
 
@@ -116,7 +116,7 @@ def _shapes(sums: Tensor, counts: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def estimate_shapes(tensors: Iterable[Tensor], scope: str = "global") -> Tensor:
+def estimate_shapes(tensors: Iterable[Tensor], scope: Scope = "global") -> Tensor:
     """ν of all tensors as one sample, (1,), or of each, (T,); float64.
 
     The estimator of :func:`framework.functional.generalized_gaussian.fit`, on sums of float32 pieces: fast enough for
@@ -126,7 +126,7 @@ def estimate_shapes(tensors: Iterable[Tensor], scope: str = "global") -> Tensor:
     return _estimate(kept, list(_groups(kept, scope == "per_tensor")), scope)
 
 
-def _estimate(tensors: Sequence[Tensor], groups: Sequence[tuple[int, list[Tensor]]], scope: str) -> Tensor:
+def _estimate(tensors: Sequence[Tensor], groups: Sequence[tuple[int, list[Tensor]]], scope: Scope) -> Tensor:
     device = tensors[0].device
     sums = _sums(groups, len(tensors), device)
     counts = torch.tensor([float(t.numel()) for t in tensors], dtype=torch.float64, device=device)
@@ -142,7 +142,7 @@ def backslash_step(
     eps: float = 1.0,
     *,
     per_weight_step: float | None = None,
-    scope: str = "global",
+    scope: Scope = "global",
     clamp_at_zero: bool = False,
     shape: float | None = None,
 ) -> Tensor:
@@ -175,7 +175,7 @@ def backslash_step(
     if shape is None:
         shapes = _estimate(tensors, groups, scope)
     else:
-        gg.check_shape(shape, "backslash.shape")
+        above(0, shape=shape)
         shapes = torch.full((1,), shape, dtype=torch.float64, device=tensors[0].device)
     # numbers are quicker than tensors on a CPU; an accelerator is not waited for
     known: Any = shapes.tolist() if shapes.device.type == "cpu" else shapes.float()
@@ -203,7 +203,7 @@ def _pull(group: list[Tensor], nu: Any, size: float, eps: float, clamp: bool) ->
         torch._foreach_sub_(group, parts)
 
 
-def check_settings(lam: float | None, per_weight_step: float | None, eps: float, scope: str) -> None:
+def check_settings(lam: float | None, per_weight_step: float | None, eps: float, scope: Scope) -> None:
     """Refuses settings that mean nothing.
 
     Args:
@@ -215,15 +215,10 @@ def check_settings(lam: float | None, per_weight_step: float | None, eps: float,
     Raises:
         UserError: λ and λ/N are both given, one is not a number from 0, ε is not above 0, or the scope is not known.
     """
-    if lam is not None and per_weight_step is not None:
-        raise UserError("backslash.lam and backslash.per_weight_step: give one of them; the second is lam / N")
-    for name, value in (("lam", lam), ("per_weight_step", per_weight_step)):
-        if value is not None and not (value >= 0 and math.isfinite(value)):
-            raise UserError(f"backslash.{name}: {value} is not accepted; a number from 0")
-    if not (eps > 0 and math.isfinite(eps)):
-        raise UserError(f"backslash.eps: {eps} is not accepted; a number above 0")
-    if scope not in SCOPES:
-        raise UserError(f"backslash.scope: {scope!r} is not accepted; one of {', '.join(SCOPES)}")
+    at_most_one(lam=lam, per_weight_step=per_weight_step)
+    at_least(0, lam=lam, per_weight_step=per_weight_step)
+    above(0, eps=eps)
+    one_of(get_args(Scope), scope=scope)
 
 
 class BackSlash(Writer):
@@ -257,17 +252,15 @@ class BackSlash(Writer):
         every_n_steps: int = 1,
         stop_epoch: int | None = None,
         clamp_at_zero: bool = False,
-        scope: Literal["global", "per_tensor"] = "global",
+        scope: Scope = "global",
         include: list[str] | None = None,
         exclude: list[str] | None = None,
         bits_step: float = STEP,
     ) -> None:
         check_settings(lam, per_weight_step, eps, scope)
-        check_step(bits_step, "backslash.bits_step")
-        if every_n_steps < 1:
-            raise UserError(f"backslash.every_n_steps: {every_n_steps} is not accepted; it must be 1 or more")
-        if stop_epoch is not None and stop_epoch < 0:
-            raise UserError(f"backslash.stop_epoch: {stop_epoch} is not accepted; it must be 0 or more")
+        above(0, bits_step=bits_step)
+        at_least(1, every_n_steps=every_n_steps)
+        at_least(0, stop_epoch=stop_epoch)
         self.lam, self.per_weight_step, self.eps = lam, per_weight_step, eps
         self.every_n_steps, self.stop_epoch = every_n_steps, stop_epoch
         self.clamp_at_zero, self.scope, self.bits_step = clamp_at_zero, scope, bits_step

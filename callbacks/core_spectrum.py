@@ -24,6 +24,7 @@ from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.protocols import HasCoreSpectrum
+from framework.settings import at_least
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,8 +63,7 @@ class CoreSpectrum(Observer):
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
-        if every_n_steps < 1:
-            raise UserError(f"core_spectrum.every_n_steps: {every_n_steps} is not accepted; at least 1")
+        at_least(1, every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
         self.points: list[tuple[int, list[list[float]]]] = []
 

@@ -24,14 +24,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, get_args
 
 from torch import nn
 
-from framework.editing import Context, Plan, Transform, choose, nothing_matches, unique_parameters
+from framework.editing import Context, OptimizerState, Plan, Transform, choose, nothing_matches, unique_parameters
 from framework.errors import UserError
 from framework.functional.compression.histogram import Remapped, check_settings, deep_shape_
 from framework.functional.compression.rate import STEP
+from framework.settings import at_least, one_of
 
 
 class DeepShape(Transform):
@@ -64,15 +65,13 @@ class DeepShape(Transform):
         std_scale: float = 0.6,
         adj_minnum: int | None = None,
         step: float = STEP,
-        optimizer: Literal["keep", "reset"] = "keep",
+        optimizer: OptimizerState = "keep",
         include: list[str] | None = None,
         exclude: list[str] | None = None,
     ) -> None:
         check_settings(shape_scale, std_scale, adj_minnum, step)
-        if epoch < 0:
-            raise UserError(f"deep_shape.epoch: {epoch} is not accepted; it must be 0 or more")
-        if optimizer not in ("keep", "reset"):
-            raise UserError(f"deep_shape.optimizer: {optimizer!r} is not accepted; keep or reset")
+        at_least(0, epoch=epoch)
+        one_of(get_args(OptimizerState), optimizer=optimizer)
         self.epoch, self.shape_scale, self.std_scale = epoch, shape_scale, std_scale
         self.adj_minnum, self.step, self.optimizer = adj_minnum, step, optimizer
         self.include, self.exclude = include, exclude

@@ -24,6 +24,7 @@ from framework.editing import Context, Plan, Technique, Transform, Writer
 from framework.editing.registry import find_technique
 from framework.editing.technique import callbacks_of
 from framework.errors import UserError
+from framework.settings import at_least, between
 
 
 class EMA(Writer, EMAWeightAveraging):
@@ -49,10 +50,8 @@ class EMA(Writer, EMAWeightAveraging):
         update_starting_at_step: int | None = None,
         use_buffers: bool = True,
     ) -> None:
-        if not 0 <= decay < 1:
-            raise UserError(f"ema.decay: {decay} is not accepted; from 0 to below 1")
-        if update_every_n_steps < 1:
-            raise UserError(f"ema.update_every_n_steps: {update_every_n_steps} is not accepted; it must be 1 or more")
+        between(0, 1, "[)", decay=decay)
+        at_least(1, update_every_n_steps=update_every_n_steps)
         EMAWeightAveraging.__init__(
             self,
             decay=decay,

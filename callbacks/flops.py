@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from framework.editing import Observer, Plan
-from framework.errors import UserError
 from framework.figures import log_figure, new_figure
+from framework.settings import not_empty
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,8 +97,7 @@ class Flops(Observer):
     technique = "flops"
 
     def __init__(self, monitor: str = "val/accuracy") -> None:
-        if not monitor:
-            raise UserError("flops.monitor: '' is not accepted; the name of a logged metric")
+        not_empty(monitor=monitor)
         self.monitor = monitor
         self.total = 0.0
         self.per_sample: float | None = None

@@ -32,9 +32,9 @@ from torch import Tensor, nn
 
 from framework.editing import Observer
 from framework.editing.names import choose, nothing_matches
-from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.protocols import HasTrainedFeatures
+from framework.settings import at_least, between
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,10 +103,8 @@ class FrozenSubspace(Observer):
     """
 
     def __init__(self, layers: list[str] | None = None, every_n_epochs: int = 1, tolerance: float = TOLERANCE) -> None:
-        if every_n_epochs < 1:
-            raise UserError(f"frozen_subspace.every_n_epochs: {every_n_epochs} is not accepted; at least 1")
-        if not 0 <= tolerance < 1:
-            raise UserError(f"frozen_subspace.tolerance: {tolerance} is not accepted; from 0 to below 1")
+        at_least(1, every_n_epochs=every_n_epochs)
+        between(0, 1, "[)", tolerance=tolerance)
         self.layers, self.every_n_epochs, self.tolerance = layers, every_n_epochs, tolerance
         self.rows: list[dict[str, float]] = []
         self.spectra: dict[str, Tensor] = {}

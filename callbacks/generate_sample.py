@@ -23,6 +23,7 @@ from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.files import write_text
 from framework.protocols import Generates
+from framework.settings import at_least, not_empty
 
 
 class GenerateSample(Observer):
@@ -41,8 +42,8 @@ class GenerateSample(Observer):
     def __init__(
         self, prompt: str | None = None, prompt_length: int = 32, every_n_epochs: int = 1, seed: int = 0
     ) -> None:
-        if prompt == "" or prompt_length < 1 or every_n_epochs < 1:
-            raise UserError("generate_sample: prompt must not be empty; prompt_length and every_n_epochs at least 1")
+        not_empty(prompt=prompt)
+        at_least(1, prompt_length=prompt_length, every_n_epochs=every_n_epochs)
         self.prompt, self.prompt_length, self.every_n_epochs, self.seed = prompt, prompt_length, every_n_epochs, seed
         self._last: dict[str, Any] | None = None
 

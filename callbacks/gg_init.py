@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -46,14 +46,14 @@ from framework.editing.capabilities import CLAIMED_LAYERS, FRESH_WEIGHTS
 from framework.errors import UserError
 from framework.functional import generalized_gaussian as gg
 from framework.protocols import HasWeightParts, WeightPart
-from framework.settings import finite
+from framework.settings import above, at_least, finite, not_empty, one_of
 
 if TYPE_CHECKING:
     from framework.editing import Plan
 
-KINDS = ("linear", "conv", "embedding")
-MODES = ("fan_in", "fan_out", "official")
-ACTIVATIONS = ("relu", "leaky_relu", "sigmoid", "tanh", "linear")
+Kind = Literal["linear", "conv", "embedding"]
+Mode = Literal["fan_in", "fan_out", "official"]
+Activation = Literal["relu", "leaky_relu", "sigmoid", "tanh", "linear"]
 
 _LINEAR = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -70,8 +70,7 @@ def xi_of(activation: str, negative_slope: float = 0.01) -> float:
     Raises:
         UserError: the activation is not known.
     """
-    if activation not in ACTIVATIONS:
-        raise UserError(f"gg_init.activation: {activation!r} is not accepted; one of {', '.join(ACTIVATIONS)}")
+    one_of(get_args(Activation), activation=activation)
     return {"relu": 2.0, "leaky_relu": 2 / (1 + negative_slope**2)}.get(activation, 1.0)
 
 
@@ -199,15 +198,11 @@ def plan_gg_init(
     Raises:
         UserError: see :func:`gg_init_`.
     """
-    gg.check_shape(shape, "gg_init.shape")
-    if not (xi > 0 and math.isfinite(xi)):
-        raise UserError(f"gg_init.xi: {xi} is not accepted; a number above 0")
-    if mode not in MODES:
-        raise UserError(f"gg_init.mode: {mode!r} is not accepted; one of {', '.join(MODES)}")
-    if not kinds or not set(kinds) <= set(KINDS):
-        raise UserError(f"gg_init.kinds: {list(kinds)} is not accepted; any of {', '.join(KINDS)}")
-    if seed < 0:
-        raise UserError(f"gg_init.seed: {seed} is not accepted; a whole number from 0")
+    above(0, shape=shape, xi=xi)
+    one_of(get_args(Mode), mode=mode)
+    not_empty(kinds=kinds)
+    one_of(get_args(Kind), kinds=kinds)
+    at_least(0, seed=seed)
     if shape < 0.3:
         rank_zero_warn(
             f"gg_init.shape: at {shape} nearly all weights are 0 beside a few huge ones (α is "
@@ -312,12 +307,12 @@ class GGInit(Edit):
         self,
         shape: float = 2.0,
         xi: float | None = None,
-        activation: str = "relu",
+        activation: Activation = "relu",
         negative_slope: float = 0.01,
-        mode: Literal["fan_in", "fan_out", "official"] = "fan_in",
+        mode: Mode = "fan_in",
         include: list[str] | None = None,
         exclude: list[str] | None = None,
-        kinds: list[str] | None = None,
+        kinds: list[Kind] | None = None,
         zero_bias: bool = True,
         seed: int | None = None,
     ) -> None:

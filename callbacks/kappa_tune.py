@@ -41,7 +41,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import lightning.pytorch as pl
 import numpy as np
@@ -56,12 +56,14 @@ from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.files import write_text, written
 from framework.functional.spectra import WeightSpectrum, condition_numbers, marchenko_pastur
+from framework.settings import above, at_least, between, exactly_one, one_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MODES = ("auto", "full", "lora")
-ORDERS = ("lowest", "highest", "random")
+Mode = Literal["auto", "full", "lora"]
+Order = Literal["lowest", "highest", "random"]
+Normalise = Literal["none", "mp"]
 BUDGETS = ("num_tensors", "num_parameters", "fraction", "threshold")
 EXPERTS = ("gate_up_proj", "down_proj", "gate_proj", "up_proj")  # stacked expert weights, as peft names them
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -132,7 +134,7 @@ def candidates(
 
 
 def rank_by_condition(
-    weights: Mapping[str, Tensor], normalise: str = "none", cache: str | Path | None = None
+    weights: Mapping[str, Tensor], normalise: Normalise = "none", cache: str | Path | None = None
 ) -> list[Row]:
     """Ranks weights by condition number, lowest first, ties by name.
 
@@ -148,8 +150,7 @@ def rank_by_condition(
     Raises:
         UserError: a weight is not finite, ``normalise`` is not known, or the cache cannot be read.
     """
-    if normalise not in ("none", "mp"):
-        raise UserError(f"kappa_tune.normalise: {normalise!r} is not accepted; none or mp")
+    one_of(get_args(Normalise), normalise=normalise)
     known = _read_cache(cache)
     keys = {name: content_hash(weight) for name, weight in weights.items()} if cache is not None else {}
     spectra = condition_numbers({name: weight for name, weight in weights.items() if keys.get(name) not in known})
@@ -203,8 +204,7 @@ def select(
         UserError: not exactly one budget is given, a value is not accepted, or nothing is selected.
     """
     check_budget(num_tensors, num_parameters, fraction, threshold)
-    if order not in ORDERS:
-        raise UserError(f"kappa_tune.order: {order!r} is not accepted; one of {', '.join(ORDERS)}")
+    one_of(get_args(Order), order=order)
     rows = sorted(ranking, key=lambda row: (row["score"], row["name"]))
     if order == "highest":
         rows = sorted(ranking, key=lambda row: (-row["score"], row["name"]))
@@ -248,16 +248,9 @@ def check_budget(
     Raises:
         UserError: it is not.
     """
-    budgets = dict(zip(BUDGETS, (num_tensors, num_parameters, fraction, threshold), strict=True))
-    given = {name: value for name, value in budgets.items() if value is not None}
-    if len(given) != 1:
-        raise UserError(
-            f"kappa_tune: {' and '.join(given) or 'no budget'} given; exactly one of {', '.join(BUDGETS)} is needed"
-        )
-    ((name, value),) = given.items()
-    if not (value > 0 and math.isfinite(value)) or (name == "fraction" and value > 1):
-        accepted = "above 0, at most 1" if name == "fraction" else "above 0"
-        raise UserError(f"kappa_tune.{name}: {value} is not accepted; {accepted}")
+    exactly_one(num_tensors=num_tensors, num_parameters=num_parameters, fraction=fraction, threshold=threshold)
+    above(0, num_tensors=num_tensors, num_parameters=num_parameters, threshold=threshold)
+    between(0, 1, "(]", fraction=fraction)
 
 
 def freeze_all_but(model: nn.Module, names: Sequence[str]) -> None:
@@ -419,16 +412,16 @@ class KappaTune(Once):
 
     def __init__(
         self,
-        mode: str = "auto",
+        mode: Mode = "auto",
         num_tensors: int | None = None,
         num_parameters: int | None = None,
         fraction: float | None = None,
         threshold: float | None = None,
-        order: str = "lowest",
+        order: Order = "lowest",
         seed: int = 0,
         include: list[str] | None = None,
         exclude: list[str] | None = None,
-        normalise: str = "none",
+        normalise: Normalise = "none",
         train_norms: bool = False,
         train_biases: bool = False,
         trainable_modules: list[str] | None = None,
@@ -437,20 +430,12 @@ class KappaTune(Once):
         cache: str | Path | None = None,
         epoch: int | None = None,
     ) -> None:
-        if epoch is not None and epoch < 0:
-            raise UserError(f"kappa_tune.epoch: {epoch} is not accepted; 0 or more")
-        for key, value, accepted in (
-            ("mode", mode, MODES),
-            ("order", order, ORDERS),
-            ("normalise", normalise, ("none", "mp")),
-        ):
-            if value not in accepted:
-                raise UserError(f"kappa_tune.{key}: {value!r} is not accepted; one of {', '.join(accepted)}")
+        one_of(get_args(Mode), mode=mode)
+        one_of(get_args(Order), order=order)
+        one_of(get_args(Normalise), normalise=normalise)
         check_budget(num_tensors, num_parameters, fraction, threshold)
-        if seed < 0:
-            raise UserError(f"kappa_tune.seed: {seed} is not accepted; 0 or more")
-        if max_dim is not None and max_dim < 1:
-            raise UserError(f"kappa_tune.max_dim: {max_dim} is not accepted; 1 or more")
+        at_least(0, epoch=epoch, seed=seed)
+        at_least(1, max_dim=max_dim)
         self.mode = mode
         self.num_tensors = num_tensors
         self.num_parameters = num_parameters

@@ -76,10 +76,8 @@ class KernelPlot(Observer):
 
     def __init__(self, length: int = 256, every_n_epochs: int = 0, channels: int = 3, layers: int = 4) -> None:
         at_least(1, channels=channels, layers=layers)
-        if length < 2:
-            raise UserError(f"kernel_plot.length: {length} is not accepted; it must be 2 or more")
-        if every_n_epochs < 0:
-            raise UserError(f"kernel_plot.every_n_epochs: {every_n_epochs} is not accepted; it must be 0 or more")
+        at_least(2, length=length)
+        at_least(0, every_n_epochs=every_n_epochs)
         self.length = length
         self.every_n_epochs = every_n_epochs
         self.channels = channels

@@ -32,12 +32,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from framework.editing import Context, Edit, choose
-from framework.errors import UserError
 from framework.figures import new_figure
 from framework.functional.laziness import kernel_alignment, representation_alignment
 from framework.functional.ntk import tangent_kernel
 from framework.observing.activity import activity_of
 from framework.observing.probe import ProbeObserver
+from framework.settings import at_least
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,9 +111,7 @@ class Laziness(ProbeObserver):
         kernel: bool = True,
         chunk: int = 16,
     ) -> None:
-        for name, value in {"every_n_steps": every_n_steps, "points": points, "chunk": chunk}.items():
-            if value < 1:
-                raise UserError(f"laziness.{name}: {value} is not accepted; at least 1")
+        at_least(1, every_n_steps=every_n_steps, points=points, chunk=chunk)
         super().__init__(every_n_steps, points)
         self.layer, self.parameters, self.kernel, self.chunk = layer, parameters, kernel, chunk
         self.weights: dict[str, Tensor] = {}

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
@@ -34,8 +34,9 @@ from framework.checkpoints.weights_file import file_sha256
 from framework.editing import Context, Edit
 from framework.editing.capabilities import PLAIN_LAYERS, TRAINED_WEIGHTS
 from framework.errors import UserError
-from framework.functional.learngene import HEADS, LearngeneTensors, expand_into, find_transformer, matched, within
+from framework.functional.learngene import Head, LearngeneTensors, expand_into, find_transformer, matched, within
 from framework.protocols import HasLearngene
+from framework.settings import one_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,9 +63,8 @@ class Learngene(Edit):
     offers = frozenset({TRAINED_WEIGHTS})
     needs = frozenset({PLAIN_LAYERS})
 
-    def __init__(self, path: str | Path | None = None, head: str = "if_fits") -> None:
-        if head not in HEADS:
-            raise UserError(f"learngene.head: {head!r} is not accepted; one of {', '.join(HEADS)}")
+    def __init__(self, path: str | Path | None = None, head: Head = "if_fits") -> None:
+        one_of(get_args(Head), head=head)
         self.path, self.head = path, head
         self._genes: LearngeneTensors | None = None
 

@@ -31,6 +31,7 @@ from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.files import write_text
 from framework.protocols import Generates
+from framework.settings import at_least, not_empty
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -125,8 +126,9 @@ class LengthExtrapolation(Observer):
 
     def __init__(self, lengths: Sequence[int] = (256, 512, 1024, 2048), sequences: int = 8) -> None:
         self.lengths = sorted(int(length) for length in lengths)
-        if not self.lengths or self.lengths[0] < 2 or sequences < 1:
-            raise UserError(f"length_extrapolation.lengths: {self.lengths} is not accepted; from 2, sequences from 1")
+        not_empty(lengths=self.lengths)
+        at_least(2, lengths=self.lengths)
+        at_least(1, sequences=sequences)
         self.sequences = sequences
 
     def check(self, model: nn.Module, context: Context) -> None:

@@ -23,7 +23,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -35,12 +35,13 @@ from framework.editing.capabilities import ADAPTERS
 from framework.editing.names import all_names, matches
 from framework.editing.registry import find_technique
 from framework.errors import UserError
-from framework.settings import above
+from framework.settings import above, at_least, between, multiple_of, one_of
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
 
-KINDS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "Embedding", "Conv1D")
+LayerClass = Literal["Linear", "Conv1d", "Conv2d", "Conv3d", "Embedding", "Conv1D"]
+KINDS: tuple[LayerClass, ...] = get_args(LayerClass)
 INITIALISATIONS = ("gaussian", "orthogonal", "olora", "pissa", "pissa_niter_[number of iterations]")
 _OFFICIAL = (True, False)
 
@@ -255,7 +256,7 @@ class LoRA(Once):
         dropout: float = 0.0,
         target_modules: list[str] | None = None,
         exclude_modules: list[str] | None = None,
-        target_classes: list[str] | None = None,
+        target_classes: list[LayerClass] | None = None,
         use_rslora: bool = False,
         use_dora: bool = False,
         init_lora_weights: bool | str = True,
@@ -263,22 +264,18 @@ class LoRA(Once):
         epoch: int | None = None,
     ) -> None:
         above(0, alpha=alpha)
-        if epoch is not None and epoch < 0:
-            raise UserError(f"lora.epoch: {epoch} is not accepted; it must be 0 or more")
-        if rank < 1:
-            raise UserError(f"lora.rank: {rank} is not accepted; it must be 1 or more")
-        if not 0 <= dropout < 1:
-            raise UserError(f"lora.dropout: {dropout} is not accepted; from 0 to below 1")
-        if unknown := set(target_classes or ()) - set(KINDS):
-            raise UserError(f"lora.target_classes: {sorted(unknown)[0]!r} is not one of {', '.join(KINDS)}")
+        at_least(0, epoch=epoch)
+        at_least(1, rank=rank)
+        between(0, 1, "[)", dropout=dropout)
+        one_of(KINDS, target_classes=target_classes)
         text = str(init_lora_weights)
         if init_lora_weights not in _OFFICIAL and not re.fullmatch(
             r"gaussian|orthogonal|olora|pissa(_niter_\d+)?", text
         ):
             accepted = ", ".join(INITIALISATIONS)
-            raise UserError(f"lora.init_lora_weights: {text!r} is not accepted; true, false, {accepted}")
-        if init_lora_weights == "orthogonal" and rank % 2:
-            raise UserError(f"lora.rank: {rank} is not accepted; the orthogonal initialisation needs an even one")
+            raise UserError(f"init_lora_weights: {text!r} is not accepted; true, false, {accepted}")
+        if init_lora_weights == "orthogonal":
+            multiple_of(2, rank=rank)
         self.rank = rank
         self.alpha = alpha
         self.dropout = dropout

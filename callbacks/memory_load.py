@@ -32,6 +32,7 @@ from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.files import write_text
 from framework.protocols import HasRouters, Routing
+from framework.settings import at_least
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -143,8 +144,7 @@ class MemoryLoad(Observer):
     """
 
     def __init__(self, top: int = 8, tokens: int = 80) -> None:
-        if top < 1 or tokens < 1:
-            raise UserError(f"memory_load: top = {top}, tokens = {tokens} are not accepted; at least 1")
+        at_least(1, top=top, tokens=tokens)
         self.top, self.tokens = top, tokens
         self._handles: list[RemovableHandle] = []
         self._last: dict[str, Routing] = {}

@@ -19,6 +19,7 @@ from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.protocols import HasMemory
+from framework.settings import at_least, at_most, not_empty
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,10 +60,9 @@ class MemoryProbe(Observer):
         self, delays: tuple[int, ...] = (1, 4, 16, 64, 256), every_n_epochs: int = 0, samples: int = 8000
     ) -> None:
         self.delays = [int(delay) for delay in delays]
-        if not self.delays or min(self.delays) < 0 or max(self.delays) > samples // 4:
-            raise UserError(f"memory_probe.delays: {self.delays} is not accepted; from 0 to a quarter of samples")
-        if every_n_epochs < 0:
-            raise UserError(f"memory_probe.every_n_epochs: {every_n_epochs} is not accepted; it must be 0 or more")
+        not_empty(delays=self.delays)
+        at_least(0, delays=self.delays, every_n_epochs=every_n_epochs)
+        at_most({"samples / 4": samples // 4}, delays=self.delays)
         self.every_n_epochs = every_n_epochs
         self.samples = samples
         self._before: dict[str, list[float]] | None = None

@@ -23,10 +23,10 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from framework.errors import UserError
 from framework.figures import new_figure
 from framework.functional.ntk import alignment, drift, inflation, tangent_kernel
 from framework.observing.probe import ProbeObserver
+from framework.settings import at_least
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,10 +65,7 @@ class NTKMonitor(ProbeObserver):
     kept = ("start",)
 
     def __init__(self, every_n_steps: int = 50, points: int = 32, eigenvalues: int = 3, chunk: int = 16) -> None:
-        sizes = {"every_n_steps": every_n_steps, "points": points, "eigenvalues": eigenvalues, "chunk": chunk}
-        for name, value in sizes.items():
-            if value < 1:
-                raise UserError(f"ntk_monitor.{name}: {value} is not accepted; at least 1")
+        at_least(1, every_n_steps=every_n_steps, points=points, eigenvalues=eigenvalues, chunk=chunk)
         super().__init__(every_n_steps, points)
         self.eigenvalues, self.chunk = eigenvalues, chunk
         self.start: Tensor | None = None

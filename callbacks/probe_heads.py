@@ -19,7 +19,7 @@ features and a large C up to seconds.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 import numpy as np
@@ -34,6 +34,9 @@ from framework.functional.linear_heads import LearningCurve, curve_figure, learn
 from framework.functional.linear_heads.curve import as_metrics
 from framework.observing.activity import activity_of
 from framework.observing.probe import evaluating, pair_of
+from framework.settings import above, at_least, not_empty, one_of
+
+Part = Literal["train", "val"]
 
 
 def features_of(
@@ -99,7 +102,7 @@ class ProbeHeads(Observer):
         repeats: int = 5,
         c: tuple[float, ...] = (0.1, 1.0, 10.0),
         layer: str | None = None,
-        draw_from: str = "train",
+        draw_from: Part = "train",
         scale: bool = True,
         every_n_epochs: int = 0,
         limit: int = 10_000,
@@ -108,15 +111,14 @@ class ProbeHeads(Observer):
         self.sizes, self.repeats, self.c, self.layer = tuple(sizes), repeats, tuple(c), layer
         self.draw_from, self.scale, self.every_n_epochs = draw_from, scale, every_n_epochs
         self.limit, self.seed = limit, seed
-        if not self.sizes or min(self.sizes) < 2 or list(self.sizes) != sorted(set(self.sizes)):
-            raise UserError(f"probe_heads.sizes: {list(self.sizes)} is not accepted; from 2 upwards, ascending")
-        if not self.c or min(self.c) <= 0:
-            raise UserError(f"probe_heads.c: {list(self.c)} is not accepted; at least one, each above 0")
-        if draw_from not in ("train", "val"):
-            raise UserError(f"probe_heads.draw_from: {draw_from!r} is not one of train, val")
-        for name, value, least in (("repeats", repeats, 1), ("limit", limit, 2), ("every_n_epochs", every_n_epochs, 0)):
-            if value < least:
-                raise UserError(f"probe_heads.{name}: {value} is not accepted; at least {least}")
+        not_empty(sizes=self.sizes, c=self.c)
+        at_least(2, sizes=self.sizes, limit=limit)
+        if list(self.sizes) != sorted(set(self.sizes)):
+            raise UserError(f"sizes: {list(self.sizes)} is not accepted; ascending")
+        above(0, c=self.c)
+        one_of(get_args(Part), draw_from=draw_from)
+        at_least(1, repeats=repeats)
+        at_least(0, every_n_epochs=every_n_epochs)
         self.curve: LearningCurve | None = None
 
     def check(self, model: nn.Module, context: Context) -> None:

@@ -33,6 +33,7 @@ from framework.files import write_text
 from framework.functional.regression_prompts import PromptLaw
 from framework.observing.probe import evaluating
 from framework.protocols import AnswersPrompts, HandsOutPrompts
+from framework.settings import above, at_least
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,12 +121,9 @@ class PromptShift(Observer):
     ) -> None:
         self.scale, self.query, self.task, self.noise = list(scale), list(query), list(task), list(noise)
         self.prompts, self.length, self.chunk = prompts, length, chunk
-        for name, value in (("prompts", prompts), ("length", 1 if length is None else length), ("chunk", chunk)):
-            if value < 1:
-                raise UserError(f"prompt_shift.{name}: {value} is not accepted; at least 1")
-        for name, least in (("scale", 1e-12), ("query", 1e-12), ("task", 1e-12), ("noise", 0.0)):
-            if any(value < least for value in getattr(self, name)):
-                raise UserError(f"prompt_shift.{name}: {getattr(self, name)} is not accepted; numbers above 0")
+        at_least(1, prompts=prompts, length=length, chunk=chunk)
+        above(0, scale=self.scale, query=self.query, task=self.task)
+        at_least(0, noise=self.noise)
 
     def check(self, model: nn.Module, context: Context) -> None:
         """Refuses a module that answers no prompts, and data that are none.

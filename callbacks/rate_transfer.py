@@ -10,7 +10,7 @@ in the model. Cost: 1/r of an evaluation for each rate. Dropping samples aliases
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 import torch
@@ -19,7 +19,9 @@ from torch import nn
 from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.protocols import RateTransferable
-from framework.settings import not_empty
+from framework.settings import at_least, multiple_of, not_empty, one_of
+
+Stage = Literal["val", "test"]
 
 
 class RateTransfer(Observer):
@@ -33,15 +35,12 @@ class RateTransfer(Observer):
         UserError: a setting is not accepted; at the start, the module cannot change its rate.
     """
 
-    def __init__(self, rates: tuple[int, ...] = (2,), stages: tuple[str, ...] = ("test",)) -> None:
+    def __init__(self, rates: tuple[int, ...] = (2,), stages: tuple[Stage, ...] = ("test",)) -> None:
         not_empty(rates=rates)
         self.rates, self.stages = tuple(rates), tuple(stages)
-        for rate in self.rates:
-            if int(rate) != rate or rate < 2:
-                raise UserError(f"rate_transfer.rates: {rate!r} is not accepted; each must be a whole number from 2")
-        for stage in self.stages:
-            if stage not in ("val", "test"):
-                raise UserError(f"rate_transfer.stages: {stage!r} is not one of val, test")
+        at_least(2, rates=self.rates)
+        multiple_of(1, rates=self.rates)
+        one_of(get_args(Stage), stages=self.stages)
 
     def check(self, model: nn.Module, context: Context) -> None:
         """Refuses a module that cannot change its rate.

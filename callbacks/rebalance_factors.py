@@ -29,7 +29,7 @@ from framework.editing import Context, Transform
 from framework.errors import UserError
 from framework.functional.low_rank import rebalance
 from framework.protocols import HasFactors
-from framework.settings import finite
+from framework.settings import above, at_least, at_most
 
 
 class RebalanceFactors(Transform):
@@ -58,14 +58,9 @@ class RebalanceFactors(Transform):
         loss: float = 1e-2,
         gap: float = 10.0,
     ) -> None:
-        finite(beta=beta, loss=loss, gap=gap)
-        if epoch is not None and epoch < 0:
-            raise UserError(f"rebalance_factors.epoch: {epoch} is not accepted; 0 or more, or null")
-        if rank is not None and rank < 1:
-            raise UserError(f"rebalance_factors.rank: {rank} is not accepted; at least 1")
-        for name, value in (("beta", 1.0 if beta is None else beta), ("loss", loss), ("gap", gap)):
-            if value <= 0:
-                raise UserError(f"rebalance_factors.{name}: {value} is not accepted; above 0")
+        at_least(0, epoch=epoch)
+        at_least(1, rank=rank)
+        above(0, beta=beta, loss=loss, gap=gap)
         self.epoch, self.rank, self.beta, self.loss, self.gap = epoch, rank, beta, loss, gap
 
     def check(self, model: nn.Module, context: Context) -> None:
@@ -98,8 +93,7 @@ class RebalanceFactors(Transform):
         """
         f, g = self._factors(model)
         rank = model.rank if self.rank is None else self.rank
-        if rank > f.shape[-1]:
-            raise UserError(f"{self.name}.rank: {rank} is not accepted; at most the factors' width {f.shape[-1]}")
+        at_most({"the factors' width": f.shape[-1]}, **{f"{self.name}.rank": rank})
         return torch.linalg.svdvals(f.detach() @ g.detach().mT), rank
 
     def _factors(self, model: HasFactors) -> tuple[Tensor, Tensor]:

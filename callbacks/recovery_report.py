@@ -29,6 +29,7 @@ from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.files import write_text
 from framework.protocols import Replacement
+from framework.settings import at_least
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,8 +136,7 @@ class RecoveryReport(Observer):
     """
 
     def __init__(self, eval_batches: int | None = None) -> None:
-        if eval_batches is not None and eval_batches < 1:
-            raise UserError(f"recovery_report.eval_batches: {eval_batches} is not accepted; at least 1")
+        at_least(1, eval_batches=eval_batches)
         self.eval_batches = eval_batches
         self._start: dict[str, Any] = {}
         self._curve: list[tuple[int, float]] = []

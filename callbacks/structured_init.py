@@ -36,9 +36,8 @@ from torch import Tensor, nn
 from framework.data.seeding import mix
 from framework.editing import Context, Edit, choose, nothing_matches
 from framework.errors import UserError
-from framework.functional.structured_weights import Structure, structured
+from framework.functional.structured_weights import Kind, Structure, structured
 from framework.protocols import HasWeightParts
-from framework.settings import finite
 
 if TYPE_CHECKING:
     from framework.editing import Plan
@@ -183,7 +182,7 @@ class StructuredInit(Edit):
 
     def __init__(
         self,
-        kind: str = "svd_lowrank",
+        kind: Kind = "svd_lowrank",
         rank: int = 1,
         excitatory: float = 0.8,
         balanced: bool = True,
@@ -198,17 +197,13 @@ class StructuredInit(Edit):
         exclude: list[str] | None = None,
         seed: int | None = None,
     ) -> None:
-        finite(noise=noise)
         self.kind, self.rank, self.excitatory, self.balanced = kind, rank, excitatory, balanced
         self.chain, self.correlation, self.means, self.probabilities = chain, correlation, means, probabilities
         self.fractions, self.noise, self.path = fractions, noise, path
         self.include, self.exclude, self.seed = include, exclude, seed
-        try:
-            self.structure = Structure(
-                kind, rank, excitatory, balanced, chain, correlation, means, probabilities, fractions, noise, path
-            )
-        except UserError as error:
-            raise UserError(f"structured_init.{error}") from None
+        self.structure = Structure(
+            kind, rank, excitatory, balanced, chain, correlation, means, probabilities, fractions, noise, path
+        )
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
         """Names the parameters, the structure and the seed."""

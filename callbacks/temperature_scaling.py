@@ -33,6 +33,7 @@ from framework.files import write_text
 from framework.functional.calibration import calibration, fit_temperature, reliability
 from framework.observing.linear_probe import batches_of
 from framework.observing.probe import evaluating, pair_of
+from framework.settings import at_least
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,8 +82,7 @@ class TemperatureScaling(Observer):
     technique = "temperature_scaling"
 
     def __init__(self, bins: int = 15) -> None:
-        if bins < 1:
-            raise UserError(f"temperature_scaling.bins: {bins} is not accepted; at least 1")
+        at_least(1, bins=bins)
         self.bins = bins
         self.temperature = 1.0
         self._seen: tuple[Tensor, Tensor] | None = None

@@ -28,6 +28,7 @@ from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.files import write_text
 from framework.protocols import Generates
+from framework.settings import at_least, not_empty
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -143,8 +144,8 @@ class Throughput(Observer):
 
     def __init__(self, lengths: tuple[int, ...] = (256, 512, 1024, 2048), tokens: int = 4096) -> None:
         self.lengths = [int(length) for length in lengths]
-        if not self.lengths or min(self.lengths) < 1 or tokens < 1:
-            raise UserError(f"throughput.lengths: {self.lengths} is not accepted; lengths and tokens at least 1")
+        not_empty(lengths=self.lengths)
+        at_least(1, lengths=self.lengths, tokens=tokens)
         self.tokens = tokens
 
     def check(self, model: nn.Module, context: Context) -> None:

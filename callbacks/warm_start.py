@@ -33,7 +33,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -47,13 +47,13 @@ from framework.editing.ledger import read_plans, same_edit, seeded_for
 from framework.editing.registry import find_technique
 from framework.errors import UserError
 from framework.functional.matching import compare_tensors, match_prefix, shortened
-from framework.settings import finite
+from framework.settings import above, at_least, between, not_empty, one_of
 
 if TYPE_CHECKING:
     from framework.functional.matching import WeightsMatch
 
 Source = Literal["fresh", "gaussian"]
-SOURCES = ("fresh", "gaussian")
+When = Literal["start", "rounds"]
 _PRETRAINED = ("weights", "pretrained", "checkpoint", "ckpt_path")  # arguments that would make fresh weights old ones
 _KEPT = ("lora_embedding_B", "lora_magnitude_vector")  # factors of a product whose other factor is shrunk
 
@@ -284,7 +284,7 @@ def running_statistics(
     return found
 
 
-def check_factors(shrink: float, perturb: float, source: str, sigma: float) -> None:
+def check_factors(shrink: float, perturb: float, source: Source, sigma: float) -> None:
     """Refuses what is no factor.
 
     Args:
@@ -296,14 +296,10 @@ def check_factors(shrink: float, perturb: float, source: str, sigma: float) -> N
     Raises:
         UserError: naming the argument.
     """
-    if not 0 <= shrink <= 1:
-        raise UserError(f"warm_start.shrink: {shrink} is not accepted; between 0 and 1")
-    if not 0 <= perturb <= 10:
-        raise UserError(f"warm_start.perturb: {perturb} is not accepted; between 0 and 10")
-    if source not in SOURCES:
-        raise UserError(f"warm_start.source: {source!r} is not accepted; {' or '.join(SOURCES)}")
-    if not sigma > 0:
-        raise UserError(f"warm_start.sigma: {sigma} is not accepted; above 0")
+    between(0, 1, shrink=shrink)
+    between(0, 10, perturb=perturb)
+    one_of(get_args(Source), source=source)
+    above(0, sigma=sigma)
 
 
 class WarmStart(Transform):
@@ -346,9 +342,9 @@ class WarmStart(Transform):
         checkpoint: str | Path | None = None,
         shrink: float = 0.6,
         perturb: float = 0.1,
-        source: str = "fresh",
+        source: Source = "fresh",
         sigma: float = 0.01,
-        when: str | list[int] = "start",
+        when: When | list[int] = "start",
         include: list[str] | None = None,
         exclude: list[str] | None = None,
         strict: bool = True,
@@ -357,20 +353,19 @@ class WarmStart(Transform):
         seed: int | None = None,
         force: bool = False,
     ) -> None:
-        finite(sigma=sigma)
         check_factors(shrink, perturb, source, sigma)
         if isinstance(when, str):
-            if when not in ("start", "rounds"):
-                raise UserError(f"warm_start.when: {when!r} is not accepted; start, rounds, or a list of epochs")
-        elif not when or any(isinstance(epoch, bool) or epoch < 0 for epoch in when):
-            raise UserError(f"warm_start.when: {when} is not accepted; start, rounds, or a list of epochs from 0")
+            one_of(get_args(When), when=when)
+        else:
+            not_empty(when=when)
+            at_least(0, when=when)
         if checkpoint is not None and when != "start":
-            raise UserError(f"warm_start.when: {when!r} is not accepted with a checkpoint; start is needed")
+            raise UserError(f"when: {when!r} is not accepted with a checkpoint; start is needed")
         if checkpoint is not None and Path(checkpoint).is_dir():
             checkpoint = str(find_checkpoint(str(checkpoint)))
         self.checkpoint = None if checkpoint is None else str(checkpoint)
         self.shrink, self.perturb, self.sigma = float(shrink), float(perturb), float(sigma)
-        self.source: Source = "gaussian" if source == "gaussian" else "fresh"
+        self.source = source
         self.when = when if isinstance(when, str) else [int(epoch) for epoch in when]
         self.include, self.exclude = include, list(exclude or [])
         self.strict, self.prefix, self.reset_buffers = strict, prefix, reset_buffers

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from framework.editing import Observer, matrices, unique_parameters
-from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.functional import generalized_gaussian as gg
+from framework.settings import at_least
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,9 +135,9 @@ class WeightHistogram(Observer):
         every_n_epochs: int = 1,
         bins: int = 101,
     ) -> None:
-        for name, value, least in (("panels", panels, 1), ("every_n_epochs", every_n_epochs, 0), ("bins", bins, 11)):
-            if value < least:
-                raise UserError(f"weight_histogram.{name}: {value} is not accepted; it must be {least} or more")
+        at_least(1, panels=panels)
+        at_least(0, every_n_epochs=every_n_epochs)
+        at_least(11, bins=bins)
         self.include, self.exclude = include, exclude
         self.panels, self.every_n_epochs, self.bins = panels, every_n_epochs, bins
         self._before: dict[str, Tensor] | None = None

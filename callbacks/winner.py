@@ -44,7 +44,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -54,8 +54,9 @@ from framework.data.seeding import mix
 from framework.editing import Context, Edit, nothing_matches
 from framework.editing.capabilities import CLAIMED_LAYERS, NOISE
 from framework.errors import UserError
-from framework.functional.spectral_centroid import CENTROIDS, Centroid, spectral_centroid
+from framework.functional.spectral_centroid import Centroid, spectral_centroid
 from framework.protocols import HasSineLayers, HasTargetSignal, HasWeightParts, SineLayers
+from framework.settings import above, at_least, finite, one_of
 
 if TYPE_CHECKING:
     from framework.editing import Plan
@@ -92,8 +93,7 @@ def noise_scales(
     Raises:
         UserError: ψ is negative or not finite, or there are three dimensions or more and a constant is not given.
     """
-    if not (psi >= 0 and math.isfinite(psi)):
-        raise UserError(f"winner.psi: {psi} is not accepted; a number from 0")
+    at_least(0, psi=psi)
     given = (s0_max, a, b)
     default = SCALES.get(d_in)
     if default is None and None in given:
@@ -171,12 +171,9 @@ def plan_winner(
     Raises:
         UserError: a number is not accepted, or a layer (see :class:`Winner`).
     """
-    _check_scale("s0", s0)
-    _check_scale("s1", s1)
-    if not (w0 > 0 and math.isfinite(w0)):
-        raise UserError(f"winner.w0: {w0} is not accepted; a number above 0")
-    if len(layers) != 2 or layers[0] == layers[1]:
-        raise UserError(f"winner.layers: {list(layers)} is not accepted; two names, the first and the second layer")
+    at_least(0, s0=s0, s1=s1)
+    above(0, w0=w0)
+    _check_layers(layers)
     noise: dict[str, Any] = {}
     for name, scale in zip(layers, (s0, s1), strict=True):
         for parameter, gain in _parts(model, name).items():
@@ -193,10 +190,9 @@ def plan_winner(
     return {"s0": s0, "s1": s1, "w0": w0, "seed": seed, "layers": list(layers), "noise": noise}
 
 
-def _check_scale(name: str, scale: Any) -> None:
-    for value in scale if isinstance(scale, list) else [scale]:
-        if not (value >= 0 and math.isfinite(value)):
-            raise UserError(f"winner.{name}: {scale} is not accepted; numbers from 0")
+def _check_layers(layers: Sequence[str]) -> None:
+    if len(layers) != 2 or layers[0] == layers[1]:
+        raise UserError(f"layers: {list(layers)} is not accepted; two names, the first and the second layer")
 
 
 @torch.no_grad()
@@ -306,7 +302,7 @@ class Winner(Edit):
         a: float | None = None,
         b: float | None = None,
         channel_power: float = 1.0,
-        centroid: str = "ravel",
+        centroid: Centroid = "ravel",
         scale_with_n: bool = False,
         layers: list[str] | None = None,
         w0: float | None = None,
@@ -315,25 +311,16 @@ class Winner(Edit):
         if psi is not None:
             noise_scales(psi, 1)
             if s0 is not None and s1 is not None:
-                raise UserError(
-                    f"winner.psi: {psi} is not accepted with s0 and s1, which it would decide; leave it out"
-                )
-        for name, value in (("s0", s0), ("s1", s1), ("s0_max", s0_max), ("a", a), ("b", b)):
-            if value is not None:
-                _check_scale(name, value)
-        if not math.isfinite(channel_power):
-            raise UserError(f"winner.channel_power: {channel_power} is not accepted; a number")
-        if centroid not in CENTROIDS:
-            raise UserError(f"winner.centroid: {centroid!r} is not accepted; one of {', '.join(CENTROIDS)}")
-        if layers is not None and (len(layers) != 2 or layers[0] == layers[1]):
-            raise UserError(f"winner.layers: {layers} is not accepted; two names, the first and the second layer")
-        if w0 is not None and not (w0 > 0 and math.isfinite(w0)):
-            raise UserError(f"winner.w0: {w0} is not accepted; a number above 0")
-        if seed is not None and seed < 0:
-            raise UserError(f"winner.seed: {seed} is not accepted; a whole number from 0")
+                raise UserError(f"psi: {psi} is not accepted with s0 and s1, which it would decide; leave it out")
+        at_least(0, s0=s0, s1=s1, s0_max=s0_max, a=a, b=b, seed=seed)
+        finite(channel_power=channel_power)
+        one_of(get_args(Centroid), centroid=centroid)
+        if layers is not None:
+            _check_layers(layers)
+        above(0, w0=w0)
         self.psi, self.s0, self.s1 = psi, s0, s1
         self.s0_max, self.a, self.b, self.channel_power = s0_max, a, b, channel_power
-        self.centroid: Centroid = centroid  # type: ignore[assignment]
+        self.centroid = centroid
         self.scale_with_n, self.layers, self.w0, self.seed = scale_with_n, layers, w0, seed
 
     def claimed(self, model: nn.Module) -> list[str]:

@@ -7,13 +7,14 @@ import json
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from framework.errors import UserError
 
 SUFFIXES = (".txt", ".raw", ".tokens", ".md", ".jsonl", ".json", ".csv", ".parquet", ".arrow")
 SPLITS = {"train": ("train",), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
-EMBEDDED = {
+Embedded = Literal["topics", "code"]
+EMBEDDED: dict[Embedded, str] = {
     "topics": "the English prose of Python's own help topics (pydoc_data)",
     "code": "the source code of Python's standard library",
 }
@@ -21,7 +22,7 @@ EMBEDDED = {
 Row = dict[str, Any]
 
 
-def embedded(name: str) -> list[Row]:
+def embedded(name: Embedded) -> list[Row]:
     """A text set that comes with Python, one row ``{"text": …}`` a document, in alphabetical order.
 
     Raises:

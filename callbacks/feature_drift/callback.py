@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import lightning.pytorch as pl
 from torch import Tensor, nn
 
 from callbacks.feature_drift.measures import fisher_ratio, mean_cosine, mean_difference
 from framework.editing import Context, Observer, ledger_of
-from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.observing.linear_probe import batches_of, find_head, see
+from framework.settings import at_least, one_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PARTS = ("val", "test")
+Part = Literal["val", "test"]
 NAMES = {"cs": "cosine similarity", "diff": "‖φ − φ₀‖", "fdr": "Fisher ratio", "norm": "‖V‖"}
 
 
@@ -63,11 +63,9 @@ class FeatureDrift(Observer):
 
     technique = "feature_drift"
 
-    def __init__(self, head: str | None = None, part: str = "val", points: int = 1000) -> None:
-        if part not in PARTS:
-            raise UserError(f"feature_drift.part: {part!r} is not accepted; {' or '.join(PARTS)}")
-        if points < 2:
-            raise UserError(f"feature_drift.points: {points} is not accepted; at least 2")
+    def __init__(self, head: str | None = None, part: Part = "val", points: int = 1000) -> None:
+        one_of(get_args(Part), part=part)
+        at_least(2, points=points)
         self.head, self.part, self.points = head, part, points
         self.rows: list[dict[str, float]] = []
         self.start: Tensor | None = None

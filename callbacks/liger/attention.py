@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from callbacks.liger.gates import KINDS, log_decay
+from callbacks.liger.gates import Variant, log_decay
 from callbacks.liger.grm import grm
 from callbacks.liger.window import Recent, remember, sliding_window_attention
 from framework.errors import UserError
 from framework.functional.rotary import angles, rotate
 from framework.protocols import RotaryAttention
+from framework.settings import above, at_least, between, one_of, power_of_two
 
 TRANSFORMERS = ("LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention")
 """Attention layers of transformers that can be converted."""
@@ -42,7 +43,7 @@ class Recipe:
         UserError: a value is not accepted.
     """
 
-    variant: str = "gla"
+    variant: Variant = "gla"
     tau: float | None = None
     window: int = 64
     alpha: float = 0.5
@@ -52,19 +53,14 @@ class Recipe:
     chunk: int = 64
 
     def __post_init__(self) -> None:
-        if self.variant not in KINDS:
-            raise UserError(f"liger.variant: {self.variant!r} is not one of {', '.join(KINDS)}")
-        if self.tau is not None and not self.tau > 0:
-            raise UserError(f"liger.tau: {self.tau} is not accepted; above 0, or null for the variant's own")
-        for name in ("window", "slots", "chunk"):
-            if getattr(self, name) < 1:
-                raise UserError(f"liger.{name}: {getattr(self, name)} is not accepted; at least 1")
-        if self.chunk & (self.chunk - 1):
-            raise UserError(f"liger.chunk: {self.chunk} is not accepted; a power of two")
-        if min(self.alpha, self.beta) < 0 or self.alpha + self.beta == 0:
-            raise UserError(f"liger.alpha, beta: {self.alpha}, {self.beta} are not accepted; at least 0, one above")
-        if not 0 <= self.lower_bound < 1:
-            raise UserError(f"liger.lower_bound: {self.lower_bound} is not accepted; from 0 to below 1")
+        one_of(get_args(Variant), variant=self.variant)
+        above(0, tau=self.tau)
+        at_least(1, window=self.window, slots=self.slots)
+        power_of_two(chunk=self.chunk)
+        at_least(0, alpha=self.alpha, beta=self.beta)
+        if self.alpha + self.beta == 0:
+            raise UserError("alpha: 0 is not accepted with beta: 0; one of them above 0")
+        between(0, 1, "[)", lower_bound=self.lower_bound)
 
     def to_plain(self) -> dict[str, Any]:
         """As a dict."""

@@ -10,10 +10,11 @@ from torch import nn
 
 from callbacks.liger.attention import Recipe
 from callbacks.liger.conversion import add_gate_projections, convert_layers, converted, restore, select
+from callbacks.liger.gates import Variant
 from framework.editing import Context, Once, Plan, Stage
 from framework.errors import UserError
 from framework.optim import OptimizerConfig, ScheduleConfig, changed
-from framework.settings import at_least, finite
+from framework.settings import at_least
 
 
 class Liger(Once):
@@ -49,7 +50,7 @@ class Liger(Once):
 
     def __init__(
         self,
-        variant: str = "gla",
+        variant: Variant = "gla",
         tau: float | None = None,
         window: int = 64,
         alpha: float = 0.5,
@@ -64,12 +65,9 @@ class Liger(Once):
         recovery_optimizer: dict[str, Any] | None = None,
         recovery_schedule: dict[str, Any] | None = None,
     ) -> None:
-        finite(tau=tau, alpha=alpha, beta=beta)
-        at_least(0, hybrid_every=hybrid_every)
-        if epoch < 0:
-            raise UserError(f"liger.epoch: {epoch} is not accepted; it must be 0 or more")
-        changed(OptimizerConfig(), recovery_optimizer or {}, "liger.recovery_optimizer")
-        changed(ScheduleConfig(), recovery_schedule or {}, "liger.recovery_schedule")
+        at_least(0, hybrid_every=hybrid_every, epoch=epoch)
+        changed(OptimizerConfig(), recovery_optimizer or {}, "recovery_optimizer")
+        changed(ScheduleConfig(), recovery_schedule or {}, "recovery_schedule")
         self.recipe = Recipe(variant, tau, window, alpha, beta, slots, lower_bound, chunk)
         self.variant, self.tau, self.window, self.alpha, self.beta = variant, tau, window, alpha, beta
         self.hybrid_every, self.layers, self.gate_projection = hybrid_every, layers, gate_projection

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from callbacks.liger.attention import TRANSFORMERS, LigerAttention, Recipe, convert, kind_of, revert
+from callbacks.liger.gates import Variant
 from framework.editing import choose
 from framework.errors import UserError
 
@@ -55,7 +56,7 @@ def select(model: nn.Module, layers: Sequence[str] | None = None, hybrid_every: 
 
 def linearize(
     model: nn.Module,
-    variant: str = "gla",
+    variant: Variant = "gla",
     tau: float | None = None,
     window: int = 64,
     alpha: float = 0.5,

@@ -7,12 +7,16 @@ Decays are logarithms in float32 here, divided by a temperature τ that the pape
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 VECTOR, SCALAR, SLOTS = "vector", "scalar", "slots"
-KINDS = {
+Variant = Literal["gla", "hgrn2", "rwkv6", "gsa", "mamba2", "retention", "mlstm", "linear"]
+
+KINDS: dict[Variant, str] = {
     "gla": VECTOR,
     "hgrn2": VECTOR,
     "rwkv6": VECTOR,
@@ -38,7 +42,9 @@ def pool(key: Tensor, count: int) -> Tensor:
     return F.adaptive_avg_pool1d(key.reshape(1, -1, key.shape[-1]), count).reshape(*key.shape[:-1], count)
 
 
-def log_decay(key: Tensor, variant: str, tau: float | None = None, slots: int = 64, lower_bound: float = 0.0) -> Tensor:
+def log_decay(
+    key: Tensor, variant: Variant, tau: float | None = None, slots: int = 64, lower_bound: float = 0.0
+) -> Tensor:
     """ln a_t of a head's key.
 
     Args:

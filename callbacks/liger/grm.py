@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from callbacks.liger.gates import Variant
 from framework.functional.gated_linear_attention import (
     blocks,
     chunk_gla,
@@ -38,7 +39,7 @@ def grm(
     k: Tensor,
     v: Tensor,
     log_decay: Tensor,
-    variant: str = "gla",
+    variant: Variant = "gla",
     state: Tensor | None = None,
     mask: Tensor | None = None,
     starts: Tensor | None = None,

@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import lightning.pytorch as pl
 from torch import nn
 
 from callbacks.lp_ft.probing import probe
-from framework.editing import Context, Edit, Once, Plan, Stage, ledger_of
+from framework.editing import Context, Edit, Once, OptimizerState, Plan, Stage, ledger_of
 from framework.editing.ledger import set_trainable, trainable_names
 from framework.editing.phases import comes_before
 from framework.errors import UserError
 from framework.observing.linear_probe import ProbeFit, batches_of, find_head, scale_head
 from framework.optim import OptimizerConfig, ScheduleConfig, changed
+from framework.settings import above, at_least, one_of
 
-STRATEGIES = ("lp_ft", "lp", "ft")
-OPTIMIZERS = ("reset", "keep")
+Strategy = Literal["lp_ft", "lp", "ft"]
 
 
 class LPFT(Once):
@@ -51,31 +51,28 @@ class LPFT(Once):
 
     def __init__(
         self,
-        strategy: str = "lp_ft",
+        strategy: Strategy = "lp_ft",
         head: str | None = None,
         probe_epochs: int = 0,
         Cs: int = 10,
         cv: int = 5,
         max_iter: int = 5000,
         head_scale: float = 1.0,
-        optimizer: str = "reset",
+        optimizer: OptimizerState = "reset",
         probe_optimizer: dict[str, Any] | None = None,
         probe_schedule: dict[str, Any] | None = None,
         finetune_optimizer: dict[str, Any] | None = None,
         finetune_schedule: dict[str, Any] | None = None,
         epoch: int | None = None,
     ) -> None:
-        for key, text, accepted in (("strategy", strategy, STRATEGIES), ("optimizer", optimizer, OPTIMIZERS)):
-            if text not in accepted:
-                raise UserError(f"lp_ft.{key}: {text!r} is not accepted; one of {', '.join(accepted)}")
-        least = {"probe_epochs": (probe_epochs, 0), "Cs": (Cs, 1), "cv": (cv, 2), "max_iter": (max_iter, 1)}
-        for key, (value, lowest) in {**least, "epoch": (epoch or 0, 0)}.items():
-            if value < lowest:
-                raise UserError(f"lp_ft.{key}: {value} is not accepted; {lowest} or more")
-        if not (head_scale > 0 and math.isfinite(head_scale)):
-            raise UserError(f"lp_ft.head_scale: {head_scale} is not accepted; above 0")
+        one_of(get_args(Strategy), strategy=strategy)
+        one_of(get_args(OptimizerState), optimizer=optimizer)
+        at_least(0, probe_epochs=probe_epochs, epoch=epoch)
+        at_least(1, Cs=Cs, max_iter=max_iter)
+        at_least(2, cv=cv)
+        above(0, head_scale=head_scale)
         if probe_epochs and strategy != "lp_ft":
-            raise UserError(f"lp_ft.probe_epochs: {probe_epochs} is not accepted with strategy {strategy}; 0")
+            raise UserError(f"probe_epochs: {probe_epochs} is not accepted with strategy {strategy}; 0")
         fields = {
             "probe_optimizer": probe_optimizer,
             "probe_schedule": probe_schedule,
@@ -84,16 +81,16 @@ class LPFT(Once):
         }
         for key, values in fields.items():
             if key.endswith("schedule"):
-                changed(ScheduleConfig(), values or {}, f"lp_ft.{key}")
+                changed(ScheduleConfig(), values or {}, key)
             else:
-                changed(OptimizerConfig(), values or {}, f"lp_ft.{key}")
+                changed(OptimizerConfig(), values or {}, key)
             if values and optimizer == "keep":
-                raise UserError(f"lp_ft.{key}: {values} is not accepted with optimizer keep, which goes on as it is")
+                raise UserError(f"{key}: {values} is not accepted with optimizer keep, which goes on as it is")
             if values and key.startswith("probe") and not probe_epochs:
-                raise UserError(f"lp_ft.{key}: {values} is not accepted without probe_epochs; a solved probe has none")
+                raise UserError(f"{key}: {values} is not accepted without probe_epochs; a solved probe has none")
         self.strategy, self.head, self.probe_epochs = strategy, head, probe_epochs
         self.Cs, self.cv, self.max_iter, self.head_scale = Cs, cv, max_iter, float(head_scale)
-        self.optimizer = optimizer  # type: ignore[assignment] # one of the two
+        self.optimizer = optimizer
         self.probe_optimizer, self.probe_schedule = probe_optimizer, probe_schedule
         self.finetune_optimizer, self.finetune_schedule = finetune_optimizer, finetune_schedule
         self.epoch = epoch

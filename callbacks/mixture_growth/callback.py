@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 from torch import nn
@@ -20,14 +20,15 @@ from callbacks.mixture_growth.conversion import (
     plan_layers,
     set_phase,
 )
-from callbacks.mixture_growth.layers import GROWN, MEMBER_SETS
-from callbacks.mixture_growth.members import check_growth, copy_member, fold_, write_growth
+from callbacks.mixture_growth.layers import GROWN, MEMBER_SETS, Init, Kind
+from callbacks.mixture_growth.members import Mode, check_growth, copy_member, fold_, write_growth
 from framework.editing import Context, Plan, Stage, Transform
 from framework.errors import UserError
-from framework.optim import SCHEDULES, ScheduleConfig, changed
+from framework.optim import ScheduleConfig, ScheduleName, changed
+from framework.settings import above, at_least
 
 
-def check_schedule(values: Mapping[str, Any], key: str = "mixture_growth.growth_schedule") -> None:
+def check_schedule(values: Mapping[str, Any], key: str = "growth_schedule") -> None:
     """Refuses what is no part of a schedule before training, and not when the network has been trained up to it.
 
     Raises:
@@ -37,7 +38,7 @@ def check_schedule(values: Mapping[str, Any], key: str = "mixture_growth.growth_
     known = {part.name: part.default for part in fields(ScheduleConfig)}
     for name, value in values.items():
         if name == "name":
-            fits, wanted = value in SCHEDULES, f"one of {', '.join(SCHEDULES)}"
+            fits, wanted = value in get_args(ScheduleName), f"one of {', '.join(get_args(ScheduleName))}"
         elif isinstance(known[name], tuple):
             whole = isinstance(value, list | tuple) and all(type(item) is int for item in value)
             fits, wanted = whole, "a list of epochs"
@@ -90,15 +91,15 @@ class MixtureGrowth(Transform):
     def __init__(
         self,
         member_epochs: list[int] | None = None,
-        mode: str = "orthogonal",
+        mode: Mode = "orthogonal",
         scale: float = 1.0,
         fold_epoch: int | None = None,
-        layers: dict[str, str] | None = None,
+        layers: dict[str, Kind] | None = None,
         input_layers: list[str] | None = None,
         output_layers: list[str] | None = None,
         templates: int = 2,
         member_template_sets: list[int] | None = None,
-        init: str = "kaiming",
+        init: Init = "kaiming",
         banks: bool = False,
         copy_noise: float | None = None,
         normalise: bool = False,
@@ -108,17 +109,12 @@ class MixtureGrowth(Transform):
     ) -> None:
         epochs = [25, 25] if member_epochs is None else list(member_epochs)
         if len(epochs) != 2 or any(isinstance(e, bool) or not isinstance(e, int) or e < 1 for e in epochs):
-            raise UserError(f"mixture_growth.member_epochs: {epochs} is not accepted; two numbers of at least 1")
-        if fold_epoch is not None and fold_epoch <= sum(epochs):
-            raise UserError(
-                f"mixture_growth.fold_epoch: {fold_epoch} is not accepted; after epoch {sum(epochs)}, when it grows"
-            )
+            raise UserError(f"member_epochs: {epochs} is not accepted; two numbers of at least 1")
+        above({"the sum of member_epochs": sum(epochs)}, fold_epoch=fold_epoch)
         check_growth(mode, scale)
         sets = list(MEMBER_SETS[0] if member_template_sets is None else member_template_sets)
         describe(nn.Module(), {}, templates, sets, init)  # refuses what is not accepted
-        for key, value in (("copy_noise", copy_noise), ("growth_lr", growth_lr)):
-            if value is not None and not (value >= 0 and math.isfinite(value)):
-                raise UserError(f"mixture_growth.{key}: {value} is not accepted; at least 0")
+        at_least(0, copy_noise=copy_noise, growth_lr=growth_lr)
         check_schedule(growth_schedule or {})
         self.member_epochs, self.mode, self.scale, self.fold_epoch = epochs, mode, float(scale), fold_epoch
         self.layers, self.input_layers, self.output_layers = layers, input_layers, output_layers

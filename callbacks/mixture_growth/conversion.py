@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
 from callbacks.mixture_growth.layers import (
     GROWN,
-    INITS,
-    KINDS,
     MEMBER_SETS,
     Growing,
+    Init,
+    Kind,
     PerChannel,
     TemplateBatchNorm,
     TemplateConv1d,
@@ -25,6 +25,7 @@ from callbacks.mixture_growth.layers import (
 from framework.editing import matches, nothing_matches
 from framework.editing.names import all_names
 from framework.errors import UserError
+from framework.settings import at_least, one_of
 
 CHANNELS = "channels"
 # Names of the two layers of a transformer's MLP, relative to one module; the first may be several side by side.
@@ -245,8 +246,7 @@ def _explicit(model: nn.Module, layers: Mapping[str, str]) -> dict[str, str]:
     tied = _tied(model)
     kinds: dict[str, str] = {}
     for pattern, kind in layers.items():
-        if kind not in KINDS:
-            raise UserError(f"mixture_growth.layers: {kind!r} for {pattern!r} is not accepted; one of both, in, out")
+        one_of(get_args(Kind), **{f"mixture_growth.layers.{pattern}": kind})
         found = [name for name in names if matches(name, [pattern]) and _own(model.get_submodule(name))]
         if not found:
             raise nothing_matches(pattern, [n for n in names if _own(model.get_submodule(n))], "mixture_growth.layers")
@@ -273,7 +273,7 @@ def describe(
     kinds: Mapping[str, str],
     templates: int = 2,
     member_sets: Sequence[int] = MEMBER_SETS[0],
-    init: str = "kaiming",
+    init: Init = "kaiming",
 ) -> dict[str, dict[str, Any]]:
     """All that :func:`convert` needs for each layer, as plain data.
 
@@ -287,13 +287,11 @@ def describe(
     Raises:
         UserError: a setting is not accepted.
     """
-    if templates < 1:
-        raise UserError(f"mixture_growth.templates: {templates} is not accepted; at least 1")
+    at_least(1, templates=templates)
     if tuple(member_sets) not in MEMBER_SETS:
         accepted = " or ".join(str(list(sets)) for sets in MEMBER_SETS)
-        raise UserError(f"mixture_growth.member_template_sets: {list(member_sets)} is not accepted; {accepted}")
-    if init not in INITS:
-        raise UserError(f"mixture_growth.init: {init!r} is not accepted; one of {', '.join(INITS)}")
+        raise UserError(f"member_template_sets: {list(member_sets)} is not accepted; {accepted}")
+    one_of(get_args(Init), init=init)
     found: dict[str, dict[str, Any]] = {}
     for name, kind in kinds.items():
         layer: Any = model.get_submodule(name)
@@ -399,7 +397,7 @@ def convert_to_templates(
     *,
     templates: int = 2,
     member_template_sets: Sequence[int] = MEMBER_SETS[0],
-    init: str = "kaiming",
+    init: Init = "kaiming",
     banks: bool = False,
 ) -> dict[str, str]:
     """Makes a model of templates, in place, in phase 0 with fresh values (Pham et al. 2024).

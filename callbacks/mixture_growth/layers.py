@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,8 @@ from framework.errors import UserError
 from framework.protocols import WeightPart
 
 GROWN = 2
-KINDS = ("both", "in", "out")
-INITS = ("kaiming", "official", "layer")
+Kind = Literal["both", "in", "out"]
+Init = Literal["kaiming", "official", "layer"]
 MEMBER_SETS = ((0, 1, 0, 1), (0, 1, 1, 0))
 
 

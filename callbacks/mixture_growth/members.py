@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,20 +11,19 @@ from torch import Tensor, nn
 from callbacks.mixture_growth.conversion import growing_layers, phase_of, set_phase, template_layers
 from callbacks.mixture_growth.layers import GROWN, Growing, PerChannel, TemplateLayer
 from framework.errors import UserError
+from framework.settings import at_least, one_of
 
-MODES = ("orthogonal", "orthogonal_all", "zero", "copy", "random", "none")
+Mode = Literal["orthogonal", "orthogonal_all", "zero", "copy", "random", "none"]
 
 
-def check_growth(mode: str, scale: float) -> None:
+def check_growth(mode: Mode, scale: float) -> None:
     """Refuses what is no way to grow.
 
     Raises:
         UserError: naming the argument.
     """
-    if mode not in MODES:
-        raise UserError(f"mixture_growth.mode: {mode!r} is not accepted; one of {', '.join(MODES)}")
-    if not (scale >= 0 and math.isfinite(scale)):
-        raise UserError(f"mixture_growth.scale: {scale} is not accepted; at least 0")
+    one_of(get_args(Mode), mode=mode)
+    at_least(0, scale=scale)
 
 
 def least_direction(vectors: Tensor) -> Tensor:
@@ -36,7 +34,7 @@ def least_direction(vectors: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def new_coefficients(layer: TemplateLayer, mode: str = "orthogonal", scale: float = 1.0) -> None:
+def new_coefficients(layer: TemplateLayer, mode: Mode = "orthogonal", scale: float = 1.0) -> None:
     """Writes the coefficients of the two new blocks of a layer; one split on one side only has none.
 
     ``orthogonal`` (the official code's): alpha_2 stays, alpha_3 is the direction in which alpha_0, alpha_1 and alpha_2
@@ -45,7 +43,7 @@ def new_coefficients(layer: TemplateLayer, mode: str = "orthogonal", scale: floa
 
     Args:
         layer: Made of templates.
-        mode: One of :data:`MODES`.
+        mode: See above.
         scale: Of ``copy``'s noise, ``random``'s range and the length of what is made orthogonal.
     """
     check_growth(mode, scale)
@@ -71,12 +69,12 @@ def normalise_members(layer: TemplateLayer) -> None:
 
 
 @torch.no_grad()
-def write_growth(model: nn.Module, mode: str = "orthogonal", scale: float = 1.0, normalise: bool = False) -> None:
+def write_growth(model: nn.Module, mode: Mode = "orthogonal", scale: float = 1.0, normalise: bool = False) -> None:
     """The values of the grown network: new coefficients, joined biases and norms. The phase is left as it is.
 
     Args:
         model: With growing layers; changed in place.
-        mode: One of :data:`MODES`, see :func:`new_coefficients`.
+        mode: See :func:`new_coefficients`.
         scale: Of what ``mode`` makes, 0 or more.
         normalise: Whether member 0 is first scaled to the norms of member 1.
 
@@ -98,7 +96,7 @@ def write_growth(model: nn.Module, mode: str = "orthogonal", scale: float = 1.0,
 
 def grow(
     model: nn.Module,
-    mode: str = "orthogonal",
+    mode: Mode = "orthogonal",
     scale: float = 1.0,
     *,
     freeze_members: bool = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import lightning.pytorch as pl
 import torch
@@ -11,15 +11,16 @@ from torch import Tensor, nn
 
 from callbacks.ntk_split.split import Split, ntk_split, residual
 from framework.editing import Context, Observer, ledger_of
-from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.observing.linear_probe import batches_of, find_head, see
 from framework.observing.probe import pair_of
+from framework.settings import at_least, one_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DTYPES = {"float64": torch.float64, "float32": torch.float32}
+Dtype = Literal["float64", "float32"]
+DTYPES: dict[Dtype, torch.dtype] = {"float64": torch.float64, "float32": torch.float32}
 
 
 def measures(split: Split, delta: Tensor) -> dict[str, float]:
@@ -62,12 +63,9 @@ class NTKSplit(Observer):
 
     technique = "ntk_split"
 
-    def __init__(self, head: str | None = None, points: int = 250, dtype: str = "float64", chunk: int = 16) -> None:
-        for name, value in {"points": points, "chunk": chunk}.items():
-            if value < 1:
-                raise UserError(f"ntk_split.{name}: {value} is not accepted; at least 1")
-        if dtype not in DTYPES:
-            raise UserError(f"ntk_split.dtype: {dtype!r} is not accepted; {' or '.join(DTYPES)}")
+    def __init__(self, head: str | None = None, points: int = 250, dtype: Dtype = "float64", chunk: int = 16) -> None:
+        at_least(1, points=points, chunk=chunk)
+        one_of(get_args(Dtype), dtype=dtype)
         self.head, self.points, self.dtype, self.chunk = head, points, dtype, chunk
         self.found: dict[str, float] = {}
         self.spectrum: Tensor | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -13,9 +14,9 @@ from framework.data.arrays import WholeBatch
 from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
 from framework.errors import UserError
-from framework.settings import at_least, finite, one_of
+from framework.settings import at_least, finite, not_empty, one_of
 
-KINDS = ("circle", "gaussian")
+Source = Literal["circle", "gaussian"]
 
 
 def circle(angles: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ class Circle(WholeData):
     def __init__(
         self,
         path: str | Path | None = None,
-        source: str = "circle",
+        source: Source = "circle",
         angles: list[float] | None = None,
         samples: int = 100,
         probes: int = 33,
@@ -71,11 +72,10 @@ class Circle(WholeData):
     ) -> None:
         super().__init__(batch_size=1)
         finite(angles=angles)
-        one_of(KINDS, source=source)
+        one_of(get_args(Source), source=source)
         at_least(1, samples=samples, probes=probes, passes=passes)
         self.angles = [0.3, 1.4, 2.9, 4.6] if angles is None else list(angles)
-        if not self.angles:
-            raise UserError("angles: [] is not accepted; one or more numbers")
+        not_empty(angles=self.angles)
         self.path, self.source, self.samples, self.probes = path, source, samples, probes
         self.seed, self.passes = seed, passes
 

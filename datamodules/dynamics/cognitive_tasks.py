@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -104,7 +105,8 @@ def context_choice(trials: int, generator: torch.Generator, sigma: float = 0.1) 
     return x, _labels(choices[torch.arange(trials), context])
 
 
-TASKS: dict[str, Callable[[int, torch.Generator, float], Trials]] = {
+Task = Literal["2af", "dms", "cxt"]
+TASKS: dict[Task, Callable[[int, torch.Generator, float], Trials]] = {
     "2af": two_alternatives,
     "dms": match_to_sample,
     "cxt": context_choice,
@@ -170,7 +172,7 @@ class CognitiveTasks(WholeData):
     def __init__(
         self,
         path: str | Path | None = None,
-        task: str = "2af",
+        task: Task = "2af",
         trials: int = 96_000,
         probes: int = 320,
         test_trials: int = 1000,
@@ -180,7 +182,7 @@ class CognitiveTasks(WholeData):
     ) -> None:
         super().__init__(batch_size=1)
         at_least(0, sigma=sigma)
-        one_of(TASKS, task=task)
+        one_of(get_args(Task), task=task)
         at_least(1, trials=trials, probes=probes, test_trials=test_trials, passes=passes)
         at_least(0, sigma=sigma)
         self.path, self.task, self.trials, self.probes, self.test_trials = path, task, trials, probes, test_trials

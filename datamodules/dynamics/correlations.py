@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from framework.data.whole import WholeData
 from framework.errors import UserError
 from framework.settings import at_least, between, one_of
 
-KINDS = ("tree", "digits")
+Source = Literal["tree", "digits"]
 
 
 def tree_features(depth: int, features: int, flip: float, generator: torch.Generator) -> Tensor:
@@ -115,7 +116,7 @@ class Correlations(WholeData):
     def __init__(
         self,
         path: str | Path | None = None,
-        source: str = "tree",
+        source: Source = "tree",
         depth: int = 5,
         features: int = 1000,
         flip: float = 0.1,
@@ -126,7 +127,7 @@ class Correlations(WholeData):
         passes: int = 10,
     ) -> None:
         super().__init__(batch_size=1)
-        one_of(KINDS, source=source)
+        one_of(get_args(Source), source=source)
         at_least(1, depth=depth, features=features, passes=passes)
         between(0, 0.5, flip=flip)
         self.path, self.source, self.depth, self.features, self.flip = path, source, depth, features, flip

@@ -12,8 +12,8 @@ from datamodules.images.idx import find_idx, read_idx
 from framework.data.arrays import WholeBatch
 from framework.data.whole import WholeData
 from framework.errors import UserError
-from framework.functional.ntk import KernelPredictor, infinite_kernels
-from framework.settings import at_least
+from framework.functional.ntk import ActivationName, KernelPredictor, infinite_kernels
+from framework.settings import at_least, at_most
 
 
 class DigitsComponent(WholeData):
@@ -41,15 +41,14 @@ class DigitsComponent(WholeData):
         index: int = 2,
         depth: int = 4,
         beta: float = 0.1,
-        activation: str = "relu",
+        activation: ActivationName = "relu",
         passes: int = 10,
     ) -> None:
         super().__init__(batch_size=1)
         at_least(1, depth=depth)
         at_least(0, beta=beta)
-        at_least(1, samples=samples, passes=passes)
-        if not 1 <= index <= samples:
-            raise UserError(f"index: {index} is not accepted; from 1 to samples = {samples}")
+        at_least(1, samples=samples, passes=passes, index=index)
+        at_most({"samples": samples}, index=index)
         self.path, self.samples, self.index, self.passes = path, samples, index, passes
         self.depth, self.beta, self.activation = depth, beta, activation
 
@@ -71,8 +70,7 @@ class DigitsComponent(WholeData):
             UserError: the file is missing or broken, or there are too few pictures.
         """
         x = self._pictures().double()
-        if len(x) < self.samples:
-            raise UserError(f"samples: {self.samples} is not accepted; there are {len(x)} pictures")
+        at_most({"the pictures": len(x)}, samples=self.samples)
         x = x[: self.samples]
         kernel = infinite_kernels(x, None, self.depth, self.beta, self.activation)[1]
         values, components = KernelPredictor(kernel).principal_components()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -11,9 +12,9 @@ from datamodules.dynamics.correlations import read_pairs
 from framework.data.arrays import WholeBatch
 from framework.data.whole import WholeData
 from framework.errors import UserError
-from framework.settings import at_least, between, one_of
+from framework.settings import at_least, at_most, between, one_of
 
-SOURCES = ("relu_teacher", "digits", "diabetes")
+Source = Literal["relu_teacher", "digits", "diabetes"]
 
 
 def parity(kinds: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ def pooled(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x, y if bool((y.abs() == 1).all()) else (y - y.mean()) / y.std()
 
 
-def embedded(source: str) -> tuple[Tensor, Tensor]:
+def embedded(source: Source) -> tuple[Tensor, Tensor]:
     """scikit-learn's ``digits`` (64, 1797), even or odd, or ``diabetes`` (10, 442), its disease's progression."""
     from sklearn import datasets
 
@@ -78,7 +79,7 @@ class FewExamples(WholeData):
     def __init__(
         self,
         path: str | Path | None = None,
-        source: str = "relu_teacher",
+        source: Source = "relu_teacher",
         inputs: int = 15,
         teacher: int = 30,
         noise: float = 0.5,
@@ -91,7 +92,7 @@ class FewExamples(WholeData):
     ) -> None:
         super().__init__(batch_size=1)
         at_least(0, noise=noise)
-        one_of(SOURCES, source=source)
+        one_of(get_args(Source), source=source)
         at_least(1, inputs=inputs, teacher=teacher, examples=examples, tests=tests, draws=draws, passes=passes)
         at_least(0, noise=noise)
         between(0, 0.5, "[)", flip=flip)
@@ -116,8 +117,8 @@ class FewExamples(WholeData):
             pool = from_file(Path(self.path).expanduser())
         elif self.source != "relu_teacher":
             pool = embedded(self.source)
-        if pool is not None and len(pool[1]) <= self.examples:
-            raise UserError(f"examples: {self.examples} is not accepted; {len(pool[1])} are there to train and to test")
+        if pool is not None:  # at least one is left to test
+            at_most({"all but one": len(pool[1]) - 1}, examples=self.examples)
         rows = []
         for draw in range(self.draws):
             generator = torch.Generator().manual_seed(self.seed + draw)

@@ -49,9 +49,7 @@ class NoisyTeacher(WholeData):
         super().__init__(batch_size=1)
         above(0, alpha=alpha, snr=snr)
         at_least(1, inputs=inputs, draws=draws, passes=passes)
-        if round(alpha * inputs) < 1:
-            raise UserError(f"alpha: {alpha} is not accepted; at least one example of {inputs} inputs")
-        above(0, snr=snr)
+        at_least(1, **{"alpha times inputs, rounded": round(alpha * inputs)})
         self.path, self.inputs, self.alpha, self.snr = path, inputs, alpha, snr
         self.draws, self.seed, self.passes = draws, seed, passes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -12,9 +13,9 @@ from framework.data.arrays import NamedArrays, WholeBatch
 from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
 from framework.errors import UserError
-from framework.settings import at_least, one_of
+from framework.settings import at_least, at_most, one_of
 
-SOURCES = ("gaussian", "digits")
+Source = Literal["gaussian", "digits"]
 EXPECTED = ".npz with X (n, d), whitened, and y (n,)"
 
 
@@ -51,10 +52,8 @@ def digits(samples: int, components: int, generator: torch.Generator) -> Tensor:
 
     pixels = torch.as_tensor(load_digits().data, dtype=torch.float64)
     u, s, _ = torch.linalg.svd(pixels - pixels.mean(0), full_matrices=False)
-    most = {"samples": (samples, len(u)), "dimension": (components, int((s > 1e-10 * s[0]).sum()))}
-    for name, (value, limit) in most.items():
-        if value > limit:
-            raise UserError(f"{name}: {value} is not accepted; the digits have {limit}")
+    at_most({"the digits": len(u)}, samples=samples)
+    at_most({"the digits' components": int((s > 1e-10 * s[0]).sum())}, dimension=components)
     chosen = torch.randperm(len(u), generator=generator)[:samples]
     return u[chosen, :components] * len(u) ** 0.5
 
@@ -85,7 +84,7 @@ class QuadraticTeacher(WholeData):
     def __init__(
         self,
         path: str | Path | None = None,
-        source: str = "gaussian",
+        source: Source = "gaussian",
         dimension: int = 100,
         samples: int = 2500,
         width: int = 50,
@@ -95,7 +94,7 @@ class QuadraticTeacher(WholeData):
     ) -> None:
         super().__init__(batch_size=1, eval_batch_size=1024)
         at_least(0, noise=noise)
-        one_of(SOURCES, source=source)
+        one_of(get_args(Source), source=source)
         at_least(1, dimension=dimension, samples=samples, width=width, passes=passes)
         at_least(0, noise=noise)
         self.path, self.source, self.dimension, self.samples = path, source, dimension, samples

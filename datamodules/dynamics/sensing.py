@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -12,9 +13,9 @@ from framework.data.arrays import WholeBatch
 from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
 from framework.errors import UserError
-from framework.settings import at_least, one_of
+from framework.settings import at_least, at_most, one_of
 
-KINDS = ("gaussian", "digits", "image")
+Source = Literal["gaussian", "digits", "image"]
 
 
 def low_rank(n1: int, n2: int, rank: int, condition: float, generator: torch.Generator, symmetric: bool) -> Tensor:
@@ -135,7 +136,7 @@ class MatrixSensing(WholeData):
     def __init__(
         self,
         path: str | Path | None = None,
-        source: str = "gaussian",
+        source: Source = "gaussian",
         rows: int = 50,
         columns: int | None = None,
         rank: int = 3,
@@ -148,14 +149,11 @@ class MatrixSensing(WholeData):
     ) -> None:
         super().__init__(batch_size=1)
         at_least(1, condition=condition)
-        one_of(KINDS, source=source)
-        at_least(1, rows=rows, rank=rank, passes=passes)
+        one_of(get_args(Source), source=source)
+        at_least(1, rows=rows, rank=rank, passes=passes, condition=condition)
+        at_least(0, measurements=measurements)
         columns = rows if columns is None else columns
-        if rank > min(rows, columns):
-            raise UserError(f"rank: {rank} is not accepted; at most {min(rows, columns)}")
-        at_least(1, condition=condition)
-        if measurements < 0:
-            raise UserError(f"measurements: {measurements} is not accepted; 0 for the identity, or more")
+        at_most({"the smaller side": min(rows, columns)}, rank=rank)
         if symmetric and (columns != rows or source == "image"):
             raise UserError("symmetric: a matrix that is not square cannot be symmetric; set it to false")
         self.path, self.source, self.rows, self.columns, self.rank = path, source, rows, columns, rank

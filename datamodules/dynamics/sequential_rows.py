@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from framework.data.whole import WholeData
 from framework.errors import UserError
 from framework.settings import at_least, one_of
 
-SOURCES = ("digits", "mnist5k")
+Source = Literal["digits", "mnist5k"]
 
 
 def rows_of(part: LabelledImages) -> tuple[Tensor, Tensor]:
@@ -55,10 +56,10 @@ class SequentialRows(WholeData):
     """
 
     def __init__(
-        self, path: str | None = None, source: str = "digits", probes: int = 320, seed: int = 0, passes: int = 10
+        self, path: str | None = None, source: Source = "digits", probes: int = 320, seed: int = 0, passes: int = 10
     ) -> None:
         super().__init__(batch_size=1)
-        one_of(SOURCES, source=source)
+        one_of(get_args(Source), source=source)
         at_least(1, probes=probes, passes=passes)
         self.path, self.source, self.probes, self.seed, self.passes = path, source, probes, seed, passes
 

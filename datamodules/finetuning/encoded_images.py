@@ -14,19 +14,20 @@ from datamodules.finetuning.encoders import encoded, open_encoder
 from datamodules.finetuning.small_encoder import train_small_encoder
 from datamodules.images.batch_transforms import BatchPreprocess
 from datamodules.images.labelled import LabelledImages, stratified_split
-from datamodules.images.sources import SOURCES, load_splits
+from datamodules.images.sources import SOURCES, Source, load_splits
 from datamodules.vision.small_images import channel_statistics
 from framework.errors import UserError
+from framework.settings import at_most
 
 
 @dataclass(frozen=True)
 class EncodedImages:
     """Which images, and which encoder; the arguments of ``FrozenFeatures`` say what each is."""
 
-    source: str
+    source: Source
     path: str | Path | None
     encoder: str
-    encoder_source: str | None
+    encoder_source: Source | None
     encoder_samples: int
     encoder_epochs: int
     weights: str | Path | None
@@ -50,8 +51,7 @@ class EncodedImages:
         train, test = splits.train, splits.test
         own = None
         if self.encoder == "cnn" and self.encoder_source is None:
-            if self.encoder_samples >= len(train):
-                raise UserError(f"encoder_samples: {self.encoder_samples} is not accepted; below {len(train)}")
+            at_most({"all training images but one": len(train) - 1}, encoder_samples=self.encoder_samples)
             rest, chosen = stratified_split(train.labels, self.encoder_samples / len(train), self.seed)
             own, train = train.take(chosen), train.take(rest)
         train, test = _at_most(train, self.max_train, self.seed), _at_most(test, self.max_test, self.seed)
@@ -63,7 +63,7 @@ class EncodedImages:
         if self.encoder == "cnn":
             if size < 11:
                 raise UserError(f"image_size: {size} is too small for encoder 'cnn'; at least 11")
-            taught = own or load_splits(str(self.encoder_source), None, 0.0, self.seed).train
+            taught = own or load_splits(self.encoder_source or self.source, None, 0.0, self.seed).train
             x, y = prepare(torch.from_numpy(taught.images)), torch.from_numpy(taught.labels)
             network = train_small_encoder(x, y, len(taught.class_names), self.encoder_epochs, seed=self.seed)
             encode = open_encoder(network, channels, self.layer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -13,12 +13,12 @@ from torch import Tensor
 from datamodules.finetuning.encoded_images import EncodedImages
 from datamodules.finetuning.feature_files import EXPECTED, read_features, write_features
 from datamodules.images.labelled import stratified_split
-from datamodules.images.sources import SOURCES, check_source
+from datamodules.images.sources import Source, check_source
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
 from framework.functional.linear_heads import RangeScaler, draw_subset
-from framework.settings import above, at_least, between, finite
+from framework.settings import above, at_least, between, finite, one_of
 
 ALL = 100_000
 
@@ -78,10 +78,10 @@ class FrozenFeatures(DataModule):
 
     def __init__(
         self,
-        source: str = "mnist5k",
+        source: Source | Literal["features"] = "mnist5k",
         path: str | Path | None = None,
         encoder: str = "cnn",
-        encoder_source: str | None = None,
+        encoder_source: Source | None = None,
         encoder_samples: int = 1500,
         encoder_epochs: int = 10,
         encoder_weights: str | Path | None = None,
@@ -109,13 +109,7 @@ class FrozenFeatures(DataModule):
         at_least(1, channels=channels, num_classes=num_classes, features=features)
         finite(mean=mean)
         above(0, std=std)
-        if source == "features":
-            if path is None:
-                raise UserError(f"path: source 'features' needs one: {EXPECTED}")
-        elif source not in SOURCES:
-            raise UserError(f"source: {source!r} is not one of {', '.join([*SOURCES, 'features'])}")
-        else:
-            check_source(source, path)
+        one_of([*get_args(Source), "features"], source=source)
         between(0, 1, "()", val_fraction=val_fraction)
         at_least(
             1,
@@ -131,6 +125,17 @@ class FrozenFeatures(DataModule):
         if encoder_source is not None:
             check_source(encoder_source, None)
         self.source, self.path, self.encoder, self.cache = source, path, encoder, cache
+        self.samples, self.scale, self.val_fraction, self.seed = samples, scale, val_fraction, seed
+        self._declared = {"num_classes": num_classes, "features": features}
+        self.num_classes, self.features = num_classes, features
+        self.pool: tuple[Tensor, Tensor] | None = None
+        self.outside: tuple[Tensor, Tensor] | None = None
+        self.images: EncodedImages | None = None
+        if source == "features":
+            if path is None:
+                raise UserError(f"path: source 'features' needs one: {EXPECTED}")
+            return
+        known = check_source(source, path)
         self.images = EncodedImages(
             source=source,
             path=path,
@@ -149,13 +154,8 @@ class FrozenFeatures(DataModule):
             max_test=max_test,
             seed=seed,
         )
-        self.samples, self.scale, self.val_fraction, self.seed = samples, scale, val_fraction, seed
-        self._declared = {"num_classes": num_classes, "features": features}
-        self.num_classes, self.features = num_classes, features
-        self.pool: tuple[Tensor, Tensor] | None = None
-        self.outside: tuple[Tensor, Tensor] | None = None
         if path is None:
-            rank_zero_info(f"{type(self).__name__}: no path given, using {SOURCES[source].description}")
+            rank_zero_info(f"{type(self).__name__}: no path given, using {known.description}")
 
     def setup(self, stage: str | None = None) -> None:
         """Reads or computes the features and draws, once.
@@ -192,7 +192,7 @@ class FrozenFeatures(DataModule):
     def _arrays(self) -> dict[str, np.ndarray]:
         if self.cache is not None and Path(self.cache).expanduser().is_file():
             return read_features(self.cache)
-        if self.source == "features":
+        if self.images is None:
             return read_features(str(self.path))
         arrays = self.images.features()
         if self.cache is not None:

@@ -7,9 +7,8 @@ from torch import Tensor
 
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
-from framework.errors import UserError
 from framework.functional.linear_heads import draw_subset
-from framework.functional.linear_heads.mixture import MixtureLaw
+from framework.functional.linear_heads.mixture import Kind, MixtureLaw
 from framework.settings import at_least
 
 ALL = 100_000
@@ -45,7 +44,7 @@ class GaussianMixture(DataModule):
         self,
         num_classes: int = 2,
         features: int = 100,
-        kind: str = "easy",
+        kind: Kind = "easy",
         samples: int | None = None,
         pool: int | None = None,
         val_samples: int = 1000,
@@ -61,9 +60,8 @@ class GaussianMixture(DataModule):
         self.law = MixtureLaw(num_classes, features, kind)
         self.num_classes, self.features = num_classes, features
         self.pool = 100 * features if pool is None else pool
-        for name, value in {"pool": self.pool, "val_samples": val_samples, "test_samples": test_samples}.items():
-            if value < num_classes:
-                raise UserError(f"{name}: {value} is not accepted; at least {num_classes}, a point a class")
+        least = {"num_classes": num_classes}
+        at_least(least, pool=self.pool, val_samples=val_samples, test_samples=test_samples)
         self.samples, self.val_samples, self.test_samples, self.seed = samples, val_samples, test_samples, seed
 
     def setup(self, stage: str | None = None) -> None:

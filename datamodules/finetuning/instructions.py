@@ -113,8 +113,7 @@ class InstructionData(DataModule):
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
         at_least(1, vocab_size=vocab_size)
-        if length < 2:
-            raise UserError(f"length: {length} is not accepted; a block has 2 tokens or more")
+        at_least(2, length=length)
         at_least(1, val_rows=val_rows, train_rows=train_rows)
         if tokenizer is None and vocab_size not in (None, BYTES):
             raise UserError(f"vocab_size: {vocab_size} declared, bytes have {BYTES}")

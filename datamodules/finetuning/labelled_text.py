@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.finetuning.text import Codec, Sequences
-from datamodules.text_files import SUFFIXES, Row, embedded, find_splits, read_rows
+from datamodules.text_files import SUFFIXES, Embedded, Row, embedded, find_splits, read_rows
 from framework.data import DataModule
 from framework.errors import UserError
 from framework.settings import at_least, between
@@ -280,7 +280,7 @@ def _natural(label: str) -> tuple[int, float, str]:
         return (1, 0.0, label)
 
 
-def _toy(name: str, rows: int = 200, size: int = 96) -> list[str]:
+def _toy(name: Embedded, rows: int = 200, size: int = 96) -> list[str]:
     """Pieces of a text set that comes with Python."""
     text = "".join(row["text"] for row in embedded(name)[:60])
     step = max(size, len(text) // rows)

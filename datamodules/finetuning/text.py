@@ -5,14 +5,14 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.text_files import EMBEDDED, Row, embedded, find_splits, read_rows
+from datamodules.text_files import EMBEDDED, Embedded, Row, embedded, find_splits, read_rows
 from framework.data import DataModule
 from framework.errors import UserError
 from framework.settings import at_least, between, one_of
@@ -193,7 +193,7 @@ class TextData(DataModule):
     def __init__(
         self,
         path: str | Path | None = None,
-        embedded: str = "topics",
+        embedded: Embedded = "topics",
         tokenizer: str | Path | None = None,
         length: int = 128,
         column: str = "text",
@@ -213,9 +213,8 @@ class TextData(DataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
-        if length < 2:
-            raise UserError(f"length: {length} is not accepted; a sequence has 2 tokens or more")
-        one_of(EMBEDDED, embedded=embedded)
+        at_least(2, length=length)
+        one_of(get_args(Embedded), embedded=embedded)
         between(0, 0.5, "()", val_fraction=val_fraction, test_fraction=test_fraction)
         at_least(1, train_rows=train_rows, eval_rows=eval_rows, retention_rows=retention_rows)
         if tokenizer is None and vocab_size not in (None, BYTES):

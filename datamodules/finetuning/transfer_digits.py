@@ -86,15 +86,11 @@ class TransferDigits(DataModule):
         eval_batch_size: int | None = 512,
     ) -> None:
         super().__init__(batch_size, eval_batch_size)
-        at_least(0, noise=noise)
         at_least(1, inputs=inputs)
         source, target = list(source_classes or range(5, 10)), list(target_classes or range(5))
         if set(source) & set(target) or len(set(target)) < 2 or len(set(source)) < 2:
             raise UserError(f"source_classes {source}, target_classes {target}: two or more each, none in both")
-        if train_rows < len(target) or val_rows < len(target):
-            raise UserError(
-                f"train_rows {train_rows}, val_rows {val_rows}: a row or more of each of {len(target)} classes expected"
-            )
+        at_least({"the target classes": len(target)}, train_rows=train_rows, val_rows=val_rows)
         at_least(0, noise=noise)
         if num_classes not in (None, len(target)):
             raise UserError(f"num_classes: {num_classes} declared, target_classes has {len(target)}")

@@ -6,7 +6,7 @@ import csv
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.data.seeding import seeded
 from framework.errors import UserError
-from framework.settings import at_least
+from framework.settings import at_least, between, one_of
 
 PARTS = ("x", "y", "x_test", "y_test")
-TRANSFORMS = ("reverse", "permute", "none")
+Transform = Literal["reverse", "permute", "none"]
 CLASSES = 10
 
 Arrays = Mapping[str, Any]
@@ -116,7 +116,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def transformed(task: Mapping[str, np.ndarray], transform: str, seed: int = 0) -> dict[str, np.ndarray]:
+def transformed(task: Mapping[str, np.ndarray], transform: Transform, seed: int = 0) -> dict[str, np.ndarray]:
     """A second task made of the first, along each sample's last axis.
 
     Args:
@@ -127,8 +127,7 @@ def transformed(task: Mapping[str, np.ndarray], transform: str, seed: int = 0) -
     Raises:
         UserError: the transform is not known.
     """
-    if transform not in TRANSFORMS:
-        raise UserError(f"data.transform: {transform!r} is not accepted; one of {', '.join(TRANSFORMS)}")
+    one_of(get_args(Transform), transform=transform)
     length = task["x"].shape[-1]
     order = {
         "reverse": np.arange(length)[::-1],
@@ -176,7 +175,7 @@ class TwoTask(DataModule):
         self,
         task_a: str | dict[str, Any] | None = None,
         task_b: str | dict[str, Any] | None = None,
-        transform: str = "reverse",
+        transform: Transform = "reverse",
         num_samples: int = 5000,
         seed: int = 42,
         test_fraction: float = 0.2,
@@ -189,12 +188,9 @@ class TwoTask(DataModule):
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
         at_least(1, num_classes=num_classes, d_input=d_input)
-        if transform not in TRANSFORMS:
-            raise UserError(f"data.transform: {transform!r} is not accepted; one of {', '.join(TRANSFORMS)}")
-        if not 0 < test_fraction < 1:
-            raise UserError(f"data.test_fraction: {test_fraction} is not accepted; between 0 and 1")
-        if num_samples < 5 * CLASSES:
-            raise UserError(f"data.num_samples: {num_samples} is not accepted; {5 * CLASSES} or more")
+        one_of(get_args(Transform), transform=transform)
+        between(0, 1, "()", test_fraction=test_fraction)
+        at_least(5 * CLASSES, num_samples=num_samples)
         self._sources = (task_a, task_b)
         self.transform, self.num_samples, self.seed, self.test_fraction = transform, num_samples, seed, test_fraction
         self._declared = {"num_classes": num_classes, "d_input": d_input}

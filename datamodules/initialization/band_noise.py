@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from datamodules.initialization.grid_signal import GridSignal
-from framework.errors import UserError
-from framework.settings import at_least, one_of
+from framework.settings import above, at_least, between, one_of
 
-WAVEFORMS = ("noise", "chirp", "clicks")
+Waveform = Literal["noise", "chirp", "clicks"]
 
 
 def band_noise(samples: int, low: float, high: float, seed: int = 0) -> np.ndarray:
@@ -103,7 +104,7 @@ class BandNoise(GridSignal):
         samples: int = 2048,
         low: float = 0.6,
         high: float = 0.9,
-        waveform: str = "noise",
+        waveform: Waveform = "noise",
         seed: int = 0,
         batch_size: int | None = None,
         eval_batch_size: int | None = None,
@@ -114,9 +115,9 @@ class BandNoise(GridSignal):
     ) -> None:
         super().__init__(batch_size, eval_batch_size, holdout, holdout_seed, passes, num_workers)
         at_least(4, samples=samples)
-        if not 0 <= low < high <= 1:
-            raise UserError(f"low, high: {low}, {high} are not accepted; 0 ≤ low < high ≤ 1, fractions of Nyquist's")
-        one_of(WAVEFORMS, waveform=waveform)
+        between(0, 1, low=low, high=high)
+        above({"low": low}, high=high)
+        one_of(get_args(Waveform), waveform=waveform)
         self.samples, self.low, self.high, self.waveform, self.seed = samples, low, high, waveform, seed
 
     def load(self) -> Tensor:

@@ -71,10 +71,7 @@ class GridSignal(DataModule):
         passes: int = 1,
         num_workers: int = 0,
     ) -> None:
-        at_least(1, passes=passes)
-        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if value is not None and value < 1:
-                raise UserError(f"{name}: {value} is not accepted; 1 or more, or null for all samples")
+        at_least(1, passes=passes, batch_size=batch_size, eval_batch_size=eval_batch_size)
         between(0, 1, "[)", holdout=holdout)
         super().__init__(batch_size or LARGEST_BATCH, eval_batch_size or LARGEST_BATCH, num_workers)
         self.holdout, self.holdout_seed, self.passes = holdout, holdout_seed, passes

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from datamodules.initialization.grid_signal import GridSignal, find_file
 from framework.errors import UserError
-from framework.settings import at_least
+from framework.settings import at_least, one_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
@@ -101,8 +101,7 @@ class ImageSignal(GridSignal):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, holdout, holdout_seed, passes, num_workers)
-        if channels not in (None, 1, 3):
-            raise UserError(f"channels: {channels} is not accepted; 1 or 3")
+        one_of((1, 3), channels=channels)
         at_least(2, size=size)
         self.path, self.picture, self.channels, self.size = path, picture, channels, size
         if path is None:

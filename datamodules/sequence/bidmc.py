@@ -7,9 +7,9 @@ models by the preparation script of Gu et al. 2022.
 from __future__ import annotations
 
 import math
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
-from framework.settings import at_least
+from framework.settings import at_least, one_of
 
-TARGETS = ("HR", "RR", "SpO2")
+Target = Literal["HR", "RR", "SpO2"]
+Variant = Literal["reshuffle", "original"]
+TARGETS: tuple[Target, ...] = get_args(Target)
 RATE = 125  # Hz
 LENGTH = 4000
 _PARTS = {"train": ("train",), "val": ("valid", "val"), "test": ("test",)}
@@ -103,7 +105,9 @@ def _load(path: Path) -> np.ndarray:
         raise UserError(f"{path}: not an array that numpy can read without pickle: {error}") from error
 
 
-def read_bidmc(path: str | Path, target: str, variant: str = "reshuffle") -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def read_bidmc(
+    path: str | Path, target: Target, variant: Variant = "reshuffle"
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Reads ``<path>/<target>/<variant>/{train,valid,test}{x,y}.npy``.
 
     ``val`` is accepted for ``valid``, and ``train_x.npy`` for ``trainx.npy``; the files may also lie in
@@ -183,8 +187,8 @@ class Bidmc(DataModule):
     def __init__(
         self,
         path: str | Path | None = None,
-        target: str = "RR",
-        variant: str = "reshuffle",
+        target: Target = "RR",
+        variant: Variant = "reshuffle",
         standardise_target: bool = False,
         n: int = 240,
         seed: int = 0,
@@ -194,11 +198,8 @@ class Bidmc(DataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
-        for name, value, accepted in (("target", target, TARGETS), ("variant", variant, ("reshuffle", "original"))):
-            if value not in accepted:
-                folded = {choice.casefold(): choice for choice in accepted}
-                near = folded[get_close_matches(str(value).casefold(), folded, n=1, cutoff=0.0)[0]]
-                raise UserError(f"{name}: {value!r} is not one of {', '.join(accepted)}; nearest: {near}")
+        one_of(TARGETS, target=target)
+        one_of(get_args(Variant), variant=variant)
         if path is None and target == "SpO2":
             raise UserError("target: 'SpO2' cannot be simulated from one PPG; give path, or choose HR or RR")
         at_least(10, n=n)

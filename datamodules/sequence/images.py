@@ -10,11 +10,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from datamodules.images.labelled import LabelledImages
-from datamodules.images.sources import check_declared, check_source, load_splits
+from datamodules.images.sources import Source, check_declared, check_source, load_splits
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
-from framework.settings import at_least, between
+from framework.settings import at_least, between, divides
 
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, what LRA's grey CIFAR uses
 
@@ -81,7 +81,7 @@ class SequentialImages(DataModule):
 
     def __init__(
         self,
-        source: str = "mnist5k",
+        source: Source = "mnist5k",
         path: str | Path | None = None,
         pool: int = 1,
         permute: bool = False,
@@ -100,8 +100,8 @@ class SequentialImages(DataModule):
         between(0, 1, "[)", val_fraction=val_fraction)
         at_least(1, pool=pool)
         known = check_source(source, path)
-        if pool < 1 or (source != "idx" and known.image_size % pool):
-            raise UserError(f"pool: {pool} does not divide the {known.image_size} pixels of {source!r}")
+        if source != "idx":
+            divides({f"the side of {source}": known.image_size}, pool=pool)
         self.source, self.path, self.pool = source, path, pool
         self.permute, self.permute_seed, self.grey = permute, permute_seed, grey
         self.val_fraction, self.split_seed = val_fraction, split_seed

@@ -340,8 +340,8 @@ class ListOps(DataModule):
         if num_classes not in (None, 10):
             raise UserError(f"num_classes: {num_classes} declared, ListOps has 10")
         at_least(1, train_size=train_size, val_size=val_size, test_size=test_size)
-        if not 0 <= min_length < max_length - 1:
-            raise UserError(f"min_length {min_length} and max_length {max_length} leave no length between them")
+        at_least(0, min_length=min_length)
+        at_least({"min_length + 2": min_length + 2}, max_length=max_length)
         self.path, self.cache, self.seed = path, cache, seed
         self.sizes = (test_size, val_size, train_size)
         self.min_length, self.max_length = min_length, max_length

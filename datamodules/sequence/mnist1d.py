@@ -20,7 +20,7 @@ from framework.data.array_pickle import read_array_pickle
 from framework.data.arrays import ArrayDataset
 from framework.data.seeding import seeded
 from framework.errors import UserError
-from framework.settings import at_least, between
+from framework.settings import at_least, between, multiple_of
 
 CLASSES = 10
 PARTS = ("x", "y", "x_test", "y_test")
@@ -150,8 +150,8 @@ class Mnist1D(DataModule):
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
         at_least(1, length=length)
-        if samples < 20 or samples % CLASSES:
-            raise UserError(f"samples: {samples} is not accepted; a multiple of {CLASSES}, at least 20")
+        at_least(20, samples=samples)
+        multiple_of({"the classes": CLASSES}, samples=samples)
         if not 0 < test_fraction < 1 or not 0 < _train_part(samples, test_fraction) < samples:
             raise UserError(f"test_fraction: {test_fraction} is not accepted; it must leave both parts something")
         between(0, 1, "[)", val_fraction=val_fraction)

@@ -16,8 +16,7 @@ from torch import Tensor
 from framework.data import DataModule
 from framework.data.arrays import NamedArrays
 from framework.data.seeding import mix
-from framework.errors import UserError
-from framework.settings import above, at_least
+from framework.settings import above, at_least, at_most, multiple_of
 
 
 def mqar_batch(
@@ -86,11 +85,10 @@ class Mqar(DataModule):
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers)
         at_least(1, train_samples=train_samples, eval_samples=eval_samples)
-        above(0, alpha=alpha)
-        if length % 2 or not 1 <= pairs <= length // 4:
-            raise UserError(f"pairs, length: {pairs} pairs in {length} tokens; length even, 1 to length/4 pairs")
-        if vocab_size % 2 or pairs >= vocab_size // 2:
-            raise UserError(f"vocab_size: {vocab_size} is not accepted; even, more than twice {pairs} pairs")
+        multiple_of(2, length=length, vocab_size=vocab_size)
+        at_least(1, pairs=pairs)
+        at_most({"length / 4": length // 4}, pairs=pairs)
+        above({"twice the pairs": 2 * pairs}, vocab_size=vocab_size)
         above(0, alpha=alpha)
         self.vocab_size, self.length, self.pairs, self.alpha = vocab_size, length, pairs, alpha
         self.train_samples, self.eval_samples, self.data_seed = train_samples, eval_samples, data_seed

@@ -18,8 +18,7 @@ from torch.utils.data import Dataset
 from framework.data import DataModule
 from framework.data.arrays import NamedArrays
 from framework.data.seeding import mix
-from framework.errors import UserError
-from framework.settings import at_least
+from framework.settings import at_least, at_most
 
 
 def recall_batch(
@@ -109,9 +108,8 @@ class Recall(DataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers)
-        if not 1 <= pairs <= keys:
-            raise UserError(f"pairs: {pairs} is not accepted; from 1 to keys = {keys}")
-        at_least(1, values=values, train_samples=train_samples, eval_samples=eval_samples)
+        at_most({"keys": keys}, pairs=pairs)
+        at_least(1, pairs=pairs, values=values, train_samples=train_samples, eval_samples=eval_samples)
         self.pairs, self.keys, self.values, self.data_seed = pairs, keys, values, data_seed
         self.train_samples, self.eval_samples = train_samples, eval_samples
         self.vocab_size = keys * values + keys

@@ -21,7 +21,7 @@ from datamodules.images.labelled import LabelledImages, stratified_split
 from datamodules.images.sources import check_declared
 from framework.data import DataModule
 from framework.errors import UserError
-from framework.settings import at_least
+from framework.settings import at_least, divides
 
 RATE = 16_000
 LENGTH = 16_000
@@ -189,8 +189,7 @@ class SpeechCommands(DataModule):
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
         at_least(1, num_classes=num_classes)
-        if rate < 1 or LENGTH % rate:
-            raise UserError(f"rate: {rate} does not divide the {LENGTH} samples of a recording")
+        divides({"the samples of a recording": LENGTH}, rate=rate)
         at_least(10, synthetic_per_word=synthetic_per_word)
         self.path, self.words, self.rate, self.seed = path, words, rate, seed
         self.synthetic_per_word = synthetic_per_word

@@ -6,14 +6,15 @@ import gzip
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from framework.errors import UserError
+from framework.settings import one_of
 
 SUFFIXES = (".bin", ".npy", ".arrow", ".txt", ".raw", ".gz", ".zip", "")
-DTYPES = ("uint8", "uint16", "uint32", "int32", "int64")
+Dtype = Literal["uint8", "uint16", "uint32", "int32", "int64"]
 BYTES = 256
 
 
@@ -76,8 +77,7 @@ def _read(file: Path, dtype: str | None, column: str) -> tuple[np.ndarray, int |
 
 
 def _flat(file: Path, dtype: str) -> np.ndarray:
-    if dtype not in DTYPES:
-        raise UserError(f"dtype: {dtype!r} of {file} is not one of {', '.join(DTYPES)}")
+    one_of(get_args(Dtype), **{f"dtype of {file}": dtype})
     size = file.stat().st_size
     if size % np.dtype(dtype).itemsize:
         raise UserError(f"path: {file} has {size} bytes, which is not a whole number of {dtype}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.finetuning.text import Codec
-from datamodules.sequence.token_files import BYTES, DTYPES, SUFFIXES, read_tokens
-from datamodules.text_files import EMBEDDED, embedded, find_splits
+from datamodules.sequence.token_files import BYTES, SUFFIXES, Dtype, read_tokens
+from datamodules.text_files import EMBEDDED, Embedded, embedded, find_splits
 from framework.data import DataModule
 from framework.errors import UserError
 from framework.settings import at_least, one_of
@@ -121,10 +121,10 @@ class TokenData(DataModule):
     def __init__(
         self,
         path: str | Path | None = None,
-        source: str = "topics",
+        source: Embedded = "topics",
         length: int = 256,
         vocab_size: int = BYTES,
-        dtype: str | None = None,
+        dtype: Dtype | None = None,
         column: str = "input_ids",
         tokenizer: str | Path | None = None,
         shift: bool = True,
@@ -138,11 +138,10 @@ class TokenData(DataModule):
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
         at_least(1, eval_windows=eval_windows)
-        if source not in EMBEDDED:
-            raise UserError(f"source: {source!r} is not one of {', '.join(EMBEDDED)}; for files of your own give path")
-        if length < 1 or vocab_size < 2:
-            raise UserError(f"length, vocab_size: {length}, {vocab_size} are not accepted; at least 1 and 2")
-        one_of(DTYPES, dtype=dtype)
+        one_of(get_args(Embedded), source=source)
+        at_least(1, length=length)
+        at_least(2, vocab_size=vocab_size)
+        one_of(get_args(Dtype), dtype=dtype)
         if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
             raise UserError(f"val_fraction, test_fraction: {val_fraction}, {test_fraction}; their sum is below 1")
         self.path, self.source, self.length, self.dtype, self.column = path, source, length, dtype, column

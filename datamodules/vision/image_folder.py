@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -18,10 +19,10 @@ from datamodules.images.labelled import stratified_split
 from datamodules.images.sources import check_declared
 from framework.data import DataModule
 from framework.errors import UserError
-from framework.settings import above, at_least, between, finite
+from framework.settings import above, at_least, between, finite, one_of
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-AUGMENTS = ("none", "crop_flip", "randaugment", "trivialaugment")
+Augment = Literal["none", "crop_flip", "randaugment", "trivialaugment"]
 
 
 def list_folder(folder: Path, classes: tuple[str, ...] | None = None) -> tuple[list[Path], np.ndarray, tuple[str, ...]]:
@@ -151,7 +152,7 @@ class ImageFolderData(DataModule):
         image_size: int = 224,
         channels: int = 3,
         num_classes: int | None = None,
-        augment: str = "crop_flip",
+        augment: Augment = "crop_flip",
         min_scale: float = 0.08,
         crop_ratio: float = 0.875,
         mean: tuple[float, ...] | None = None,
@@ -168,14 +169,9 @@ class ImageFolderData(DataModule):
         at_least(1, num_classes=num_classes, channels=channels, image_size=image_size)
         finite(mean=mean)
         above(0, std=std)
-        if augment not in AUGMENTS:
-            near = get_close_matches(str(augment), AUGMENTS, n=1, cutoff=0.0)[0]
-            raise UserError(f"augment: {augment!r} is not one of {', '.join(AUGMENTS)}; nearest: {near}")
-        if channels not in (1, 3):
-            raise UserError(f"channels: {channels} is neither 1 (grey) nor 3 (RGB)")
-        for name, value in (("image_size", image_size), ("min_scale", min_scale), ("crop_ratio", crop_ratio)):
-            if value <= 0 or (name != "image_size" and value > 1):
-                raise UserError(f"{name}: {value} is not above 0" + ("" if name == "image_size" else " and at most 1"))
+        one_of(get_args(Augment), augment=augment)
+        one_of((1, 3), channels=channels)
+        between(0, 1, "(]", min_scale=min_scale, crop_ratio=crop_ratio)
         between(0, 1, "()", val_fraction=val_fraction, test_fraction=test_fraction)
         grey = channels == 1
         self.mean = tuple(mean or ((0.449,) if grey else (0.485, 0.456, 0.406)))
@@ -192,7 +188,7 @@ class ImageFolderData(DataModule):
         if path is None:
             rank_zero_info(f"{type(self).__name__}: no path given, using the handwritten digits of scikit-learn")
 
-    def _transform(self, augment: str) -> Callable[[Image.Image], Tensor]:
+    def _transform(self, augment: Augment) -> Callable[[Image.Image], Tensor]:
         from torchvision.transforms import v2
 
         if augment == "none":

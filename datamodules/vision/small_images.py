@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from datamodules.images.batch_transforms import BatchPreprocess, check_augment
+from datamodules.images.batch_transforms import Augment, BatchPreprocess
 from datamodules.images.labelled import LabelledImages
-from datamodules.images.sources import check_declared, check_source, load_splits
+from datamodules.images.sources import Source, check_declared, check_source, load_splits
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
-from framework.settings import at_least, between
+from framework.settings import at_least, between, one_of
 
 
 class ImageDataset(ArrayDataset):
@@ -71,13 +72,13 @@ class SmallImages(DataModule):
 
     def __init__(
         self,
-        source: str = "mnist5k",
+        source: Source = "mnist5k",
         path: str | Path | None = None,
         image_size: int | None = None,
         channels: int | None = None,
         num_classes: int | None = None,
         normalize: bool = True,
-        augment: str = "none",
+        augment: Augment = "none",
         val_fraction: float = 0.1,
         split_seed: int = 0,
         batch_size: int = 64,
@@ -88,7 +89,7 @@ class SmallImages(DataModule):
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
         between(0, 1, "[)", val_fraction=val_fraction)
         known = check_source(source, path)
-        check_augment(augment)
+        one_of(get_args(Augment), augment=augment)
         at_least(1, image_size=image_size)
         if channels not in (None, known.channels, 3):
             raise UserError(

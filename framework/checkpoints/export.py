@@ -26,9 +26,9 @@ from framework.editing.ledger import attach, store
 from framework.editing.names import choose
 from framework.errors import UserError
 from framework.functional.compression import rf8
-from framework.functional.compression.rate import STEP, BitRate, bits_per_weight, check_step, sqnr
+from framework.functional.compression.rate import STEP, BitRate, bits_per_weight, sqnr
 from framework.plain import plain_data
-from framework.settings import one_of
+from framework.settings import above, one_of
 
 FORMATS = ("rf8", "entropy", "exp_golomb", "plain")
 
@@ -130,7 +130,7 @@ def export(
             NaN or infinity, or the file cannot be written.
     """
     one_of(FORMATS, format=format)
-    check_step(step)
+    above(0, step=step)
     source: Path | None = None
     buffers: set[str] = set()
     notes: list[str] = []

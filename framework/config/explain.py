@@ -21,7 +21,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser
 
 from framework.config.compose import CLASS_SECTIONS, Composed, KeyPath
-from framework.settings import brief
+from framework.settings import brief, not_one_of
 
 
 class UnknownClass(Exception):
@@ -208,7 +208,7 @@ def _explain_arguments(
         elif any(problem.startswith((f"{key}:", f"{key}.")) for problem in composed.problems):
             continue  # said already: it could not be resolved
         elif name in refused:
-            problems.append(f"{key}: {brief(value)} is not accepted; {type_text(hint)} is needed{place}")
+            problems.append(f"{key}: {_refusal(value, hint)}{place}")
     if required:
         for name, (hint, needed) in hints.items():
             if needed and name in accepted and name not in given:
@@ -217,6 +217,21 @@ def _explain_arguments(
                     f"{composed.origin(shown)}"
                 )
     return problems
+
+
+def _refusal(value: Any, hint: Any) -> str:
+    choices = _choices(hint)
+    if choices and isinstance(value, str):
+        return not_one_of(value, choices)
+    return f"{brief(value)} is not accepted; {type_text(hint)} is needed"
+
+
+def _choices(hint: Any) -> list[Any]:
+    """What a ``Literal``, or one beside null, has; nothing of another type."""
+    several = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    kinds = [kind for kind in several if kind is not type(None)]
+    literal = all(typing.get_origin(kind) is typing.Literal for kind in kinds)
+    return [choice for kind in kinds for choice in typing.get_args(kind)] if literal else []
 
 
 def _explain_nested(composed: Composed, shown: KeyPath, path: KeyPath, value: dict[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from framework.editing.ledger import fold, ledger_of, replay, undo
 from framework.editing.names import choose, matches, matrices, nothing_matches, unique_parameters
 from framework.editing.plan import Plan
 from framework.editing.stage import Stage, stage_of
-from framework.editing.technique import Context, Edit, Observer, Once, Technique, Transform, Writer
+from framework.editing.technique import Context, Edit, Observer, Once, OptimizerState, Technique, Transform, Writer
 
 __all__ = [
     "Context",
@@ -13,6 +13,7 @@ __all__ = [
     "Editing",
     "Observer",
     "Once",
+    "OptimizerState",
     "Plan",
     "Stage",
     "Technique",

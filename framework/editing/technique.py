@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Moment = Literal["start", "epoch", "step"]
+OptimizerState = Literal["keep", "reset"]
 IMPORTED: dict[str, type[Edit]] = {}  # registered name to class, as modules are imported
 
 
@@ -280,7 +281,7 @@ class Transform(Edit):
     """
 
     moments: ClassVar[frozenset[str]] = frozenset({"epoch"})
-    optimizer: Literal["keep", "reset"] = "keep"
+    optimizer: OptimizerState = "keep"
     settles_by: ClassVar[str] = ""
 
     def in_training(self, context: Context) -> bool:

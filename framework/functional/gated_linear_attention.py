@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framework.errors import UserError
+from framework.settings import power_of_two
 
 
 def recurrent_gla(
@@ -135,8 +135,7 @@ def padded(chunk: int, *tensors: Tensor) -> list[Tensor]:
     Raises:
         UserError: ``chunk`` is not a power of two.
     """
-    if chunk < 1 or chunk & (chunk - 1):
-        raise UserError(f"chunk: {chunk} is not accepted; a power of two")
+    power_of_two(chunk=chunk)
     length = tensors[0].shape[-2]
     size = min(chunk, 1 << (length - 1).bit_length())
     return [F.pad(x, (0, 0, 0, -length % size)) for x in tensors]

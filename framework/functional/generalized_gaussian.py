@@ -27,23 +27,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framework.errors import UserError
+from framework.settings import above
 
 LOWEST, HIGHEST, RESOLUTION = 0.10, 3.00, 0.01
 """The table of shapes that the estimator looks up, ends included: 291 entries."""
 
 _CHUNK = 1 << 16  # samples drawn at a time: what is worked on stays in the cache
 _SIGN: dict[np.dtype, Any] = {np.dtype(np.float32): np.uint32(1 << 31), np.dtype(np.float64): np.uint64(1 << 63)}
-
-
-def check_shape(shape: float, key: str = "shape") -> None:
-    """Refuses a shape ν that no distribution has.
-
-    Raises:
-        UserError: ν is not a positive finite number.
-    """
-    if not (shape > 0 and math.isfinite(shape)):
-        raise UserError(f"{key}: {shape} is not accepted; the shape ν is a number above 0")
 
 
 def variance(alpha: float, shape: float) -> float:
@@ -113,7 +103,7 @@ def fill_(tensor: Tensor, shape: float, alpha: float, seed: int | list[int]) -> 
     Raises:
         UserError: the shape is not accepted.
     """
-    check_shape(shape)
+    above(0, shape=shape)
     if tensor.is_meta or tensor.numel() == 0:
         return tensor
     dtype = np.dtype(np.float64 if tensor.dtype == torch.float64 else np.float32)
@@ -170,7 +160,7 @@ def sample(
     Raises:
         UserError: ν is not a positive finite number.
     """
-    check_shape(shape)
+    above(0, shape=shape)
     return fill_(torch.empty(size, dtype=dtype), shape, scale_of_std(std, shape), seed)
 
 

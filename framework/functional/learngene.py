@@ -12,16 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from framework.errors import UserError
 from framework.functional.matching import compare_tensors, shortened
-from framework.settings import at_least
+from framework.settings import at_least, one_of
 
-HEADS = ("if_fits", "skip", "strict")
+Head = Literal["if_fits", "skip", "strict"]
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _canonical(name: str) -> str:
 
 
 def matched(
-    transformer: nn.Module, learngene: LearngeneTensors, head: str = "if_fits"
+    transformer: nn.Module, learngene: LearngeneTensors, head: Head = "if_fits"
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The values of a transformer's tensors by a learngene, at the depth that it has.
 
@@ -217,8 +217,7 @@ def matched(
     Raises:
         UserError: a tensor is missing, left over or of another shape (all are listed), or the heads differ.
     """
-    if head not in HEADS:
-        raise UserError(f"learngene.head: {head!r} is not accepted; one of {', '.join(HEADS)}")
+    one_of(get_args(Head), head=head)
     own = transformer.state_dict()
     depth = len(transformer.blocks) if isinstance(transformer.blocks, nn.Sequential | nn.ModuleList) else 0
     if not depth:
@@ -244,7 +243,7 @@ def matched(
 
 
 @torch.no_grad()
-def expand_into(model: nn.Module, learngene: LearngeneTensors, head: str = "if_fits") -> list[str]:
+def expand_into(model: nn.Module, learngene: LearngeneTensors, head: Head = "if_fits") -> list[str]:
     """Writes a learngene's expansion into the vision transformer within a model, at the depth that it has.
 
     Args:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +29,9 @@ SPECTRA = {
 }
 """Laws of the entries of a diagonal covariance that each prompt draws anew."""
 
-FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+Function = Literal["linear", "relu", "tanh", "sine", "square", "sign"]
+
+FUNCTIONS: dict[Function, Callable[[Tensor], Tensor]] = {
     "linear": lambda z: z,
     "relu": torch.relu,
     "tanh": torch.tanh,
@@ -67,7 +69,7 @@ class PromptLaw:
     query_cov: Tensor | None = None
     spectrum: str | None = None
     scale: float = 1.0
-    function: str = "linear"
+    function: Function = "linear"
     mask: Tensor | None = None
     rows: Tensor | None = None
     active: int | None = None

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from framework.errors import UserError
+from framework.settings import one_of
 
 Centroid = Literal["ravel", "rows", "axes"]
-CENTROIDS = ("ravel", "rows", "axes")
 
 
 def grid_coordinates(shape: Sequence[int]) -> Tensor:
@@ -50,8 +50,7 @@ def channel_centroids(signal: Any, mode: Centroid = "ravel") -> Tensor:
     Raises:
         UserError: a value is not finite, there is no point, or the mode is not known.
     """
-    if mode not in CENTROIDS:
-        raise UserError(f"centroid: {mode!r} is not accepted; one of {', '.join(CENTROIDS)}")
+    one_of(get_args(Centroid), centroid=mode)
     values = torch.as_tensor(signal).detach().to("cpu", torch.float64)
     if values.ndim < 2 or not values.numel():
         raise UserError(f"a signal of shape {tuple(values.shape)} is not accepted; (*grid, channels) is expected")

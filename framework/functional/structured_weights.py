@@ -17,15 +17,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from framework.errors import UserError
+from framework.settings import at_least, between, one_of
 
-KINDS = ("svd_lowrank", "dale", "chain", "blocks", "from_file")
+Kind = Literal["svd_lowrank", "dale", "chain", "blocks", "from_file"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Structure:
         UserError: a setting is not accepted.
     """
 
-    kind: str = "svd_lowrank"
+    kind: Kind = "svd_lowrank"
     rank: int = 1
     excitatory: float = 0.8
     balanced: bool = True
@@ -63,18 +64,12 @@ class Structure:
     path: str | Path | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError(f"kind: {self.kind!r} is not one of {', '.join(KINDS)}")
-        if self.rank < 1:
-            raise UserError(f"rank: {self.rank} is not accepted; at least 1")
-        if not 0 < self.excitatory < 1:
-            raise UserError(f"excitatory: {self.excitatory} is not accepted; above 0 and below 1")
-        if not 0 <= self.chain <= 0.5:
-            raise UserError(f"chain: {self.chain} is not accepted; from 0 to 0.5")
-        if not -1 <= self.correlation <= 1:
-            raise UserError(f"correlation: {self.correlation} is not accepted; from -1 to 1")
-        if self.noise < 0:
-            raise UserError(f"noise: {self.noise} is not accepted; 0 or more")
+        one_of(get_args(Kind), kind=self.kind)
+        at_least(1, rank=self.rank)
+        between(0, 1, "()", excitatory=self.excitatory)
+        between(0, 0.5, chain=self.chain)
+        between(-1, 1, correlation=self.correlation)
+        at_least(0, noise=self.noise)
         if self.kind == "from_file" and self.path is None:
             raise UserError("path: None is not accepted with kind 'from_file'; a .npy or .csv file")
         if self.kind == "blocks":

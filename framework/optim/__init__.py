@@ -1,10 +1,10 @@
 """Optimisers and learning-rate schedules: made from plain data, and one of our own."""
 
 from framework.optim.from_config import (
-    SCHEDULES,
     Config,
     OptimizerConfig,
     ScheduleConfig,
+    ScheduleName,
     build_optimizer,
     build_schedule,
     changed,
@@ -17,11 +17,11 @@ from framework.optim.row_adamw import RowAdamW
 
 __all__ = [
     "NOTES",
-    "SCHEDULES",
     "Config",
     "OptimizerConfig",
     "RowAdamW",
     "ScheduleConfig",
+    "ScheduleName",
     "adapt",
     "build_optimizer",
     "build_schedule",

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import nn
@@ -15,7 +15,10 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from framework.errors import UserError
 from framework.optim.going_on import mark, mark_schedule
 from framework.optim.row_adamw import RowAdamW
-from framework.settings import at_least, brief
+from framework.settings import at_least, brief, one_of
+
+ScheduleName = Literal["constant", "linear", "cosine", "onecycle", "step", "plateau"]
+"""The schedules."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class ScheduleConfig:
         min_lr: For ``plateau``: the rate that it never goes below.
     """
 
-    name: str = "constant"
+    name: ScheduleName = "constant"
     warmup: float = 0.0
     final: float = 0.0
     milestones: tuple[int, ...] = ()
@@ -80,8 +83,7 @@ def check(optimizer: OptimizerConfig, schedule: ScheduleConfig) -> None:
         UserError: one is not accepted.
     """
     at_least(0, **{"optimizer.lr": optimizer.lr, "optimizer.weight_decay": optimizer.weight_decay})
-    if schedule.name not in SCHEDULES:
-        raise UserError(f"schedule.name: {brief(schedule.name)} is not one of {', '.join(SCHEDULES)}")
+    one_of(get_args(ScheduleName), **{"schedule.name": schedule.name})
     fields = ("warmup", "final", "gamma", "every", "cycle_decay", "patience", "min_lr", "milestones")
     at_least(0, **{f"schedule.{name}": getattr(schedule, name) for name in fields})
     at_least(1, **{"schedule.cycles": schedule.cycles})
@@ -106,9 +108,6 @@ def changed(config: Config, values: Mapping[str, Any], key: str) -> Config:
         if name not in known:
             raise UserError(f"{key}.{name}: there is no such setting; accepted: {', '.join(known)}")
     return replace(config, **values)
-
-
-SCHEDULES = ("constant", "linear", "cosine", "onecycle", "step", "plateau")
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
@@ -267,8 +266,7 @@ def build_schedule(
     Raises:
         UserError: an unknown name, or a schedule with an end in a training that has none.
     """
-    if config.name not in SCHEDULES:
-        raise UserError(f"schedule.name: {config.name!r} is not one of {', '.join(SCHEDULES)}")
+    one_of(get_args(ScheduleName), **{"schedule.name": config.name})
     mark_schedule(optimizer, {**asdict(config), "total": total, "steps_per_epoch": steps_per_epoch})
     if config.name == "plateau":
         if config.warmup or not 0 < config.gamma < 1 or config.patience < 0 or config.min_lr < 0:
@@ -277,9 +275,8 @@ def build_schedule(
         return ReduceLROnPlateau(
             optimizer, factor=config.gamma, patience=int(config.patience), min_lr=float(config.min_lr)
         )
-    if config.cycles < 1 or config.every < 0:
-        name, value, least = ("cycles", config.cycles, 1) if config.cycles < 1 else ("every", config.every, 0)
-        raise UserError(f"schedule.{name}: {value} is not accepted; {least} or more")
+    at_least(1, **{"schedule.cycles": config.cycles})
+    at_least(0, **{"schedule.every": config.every})
     boosts = [group.get("boost") for group in optimizer.param_groups]
     if config.name == "constant" and not config.warmup and not any(boosts):
         return None

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-from framework.errors import UserError
+from framework.settings import one_of
 
-UNTOUCHED = ("skip", "catch_up")
+Untouched = Literal["skip", "catch_up"]
 NEGLIGIBLE = 1e-9  # part of a step below which the rest of a momentum's tail is left out
 
 
@@ -57,11 +57,10 @@ class RowAdamW(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
-        untouched: str = "skip",
+        untouched: Untouched = "skip",
         fused: bool | None = None,
     ) -> None:
-        if untouched not in UNTOUCHED:
-            raise UserError(f"optimizer.args.untouched: {untouched!r} is not one of {', '.join(UNTOUCHED)}")
+        one_of(get_args(Untouched), **{"optimizer.args.untouched": untouched})
         if lr < 0 or eps < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas) or len(betas) != 2:
             raise ValueError(f"lr {lr}, betas {betas}, eps {eps}, weight_decay {weight_decay}")
         options = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}

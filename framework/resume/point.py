@@ -20,6 +20,7 @@ from framework.errors import UserError
 from framework.resume.generators import capture_generators, restore_generators
 from framework.resume.loop_state import capture_loops, restore_loops, still_stopped
 from framework.resume.signals import Interrupted, SignalWatch, requeue, requeue_signal, say
+from framework.settings import at_least
 from framework.tracking import close_loggers
 from framework.tracking.metrics_log import MetricsLog
 from framework.tracking.provenance import slurm
@@ -70,8 +71,7 @@ class ResumePoint(Callback):
         runs: Path | None = None,
         stoppers: Any = None,
     ) -> None:
-        if every_n_steps is not None and every_n_steps < 1:
-            raise UserError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        at_least(1, every_n_steps=every_n_steps)
         self.path = Path(folder) / "last.ckpt"
         self.every_n_seconds = every_n_seconds
         self.every_n_steps = every_n_steps

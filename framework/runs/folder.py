@@ -10,13 +10,16 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from framework.checkpoints.finding import PROVENANCE, read_record
 from framework.errors import UserError
 from framework.files import remove_stale, temporary_beside
 from framework.runs.lock import FolderLock
+from framework.settings import at_least, one_of
 
+Mode = Literal["min", "max"]
+OnNan = Literal["stop", "ignore"]
 RESULTS = ("metrics.jsonl", "checkpoints", "predictions.parquet")
 ID_CHARACTERS = string.ascii_lowercase + string.digits
 
@@ -46,25 +49,20 @@ class RunConfig:
     method: str | None = None
     name: str | None = None
     monitor: str | None = None
-    mode: str = "min"
+    mode: Mode = "min"
     save_top_k: int = 1
     resume_every_n_seconds: float = 30.0
     resume_every_n_steps: int | None = None
-    on_nan: str = "stop"
+    on_nan: OnNan = "stop"
 
     def __post_init__(self) -> None:
-        if self.mode not in ("min", "max"):
-            raise UserError(f"run.mode: {self.mode!r} is not accepted; min or max is needed")
-        if self.on_nan not in ("stop", "ignore"):
-            raise UserError(f"run.on_nan: {self.on_nan!r} is not accepted; stop or ignore is needed")
+        one_of(get_args(Mode), **{"run.mode": self.mode})
+        one_of(get_args(OnNan), **{"run.on_nan": self.on_nan})
         for key in ("method", "name"):
             value = getattr(self, key)
             if value is not None and (not value or Path(value).name != value):
                 raise UserError(f"run.{key}: {value!r} is not accepted; the name of one folder is needed")
-        if self.resume_every_n_steps is not None and self.resume_every_n_steps < 1:
-            raise UserError(
-                f"run.resume_every_n_steps: {self.resume_every_n_steps} is not accepted; at least 1 is needed"
-            )
+        at_least(1, **{"run.resume_every_n_steps": self.resume_every_n_steps})
 
 
 class NameTaken(UserError):

@@ -9,10 +9,11 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlparse
 from urllib.request import getproxies, proxy_bypass
 
-MODES = ("auto", "online", "offline", "disabled")
+Mode = Literal["auto", "online", "offline", "disabled"]
 CONNECT_SECONDS = 5.0
 
 

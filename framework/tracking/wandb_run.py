@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from framework.errors import UserError
-from framework.tracking.wandb_mode import MODES, choose_mode, unreachable
+from framework.settings import one_of
+from framework.tracking.wandb_mode import Mode, choose_mode, unreachable
 
 STEP = "trainer/global_step"
 ONLINE_SECONDS = 30.0
@@ -53,7 +53,7 @@ class WandbConfig:
         UserError: the mode is not known.
     """
 
-    mode: str = "auto"
+    mode: Mode = "auto"
     project: str = "framework"
     entity: str | None = None
     group: str | None = None
@@ -62,8 +62,7 @@ class WandbConfig:
     job_type: str | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise UserError(f"wandb.mode: {self.mode!r} is not one of {', '.join(MODES)}")
+        one_of(get_args(Mode), **{"wandb.mode": self.mode})
 
 
 def make_wandb_logger(

@@ -68,8 +68,6 @@ class InContext(Ensemble):
         super().__init__(inner_steps, points, optimizer or OptimizerConfig("adam", lr=3e-3, weight_decay=0.0))
         above(0, clip=clip)
         at_least(1, seeds=seeds)
-        if clip is not None and clip <= 0:
-            raise UserError(f"clip: {clip} is not accepted; above 0, or null")
         self.schedule_config = as_dataclass(ScheduleConfig, schedule)
         self.seeds, self.base_seed, self.clip = seeds, base_seed, clip
         self.law: PromptLaw | None = None

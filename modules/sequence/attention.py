@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import BoolTensor, Tensor, nn
 
-from framework.errors import UserError
 from framework.functional.rotary import angles, rotate
+from framework.settings import at_least, divides, multiple_of
 
 
 class KeysValues(NamedTuple):
@@ -35,10 +35,9 @@ class SoftmaxAttention(nn.Module):
     def __init__(self, d_model: int, n_heads: int, n_kv_heads: int | None = None, rope_base: float = 10000.0) -> None:
         super().__init__()
         self.n_heads, self.n_kv_heads = n_heads, n_kv_heads or n_heads
-        if n_heads < 1 or d_model % n_heads or d_model // n_heads % 2:
-            raise UserError(f"n_heads: {n_heads} is not accepted; d_model = {d_model} over it must be even")
-        if n_heads % self.n_kv_heads:
-            raise UserError(f"n_kv_heads: {n_kv_heads} is not accepted; it must divide n_heads = {n_heads}")
+        at_least(1, n_heads=n_heads)
+        multiple_of({"2 n_heads": 2 * n_heads}, d_model=d_model)  # rotary positions turn pairs of dimensions
+        divides({"n_heads": n_heads}, n_kv_heads=n_kv_heads)
         self.head_dim, self.rope_base = d_model // n_heads, rope_base
         self.q_proj = nn.Linear(d_model, d_model, bias=False)
         self.k_proj = nn.Linear(d_model, self.n_kv_heads * self.head_dim, bias=False)

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from framework.errors import UserError
+from framework.settings import at_least
 
 
 class MLP(nn.Module):
@@ -37,8 +37,7 @@ class MLP(nn.Module):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if width < 1 or depth < 1:
-            raise UserError(f"mlp: width {width} and depth {depth} must both be at least 1")
+        at_least(1, width=width, depth=depth)
         self.num_classes = num_classes
         self.num_features = width
         sizes = [in_chans * image_size**2] + [width] * depth

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
 from framework.checkpoints.weights_file import read_weights_file
 from framework.errors import UserError
 from framework.functional.matching import compare_tensors, shortened, without_prefix
+from framework.settings import one_of
 
-HEADS = ("if_fits", "skip", "strict")
+WeightsHead = Literal["if_fits", "skip", "strict"]
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -38,7 +40,7 @@ def head_parameters(model: nn.Module) -> set[str]:
     return {key for key in model.state_dict() if any(key.startswith(f"{name}.") for name in names)}
 
 
-def load_weights(model: nn.Module, path: str | Path, head: str = "if_fits") -> list[str]:
+def load_weights(model: nn.Module, path: str | Path, head: WeightsHead = "if_fits") -> list[str]:
     """Loads ``path`` into ``model``, strictly but for the head.
 
     Where timm has a converter for the model (other naming, position embeddings of another image size) it is applied.
@@ -54,8 +56,7 @@ def load_weights(model: nn.Module, path: str | Path, head: str = "if_fits") -> l
     Raises:
         UserError: see :func:`read_weights`; or tensors are missing, left over or of another shape: all are listed.
     """
-    if head not in HEADS:
-        raise UserError(f"weights_head: {head!r} is not one of {', '.join(HEADS)}")
+    one_of(get_args(WeightsHead), weights_head=head)
     state = read_weights(path)
     converter = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if callable(converter):

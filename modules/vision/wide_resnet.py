@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from framework.errors import UserError
+from framework.settings import at_least
 
 
 class WideBlock(nn.Module):
@@ -54,8 +55,7 @@ class WideResNet(nn.Module):
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
             raise UserError(f"depth: {depth} of a wide ResNet is not accepted; 10, 16, 22, 28, 40, … (6n + 4)")
-        if factor < 1:
-            raise UserError(f"factor: {factor} of a wide ResNet is not accepted; at least 1")
+        at_least(1, factor=factor)
         self.conv = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False)
         blocks: list[nn.Module] = []
         before = 16

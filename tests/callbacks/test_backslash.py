@@ -97,14 +97,17 @@ def test_small_eps_starts_nothing_from_a_normal_distribution():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lam": 1.0, "per_weight_step": 1.0}, "backslash.lam and backslash.per_weight_step"),
-        ({"lam": -1.0}, "backslash.lam: -1.0"),
-        ({"per_weight_step": float("nan")}, "backslash.per_weight_step: nan"),
-        ({"eps": 0.0}, "backslash.eps: 0.0"),
-        ({"scope": "layer"}, "backslash.scope: 'layer' is not accepted; one of global, per_tensor"),
-        ({"every_n_steps": 0}, "backslash.every_n_steps: 0"),
-        ({"stop_epoch": -1}, "backslash.stop_epoch: -1"),
-        ({"bits_step": 0.0}, "backslash.bits_step: 0.0"),
+        (
+            {"lam": 1.0, "per_weight_step": 1.0},
+            "^lam: at most one of lam, per_weight_step is accepted; given: lam, per_weight_step",
+        ),
+        ({"lam": -1.0}, "^lam: -1.0"),
+        ({"per_weight_step": float("nan")}, "^per_weight_step: nan"),
+        ({"eps": 0.0}, "^eps: 0.0"),
+        ({"scope": "layer"}, "^scope: 'layer' is not one of global, per_tensor"),
+        ({"every_n_steps": 0}, "^every_n_steps: 0"),
+        ({"stop_epoch": -1}, "^stop_epoch: -1"),
+        ({"bits_step": 0.0}, "^bits_step: 0.0"),
     ],
 )
 def test_bad_settings_are_named_at_once(settings, message):

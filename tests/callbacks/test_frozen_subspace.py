@@ -112,9 +112,9 @@ def test_students_that_know_their_features(tmp_path):
 
 
 def test_what_it_refuses(tmp_path):
-    with pytest.raises(UserError, match=r"frozen_subspace.every_n_epochs: 0"):
+    with pytest.raises(UserError, match=r"^every_n_epochs: 0"):
         FrozenSubspace(every_n_epochs=0)
-    with pytest.raises(UserError, match=r"frozen_subspace.tolerance: 1.0"):
+    with pytest.raises(UserError, match=r"^tolerance: 1.0"):
         FrozenSubspace(tolerance=1.0)
     with pytest.raises(UserError, match=r"frozen_subspace.layers: 'fist' names nothing in the model; nearest: first"):
         trained(tmp_path, [FrozenSubspace(layers=["fist"])])

@@ -26,5 +26,5 @@ def test_other_modules_are_refused(tmp_path):
 
 
 def test_an_empty_prompt_is_refused():
-    with pytest.raises(UserError, match="prompt must not be empty"):
+    with pytest.raises(UserError, match=r"^prompt: '' is not accepted"):
         GenerateSample(prompt="")

@@ -237,11 +237,11 @@ def test_takes_the_layers_that_another_technique_chose() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rank": 0}, "lora.rank: 0 is not accepted"),
-        ({"dropout": 1.0}, "lora.dropout: 1.0 is not accepted"),
-        ({"target_classes": ["Lineer"]}, "lora.target_classes: 'Lineer' is not one of Linear, "),
-        ({"init_lora_weights": "pisa"}, "lora.init_lora_weights: 'pisa' is not accepted"),
-        ({"init_lora_weights": "orthogonal", "rank": 3}, "lora.rank: 3 is not accepted"),
+        ({"rank": 0}, "^rank: 0 is not accepted"),
+        ({"dropout": 1.0}, "^dropout: 1.0 is not accepted"),
+        ({"target_classes": ["Lineer"]}, "^target_classes: 'Lineer' is not one of Linear, "),
+        ({"init_lora_weights": "pisa"}, "^init_lora_weights: 'pisa' is not accepted"),
+        ({"init_lora_weights": "orthogonal", "rank": 3}, "^rank: 3 is not accepted"),
     ],
 )
 def test_settings_that_are_not_accepted(options: dict[str, Any], message: str) -> None:

@@ -68,7 +68,7 @@ def test_linear_attention_fails_under_scaled_covariates_alone(tmp_path, monkeypa
     ("options", "said"), [({"scale": [0.0]}, "scale"), ({"noise": [-1.0]}, "noise"), ({"prompts": 0}, "prompts")]
 )
 def test_bad_settings_are_named(options, said):
-    with pytest.raises(UserError, match=f"prompt_shift.{said}"):
+    with pytest.raises(UserError, match=f"^{said}"):
         PromptShift(**options)
 
 

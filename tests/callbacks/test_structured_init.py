@@ -93,7 +93,7 @@ def test_two_draws_of_one_seed_are_one():
 
 
 def test_what_it_refuses(tmp_path):
-    with pytest.raises(UserError, match=r"structured_init.kind: 'odd'"):
+    with pytest.raises(UserError, match=r"^kind: 'odd'"):
         StructuredInit("odd")
     with pytest.raises(UserError, match=r"structured_init.include: 'squares.weight' names nothing.*square.weight"):
         choose_matrices(Net(), ["squares.weight"])

@@ -46,5 +46,5 @@ def test_the_temperature_is_kept_and_used_in_a_test(tmp_path):
 
 
 def test_what_it_refuses():
-    with pytest.raises(UserError, match=r"temperature_scaling.bins: 0 is not accepted"):
+    with pytest.raises(UserError, match=r"^bins: 0 is not accepted"):
         TemperatureScaling(bins=0)

@@ -533,13 +533,13 @@ class TestFiles:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"shrink": 1.2}, "warm_start.shrink: 1.2"),
-        ({"perturb": -1}, "warm_start.perturb: -1"),
-        ({"source": "fersh"}, "warm_start.source: 'fersh'"),
-        ({"sigma": 0}, "warm_start.sigma: 0"),
-        ({"when": "epoch"}, "warm_start.when: 'epoch'"),
-        ({"when": [-1]}, r"warm_start.when: \[-1\]"),
-        ({"when": "rounds", "checkpoint": "a.ckpt"}, "warm_start.when: 'rounds' is not accepted with a checkpoint"),
+        ({"shrink": 1.2}, "^shrink: 1.2"),
+        ({"perturb": -1}, "^perturb: -1"),
+        ({"source": "fersh"}, "^source: 'fersh'"),
+        ({"sigma": 0}, "^sigma: 0"),
+        ({"when": "epoch"}, "^when: 'epoch'"),
+        ({"when": [-1]}, r"^when: \[-1\]"),
+        ({"when": "rounds", "checkpoint": "a.ckpt"}, "^when: 'rounds' is not accepted with a checkpoint"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 
 from framework.errors import UserError
-from framework.settings import above, at_least, between, finite, not_empty, one_of
+from framework.settings import (
+    above,
+    at_least,
+    at_most,
+    at_most_one,
+    between,
+    divides,
+    exactly_one,
+    finite,
+    multiple_of,
+    not_empty,
+    one_of,
+    power_of_two,
+)
 
 INF, NAN = float("inf"), float("nan")
 
@@ -85,3 +98,45 @@ def test_empty_is_refused_where_one_is_needed():
 
 def test_a_long_value_is_cut():
     assert len(said(one_of, ("a",), kind="x" * 10_000)) < 180
+
+
+def test_a_bound_that_is_another_setting_is_named():
+    at_most({"experts": 4}, top_k=4)
+    assert said(at_most, {"experts": 4}, top_k=5) == "top_k: 5 is not accepted; at most 4 (experts)"
+    assert said(at_most, 3, ranks=[1, 4]) == "ranks: [1, 4] is not accepted; each at most 3"
+    assert said(above, {"low": 0.9}, high=0.9) == "high: 0.9 is not accepted; above 0.9 (low)"
+    assert said(at_least, {"classes": 5}, rows=4) == "rows: 4 is not accepted; at least 5 (classes)"
+
+
+def test_divisors_multiples_and_powers():
+    divides({"d_model": 12}, n_heads=4, n_ssm=None)
+    assert said(divides, {"d_model": 12}, n_heads=5) == "n_heads: 5 is not accepted; a divisor of 12 (d_model)"
+    assert "a divisor of 12" in said(divides, 12, n_heads=0)
+    multiple_of(2, rank=6)
+    multiple_of({"cores": 3}, d_value=3)
+    assert said(multiple_of, 2, rank=3) == "rank: 3 is not accepted; a multiple of 2, at least 2"
+    assert (
+        said(multiple_of, {"cores": 3}, d_value=0) == "d_value: 0 is not accepted; a multiple of 3 (cores), at least 3"
+    )
+    power_of_two(chunk=1, block=64)
+    for value in (0, 48, -2):
+        assert said(power_of_two, chunk=value) == f"chunk: {value} is not accepted; a power of two"
+
+
+def test_which_of_several_are_given():
+    exactly_one(path=None, config={})
+    needed = "exactly one of path, config is needed"
+    assert said(exactly_one, path=None, config=None) == f"path: {needed}; given: none"
+    assert said(exactly_one, path="a", config={}) == f"path: {needed}; given: path, config"
+    at_most_one(lam=None, step=None)
+    at_most_one(lam=None, step=0.0)
+    assert said(at_most_one, lam=1.0, step=0.0) == "lam: at most one of lam, step is accepted; given: lam, step"
+
+
+def test_choices_in_any_case_and_in_lists():
+    one_of(("HR", "RR"), target="RR", others=["HR", "RR"], none=None)
+    assert said(one_of, ("HR", "RR"), target="hr") == "target: 'hr' is not one of HR, RR; did you mean 'HR'?"
+    assert said(one_of, ("val", "test"), stages=("val", "tets")) == (
+        "stages: 'tets' is not one of val, test; did you mean 'test'?"
+    )
+    assert said(one_of, (1, 3), channels=2) == "channels: 2 is not one of 1, 3"

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from framework.errors import UserError
 from framework.functional import generalized_gaussian as gg
-from framework.functional.compression.rate import STEP, check_step, level_counts, quantise
+from framework.functional.compression.rate import STEP, level_counts, quantise
+from framework.settings import above, at_least
 
 MINNUM = 1000
 """The paper's ``adj_minnum``."""
@@ -82,12 +82,8 @@ def check_settings(shape_scale: float, std_scale: float, adj_minnum: int | None,
     Raises:
         UserError: a scale is not a number above 0, or ``adj_minnum`` is below 0.
     """
-    for name, value in (("shape_scale", shape_scale), ("std_scale", std_scale)):
-        if not (value > 0 and math.isfinite(value)):
-            raise UserError(f"deep_shape.{name}: {value} is not accepted; a number above 0")
-    if adj_minnum is not None and adj_minnum < 0:
-        raise UserError(f"deep_shape.adj_minnum: {adj_minnum} is not accepted; a whole number from 0")
-    check_step(step, "deep_shape.step")
+    above(0, shape_scale=shape_scale, std_scale=std_scale, step=step)
+    at_least(0, adj_minnum=adj_minnum)
 
 
 def shares(count: int, cutoff: int, centre: int, mean: float, alpha: float, shape: float) -> np.ndarray:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from framework.errors import UserError
+from framework.settings import above
 
 STEP = 2.0**-13
 """The paper's step between two levels."""
@@ -50,16 +51,6 @@ class BitRate:
     sparsity: float
 
 
-def check_step(step: float, key: str = "step") -> None:
-    """Refuses a step that is not a positive finite number.
-
-    Raises:
-        UserError: it is not.
-    """
-    if not (step > 0 and math.isfinite(step)):
-        raise UserError(f"{key}: {step} is not accepted; a number above 0, such as 2^-13")
-
-
 def _tensors(weights: Tensor | Iterable[Tensor]) -> list[Tensor]:
     tensors = [weights] if isinstance(weights, Tensor) else list(weights)
     return [tensor.detach() for tensor in tensors if tensor.numel()]
@@ -77,7 +68,7 @@ def quantise(weights: Tensor, step: float = STEP) -> Tensor:
     Raises:
         UserError: a weight is NaN or infinite, or its level needs more than 32 bits.
     """
-    check_step(step)
+    above(0, step=step)
     flat = weights.detach().reshape(-1)
     levels = torch.empty(flat.shape, dtype=torch.int32, device=flat.device)
     for start in range(0, flat.numel(), _CHUNK):
@@ -105,7 +96,7 @@ def level_counts(weights: Tensor | Iterable[Tensor], step: float = STEP) -> tupl
     Raises:
         UserError: see :func:`quantise`.
     """
-    check_step(step)
+    above(0, step=step)
     tensors = _tensors(weights)
     if not tensors:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)

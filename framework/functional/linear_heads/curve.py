@@ -14,6 +14,7 @@ from framework.errors import UserError
 from framework.functional.linear_heads.gaussian import ClassStatistics, gaussian_head
 from framework.functional.linear_heads.logistic import as_rule, fit_logistic
 from framework.functional.linear_heads.rule import RangeScaler
+from framework.settings import between
 
 NAIVE_BAYES = "naive Bayes"
 DRAWS = 100_000
@@ -31,8 +32,7 @@ def draw_subset(y: Tensor, size: int, classes: int, generator: torch.Generator) 
     Raises:
         UserError: there are too few samples, or so few asked for that 100,000 draws did not hold every class.
     """
-    if not classes <= size <= len(y):
-        raise UserError(f"samples: {size} is not accepted; from {classes}, one a class, to {len(y)}, all there are")
+    between(classes, len(y), samples=size)
     for _ in range(DRAWS if size < len(y) else 1):
         rows = torch.randperm(len(y), generator=generator)[:size]
         if torch.bincount(y[rows], minlength=classes).min() > 0:

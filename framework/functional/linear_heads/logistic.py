@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framework.errors import UserError
 from framework.functional.linear_heads.rule import LinearRule
+from framework.settings import above
 
 
 def rows_of(classes: int) -> int:
@@ -121,8 +121,7 @@ def fit_logistic(
     Raises:
         UserError: C is not above 0.
     """
-    if not c > 0:
-        raise UserError(f"c: {c} is not accepted; above 0")
+    above(0, c=c)
     x = x.double()
     rows = rows_of(classes)
     weight, bias = start if start is not None else (x.new_zeros(rows, x.shape[1]), x.new_zeros(rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from framework.errors import UserError
 from framework.functional.linear_heads.rule import LinearRule
+from framework.settings import at_least, multiple_of, one_of
 
-KINDS = ("easy", "hard")
+Kind = Literal["easy", "hard"]
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,12 @@ class MixtureLaw:
 
     classes: int
     dimension: int
-    kind: str = "easy"
+    kind: Kind = "easy"
 
     def __post_init__(self) -> None:
-        if self.classes < 2:
-            raise UserError(f"classes: {self.classes} is not accepted; at least 2")
-        if self.dimension < 2 or self.dimension % 2:
-            raise UserError(f"dimension: {self.dimension} is not accepted; an even number, at least 2")
-        if self.kind not in KINDS:
-            raise UserError(f"kind: {self.kind!r} is not accepted; one of {', '.join(KINDS)}")
+        at_least(2, classes=self.classes)
+        multiple_of(2, dimension=self.dimension)
+        one_of(get_args(Kind), kind=self.kind)
 
     @property
     def scale(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -35,7 +35,9 @@ def _erf_dual(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return value, 4 / math.pi / (product - 4 * c.square()).sqrt()
 
 
-ACTIVATIONS = {
+ActivationName = Literal["relu", "erf", "tanh"]
+
+ACTIVATIONS: dict[ActivationName, Activation] = {
     "relu": Activation(torch.relu, lambda z: (z > 0).to(z.dtype), _relu_dual),
     "erf": Activation(torch.erf, lambda z: 2 / math.pi**0.5 * torch.exp(-z.square()), _erf_dual),
     "tanh": Activation(torch.tanh, lambda z: 1 - torch.tanh(z).square()),
@@ -69,7 +71,7 @@ def quadrature_dual(activation: Activation, a: Tensor, b: Tensor, c: Tensor, nod
 
 
 def infinite_kernels(
-    x: Tensor, y: Tensor | None = None, depth: int = 4, beta: float = 0.1, activation: str = "relu"
+    x: Tensor, y: Tensor | None = None, depth: int = 4, beta: float = 0.1, activation: ActivationName = "relu"
 ) -> tuple[Tensor, Tensor]:
     """Σ^L and Θ^L: Σ¹ = x·y/n₀ + β², Σ^{l+1} = E[σσ] + β², Θ^{l+1} = Θ^l E[σ'σ'] + Σ^{l+1}, Θ¹ = Σ¹.
 
@@ -86,7 +88,7 @@ def infinite_kernels(
     Raises:
         UserError: a setting is not accepted.
     """
-    one_of(ACTIVATIONS, activation=activation)
+    one_of(get_args(ActivationName), activation=activation)
     at_least(1, depth=depth)
     chosen = ACTIVATIONS[activation]
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from framework.errors import UserError
+from framework.settings import one_of
 from modules.dynamics.deep_linear.network import modes
 
-KINDS = ("decoupled", "orthogonal", "gaussian", "glorot_uniform", "small", "pretrained")
+Init = Literal["decoupled", "orthogonal", "gaussian", "glorot_uniform", "small", "pretrained"]
 
 
 def orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
@@ -53,7 +55,7 @@ def decoupled(widths: Sequence[int], s31: Tensor, u0: float, generator: torch.Ge
 
 
 def draw(
-    kind: str,
+    kind: Init,
     widths: Sequence[int],
     generator: torch.Generator,
     s31: Tensor,
@@ -85,8 +87,7 @@ def draw(
         return pretrained(widths, s11, generator)
     if kind == "orthogonal":
         return [gain * orthonormal(after, before, generator) for before, after in pairs]
-    if kind not in KINDS:
-        raise UserError(f"init: {kind!r} is not one of {', '.join(KINDS)}")
+    one_of(get_args(Init), init=kind)
     found = []
     for before, after in pairs:
         if kind == "glorot_uniform":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig
 from framework.errors import UserError
-from framework.settings import above, at_least, finite, one_of
+from framework.settings import above, at_least, finite, not_empty, one_of
 from modules.dynamics.deep_linear import theory
-from modules.dynamics.deep_linear.initialisation import KINDS, draw
+from modules.dynamics.deep_linear.initialisation import Init, draw
 from modules.dynamics.deep_linear.network import balance, gradients, losses, modes, product
 from modules.dynamics.deep_linear.nonlinear import correlation, tanh_gradients, tanh_losses
 from modules.dynamics.deep_linear.plots import modes_figure
 from modules.ensemble import Batch, Ensemble
 
-ACTIVATIONS = ("linear", "tanh")
+Activation = Literal["linear", "tanh"]
 
 
 class DeepLinear(Ensemble):
@@ -62,11 +62,11 @@ class DeepLinear(Ensemble):
         outputs: int = 1000,
         layers: int = 2,
         hidden: int = 32,
-        init: str = "decoupled",
+        init: Init = "decoupled",
         u0: float = 1e-3,
         std: float = 0.01,
         gain: float = 1.0,
-        activation: str = "linear",
+        activation: Activation = "linear",
         rates: list[float] | None = None,
         seeds: int = 1,
         track: list[int] | None = None,
@@ -80,12 +80,11 @@ class DeepLinear(Ensemble):
         at_least(1, inputs=inputs, outputs=outputs, layers=layers, hidden=hidden, seeds=seeds)
         self.multiples = [1.0] if rates is None else list(rates)
         self.track = [1, 2, 3, 5] if track is None else list(track)
-        if not self.multiples or min(self.multiples) <= 0:
-            raise UserError(f"rates: {self.multiples} is not accepted; one or more numbers above 0")
-        if min(self.track, default=1) < 1:
-            raise UserError(f"track: {self.track} is not accepted; modes count from 1")
-        one_of(KINDS, init=init)
-        one_of(ACTIVATIONS, activation=activation)
+        not_empty(rates=self.multiples)
+        above(0, rates=self.multiples)
+        at_least(1, track=self.track)
+        one_of(get_args(Init), init=init)
+        one_of(get_args(Activation), activation=activation)
         above(0, u0=u0, std=std, gain=gain)
         self.init, self.u0, self.std, self.gain, self.seeds = init, u0, std, gain, seeds
         self.linear = activation == "linear"

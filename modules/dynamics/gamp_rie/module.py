@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig
 from framework.errors import UserError
-from framework.settings import at_least
+from framework.settings import at_least, between
 from modules.dynamics.gamp_rie.gamp import State, begin, distance, forward, iterate, wishart
 from modules.dynamics.gamp_rie.plots import errors_figure
 from modules.dynamics.gamp_rie.state_evolution import mmse
@@ -153,9 +153,7 @@ class GampRie(QuadraticStudent):
         super().__init__(dimension, samples, width, noise, inits, inner_steps, points, unit)
         at_least(0, noise=noise, tolerance=tolerance)
         self.save_hyperparameters()
-        if not 0 <= damping < 1:
-            raise UserError(f"damping: {damping} is not accepted; in [0, 1)")
-        at_least(0, tolerance=tolerance)
+        between(0, 1, "[)", damping=damping)
         self.damping, self.tolerance = damping, tolerance
         self.estimate = nn.Parameter(torch.stack([wishart(dimension, width) for _ in range(inits)]))
         start = begin(self.estimate[0].detach(), samples, self.kappa)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from framework import OptimizerConfig
 from framework.errors import UserError
-from framework.settings import above, at_least, finite, one_of
+from framework.settings import above, at_least, finite, not_empty, one_of
 from modules.dynamics.generalization_dynamics.plots import widths_figure
 from modules.dynamics.generalization_dynamics.students import StudentFlow, flow, random_features
 from modules.ensemble import Batch, Ensemble
 
-TRAINED = ("readout", "all")
+Trained = Literal["readout", "all"]
 
 
 class HiddenLayerStudent(Ensemble):
@@ -47,7 +47,7 @@ class HiddenLayerStudent(Ensemble):
         inputs: int = 15,
         widths: list[int] | None = None,
         draws: int = 5,
-        train: str = "readout",
+        train: Trained = "readout",
         std: float = 1.0,
         readout_std: float = 0.0,
         exact: bool = False,
@@ -60,9 +60,9 @@ class HiddenLayerStudent(Ensemble):
         self.save_hyperparameters()
         at_least(1, inputs=inputs, draws=draws)
         self.widths = [100] if widths is None else list(widths)
-        if min(self.widths, default=0) < 1:
-            raise UserError(f"widths: {self.widths} is not accepted; one or more, each at least 1")
-        one_of(TRAINED, train=train)
+        not_empty(widths=self.widths)
+        at_least(1, widths=self.widths)
+        one_of(get_args(Trained), train=train)
         if exact and train == "all":
             raise UserError("exact: the flow has a solution for train 'readout' only")
         above(0, std=std)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig
 from framework.errors import UserError
-from framework.settings import above, at_least, finite
+from framework.settings import above, at_least, finite, not_empty
 from modules.dynamics.matrix_sensing.plots import errors_figure
 from modules.dynamics.matrix_sensing.sensing import asymmetric_gradients, misfit, symmetric_gradient
 from modules.dynamics.matrix_sensing.theory import imbalance, predicted_rate, redundant_error
@@ -63,9 +63,8 @@ class MatrixSensing(Ensemble):
         columns = rows if columns is None else columns
         alphas = [0.5] if alpha is None else list(alpha)
         at_least(1, rows=rows, columns=columns, width=width, rank=rank, seeds=seeds)
-        if not alphas or min(alphas) <= 0:
-            raise UserError(f"alpha: {alphas} is not accepted; one or more numbers above 0")
-        above(0, init_ratio=init_ratio)
+        not_empty(alpha=alphas)
+        above(0, alpha=alphas, init_ratio=init_ratio)
         if symmetric and rows != columns:
             raise UserError(f"columns: {columns} is not accepted; a symmetric matrix has rows = {rows} of them")
         self.rows, self.columns, self.width, self.rank, self.symmetric = rows, columns, width, rank, symmetric

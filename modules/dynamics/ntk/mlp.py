@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from framework.functional.ntk import ACTIVATIONS
+from framework.functional.ntk import ACTIVATIONS, ActivationName
 from framework.settings import at_least, one_of
 
 
@@ -35,14 +36,14 @@ class NTKMLP(nn.Module):
         depth: int = 4,
         outputs: int = 1,
         beta: float = 0.1,
-        activation: str = "relu",
+        activation: ActivationName = "relu",
         members: int = 1,
         dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__()
         at_least(1, inputs=inputs, width=width, depth=depth, outputs=outputs, members=members)
         at_least(0, beta=beta)
-        one_of(ACTIVATIONS, activation=activation)
+        one_of(get_args(ActivationName), activation=activation)
         self.beta, self.activation, self.members = beta, ACTIVATIONS[activation], members
         ends = [inputs, *[width] * (depth - 1), outputs]
         pairs = list(pairwise(ends))

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from framework import OptimizerConfig
 from framework.errors import UserError
-from framework.functional.ntk import KernelPredictor, drift, infinite_kernels, inflation
+from framework.functional.ntk import ActivationName, KernelPredictor, drift, infinite_kernels, inflation
 from framework.settings import at_least, finite, one_of
 from modules.dynamics.ntk.mlp import NTKMLP
 from modules.dynamics.ntk.plots import fan_figure
 from modules.ensemble import Batch, Ensemble
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+Dtype = Literal["float32", "float64"]
+DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
 
 
 class NTKRegression(Ensemble):
@@ -53,10 +54,10 @@ class NTKRegression(Ensemble):
         width: int = 500,
         depth: int = 4,
         beta: float = 0.1,
-        activation: str = "relu",
+        activation: ActivationName = "relu",
         amplitude: float = 0.5,
         seeds: int = 10,
-        dtype: str = "float32",
+        dtype: Dtype = "float32",
         inner_steps: int = 20,
         points: int = 20,
         optimizer: OptimizerConfig | None = None,
@@ -66,7 +67,7 @@ class NTKRegression(Ensemble):
         finite(beta=beta, amplitude=amplitude)
         self.save_hyperparameters()
         at_least(1, seeds=seeds)
-        one_of(DTYPES, dtype=dtype)
+        one_of(get_args(Dtype), dtype=dtype)
         self.inputs, self.depth, self.beta, self.activation = inputs, depth, beta, activation
         self.amplitude, self.seeds = amplitude, seeds
         self.net = NTKMLP(inputs, width, depth, 1, beta, activation, seeds, DTYPES[dtype])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -14,12 +14,13 @@ from framework.data.seeding import mix
 from framework.errors import UserError
 from framework.functional.laziness import effective_ranks, kernel_alignment, representation_alignment
 from framework.functional.structured_weights import low_rank_part, structure_of, structured
-from framework.settings import at_least, finite, one_of
+from framework.settings import above, at_least, at_most, between, finite, not_empty, one_of
 from modules.dynamics.rich_lazy_rnn.network import Weights, gradients, recurrent_kernel, states
 from modules.dynamics.rich_lazy_rnn.plots import laziness_figure, spectra_figure
 from modules.ensemble import Batch, Ensemble
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+Dtype = Literal["float32", "float64"]
+DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
 LOOKED_AT = 2000  # trials that the loss is measured on
 
 
@@ -80,7 +81,7 @@ class LeakyReluRNN(Ensemble):
         centred_scale: float | None = None,
         batch_size: int = 32,
         kernel_trials: int = 32,
-        dtype: str = "float32",
+        dtype: Dtype = "float32",
         inner_steps: int = 100,
         points: int = 10,
         optimizer: OptimizerConfig | None = None,
@@ -100,18 +101,17 @@ class LeakyReluRNN(Ensemble):
         )
         self.ranks = sorted({1, max(1, hidden // 10), hidden}) if ranks is None else list(ranks)
         self.structures = dict(structures or {})
-        if not all(1 <= rank <= hidden for rank in self.ranks) or len(set(self.ranks)) < len(self.ranks):
-            raise UserError(f"ranks: {self.ranks} is not accepted; different whole numbers from 1 to hidden = {hidden}")
+        at_least(1, ranks=self.ranks)
+        at_most({"hidden": hidden}, ranks=self.ranks)
+        if len(set(self.ranks)) < len(self.ranks):
+            raise UserError(f"ranks: {self.ranks} is not accepted; all different")
         if not self.ranks and not self.structures:
             raise UserError("ranks: [] is not accepted without structures; one or more whole numbers")
         self.scales = [1.25] if g is None else list(g)
-        if not self.scales or min(self.scales) <= 0:
-            raise UserError(f"g: {self.scales} is not accepted; one or more numbers above 0")
-        if not 0 < leak <= 1:
-            raise UserError(f"leak: {leak} is not accepted; above 0 to 1")
-        if centred_scale is not None and centred_scale <= 0:
-            raise UserError(f"centred_scale: {centred_scale} is not accepted; above 0, or null")
-        one_of(DTYPES, dtype=dtype)
+        not_empty(g=self.scales)
+        above(0, g=self.scales, centred_scale=centred_scale)
+        between(0, 1, "(]", leak=leak)
+        one_of(get_args(Dtype), dtype=dtype)
         self.inputs, self.outputs, self.hidden, self.seeds, self.leak = inputs, outputs, hidden, seeds, leak
         self.centred_scale, self.batch_size, self.kernel_trials = centred_scale, batch_size, kernel_trials
         self.seed = torch.initial_seed()
@@ -171,8 +171,7 @@ class LeakyReluRNN(Ensemble):
             raise UserError(f"inputs: {self.inputs}, but the data have {x.shape[2]}")
         if int(y.max()) >= self.outputs:
             raise UserError(f"outputs: {self.outputs}, but the data have class {int(y.max())}")
-        if len(x) < self.batch_size:
-            raise UserError(f"batch_size: {self.batch_size} is not accepted; there are {len(x)} trials")
+        at_most({"the trials": len(x)}, batch_size=self.batch_size)
 
     def part(self, batch: Batch, inner: int) -> Batch:
         """The trials of the next step; all of them come once before one comes twice."""

@@ -24,7 +24,7 @@ Limits: one device or DDP; no quantised training; generation re-reads the prompt
 """
 
 from modules.finetuning.causal_lm.module import (
-    ATTENTION,
+    Attention,
     CausalLM,
     check_folder,
     fresh_config,
@@ -33,4 +33,4 @@ from modules.finetuning.causal_lm.module import (
     save_checked,
 )
 
-__all__ = ["ATTENTION", "CausalLM", "check_folder", "fresh_config", "load_pretrained", "quiet_loading", "save_checked"]
+__all__ = ["Attention", "CausalLM", "check_folder", "fresh_config", "load_pretrained", "quiet_loading", "save_checked"]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,14 +21,14 @@ from framework.data.loader import ExactLoader
 from framework.errors import UserError
 from framework.module import OptimizerConfig, ScheduleConfig
 from framework.plain import plain_data
-from framework.settings import one_of
+from framework.settings import exactly_one, one_of
 from modules.language_model import Batch, LanguageModel, Perplexity, token_losses
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-DTYPES = ("float32", "bfloat16", "float16", "auto")
-ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
+Dtype = Literal["float32", "bfloat16", "float16", "auto"]
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _TOKENIZER = (
     "tokenizer.json",
@@ -98,7 +98,9 @@ def check_folder(path: str | Path) -> Path:
     return folder
 
 
-def load_pretrained(path: str | Path, attn_implementation: str = "sdpa", dtype: str = "float32") -> PreTrainedModel:
+def load_pretrained(
+    path: str | Path, attn_implementation: Attention = "sdpa", dtype: Dtype = "float32"
+) -> PreTrainedModel:
     """Loads a model from a local folder; every one of its weights must be there.
 
     Args:
@@ -215,8 +217,8 @@ class CausalLM(LanguageModel):
         self,
         path: str | Path | None = None,
         config: dict[str, Any] | None = None,
-        attn_implementation: str = "sdpa",
-        dtype: str = "float32",
+        attn_implementation: Attention = "sdpa",
+        dtype: Dtype = "float32",
         gradient_checkpointing: bool = False,
         prompt_length: int = 32,
         max_new_tokens: int = 32,
@@ -226,10 +228,9 @@ class CausalLM(LanguageModel):
     ) -> None:
         super().__init__(1, prompt_length, max_new_tokens, temperature, optimizer, schedule)
         self.save_hyperparameters()
-        if (path is None) == (config is None):
-            raise UserError("path, config: give one of them: a local folder, or a fresh model's config")
-        one_of(DTYPES, dtype=dtype)
-        one_of(ATTENTION, attn_implementation=attn_implementation)
+        exactly_one(path=path, config=config)
+        one_of(get_args(Dtype), dtype=dtype)
+        one_of(get_args(Attention), attn_implementation=attn_implementation)
         self.source = path
         if path is not None:
             self.lm = load_pretrained(path, attn_implementation, dtype)
@@ -247,7 +248,7 @@ class CausalLM(LanguageModel):
         self.retention_start: float | None = None
 
     @staticmethod
-    def _fresh(config: Mapping[str, Any], attn_implementation: str, dtype: str) -> PreTrainedModel:
+    def _fresh(config: Mapping[str, Any], attn_implementation: Attention, dtype: Dtype) -> PreTrainedModel:
         described = fresh_config(config)
         from transformers import AutoModelForCausalLM
 

@@ -14,7 +14,7 @@ from framework.errors import UserError
 from framework.functional.linear_heads import ClassStatistics, gaussian_head, logistic_loss
 from framework.functional.linear_heads.logistic import as_rule, lbfgs, logits_of, rows_of
 from framework.optim import mark
-from framework.settings import at_least
+from framework.settings import above, at_least
 from modules.classifier import Classifier
 from modules.finetuning.discriminative_generative.plots import assumptions_figure
 from modules.finetuning.discriminative_generative.theory import assumptions
@@ -213,11 +213,9 @@ class LogisticHead(LinearHead):
     ) -> None:
         super().__init__(features, num_classes, optimizer or OptimizerConfig("lbfgs"), schedule)
         self.save_hyperparameters()
-        if c is not None and not c > 0:
-            raise UserError(f"c: {c} is not accepted; above 0, or null for no penalty")
-        if max_iter < 1 or tolerance < 0 or init_std < 0:
-            found = f"max_iter {max_iter}, tolerance {tolerance}, init_std {init_std}"
-            raise UserError(f"{found} are not accepted; at least 1, 0 and 0")
+        above(0, c=c)
+        at_least(1, max_iter=max_iter)
+        at_least(0, tolerance=tolerance, init_std=init_std)
         self.c = float("inf") if c is None else c
         self.max_iter, self.tolerance = max_iter, tolerance
         self.net = LogisticLayer(features, num_classes, init_std)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from framework.data.seeding import seeded
 from framework.errors import UserError
 from framework.module import Module, OptimizerConfig, ScheduleConfig
-from framework.settings import at_least
+from framework.settings import at_least, at_most
 from modules.finetuning.pretrained import load_network, pretrain
 
 PARTS = ("a", "b", "b_train")  # what the loaders of a validation hold, in order
@@ -97,14 +97,10 @@ class ExpertNetwork(nn.Module):
         top_k: int = 2,
     ) -> None:
         super().__init__()
-        for name, size in {"d_input": d_input, "num_classes": num_classes, "width": width, "hidden": hidden}.items():
-            if size < 1:
-                raise UserError(f"model.{name}: {size} is not accepted; 1 or more")
-        if experts < 0 or blocks < 0 or (experts and not 1 <= top_k <= experts):
-            raise UserError(
-                f"model: {experts} experts in {blocks} blocks with top_k {top_k} is not accepted; top_k must be from 1 "
-                "to the number of experts"
-            )
+        at_least(1, d_input=d_input, num_classes=num_classes, width=width, hidden=hidden, top_k=top_k)
+        at_least(0, experts=experts, blocks=blocks)
+        if experts:
+            at_most({"experts": experts}, top_k=top_k)
         self.input = nn.Linear(d_input, width)
         self.blocks = nn.ModuleList(
             ExpertLayer(width, hidden, experts, top_k) if experts else DenseLayer(width, hidden) for _ in range(blocks)
@@ -178,13 +174,14 @@ class TwoTaskClassifier(Module):
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
-        at_least(0, pretrain_lr=pretrain_lr, pretrain_weight_decay=pretrain_weight_decay)
+        at_least(
+            0,
+            pretrain_epochs=pretrain_epochs,
+            pretrain_lr=pretrain_lr,
+            pretrain_weight_decay=pretrain_weight_decay,
+        )
+        at_least(1, pretrain_batch_size=pretrain_batch_size)
         self.save_hyperparameters()
-        if pretrain_epochs < 0 or pretrain_batch_size < 1:
-            raise UserError(
-                f"model: pretrain_epochs {pretrain_epochs} and pretrain_batch_size {pretrain_batch_size} are not "
-                "accepted; from 0 and from 1"
-            )
         self.network = ExpertNetwork(d_input, num_classes, width, blocks, experts, hidden, top_k)
         # What the network could do before task B, in the weights, so that a resumed run and a test know it.
         self.register_buffer("accuracy_before", torch.tensor(float("nan")))

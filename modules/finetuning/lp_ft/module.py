@@ -73,10 +73,8 @@ class TransferClassifier(Transferred):
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(num_classes, optimizer, schedule)
-        at_least(0, pretrain_lr=pretrain_lr)
+        at_least(0, pretrain_lr=pretrain_lr, pretrain_epochs=pretrain_epochs)
         self.save_hyperparameters()
-        if pretrain_epochs < 0:
-            raise UserError(f"model.pretrain_epochs: {pretrain_epochs} is not accepted; 0 or more")
         self.net = TransferMLP(inputs, tuple(widths), num_classes)
         self._ready = pretrained is not None or not pretrain_epochs
         if pretrained is not None:

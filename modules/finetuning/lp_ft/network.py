@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from framework.errors import UserError
+from framework.settings import at_least, not_empty
 
 
 class TransferMLP(nn.Module):
@@ -24,8 +24,8 @@ class TransferMLP(nn.Module):
 
     def __init__(self, inputs: int = 64, widths: Sequence[int] = (128, 128, 64), classes: int = 5) -> None:
         super().__init__()
-        if not widths or min(inputs, *widths) < 1:
-            raise UserError(f"model.widths: {list(widths)} on {inputs} inputs is not accepted; sizes of at least 1")
+        not_empty(widths=widths)
+        at_least(1, inputs=inputs, widths=widths)
         layers: list[nn.Module] = []
         for narrow, wide in pairwise([inputs, *widths]):
             layers += [nn.Linear(narrow, wide), nn.GELU()]

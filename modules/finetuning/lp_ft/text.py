@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from framework.errors import UserError
 from framework.module import OptimizerConfig, ScheduleConfig
 from framework.plain import plain_data
-from framework.settings import between, one_of
-from modules.finetuning.causal_lm import ATTENTION, check_folder, fresh_config, quiet_loading, save_checked
+from framework.settings import between, exactly_one, one_of
+from modules.finetuning.causal_lm import Attention, check_folder, fresh_config, quiet_loading, save_checked
 from modules.finetuning.lp_ft.module import Transferred
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-POOLINGS = ("first", "mean")
+Pooling = Literal["first", "mean"]
 
 
 class TextNetwork(nn.Module):
@@ -34,7 +34,7 @@ class TextNetwork(nn.Module):
         dropout: Before the head.
     """
 
-    def __init__(self, encoder: PreTrainedModel, classes: int, pooling: str, dropout: float) -> None:
+    def __init__(self, encoder: PreTrainedModel, classes: int, pooling: Pooling, dropout: float) -> None:
         super().__init__()
         self.encoder, self.pooling = encoder, pooling
         self.pad = encoder.config.pad_token_id
@@ -93,19 +93,18 @@ class TextClassifier(Transferred):
         path: str | Path | None = None,
         config: dict[str, Any] | None = None,
         num_classes: int = 2,
-        pooling: str = "first",
+        pooling: Pooling = "first",
         head_dropout: float = 0.1,
-        attn_implementation: str = "sdpa",
+        attn_implementation: Attention = "sdpa",
         optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(num_classes, optimizer, schedule)
         self.save_hyperparameters()
-        if (path is None) == (config is None):
-            raise UserError("path, config: give one of them: a local folder, or a fresh encoder's config")
-        one_of(POOLINGS, pooling=pooling)
+        exactly_one(path=path, config=config)
+        one_of(get_args(Pooling), pooling=pooling)
         between(0, 1, "[)", head_dropout=head_dropout)
-        one_of(ATTENTION, attn_implementation=attn_implementation)
+        one_of(get_args(Attention), attn_implementation=attn_implementation)
         encoder = load_encoder(path, attn_implementation) if path else fresh_encoder(config or {}, attn_implementation)
         encoder.train()
         save_checked(encoder)
@@ -137,7 +136,7 @@ class TextClassifier(Transferred):
             checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY].update(path=None, config=described)
 
 
-def load_encoder(path: str | Path, attn_implementation: str = "sdpa") -> PreTrainedModel:
+def load_encoder(path: str | Path, attn_implementation: Attention = "sdpa") -> PreTrainedModel:
     """Loads an encoder from a local folder; nothing is downloaded.
 
     Raises:
@@ -158,7 +157,7 @@ def load_encoder(path: str | Path, attn_implementation: str = "sdpa") -> PreTrai
     return without_pooler(model)
 
 
-def fresh_encoder(config: dict[str, Any], attn_implementation: str = "sdpa") -> PreTrainedModel:
+def fresh_encoder(config: dict[str, Any], attn_implementation: Attention = "sdpa") -> PreTrainedModel:
     """An encoder with random weights.
 
     Raises:

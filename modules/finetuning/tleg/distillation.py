@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +15,15 @@ import framework
 from framework.data.seeding import mix, seeded
 from framework.errors import UserError
 from framework.optim import OptimizerConfig, ScheduleConfig
-from framework.settings import one_of
+from framework.settings import above, at_least, at_most_one, one_of
 from modules.finetuning.tleg.training import accuracy, train
 from modules.vision.image_classifier import build_backbone
 from modules.vision.weights import load_weights
 
-FORMS = ("batchmean", "numel")
+Form = Literal["batchmean", "numel"]
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, tau: float = 1.0, form: str = "batchmean") -> Tensor:
+def distillation_loss(student: Tensor, teacher: Tensor, tau: float = 1.0, form: Form = "batchmean") -> Tensor:
     """τ² KL(teacher ‖ student) of softened predictions (Hinton et al. 2015; DeiT's soft form).
 
     Args:
@@ -36,7 +36,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, tau: float = 1.0, form: 
     Raises:
         UserError: the form is not known.
     """
-    one_of(FORMS, form=form)
+    one_of(get_args(Form), form=form)
     total = F.kl_div(
         F.log_softmax(student / tau, -1), F.log_softmax(teacher / tau, -1), reduction="sum", log_target=True
     )
@@ -67,10 +67,9 @@ class TeacherConfig:
     lr: float = 0.003
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.lr <= 0:
-            raise UserError(f"teacher: epochs {self.epochs} and lr {self.lr} are not accepted; at least 1 and above 0")
-        if self.checkpoint is not None and self.weights is not None:
-            raise UserError("teacher.weights: not accepted beside teacher.checkpoint; give one of them")
+        at_least(1, **{"teacher.epochs": self.epochs})
+        above(0, **{"teacher.lr": self.lr})
+        at_most_one(**{"teacher.checkpoint": self.checkpoint, "teacher.weights": self.weights})
 
 
 def build_teacher(config: TeacherConfig, data: Any, sizes: dict[str, int], seed: int, trial: bool = False) -> nn.Module:

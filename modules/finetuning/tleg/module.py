@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -15,10 +15,10 @@ from framework.checkpoints.learngene_file import FILE, save_learngene
 from framework.errors import UserError
 from framework.functional.learngene import LearngeneTensors, extract_learngene, linearity
 from framework.module import OptimizerConfig, ScheduleConfig, as_dataclass
-from framework.settings import at_least, between, one_of
+from framework.settings import above, at_least, between, one_of
 from modules.finetuning.tleg.blocks import LinearBlocks, expanded_logits, share_blocks, vit_arguments
 from modules.finetuning.tleg.distillation import (
-    FORMS,
+    Form,
     TeacherConfig,
     build_teacher,
     distillation_loss,
@@ -50,8 +50,8 @@ class AuxiliaryConfig:
     weight_decay: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.lr <= 0:
-            raise UserError(f"auxiliary: epochs {self.epochs} and lr {self.lr} are not accepted; at least 1, above 0")
+        at_least(1, **{"auxiliary.epochs": self.epochs})
+        above(0, **{"auxiliary.lr": self.lr})
 
 
 class LearngeneAux(ImageClassifier):
@@ -83,7 +83,7 @@ class LearngeneAux(ImageClassifier):
         teacher: TeacherConfig | None = None,
         alpha: float = 1.0,
         tau: float = 1.0,
-        form: str = "batchmean",
+        form: Form = "batchmean",
         zero_shot_depths: list[int] | None = None,
         backbone_args: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -93,12 +93,10 @@ class LearngeneAux(ImageClassifier):
                 raise UserError(f"{name}: {kwargs[name]} is not accepted, the layers of this network are not its own")
         super().__init__(backbone_args=vit_arguments(backbone_args, 1), **kwargs)
         between(0, 1, alpha=alpha)
-        if not tau > 0:
-            raise UserError(f"tau: {tau} is not accepted; above 0")
-        one_of(FORMS, form=form)
+        above(0, tau=tau)
+        one_of(get_args(Form), form=form)
         self.zero_shot_depths = list(dict.fromkeys(zero_shot_depths or ()))
-        if any(depth < 1 for depth in self.zero_shot_depths):
-            raise UserError(f"zero_shot_depths: {self.zero_shot_depths} is not accepted; depths of at least 1")
+        at_least(1, zero_shot_depths=self.zero_shot_depths)
         self.alpha, self.tau, self.form = alpha, tau, form
         self.teacher_config = as_dataclass(TeacherConfig, teacher)
         share_blocks(self.backbone, depth)

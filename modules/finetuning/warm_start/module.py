@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from framework.module import OptimizerConfig, ScheduleConfig, as_dataclass
 from framework.settings import at_least, one_of
 from modules.classifier import Classifier
 
-NETS = ("mlp", "logistic", "resnet18_narrow")
+Net = Literal["mlp", "logistic", "resnet18_narrow"]
 
 
 def mlp(sizes: Sequence[int], bias: bool = True) -> nn.Sequential:
@@ -153,7 +153,7 @@ class OnlineLearner(Classifier):
 
     def __init__(
         self,
-        net: str = "mlp",
+        net: Net = "mlp",
         num_classes: int = 10,
         in_features: int = 40,
         in_chans: int = 3,
@@ -165,7 +165,7 @@ class OnlineLearner(Classifier):
     ) -> None:
         super().__init__(num_classes, optimizer or OptimizerConfig(name="adam", lr=1e-3, weight_decay=0.0), schedule)
         self.save_hyperparameters()
-        one_of(NETS, net=net)
+        one_of(get_args(Net), net=net)
         hidden = [100, 100] if widths is None else list(widths)
         numbers = {"in_features": in_features, "in_chans": in_chans, "width": width}
         at_least(1, **numbers, widths=min(hidden, default=1))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
 from framework.functional.regression_prompts import PromptLaw
-from framework.settings import at_least
+from framework.settings import at_least, divides
 from modules.in_context.experiment import InContext
 
 
@@ -97,8 +97,7 @@ class GPT2InContext(InContext):
         at_least(1, positions=positions)
         self.save_hyperparameters()
         at_least(1, dim=dim, width=width, layers=layers, heads=heads)
-        if width % heads:
-            raise UserError(f"heads: {heads} is not accepted; a divisor of width ({width})")
+        divides({"width": width}, heads=heads)
         self.dim, self.positions = dim, positions
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(base_seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ from modules.in_context.icl_linear_models import theory
 from modules.in_context.icl_linear_models.plots import readout_figure
 from modules.in_context.linear_attention import LinearAttention
 
-INITS = ("balanced", "gaussian")
+Init = Literal["balanced", "gaussian"]
 
 
 class LinearModelsInContext(InContext):
@@ -45,7 +47,7 @@ class LinearModelsInContext(InContext):
     def __init__(
         self,
         dim: int = 5,
-        init: str = "balanced",
+        init: Init = "balanced",
         sigma: float = 0.1,
         mask_query: bool = False,
         normalise: bool = True,
@@ -61,7 +63,7 @@ class LinearModelsInContext(InContext):
         at_least(1, dim=dim)
         finite(sigma=sigma)
         self.save_hyperparameters()
-        one_of(INITS, init=init)
+        one_of(get_args(Init), init=init)
         above(0, sigma=sigma)
         self.dim, self.init, self.sigma = dim, init, sigma
         self.layer = LinearAttention(dim, 1, seeds, masked=mask_query, averaged=normalise)

@@ -10,15 +10,14 @@ prompt.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from framework.errors import UserError
-from framework.settings import one_of
+from framework.settings import multiple_of, one_of
 
-INITS = ("random", "small_identity", "small_identity_qk", "opposite")
+Init = Literal["random", "small_identity", "small_identity_qk", "opposite"]
 
 
 class Circuits(NamedTuple):
@@ -75,13 +74,13 @@ class PromptSoftmaxAttention(nn.Module):
         dim: int,
         heads: int,
         labels: int = 1,
-        init: str = "random",
+        init: Init = "random",
         generators: list[torch.Generator] | None = None,
     ) -> None:
         super().__init__()
-        one_of(INITS, init=init)
-        if init == "opposite" and heads % 2:
-            raise UserError(f"heads: {heads} is not accepted with init 'opposite'; an even number")
+        one_of(get_args(Init), init=init)
+        if init == "opposite":
+            multiple_of(2, heads=heads)
         generators = [torch.Generator().manual_seed(0)] if generators is None else generators
         size, members = dim + labels, len(generators)
         for name in ("query", "key", "value"):

@@ -12,6 +12,7 @@ from framework.settings import at_least
 from modules.in_context.experiment import InContext
 from modules.in_context.icl_softmax_demystified import theory
 from modules.in_context.icl_softmax_demystified.attention import (
+    Init,
     PromptSoftmaxAttention,
     attend,
     circuit_measures,
@@ -51,7 +52,7 @@ class SoftmaxInContext(InContext):
         dim: int = 5,
         heads: int = 4,
         labels: int = 1,
-        init: str = "random",
+        init: Init = "random",
         seeds: int = 1,
         base_seed: int = 0,
         clip: float | None = None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from modules.in_context.predictors import Predictor, gradient_step
 from modules.in_context.yq_lsa import theory
 from modules.in_context.yq_lsa.plots import weights_figure
 
-GUESSES = ("zero", "fixed", "linear")
+Guess = Literal["zero", "fixed", "linear"]
 
 
 class GuessingAttention(InContext):
@@ -48,7 +50,7 @@ class GuessingAttention(InContext):
         self,
         dim: int = 5,
         heads: int = 1,
-        guess: str = "linear",
+        guess: Guess = "linear",
         guess_weight: float | list[float] = 0.0,
         mask_query: bool = True,
         sigma: float = 0.1,
@@ -65,7 +67,7 @@ class GuessingAttention(InContext):
         finite(sigma=sigma)
         self.save_hyperparameters()
         at_least(1, dim=dim, heads=heads)
-        one_of(GUESSES, guess=guess)
+        one_of(get_args(Guess), guess=guess)
         above(0, sigma=sigma)
         weight = torch.tensor(guess_weight, dtype=torch.float32)
         if weight.ndim and len(weight) != dim:

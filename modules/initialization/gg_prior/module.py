@@ -18,6 +18,7 @@ from framework.functional.compression.rate import bits_per_weight
 from framework.module import OptimizerConfig, ScheduleConfig
 from framework.settings import between
 from modules.vision.image_classifier import ImageClassifier
+from modules.vision.weights import WeightsHead
 
 FINE, COARSE = 2.0**-13, 2.0**-10
 """The steps that weights are rounded to: the paper's, and one at which a small net's code is not mostly its table."""
@@ -101,7 +102,7 @@ class GGPrior(ImageClassifier):
         image_size: int = 8,
         in_chans: int = 1,
         weights: str | Path | None = None,
-        weights_head: str = "if_fits",
+        weights_head: WeightsHead = "if_fits",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         label_smoothing: float = 0.0,

@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from framework.errors import UserError
 from framework.module import OptimizerConfig, ScheduleConfig
 from framework.protocols import HasMembers
-from framework.settings import at_least
+from framework.settings import at_least, not_empty
 from modules.classifier import Classifier
 from modules.vision.wide_resnet import WideResNet
 
@@ -185,8 +185,8 @@ class GrowingClassifier(Classifier):
         super().__init__(num_classes, optimizer or default, schedule)
         self.save_hyperparameters()
         at_least(1, in_features=in_features, in_chans=in_chans)
-        if widths is not None and (not widths or min(widths) < 1):
-            raise UserError(f"widths: {widths} is not accepted; one or more numbers of at least 1")
+        not_empty(widths=widths)
+        at_least(1, widths=widths)
         at_least(0, cutout=cutout)
         self.cutout = cutout
         self._of_images = None if net in ("mlp", "conv1d") else net

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import inspect
 import math
-from difflib import get_close_matches
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from framework.errors import UserError
 from framework.protocols import SineLayers
+from framework.settings import at_least, one_of
 
 
 def uniform_linear(in_features: int, out_features: int, bound: float, bias_bound: float | None = None) -> nn.Linear:
@@ -200,11 +200,10 @@ class RFF(CoordinateNetwork):
         hidden_layers: int = 4,
         omega_hidden: float = 30.0,
         sigma: float = 30.0,
-        activation: str = "sine",
+        activation: Activation = "sine",
     ) -> None:
         super().__init__()
-        if activation not in ("sine", "relu"):
-            raise UserError(f"activation: {activation!r} is not accepted; sine or relu")
+        one_of(get_args(Activation), activation=activation)
         self.omega, self.activation = omega_hidden, activation
         features = width // 2
         self.register_buffer("frequencies", sigma * torch.randn(features, d_in))
@@ -266,10 +265,12 @@ def _pairs(sizes: list[int]) -> list[tuple[int, int]]:
     return list(pairwise(sizes))
 
 
-BACKBONES: dict[str, type[CoordinateNetwork]] = {"siren": SIREN, "finer": FINER, "rff": RFF, "relu_pe": ReLUPE}
+Activation = Literal["sine", "relu"]
+Backbone = Literal["siren", "finer", "rff", "relu_pe"]
+BACKBONES: dict[Backbone, type[CoordinateNetwork]] = {"siren": SIREN, "finer": FINER, "rff": RFF, "relu_pe": ReLUPE}
 
 
-def build_backbone(name: str, **arguments: Any) -> CoordinateNetwork:
+def build_backbone(name: Backbone, **arguments: Any) -> CoordinateNetwork:
     """A coordinate network by name; arguments that it does not take and that are ``None`` are left out.
 
     Args:
@@ -279,14 +280,10 @@ def build_backbone(name: str, **arguments: Any) -> CoordinateNetwork:
     Raises:
         UserError: there is no such network, or it does not take an argument, or a size is not positive.
     """
-    if name not in BACKBONES:
-        near = get_close_matches(name, BACKBONES, n=1, cutoff=0.0)[0]
-        raise UserError(f"backbone: {name!r} is not accepted; one of {', '.join(BACKBONES)}; nearest: {near}")
+    one_of(get_args(Backbone), backbone=name)
     taken = inspect.signature(BACKBONES[name]).parameters
     if unknown := [key for key, value in arguments.items() if key not in taken and value is not None]:
         raise UserError(f"backbone_args.{unknown[0]}: {name} does not take it; accepted: {', '.join(taken)}")
-    for key, least in (("d_in", 1), ("channels", 1), ("width", 2), ("hidden_layers", 2)):
-        value = arguments.get(key)
-        if value is not None and value < least:
-            raise UserError(f"{key}: {value} is not accepted; {least} or more")
+    at_least(1, **{key: arguments.get(key) for key in ("d_in", "channels")})
+    at_least(2, **{key: arguments.get(key) for key in ("width", "hidden_layers")})
     return BACKBONES[name](**{key: value for key, value in arguments.items() if value is not None})

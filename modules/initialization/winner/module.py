@@ -17,7 +17,7 @@ from framework.module import Module, OptimizerConfig, ScheduleConfig, as_datacla
 from framework.protocols import HasTargetSignal, SineLayers
 from framework.settings import above
 from modules.initialization.winner import plots
-from modules.initialization.winner.backbones import SIREN, CoordinateNetwork, build_backbone
+from modules.initialization.winner.backbones import SIREN, Backbone, CoordinateNetwork, build_backbone
 from modules.initialization.winner.metrics import PSNR, band_errors
 from modules.initialization.winner.ntk import activation_spectra, kernel_spectrum, tangent_kernel
 
@@ -53,7 +53,7 @@ class INR(Module):
 
     def __init__(
         self,
-        backbone: str = "siren",
+        backbone: Backbone = "siren",
         d_in: int = 1,
         channels: int = 1,
         width: int = 256,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from framework.errors import UserError
+from framework.settings import one_of
 from modules.sequence.lightning_attention.reference import left_product
 from modules.sequence.lightning_attention.tiled import TiledAttention
 
-FORMS = ("auto", "tiled", "triton", "left_product")
-SLOPES = ("alibi", "tnl_paper", "none")
+Form = Literal["auto", "tiled", "triton", "left_product"]
+Slopes = Literal["alibi", "tnl_paper", "none"]
 
 
 def lightning_attention(
@@ -24,7 +26,7 @@ def lightning_attention(
     state: Tensor | None = None,
     block: int = 64,
     return_state: bool = False,
-    form: str = "auto",
+    form: Form = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """o_t = q_t (λ^(t+1) S_0 + Σ_{s≤t} λ^(t−s) k_sᵀ v_s), λ = exp(−slope): no softmax, no 1/√d, no denominator.
 
@@ -60,7 +62,8 @@ def lightning_attention(
     elif form == "left_product" and state is None and not return_state:
         return left_product(q, k, v, slope)
     else:
-        raise UserError(f"form: {form!r} is not accepted; one of {', '.join(FORMS)}, left_product without states")
+        one_of(get_args(Form), form=form)
+        raise UserError("form: 'left_product' is not accepted with states; auto, tiled or triton")
     return (out, last) if return_state else out
 
 
@@ -82,7 +85,7 @@ def alibi_slopes(heads: int) -> Tensor:
     return torch.tensor([*slopes, *between[::2]][:heads])
 
 
-def layer_slopes(kind: str, heads: int, layer: int, layers: int) -> Tensor:
+def layer_slopes(kind: Slopes, heads: int, layer: int, layers: int) -> Tensor:
     """The slopes (H,) of one layer.
 
     Args:
@@ -95,10 +98,9 @@ def layer_slopes(kind: str, heads: int, layer: int, layers: int) -> Tensor:
     Raises:
         UserError: there is no such kind.
     """
+    one_of(get_args(Slopes), slopes=kind)
     if kind == "alibi":
         return alibi_slopes(heads) * (1 - layer / max(layers - 1, 1) + 1e-5)
     if kind == "tnl_paper":
         return 8 * torch.arange(1, heads + 1) / heads * (1 - layer / layers)
-    if kind == "none":
-        return torch.zeros(heads)
-    raise UserError(f"slopes: {kind!r} is not one of {', '.join(SLOPES)}")
+    return torch.zeros(heads)

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import BoolTensor, Tensor, nn
 
-from framework.errors import UserError
+from framework.settings import divides
 from modules.sequence.decoder import SwiGLU
-from modules.sequence.lightning_attention.attention import lightning_attention
+from modules.sequence.lightning_attention.attention import Form, lightning_attention
 from modules.sequence.lightning_attention.tiled import wide
 
 
@@ -89,11 +89,10 @@ class LightningAttention(nn.Module):
     slopes: Tensor
 
     def __init__(
-        self, d_model: int, n_heads: int, slopes: Tensor, lrpe: bool = False, block: int = 64, form: str = "auto"
+        self, d_model: int, n_heads: int, slopes: Tensor, lrpe: bool = False, block: int = 64, form: Form = "auto"
     ) -> None:
         super().__init__()
-        if n_heads < 1 or d_model % n_heads:
-            raise UserError(f"n_heads: {n_heads} is not accepted; it must divide d_model = {d_model}")
+        divides({"d_model": d_model}, n_heads=n_heads)
         self.head_dim, self.block, self.form = d_model // n_heads, block, form
         self.qkvu_proj = nn.Linear(d_model, 4 * d_model, bias=False)
         self.o_proj = nn.Linear(d_model, d_model, bias=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from framework import OptimizerConfig, ScheduleConfig
 from framework.settings import at_least, one_of
 from modules.sequence.decoder import Decoder, DecoderBlock, DecoderLM
-from modules.sequence.lightning_attention.attention import FORMS, layer_slopes
+from modules.sequence.lightning_attention.attention import Form, Slopes, layer_slopes
 from modules.sequence.lightning_attention.layer import LightningAttention, SimpleGLU, SRMSNorm
 
 
@@ -47,9 +47,9 @@ class TransNormerLM(DecoderLM):
         n_layers: int = 4,
         n_heads: int = 4,
         hidden: int | None = None,
-        slopes: str = "alibi",
+        slopes: Slopes = "alibi",
         lrpe: bool = True,
-        form: str = "auto",
+        form: Form = "auto",
         block: int = 64,
         scale_embedding: bool = True,
         tie_embeddings: bool = False,
@@ -64,7 +64,7 @@ class TransNormerLM(DecoderLM):
         at_least(1, d_model=d_model, n_layers=n_layers, n_heads=n_heads, hidden=hidden, block=block)
         at_least(0, init_std=init_std)
         self.save_hyperparameters()
-        one_of(FORMS, form=form)
+        one_of(get_args(Form), form=form)
         width = hidden or -(-8 * d_model // 48) * 16
         blocks = []
         for layer in range(n_layers):

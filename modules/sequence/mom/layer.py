@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from framework.errors import UserError
-from framework.settings import at_least, one_of
+from framework.settings import above, at_least, at_most, divides, one_of
 from modules.sequence.mom.buckets import Buckets
 from modules.sequence.mom.convolution import short_convolution
 from modules.sequence.mom.routing import Router, balance_loss
-from modules.sequence.mom.rules import build_rule
+from modules.sequence.mom.rules import Rule, build_rule
 
-BACKENDS = ("varlen", "masked", "loop")
+Backend = Literal["varlen", "masked", "loop"]
 
 
 class MoMState(NamedTuple):
@@ -120,27 +120,27 @@ class MoMLayer(nn.Module):
         num_memories: int = 4,
         topk: int = 2,
         shared: bool = True,
-        rule: str = "gated_deltanet",
+        rule: Rule = "gated_deltanet",
         single_kv_proj: bool = False,
         capacity: float | None = None,
         conv_size: int = 4,
         output_gate: bool = True,
         renormalize: bool = True,
-        backend: str = "varlen",
+        backend: Backend = "varlen",
     ) -> None:
         super().__init__()
-        if n_heads < 1 or (head_dim is None and d_model % n_heads):
-            raise UserError(f"n_heads: {n_heads} is not accepted; it must divide d_model = {d_model}, or give head_dim")
+        if head_dim is None:
+            divides({"d_model": d_model}, n_heads=n_heads)
+        at_least(1, n_heads=n_heads)
         self.head_dim = d_model // n_heads if head_dim is None else head_dim
         self.value_dim = round(self.head_dim * expand_v)
         if self.head_dim < 1 or self.value_dim < 1 or abs(self.value_dim - self.head_dim * expand_v) > 1e-6:
             raise UserError(f"expand_v: {expand_v} times head_dim = {self.head_dim} is not a whole number above 0")
-        if num_memories < 1 or not 1 <= topk <= num_memories:
-            raise UserError(f"topk: {topk} of num_memories = {num_memories} is not accepted; from 1 to num_memories")
-        if capacity is not None and capacity <= 0:
-            raise UserError(f"capacity: {capacity} is not accepted; above 0, or null")
+        at_least(1, num_memories=num_memories, topk=topk)
+        at_most({"num_memories": num_memories}, topk=topk)
+        above(0, capacity=capacity)
         at_least(0, conv_size=conv_size)
-        one_of(BACKENDS, backend=backend)
+        one_of(get_args(Backend), backend=backend)
         self.d_model, self.n_heads, self.num_memories, self.topk = d_model, n_heads, num_memories, topk
         self.shared, self.capacity, self.backend = shared, capacity, backend
         key_width, value_width = n_heads * self.head_dim, n_heads * self.value_dim

@@ -10,7 +10,8 @@ from framework.errors import UserError
 from framework.settings import above, at_least, finite
 from modules.sequence.attention import SoftmaxAttention
 from modules.sequence.decoder import Decoder, DecoderBlock, DecoderLM, SwiGLU
-from modules.sequence.mom.layer import MoMLayer
+from modules.sequence.mom.layer import Backend, MoMLayer
+from modules.sequence.mom.rules import Rule
 
 
 class MoMLM(DecoderLM):
@@ -59,11 +60,11 @@ class MoMLM(DecoderLM):
         num_memories: int = 4,
         topk: int = 2,
         shared: bool = True,
-        rule: str = "gated_deltanet",
+        rule: Rule = "gated_deltanet",
         single_kv_proj: bool = False,
         capacity: float | None = None,
         conv_size: int = 4,
-        backend: str = "varlen",
+        backend: Backend = "varlen",
         renormalize: bool = True,
         attention_every: int = 0,
         aux_weight: float = 1e-3,

@@ -12,8 +12,9 @@ from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
 from framework.settings import above, at_least, finite
 from modules.language_model import IGNORED, LanguageModel
-from modules.sequence.mom.layer import MoMLayer
+from modules.sequence.mom.layer import Backend, MoMLayer
 from modules.sequence.mom.module import check_sizes, weighted_balance
+from modules.sequence.mom.rules import Rule
 
 
 class MoMRecall(LanguageModel):
@@ -57,16 +58,15 @@ class MoMRecall(LanguageModel):
         num_memories: int = 4,
         topk: int = 2,
         shared: bool = True,
-        rule: str = "linear",
+        rule: Rule = "linear",
         renormalize: bool = True,
-        backend: str = "varlen",
+        backend: Backend = "varlen",
         aux_weight: float = 0.01,
         init_std: float = 0.3,
         optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
     ) -> None:
-        if keys < 1 or values < 1:
-            raise UserError(f"keys, values: {keys}, {values} are not accepted; at least 1")
+        at_least(1, keys=keys, values=values)
         above(0, init_std=init_std)
         super().__init__(keys * values + keys, optimizer=optimizer, schedule=schedule)
         finite(aux_weight=aux_weight)

@@ -19,13 +19,13 @@ and q is divided by √d in all of them. A, b, γ and u are a head's own and sha
 from __future__ import annotations
 
 import math
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework.errors import UserError
+from framework.settings import one_of
 from modules.sequence.mom.recurrence import recurrent, scan
 
 
@@ -276,7 +276,9 @@ class GatedDeltaNet(_Timed):
         return Writes(q, k, v, log_decay, strength.sigmoid().transpose(1, 2))
 
 
-RULES: dict[str, type[UpdateRule]] = {
+Rule = Literal["linear", "retnet", "mamba2", "gla", "hgrn2", "rwkv6", "deltanet", "gated_deltanet"]
+
+RULES: dict[Rule, type[UpdateRule]] = {
     "linear": Linear,
     "retnet": RetNet,
     "mamba2": Mamba2,
@@ -288,7 +290,7 @@ RULES: dict[str, type[UpdateRule]] = {
 }
 
 
-def build_rule(name: str, d_model: int, n_heads: int, key_dim: int) -> UpdateRule:
+def build_rule(name: Rule, d_model: int, n_heads: int, key_dim: int) -> UpdateRule:
     """The rule of this name.
 
     Args:
@@ -300,10 +302,5 @@ def build_rule(name: str, d_model: int, n_heads: int, key_dim: int) -> UpdateRul
     Raises:
         UserError: there is none.
     """
-    if name not in RULES:
-        from difflib import get_close_matches
-
-        near = get_close_matches(str(name), RULES, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"rule: {name!r} is not one of {', '.join(RULES)}{hint}")
+    one_of(get_args(Rule), rule=name)
     return RULES[name](d_model, n_heads, key_dim)

@@ -10,14 +10,14 @@ import torch
 
 from framework.claims import Claim, Reproduction, at_least, at_most, close_to
 from modules.sequence.s4d.convolution import direct_convolution
-from modules.sequence.s4d.initialisations import hippo_legs, initial_modes, legs_frequencies, legs_modes
-from modules.sequence.s4d.kernel import discretise, ssm_kernel
+from modules.sequence.s4d.initialisations import Init, hippo_legs, initial_modes, legs_frequencies, legs_modes
+from modules.sequence.s4d.kernel import Discretisation, discretise, ssm_kernel
 from modules.sequence.s4d.layer import S4DLayer, recurrent_forward
 from modules.sequence.s4d.memory import memory_r2
 from modules.sequence.s4d.plots import memory_figure, training_figure
 
 # Reference values of the frozen-memory task: R² at delays of 16, 128 and 256 samples, drive of 20,000 samples.
-MEMORY = {
+MEMORY: dict[str, tuple[Init, float, tuple[float, float, float]]] = {
     "S4D-Lin": ("lin", 1.0, (0.989, 0.847, 0.843)),
     "S4D-Inv": ("inv", 1.0, (0.995, 0.909, 0.909)),
     "S4D-LegS": ("legs", 1.0, (0.994, 0.905, 0.903)),
@@ -104,7 +104,7 @@ def _discretisation() -> Iterator[Claim]:
     modes, ones = initial_modes("lin", 8)
     c = torch.tensor([[[1.0 + 0.5j, 0.3 - 1j, -0.2j, 0.7]]], dtype=torch.complex128)
 
-    def response(steps: int, disc: str) -> float:
+    def response(steps: int, disc: Discretisation) -> float:
         """The output at t = 1 for a unit step."""
         return float(ssm_kernel(torch.tensor([1 / steps], dtype=torch.float64), modes, ones, c, steps, disc).sum())
 

@@ -7,16 +7,16 @@ A real SSM of state size N is held as N/2 complex modes whose conjugates are imp
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from framework.errors import UserError
-from framework.settings import one_of
+from framework.settings import multiple_of, one_of
 
-INITIALISATIONS = ("lin", "inv", "inv2", "quad", "legs", "real", "random_imag", "random_normal")
+Init = Literal["lin", "inv", "inv2", "quad", "legs", "real", "random_imag", "random_normal"]
 """Every named spectrum; ``random_real`` and ``imag_scale`` modify any of them."""
 
 
@@ -69,7 +69,7 @@ def legs_frequencies(n: int) -> NDArray:
 
 
 def initial_modes(
-    init: str,
+    init: Init,
     d_state: int,
     copies: int = 1,
     *,
@@ -106,9 +106,8 @@ def initial_modes(
     Raises:
         UserError: an unknown ``init`` or an odd ``d_state``.
     """
-    one_of(INITIALISATIONS, init=init)
-    if d_state < 2 or d_state % 2:
-        raise UserError(f"d_state: {d_state} is not accepted; an even number of 2 or more")
+    one_of(get_args(Init), init=init)
+    multiple_of(2, d_state=d_state)
     shape = (copies, d_state // 2)
     n = torch.arange(d_state // 2, dtype=torch.float64).expand(shape)
     real = torch.full(shape, 0.5, dtype=torch.float64)

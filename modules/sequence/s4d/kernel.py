@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from framework.settings import one_of
 
-DISCRETISATIONS = ("zoh", "bilinear", "dss")
+Discretisation = Literal["zoh", "bilinear", "dss"]
 
 
 def full_precision(device: torch.device) -> AbstractContextManager:
@@ -47,7 +48,7 @@ def log_bilinear(z: Tensor) -> Tensor:
     return torch.complex(0.5 * torch.log1p(ratio), torch.atan2(2 * y, 1 - x.square() - y.square()))
 
 
-def discretise(dt: Tensor, A: Tensor, B: Tensor, disc: str = "zoh") -> tuple[Tensor, Tensor]:
+def discretise(dt: Tensor, A: Tensor, B: Tensor, disc: Discretisation = "zoh") -> tuple[Tensor, Tensor]:
     """The discrete system of eq. 6, with ``log Ā`` in place of Ā.
 
     ZOH: ``Ā = e^{ΔA}``, ``B̄ = (e^{ΔA} - 1)/A · B``. Bilinear: ``Ā = (1 + ΔA/2)/(1 - ΔA/2)``, ``B̄ = Δ/(1 - ΔA/2) · B``.
@@ -65,7 +66,7 @@ def discretise(dt: Tensor, A: Tensor, B: Tensor, disc: str = "zoh") -> tuple[Ten
     Raises:
         UserError: ``disc`` is something else.
     """
-    one_of(DISCRETISATIONS, disc=disc)
+    one_of(get_args(Discretisation), disc=disc)
     step = dt[:, None]
     z = step * A
     if disc == "bilinear":
@@ -152,7 +153,13 @@ def dss_system(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, length: int) -> tupl
 
 
 def ssm_kernel(
-    dt: Tensor, A: Tensor, B: Tensor, C: Tensor, length: int, disc: str = "zoh", dss_length: int | None = None
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    length: int,
+    disc: Discretisation = "zoh",
+    dss_length: int | None = None,
 ) -> Tensor:
     """The convolution kernel ``K̄_l = 2 Re Σ_n C_n B̄_n Ā_n^l`` (eq. 7), or the DSS kernel.
 
@@ -181,7 +188,7 @@ def ssm_kernel(
     return 0.5 * (forward + backward)
 
 
-def ssm_kernel_naive(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, length: int, disc: str = "zoh") -> Tensor:
+def ssm_kernel_naive(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, length: int, disc: Discretisation = "zoh") -> Tensor:
     """:func:`ssm_kernel` straight from the formulas, without care for memory or overflow. For tests.
 
     Args:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from framework.errors import UserError
-from framework.settings import at_least, one_of
+from framework.settings import above, at_least, at_most, divides, one_of
 from modules.sequence.s4d.convolution import fft_convolution
-from modules.sequence.s4d.initialisations import initial_modes
-from modules.sequence.s4d.kernel import DISCRETISATIONS, discretise, dss_system, full_precision, ssm_kernel, vandermonde
+from modules.sequence.s4d.initialisations import Init, initial_modes
+from modules.sequence.s4d.kernel import Discretisation, discretise, dss_system, full_precision, ssm_kernel, vandermonde
 
-REAL_TRANSFORMS = ("exp", "relu", "none")
-DT_TRANSFORMS = ("exp", "softplus")
+RealTransform = Literal["exp", "relu", "none"]
+DtTransform = Literal["exp", "softplus"]
 _RELU_FLOOR = 1e-4
 
 
@@ -71,10 +71,10 @@ class S4DLayer(nn.Module):
         d_model: int,
         d_state: int = 64,
         *,
-        init: str = "lin",
-        disc: str = "zoh",
-        real_transform: str = "exp",
-        dt_transform: str = "exp",
+        init: Init = "lin",
+        disc: Discretisation = "zoh",
+        real_transform: RealTransform = "exp",
+        dt_transform: DtTransform = "exp",
         dt_min: float = 1e-3,
         dt_max: float = 1e-1,
         n_ssm: int | None = None,
@@ -87,15 +87,14 @@ class S4DLayer(nn.Module):
         dss_length: int | None = None,
     ) -> None:
         super().__init__()
-        one_of(DISCRETISATIONS, disc=disc)
-        one_of(REAL_TRANSFORMS, real_transform=real_transform)
-        one_of(DT_TRANSFORMS, dt_transform=dt_transform)
-        copies = d_model if n_ssm is None else n_ssm
+        one_of(get_args(Discretisation), disc=disc)
+        one_of(get_args(RealTransform), real_transform=real_transform)
+        one_of(get_args(DtTransform), dt_transform=dt_transform)
         at_least(1, d_model=d_model)
-        if copies < 1 or d_model % copies:
-            raise UserError(f"n_ssm: {n_ssm} is not accepted; a divisor of d_model, {d_model}")
-        if not 0 < dt_min <= dt_max:
-            raise UserError(f"dt_min: {dt_min} is not accepted; above 0 and no larger than dt_max, {dt_max}")
+        divides({"d_model": d_model}, n_ssm=n_ssm)
+        copies = d_model if n_ssm is None else n_ssm
+        above(0, dt_min=dt_min)
+        at_most({"dt_max": dt_max}, dt_min=dt_min)
         at_least(1, channels=channels)
         self.d_model, self.d_state, self.n_ssm, self.channels = d_model, d_state, copies, channels
         self.init, self.disc, self.bidirectional, self.dss_length = init, disc, bidirectional, dss_length
@@ -312,4 +311,4 @@ def recurrent_forward(layer: S4DLayer, u: Tensor, rate: float = 1.0) -> Tensor:
     return torch.stack(rows, dim=1)
 
 
-__all__ = ["DT_TRANSFORMS", "REAL_TRANSFORMS", "DiscreteSystem", "S4DLayer", "recurrent_forward"]
+__all__ = ["DiscreteSystem", "S4DLayer", "recurrent_forward"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,10 +12,11 @@ from framework.errors import UserError
 from framework.settings import at_least, between, one_of
 from modules.sequence.s4d.layer import DiscreteSystem, S4DLayer
 
-NORMS = ("layer", "batch")
-ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "id": nn.Identity}
-FINAL_ACTIVATIONS = ("glu", "id")
-POOLINGS = ("mean", "last")
+Norm = Literal["layer", "batch"]
+Activation = Literal["gelu", "relu", "silu", "id"]
+FinalActivation = Literal["glu", "id"]
+Pooling = Literal["mean", "last"]
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "id": nn.Identity}
 
 
 class TiedDropout(nn.Module):
@@ -38,7 +41,7 @@ class SequenceNorm(nn.Module):
         d_model: H.
     """
 
-    def __init__(self, kind: str, d_model: int) -> None:
+    def __init__(self, kind: Norm, d_model: int) -> None:
         super().__init__()
         self.norm: nn.Module = nn.LayerNorm(d_model) if kind == "layer" else nn.BatchNorm1d(d_model)
 
@@ -70,12 +73,12 @@ class S4DBlock(nn.Module):
         self,
         layer: S4DLayer,
         *,
-        norm: str,
+        norm: Norm,
         prenorm: bool,
         dropout: float,
         tie_dropout: bool,
-        activation: str,
-        final_act: str,
+        activation: Activation,
+        final_act: FinalActivation,
     ) -> None:
         super().__init__()
         d_model, gated = layer.d_model, final_act == "glu"
@@ -132,18 +135,18 @@ class S4DBackbone(nn.Module):
         d_model: int = 64,
         n_layers: int = 4,
         d_state: int = 64,
-        norm: str = "layer",
+        norm: Norm = "layer",
         prenorm: bool = False,
         dropout: float = 0.0,
         tie_dropout: bool = True,
-        activation: str = "gelu",
-        final_act: str = "glu",
+        activation: Activation = "gelu",
+        final_act: FinalActivation = "glu",
         **layer: object,
     ) -> None:
         super().__init__()
-        one_of(NORMS, norm=norm)
-        one_of(ACTIVATIONS, activation=activation)
-        one_of(FINAL_ACTIVATIONS, final_act=final_act)
+        one_of(get_args(Norm), norm=norm)
+        one_of(get_args(Activation), activation=activation)
+        one_of(get_args(FinalActivation), final_act=final_act)
         between(0, 1, "[)", dropout=dropout)
         at_least(1, n_layers=n_layers)
         at_least(1, vocabulary=vocabulary)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,11 @@ from torchmetrics import Accuracy, MeanSquaredError, Metric
 from framework.module import Module, OptimizerConfig, ScheduleConfig
 from framework.protocols import KernelData
 from framework.settings import above, at_least, between, finite, one_of
+from modules.sequence.s4d.initialisations import Init
+from modules.sequence.s4d.kernel import Discretisation
+from modules.sequence.s4d.layer import DtTransform, RealTransform
 from modules.sequence.s4d.memory import memory_r2
-from modules.sequence.s4d.model import POOLINGS, S4DBackbone, pool
+from modules.sequence.s4d.model import Activation, FinalActivation, Norm, Pooling, S4DBackbone, pool
 
 Batch = tuple[Tensor, ...] | list[Tensor]
 
@@ -71,10 +74,10 @@ class S4DModule(Module):
         d_model: int = 64,
         n_layers: int = 4,
         d_state: int = 64,
-        init: str = "lin",
-        disc: str = "zoh",
-        real_transform: str = "exp",
-        dt_transform: str = "exp",
+        init: Init = "lin",
+        disc: Discretisation = "zoh",
+        real_transform: RealTransform = "exp",
+        dt_transform: DtTransform = "exp",
         dt_min: float = 1e-3,
         dt_max: float = 1e-1,
         n_ssm: int | None = None,
@@ -84,13 +87,13 @@ class S4DModule(Module):
         imag_scale: float = 1.0,
         random_real: bool = False,
         dss_length: int | None = None,
-        norm: str = "layer",
+        norm: Norm = "layer",
         prenorm: bool = False,
         dropout: float = 0.0,
         tie_dropout: bool = True,
-        activation: str = "gelu",
-        final_act: str = "glu",
-        pooling: str = "mean",
+        activation: Activation = "gelu",
+        final_act: FinalActivation = "glu",
+        pooling: Pooling = "mean",
         rate: float = 1.0,
         ssm_lr: float = 1e-3,
         optimizer: OptimizerConfig | None = None,
@@ -101,7 +104,7 @@ class S4DModule(Module):
         at_least(1, dss_length=dss_length)
         finite(dt_max=dt_max, imag_scale=imag_scale, rate=rate)
         self.save_hyperparameters(ignore=["outputs"])
-        one_of(POOLINGS, pooling=pooling)
+        one_of(get_args(Pooling), pooling=pooling)
         above(0, rate=rate)
         self.pooling, self.rate = pooling, rate
         self.backbone = S4DBackbone(

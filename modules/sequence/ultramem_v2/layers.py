@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from framework.errors import UserError
 from framework.protocols import TableRead
-from framework.settings import at_least, one_of
+from framework.settings import at_least, at_most, multiple_of, one_of
 from modules.sequence.ultramem_v2.initialisation import (
     SAMPLES,
     calibrate,
@@ -25,8 +25,8 @@ from modules.sequence.ultramem_v2.keys import KeyScores
 from modules.sequence.ultramem_v2.tables import Ring, ValueTable, row_products, row_sum
 from modules.sequence.ultramem_v2.tdqkr import Selection, leading_pairs, product_keys, tdqkr
 
-KINDS = ("ultramem_v2", "ultramem", "peer", "pkm", "none")
-INITS = ("paper", "released")
+Kind = Literal["ultramem_v2", "ultramem", "peer", "pkm", "none"]
+Init = Literal["paper", "released"]
 HEADS = {"ultramem_v2": 1, "ultramem": 2, "peer": 8, "pkm": 4}
 
 
@@ -57,7 +57,7 @@ class MemoryConfig:
         balance: β of the balance loss; 0 for none.
     """
 
-    kind: str = "ultramem_v2"
+    kind: Kind = "ultramem_v2"
     n_keys: int = 64
     d_key: int = 32
     top: int = 16
@@ -70,7 +70,7 @@ class MemoryConfig:
     shared_tables: int = 1
     shared_query: bool = False
     shuffle: bool = True
-    init: str = "paper"
+    init: Init = "paper"
     penalty: float = 0.0
     penalty_margin: float = 0.15
     balance: float = 0.0
@@ -85,16 +85,14 @@ class MemoryConfig:
         def chosen(*names: str) -> dict[str, Any]:
             return {f"memory.{name}": getattr(self, name) for name in names}
 
-        one_of(KINDS, **chosen("kind"))
-        one_of(INITS, **chosen("init"))
+        one_of(get_args(Kind), **chosen("kind"))
+        one_of(get_args(Init), **chosen("init"))
         sizes = ("n_keys", "d_key", "top", "d_value", "rank", "cores", "key_expand", "shared_tables", "heads")
         at_least(1, **chosen(*sizes))
         at_least(0, **chosen("d_pre", "penalty", "penalty_margin", "balance"))
         slots = self.n_keys**2 * (self.key_expand**2 if self.kind.startswith("ultramem") else 1)
-        if self.top > slots:
-            raise UserError(f"memory.top: {self.top} is not accepted; at most the {slots} slots")
-        if self.d_value % self.cores:
-            raise UserError(f"memory.d_value: {self.d_value} is not accepted; a multiple of cores = {self.cores}")
+        at_most({"the slots": slots}, **chosen("top"))
+        multiple_of({"cores": self.cores}, **chosen("d_value"))
         return self
 
     def widths(self, d_model: int) -> tuple[int, int]:

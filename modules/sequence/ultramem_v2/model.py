@@ -9,6 +9,7 @@ from typing import Any
 from torch import BoolTensor, Tensor, nn
 
 from framework.errors import UserError
+from framework.settings import at_least, between, not_empty
 from modules.sequence.attention import SoftmaxAttention
 from modules.sequence.decoder import Decoder, SwiGLU
 from modules.sequence.ultramem_v2.initialisation import draw_block
@@ -122,9 +123,10 @@ def memory_decoder(
     places = sorted(usual if memory_layers is None else set(memory_layers))
     if config.kind == "none":
         places = []
-    if any(not 0 <= place < n_layers for place in places) or (memory_layers is not None and not len(memory_layers)):
-        raise UserError(f"memory_layers: {list(memory_layers or [])} is not accepted; from 0 to {n_layers - 1}")
-    if skips and (span < 1 or any(b - a < span for a, b in pairwise(places))):
+    not_empty(memory_layers=memory_layers)
+    between(0, n_layers - 1, memory_layers=memory_layers)
+    at_least(1, memory_span=span)
+    if skips and any(b - a < span for a, b in pairwise(places)):
         raise UserError(f"memory_layers: {places} are not {span} blocks apart (memory_span)")
     table: ValueTable | None = None
     memories: list[MemoryLayer] = []

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from framework.errors import UserError
+from framework.settings import at_least, at_most
 
 
 class MemoryRows(nn.Embedding):
@@ -78,8 +78,8 @@ class Ring:
     """
 
     def __init__(self, layers: int, size: int, shared: int = 1) -> None:
-        if not 1 <= shared <= layers:
-            raise UserError(f"shared_tables: {shared} is not accepted; from 1 to the {layers} layers with a memory")
+        at_least(1, shared_tables=shared)
+        at_most({"the layers with a memory": layers}, shared_tables=shared)
         self.layers, self.size, self.shared = layers, size, shared
         self.rows = layers * size * size
         self.side = math.isqrt(shared * size * size)

@@ -20,7 +20,7 @@ from framework.module import Module, OptimizerConfig, ScheduleConfig
 from framework.settings import at_least, between
 from modules.classifier import predictions
 from modules.vision.mlp import MLP
-from modules.vision.weights import load_weights
+from modules.vision.weights import WeightsHead, load_weights
 
 # Backbones that timm does not have, by the name a config gives.
 BACKBONES: dict[str, Callable[..., nn.Module]] = {"mlp": MLP}
@@ -128,7 +128,7 @@ class ImageClassifier(Module):
         image_size: int = 224,
         in_chans: int = 3,
         weights: str | Path | None = None,
-        weights_head: str = "if_fits",
+        weights_head: WeightsHead = "if_fits",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         label_smoothing: float = 0.0,
@@ -143,8 +143,6 @@ class ImageClassifier(Module):
         at_least(0, mixup=mixup, cutmix=cutmix)
         self.save_hyperparameters()
         between(0, 1, "[)", drop_rate=drop_rate, drop_path_rate=drop_path_rate, label_smoothing=label_smoothing)
-        if mixup < 0 or cutmix < 0:
-            raise UserError(f"mixup {mixup} and cutmix {cutmix} must be at least 0")
         between(0, 1, mix_probability=mix_probability)
         at_least(1, num_classes=num_classes, image_size=image_size, in_chans=in_chans)
         self.num_classes, self.image_size, self.in_chans = num_classes, image_size, in_chans

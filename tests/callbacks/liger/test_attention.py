@@ -289,12 +289,12 @@ def test_the_recurrences_share_is_small_as_the_pitfall_says():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"variant": "glaa"}, "liger.variant: 'glaa' is not one of gla, "),
-        ({"tau": 0.0}, "liger.tau: 0.0 is not accepted"),
-        ({"window": 0}, "liger.window: 0 is not accepted"),
-        ({"chunk": 48}, "liger.chunk: 48 is not accepted; a power of two"),
-        ({"alpha": 0.0, "beta": 0.0}, "liger.alpha, beta: 0.0, 0.0 are not accepted"),
-        ({"lower_bound": 1.0}, "liger.lower_bound: 1.0 is not accepted"),
+        ({"variant": "glaa"}, "^variant: 'glaa' is not one of gla, "),
+        ({"tau": 0.0}, "^tau: 0.0 is not accepted"),
+        ({"window": 0}, "^window: 0 is not accepted"),
+        ({"chunk": 48}, "^chunk: 48 is not accepted; a power of two"),
+        ({"alpha": 0.0, "beta": 0.0}, "^alpha: 0 is not accepted with beta: 0"),
+        ({"lower_bound": 1.0}, "^lower_bound: 1.0 is not accepted"),
     ],
 )
 def test_settings_that_are_not_accepted(settings, said):

@@ -94,11 +94,11 @@ def test_what_is_refused(tmp_path):
         fit(tmp_path, Liger(epoch=3))
     with pytest.raises(UserError, match=r"lora.epoch: 0 is not accepted beside liger, which is done at epoch 2"):
         fit(tmp_path, Liger(epoch=2), LoRA(epoch=0))
-    with pytest.raises(UserError, match=r"liger.epoch: -1 is not accepted"):
+    with pytest.raises(UserError, match=r"^epoch: -1 is not accepted"):
         Liger(epoch=-1)
-    with pytest.raises(UserError, match=r"liger.recovery_optimizer.rate: there is no such setting"):
+    with pytest.raises(UserError, match=r"^recovery_optimizer.rate: there is no such setting"):
         Liger(recovery_optimizer={"rate": 1})
-    with pytest.raises(UserError, match=r"liger.recovery_schedule.names: there is no such setting"):
+    with pytest.raises(UserError, match=r"^recovery_schedule.names: there is no such setting"):
         Liger(recovery_schedule={"names": 1})
     with pytest.raises(UserError, match=r"MLP has no attention that can be linearised"):
         framework.editing.edit(MLP(4, 8, 3), Liger())

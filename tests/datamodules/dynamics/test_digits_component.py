@@ -25,7 +25,7 @@ def test_mnists_files(tmp_path):
     (tmp_path / "train-images-idx3-ubyte").write_bytes(header + images.tobytes())
     batch = batch_of(DigitsComponent(path=str(tmp_path), samples=5))
     np.testing.assert_allclose(batch["x"].numpy() * 255, images[:5].reshape(5, 16), rtol=1e-6)
-    with pytest.raises(UserError, match="samples: 7 is not accepted; there are 6"):
+    with pytest.raises(UserError, match="samples: 7 is not accepted; at most 6"):
         batch_of(DigitsComponent(path=str(tmp_path), samples=7))
 
 

@@ -70,7 +70,7 @@ def test_bad_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"path: .*nan\.npz holds numbers that are not finite"):
         batch_of(path=str(tmp_path / "nan.npz"))
     np.savez(tmp_path / "few.npz", X=np.ones((3, 20)), Y=np.ones((1, 20)))
-    with pytest.raises(UserError, match=r"examples: 30 is not accepted; 20 are there"):
+    with pytest.raises(UserError, match=r"examples: 30 is not accepted; at most 19"):
         batch_of(path=str(tmp_path / "few.npz"))
 
 

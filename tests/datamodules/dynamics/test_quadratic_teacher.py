@@ -63,8 +63,8 @@ def test_digits_are_white_and_no_picture_comes_twice():
     y = ((batch["x"] @ batch["matrix"]) * batch["x"]).sum(-1) / 30
     torch.testing.assert_close(batch["level"] + batch["labels"] / 30**0.5, y)
     for options, words in (
-        ({"samples": 2000, "dimension": 20}, "samples: 2000 is not accepted; the digits have 1797"),
-        ({"samples": 100, "dimension": 64}, "dimension: 64 is not accepted; the digits have 61"),
+        ({"samples": 2000, "dimension": 20}, "samples: 2000 is not accepted; at most 1797"),
+        ({"samples": 100, "dimension": 64}, "dimension: 64 is not accepted; at most 61"),
         ({"source": "faces"}, "source: 'faces' is not one of gaussian, digits"),
     ):
         with pytest.raises(UserError, match=words):

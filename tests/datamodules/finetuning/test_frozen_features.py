@@ -239,7 +239,7 @@ def test_settings_are_refused_at_once(given, said):
         ({"samples": 5, "encoder": "pixels"}, "samples: 5 is not accepted; from 10"),
         ({"encoder": "resnet"}, "encoder: 'resnet' is not accepted"),
         ({"encoder": "nowhere.ckpt"}, "nowhere.ckpt"),
-        ({"encoder_samples": 1438, "image_size": 16}, "encoder_samples: 1438 is not accepted; below 1438"),
+        ({"encoder_samples": 1438, "image_size": 16}, "encoder_samples: 1438 is not accepted; at most 1437"),
         ({"image_size": 16}, "encoder_samples: 1500"),
         ({"encoder_samples": 100}, "image_size: 8 is too small"),
     ],

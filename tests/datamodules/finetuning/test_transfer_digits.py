@@ -77,7 +77,7 @@ def test_bad_settings():
     for options, message in (
         ({"target_classes": [0, 5]}, "none in both"),
         ({"target_classes": [0]}, "two or more"),
-        ({"train_rows": 4}, "a row or more of each of 5 classes"),
+        ({"train_rows": 4}, "train_rows: 4 is not accepted; at least 5"),
         ({"noise": -1.0}, "noise: -1.0 is not accepted"),
         ({"num_classes": 4}, "num_classes: 4 declared, target_classes has 5"),
     ):

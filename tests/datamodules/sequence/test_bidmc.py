@@ -112,9 +112,9 @@ def test_without_neurokit(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"target": "hr"}, "nearest: HR"),
+        ({"target": "hr"}, "did you mean 'HR'"),
         ({"target": "SpO2"}, "cannot be simulated"),
-        ({"variant": "shuffled", "path": "/x"}, "nearest: reshuffle"),
+        ({"variant": "shuffled", "path": "/x"}, "did you mean 'reshuffle'"),
         ({"n": 3}, "n: 3"),
     ],
 )

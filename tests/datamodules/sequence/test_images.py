@@ -94,8 +94,8 @@ def test_idx_takes_its_length_from_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"source": "digit"}, "nearest: digits"),
-        ({"source": "digits", "pool": 3}, "pool: 3 does not divide the 8 pixels"),
+        ({"source": "digit"}, "did you mean 'digits'"),
+        ({"source": "digits", "pool": 3}, "pool: 3 is not accepted; a divisor of 8"),
         ({"source": "digits", "d_input": 3}, "d_input: 3 declared, source 'digits' has 1"),
         ({"source": "cifar10"}, "path: source 'cifar10' needs one"),
     ],

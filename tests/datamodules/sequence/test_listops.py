@@ -230,7 +230,7 @@ def test_evaluate_refuses_what_is_no_expression(text):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"min_length": 50, "max_length": 51}, "leave no length between"),
+        ({"min_length": 50, "max_length": 51}, "max_length: 51 is not accepted; at least 52"),
         ({"train_size": 0}, "train_size"),
         ({"num_classes": 2}, "ListOps has 10"),
     ],

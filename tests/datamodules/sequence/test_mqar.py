@@ -52,8 +52,8 @@ def test_the_same_seed_gives_the_same_data_and_splits_differ():
 
 def test_sizes_that_do_not_fit_are_named():
     for changed, message in [
-        ({"length": 41}, "6 pairs in 41 tokens"),
-        ({"pairs": 11}, "11 pairs in 40 tokens"),
+        ({"length": 41}, "length: 41 is not accepted; a multiple of 2"),
+        ({"pairs": 11}, "pairs: 11 is not accepted; at most 10"),
         ({"vocab_size": 12}, "vocab_size: 12 is not accepted"),
         ({"alpha": 0.0}, "alpha: 0.0 is not accepted"),
     ]:

@@ -120,7 +120,7 @@ def test_mistakes_are_named(tmp_path):
         TokenData(source="topic")
     with pytest.raises(UserError, match="dtype: 'float32' is not one of uint8"):
         TokenData(dtype="float32")
-    with pytest.raises(UserError, match="length, vocab_size: 0, 256"):
+    with pytest.raises(UserError, match="length: 0 is not accepted; at least 1"):
         TokenData(length=0)
     with pytest.raises(UserError, match="their sum is below 1"):
         TokenData(val_fraction=0.6, test_fraction=0.4)

@@ -103,7 +103,7 @@ def test_broken_folders(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"augment": "randaug"}, "nearest: randaugment"),
+        ({"augment": "randaug"}, "did you mean 'randaugment'"),
         ({"channels": 2}, "channels: 2"),
         ({"mean": (0.5,)}, "mean: 1 values for 3 channels"),
         ({"val_fraction": 0.0}, "val_fraction"),

@@ -299,12 +299,12 @@ def test_augmentation():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"source": "minst5k"}, "nearest: mnist5k"),
+        ({"source": "minst5k"}, "did you mean 'mnist5k'"),
         ({"source": "idx"}, "path: source 'idx' needs one"),
         ({"source": "digits", "path": "/x"}, "takes|ships with a package"),
         ({"source": "digits", "num_classes": 7}, "num_classes: 7 declared, source 'digits' has 10"),
         ({"source": "cifar10", "path": "/x", "channels": 1}, "accepted: 3"),
-        ({"augment": "crp"}, "nearest: crop"),
+        ({"augment": "crp"}, "did you mean 'crop'"),
         ({"image_size": 0}, "image_size"),
     ],
 )

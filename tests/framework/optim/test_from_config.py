@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -9,9 +10,9 @@ from torch import nn
 
 from framework.errors import UserError
 from framework.optim import (
-    SCHEDULES,
     OptimizerConfig,
     ScheduleConfig,
+    ScheduleName,
     build_optimizer,
     build_schedule,
     changed,
@@ -183,7 +184,7 @@ def test_every_group_keeps_its_ratio():
 
 def test_schedule_mistakes_are_said():
     optimizer = torch.optim.SGD(model().parameters(), lr=1)
-    with pytest.raises(UserError, match=", ".join(SCHEDULES)):
+    with pytest.raises(UserError, match=", ".join(get_args(ScheduleName))):
         build_schedule(optimizer, ScheduleConfig("cosin"), total=10)
     with pytest.raises(UserError, match="max_epochs or"):
         build_schedule(optimizer, ScheduleConfig("cosine"), total=-1)

@@ -303,7 +303,7 @@ def test_build_raises_one_error_with_every_mistake():
         (["--model.num_classes=${data.init_args.nothing}"], "Interpolation key 'data.init_args.nothing' not found"),
         (["--trainer.accelerator=cqu"], "trainer: You selected an invalid accelerator name"),
         (["--trainer.devices=0"], "trainer: "),
-        (["--run.mode=mx"], "run.mode: 'mx' is not accepted; min or max"),
+        (["--run.mode=mx"], "run.mode: 'mx' is not one of min, max; did you mean 'max'? (command line)"),
         (["--run.name=a/b"], "run.name: 'a/b' is not accepted"),
         (["--run.monitor=val/acuracy"], "val/acuracy"),
         ([STOP_EARLY], "techniques.stop.monitor: missing; EarlyStopping needs it (text)"),

@@ -85,7 +85,7 @@ def test_a_score_that_nothing_hangs_on_may_be_nan(tmp_path):
 
 def test_ignored_if_asked_for(tmp_path):
     assert command(*set_up(tmp_path), model(at=13), "--run.on_nan=ignore") == 0
-    with pytest.raises(UserError, match=r"run\.on_nan: 'never' is not accepted; stop or ignore"):
+    with pytest.raises(UserError, match=r"run\.on_nan: 'never' is not one of stop, ignore"):
         RunConfig(on_nan="never")
 
 

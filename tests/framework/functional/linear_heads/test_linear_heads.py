@@ -170,7 +170,7 @@ def test_a_subset_holds_every_class():
         assert len(y[rows].unique()) == 6
     with pytest.raises(UserError, match="samples: 5 is not accepted; from 6"):
         draw_subset(y, 5, 6, generator)
-    with pytest.raises(UserError, match="to 60, all there are"):
+    with pytest.raises(UserError, match="samples: 61 is not accepted; from 6 to 60"):
         draw_subset(y, 61, 6, generator)
     with pytest.raises(UserError, match="holds all 2 classes"):
         draw_subset(torch.zeros(3, dtype=torch.long), 3, 2, generator)

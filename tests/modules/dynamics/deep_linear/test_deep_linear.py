@@ -1,6 +1,7 @@
 """Deep linear networks: gradients, starts, exact solutions against integration and simulation."""
 
 import math
+from typing import get_args
 
 import lightning.pytorch as pl
 import numpy as np
@@ -12,7 +13,7 @@ from datamodules.dynamics.correlations import Correlations
 from framework import OptimizerConfig
 from framework.errors import UserError
 from modules.dynamics.deep_linear import DeepLinear, theory
-from modules.dynamics.deep_linear.initialisation import KINDS, consistency, draw, orthonormal
+from modules.dynamics.deep_linear.initialisation import Init, consistency, draw, orthonormal
 from modules.dynamics.deep_linear.isometry import product_spectrum, tanh_network
 from modules.dynamics.deep_linear.network import best_loss, modes, product
 
@@ -51,7 +52,7 @@ def test_the_loss_is_that_of_the_examples():
     assert best_loss(batch["s31"], batch["s11"], batch["syy"]) == pytest.approx(float(0.5 * least.square().sum()))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(Init))
 def test_each_start_is_what_it_says(kind):
     batch = batch_of()
     widths = [8, 10, 9, 20]

@@ -1,6 +1,7 @@
 """S4D: the spectra, and the identities behind S4D-LegS."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from framework.errors import UserError
 from modules.sequence.s4d.initialisations import (
-    INITIALISATIONS,
+    Init,
     hippo_legs,
     initial_modes,
     legendre_kernels,
@@ -51,7 +52,7 @@ def test_random_spectra_differ_between_copies_and_follow_their_law():
     assert abs(random_real.real.mean() + 0.5) < 0.02
 
 
-@pytest.mark.parametrize("name", INITIALISATIONS)
+@pytest.mark.parametrize("name", get_args(Init))
 def test_all_are_stable_and_finite(name):
     a, b = initial_modes(name, 64)
     assert a.isfinite().all()

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from torch.func import functional_call
 from framework.errors import UserError
 from modules.sequence.s4d import S4DLayer
 from modules.sequence.s4d.convolution import direct_convolution
-from modules.sequence.s4d.initialisations import INITIALISATIONS
-from modules.sequence.s4d.layer import DT_TRANSFORMS, REAL_TRANSFORMS, recurrent_forward
+from modules.sequence.s4d.initialisations import Init
+from modules.sequence.s4d.layer import DtTransform, RealTransform, recurrent_forward
 
 
 def make(h=3, n=16, dtype=torch.float64, **options):
@@ -37,9 +38,9 @@ def test_fft_recurrence_and_direct_sum_agree(disc, dtype, tolerance):
     assert (y - recurrent_forward(layer, u)).abs().max() < tolerance
 
 
-@pytest.mark.parametrize("init", INITIALISATIONS)
-@pytest.mark.parametrize("real_transform", REAL_TRANSFORMS)
-@pytest.mark.parametrize("dt_transform", DT_TRANSFORMS)
+@pytest.mark.parametrize("init", get_args(Init))
+@pytest.mark.parametrize("real_transform", get_args(RealTransform))
+@pytest.mark.parametrize("dt_transform", get_args(DtTransform))
 def test_every_parameterisation_starts_at_the_same_system(init, real_transform, dt_transform):
     reference = make(init=init, dt_min=0.01, dt_max=0.05)
     layer = make(init=init, real_transform=real_transform, dt_transform=dt_transform, dt_min=0.01, dt_max=0.05)

@@ -1,6 +1,7 @@
 """UltraMemLM and FactModel: blocks, decoding, training with sparse tables, resume, data-parallel, checkpoints."""
 
 import copy
+from typing import get_args
 
 import lightning.pytorch as pl
 import pytest
@@ -18,7 +19,7 @@ from framework.optim import OptimizerConfig
 from framework.optim.row_adamw import RowAdamW
 from framework.protocols import HasCoreSpectrum, ReadsTable
 from modules.sequence.ultramem_v2 import FactModel, MemoryConfig, UltraMemLM
-from modules.sequence.ultramem_v2.layers import KINDS
+from modules.sequence.ultramem_v2.layers import Kind
 from modules.sequence.ultramem_v2.model import MemorySpan
 
 MEMORY = {"n_keys": 8, "d_key": 8, "top": 4, "d_value": 8, "d_pre": 6}
@@ -61,7 +62,7 @@ def trainer(folder, **options):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(Kind))
 def test_decoding_continues_what_forward_computes(kind):
     model = small({"kind": kind}).double().eval()
     tokens = torch.randint(0, 19, (2, 11))
