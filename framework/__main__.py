@@ -23,13 +23,13 @@ USAGE = """usage: framework COMMAND [--config FILE]... [--KEY=VALUE]...
   export     write a checkpoint's weights, compressed last | best | FOLDER | FILE [--format rf8|entropy|plain]
   sweep      run a W&B sweep file, without an account FILE [--count N] [--workers K] [--storage URL] [--resume]
 
-Settings: --config takes a path or the short name of a shipped config, several times; later wins, and what is typed
-wins over files; null switches a technique off. --print_config shows the composed config, COMMAND --help every key,
---model.help=CLASS the arguments of a class, --traceback the full trace of an error.
+Settings: --config takes a path or the short name of a shipped config and may be repeated; later files override earlier
+ones, options override files; null switches a technique off. --print_config shows the composed config, COMMAND --help
+every key, --model.help=CLASS the arguments of a class, --traceback the full trace of an error.
 
-Exit codes: 0 done, 1 a bug, with its trace, 2 a mistake in what was asked for or a file that cannot be written, 3 a run
-that failed (its loss is no number, a process was lost), 130, 143 and 138 stopped by SIGINT, SIGTERM or SLURM's SIGUSR1,
-all saved.
+Exit codes: 0 done, 1 a bug, with its trace, 2 a mistake in the command or a file that cannot be written, 3 a run that
+failed (its loss is not finite, a process died), 130, 143 and 138 stopped by SIGINT, SIGTERM or SLURM's SIGUSR1, all
+saved.
 """
 
 
@@ -85,7 +85,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "reproduce": _reproduce,
     "export": _export,
     "sweep": _sweep,
-    "_worker": _worker,  # what a sweep starts
+    "_worker": _worker,  # started by a sweep
 }
 
 
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     message without a traceback.
 
     Raises:
-        UserError: with ``--traceback`` alone; else it is the message shown.
+        UserError: only with ``--traceback``; otherwise its message is printed.
     """
     end_with_starter()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shown = "\n".join([f"error: {error}", *getattr(error, "__notes__", ())])
         print(_readable(shown), file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:  # before or after training, which saves first
+    except KeyboardInterrupt:  # before or after training; during training the run is saved first
         print("SIGINT: stopped before there was anything to save", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `framework list | head`
@@ -129,19 +129,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _readable(message: str) -> str:
-    """A message with the words that it quotes cut to what a person reads, control characters spelt out."""
+    """Returns a message with long quoted words cut and control characters escaped."""
     plain = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
     return re.sub(r"\S{300,}", lambda word: f"{word[0][:120]}...", plain)
 
 
 def console() -> None:
-    """The console script: as ``python -m framework``, but a foreign folder of the same name hides nothing of ours."""
+    """Runs the console script: as ``python -m framework``, but no other folder can hide the project's packages."""
     paths.own_packages_first()
     sys.exit(main())
 
 
 if __name__ == "__main__":
     here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:  # python -P: a project's own package is found all the same
+    if here not in sys.path and "" not in sys.path:  # python -P: the user's own packages must be found too
         sys.path.append(here)
     sys.exit(main())

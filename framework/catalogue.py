@@ -1,4 +1,4 @@
-"""What there is to run: methods, techniques, data, configs and sweeps, read from the sources, nothing imported."""
+"""The catalogue of methods, techniques, data, configs and sweeps, read from the sources without importing them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Entry:
         class_path: The class that a config names.
         configs: Short names of its shipped configs.
         claims: Module path of its claims, or empty.
-        kind: What a technique does to a model: its kind and what it changes.
-        phase: When a technique is applied; empty where the config's order holds.
+        kind: The kind of a technique, and what it changes in a model.
+        phase: The phase of a technique; empty if it has none, and the config's order holds.
         reads: The ``Reads:`` paragraph of a datamodule.
     """
 
@@ -51,8 +51,8 @@ class SweepEntry:
     """One shipped sweep file.
 
     Attributes:
-        name: Short name of the file, as ``sweep`` takes it.
-        summary: First line of the comment it begins with.
+        name: Short name of the file, as ``sweep`` accepts it.
+        summary: First line of the comment at its start.
         paper: Its ``Paper:`` or ``Papers:`` line, or empty.
     """
 
@@ -63,16 +63,16 @@ class SweepEntry:
 
 @cache
 def docstring(path: Path) -> str:
-    """The docstring of a source file."""
+    """Returns the docstring of a source file."""
     return ast.get_docstring(_tree(path)) or ""
 
 
-def _tree(path: Path) -> ast.Module:  # not kept: the garbage collector would go through all nodes again and again
+def _tree(path: Path) -> ast.Module:  # not cached: every garbage collection would scan all nodes
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _card(text: str, key: str = "Paper:") -> tuple[str, str]:
-    """First line of a docstring and what follows ``key``, which may run over several lines up to the next empty one."""
+    """Returns the first line of a docstring, and the text after ``key`` up to the next empty line."""
     summary = text.splitlines()[0].strip() if text else ""
     value = ""
     for paragraph in text.split("\n\n"):
@@ -84,7 +84,7 @@ def _card(text: str, key: str = "Paper:") -> tuple[str, str]:
 
 @cache
 def techniques() -> dict[str, str]:
-    """Registered name to class path: ours by file, others' by the entry point group ``framework.techniques``."""
+    """Maps registered names to class paths, from files and the entry point group ``framework.techniques``."""
     found = {}
     for name, _, tree in _callback_files():
         class_name = _main_class(name, tree)
@@ -98,7 +98,7 @@ def techniques() -> dict[str, str]:
 
 
 def _callback_files() -> Iterator[tuple[str, Path, ast.Module]]:
-    """The name of each technique with its file, or with the ``__init__.py`` of its folder."""
+    """Yields the name of each technique with its file, or with the ``__init__.py`` of its folder."""
     folder = paths.root() / "callbacks"
     sources = {path.stem: path for path in folder.glob("*.py")}
     sources |= {path.parent.name: path for path in folder.glob("*/__init__.py")}
@@ -108,7 +108,7 @@ def _callback_files() -> Iterator[tuple[str, Path, ast.Module]]:
 
 
 def _main_class(name: str, tree: ast.Module) -> str | None:
-    """The class whose name is the file's name in camel case, else the only public one."""
+    """Returns the class whose name is the file's name in camel case, else the only public one."""
     defined = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
     imported = [
         alias.asname or alias.name
@@ -122,7 +122,7 @@ def _main_class(name: str, tree: ast.Module) -> str | None:
 
 
 def technique_entries() -> list[Entry]:
-    """Every registered technique of this project."""
+    """Returns every registered technique of this project."""
     shipped = paths.shipped_configs()
     entries = []
     for name, path, tree in _callback_files():
@@ -139,7 +139,7 @@ def technique_entries() -> list[Entry]:
 
 
 def _kind(cls: ast.ClassDef) -> str:
-    """What a technique does to a model, by its class's bases and attributes."""
+    """Returns a technique's kind and what it changes in a model, from its class's bases and attributes."""
     bases = [base.id for base in cls.bases if isinstance(base, ast.Name)]
     kind = next(kind for base in bases for kind in _KINDS if base.endswith(kind))
     if kind in ("Observer", "Writer"):
@@ -155,7 +155,7 @@ def _kind(cls: ast.ClassDef) -> str:
 
 
 def _class(class_path: str, path: Path, tree: ast.Module) -> ast.ClassDef:
-    """A technique's class, which stands in its file, or in another one of its folder."""
+    """Returns a technique's class, from its file or another one of its folder."""
     others = sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else []
     bodies = [node for source in (tree, *(_tree(other) for other in others)) for node in source.body]
     name = class_path.rpartition(".")[2]
@@ -163,7 +163,7 @@ def _class(class_path: str, path: Path, tree: ast.Module) -> ast.ClassDef:
 
 
 def _attributes(owner: ast.ClassDef | ast.Module) -> dict[str, Any]:
-    """What is assigned in the body of a class or a file."""
+    """Returns the attributes that are assigned in the body of a class or a file."""
     given = {}
     for node in owner.body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
@@ -191,8 +191,7 @@ def _constant(name: str, file: str) -> dict[str, str]:
 
 
 def options_from_weights(file: Path) -> str:
-    """The options that start a training from the weights in a file, by a shipped technique that says so
-    (``from_weights``)."""
+    """Returns the options that start a training from the weights in a file, from a technique's ``from_weights``."""
     for name, path, tree in _callback_files():
         if name in techniques() and (text := _attributes(_class(techniques()[name], path, tree)).get("from_weights")):
             return str(ast.literal_eval(text)).format(path=file)
@@ -200,7 +199,7 @@ def options_from_weights(file: Path) -> str:
 
 
 def method_entries() -> list[Entry]:
-    """Every method: a folder of ``modules/<field>/`` with a config of the same name."""
+    """Returns every method: a folder of ``modules/<field>/`` with a config of the same name."""
     shipped = paths.shipped_configs()
     entries = []
     for short in shipped:
@@ -221,7 +220,7 @@ def method_entries() -> list[Entry]:
 
 
 def datamodule_entries() -> list[Entry]:
-    """Every datamodule: a class of ``datamodules/<field>/`` whose docstring says what it reads."""
+    """Returns every datamodule: a class of ``datamodules/<field>/`` whose docstring has a ``Reads:`` paragraph."""
     entries = []
     for path in sorted((paths.root() / "datamodules").glob("*/*.py")):
         for node in _tree(path).body:
@@ -234,7 +233,7 @@ def datamodule_entries() -> list[Entry]:
 
 
 def sweep_entries() -> list[SweepEntry]:
-    """Every shipped sweep file."""
+    """Returns every shipped sweep file."""
     return [_sweep(name, path) for name, path in paths.shipped_configs().items() if name.startswith("sweeps/")]
 
 
@@ -246,6 +245,6 @@ def _sweep(name: str, path: Path) -> SweepEntry:
 
 
 def _claims(source: Path, module: str) -> str:
-    """Module path of the claims: ``claims.py`` in the folder of a method or a technique."""
+    """Returns the module path of the claims: ``claims.py`` in the folder of a method or a technique."""
     in_folder = source.name == "__init__.py" and (source.parent / "claims.py").is_file()
     return f"{module}.claims" if in_folder else ""

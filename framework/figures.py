@@ -1,4 +1,4 @@
-"""Where pictures go: the run folder, and every logger that takes images."""
+"""Makes figures, and saves them in the run folder and to every logger that accepts images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] | None = None) -> Figure:
-    """A figure outside pyplot's registry, so that nothing has to close it and no display is needed.
+    """Makes a figure outside pyplot's registry, so that it need not be closed and no display is needed.
 
     Args:
-        rows: Rows of axes.
-        columns: Columns of axes.
-        size: Inches, width and height; by default 4.5 x 3.2 for each pair of axes.
+        rows: Number of rows of axes.
+        columns: Number of columns of axes.
+        size: Width and height in inches; by default 4.5 x 3.2 per pair of axes.
 
     Returns:
         The figure; its axes are in ``figure.axes``, row by row.
@@ -42,14 +42,14 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 
 def log_figure(trainer: Trainer, name: str, figure: Figure) -> Path | None:
-    """Writes ``<run folder>/figures/<name>.png`` and hands the picture to the loggers that show images.
+    """Writes ``<run folder>/figures/<name>.png`` and passes the figure to the loggers that show images.
 
-    Only rank 0 writes; the others get ``None``. Under ``fast_dev_run`` nothing is written.
+    Only rank 0 writes; the other ranks return ``None``. Under ``fast_dev_run`` nothing is written.
 
     Args:
-        trainer: Of the run.
-        name: Of the file, without its suffix; the loggers get it as ``figures/<name>``.
-        figure: The picture.
+        trainer: The run's Trainer.
+        name: Name of the file, without its suffix; loggers use ``figures/<name>``.
+        figure: The figure.
 
     Returns:
         The file's path, or ``None``.

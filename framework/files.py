@@ -1,4 +1,4 @@
-"""Writing files so that they are whole or not there, and mending those that a killed process left."""
+"""Writes files atomically, and repairs files that a killed process left incomplete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import BinaryIO
 from framework.errors import UserError
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-"""What no program can be blamed for: the disk or the quota is full, or the file system takes no writes."""
+"""Errors that are not the program's fault: the disk or the quota is full, or the file system is read-only."""
 
 
 def _host() -> str:
@@ -22,12 +22,12 @@ def _host() -> str:
 
 
 def temporary_beside(path: Path) -> Path:
-    """Where this process writes what is to become ``path``."""
+    """Returns the temporary path beside ``path`` to which this process writes first."""
     return path.with_name(f".{path.name}.tmp.{_host()}.{os.getpid()}")
 
 
 def remove_stale(folder: Path) -> None:
-    """Removes temporary files that processes of this machine left in ``folder`` when they were killed."""
+    """Removes temporary files that killed processes of this machine left in ``folder``."""
     for path in folder.glob(f".*.tmp.{_host()}.*"):
         pid = path.name.rpartition(".")[2]
         if not pid.isdigit() or int(pid) == os.getpid():
@@ -36,16 +36,16 @@ def remove_stale(folder: Path) -> None:
             os.kill(int(pid), 0)
         except ProcessLookupError:
             path.unlink(missing_ok=True)
-        except OSError:  # it lives, and is someone else's
+        except OSError:  # the process is alive and belongs to another user
             continue
 
 
 @contextmanager
 def written(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary path beside ``path``, which takes its place when the block has ended well.
+    """A context manager that yields a temporary path beside ``path`` and moves it to ``path`` if the block succeeds.
 
     Raises:
-        UserError: it cannot be written; the message names ``path`` and the system's reason. What was there stays.
+        UserError: it cannot be written; the message names ``path`` and the system's reason. The old file is kept.
     """
     path = Path(path)
     temporary = temporary_beside(path)
@@ -61,7 +61,7 @@ def written(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file, UTF-8, whole or not at all.
+    """Writes a UTF-8 text file atomically.
 
     Raises:
         UserError: see :func:`written`.
@@ -71,9 +71,9 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def cut_half_line(file: BinaryIO) -> int:
-    """Cuts what follows the last newline of ``file`` (open for reading and writing), and stands there.
+    """Removes everything after the last newline of ``file`` (open for reading and writing), and seeks to its end.
 
-    A killed process may leave half a line; appended to, it would spoil the next one too.
+    A killed process may leave an incomplete line, to which the next line would be appended.
 
     Returns:
         The length of the file.

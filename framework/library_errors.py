@@ -1,7 +1,7 @@
-"""What other libraries raise because of a user's settings, told as a user's mistake.
+"""Turns errors that libraries raise because of a user's settings into user errors.
 
-torch, numpy, Lightning and the operating system know nothing of the config; here their errors get the setting that led
-to them, as well as it can be known. Whatever is not recognised stays as it is: a bug keeps its traceback.
+torch, numpy, Lightning and the operating system do not know the config; here their errors get the setting that most
+likely caused them. An error that is not recognised is not changed: a bug keeps its traceback.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ _TOO_LARGE = re.compile(
     r"|convert float infinity to integer|too large to be|invalid array size|larger than the maximum"
 )
 _WORKER_HINT = (
-    "A loader's process has died, so the run ends; mostly because memory or /dev/shm is short: each process holds a "
-    "share of both, and data.num_workers says how many there are"
+    "A loader's process has died, so the run ends; the usual reason is too little memory or /dev/shm: each of the "
+    "data.num_workers processes uses a share of both"
 )
-_DYING_SECONDS = 5.0  # for how long a worker whose connection broke may still be found alive
+_DYING_SECONDS = 5.0  # time during which a worker whose connection broke may still appear alive
 _TRIED = re.compile(r"allocate (\d+) bytes|allocate ([\d.]+ \w+)")
 
 
 @contextmanager
 def user_mistakes(config: Mapping[str, Any]) -> Iterator[None]:
-    """Turns what is recognised into a :class:`UserError`.
+    """A context manager that turns recognised errors into a :class:`UserError`.
 
     Args:
         config: The settings as a tree of plain data, defaults included.
 
     Raises:
         UserError: a library's error was recognised.
-        RunFailed: a loader's worker process was lost.
+        RunFailed: a loader's worker process died.
     """
     try:
         with _recognised(config):
             yield
     except RuntimeError as error:
-        # torch's handler of SIGCHLD raises at whatever line Python is, also in the except clauses above
+        # torch's SIGCHLD handler can raise at any line, also in the except clauses above
         if _said_by_torch(error):
             raise RunFailed(f"{_said_by_torch(error)}. {_WORKER_HINT}") from error
         raise
@@ -76,7 +76,7 @@ def _recognised(config: Mapping[str, Any]) -> Iterator[None]:
 
 
 def explained(error: BaseException, config: Mapping[str, Any]) -> str | None:
-    """One message for an error that a setting or the machine is to blame for; ``None`` for any other."""
+    """Returns a message for an error that a setting or the machine caused; ``None`` for any other."""
     if isinstance(error, UserError):
         return None
     text = str(error)
@@ -92,9 +92,9 @@ def explained(error: BaseException, config: Mapping[str, Any]) -> str | None:
         return "data: the data set is empty, 0 samples"
     if isinstance(error, RuntimeError) and text == "Could not determine home directory.":
         homes = [f"{key}: {value}" for key, value in leaves(config) if isinstance(value, str) and value.startswith("~")]
-        return f"{homes[0] if homes else 'a path'} begins with the folder of a user who is not known here"
+        return f"{homes[0] if homes else 'a path'} starts with the folder of a user who is not known on this machine"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(text)):
-        traceback.clear_frames(error.__traceback__)  # what they hold would leave no memory for a message
+        traceback.clear_frames(error.__traceback__)  # frees the memory that they hold
         return f"out of memory{_wanted(text)}; {_largest(config)}"
     if isinstance(error, RuntimeError | ValueError | TypeError | OverflowError) and _TOO_LARGE.search(text):
         return f"out of memory: a size is too large for any machine ({first_line(error)[:120]}); {_largest(config)}"
@@ -106,18 +106,18 @@ def explained(error: BaseException, config: Mapping[str, Any]) -> str | None:
 
 
 def lost_worker(error: BaseException) -> str | None:
-    """What became of the worker process of a ``DataLoader`` whose death led to ``error``; ``None`` for any other error.
+    """Returns how the ``DataLoader`` worker died that caused ``error``; ``None`` for any other error.
 
-    torch reports a worker that it finds dead. One that dies while it hands over a tensor is often found to be alive
-    still: then what reaches the reader is the error of a connection that broke (``ConnectionResetError``, ``EOFError``,
-    ``FileNotFoundError``), and whether the worker has died is known a moment later.
+    torch reports a worker that it finds dead. A worker that dies while it sends a tensor often still appears alive:
+    then the reader gets the error of a broken connection (``ConnectionResetError``, ``EOFError``,
+    ``FileNotFoundError``), and the worker is known to be dead only a moment later.
     """
     said: str | None = None
     found: BaseException | None = error
     while found is not None:
-        said = _said_by_torch(found) or said  # the first error of a chain says most: the signal, the exit code
+        said = _said_by_torch(found) or said  # the first error of a chain has the details: the signal, the exit code
         for frame, _ in traceback.walk_tb(found.__traceback__) if said is None else ():
-            if frame.f_code.co_name == "_try_get_data":  # asked first: a look at f_locals keeps all that they hold
+            if frame.f_code.co_name == "_try_get_data":  # checked first: reading f_locals keeps its objects alive
                 loader = frame.f_locals.get("self")
                 if isinstance(loader, _MultiProcessingDataLoaderIter):
                     return _dead_worker(loader)
@@ -126,17 +126,17 @@ def lost_worker(error: BaseException) -> str | None:
 
 
 def _said_by_torch(error: BaseException) -> str | None:
-    """What torch says of a worker that it found dead, if it is that which it says."""
+    """Returns torch's message on a dead worker, if ``error`` is one."""
     is_said = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
     return first_line(error).rstrip(".") if is_said else None
 
 
 def _dead_worker(loader: _MultiProcessingDataLoaderIter) -> str | None:
-    """The process that a loader lost, in torch's words, if it lost one; those that it has ended itself are not lost."""
+    """Returns torch's message for a loader's dead process; processes that the loader ended itself do not count."""
     ended = multiprocessing.connection.wait([process.sentinel for process in loader._workers], _DYING_SECONDS)
     for process in loader._workers:
         if process.sentinel in ended:
-            process.join(_DYING_SECONDS)  # its files are closed, its exit code may not be there yet
+            process.join(_DYING_SECONDS)  # its files are closed, its exit code may not be known yet
         if (code := process.exitcode) is None or (code == 0 and loader._shutdown):
             continue
         if code < 0:
@@ -146,13 +146,13 @@ def _dead_worker(loader: _MultiProcessingDataLoaderIter) -> str | None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, for a message of one line."""
+    """Returns the first line of an error's text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 
 def leaves(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every setting of the classes, as a user types its key, with its value; members of a list one by one."""
+    """Yields every setting of the classes with its key as in the config; members of a list one by one."""
 
     def walk(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, Mapping):
@@ -169,7 +169,7 @@ def leaves(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _located(message: str, config: Mapping[str, Any]) -> str:
-    """Puts the full key before a message that begins with an argument's name, or with a file that a setting names."""
+    """Adds the full key to a message that starts with an argument's name, or with a file that a setting names."""
     head = message.partition(":")[0]
     argument = re.escape(head.partition(".")[0])
     found = list(leaves(config))
@@ -183,7 +183,7 @@ def _located(message: str, config: Mapping[str, Any]) -> str:
 
 
 def _setting_of(file: str, config: Mapping[str, Any]) -> str | None:
-    """The setting that holds a file's path, or that of a folder around it."""
+    """Returns the setting with the path of a file, or of a folder that contains it."""
     for key, value in leaves(config):
         if isinstance(value, str) and not key.endswith(".class_path"):
             for place in {value.rstrip("/"), os.path.expanduser(value).rstrip("/")} - {""}:
@@ -193,7 +193,7 @@ def _setting_of(file: str, config: Mapping[str, Any]) -> str | None:
 
 
 def _named(file: Any, config: Mapping[str, Any]) -> str:
-    """A file for a message: after the setting that it comes from, cut where it is long."""
+    """Returns a file's path for a message, after its setting, cut if it is long."""
     if file is None:
         return "a file"
     key, text = _setting_of(str(file), config), str(file)
@@ -206,11 +206,11 @@ def _wanted(text: str) -> str:
     if found is None:
         return ""
     size = f"{int(found[1]) / 1e9:.3g} GB" if found[1] else found[2]
-    return f": {size} could not be had"
+    return f": {size} could not be allocated"
 
 
 def _largest(config: Mapping[str, Any]) -> str:
-    """The settings that sizes most likely come from: the largest numbers, beyond 1."""
+    """Returns the settings that most likely decide the size: the largest numbers above 1."""
     sizes: dict[str, float] = {}
     for key, value in leaves(config):
         number = isinstance(value, int | float) and not isinstance(value, bool)

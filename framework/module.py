@@ -1,4 +1,4 @@
-"""The base class of every method's LightningModule: optimiser, schedule, figures, plain hyper-parameters."""
+"""The base class of every method's LightningModule: optimiser, schedule, figures, plain hyperparameters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def as_dataclass(cls: type[T], value: T | dict[str, Any] | None) -> T:
-    """Makes a ``cls`` of a mapping (as a checkpoint holds it) or of ``None`` (all defaults); a ``cls`` stays."""
+    """Converts a mapping (as in a checkpoint) or ``None`` (all defaults) to ``cls``; returns a ``cls`` unchanged."""
     if isinstance(value, cls):
         return value
     return cls(**(value or {}))  # type: ignore[arg-type]
@@ -31,24 +31,26 @@ def as_dataclass(cls: type[T], value: T | dict[str, Any] | None) -> T:
 class Module(pl.LightningModule):
     """A LightningModule with an optimiser and a schedule given as plain data.
 
-    A method overrides ``forward`` and the ``*_step`` methods; which parameters get their own learning rate or weight
-    decay its submodules say by ``parameter_options`` (see :func:`framework.optim.parameter_groups`).
+    A method overrides ``forward`` and the ``*_step`` methods. Its submodules can set the learning rate or weight decay
+    of their own parameters with ``parameter_options`` (see :func:`framework.optim.parameter_groups`).
 
     Args:
         optimizer: The optimiser and its settings.
         schedule: The learning-rate schedule, stepped after each optimiser step.
 
     Raises:
-        UserError: a number of either is one that none takes.
+        UserError: a number of either is not accepted.
     """
 
     start_only: ClassVar[tuple[str, ...]] = ()
-    """Arguments that only the start of training needs, such as a file of pretrained weights: a checkpoint is whole
-    without them, so they are null where one is opened."""
+    """Arguments that only a new training needs, such as a file of pretrained weights; null for a checkpoint."""
 
     may_diverge: ClassVar[bool] = False
-    """Whether a loss or a parameter that is no finite number is part of the experiment, as where members train side by
-    side and some diverge: such a training is not stopped (see :class:`framework.runs.divergence.StopAtNaN`)."""
+    """Whether losses and parameters that are not finite are part of the experiment, so that training does not stop.
+
+    For example several models train side by side, and some diverge. See
+    :class:`framework.runs.divergence.StopAtNaN`.
+    """
 
     def __init__(self, optimizer: OptimizerConfig | None = None, schedule: ScheduleConfig | None = None) -> None:
         super().__init__()
@@ -58,10 +60,11 @@ class Module(pl.LightningModule):
 
     @property
     def records_step(self) -> bool:
-        """Whether what this training step logs is used: every ``log_every_n_steps``, at the first and the last step of
-        training and at an epoch's last batch.
+        """Whether values logged in this training step are recorded.
 
-        A training step computes what only the log needs when this is true.
+        They are every ``log_every_n_steps``, at the first and the last step of training and at an epoch's last batch.
+
+        A training step should compute values that are only logged if this is true.
         """
         trainer = self._trainer
         if trainer is None or trainer._logger_connector.should_update_logs or trainer.is_last_batch:
@@ -69,22 +72,22 @@ class Module(pl.LightningModule):
         return trainer.global_step in (0, trainer.max_steps - 1)
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """As Lightning's, but a training step's value that is not averaged over the epoch is only taken when used.
+        """Logs as Lightning does, but skips per-step training values at steps that are not recorded.
 
-        Lightning would keep it for the progress bar alone, at a cost that a step of some milliseconds feels.
+        Lightning would keep them only for the progress bar, at a cost that matters for steps of a few milliseconds.
         """
         if self._current_fx_name == "training_step" and not (args or kwargs.get("on_epoch") or self.records_step):
             return
         super().log(name, value, *args, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_current_fx_name":  # set twice around each hook; nn.Module's way costs 20 times as much
+        if name == "_current_fx_name":  # set twice around each hook; nn.Module.__setattr__ takes 20 times as long
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
 
     def _steps_per_epoch(self) -> int:
-        """Optimiser steps of an epoch; where the data has no length, of all there is."""
+        """Returns the optimiser steps of an epoch; of the whole training if the data has no length."""
         trainer = self.trainer
         if trainer.train_dataloader is None:
             trainer.fit_loop.setup_data()
@@ -98,7 +101,7 @@ class Module(pl.LightningModule):
         """Builds the optimiser and, if the rate changes, its scheduler.
 
         In a stage of training (see :class:`framework.editing.Stage`) both have the stage's settings, and the schedule
-        spans the stage alone.
+        spans only the stage.
         """
         stage = stage_of(self)
         optimizer = build_optimizer(self, changed(self.optimizer_config, stage.optimizer, "optimizer"))
@@ -118,14 +121,14 @@ class Module(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **when}}
 
     def _at_validations(self) -> dict[str, Any]:
-        """How a schedule is stepped after each validation, with its loss.
+        """Returns Lightning's config of a schedule that is stepped after each validation, with its loss.
 
         Raises:
-            UserError: there is no validation, or one at batches that are not the same in each epoch.
+            UserError: there is no validation, or it is not at the same batches of each epoch.
         """
         trainer = self.trainer
         if not trainer.enable_validation:
-            raise UserError("schedule.name: 'plateau' looks at val/loss, and this training has no validation")
+            raise UserError("schedule.name: 'plateau' needs val/loss, and this training has no validation")
         every, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
         if batches is not None and batches >= trainer.num_training_batches and every is not None:
             return {"interval": "epoch", "frequency": every, "monitor": "val/loss"}
@@ -141,7 +144,7 @@ class Module(pl.LightningModule):
         return log_figure(self.trainer, name, figure)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Makes the hyper-parameters plain, so that the checkpoint loads with ``weights_only=True``; adds the edits."""
+        """Makes the hyperparameters plain data, as ``weights_only=True`` needs, and adds the edits."""
         if self.CHECKPOINT_HYPER_PARAMS_KEY in checkpoint:
             saved = plain_data(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
             saved = {key: None if key in self.start_only else value for key, value in saved.items()}
@@ -156,7 +159,7 @@ class Module(pl.LightningModule):
     def load_from_checkpoint(  # type: ignore[override]
         cls, checkpoint_path: str | Path, map_location: Any = "cpu", strict: bool = True, **kwargs: Any
     ) -> Self:
-        """As Lightning's, but nothing that the file names is imported (see :func:`framework.open_model`)."""
+        """Loads a checkpoint without importing anything that it names (see :func:`framework.open_model`)."""
         from framework.checkpoints.opening import open_model
 
         kwargs.pop("weights_only", None)  # always true

@@ -1,4 +1,4 @@
-"""Where the project's own packages and configs are, and whether a foreign folder hides them."""
+"""Paths of the project's packages and configs, and the check that no other folder hides them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ PACKAGES = ("modules", "datamodules", "callbacks")
 
 
 def root() -> Path:
-    """The folder that holds ``framework`` and its three sibling packages."""
+    """Returns the folder that contains ``framework`` and its three sibling packages."""
     return Path(__file__).resolve().parent.parent
 
 
 def configs() -> Path:
-    """The folder of the shipped configs: inside the package in a wheel, beside it in a checkout."""
+    """Returns the folder of the shipped configs: inside the package in a wheel, beside it in a checkout."""
     packaged = Path(__file__).resolve().parent / "configs"
     return packaged if packaged.is_dir() else root() / "configs"
 
 
 def _found(package: str) -> Path | None:
-    """The folder or file that ``import package`` would load, without importing anything."""
+    """Returns the folder or file that ``import package`` would load, without importing anything."""
     loaded = sys.modules.get(package)
     if loaded is not None:
         origin = getattr(loaded, "__file__", None) or next(iter(getattr(loaded, "__path__", [])), None)
         return Path(origin).resolve() if origin else None
-    # A fresh look-up: entries that the running interpreter cached would hide a folder made since.
+    # Not from the interpreter's cache, which would not have a folder made since.
     spec = importlib.machinery.PathFinder.find_spec(package)
     if spec is None:
         return None
@@ -38,16 +38,16 @@ def _found(package: str) -> Path | None:
 
 
 def hidden() -> list[tuple[str, Path]]:
-    """Packages of ours that something else hides, each with the folder (or file) that ``import`` would find."""
+    """Returns the project's packages that are hidden, each with the folder (or file) that ``import`` would find."""
     found = [(package, _found(package)) for package in PACKAGES]
     return [(p, f.parent if f.name == "__init__.py" else f) for p, f in found if f and root() / p not in (f, f.parent)]
 
 
 def refuse_if_hidden() -> None:
-    """Raises one line naming the folder that hides one of our packages, and what to do.
+    """Raises an error if another folder hides one of the project's packages; the message says what to do.
 
     Raises:
-        UserError: a package of ours is hidden.
+        UserError: a package is hidden.
     """
     clashes = hidden()
     if clashes:
@@ -59,13 +59,14 @@ def refuse_if_hidden() -> None:
 
 
 def own_packages_first() -> None:
-    """Lets our packages win over foreign folders of the same name, by moving our root to the front of ``sys.path``.
+    """Gives the project's packages priority over other folders of the same name, through ``sys.path``.
 
-    The current folder is added at the end, so that a project's own package is found from its own folder. A script or
-    a notebook in a folder with a ``modules`` of its own calls this before it imports anything of ours.
+    The project's root is moved to the front, and the current folder is added at the end, so that the user's own
+    packages are found from there. A script or a notebook in a folder with its own ``modules`` must call this before it
+    imports anything of this project.
 
     Raises:
-        UserError: a foreign package of that name has been imported already, so a change of path comes too late.
+        UserError: another package of that name has already been imported, so changing the path is too late.
     """
     if hidden():
         sys.path.insert(0, str(root()))
@@ -76,25 +77,25 @@ def own_packages_first() -> None:
 
 
 def at_home(argument: str) -> str:
-    """An argument with the user's folder for a ``~/`` at its beginning or after ``--name=``, where no shell puts it."""
+    """Expands ``~/`` at an argument's start or after ``--name=``, where shells do not expand it."""
     return re.sub(r"^(--?[\w.-]+=|sqlite:///|--storage=sqlite:///)?~(?=/)", rf"\1{Path.home()}", argument)
 
 
 def shipped_configs() -> dict[str, Path]:
-    """Short name (``sequence/s4d``, ``callbacks/lora``) of every shipped config to its path, sorted."""
+    """Maps the short name (``sequence/s4d``, ``callbacks/lora``) of every shipped config to its path, sorted."""
     folder = configs()
     return {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.yaml"))}
 
 
 def find_config(name: str, sweep: bool = False) -> Path:
-    """A config by path, else by short name: ``configs/sequence/s4d.yaml``, ``sequence/s4d``, ``s4d``.
+    """Finds a config by path, else by short name: ``configs/sequence/s4d.yaml``, ``sequence/s4d``, ``s4d``.
 
     Args:
-        name: What the user typed.
-        sweep: Whether a sweep file is looked for, or any other config.
+        name: The path or name.
+        sweep: Whether to find a sweep file, or any other config.
 
     Raises:
-        UserError: there is none, or a bare name fits several; the message lists the nearest.
+        UserError: there is no such config, or a bare name matches several; the message lists the nearest.
     """
     asked, kind = ("sweep", "shipped sweeps") if sweep else ("--config", "shipped configs")
     path = Path(name).expanduser()
@@ -103,14 +104,14 @@ def find_config(name: str, sweep: bool = False) -> Path:
     shipped = {key: path for key, path in shipped_configs().items() if key.startswith("sweeps/") == sweep}
     short = name.removeprefix("./").removeprefix("configs/").removesuffix(".yaml").removesuffix(".yml")
     if short in shipped:
-        return shipped[short]  # also where a folder has that name: a shipped sweep's own, once it has run
+        return shipped[short]  # also if a folder has that name, such as a shipped sweep's own after it has run
     if path.is_dir():
         raise UserError(f"{asked}: {name} is a folder, a YAML or JSON file is needed")
     same_stem = [key for key in shipped if key.rsplit("/", 1)[-1] == short]
     if len(same_stem) == 1:
         return shipped[same_stem[0]]
     if same_stem:
-        raise UserError(f"{asked}: {name} fits several {kind}: {', '.join(same_stem)}")
+        raise UserError(f"{asked}: {name} matches several {kind}: {', '.join(same_stem)}")
     from difflib import get_close_matches
 
     stems = {key.rsplit("/", 1)[-1]: key for key in shipped}

@@ -1,4 +1,4 @@
-"""Plain data: what a checkpoint may hold so that ``torch.load(weights_only=True)`` opens it, or what JSON holds."""
+"""Converts values to plain data: types that ``torch.load(weights_only=True)`` accepts, or types of JSON."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ def plain_data(value: Any, where: str = "hyper_parameters", strict: bool = True)
     """Turns paths, enums, numpy values, dataclasses, namespaces and classes into plain Python data.
 
     Args:
-        value: What to turn.
-        where: Its place, for the message.
-        strict: What a checkpoint may hold stays as it is, such as tensors and tuples, and what has no plain form is
-            refused. Otherwise what JSON holds is made: lists of tuples and tensors, text of what has no plain form.
+        value: The value.
+        where: Its key, for the message.
+        strict: Whether to keep types that a checkpoint may hold, such as tensors and tuples, and to refuse values
+            without a plain form. Otherwise the result has JSON's types: tuples and tensors become lists, values without
+            a plain form text.
 
     Raises:
-        UserError: a value has no plain form; the message names its place.
+        UserError: a value has no plain form; the message names its key.
     """
     if isinstance(value, Enum):
         return plain_data(value.value, where, strict)
     if value is None or (strict and (type(value) in _ATOMS or isinstance(value, torch.Tensor))):
         return value
-    if isinstance(value, bool | int | float | str):  # subclasses of the atoms, such as a str that remembers its origin
+    if isinstance(value, bool | int | float | str):  # also of subclasses, such as a str with extra attributes
         return next(kind(value) for kind in (bool, int, float, str) if isinstance(value, kind))
     if isinstance(value, PurePath):
         return str(value)

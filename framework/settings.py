@@ -1,6 +1,6 @@
-"""Checks of settings, with messages that a user can act on: what was given, and what is accepted.
+"""Checks of settings; the messages have the value found and what is accepted.
 
-Every function takes the settings by keyword, named as the user types them, and returns nothing::
+Every function takes the settings as keyword arguments, named as in the config, and returns nothing::
 
     at_least(1, hidden=hidden, layers=layers)
     above(0, lr=lr)
@@ -11,10 +11,10 @@ Every function takes the settings by keyword, named as the user types them, and 
 where ``Init = Literal["zero", "random"]`` is the setting's type: the command line's help shows its choices, and the
 check refuses others where a class is built in Python.
 
-Numbers have to be finite. Of a list every member is checked, and an empty one passes (see :func:`not_empty`). ``None``
-passes everywhere: whether a setting may be left out is for its type to say. A dotted name is given as
-``**{"schedule.every": every}``. A bound that is another setting is given as ``{"experts": experts}``, and the message
-names it: ``at most 4 (experts)``.
+Numbers have to be finite. Every member of a list is checked; an empty list passes (see :func:`not_empty`). ``None``
+always passes: whether a setting is optional is decided by its type. A dotted name is given as ``**{"schedule.every":
+every}``. A bound that is another setting is given as ``{"experts": experts}``, and the message names it: ``at most 4
+(experts)``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ENDS = {
 
 
 def at_least(least: Bound, /, **settings: Any) -> None:
-    """Every number is ``least`` or more.
+    """Checks that every number is ``least`` or more.
 
     Raises:
         UserError: one is less, or not finite.
@@ -49,7 +49,7 @@ def at_least(least: Bound, /, **settings: Any) -> None:
 
 
 def at_most(most: Bound, /, **settings: Any) -> None:
-    """Every number is ``most`` or less.
+    """Checks that every number is ``most`` or less.
 
     Raises:
         UserError: one is more, or not finite.
@@ -59,7 +59,7 @@ def at_most(most: Bound, /, **settings: Any) -> None:
 
 
 def above(bound: Bound, /, **settings: Any) -> None:
-    """Every number is larger than ``bound``.
+    """Checks that every number is larger than ``bound``.
 
     Raises:
         UserError: one is not, or is not finite.
@@ -69,16 +69,16 @@ def above(bound: Bound, /, **settings: Any) -> None:
 
 
 def between(low: float, high: float, ends: str = "[]", /, **settings: Any) -> None:
-    """Every number lies between ``low`` and ``high``.
+    """Checks that every number is between ``low`` and ``high``.
 
     Args:
         low: Lower end.
         high: Upper end.
-        ends: Which ends are accepted themselves: ``[]`` both, ``[)`` the lower, ``(]`` the upper, ``()`` none.
+        ends: Which ends are included: ``[]`` both, ``[)`` the lower, ``(]`` the upper, ``()`` none.
         **settings: The numbers.
 
     Raises:
-        UserError: one lies outside, or is not finite.
+        UserError: one is outside, or is not finite.
     """
 
     def lies(value: float) -> bool:
@@ -88,7 +88,7 @@ def between(low: float, high: float, ends: str = "[]", /, **settings: Any) -> No
 
 
 def finite(**settings: Any) -> None:
-    """Every number is finite.
+    """Checks that every number is finite.
 
     Raises:
         UserError: one is infinite or NaN.
@@ -126,7 +126,7 @@ def power_of_two(**settings: Any) -> None:
 
 
 def one_of(accepted: Iterable[Any], /, **settings: Any) -> None:
-    """Every setting is one of ``accepted``.
+    """Checks that every setting is one of ``accepted``.
 
     Raises:
         UserError: one is not; the message has the nearest match.
@@ -169,7 +169,7 @@ def at_most_one(**settings: Any) -> None:
 
 
 def not_empty(**settings: Any) -> None:
-    """Every list, mapping or text has a member.
+    """Checks that every list, mapping or text has a member.
 
     Raises:
         UserError: one is empty.

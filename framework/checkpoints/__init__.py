@@ -1,1 +1,1 @@
-"""Files of weights: found, read without executing anything, opened as a model, written, exported."""
+"""Finds, reads, opens, writes and exports checkpoints and other files of weights; reading executes nothing."""

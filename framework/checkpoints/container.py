@@ -1,7 +1,7 @@
-"""The form of compressed weights inside a checkpoint: plain tensors and data, read back by :func:`expand`.
+"""The format of compressed weights inside a checkpoint: plain tensors and data, decoded by :func:`expand`.
 
 A compressed checkpoint is an ordinary one (``torch.load(weights_only=True)`` opens it) in which ``state_dict`` holds
-what was left as it is, and ``compressed`` the rest:
+the tensors that were not compressed, and ``compressed`` the others:
 
     schema, format, order (every name of the state dict), crc (of the codes), and
     rf8:      tensors: {name: {codes, top, dtype}}
@@ -36,7 +36,7 @@ def pack_rf8(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Encodes tensors in RF8.
 
     Raises:
-        UserError: a tensor holds NaN or infinity; it is named.
+        UserError: a tensor holds NaN or infinity; the message names it.
     """
     packed = {}
     for name, tensor in tensors.items():
@@ -46,18 +46,18 @@ def pack_rf8(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def pack_entropy(tensors: Mapping[str, Tensor], step: float, coder: str = "rans") -> dict[str, Any]:
-    """Rounds tensors to multiples of ``step`` and codes the levels of all of them as one sequence.
+    """Rounds tensors to multiples of ``step`` and encodes the levels of all tensors as one sequence.
 
     Args:
-        tensors: Of floating types and any shapes, by name.
-        step: Between two levels, above 0.
+        tensors: Tensors of floating types and any shapes, by name.
+        step: Distance between two levels, above 0.
         coder: ``rans`` or ``exp_golomb``.
 
     Returns:
-        Plain data and tensors, as in this module's table.
+        Plain data and tensors, as in this module's docstring.
 
     Raises:
-        UserError: a tensor holds NaN, infinity or a number of too many steps; it is named.
+        UserError: a tensor holds NaN, infinity or a number of too many steps; the message names it.
     """
     levels = []
     for name, tensor in tensors.items():
@@ -73,7 +73,7 @@ def pack_entropy(tensors: Mapping[str, Tensor], step: float, coder: str = "rans"
 
 
 def _to_tensors(code: Any) -> Any:
-    """Arrays become tensors of the signed type of their size, which every version of torch stores."""
+    """Turns arrays into tensors of the signed type of the same size, which every version of torch can store."""
     if isinstance(code, dict):
         return {key: _to_tensors(value) for key, value in code.items()}
     if isinstance(code, np.ndarray):
@@ -99,24 +99,24 @@ def _codes(packed: Any) -> Iterator[Tensor]:
 
 
 def checksum(packed: Mapping[str, Any]) -> int:
-    """CRC-32 of the codes."""
+    """Returns the CRC-32 of the codes."""
     crc = 0
     for tensor in _codes({key: packed[key] for key in ("tensors", "code") if key in packed}):
-        if tensor.numel():  # an empty one has no bytes to look at
+        if tensor.numel():  # an empty tensor has no bytes
             crc = zlib.crc32(tensor.contiguous().view(-1).view(torch.uint8).numpy().data, crc)
     return crc
 
 
 def code_bytes(packed: Mapping[str, Any]) -> int:
-    """Bytes of the codes with their tables, without the container."""
+    """Returns the size in bytes of the codes with their tables, without the container."""
     return sum(tensor.numel() * tensor.element_size() for tensor in _codes(packed))
 
 
 def unpack(packed: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors, on the CPU.
+    """Decodes the tensors, on the CPU.
 
     Raises:
-        UserError: the form is not known, or damaged.
+        UserError: the format is not known, or the data is damaged.
     """
     if packed.get("schema") != SCHEMA:
         raise UserError(f"compressed weights of schema {packed.get('schema')!r}; this program reads {SCHEMA}")
@@ -131,7 +131,7 @@ def unpack(packed: Mapping[str, Any]) -> dict[str, Tensor]:
         return _unpack_entropy(packed)
     except UserError:
         raise
-    except Exception as error:  # whatever wrong contents lead the decoders to
+    except Exception as error:  # wrong contents can raise any error in the decoders
         raise UserError(f"the compressed weights are damaged: {error}") from error
 
 
@@ -151,12 +151,12 @@ def _unpack_entropy(packed: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def expand(content: dict[str, Any], where: object, map_location: Any = "cpu") -> dict[str, Any]:
-    """A checkpoint with every weight in its ``state_dict``; one that is not compressed is returned as it is.
+    """Returns a checkpoint with every weight in its ``state_dict``; one that is not compressed is returned unchanged.
 
     Args:
-        content: What ``torch.load`` read.
+        content: The checkpoint, as ``torch.load`` returns it.
         where: The file, for messages.
-        map_location: Where the weights go: a device, or anything else for the CPU.
+        map_location: Device of the weights; anything that is not a device means the CPU.
 
     Raises:
         UserError: the compressed weights are damaged, or of a later version.

@@ -1,4 +1,4 @@
-"""Where a checkpoint's hyper-parameters differ from the configured ones."""
+"""Compares a checkpoint's hyperparameters with the configured ones."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from framework.optim import OptimizerConfig, ScheduleConfig, other_optimizer, to
 from framework.plain import plain_data
 
 CONFIGS: dict[str, Any] = {"optimizer": OptimizerConfig, "schedule": ScheduleConfig}
-"""Arguments that every module of ours has."""
+"""Arguments that every module of this project has."""
 
 
 def describe(value: Any) -> str:
-    """A setting in one line, for messages."""
+    """Returns a setting as one line, for messages."""
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def report_differences(checkpoint: Mapping[str, Any], settings: Namespace, model: pl.LightningModule) -> list[str]:
-    """Lines saying where a checkpoint's hyper-parameters differ from the configured ones.
+    """Returns a line for each hyperparameter that differs between a checkpoint and the config.
 
     Args:
-        checkpoint: Opened.
-        settings: The typed config.
-        model: Built from it.
+        checkpoint: The checkpoint, already read.
+        settings: The type-checked config.
+        model: The module, built from the config.
     """
     saved, configured = _arguments(checkpoint, settings, model)
-    # of another module nobody knows what its optimiser does with an argument, and Lightning restores that
+    # it is not known how another module's optimiser uses an argument, and Lightning restores that optimiser
     ours = isinstance(getattr(model, "optimizer_config", None), OptimizerConfig)
     holds = "the config's is used" if ours else "the module is built with the config's"
     lines: list[str] = []
 
     def compare(path: str, old: Any, new: Any) -> None:
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            # a field that one of them lacks is newer than the checkpoint; a free argument was added or taken away
+            # a missing field is newer than the checkpoint; a free argument was added or removed
             keys = old.keys() | new.keys() if path.endswith("args") else old.keys() & new.keys()
             for key in keys:
                 compare(f"{path}.{key}", old.get(key, "nothing"), new.get(key, "nothing"))
@@ -58,15 +58,15 @@ def report_differences(checkpoint: Mapping[str, Any], settings: Namespace, model
 
 
 def refuse_other_optimizer(checkpoint: Mapping[str, Any], settings: Namespace, model: pl.LightningModule) -> None:
-    """Refuses, before anything is written, an optimiser or a schedule to which a run cannot go over.
+    """Refuses an optimiser or a schedule that cannot continue from the checkpoint's, before anything is written.
 
     Args:
-        checkpoint: Opened.
-        settings: The typed config.
-        model: Built from it.
+        checkpoint: The checkpoint, already read.
+        settings: The type-checked config.
+        model: The module, built from the config.
 
     Raises:
-        UserError: it is of another class, or ``plateau`` where it was not.
+        UserError: the optimiser is of another class, or the schedule is ``plateau`` and was another one.
     """
     saved, configured = _arguments(checkpoint, settings, model)
     names = {
@@ -86,7 +86,7 @@ def refuse_other_optimizer(checkpoint: Mapping[str, Any], settings: Namespace, m
 def _arguments(
     checkpoint: Mapping[str, Any], settings: Namespace, model: pl.LightningModule
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The module's arguments as the checkpoint has them and as they are configured."""
+    """Returns the module's arguments, from the checkpoint and from the config."""
     cls = explain.find_class(settings["model"]["class_path"], pl.LightningModule)
     skipped = getattr(cls, "start_only", ())
     saved = {
@@ -96,6 +96,6 @@ def _arguments(
     configured = arguments.as_dict() if isinstance(arguments, Namespace) else dict(arguments)
     for key, kind in CONFIGS.items():
         own = getattr(model, f"{key}_config", None)
-        if isinstance(own, kind) and isinstance(saved.get(key), Mapping):  # left out, it is the module's own default
+        if isinstance(own, kind) and isinstance(saved.get(key), Mapping):  # else the module's own default
             configured[key] = asdict(own)
     return saved, configured

@@ -1,8 +1,8 @@
-"""Export: a checkpoint without what only training needs, its weights plain, in RF8 or entropy coded.
+"""Exports a checkpoint without the state that only training needs; the weights plain, in RF8 or entropy coded.
 
-The file is opened as any checkpoint is: by :func:`framework.open_model`, :func:`framework.open_checkpoint`,
-``validate``/``test``/``predict --ckpt_path``, and as a file of pretrained weights. It holds plain data only. Matrices
-and larger tensors of floating type are compressed; vectors (norms, biases), buffers and whole numbers stay as they are.
+The file opens like any checkpoint: with :func:`framework.open_model`, :func:`framework.open_checkpoint`,
+``validate``/``test``/``predict --ckpt_path``, and as a file of pretrained weights. It holds only plain data. Matrices
+and larger tensors of floating type are compressed; vectors (norms, biases), buffers and integers stay unchanged.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ _TRAINING_ONLY = (
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export did.
+    """The result of an export.
 
     Attributes:
         file: The file written.
-        format: Of the weights.
-        step: Between two levels; ``None`` where the format has none.
-        tensors: Compressed tensors.
-        weights: Their elements.
-        others: Elements of the tensors that were left as they are.
-        bits: Bits of the codes for each weight, tables included.
-        sqnr: Of the compressed weights, in dB; infinite if they are what they were.
-        rate: Of the weights at ``step`` (at 2⁻¹³ for other formats) before the export.
-        bytes_before: Of the source file; 0 for a model.
-        bytes_weights: Of the weights alone, uncompressed, all tensors together.
-        bytes_after: Of the file written.
+        format: Format of the weights.
+        step: Distance between two levels; ``None`` if the format has none.
+        tensors: Number of compressed tensors.
+        weights: Number of their elements.
+        others: Number of elements of the tensors that were not compressed.
+        bits: Bits per compressed weight, tables included.
+        sqnr: Signal-to-quantisation-noise ratio of the compressed weights, in dB; infinite if they are unchanged.
+        rate: Code rates of the weights at ``step`` (at 2⁻¹³ for other formats) before the export.
+        bytes_before: Size of the source file; 0 for a model.
+        bytes_weights: Size of all weights, uncompressed.
+        bytes_after: Size of the file written.
     """
 
     file: Path
@@ -72,7 +72,7 @@ class ExportReport:
     notes: list[str] = field(default_factory=list)
 
     def table(self) -> str:
-        """The report as lines of text."""
+        """Returns the report as lines of text."""
         stored = "all as they are" if self.format == "plain" else f"{self.others:,} numbers as they are"
         lines = [
             f"{self.file}: {self.format}",
@@ -114,19 +114,19 @@ def export(
 
     Args:
         model: A module, a checkpoint file, or a run folder (then its ``last.ckpt``).
-        file: Where to; by default beside the checkpoint, ``last.rf8.ckpt`` for ``last.ckpt``.
+        file: The file to write; by default beside the checkpoint, ``last.rf8.ckpt`` for ``last.ckpt``.
         format: ``rf8`` (8 bits a weight), ``entropy`` (rounded to ``step``, rANS: about the entropy), ``exp_golomb``
             (rounded to ``step``, exp-Golomb codes of the frequency ranks) or ``plain``.
-        step: Between two levels, for the entropy codes.
-        include: Patterns of the tensors to compress; all of two and more dimensions for ``None``.
-        exclude: Patterns of tensors to leave as they are.
-        deep_shape: Whether the weights' histogram is remapped first
-            (see :mod:`framework.functional.compression.histogram`); a model in memory is not changed by it.
-        cls: Class of a checkpoint's module, which tells parameters from buffers; by default that of the run folder
-            that it lies in. Without either, buffers of two and more dimensions are taken for weights.
+        step: Distance between two levels, for the entropy codes.
+        include: Patterns of the tensors to compress; ``None`` for all with at least two dimensions.
+        exclude: Patterns
+            of tensors that are not compressed. deep_shape: Whether the weights' histogram is remapped first (see
+            :mod:`framework.functional.compression.histogram`); a model in memory is not changed by it.
+        cls: Class of a checkpoint's module, which tells parameters from buffers; by default that of the run folder that
+            the checkpoint is in. If it is not known, buffers with at least two dimensions are treated as weights.
 
     Raises:
-        UserError: a setting is not accepted, the checkpoint cannot be read, a pattern names nothing, a tensor holds
+        UserError: a setting is not accepted, the checkpoint cannot be read, a pattern matches nothing, a tensor holds
             NaN or infinity, or the file cannot be written.
     """
     one_of(FORMATS, format=format)
@@ -148,7 +148,7 @@ def export(
         except UserError:
             if cls is not None:
                 raise
-            notes.append("no class is known: buffers of two and more dimensions were taken for weights; --exclude them")
+            notes.append("no class is known: buffers of two and more dimensions were taken as weights; --exclude them")
     target = Path(file).expanduser() if file is not None else source.with_name(f"{source.stem}.{format}.ckpt")  # type: ignore[union-attr]
     if target.is_dir():
         raise UserError(f"export: {target} is a folder; give a file")
@@ -167,7 +167,7 @@ def export(
     }
     chosen, same = _untied({name: known[name] for name in choose(known, include, exclude, "include")})
     if not chosen and format != "plain":
-        raise UserError(f"export: no matrix is left to write as {format}; take in more, or format plain")
+        raise UserError(f"export: no matrix is left to write as {format}; include more, or use format plain")
     before = {name: tensor.detach() for name, tensor in chosen.items()}
     for name, tensor in before.items():
         if not all(torch.isfinite(end) for end in torch.aminmax(tensor)):
@@ -218,7 +218,7 @@ def _only_tensors(state: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _untied(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Each tensor once, and for the other names of one the first."""
+    """Returns each tensor once, and for every other name of a tied tensor its first name."""
     first: dict[Any, str] = {}
     same = {}
     for name, tensor in tensors.items():
@@ -229,7 +229,7 @@ def _untied(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, st
 
 
 def _checkpoint_of(model: nn.Module) -> dict[str, Any]:
-    """What Lightning would store of a model."""
+    """Returns the checkpoint that Lightning would save of a model."""
     content: dict[str, Any] = {
         "pytorch-lightning_version": pl.__version__,
         "epoch": 0,

@@ -1,4 +1,4 @@
-"""Which file a checkpoint's name means, and the run folder that it lies in."""
+"""Finds the file that a checkpoint's name means, and the run folder that contains it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROVENANCE = "provenance.json"
 
 
 def folder_of(checkpoint: Path) -> Path | None:
-    """The run folder that a checkpoint lies in, if it is one of ours."""
+    """Returns the run folder that contains a checkpoint, or ``None`` if it is not in a run folder."""
     here = Path.cwd()
     for parent in list(checkpoint.resolve().parents)[:2]:
         if (parent / PROVENANCE).is_file() or (parent / "config.yaml").is_file():
@@ -21,12 +21,12 @@ def folder_of(checkpoint: Path) -> Path | None:
 
 
 def run_id_of(folder: Path) -> str | None:
-    """The run id that a run folder records."""
+    """Returns the run id in a run folder's record."""
     return read_record(folder).get("run_id")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The provenance of a run folder; empty where there is none, or none that can be read."""
+    """Returns the provenance of a run folder; empty if there is none, or it cannot be read."""
     try:
         record = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -35,15 +35,15 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def find_checkpoint(given: str, root: str | Path = "runs", method: str | None = None) -> Path:
-    """The checkpoint file that ``--ckpt_path`` means.
+    """Returns the checkpoint file that ``--ckpt_path`` means.
 
     Args:
         given: ``last`` or ``best`` (of the newest run of this method), a run folder, or a file.
         root: Folder of all runs.
-        method: The method; without one, the newest run of any.
+        method: The method; without one, the newest run of any method is used.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such checkpoint.
     """
     if given in ("last", "best"):
         base = Path(root).expanduser()

@@ -1,4 +1,4 @@
-"""A learngene's file."""
+"""Reads and writes the file of a learngene."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PARTS = ("base", "slope", "shared")
 
 
 def save_learngene(learngene: LearngeneTensors, path: str | Path) -> Path:
-    """Writes a learngene as safetensors and returns the path; folders are made."""
+    """Writes a learngene as safetensors and returns the path; missing folders are made."""
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -36,14 +36,14 @@ def save_learngene(learngene: LearngeneTensors, path: str | Path) -> Path:
 
 
 def read_learngene(path: str | Path, key: str = "learngene") -> LearngeneTensors:
-    """Reads a learngene's file; a folder stands for its ``learngene.safetensors``.
+    """Reads a learngene's file; for a folder, its ``learngene.safetensors``.
 
     Args:
-        path: The file or the folder of the run that wrote it.
+        path: The file, or the folder of the run that wrote it.
         key: The setting that named it, for messages.
 
     Raises:
-        UserError: the file is missing, is no safetensors file, or holds something else than a learngene.
+        UserError: the file is missing, is not a safetensors file, or does not hold a learngene.
     """
     from safetensors import safe_open
 

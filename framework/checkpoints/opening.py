@@ -1,4 +1,4 @@
-"""Opening a checkpoint in a script: the class, the edits, the weights."""
+"""Opens a checkpoint as a module in a script: builds its class, repeats its edits, loads its weights."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def open_model(
     """Builds the module of a checkpoint, repeats its edits and loads its weights.
 
     Nothing that the checkpoint names is imported or executed: the class is ``cls``, or the one in the ``config.yaml``
-    of the run folder that the checkpoint lies in.
+    of the run folder that contains the checkpoint.
 
     Args:
         path: A checkpoint file, or a run folder (then its ``last.ckpt``).
         cls: Class of the module; any LightningModule.
-        map_location: Where the tensors go.
-        strict: Whether every weight must be there.
-        **arguments: Arguments of the constructor, put over those in the checkpoint.
+        map_location: Device of the tensors.
+        strict: Whether every weight must be in the checkpoint.
+        **arguments: Arguments of the constructor, which override those in the checkpoint.
 
     Raises:
-        UserError: the file is no checkpoint, its class is not known, or its edits or weights do not fit.
+        UserError: the file is not a checkpoint, its class is not known, or its edits or weights do not fit.
     """
     path = Path(path).expanduser()
     path = find_checkpoint(str(path)) if path.is_dir() else path
@@ -66,11 +66,13 @@ def _from_class(path: Path, cls: type[pl.LightningModule], checkpoint: Any, give
 
 
 def _from_config(path: Path, checkpoint: Any, given: dict[str, Any]) -> Any:
-    """The class that the config names, built from the checkpoint's arguments, or from the config's if it has none or
-    if they name further classes."""
+    """Builds the class that the config names.
+
+    The arguments are the checkpoint's, or the config's if the checkpoint has none or they name other classes.
+    """
     folder = folder_of(path)
     if folder is None or not (folder / "config.yaml").is_file():
-        raise UserError(f"{path}: no config.yaml lies beside it; give the module's class")
+        raise UserError(f"{path}: there is no config.yaml beside it; give the module's class")
     settings = dict(yaml12.load((folder / "config.yaml").read_text(encoding="utf-8"))["model"])
     try:
         cls = explain.find_class(settings["class_path"], pl.LightningModule)

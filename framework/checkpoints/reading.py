@@ -1,4 +1,4 @@
-"""Opening checkpoint files without executing anything in them."""
+"""Reads checkpoint files without executing anything in them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from framework.errors import UserError
 
 
 def open_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
-    """Reads a checkpoint as plain data; weights that :func:`framework.export` compressed are whole again.
+    """Reads a checkpoint as plain data; weights that :func:`framework.export` compressed are expanded.
 
     Args:
-        path: A file written by Lightning, ours or a plain Trainer's.
-        map_location: Where its tensors go.
-        mmap: Whether tensors are read when they are used only, for who wants the rest.
+        path: A checkpoint written by Lightning, by a run of this project or by a plain Trainer.
+        map_location: Device of the tensors.
+        mmap: Whether tensors are read only when they are used; faster if only other entries are needed.
 
     Returns:
-        The checkpoint's mapping, with ``state_dict`` and the rest of what Lightning stores.
+        The checkpoint as a mapping, with ``state_dict`` and the other entries that Lightning saves.
 
     Raises:
-        UserError: there is no such file, it is not a whole checkpoint, or it holds more than plain data (which is
-            then not executed).
+        UserError: there is no such file, it is incomplete or not a checkpoint, or it holds more than plain data (which
+            is not executed).
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -42,7 +42,7 @@ def open_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = Fa
         raise UserError(f"{path}: {_what_it_is(path)}") from None
     except PermissionError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except Exception:  # torch raises whatever the bytes lead it to
+    except Exception:  # torch can raise any error for wrong bytes
         raise UserError(f"{path}: {_what_it_is(path)}") from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path}: not a Lightning checkpoint: it has no 'state_dict'")

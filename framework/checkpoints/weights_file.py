@@ -1,4 +1,4 @@
-"""Weights in a local file: reading them without executing anything, and comparing them with a model's, by tensor."""
+"""Reads weights from a local file without executing anything, and compares them with a model's, by tensor."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def read_weights_file(path: str | Path, key: str = "weights") -> tuple[dict[str,
     """Reads a state dict: ``.safetensors``, or what ``torch.save`` wrote, opened with ``weights_only=True``.
 
     A state dict inside a checkpoint (under ``state_dict``, ``model``, …; the averaged one first, as timm does) is
-    taken out. Weights that :func:`framework.export` compressed are whole again.
+    extracted. Weights that :func:`framework.export` compressed are expanded.
 
     Args:
         path: The file.
         key: The setting that named it, for messages.
 
     Returns:
-        Tensors by name, and the checkpoint around them (empty if there is none).
+        The tensors by name, and the checkpoint that contains them (empty if there is none).
 
     Raises:
-        UserError: the file is missing, is not of its format, or holds something else than tensors by name.
+        UserError: the file is missing, is not of its format, or does not hold tensors by name.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -44,7 +44,7 @@ def read_weights_file(path: str | Path, key: str = "weights") -> tuple[dict[str,
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{key}: {path} holds more than tensors and plain data, or is broken: {error}") from error
-    except Exception as error:  # safetensors and zip raise types of their own
+    except Exception as error:  # safetensors and zip have their own error types
         raise UserError(f"{key}: {path} cannot be read: {error}") from error
     around: dict[str, Any] = {}
     if isinstance(content, dict) and isinstance(content.get("compressed"), dict):
@@ -61,6 +61,6 @@ def read_weights_file(path: str | Path, key: str = "weights") -> tuple[dict[str,
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal digits."""
+    """Returns the SHA-256 of a file's bytes, as hexadecimal digits."""
     with Path(path).expanduser().open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and hold nothing but data."""
+"""Writes checkpoints atomically, with plain data only."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _HYPER_PARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
 
 
 def check_plain(value: Any, where: str = "checkpoint") -> None:
-    """Makes sure that ``torch.load(weights_only=True)`` will open what is about to be written.
+    """Checks that ``torch.load(weights_only=True)`` will open a checkpoint that is about to be written.
 
-    It converts nothing, unlike :func:`framework.plain.plain_data`: what wrote a state reads it back as it was.
+    Unlike :func:`framework.plain.plain_data` it converts nothing, so that every state is read back unchanged.
 
     Raises:
-        UserError: something is not plain data; the message names its place.
+        UserError: a value is not plain data; the message names its key.
     """
     kind = type(value)
     if kind in _ATOMS:
@@ -55,7 +55,7 @@ def check_plain(value: Any, where: str = "checkpoint") -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the disk remember a folder's entries; does nothing where the system cannot."""
+    """Flushes a folder's entries to the disk; does nothing if the system cannot."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -69,10 +69,10 @@ def sync_folder(folder: Path) -> None:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its target and moves it there once the disk has it; reads plain data only.
+    """Writes a checkpoint beside its target and moves it there once it is on the disk; reads plain data only.
 
-    Whatever happens while it is written, the previous file stands. Hyper-parameters are made plain (paths become text
-    and so on), everything else must be plain already.
+    If writing fails, the previous file is kept. Hyperparameters are converted to plain data (paths become text and so
+    on); everything else must be plain data already.
     """
 
     def __init__(self) -> None:
@@ -83,13 +83,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Writes ``checkpoint`` to ``path``.
 
         Raises:
-            UserError: something in it is not plain data, or the file cannot be written; the message names it.
+            UserError: a value in it is not plain data, or the file cannot be written; the message names it.
         """
         checkpoint = dict(checkpoint)
         for key in _HYPER_PARAMETERS:
             if key in checkpoint:
                 checkpoint[key] = plain_data(checkpoint[key], key)
-        checkpoint.pop("hparams_type", None)  # a class; after plain_data it would be a lie too
+        checkpoint.pop("hparams_type", None)  # a class, and no longer true after plain_data
         check_plain(checkpoint)
         if "://" in str(path) or storage_options is not None:  # an object store's own upload is atomic
             super().save_checkpoint(dict(checkpoint), path, storage_options)
@@ -112,15 +112,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             cause = _write_error(error)
             if cause is None:
                 raise
-            kept = "; the previous file stands" if target.exists() else ""
+            kept = "; the previous file is kept" if target.exists() else ""
             raise UserError(f"{target}: cannot be written: {cause}{kept}") from error
         sync_folder(target.parent)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads a checkpoint; ``weights_only`` is always taken as true.
+        """Reads a checkpoint, always with ``weights_only=True``.
 
         Raises:
-            UserError: the file is not a whole checkpoint of plain data.
+            UserError: the file is not a complete checkpoint of plain data.
         """
         if "://" in str(path):
             return super().load_checkpoint(path, map_location=map_location, weights_only=True)
@@ -128,7 +128,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def _write_error(error: BaseException | None) -> str | None:
-    """The system's reason, if writing failed for one; torch's writer hides it behind an error of its own."""
+    """Returns the system's error behind a failed write, if there is one; torch's writer hides it."""
     seen = error
     while seen is not None:
         if isinstance(seen, OSError):

@@ -1,4 +1,4 @@
-"""What a paper claims, in a form that can fail, and the check of it."""
+"""A paper's claims in a form that can fail, and their check."""
 
 from framework.claims.claim import Bound, Claim, Reproduction, at_least, at_most, close_to, within
 

@@ -1,13 +1,13 @@
-"""What a paper says, in a form that can fail.
+"""A paper's claims in a form that can fail.
 
-A method's ``claims.py`` (beside its module) holds one function, ``claims(run)``, a generator of :class:`Claim`:
+A method's ``claims.py`` (beside its module) has one function, ``claims(run)``, a generator of :class:`Claim`:
 
     def claims(run: Reproduction) -> Iterator[Claim]:
         error = ...  # measure
         yield Claim("FFT, recurrence and direct sum agree", paper="equal", measured=error, bound=at_most(1e-10))
         run.figure("memory", figure)
 
-``python -m framework reproduce <method>`` runs it. A measurement is always computed; ``paper`` is text for the table.
+``python -m framework reproduce <method>`` runs it. ``measured`` is always computed; ``paper`` is text for the table.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bound:
-    """A test of a number, and how the table writes it."""
+    """A test of a number, and its text in the table."""
 
     text: str
     holds: Callable[[float], bool]
@@ -49,9 +49,9 @@ def close_to(value: float, *, absolute: float = 0.0, relative: float = 0.0) -> B
     """Holds within ``absolute + relative * |value|`` of ``value``.
 
     Args:
-        value: What is expected.
-        absolute: Tolerance.
-        relative: Tolerance as a share of the value.
+        value: The expected value.
+        absolute: Absolute tolerance.
+        relative: Tolerance relative to the value.
     """
     margin = absolute + relative * abs(value)
     return Bound(f"{value:g} ± {margin:g}", lambda x: abs(x - value) <= margin)
@@ -59,16 +59,16 @@ def close_to(value: float, *, absolute: float = 0.0, relative: float = 0.0) -> B
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of the table.
+    """One claim: a row of the table.
 
     Attributes:
-        text: What is claimed, in one line.
-        paper: What the paper (or its theory) says, as text.
-        measured: The number measured now.
-        bound: What it must satisfy.
+        text: The claim, in one line.
+        paper: The value in the paper (or of its theory), as text.
+        measured: The measured number.
+        bound: The bound that it must satisfy.
         scale: ``full`` for the paper's own setting, else how it was reduced (``5,000 digits, 3 epochs``).
-        details: Further numbers for the JSON file, for example the value of each seed.
-        seeds: How many random draws, starts or orders the number is over: its mean, or the worst of them.
+        details: Other numbers for the JSON file, for example the value of each seed.
+        seeds: Number of random draws, initialisations or orders over which the number is the mean, or the worst.
     """
 
     text: str
@@ -81,16 +81,16 @@ class Claim:
 
     @property
     def holds(self) -> bool:
-        """Whether the measured number satisfies the bound; a NaN never does."""
+        """Whether the measured number satisfies the bound; NaN never does."""
         return not math.isnan(self.measured) and bool(self.bound.holds(self.measured))
 
 
 @dataclass
 class Reproduction:
-    """What ``claims(run)`` is given.
+    """The argument of ``claims(run)``: its folder, and functions to train and to save figures.
 
     Attributes:
-        folder: Where figures and runs of this reproduction go.
+        folder: Folder of this reproduction's figures and runs.
         figures: The paths written so far.
     """
 
@@ -106,11 +106,11 @@ class Reproduction:
         return path
 
     def fit(self, config: str, *overrides: str) -> dict[str, float]:
-        """Runs ``fit`` on a shipped config, as the command would, and returns the last value of each logged metric.
+        """Runs ``fit`` on a shipped config, as the command does, and returns the last value of each logged metric.
 
         Args:
             config: A path or the short name of a shipped config.
-            *overrides: As typed on the command line: ``--model.optimizer.lr=0.01``.
+            *overrides: Options as on the command line: ``--model.optimizer.lr=0.01``.
         """
         from framework.runs.experiment import build
         from framework.runs.quiet import quiet_lightning

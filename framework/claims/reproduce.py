@@ -1,4 +1,4 @@
-"""``reproduce METHOD``: runs a paper's claims on this machine and says which hold."""
+"""``reproduce METHOD``: runs a paper's claims on this machine and reports which hold."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from framework.errors import UserError
 
 @dataclass
 class ClaimsReport:
-    """The outcome for one method.
+    """The results of one method's claims.
 
     Attributes:
         name: The method.
         claims: Every claim, measured.
-        times: Wall-clock seconds that each claim took, after the one before it.
-        seconds: Wall-clock time of all.
-        figures: Paths of its figures.
+        times: Wall-clock seconds of each claim.
+        seconds: Total wall-clock seconds.
+        figures: Paths of the figures.
         error: The exception that ended it before its last claim, or empty.
     """
 
@@ -38,11 +38,11 @@ class ClaimsReport:
 
     @property
     def holds(self) -> bool:
-        """Whether it came to its end with at least one claim, and every one holds."""
+        """Whether it finished with at least one claim, and every claim holds."""
         return not self.error and bool(self.claims) and all(claim.holds for claim in self.claims)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for the JSON file; a NaN is written as null."""
+        """Returns plain data for the JSON file; NaN is written as null."""
         rows = [
             {
                 "claim": claim.text,
@@ -68,16 +68,16 @@ class ClaimsReport:
 
 
 def claims_modules() -> dict[str, str]:
-    """Name of every method or technique that has claims, to their module path."""
+    """Maps the name of every method or technique with claims to the claims' module path."""
     entries = [*catalogue.method_entries(), *catalogue.technique_entries()]
     return {entry.name: entry.claims for entry in entries if entry.claims}
 
 
 def find_claims(name: str) -> str:
-    """The module of the claims of ``name``: one of :func:`claims_modules`, or itself a module path (``lab.claims``).
+    """Imports the claims' module of ``name``: one of :func:`claims_modules`, or a module path (``lab.claims``).
 
     Raises:
-        UserError: it is neither.
+        UserError: ``name`` is neither.
     """
     known = claims_modules()
     if name in known:
@@ -87,25 +87,25 @@ def find_claims(name: str) -> str:
             found = import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise  # of something that the claims import
+                raise  # of a module that the claims import
             raise UserError(f"reproduce: no module {name!r}: {error}") from error
         if not callable(getattr(found, "claims", None)):
             raise UserError(f"reproduce: {found.__file__} has no function claims(run), see framework.claims")
         return name
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"with claims: {', '.join(sorted(known))}"
-    raise UserError(f"reproduce: {name!r} is no method with claims; {hint}")
+    raise UserError(f"reproduce: {name!r} is not a method with claims; {hint}")
 
 
 def reproduce(name: str, folder: Path) -> ClaimsReport:
     """Runs the claims of one method.
 
     Args:
-        name: What :func:`find_claims` takes.
-        folder: Where figures, runs and ``claims.json`` go.
+        name: The method, as in :func:`find_claims`.
+        folder: Folder of figures, runs and ``claims.json``.
 
     Returns:
-        The outcome. An exception on the way is printed and noted in it, so that the methods after it still run.
+        The report. An exception is printed and saved in it, so that later methods still run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = Reproduction(folder)

@@ -1,1 +1,1 @@
-"""What ``python -m framework`` takes: a file for each command, which reads what was typed and calls the rest."""
+"""The commands of ``python -m framework``: one file each, which reads the command line and calls the rest."""

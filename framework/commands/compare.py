@@ -1,4 +1,4 @@
-"""``compare``: runs side by side over seeds, read from their folders alone."""
+"""``compare``: compares runs over seeds, from the files in their folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FinishedRun:
     Attributes:
         folder: Its path.
         config: The resolved config, flattened to dotted keys.
-        series: Metric name to its ``(step, value)`` pairs.
+        series: Maps each metric's name to its ``(step, value)`` pairs.
     """
 
     folder: Path
@@ -39,12 +39,12 @@ class FinishedRun:
 
 @dataclass
 class Group:
-    """Runs whose configs differ in nothing but the seed.
+    """Runs whose configs differ only in the seed.
 
     Attributes:
-        label: What sets it apart from the other groups.
+        label: The settings in which it differs from the other groups.
         runs: Its runs.
-        values: Metric to ``{seed: value}``.
+        values: Maps each metric to ``{seed: value}``.
     """
 
     label: str
@@ -53,7 +53,7 @@ class Group:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to dotted keys, ``init_args`` left out as in an override."""
+    """Flattens nested mappings to dotted keys, without ``init_args``, as in an override."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         path = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
@@ -68,7 +68,7 @@ def read_run(folder: Path) -> FinishedRun:
     """Reads one run folder.
 
     Raises:
-        UserError: it holds no metrics or no config.
+        UserError: it has no metrics or no config.
     """
     from framework.tracking.metrics_log import read_metrics
 
@@ -85,7 +85,7 @@ def read_run(folder: Path) -> FinishedRun:
 
 
 def find_runs(places: Sequence[str]) -> list[FinishedRun]:
-    """Every run in the given folders, at any depth; evaluations inside a run are not runs of their own.
+    """Finds every run in the given folders, at any depth; evaluations inside a run are not counted as runs.
 
     Raises:
         UserError: a folder does not exist or holds no run.
@@ -108,7 +108,7 @@ def find_runs(places: Sequence[str]) -> list[FinishedRun]:
 
 
 def group_runs(runs: Sequence[FinishedRun], by: Sequence[str] = ()) -> list[Group]:
-    """Groups runs that differ in the seed alone, or by the given keys; labels name what differs.
+    """Groups runs that differ only in the seed, or by the given keys; labels name the settings that differ.
 
     Raises:
         UserError: a key of ``by`` is in no config.
@@ -137,8 +137,8 @@ def summarise(groups: Sequence[Group], metrics: Sequence[str], better: str) -> N
     Args:
         groups: Changed in place.
         metrics: Their names.
-        better: Which of a run's values: the ``last`` one logged, or the smallest (``min``) or largest (``max``) finite
-            one, which is a sweep's value of a trial.
+        better: Which value of a run is used: the ``last`` logged one, or the smallest (``min``) or largest (``max``)
+            finite one, as a sweep does for a trial.
     """
     from framework.tracking.trial_report import best_value
 
@@ -158,7 +158,7 @@ def summarise(groups: Sequence[Group], metrics: Sequence[str], better: str) -> N
 
 
 def paired(first: Mapping[Any, float], other: Mapping[Any, float]) -> tuple[float, float, int]:
-    """Mean and standard error of ``other - first`` over the seeds that both have, and their number."""
+    """Returns mean and standard error of ``other - first`` over the seeds that both have, and the number of seeds."""
     seeds = [seed for seed in first if seed in other]
     differences = [other[seed] - first[seed] for seed in seeds]
     if not differences:
@@ -171,12 +171,12 @@ def draw(groups: Sequence[Group], metrics: Sequence[str], path: Path) -> Path:
     """Draws each metric against the step: the mean over a group's runs as a line, their spread as a band.
 
     Args:
-        groups: A line each.
-        metrics: A panel each.
-        path: Where the picture goes.
+        groups: The groups, one line each.
+        metrics: The metrics, one panel each.
+        path: The figure's file.
 
     Returns:
-        The picture's path.
+        The path of the figure.
     """
     from framework.figures import new_figure, save_figure
 
@@ -204,34 +204,34 @@ def draw(groups: Sequence[Group], metrics: Sequence[str], path: Path) -> Path:
 
 
 def command_line() -> CommandParser:
-    """What the command takes."""
-    parser = CommandParser("compare", "[FOLDER...] [OPTION...]", "Shows runs side by side, over their seeds.")
+    """Builds the command's parser."""
+    parser = CommandParser("compare", "[FOLDER...] [OPTION...]", "Compares runs over their seeds.")
     parser.add_argument(
-        "folders", nargs="*", metavar="FOLDER", help="run folders, or folders that hold some; runs by default"
+        "folders", nargs="*", metavar="FOLDER", help="run folders, or folders that contain some; default: runs"
     )
     parser.add_argument(
         "--metric",
         action="append",
         metavar="NAME",
-        help="a logged metric, several times; those of validation and test by default",
+        help="a logged metric; may be repeated; default: those of validation and test",
     )
     parser.add_argument(
         "--by",
         action="append",
         default=[],
         metavar="KEY",
-        help="a key of the config that sets groups apart, several times; by default a group is the runs that differ in "
-        "nothing but the seed",
+        help="a key of the config to group by; may be repeated; default: a group has the runs that differ only "
+        "in the seed",
     )
     parser.add_argument(
         "--best",
         choices=("last", "min", "max"),
         default="last",
-        help="which value of each run: the last (the default), or the smallest or largest finite one, as sweeps count",
+        help="which value of each run: the last (default), or the smallest or largest finite one, as in sweeps",
     )
-    parser.add_argument("--json", metavar="FILE", help="where to write the table for programs")
+    parser.add_argument("--json", metavar="FILE", help="file for the table as JSON")
     parser.add_argument(
-        "--figure", default="runs/compare.png", metavar="FILE", help="where to draw the curves; %(default)s by default"
+        "--figure", default="runs/compare.png", metavar="FILE", help="file for the curves; default: %(default)s"
     )
     return parser
 

@@ -13,22 +13,22 @@ from framework.commands.options import CommandParser
 
 
 def command_line() -> CommandParser:
-    """What the command takes."""
+    """Builds the command's parser."""
     parser = CommandParser(
         "list",
         "[PAPER | --json | --markdown [FILE...]]",
-        "Shows methods, techniques, datamodules, sweeps and configs, or one paper and all that stands for it.",
+        "Lists methods, techniques, datamodules, sweeps and configs, or everything that belongs to one paper.",
     )
     parser.add_argument(
         "paper", nargs="*", metavar="PAPER", help="an arXiv number, a method or technique, or words of a title"
     )
     forms = parser.add_mutually_exclusive_group()
-    forms.add_argument("--json", action="store_true", help="for programs, with every config")
+    forms.add_argument("--json", action="store_true", help="as JSON, with every config")
     forms.add_argument(
         "--markdown",
         nargs="*",
         metavar="FILE",
-        help="as tables; with files, what stands in them between <!-- generated: NAME --> and <!-- end -->",
+        help="as tables; with files, replaces the text between <!-- generated: NAME --> and <!-- end --> in them",
     )
     return parser
 

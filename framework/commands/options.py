@@ -1,4 +1,4 @@
-"""The command lines of the commands that take words and a few options, rather than settings of a config."""
+"""The parser of commands with arguments and a few options, rather than settings of a config."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from framework.errors import UserError
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An :class:`argparse.ArgumentParser` whose mistakes are :class:`UserError`, each in one line.
+    """An :class:`argparse.ArgumentParser` that raises a :class:`UserError` of one line for each mistake.
 
-    Names of options are not abbreviated; words and options come in any order.
+    Options cannot be abbreviated; arguments and options can be in any order.
 
     Args:
-        command: Its name.
-        usage: What to type after it.
-        description: What it does.
-        epilog: What else ``--help`` says, after the options.
+        command: Name of the command.
+        usage: Usage text after the command's name.
+        description: What the command does.
+        epilog: Text of ``--help`` after the options.
     """
 
     def __init__(self, command: str, usage: str, description: str, epilog: str | None = None) -> None:
@@ -33,16 +33,16 @@ class CommandParser(argparse.ArgumentParser):
             exit_on_error=False,
         )
         self.command = command
-        self._negative_number_matcher = re.compile(r"-\.?\d")  # argparse takes -1e-3 for an option before Python 3.14
+        self._negative_number_matcher = re.compile(r"-\.?\d")  # before Python 3.14 argparse parses -1e-3 as an option
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace | None:
-        """Reads what was typed after the command.
+        """Parses the arguments after the command.
 
         Returns:
-            The values, or ``None`` if help was asked for and has been printed.
+            The values, or ``None`` if the help was requested and printed.
 
         Raises:
-            UserError: an option or a word is not accepted, or a value is missing.
+            UserError: an option or an argument is not accepted, or a value is missing.
         """
         try:
             found, rest = self.parse_known_intermixed_args(arguments)
@@ -57,10 +57,10 @@ class CommandParser(argparse.ArgumentParser):
         return found
 
     def only(self, words: Sequence[str], what: str) -> str:
-        """The one word that was given.
+        """Returns the single argument that was given.
 
         Raises:
-            UserError: there is none, or more than one.
+            UserError: none or more than one was given.
         """
         if len(words) != 1:
             found = f"{len(words)} were given: {', '.join(words)}" if words else "none was given"
@@ -68,7 +68,7 @@ class CommandParser(argparse.ArgumentParser):
         return words[0]
 
     def error(self, message: str) -> NoReturn:
-        """Refuses what was typed.
+        """Reports a mistake on the command line.
 
         Raises:
             UserError: always.
@@ -83,12 +83,12 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def number(convert: Callable[[str], Any], accepts: Callable[[Any], bool], needed: str) -> Callable[[str], Any]:
-    """The type of an option that takes a number.
+    """Returns the ``type`` of an option whose value is a number.
 
     Args:
-        convert: Makes it of what was typed; a :class:`ValueError` says that it is none.
-        accepts: Whether it can be taken.
-        needed: What is accepted, for the message.
+        convert: Converts the text; raises :class:`ValueError` if it is not a number.
+        accepts: Returns whether a number is accepted.
+        needed: Which numbers are accepted, for the message.
     """
 
     def read(text: str) -> Any:
@@ -109,7 +109,7 @@ def _refused(given: str, accepted: str, name: str, names: Iterable[str]) -> str:
 
 
 def _said(message: str) -> str:
-    """What argparse says of one option, after its name."""
+    """Returns argparse's message on an option, without the option's name."""
     if message.startswith("expected"):
         return "needs a value"
     return "takes no value" if message.startswith("ignored explicit argument") else message

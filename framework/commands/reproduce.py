@@ -1,4 +1,4 @@
-"""``reproduce METHOD... | --all``: checks what papers claim, on this machine."""
+"""``reproduce METHOD... | --all``: checks papers' claims on this machine."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def print_table(report: reproduce.ClaimsReport) -> None:
 
 
 def command_line() -> CommandParser:
-    """What the command takes."""
+    """Builds the command's parser."""
     parser = CommandParser(
         "reproduce",
         "METHOD... | MODULE... | --all [OPTION...]",
-        "Checks what papers claim, on this machine.",
+        "Checks papers' claims on this machine.",
         "The exit code is 1 if a claim fails.",
     )
     parser.add_argument(
@@ -46,12 +46,12 @@ def command_line() -> CommandParser:
         "claims(run), such as lab.claims",
     )
     parser.add_argument("--all", action="store_true", help="every method and technique with claims")
-    parser.add_argument("--json", metavar="FILE", help="where to write every claim, measured, for programs")
+    parser.add_argument("--json", metavar="FILE", help="file for every claim with its measured value, as JSON")
     parser.add_argument(
         "--folder",
         default="runs/reproduce",
         metavar="DIR",
-        help="where figures, runs and claims.json go; %(default)s by default",
+        help="folder for figures, runs and claims.json; default: %(default)s",
     )
     parser.add_argument(
         "--page",
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command; the exit code is 1 if a claim fails.
 
     Raises:
-        UserError: an option is not accepted, or a method is not named or has no claims.
+        UserError: an option is not accepted, no method is given, or a method has no claims.
     """
     options = command_line().read(arguments)
     if options is None:
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
         reports.append(report)
         print_table(report)
         print(f"claims and figures in {folder / name}\n", flush=True)
-        if options.page:  # at once: what is done by now stands, whatever happens to the rest
+        if options.page:  # after each method, so that its results are kept if a later one fails
             write_record(Path(options.page), report.as_dict())
             write_page(Path(options.page))
     if options.json:

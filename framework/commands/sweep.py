@@ -1,4 +1,4 @@
-"""``sweep FILE``: runs a W&B sweep file on this machine, without an account."""
+"""``sweep FILE``: runs a W&B sweep file on this machine without an account."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def command_line() -> CommandParser:
-    """What the command takes."""
+    """Builds the command's parser."""
     parser = CommandParser(
         "sweep",
         "FILE [OPTION...]",
@@ -32,30 +32,28 @@ def command_line() -> CommandParser:
         "--count",
         type=_whole(1),
         metavar="N",
-        help="trials that the sweep shall have in all; random and bayes need it, or run_cap in the file",
+        help="total number of trials; random and bayes need it, or run_cap in the file",
     )
     parser.add_argument(
         "--workers",
         type=_whole(1),
         metavar="K",
-        help="trials at once, each in a process of its own; one for each GPU by default, one without a GPU",
+        help="trials that run in parallel, each in its own process; default: one per GPU, one without a GPU",
     )
     parser.add_argument(
         "--storage",
         metavar="PLACE",
-        help="where the trials are kept: a journal file (FOLDER/journal.log by default), or the URL of a database that "
+        help="where trials are saved: a journal file (FOLDER/journal.log by default), or the URL of a database that "
         "several machines share (postgresql+psycopg2://user@host/name, mysql+pymysql://..., sqlite:///file)",
     )
     parser.add_argument(
         "--folder",
         metavar="DIR",
-        help="where logs, runs, tables and figures go, and the sweep's name; sweeps/<stem of FILE> by default",
+        help="folder of logs, runs, tables and figures, and the sweep's name; default: sweeps/<stem of FILE>",
     )
+    parser.add_argument("--seed", type=_whole(0), metavar="N", help="seed of random and bayes; default: 0")
     parser.add_argument(
-        "--seed", type=_whole(0), metavar="N", help="what random and bayes draw their points from; 0 by default"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with the sweep of this name, or join it from another machine"
+        "--resume", action="store_true", help="resume the sweep of this name, or join it from another machine"
     )
     return parser
 
@@ -88,15 +86,15 @@ def main(arguments: Sequence[str]) -> int:
 
     workers = options.workers or default_workers()
     place = options.storage or folder / "journal.log"
-    # one of no bytes is what a kill at the very start leaves
+    # a kill at the very start leaves an empty file
     if not resume and not options.storage and Path(place).exists() and Path(place).stat().st_size:
-        raise UserError(f"sweep: {folder} holds a sweep already: --resume goes on with it, --folder DIR makes another")
+        raise UserError(f"sweep: {folder} holds a sweep already: --resume resumes it, --folder DIR starts another")
     if resume and not options.storage and not Path(place).exists():
-        raise UserError(f"--resume: there is no sweep in {folder} ({place} is missing); --folder says where it is")
+        raise UserError(f"--resume: there is no sweep in {folder} ({place} is missing); give its folder with --folder")
     storage = open_storage(place)
     study = Study(sweep, storage, folder.name, options.seed or 0, resume)
     if options.seed not in (None, study.seed):
-        parser.error(f"--seed {options.seed}: the sweep that is to go on draws its points from seed {study.seed}")
+        parser.error(f"--seed {options.seed}: the sweep to resume uses seed {study.seed}")
     _make_folder(folder, file, resume)
     limit = min(limits)
     if count is not None and count > limit:
@@ -113,7 +111,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(sweep: Sweep) -> None:
-    """What would go wrong in every trial."""
+    """Raises for mistakes that would make every trial fail."""
     from framework.sweep import command
     from framework.sweep.supervisor import OURS
 

@@ -19,7 +19,11 @@ from framework.runs.preparing import prepare
 
 
 def main(subcommand: str, arguments: Sequence[str]) -> int:
-    """Runs one training command; the exit code is 0, or a :class:`UserError` is raised."""
+    """Runs one training command and returns the exit code.
+
+    Raises:
+        UserError: an option or the config is wrong, or the run failed.
+    """
     request = read_command_line(arguments)
     if request.help:
         return _help(subcommand, request)
@@ -31,7 +35,7 @@ def main(subcommand: str, arguments: Sequence[str]) -> int:
 
 
 def _help(subcommand: str, request: Request) -> int:
-    """LightningCLI's help, which knows every key of every section and the arguments of a class."""
+    """Prints LightningCLI's help, with every key of every section and the arguments of a class."""
     composed = compose(request, subcommand, catalogue.techniques())
     composed.tree.setdefault("model", {"class_path": "lightning.pytorch.demos.boring_classes.BoringModel"})
     registered = catalogue.techniques()

@@ -1,1 +1,1 @@
-"""Configuration: composed from files and overrides, then interpolated, then typed."""
+"""Configuration: composed from files and overrides, then interpolated, then type-checked."""

@@ -1,8 +1,8 @@
-"""Composing a config: files and overrides, in order, become one tree of plain values.
+"""Composes a config: merges files and overrides, in order, into one tree of plain values.
 
 Every file and every override is one layer. A layer is put in canonical form (``model.lr`` and ``model.init_args.lr``
-are one key), then merged: mappings merge, anything else is replaced, a technique that ends as null is dropped, and a
-layer that names another class drops the arguments that earlier layers gave the former one.
+are one key), then merged: mappings merge, anything else is replaced, a technique that ends as null is removed, and a
+layer that names another class drops the arguments that earlier layers set for the previous class.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ _BARE = re.compile(r"^[A-Za-z_][\w.]*=")
 
 
 TYPED = "command line"
-"""Where a :class:`Layer` comes from that was typed."""
+"""Origin of a :class:`Layer` that was given on the command line."""
 
 
 @dataclass
 class Layer:
-    """One file, mapping or override, as given.
+    """One file, mapping or override, as the user gave it.
 
     Attributes:
         tree: Its keys, not yet in canonical form.
-        origin: Where it came from, for messages: a file, ``command line``.
-        lines: Line of each key path, for a file.
+        origin: Where it comes from, for messages: a file or ``command line``.
+        lines: Line number of each key path, for a file.
     """
 
     tree: dict[str, Any]
@@ -59,7 +59,7 @@ class Layer:
 
 @dataclass
 class Request:
-    """What a command line asks for: layers to compose, and switches that are not part of the config."""
+    """The parsed command line: layers to compose, and options that are not part of the config."""
 
     layers: list[Layer] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
@@ -71,14 +71,15 @@ class Request:
 
 @dataclass
 class Composed:
-    """The merged tree.
+    """The merged config.
 
     Attributes:
         tree: Plain values in canonical form.
-        origins: Key path to ``file:line`` or ``command line``.
-        problems: Mistakes found so far, each one message.
-        incomplete: Whether a file could not be read, so that missing keys mean nothing.
-        method: The stem of the first config file that has a model, else of the first; ``None`` without a file.
+        origins: Maps each key path to ``file:line`` or ``command line``.
+        problems: Mistakes found so far, one message each.
+        incomplete: Whether a file could not be read, so that a missing key is not reported.
+        method: Name, without its suffix, of the first config file that has a model, else of the first file; ``None``
+            without a file.
     """
 
     tree: dict[str, Any] = field(default_factory=dict)
@@ -88,7 +89,7 @@ class Composed:
     method: str | None = None
 
     def origin(self, path: KeyPath) -> str:
-        """`` (file:line)`` of a key or of the nearest mapping around it, or nothing."""
+        """Returns `` (file:line)`` of a key or of the nearest mapping around it, or an empty string."""
         while path:
             if path in self.origins:
                 return f" ({self.origins[path]})"
@@ -97,17 +98,18 @@ class Composed:
 
 
 def parse_value(text: str) -> Any:
-    """The value of an override, as a shell or a sweep agent writes it.
+    """Parses the value of an override, as a shell or a sweep agent writes it.
 
-    ``null``, ``None`` and ``~`` are null; matching outer quotes are taken off; lists and mappings are read as YAML,
-    else as a Python literal (an agent writes ``{'a': None}``); anything else stays text for the type to decide.
+    ``null``, ``None`` and ``~`` are null; matching outer quotes are removed; lists and mappings are read as YAML, else
+    as a Python literal (an agent writes ``{'a': None}``); anything else stays text, which is converted when types are
+    checked.
     """
     if text in ("null", "None", "~"):
         return None
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1]
     if text[:1] + text[-1:] in ("[]", "{}"):
-        # A Python literal first where YAML would read None and True inside as text.
+        # As a Python literal first if YAML would read None and True inside as text.
         try:
             return ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -120,9 +122,9 @@ def parse_value(text: str) -> Any:
 
 
 def read_command_line(arguments: Sequence[str]) -> Request:
-    """Walks the arguments after the subcommand into a :class:`Request`; nothing is typed or merged yet.
+    """Parses the arguments after the subcommand into a :class:`Request`; nothing is merged or type-checked yet.
 
-    What is typed wins over every file, also over one that is named after it.
+    An option on the command line overrides every file, also one that is named after it.
     """
     request = Request()
     queue = list(arguments)
@@ -164,11 +166,11 @@ def read_command_line(arguments: Sequence[str]) -> Request:
 
 
 def read_inputs(config: str | Path | Mapping[str, Any] | Iterable[Any] | None, overrides: Any = ()) -> Request:
-    """The same from Python: a path, a short name, a mapping or a list of them, then overrides.
+    """Makes a :class:`Request` from Python values: a path, a short name, a mapping or a list of them, then overrides.
 
     Args:
-        config: What the command takes after ``--config``, or the mapping that such a file would hold.
-        overrides: A mapping with dotted keys, or strings as typed on the command line.
+        config: What the command accepts after ``--config``, or a mapping with the contents of such a file.
+        overrides: A mapping with dotted keys, or strings as on the command line.
     """
     request = Request()
     items = [config] if isinstance(config, str | Path | Mapping) else list(config or [])
@@ -204,7 +206,7 @@ def _add_file(request: Request, name: str) -> None:
         request.layers.append(Layer({}, ""))
         return
     request.problems += [
-        f"{path}:{line}: {'.'.join(map(str, where))} stands twice (first on line {first})"
+        f"{path}:{line}: {'.'.join(map(str, where))} is given twice (first on line {first})"
         for where, line, first in sourced.twice
     ]
     request.files.append(path)
@@ -250,12 +252,12 @@ def _put(tree: dict[str, Any], path: KeyPath, value: Any) -> None:
 
 
 def compose(request: Request, subcommand: str, techniques: Mapping[str, str]) -> Composed:
-    """Merges the layers of ``request``.
+    """Merges the layers of a request.
 
     Args:
-        request: What was asked for.
-        subcommand: ``fit``, ``validate``, ``test`` or ``predict``; decides which further keys are accepted.
-        techniques: Registered technique name to class path.
+        request: The layers and options.
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``; it decides which other keys are accepted.
+        techniques: Maps each registered technique's name to its class path.
     """
     composed = Composed(problems=list(request.problems), incomplete=any(not layer.origin for layer in request.layers))
     composed.method = request.method or (request.files[0].stem if request.files else None)
@@ -275,7 +277,7 @@ def compose(request: Request, subcommand: str, techniques: Mapping[str, str]) ->
 
 
 def _at_home(value: Any) -> Any:
-    """The same with the user's folder for the ``~`` of every text that begins with ``~/``: no shell has seen these."""
+    """Replaces ``~`` by the user's home folder in every text that starts with ``~/``: no shell has done so."""
     if isinstance(value, dict):
         return {key: _at_home(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -305,7 +307,7 @@ def _merge_layer(composed: Composed, layer: Layer) -> None:
 
 
 def _merge_section(composed: Composed, layer: Layer, path: KeyPath, value: Any) -> None:
-    """Merges what a layer says of one class (model, data, a technique) in canonical form."""
+    """Merges a layer's settings of one class (model, data, a technique) in canonical form."""
     parent = composed.tree
     for key in path[:-1]:
         parent = parent.setdefault(key, {})
@@ -352,7 +354,7 @@ def _merge_section(composed: Composed, layer: Layer, path: KeyPath, value: Any) 
 
 
 def _other_class(old: Any, new: Any) -> bool:
-    """Whether two class paths differ; a bare class name is the same as a path that ends in it."""
+    """Returns whether two class paths differ; a bare class name equals a path that ends in it."""
     if not isinstance(old, str) or not isinstance(new, str):
         return False
     if "." in old and "." in new:

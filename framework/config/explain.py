@@ -1,7 +1,7 @@
-"""Saying what is wrong with a config: every mistake that can be known, each as one line.
+"""Reports what is wrong with a config: every mistake that can be found, one line each.
 
-jsonargparse stops at the first mistake and speaks of its own types. This runs only after it has refused a config: it
-goes through the sections again, looks at one argument at a time, and names the nearest match.
+jsonargparse stops at the first mistake and reports it in terms of its own types. This code runs only after jsonargparse
+has refused a config: it goes through the sections again, checks one argument at a time, and names the nearest match.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from framework.settings import brief, not_one_of
 
 
 class UnknownClass(Exception):
-    """A class path that leads to no class; the message says how far it leads."""
+    """Raised if a class path does not lead to a class; the message names the part that could not be found."""
 
 
 def find_class(path: Any, base: type) -> type:
-    """The class at a dotted path, or the imported subclass of ``base`` with that bare name.
+    """Returns the class at a dotted path, or the imported subclass of ``base`` with that bare name.
 
     Raises:
-        UnknownClass: there is none, or it is not a ``base``.
+        UnknownClass: there is no such class, or it is not a subclass of ``base``.
     """
     if not isinstance(path, str) or not path:
         raise UnknownClass(f"a class path is needed, found {brief(path)}")
@@ -51,7 +51,7 @@ def find_class(path: Any, base: type) -> type:
         raise UnknownClass(f"{brief(path)}: importing it failed: {error}") from error
     except ImportError as error:
         raise UnknownClass(f"{brief(path)}: importing it failed: {error}") from error
-    except (ValueError, TypeError) as error:  # an empty name, or one that begins with a dot
+    except (ValueError, TypeError) as error:  # an empty name, or one that starts with a dot
         raise UnknownClass(f"{brief(path)} is not a class path") from error
     found = getattr(module, name, None)
     if found is None:
@@ -67,7 +67,7 @@ def find_class(path: Any, base: type) -> type:
 
 def _subclasses(base: type) -> Iterator[type]:
     cls: type
-    for cls in type.__subclasses__(base):  # of ``type`` itself too
+    for cls in type.__subclasses__(base):  # includes the subclasses of ``type``
         yield cls
         yield from _subclasses(cls)
 
@@ -85,7 +85,7 @@ def _near_module(missing: str) -> str:
 
 @cache
 def argument_defaults(cls: type) -> dict[str, Any]:
-    """Accepted constructor arguments of ``cls`` and their defaults, ``**kwargs`` followed to the base classes."""
+    """Returns the constructor arguments of ``cls`` with their defaults, following ``**kwargs`` to the base classes."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, "x", fail_untyped=False)
     namespace = parser.get_defaults().get("x")
@@ -94,7 +94,7 @@ def argument_defaults(cls: type) -> dict[str, Any]:
 
 @cache
 def signature(cls: type) -> dict[str, tuple[Any, bool]]:
-    """Argument name to its type and whether it is required, the nearest class first."""
+    """Maps each argument's name to its type and whether it is required, the nearest class first."""
     found: dict[str, tuple[Any, bool]] = {}
     for owner in cls.__mro__:
         init = owner.__dict__.get("__init__")
@@ -102,7 +102,7 @@ def signature(cls: type) -> dict[str, tuple[Any, bool]]:
             continue
         try:
             hints = typing.get_type_hints(init)
-        except Exception:  # an annotation that names something only a type checker sees
+        except Exception:  # an annotation that only a type checker can resolve
             hints = {}
         for name, parameter in inspect.signature(init).parameters.items():
             if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL) or name == "self":
@@ -113,7 +113,7 @@ def signature(cls: type) -> dict[str, tuple[Any, bool]]:
 
 
 def type_text(hint: Any) -> str:
-    """A type as a user would say it."""
+    """Returns the name of a type in plain words."""
     if hint in (inspect.Parameter.empty, Any):
         return "any value"
     if hint is type(None):
@@ -134,12 +134,12 @@ def type_text(hint: Any) -> str:
 
 
 def explain(composed: Composed, bases: Mapping[str, type], groups: Mapping[str, Callable[..., Any]]) -> list[str]:
-    """Every mistake in the typed part of a composed config.
+    """Returns every mistake in the part of a composed config whose types are checked.
 
     Args:
         composed: The merged and interpolated tree.
         bases: Base class of ``model``, ``data`` and ``techniques``.
-        groups: Class behind each plain section: ``trainer``, ``run``, ``wandb``.
+        groups: Class of each plain section: ``trainer``, ``run``, ``wandb``.
     """
     problems: list[str] = []
     tree = composed.tree
@@ -206,7 +206,7 @@ def _explain_arguments(
         elif part is not None and isinstance(value, dict):
             problems += _explain_arguments(composed, (*shown, name), (*path, name), value, part, required=True)
         elif any(problem.startswith((f"{key}:", f"{key}.")) for problem in composed.problems):
-            continue  # said already: it could not be resolved
+            continue  # reported already: it could not be resolved
         elif name in refused:
             problems.append(f"{key}: {_refusal(value, hint)}{place}")
     if required:
@@ -243,13 +243,13 @@ def _explain_nested(composed: Composed, shown: KeyPath, path: KeyPath, value: di
 
 
 def dataclass_in(hint: Any) -> type | None:
-    """The dataclass that a type is, or allows."""
+    """Returns the dataclass that a type is, or that it allows."""
     candidates = [hint, *typing.get_args(hint)]
     return next((c for c in candidates if isinstance(c, type) and dataclasses.is_dataclass(c)), None)
 
 
 def _refused(cls: Any, given: Mapping[str, Any], accepted: Mapping[str, Any]) -> set[str]:
-    """The arguments whose values ``cls`` does not take, by halves: most sections have one mistake or none."""
+    """Returns the arguments whose values ``cls`` does not accept; by bisection, as mistakes are few."""
     if not given or _takes(cls, given, accepted):
         return set()
     names = list(given)

@@ -1,4 +1,4 @@
-"""Building one class of a config: ``class_path`` and ``init_args``, typed."""
+"""Instantiates one class of a config from ``class_path`` and ``init_args``, and checks their types."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from jsonargparse import ArgumentError
 from framework.errors import UserError
 from framework.library_errors import first_line
 
-# Lightning, and so we, call jsonargparse by names that newer versions deprecate.
+# Lightning, and therefore we too, use names of jsonargparse that newer versions deprecate.
 RENAMED = r"(?s).*(was deprecated in v4\.|JSONARGPARSE_DEPRECATION)"
 
 
 def instantiate(base: type, settings: dict[str, Any], where: str) -> Any:
-    """Builds one class of a config: ``class_path`` and ``init_args``, typed.
+    """Instantiates one class of a config from ``class_path`` and ``init_args``, and checks their types.
 
     Args:
-        base: The class, or a base of it.
+        base: The class, or a base class of it.
         settings: ``class_path`` and ``init_args``.
-        where: Where they stand, for messages.
+        where: Their key in the config, for messages.
 
     Raises:
-        UserError: an argument is not accepted; the message begins with ``where``.
+        UserError: an argument is not accepted; the message starts with ``where``.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=RENAMED)

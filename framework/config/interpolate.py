@@ -1,4 +1,4 @@
-"""Resolving ``${data.num_classes}`` after all overrides, against given values and class defaults alike."""
+"""Resolves ``${data.num_classes}`` after all overrides, from given values or class defaults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHORT = re.compile(r"(\$\{\s*(?:model|data|techniques\.\w+)\.)(?!init_args\b|cl
 
 
 def has_interpolation(value: Any) -> bool:
-    """Whether ``${`` stands anywhere in a tree."""
+    """Returns whether ``${`` occurs anywhere in a tree."""
     if isinstance(value, Mapping):
         return any(has_interpolation(item) for item in value.values())
     if isinstance(value, list | tuple):
@@ -22,11 +22,11 @@ def has_interpolation(value: Any) -> bool:
 
 
 def interpolate(composed: Composed, defaults: Callable[[], dict[str, Any]]) -> None:
-    """Replaces every interpolation of ``composed.tree`` in place; failures become problems.
+    """Replaces every interpolation of ``composed.tree`` in place; failures are added to its problems.
 
     Args:
         composed: The merged tree.
-        defaults: Called only if needed: a tree of class defaults, looked up where nothing was given.
+        defaults: Called only if needed; returns a tree of class defaults, used for keys that were not given.
     """
     if not has_interpolation(composed.tree):
         return

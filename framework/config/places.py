@@ -1,4 +1,4 @@
-"""Paths in a config: settings that must mean the same file from any working folder."""
+"""File paths in a config: settings that must name the same file from any working folder."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from framework.config.explain import UnknownClass, argument_defaults, dataclass_
 
 
 def names_a_path(hint: Any) -> bool:
-    """Whether a setting of this type is a path: one that may be a ``Path``, as in ``str | Path | None``."""
+    """Returns whether a setting of this type is a path: its type allows ``Path``, as in ``str | Path | None``."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return any(names_a_path(argument) for argument in typing.get_args(hint))
     return isinstance(hint, type) and issubclass(hint, PurePath)
 
 
 def same_place(old: Any, new: Any) -> bool:
-    """Whether two values of a path setting may be one file: they are the same path, or the old one is no more.
+    """Returns whether two values of a path setting may be one file: the paths are equal, or the old one does not exist.
 
-    A project's folder may have been moved since.
+    The project's folder may have been moved since.
     """
     if not isinstance(old, str | Path) or not isinstance(new, str | Path):
         return bool(old == new)
@@ -32,7 +32,7 @@ def same_place(old: Any, new: Any) -> bool:
 def make_absolute(tree: dict[str, Any], bases: Mapping[str, type]) -> None:
     """Makes paths of existing files and folders absolute, so that the saved config opens them from anywhere.
 
-    Those of the Trainer's parts stay as they are: they are places to write to.
+    Paths in the Trainer's settings stay as they are: they name folders to write to.
 
     Args:
         tree: The composed config, changed in place.
@@ -49,7 +49,7 @@ def _class(settings: Any, base: type) -> None:
         return
     try:
         cls = find_class(settings.get("class_path"), base)
-    except UnknownClass:  # will be said with the types
+    except UnknownClass:  # reported when types are checked
         return
     given = settings.get("init_args")
     if given is None or isinstance(given, dict):
@@ -68,13 +68,13 @@ def _arguments(given: dict[str, Any], cls: type) -> None:
 
 
 def _classes_in(hint: Any) -> list[type]:
-    """The classes that a type allows, whose subclasses a config names by their names alone."""
+    """Returns the classes that a type allows; a config can name their subclasses by bare class name."""
     inner = [cls for argument in typing.get_args(hint) for cls in _classes_in(argument)]
     return [hint] if isinstance(hint, type) and not inner else inner
 
 
 def _within(value: Any, hint: Any) -> None:
-    """Goes into a list, a class or a dataclass that a setting holds."""
+    """Recurses into a list, a class or a dataclass that is the value of a setting."""
     if isinstance(value, list):
         for item in value:
             _within(item, hint)

@@ -1,4 +1,4 @@
-"""The typed config as plain data that parses again to the same, whatever classes it names."""
+"""Turns the type-checked config into plain data that parses again to the same config."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from framework.errors import UserError
 from framework.settings import brief
 
 UNABLE = "Unable to serialize instance "
-"""What jsonargparse writes, without an error, for what it cannot write."""
+"""Prefix of the text that jsonargparse writes, without an error, for an object that it cannot serialize."""
 
 
 def mend(
     dumped: dict[str, Any], typed: Namespace, composed: Composed, bases: Mapping[str, type], groups: Mapping[str, type]
 ) -> None:
-    """Puts right what jsonargparse's dump of a config would not be read back from.
+    """Corrects the parts of jsonargparse's dump of a config that would not parse again.
 
-    An argument left at a default that is an object (a device, a module, a function without a name) is left out, for
-    parsing puts it in again. A text that may also be a callable's import path is written as it is.
+    An argument whose default is an object (a device, a module, a function without a name) and that was not changed is
+    left out, because parsing sets the default again. A text that may also be the import path of a callable is written
+    unchanged.
 
     Args:
         dumped: The dump, changed in place.
-        typed: The config that was dumped.
-        composed: What was given, from which ``typed`` was made.
+        typed: The type-checked config that was dumped.
+        composed: The composed config from which ``typed`` was made.
         bases: Base class of ``model``, ``data`` and ``techniques``.
-        groups: Class behind each plain section: ``trainer``, ``run``, ``wandb``.
+        groups: Class of each plain section: ``trainer``, ``run``, ``wandb``.
 
     Raises:
-        UserError: an object that was given cannot be written.
+        UserError: an object in the config cannot be written.
     """
     sections: list[tuple[KeyPath, Any]] = [((section,), bases[section]) for section in CLASS_SECTIONS]
     sections += [(("techniques", name), bases["techniques"]) for name in composed.tree.get("techniques") or {}]
@@ -49,7 +50,7 @@ def mend(
 
 
 def _value(dumped: Any, typed: Any, given: Any, hint: Any, path: KeyPath) -> None:
-    """Goes into a class, a dataclass or a list of them."""
+    """Recurses into a class, a dataclass or a list of them."""
     if isinstance(dumped, list) and isinstance(typed, list | tuple):
         several = given if isinstance(given, list | tuple) and len(given) == len(dumped) else [None] * len(dumped)
         for number, (written, item, was) in enumerate(zip(dumped, typed, several, strict=True)):
@@ -63,7 +64,7 @@ def _value(dumped: Any, typed: Any, given: Any, hint: Any, path: KeyPath) -> Non
     elif isinstance(dumped.get("init_args"), dict):
         try:
             cls = find_class(typed["class_path"], object)
-        except UnknownClass:  # a function that makes one
+        except UnknownClass:  # a function that returns one
             cls = None
         _arguments(dumped["init_args"], typed["init_args"], given, cls, path)
 
@@ -88,7 +89,7 @@ def _arguments(dumped: dict[str, Any], typed: Namespace, given: Any, cls: type |
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is written as YAML has it; jsonargparse reads a path, an enum and a time back by their types."""
+    """Returns whether YAML can write a value; jsonargparse reads a path, an enum and a time back by their types."""
     if isinstance(value, Mapping):
         return all(isinstance(key, str | int) and _is_plain(item) for key, item in value.items())
     if isinstance(value, list | tuple | set) and type(value) in (list, tuple, set):
@@ -97,7 +98,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _texts(dumped: Any, value: Any) -> Any:
-    """What was dumped, with the texts that were taken for callables' import paths."""
+    """Returns the dump with the original texts where jsonargparse took them for import paths of callables."""
     if isinstance(value, str) and not isinstance(value, Enum):
         return value if isinstance(dumped, str) and dumped.startswith(UNABLE) else dumped
     if isinstance(value, list | tuple) and isinstance(dumped, list) and len(dumped) == len(value):
@@ -108,7 +109,7 @@ def _texts(dumped: Any, value: Any) -> Any:
 
 
 def _reads_back(cls: Any, name: str, dumped: Any, value: Any) -> bool:
-    """Whether an argument gets the same value from what was dumped."""
+    """Returns whether an argument gets the same value from its dump."""
     if UNABLE in str(dumped) or not isinstance(cls, type):
         return UNABLE not in str(dumped)
     accepted: Mapping[str, Any] = argument_defaults(cls)

@@ -1,4 +1,4 @@
-"""Values that pass the typed parser although nothing could be done with them: null where none is meant, NaN, 10^400."""
+"""Finds values that pass the type check but cannot be used: null where it is not accepted, NaN, 10^400."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from framework.settings import brief
 
 
 def unusable(composed: Composed, bases: Mapping[str, type], groups: Mapping[str, Callable[..., Any]]) -> list[str]:
-    """A message for each null whose argument takes none, and for each number that is none.
+    """Yields a message for each null that its argument does not accept, and for each number that is NaN or too large.
 
     Args:
         composed: The merged and interpolated tree.
         bases: Base class of ``model``, ``data`` and ``techniques``.
-        groups: Class behind each plain section: ``trainer``, ``run``, ``wandb``.
+        groups: Class of each plain section: ``trainer``, ``run``, ``wandb``.
     """
     problems: list[str] = []
     places: list[KeyPath] = [(section,) for section in CLASS_SECTIONS if composed.tree.get(section)]
@@ -70,7 +70,7 @@ def _takes_null(hint: Any) -> bool:
 
 
 def _typed(value: Any, hint: Any) -> Any:
-    """What was typed for a number is still text here."""
+    """Converts a number that was given on the command line and is still text."""
     if not (isinstance(value, str) and {"a number", "an integer"} & set(type_text(hint).split(" or "))):
         return value
     try:

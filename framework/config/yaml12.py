@@ -1,8 +1,8 @@
-"""YAML as its 1.2 core schema has it, with the place of every key.
+"""Reads and writes YAML by the core schema of YAML 1.2, with the line of every key.
 
 PyYAML follows YAML 1.1, where ``1e-4`` is text, ``no`` is false and ``1:30`` is ninety. Files, values inside
-overrides, jsonargparse's second look at strings and the saved config all go through this one reading and writing, so
-that what was saved reads back as what it was.
+overrides, jsonargparse's parsing of strings and the saved config all use these functions, so that a saved value is read
+back unchanged.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from yaml import YAMLError
 from framework.errors import UserError
 
 Place = tuple[Any, ...]
-"""Keys, and indices of list items, from the top of a file."""
-MOST = 1_000_000  # values of one file
+"""Keys and list indices, from the top level of a file."""
+MOST = 1_000_000  # values in one file
 
 _MAP, _TEXT, _MERGE = (f"tag:yaml.org,2002:{kind}" for kind in ("map", "str", "merge"))
 _RESOLVERS = {
@@ -63,15 +63,15 @@ Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
 class Dumper(yaml.SafeDumper):
-    """Writes what :class:`Loader` reads back as the same value.
+    """Writes YAML that :class:`Loader` reads back as the same value.
 
-    Enums and paths by themselves, as :func:`framework.plain.plain_data` needs torch, and ``list`` does without it.
+    It handles enums and paths itself: :func:`framework.plain.plain_data` needs torch, which ``list`` does not import.
     """
 
     yaml_implicit_resolvers = _resolvers()
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Anchors in a saved config would help nobody."""
+        """Never writes anchors and aliases: they make a saved config hard to read."""
         return True
 
 
@@ -101,7 +101,7 @@ def load(text: str) -> Any:
 
 
 def load_string(text: str) -> Any:
-    """What jsonargparse calls for the text of a string whose type is a union: never makes null of a text."""
+    """Reads a string whose type is a union, for jsonargparse; never turns a text into null."""
     value = _scalar(text)
     if value is _COLLECTION:
         value = load(text)
@@ -113,28 +113,28 @@ _COLLECTION = object()
 
 @lru_cache(maxsize=4096)
 def _scalar(text: str) -> Any:
-    """The value of a text that holds one, kept: jsonargparse asks for the same few texts hundreds of times a run."""
+    """Returns the value of a text, cached: jsonargparse reads the same few texts hundreds of times in a run."""
     value = load(text)
     return value if isinstance(value, str | int | float | None) else _COLLECTION
 
 
 class Sourced:
-    """A file in plain values, with the line of every key and of every item of a list.
+    """The contents of a YAML file as plain values, with the line of every key and list item.
 
     Attributes:
         tree: The values; ``None`` if the file is empty.
-        lines: Where each key or item stands to its line, counted from 1.
-        twice: Keys that stand twice in one mapping, of which YAML takes the last: where, on which line, first on which.
+        lines: Maps the position of each key or item to its line, counted from 1.
+        twice: Keys that occur twice in one mapping, of which YAML uses the last: position, line, line of the first.
 
     Args:
         path: The file.
-        loader: Whose YAML: this module's 1.2, or ``yaml.SafeLoader`` for 1.1.
-        text_keys: Keys are the text that stands there, such as ``1`` and ``true``, and mappings have no tags; the
-            items of lists are left as the loader reads them.
-        called: What the file should be, for messages.
+        loader: The loader: this module's for YAML 1.2, or ``yaml.SafeLoader`` for YAML 1.1.
+        text_keys: Whether keys stay text, such as ``1`` and ``true``, and tags on mappings are refused; list items are
+            left as the loader reads them.
+        called: Kind of file, for messages.
 
     Raises:
-        UserError: it cannot be read, is not valid YAML, or its aliases unfold to too much.
+        UserError: it cannot be read, is not valid YAML, or its aliases expand to too many values.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class Sourced:
         except YAMLError as error:
             mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
             line = mark.line + 1 if mark else None
-            if isinstance(error, yaml.reader.ReaderError):  # a character that no YAML file holds
+            if isinstance(error, yaml.reader.ReaderError):  # a character that YAML does not allow
                 line = text.count("\n", 0, error.position) + 1
             problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
             raise UserError(f"{path}{f':{line}' if line else ''}: not valid YAML: {problem}") from error
@@ -173,7 +173,7 @@ class Sourced:
             if node is None:
                 return
             if (size := _unfolded(node, {})) > MOST:
-                raise UserError(f"{path}: its aliases unfold to {size:.3g} values; at most {MOST:,} are read")
+                raise UserError(f"{path}: its aliases expand to {size:.3g} values; at most {MOST:,} are read")
             self._find_twice(node, ())
             node = _with_text_keys(loader, node) if text_keys else node
             self.tree = loader.construct_document(node)
@@ -182,7 +182,7 @@ class Sourced:
             loader.dispose()
 
     def _find_twice(self, node: yaml.Node, where: Place) -> None:
-        """Before the loader merges: what ``<<`` brings in may stand again beside it."""
+        """Called before the loader merges: a key from ``<<`` may be given again beside it."""
         if isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
                 self._find_twice(item, (*where, index))
@@ -198,7 +198,7 @@ class Sourced:
                 self._find_twice(value, (*where, str(key.value)))
 
     def _find_lines(self, loader: yaml.SafeLoader, node: yaml.Node, where: Place) -> None:
-        """After the loader merged."""
+        """Called after the loader has merged."""
         if isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
                 self.lines[(*where, index)] = item.start_mark.line + 1
@@ -211,7 +211,7 @@ class Sourced:
 
 
 def _with_text_keys(loader: yaml.SafeLoader, node: yaml.Node) -> yaml.Node:
-    """A mapping's node with text for keys, and the same in it; a copy, as an alias must not share what it becomes."""
+    """Returns a copy of a mapping's node with text keys at all levels; a copy, because aliases share one node."""
     if not isinstance(node, yaml.MappingNode):
         return node
     if node.tag != _MAP:
@@ -225,7 +225,7 @@ def _with_text_keys(loader: yaml.SafeLoader, node: yaml.Node) -> yaml.Node:
 
 
 def _unfolded(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
-    """How many values a node holds, with every alias written out."""
+    """Returns the number of values in a node, with every alias expanded."""
     if node not in known:
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
         items = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in pairs for part in pair]

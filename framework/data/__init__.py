@@ -1,4 +1,4 @@
-"""Datamodules whose loaders give the same batches after a resume as without one."""
+"""Datamodules whose loaders yield the same batches after a resume as without one."""
 
 from framework.data.module import DataModule
 

@@ -1,4 +1,4 @@
-"""Reading data sets that come as pickles of arrays, without letting the pickle run anything."""
+"""Reads data sets that are pickles of arrays, without executing anything in the pickle."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _TYPES = {"f8", "f4", "i8", "i4", "u1"}
 
 
 def read_array_pickle(path: Path) -> Any:
-    """Opens a pickle of builtin data and numpy arrays of numbers; every other name in it is refused.
+    """Reads a pickle of builtin data and numpy arrays of numbers; every other name in it is refused.
 
     Returns:
-        What it holds; where that is a mapping, with text keys and arrays at its top level.
+        The contents; if they are a mapping, with text keys and arrays at its top level.
 
     Raises:
         OSError: the file cannot be read.
-        Exception: of nearly any type, where it is broken or names anything but data.
+        Exception: of nearly any type, if it is broken or names anything but data.
     """
     with path.open("rb") as file:
         content = _ArrayUnpickler(file, encoding="bytes").load()

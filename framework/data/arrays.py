@@ -1,4 +1,4 @@
-"""Data held in memory as arrays, served a batch at a time."""
+"""Data sets held in memory as arrays."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ArrayDataset(Dataset):
         return tuple(t[0] for t in self.__getitems__([index]))
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
-        """The batch at ``indices``, collated: a tuple of tensors of shape ``(B, …)``."""
+        """Returns the batch at ``indices``, collated: a tuple of tensors of shape ``(B, …)``."""
         rows = torch.as_tensor(indices)
         first, *rest = (t[rows] for t in self.tensors)
         if self.transform is not None:
@@ -46,7 +46,7 @@ class NamedArrays(Dataset):
     """Tensors by name, indexed together along their first dimension; a batch is a mapping of those names.
 
     Args:
-        **tensors: Of equal length N; integers are handed out as int64, however small they are kept.
+        **tensors: Tensors of equal length N; integers are returned as int64, even if they are stored in a smaller type.
 
     Raises:
         ValueError: the lengths differ.
@@ -68,18 +68,18 @@ class NamedArrays(Dataset):
         return {name: value[0] for name, value in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The batch at ``indices``: tensors of shape ``(B, …)``."""
+        """Returns the batch at ``indices``: tensors of shape ``(B, …)``."""
         rows = torch.as_tensor(indices)
         batch = {name: tensor[rows] for name, tensor in self.tensors.items()}
         return {name: value if value.is_floating_point() else value.long() for name, value in batch.items()}
 
 
 class WholeBatch(Dataset):
-    """One batch of everything, handed out as it is, ``passes`` times: nothing is gathered.
+    """A data set of one batch with all samples, which is returned ``passes`` times without copying.
 
     Args:
-        batch: Tensors, in whatever holds them.
-        passes: How often.
+        batch: The batch: tensors in any container.
+        passes: Number of batches per epoch.
     """
 
     def __init__(self, batch: Any, passes: int = 1) -> None:
@@ -92,5 +92,5 @@ class WholeBatch(Dataset):
         return self.batch
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
-        """The whole batch."""
+        """Returns the whole batch."""
         return self.batch

@@ -1,4 +1,4 @@
-"""A loader whose order and augmentation are functions of (seed, epoch, position), so that it can go on anywhere."""
+"""A loader whose order and augmentation depend only on (seed, epoch, position), so that it can resume anywhere."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from framework.errors import UserError
 
 
 def draws_random_numbers(dataset: Any) -> bool:
-    """Whether reading ``dataset`` may draw from a global generator.
+    """Returns whether reading ``dataset`` may draw from a global generator.
 
-    A data set says so by an attribute ``draws_random_numbers``; without one, only those known to be plain indexing
-    count as not random.
+    A data set can declare it by an attribute ``draws_random_numbers``; without one, only classes known to be plain
+    indexing are treated as not random.
     """
     said = getattr(dataset, "draws_random_numbers", None)
     if said is not None:
@@ -32,7 +32,7 @@ def draws_random_numbers(dataset: Any) -> bool:
 
 
 def process_ranks() -> tuple[int, int]:
-    """``(world size, rank)`` of this process in torch's default process group; ``(1, 0)`` without one."""
+    """Returns ``(world size, rank)`` of this process in torch's default process group; ``(1, 0)`` without one."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_world_size(), torch.distributed.get_rank()
     return 1, 0
@@ -45,7 +45,7 @@ class _Seeded(Dataset):
         self.dataset = dataset
         self.collate_fn = collate_fn
         self.random = random
-        self.restore = restore  # a worker's generators serve nothing else, so there it would only cost time
+        self.restore = restore  # a worker's generators have no other use, so restoring them there would only take time
         self.whole = callable(getattr(dataset, "__getitems__", None))
 
     def read(self, indices: Any) -> Any:
@@ -54,7 +54,7 @@ class _Seeded(Dataset):
         batch = self.dataset.__getitems__(indices)
         if self.collate_fn is not None:
             return self.collate_fn(batch)
-        # torch's own data sets (Subset) return a list of samples; a list is therefore what still needs collating
+        # torch's own data sets (Subset) return a list of samples, so a list still needs collating
         return default_collate(batch) if type(batch) is list else batch
 
     def __getitems__(self, request: tuple[int, Any]) -> Any:
@@ -68,13 +68,13 @@ class _Seeded(Dataset):
             seed_generators(seed)
         try:
             return self.read(indices)
-        except UserError as error:  # torch would make one of its trace, on its way out of the worker
+        except UserError as error:  # torch would replace its message by the worker's traceback
             return _Refused(str(error))
 
 
 @dataclass
 class _Refused:
-    """What a worker hands on in the place of a batch."""
+    """A worker's error, passed on instead of a batch."""
 
     message: str
 
@@ -86,7 +86,7 @@ def _as_is(batch: Any) -> Any:
 class EpochBatches:
     """The batch sampler of an :class:`ExactLoader`: yields the indices of each batch of this rank's share.
 
-    ``sampler`` is where Lightning looks for ``set_epoch``.
+    Lightning looks for ``set_epoch`` in the attribute ``sampler``.
     """
 
     def __init__(self, loader: ExactLoader) -> None:
@@ -119,12 +119,12 @@ class ExactLoader:
         dataset: A map-style data set. Reading it must depend on nothing but the index and the global generators.
         batch_size: Samples in a batch, per rank.
         shuffle: Whether each epoch has a random order.
-        num_workers: Processes that read batches; 0 reads in this one.
-        drop_last: Whether to leave out an incomplete last batch.
-        collate_fn: Makes a batch of a list of samples; torch's default by default.
-        seed: Where order and augmentation start from; ``torch.initial_seed()`` by default. Ranks must agree on it.
+        num_workers: Number of processes that read batches; 0 reads in this process.
+        drop_last: Whether to drop an incomplete last batch.
+        collate_fn: Makes a batch from a list of samples; torch's default by default.
+        seed: Seed of order and augmentation; ``torch.initial_seed()`` by default. It must be the same on all ranks.
         per_epoch: Whether augmentation differs between epochs; ``shuffle`` by default, so that a random transform of
-            evaluation data gives the same samples every time.
+            evaluation data returns the same samples every time.
         ranks: Returns ``(world size, rank)``; read when an iteration starts.
 
     Raises:
@@ -156,8 +156,8 @@ class ExactLoader:
         self.ranks = ranks
         self.batch_sampler = EpochBatches(self)
         self.epoch = 0
-        self.lap = 0  # complete passes since set_epoch: a loader that is cycled within an epoch
-        self.position = 0  # batches handed out in this pass
+        self.lap = 0  # complete passes since set_epoch, if the loader is cycled within an epoch
+        self.position = 0  # batches yielded in this pass
         self._start = 0
 
     def __len__(self) -> int:
@@ -165,12 +165,12 @@ class ExactLoader:
         return share // self.batch_size if self.drop_last else -(-share // self.batch_size)
 
     def share_length(self, world: int) -> int:
-        """Samples in the largest share of ``world`` ranks."""
+        """Number of samples of the rank with the most samples."""
         samples = len(self.dataset)
         return samples // world if self.drop_last else -(-samples // world)
 
     def share(self, world: int, rank: int) -> Tensor:
-        """The indices that ``rank`` of ``world`` reads in this pass, in order, before cutting them into batches."""
+        """Returns the indices that ``rank`` of ``world`` reads in this pass, in order, not yet split into batches."""
         samples = len(self.dataset)
         if self.shuffle:
             generator = torch.Generator().manual_seed(mix(self.seed, self.epoch, self.lap))
@@ -183,20 +183,20 @@ class ExactLoader:
         own = order[rank::world]
         if self.drop_last:
             return own[:length]
-        # with evaluation data a sample read twice would count twice, so only a missing *batch* is filled
+        # in evaluation a sample read twice would count twice, so only a missing *batch* is filled
         short = self.shuffle or -(-len(own) // self.batch_size) < -(-length // self.batch_size)
         if len(own) < length and short:
             return torch.cat([own, order[:1] if rank >= samples else order[rank % samples][None]])
         return own
 
     def fills_up(self, position: int) -> bool:
-        """Whether a batch of evaluation data only fills up this rank's number of batches, with another's sample."""
+        """Returns whether an evaluation batch only repeats another rank's sample, to have equally many batches."""
         world, rank = self.ranks()
         own = len(range(rank, len(self.dataset), world))
         return not (self.shuffle or self.drop_last) and position * self.batch_size >= own
 
     def requests(self, start: int) -> Iterator[tuple[int, Tensor]]:
-        """Yields ``(seed, indices)`` of each batch of this pass from ``start`` on."""
+        """Yields ``(seed, indices)`` of each batch of this pass, from batch ``start``."""
         world, rank = self.ranks()
         share = self.share(world, rank)
         epoch, lap = (self.epoch, self.lap) if self.per_epoch else (0, 0)
@@ -206,21 +206,21 @@ class ExactLoader:
             yield mix(base, position * world + rank), indices
 
     def __iter__(self) -> Iterator[Any]:
-        # A generator: Lightning calls iter() before set_epoch, and not equally often on a resume. Nothing happens
-        # until the first batch is asked for.
+        # A generator: Lightning calls iter() before set_epoch, and a different number of times on a resume. Nothing
+        # happens until the first batch is requested.
         start, self._start = self._start, 0
         self.position = start
         random = self.collate_fn is not None or draws_random_numbers(self.dataset)
         source = _Seeded(self.dataset, self.collate_fn, random, restore=self.num_workers == 0)
         batches = self._here(source, start) if self.num_workers == 0 else self._workers(source, start)
         for batch in batches:
-            self.position += 1  # before the yield: what follows it runs when the next batch is asked for
+            self.position += 1  # before the yield: code after it runs only when the next batch is requested
             yield batch
         self.lap += 1
         self.position = 0
 
     def _here(self, source: _Seeded, start: int) -> Iterator[Any]:
-        # a tensor of indices saves a conversion each way, where the data set is known to take one
+        # a tensor of indices saves two conversions, if the data set is known to accept one
         as_tensor = type(self.dataset) is ArrayDataset
         for seed, indices in self.requests(start):
             yield source.__getitems__((seed, indices if as_tensor else indices.tolist()))
@@ -232,7 +232,7 @@ class ExactLoader:
             batch_sampler=cast(Any, requests),
             num_workers=self.num_workers,
             collate_fn=_as_is,
-            generator=torch.Generator().manual_seed(self.seed),  # or each pass would draw from the global one
+            generator=torch.Generator().manual_seed(self.seed),  # otherwise each pass would draw from the global one
         )
         for batch in batches:
             if isinstance(batch, _Refused):
@@ -240,13 +240,13 @@ class ExactLoader:
             yield batch
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the next pass that of ``epoch``, from its start; does nothing when it is the epoch already."""
+        """Makes the next pass that of ``epoch``, from its start; does nothing if the epoch is the same."""
         if epoch != self.epoch:
             self.epoch = epoch
             self.lap = self.position = self._start = 0
 
     def state_dict(self) -> dict[str, int]:
-        """Where the loader stands, to be stored between two batches."""
+        """Returns the loader's position; to be saved between two batches."""
         done = self.position >= len(self)
         world, _ = self.ranks()
         return {
@@ -259,17 +259,17 @@ class ExactLoader:
         }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on where :meth:`state_dict` was taken, with that seed.
+        """Resumes at the position of :meth:`state_dict`, with its seed.
 
         Raises:
-            UserError: the state lies within an epoch, and the data set's or the batches' size is another one now.
+            UserError: the state is within an epoch, and the size of the data set or of the batches has changed.
         """
         now = {"samples": len(self.dataset), "global_batch_size": self.batch_size * self.ranks()[0]}
         for key, value in now.items():
             if state["position"] and state.get(key, value) != value:
                 raise UserError(
-                    f"the checkpoint lies within an epoch with {key} = {state[key]}, now it is {value}: the rest of "
-                    "the epoch cannot be found; give the old value, or start from a checkpoint of an epoch's end"
+                    f"the checkpoint is within an epoch with {key} = {state[key]}, now it is {value}: the rest of "
+                    "the epoch cannot be resumed; use the old value, or resume from a checkpoint of an epoch's end"
                 )
         self.seed, self.epoch, self.lap = state["seed"], state["epoch"], state["lap"]
         self.position = self._start = state["position"]

@@ -15,18 +15,18 @@ from framework.settings import at_least
 
 
 class DataModule(pl.LightningDataModule):
-    """A LightningDataModule that makes its loaders from four data sets which ``setup`` fills in.
+    """A LightningDataModule that makes its loaders from the data sets that ``setup`` assigns.
 
-    A subclass sets ``train_set``, ``val_set``, ``test_set`` and, where it differs from the test set, ``predict_set``
-    in ``setup(stage)``; and ``collate_fn`` where the default does not fit. A data set with ``__getitems__`` returns a
-    whole, already collated batch (see :class:`framework.data.arrays.ArrayDataset`), which is what small data needs.
-    Random augmentation draws from torch's, numpy's or Python's global generator: the loader seeds them per batch.
+    A subclass sets ``train_set``, ``val_set``, ``test_set`` and, if it differs from the test set, ``predict_set`` in
+    ``setup(stage)``; and ``collate_fn`` if the default does not fit. A data set with ``__getitems__`` returns a whole,
+    already collated batch (see :class:`framework.data.arrays.ArrayDataset`), which is fastest for small data. Random
+    augmentation draws from torch's, numpy's or Python's global generator, which the loader seeds for each batch.
 
     Args:
         batch_size: Samples in a training batch, per process.
         eval_batch_size: Samples in a validation, test or predict batch; ``batch_size`` by default.
-        num_workers: Loader processes.
-        drop_last: Whether training leaves out an incomplete last batch.
+        num_workers: Number of loader processes.
+        drop_last: Whether training drops an incomplete last batch.
 
     Raises:
         UserError: a size is not accepted.
@@ -54,17 +54,17 @@ class DataModule(pl.LightningDataModule):
         return (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
 
     def _loader(self, dataset: Dataset | None, train: bool) -> Any:
-        """A loader of ``dataset``.
+        """Returns a loader of ``dataset``.
 
-        Map-style data gets an :class:`~framework.data.loader.ExactLoader`; an iterable data set, which decides its own
-        order, a plain ``DataLoader``, and a run on it cannot be resumed within an epoch.
+        Map-style data gets an :class:`~framework.data.loader.ExactLoader`. An iterable data set, which decides its own
+        order, gets a plain ``DataLoader``, and a run on it cannot be resumed within an epoch.
 
         Raises:
             UserError: there is no such data set.
         """
         if dataset is None:
             what = "train_set" if train else "data set for this stage"
-            raise UserError(f"{type(self).__name__} has no {what}: its setup did not make one")
+            raise UserError(f"{type(self).__name__} has no {what}: its setup did not set one")
         batch_size = self.batch_size if train else self.eval_batch_size
         if isinstance(dataset, IterableDataset):
             return DataLoader(
@@ -78,7 +78,7 @@ class DataModule(pl.LightningDataModule):
         overfit = False
         if self.trainer is not None:
             overfit = bool(getattr(self.trainer, "overfit_batches", 0))
-            if self.trainer.world_size > 1:  # unseeded ranks differ, but must share one order
+            if self.trainer.world_size > 1:  # without a seed ranks would differ, but they must have the same order
                 seed = self.trainer.strategy.broadcast(seed)
         return ExactLoader(
             dataset,
@@ -93,17 +93,17 @@ class DataModule(pl.LightningDataModule):
         )
 
     def train_dataloader(self) -> Any:
-        """Shuffled batches of ``train_set``."""
+        """Returns shuffled batches of ``train_set``."""
         return self._loader(self.train_set, train=True)
 
     def val_dataloader(self) -> Any:
-        """Batches of ``val_set`` in order; nothing without one, so that training runs without validation."""
+        """Returns batches of ``val_set`` in order; without one an empty list, so that validation is skipped."""
         return [] if self.val_set is None else self._loader(self.val_set, train=False)
 
     def test_dataloader(self) -> Any:
-        """Batches of ``test_set`` in order."""
+        """Returns batches of ``test_set`` in order."""
         return self._loader(self.test_set, train=False)
 
     def predict_dataloader(self) -> Any:
-        """Batches of ``predict_set`` in order, by default the test set's."""
+        """Returns batches of ``predict_set`` in order, by default those of the test set."""
         return self._loader(self.predict_set or self.test_set, train=False)

@@ -1,4 +1,4 @@
-"""Arrays from the user's ``.npz`` and ``.npy`` files, with one message for whatever is wrong with one."""
+"""Reads the user's ``.npz`` and ``.npy`` files, with one message for any problem in them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from framework.errors import UserError
 
 
 def read_npz(path: Path, expected: str, dtype: DTypeLike | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a ``.npz`` by name; the one of a ``.npy`` under the name ``array``.
+    """Returns the arrays of a ``.npz`` by name, or the array of a ``.npy`` under the name ``array``.
 
     Args:
         path: The file; nothing in it is executed.
-        expected: What it should hold, for the message.
-        dtype: What the arrays are converted to; by default they stay as they are.
+        expected: The expected contents, for the message.
+        dtype: Type to which the arrays are converted; by default they are not converted.
 
     Raises:
         UserError: there is no such file, or it cannot be read or converted.
@@ -35,5 +35,5 @@ def read_npz(path: Path, expected: str, dtype: DTypeLike | None = None) -> dict[
 
 
 def shapes_of(arrays: dict[str, np.ndarray]) -> str:
-    """Names and shapes, for a message."""
+    """Returns names and shapes, for a message."""
     return ", ".join(f"{name} {array.shape}" for name, array in arrays.items()) or "nothing"

@@ -1,4 +1,4 @@
-"""Seeding the global generators for the length of one batch, cheaply."""
+"""Seeds the global generators during one batch, with little overhead."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def seed_generators(seed: int) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within it the global generators are seeded; after it they are as they were before."""
+    """A context manager that seeds the global generators and restores them afterwards."""
     torch_state = torch.default_generator.get_state()
     numpy_state = _numpy.take()
     python_state = random.getstate()
@@ -57,7 +57,7 @@ class _WholeState:
 
 
 class _Peek:
-    """Stands in for a bit generator while only the normal number that numpy holds back is asked for."""
+    """Replaces a bit generator while numpy's cached normal number is read."""
 
     @property
     def state(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class _Peek:
 
 
 class _Swap:
-    """Puts another bit generator in the place of numpy's, and keeps the number held back aside: about 5 µs."""
+    """Replaces numpy's bit generator by another one, and saves the cached normal number: about 5 µs."""
 
     def __init__(self) -> None:
         self.random_state: Any = np.random.mtrand._rand
@@ -99,7 +99,7 @@ class _Swap:
 
 
 def _numpy_way() -> Any:
-    """The fast way if this numpy's inside allows it, which is tried out once; else the slow one."""
+    """Returns the fast implementation if this numpy's internals allow it, which is tested once; else the slow one."""
     slow = _WholeState()
     before = slow.take()
     try:
@@ -114,7 +114,7 @@ def _numpy_way() -> Any:
         swap.put_back(state)
         found += list(np.random.standard_normal(3))  # noqa: NPY002
         return swap if found == list(expected) else slow
-    except Exception:  # whatever another numpy makes of it
+    except Exception:  # other versions of numpy can raise any error
         return slow
     finally:
         slow.put_back(before)

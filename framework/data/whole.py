@@ -1,4 +1,4 @@
-"""A datamodule whose every batch is all of the data."""
+"""A datamodule in which every batch has all of the data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from framework.data.module import DataModule
 class WholeData(DataModule):
     """A :class:`DataModule` without validation, for training sets that are one batch (``WholeBatch``).
 
-    Lightning takes a loader that is overridden for one that there is, and warns of modules without a validation step.
+    Lightning treats an overridden loader as existing, and would warn about modules without a validation step.
     """
 
     val_dataloader = pl.LightningDataModule.val_dataloader

@@ -1,4 +1,4 @@
-"""Editing a model so that the edit survives a checkpoint: decide, record, apply."""
+"""Edits a model in a way that a checkpoint can repeat: decide, record, apply."""
 
 from framework.editing.engine import Editing, edit
 from framework.editing.ledger import fold, ledger_of, replay, undo

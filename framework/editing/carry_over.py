@@ -1,8 +1,8 @@
-"""Carrying optimisers and schedulers over an edit in mid-training.
+"""Carries the state of optimisers and schedulers over an edit during training.
 
-``configure_optimizers`` is asked anew about the edited model, exactly as a resumed run will ask it, so that both have
-the same groups; then everything that the old optimisers knew is moved over: each parameter's state, each group's
-learning rate and options, each scheduler's place.
+``configure_optimizers`` is called again for the edited model, exactly as in a resumed run, so that both have the same
+groups; then the state of the old optimisers is moved to the new ones: each parameter's state, each group's learning
+rate and options, each scheduler's state.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from framework.editing.names import unique_parameters
 from framework.errors import UserError
 from framework.optim import NOTES
 
-_PER_GROUP = (  # lists in a scheduler's state with an item a group
+_PER_GROUP = (  # lists in a scheduler's state with one item per group
     *("base_lrs", "_last_lr", "lr_lambdas", "min_lrs", "max_lrs", "base_momentums", "max_momentums"),
 )
 
 
 def reset_optimizers(trainer: pl.Trainer) -> None:
-    """Fresh optimisers and schedulers, as at the start of training."""
+    """Builds new optimisers and schedulers, as at the start of training."""
     trainer.strategy.setup_optimizers(trainer)
 
 
 def carry_over(trainer: pl.Trainer, before: Mapping[str, nn.Parameter]) -> None:
-    """Builds the optimisers of the edited model and gives them what the old ones knew.
+    """Builds the optimisers of the edited model and moves the old ones' state to them.
 
-    A parameter lives on if it is the same object, or has the name of one that is gone; of one that grew, the state is
-    padded with zeros at the end of each dimension.
+    A parameter continues an old one if it is the same object, or has the name of one that was removed; if it grew, its
+    state is padded with zeros at the end of each dimension.
 
     Args:
-        trainer: In mid-training, the model edited already.
+        trainer: The Trainer during training, with the model already edited.
         before: The model's parameters by name before the edit.
 
     Raises:
-        UserError: what becomes of a parameter or a group cannot be decided; the message names it.
+        UserError: it cannot be decided which old parameter or group a new one continues; the message names it.
     """
     strategy = trainer.strategy
     optimizers, configs = list(strategy.optimizers), list(strategy.lr_scheduler_configs)
@@ -68,7 +68,7 @@ def carry_over(trainer: pl.Trainer, before: Mapping[str, nn.Parameter]) -> None:
 
 
 def _origins(before: Mapping[str, nn.Parameter], after: Mapping[str, nn.Parameter]) -> dict[int, nn.Parameter]:
-    """For each parameter after the edit (by identity) the one before it that it goes on from."""
+    """Maps each parameter after the edit (by identity) to the one before the edit that it continues."""
     alive = {id(parameter) for parameter in after.values()}
     origins = {}
     old_ids = {id(parameter) for parameter in before.values()}
@@ -87,12 +87,12 @@ def transplant(
 
     Args:
         old: The optimiser before the edit.
-        new: A fresh one over the edited parameters.
-        origins: For a parameter of ``new`` (by identity) the one of ``old`` that it goes on from.
+        new: A new one over the edited parameters.
+        origins: Maps a parameter of ``new`` (by identity) to the one of ``old`` that it continues.
         names: Parameters' names, for errors.
 
     Returns:
-        For each group of ``new`` the index of the group of ``old`` that it goes on from, or ``None``.
+        For each group of ``new`` the index of the group of ``old`` that it continues, or ``None``.
 
     Raises:
         UserError: a group's parameters come from groups with different options, or a state cannot be resized.
@@ -119,7 +119,7 @@ def transplant(
         matched.append(first)
     for index, group in enumerate(new.param_groups):
         source = matched[index]
-        if source is None:  # all of it is new: it joins a group that started with the same options, if there is one
+        if source is None:  # entirely new: it joins a group that started with the same options, if there is one
             source = next(
                 (i for i, match in enumerate(matched) if match is not None and fresh[i] == fresh[index]), None
             )
@@ -137,14 +137,14 @@ def _options(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _factor(optimizer: Optimizer) -> float:
-    """How far a schedule has brought the rate."""
+    """Returns the schedule's current factor on the learning rate."""
     group = optimizer.param_groups[0]
     start = group.get("initial_lr")
     return float(group["lr"] / start) if start else 1.0
 
 
 def _resized(state: Mapping[str, Any], old: Tensor, new: Tensor, name: str) -> dict[str, Any]:
-    """The state of ``old`` for ``new``: moved where the shape is the same, padded with zeros where it grew."""
+    """Returns the state of ``old`` for ``new``: moved if the shape is the same, padded with zeros if it grew."""
     if old.shape == new.shape:
         return dict(state)
     if old.ndim != new.ndim or any(a > b for a, b in zip(old.shape, new.shape, strict=True)):
@@ -167,7 +167,7 @@ def _resized(state: Mapping[str, Any], old: Tensor, new: Tensor, name: str) -> d
 def _remap(
     old: dict[str, Any], new: dict[str, Any], matched: list[int | None], groups: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """A scheduler's state with its lists of one item a group in the new groups' order."""
+    """Returns a scheduler's state with its per-group lists in the order of the new groups."""
     state = dict(old)
     for key in _PER_GROUP:
         if key in state and isinstance(state[key], list):

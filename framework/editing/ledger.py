@@ -1,4 +1,4 @@
-"""The ordered list of edits that a model went through, and what can be done with it."""
+"""The ledger: the ordered list of a model's edits, and functions to save, repeat, undo and fold them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _ATTRIBUTE = "_ledger"
 
 
 class Ledger:
-    """The plans of one model, in order. It lives beside the model's tensors, not among them.
+    """The plans of one model, in order; stored as an attribute of the model, not in its state dict.
 
     Attributes:
-        plans: What was done.
-        base: The structure before the first edit, while it can still be gone back to.
+        plans: The plans.
+        base: The structure before the first edit, as long as it can be restored.
         trainable: Names of the trainable parameters before the first edit.
     """
 
@@ -37,7 +37,7 @@ class Ledger:
         self.trainable: list[str] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ledger:
-        """A copy of the model has its structure, but cannot go back with the original's."""
+        """Copies the plans only: the original's ``base`` cannot restore a copy of the model."""
         copy = Ledger()
         copy.plans, copy.trainable = list(self.plans), list(self.trainable)
         return copy
@@ -46,20 +46,20 @@ class Ledger:
         return {**vars(self), "base": None}
 
     def to_plain(self) -> dict[str, Any]:
-        """What a checkpoint stores."""
+        """Returns the plain data that a checkpoint stores."""
         return {"schema": SCHEMA, "plans": [plan.to_plain() for plan in self.plans]}
 
 
 def ledger_of(model: nn.Module) -> Ledger:
-    """The model's ledger, an empty one if it has none yet."""
+    """Returns the model's ledger, an empty one if it has none yet."""
     return model.__dict__.setdefault(_ATTRIBUTE, Ledger())
 
 
 def read_plans(checkpoint: Mapping[str, Any]) -> list[Plan]:
-    """The plans in a checkpoint, migrated to what this program writes; none if the model was never edited.
+    """Returns the plans in a checkpoint, migrated to the current version; none if the model was never edited.
 
     Raises:
-        UserError: the ledger has another form than this program knows, or names a technique that is not registered.
+        UserError: the ledger's format is not known, or it names a technique that is not registered.
     """
     stored = checkpoint.get(KEY)
     if stored is None:
@@ -80,15 +80,15 @@ def read_plans(checkpoint: Mapping[str, Any]) -> list[Plan]:
 
 
 def trainable_names(model: nn.Module) -> list[str]:
-    """Names of the parameters that require gradients, each once."""
+    """Returns the names of the parameters that require gradients, each once."""
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def set_trainable(model: nn.Module, names: Iterable[str]) -> None:
-    """Makes exactly the named parameters trainable.
+    """Makes the named parameters trainable, and no others.
 
     Raises:
-        UserError: a name is not a parameter's.
+        UserError: a name is not that of a parameter.
     """
     wanted = set(names)
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -100,7 +100,7 @@ def set_trainable(model: nn.Module, names: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def seeded_for(model: nn.Module, seed: int) -> Iterator[None]:
-    """Seeds the global generators, and those of the devices that the model is on, and puts them back."""
+    """A context manager that seeds the global generators and those of the model's devices, and restores them."""
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices, enabled=bool(devices)), seeded(seed):
         for device in devices:
@@ -111,14 +111,14 @@ def seeded_for(model: nn.Module, seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def keeping_ties(model: nn.Module, what: str) -> Iterator[None]:
-    """Refuses an edit after which a tied parameter that is still there is tied no longer.
+    """A context manager that refuses an edit after which a remaining tied parameter is no longer tied.
 
     Args:
-        model: What is edited within.
-        what: The edit, as messages call it.
+        model: The model that is edited within the context.
+        what: Name of the edit, for messages.
 
     Raises:
-        UserError: a tie is lost; both names are told.
+        UserError: a tie is lost; the message has both names.
     """
     before = {key: names for key, names in all_names(model).items() if len(names) > 1}
     yield
@@ -142,16 +142,17 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
 
 
 def replay(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
-    """Makes the structure and trainability of ``model`` those of the checkpoint, so that its weights load strictly.
+    """Gives ``model`` the structure and trainability of the checkpoint, so that its weights load strictly.
 
-    Doing it twice equals doing it once. A model that was edited in another way before is taken back first.
+    Calling it twice is the same as calling it once. If the model was edited differently before, its edits are undone
+    first.
 
     Args:
-        model: As its constructor leaves it, or edited.
-        checkpoint: As :func:`framework.open_checkpoint` or ``torch.load(path, weights_only=True)`` gives it.
+        model: A model from its constructor, or an edited one.
+        checkpoint: A checkpoint from :func:`framework.open_checkpoint` or ``torch.load(path, weights_only=True)``.
 
     Raises:
-        UserError: the ledger cannot be read, or the model cannot be taken back.
+        UserError: the ledger cannot be read, or the model's edits cannot be undone.
     """
     plans = read_plans(checkpoint)
     ledger = ledger_of(model)
@@ -160,10 +161,10 @@ def replay(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
         names = ", ".join(plan.name for plan in ledger.plans)
         if ledger.base is None:
             raise UserError(
-                f"the model was edited by {names} already, and the checkpoint by other plans; build it anew"
+                f"the model was edited by {names} already, and the checkpoint by other plans; build a new model"
             )
         rank_zero_warn(
-            f"{names}: taken back, for the checkpoint was edited by {', '.join(p.name for p in plans) or 'none'}"
+            f"{names}: undone, because the checkpoint was edited by {', '.join(p.name for p in plans) or 'none'}"
         )
         ledger.base.restore()
         ledger.plans.clear()
@@ -177,32 +178,32 @@ def replay(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
 
 
 def _lasting(plans: Iterable[Plan]) -> list[Plan]:
-    """Those that changed more than values, which a checkpoint brings."""
+    """Returns the plans that changed more than values; values come from the checkpoint."""
     return [p for p in plans if p.trainable is not None or find_technique(p.technique).changes - {"values"}]
 
 
 def same_edit(a: Plan, b: Plan) -> bool:
-    """Whether two plans lead to the same structure and trainability."""
+    """Returns whether two plans lead to the same structure and trainability."""
     return (a.technique, a.decision, a.trainable) == (b.technique, b.decision, b.trainable)
 
 
 def undo(model: nn.Module, name: str) -> None:
-    """Takes an edit of structure or trainability back: the model computes what it did before it.
+    """Undoes an edit of structure or trainability: the model computes the same as before the edit.
 
     Raises:
-        UserError: there is no such edit, a later one stands on it, or it wrote over values.
+        UserError: there is no such edit, a later one depends on it, or it overwrote values.
     """
     ledger = ledger_of(model)
     index = next((i for i in reversed(range(len(ledger.plans))) if ledger.plans[i].name == name), None)
     if index is None:
         done = ", ".join(plan.name for plan in ledger.plans) or "none"
-        raise UserError(f"there is no edit {name!r} to take back; done: {done}")
+        raise UserError(f"there is no edit {name!r} to undo; edits: {done}")
     plan, technique = ledger.plans[index], find_technique(ledger.plans[index].technique)
     for later in ledger.plans[index + 1 :]:
         if find_technique(later.technique).changes & {"structure", "trainability"}:
-            raise UserError(f"{name!r} cannot be taken back: {later.name!r} stands on it; take that back first")
+            raise UserError(f"{name!r} cannot be undone: {later.name!r} depends on it; undo that first")
     if "values" in technique.changes:
-        raise UserError(f"{name!r} cannot be taken back: it wrote over values")
+        raise UserError(f"{name!r} cannot be undone: it overwrote values")
     if "structure" in technique.changes:
         technique.undo(model, plan.decision)
     earlier = [plan.trainable for plan in ledger.plans[:index] if plan.trainable is not None]
@@ -214,7 +215,7 @@ def fold(model: nn.Module) -> nn.Module:
     """Turns an edited model into a plain one that computes the same, in place; every parameter keeps its trainability.
 
     Returns:
-        The model; its ``state_dict`` has the names that its constructor gives.
+        The model; its ``state_dict`` has the names of the unedited model.
 
     Raises:
         UserError: a technique's structure cannot be folded.
@@ -228,14 +229,14 @@ def fold(model: nn.Module) -> nn.Module:
 
 
 def store(model: nn.Module, checkpoint: dict[str, Any]) -> None:
-    """Puts the model's ledger into a checkpoint."""
+    """Adds the model's ledger to a checkpoint."""
     ledger = ledger_of(model)
     if ledger.plans:
         checkpoint[KEY] = ledger.to_plain()
 
 
 def configure(module: Any) -> None:
-    """Calls ``configure_model`` where a module has one, and sees to it that no later call builds the layers anew."""
+    """Calls ``configure_model`` if a module has one, and prevents a later call from building the layers again."""
     if is_overridden("configure_model", module):
         module.configure_model()
         module.configure_model = _nothing
@@ -246,7 +247,7 @@ def _nothing() -> None:
 
 
 def attach(module: Any) -> None:
-    """Makes any LightningModule's checkpoints carry its ledger and replay it, whatever hooks its class has."""
+    """Makes a LightningModule save its ledger in checkpoints and replay it, whatever hooks its class has."""
     if _ATTRIBUTE not in module.__dict__ or "on_load_checkpoint" not in module.__dict__:
         ledger_of(module)
         module.on_save_checkpoint = functools.partial(_save, module)

@@ -1,4 +1,4 @@
-"""Choosing modules and parameters by name."""
+"""Chooses modules and parameters by name patterns."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from framework.errors import UserError
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether any pattern names ``name``: the whole dotted name or its last parts, ``*`` and ``?`` as in a shell.
+    """Returns whether any pattern matches ``name``, entirely or its last parts; ``*`` and ``?`` as in a shell.
 
-    ``attn.qkv`` and ``blocks.*.attn.qkv`` both name ``net.blocks.0.attn.qkv``; ``kv`` does not.
+    ``attn.qkv`` and ``blocks.*.attn.qkv`` both match ``net.blocks.0.attn.qkv``; ``kv`` does not.
     """
     return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}") for pattern in patterns)
 
@@ -22,16 +22,16 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 def choose(
     names: Iterable[str], include: Sequence[str] | None, exclude: Sequence[str] = (), key: str = ""
 ) -> list[str]:
-    """The names that a pattern of ``include`` names (all for ``None``) and none of ``exclude`` does, in order.
+    """Returns the names that match ``include`` (all for ``None``) and do not match ``exclude``, in order.
 
     Args:
-        names: Dotted.
-        include: Patterns as :func:`matches` takes; ``None`` for all names.
-        exclude: Patterns too.
-        key: Where ``include`` was configured, for messages.
+        names: Dotted names.
+        include: Patterns as in :func:`matches`; ``None`` for all names.
+        exclude: Patterns of names to leave out.
+        key: Key of ``include`` in the config, for messages.
 
     Raises:
-        UserError: a pattern of ``include`` names nothing; the message lists the five nearest names.
+        UserError: a pattern of ``include`` matches nothing; the message lists the five nearest names.
     """
     names = list(names)
     for pattern in include or ():
@@ -41,12 +41,12 @@ def choose(
 
 
 def nothing_matches(pattern: str, names: Sequence[str], key: str = "") -> UserError:
-    """The error for a pattern that names nothing, with the five nearest of ``names``.
+    """Returns the error for a pattern that matches nothing, with the five nearest of ``names``.
 
     Args:
-        pattern: What was configured.
-        names: What there is.
-        key: Where it was configured; the message begins with it.
+        pattern: The configured pattern.
+        names: The existing names.
+        key: Its key in the config; the message starts with it.
     """
 
     def likeness(name: str) -> float:
@@ -60,26 +60,26 @@ def nothing_matches(pattern: str, names: Sequence[str], key: str = "") -> UserEr
 
 
 def unique_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Every parameter once, under its first name, tied ones too."""
+    """Returns every parameter once, under its first name, also if it is tied."""
     return dict(model.named_parameters(remove_duplicate=True))
 
 
 def matrices(
     model: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None, key: str = ""
 ) -> dict[str, Tensor]:
-    """The parameters of two and more dimensions and floating type that patterns choose by name, tied ones once.
+    """Returns the floating-point parameters with at least two dimensions whose names match patterns, tied ones once.
 
     Args:
-        model: Whose parameters.
-        include: Patterns as :func:`matches` takes; ``None`` for all.
-        exclude: Patterns too.
-        key: Where ``include`` was configured, for messages.
+        model: The model.
+        include: Patterns as in :func:`matches`; ``None`` for all.
+        exclude: Patterns of names to leave out.
+        key: Key of ``include`` in the config, for messages.
 
     Returns:
-        Name to tensor, detached, in the memory of the parameters.
+        Maps names to detached tensors that share the parameters' memory.
 
     Raises:
-        UserError: there is none, or a pattern names nothing; the nearest names are listed.
+        UserError: there is none, or a pattern matches nothing; the message lists the nearest names.
     """
     known = {
         name: parameter.detach()
@@ -93,7 +93,7 @@ def matrices(
 
 
 def all_names(model: nn.Module) -> dict[int, list[str]]:
-    """For each parameter (by identity) every name that it has, in order."""
+    """Maps each parameter (by identity) to all of its names, in order."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)

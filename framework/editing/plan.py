@@ -1,4 +1,4 @@
-"""What a checkpoint knows of an edit: plain data, enough to make structure and trainability again."""
+"""A plan: an edit as plain data in a checkpoint, enough to repeat its structure and trainability."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from framework.errors import UserError
 from framework.plain import plain_data
 
 SCHEMA = 1
-KEY = "editing"  # of the ledger in a checkpoint
+KEY = "editing"  # key of the ledger in a checkpoint
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One edit of a model, as decided.
+    """One edit of a model, with its decision.
 
     Attributes:
         technique: Registered name of the technique that made it, and can apply it again.
         name: The name under which the technique is configured.
         decision: What :meth:`~framework.editing.Edit.decide` returned: names, ranks, sizes, seeds.
         settings: The technique's own arguments when it decided.
-        version: Of the technique's way to write a decision.
+        version: Version of the technique's decision format.
         trainable: Names of the trainable parameters after the edit; ``None`` if it does not touch trainability.
-        epoch: Epochs that were complete when the edit was made.
-        step: Optimiser steps that were done when the edit was made.
-        seed: What the generators were seeded with for this edit.
+        epoch: Number of complete epochs when the edit was made.
+        step: Number of optimiser steps when the edit was made.
+        seed: Seed of the generators for this edit.
     """
 
     technique: str
@@ -39,12 +39,12 @@ class Plan:
     seed: int = 0
 
     def to_plain(self) -> dict[str, Any]:
-        """The plan as a dict of plain data."""
+        """Returns the plan as a dict of plain data."""
         return {key: plain_data(value, f"{self.name}.{key}") for key, value in asdict(self).items()}
 
     @classmethod
     def from_plain(cls, data: Any) -> Plan:
-        """Reads what :meth:`to_plain` wrote.
+        """Makes a plan from the dict of :meth:`to_plain`.
 
         Raises:
             UserError: a part is missing, unknown or of the wrong kind.

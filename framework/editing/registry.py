@@ -1,4 +1,4 @@
-"""Techniques by registered name: a checkpoint says a name, never what to import."""
+"""Finds techniques by registered name; a checkpoint stores only the name, never a path to import."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from framework.errors import UserError
 
 
 def find_technique(name: str) -> type[Edit]:
-    """The technique registered as ``name``: shipped, of an installed package's entry points, or imported already.
+    """Returns the technique registered as ``name``: shipped, from an installed package's entry points, or imported.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such technique.
     """
-    if name in catalogue.techniques():  # a class that merely took the name cannot stand in for it
+    if name in catalogue.techniques():  # another class with this name cannot replace it
         module, _, attribute = catalogue.techniques()[name].rpartition(".")
         found = getattr(import_module(module), attribute)
         if isinstance(found, type) and issubclass(found, Edit):

@@ -1,4 +1,4 @@
-"""A model's structure, remembered by reference: nothing is copied but dicts, and it can be put back."""
+"""Saves a model's structure by reference, copying only dicts, so that it can be restored."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _STRUCTURE = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_se
 
 
 def _held(key: str, value: Any) -> Any:
-    """Containers that an edit changes in place are copied; everything else is kept by reference."""
+    """Copies containers that an edit changes in place; keeps everything else by reference."""
     return type(value)(value) if key in _STRUCTURE or (key.endswith("_hooks") and isinstance(value, dict)) else value
 
 
 class Snapshot:
     """The modules, parameters, buffers, hooks, attributes and ``requires_grad`` flags of a model.
 
-    Values are not kept: a tensor that was written to stays as it is.
+    Values are not saved: a tensor that was written to is not restored.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -26,7 +26,7 @@ class Snapshot:
         self._flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
 
     def restore(self) -> None:
-        """Puts everything back. Of the root only the structure: its other attributes are the run's."""
+        """Restores everything; of the root module only the structure, as its other attributes belong to the run."""
         for module, kind, attributes in self._parts:
             fresh = {key: _held(key, value) for key, value in attributes.items()}
             if module is self._root:

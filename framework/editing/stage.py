@@ -1,4 +1,4 @@
-"""Stages: parts of one training that an edit starts, each with its own optimiser settings and schedule."""
+"""Stages: parts of one training, each started by an edit, with its own optimiser settings and schedule."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ KEY = "stage"
 
 @dataclass(frozen=True)
 class Stage:
-    """What an edit wants of the optimiser from now on; a decision carries it under ``stage`` (:meth:`to_plain`).
+    """The optimiser settings and schedule after an edit; stored in its decision under ``stage`` (:meth:`to_plain`).
 
-    The latest decision that has one counts, so that a resumed run builds the same optimiser.
+    The latest decision with a stage is used, so that a resumed run builds the same optimiser.
 
     Attributes:
-        epoch: The first of its epochs.
-        epochs: How many it has; ``None`` for all that are left.
-        optimizer: Fields of :class:`framework.optim.OptimizerConfig` that differ.
-        schedule: Fields of :class:`framework.optim.ScheduleConfig` that differ.
+        epoch: Its first epoch.
+        epochs: Number of its epochs; ``None`` for all remaining ones.
+        optimizer: Fields of :class:`framework.optim.OptimizerConfig` that it changes.
+        schedule: Fields of :class:`framework.optim.ScheduleConfig` that it changes.
     """
 
     epoch: int = 0
@@ -31,11 +31,11 @@ class Stage:
     schedule: dict[str, Any] = field(default_factory=dict)
 
     def to_plain(self) -> dict[str, Any]:
-        """As a decision holds it."""
+        """Returns it as plain data for a decision."""
         return asdict(self)
 
 
 def stage_of(model: nn.Module) -> Stage:
-    """The stage that a model is in; one over the whole training where no edit started another."""
+    """Returns the model's current stage; one over the whole training if no edit started another."""
     stages = [plan.decision[KEY] for plan in ledger_of(model).plans if plan.decision.get(KEY) is not None]
     return Stage(**stages[-1]) if stages else Stage()

@@ -1,1 +1,1 @@
-"""Mathematics that several methods, data sets or techniques compute with: tensors in, tensors out."""
+"""Mathematics that several methods, data sets or techniques use: functions of tensors that return tensors."""

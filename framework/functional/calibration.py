@@ -11,13 +11,13 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 LIMITS = (1e-3, 1e3)
-"""Of a temperature: beyond them the likelihood has no optimum, as where no example is classified wrongly."""
+"""Limits of a temperature; the optimum can be at infinity, for example if no example is classified wrongly."""
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The T > 0 with which softmax(logits / T) has the least negative log-likelihood.
+    """Fits the temperature T > 0 that minimises the negative log-likelihood of softmax(logits / T).
 
-    That is convex in 1/T; Brent's method finds it on a logarithmic scale within ``LIMITS``.
+    The objective is convex in 1/T; Brent's method minimises it on a logarithmic scale within ``LIMITS``.
 
     Args:
         logits: (N, C).
@@ -37,7 +37,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How well probabilities are calibrated.
+    """The calibration of probabilities.
 
     Attributes:
         nll: Mean negative log-likelihood.
@@ -51,13 +51,13 @@ class Calibration:
 
 
 def calibration(logits: Tensor, labels: Tensor, temperature: float = 1.0, bins: int = 15) -> Calibration:
-    """Calibration of softmax(logits / temperature), over equal bins (lo, hi] of the largest probability.
+    """Returns the calibration of softmax(logits / temperature), over equal bins (lo, hi] of the largest probability.
 
     Args:
         logits: (N, C).
         labels: (N,) int64.
         temperature: T.
-        bins: How many.
+        bins: Number of bins.
     """
     scaled = logits.double() / temperature
     probabilities, classes = scaled.softmax(-1), logits.shape[1]
@@ -69,16 +69,17 @@ def calibration(logits: Tensor, labels: Tensor, temperature: float = 1.0, bins: 
 
 
 def reliability(logits: Tensor, labels: Tensor, temperature: float = 1.0, bins: int = 15) -> Tensor:
-    """Of each bin (lo, hi] of the confidence what its examples are like.
+    """Returns the share, mean confidence and accuracy of the examples in each bin (lo, hi] of the confidence.
 
     Args:
         logits: (N, C).
         labels: Classes (N,).
-        temperature: What the logits are divided by.
-        bins: How many, of equal width over [0, 1].
+        temperature: Divisor of the logits.
+        bins: Number of bins, of equal width over [0, 1].
 
     Returns:
-        Share of the examples, mean confidence and accuracy, (bins, 3) float64; the latter two NaN where a bin is empty.
+        Share of the examples, mean confidence and accuracy, (bins, 3) float64; the latter two are NaN if a bin is
+        empty.
     """
     confidence, predicted = (logits.double() / temperature).softmax(-1).max(-1)
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)

@@ -3,12 +3,13 @@
 Source: Yang et al. 2024, "Gated Linear Attention Transformers with Hardware-Efficient Training", arXiv 2312.06635.
 
 Three forms of one function: :func:`recurrent_gla` (the definition, and a decoding step), :func:`parallel_gla` (all
-pairs of positions at once, for tests) and :func:`chunk_gla` (for training). None scales q, none divides by anything.
+pairs of positions at once, for tests) and :func:`chunk_gla` (for training). None of them scales q or normalises the
+output.
 
 Every form takes tensors of shape (…, T, d): usually (B, H, T, d). Leading dimensions broadcast against each other, so
 that query heads (B, H, G, T, d) can share one (B, H, 1, T, d) of keys, values, decays and state. The last dimension of
-``log_decay`` is d, or 1 for one decay for all key dimensions. Decays are logarithms, 0 or less; −∞ forgets everything.
-States are computed and kept in float32 (float64 for float64 inputs), whatever autocast says.
+``log_decay`` is d, or 1 for one decay for all key dimensions. Decays are logarithms, 0 or less; −∞ clears the state.
+States are computed and stored in float32 (float64 for float64 inputs), whatever autocast says.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from framework.settings import power_of_two
 def recurrent_gla(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence, one position after the other.
+    """Computes the recurrence, one position after the other.
 
     Args:
         q: ``(…, T, d)`` queries.
         k: ``(…, T, d)`` keys.
         v: ``(…, T, e)`` values.
         log_decay: ``(…, T, d)`` or ``(…, T, 1)``, ln a_t ≤ 0.
-        state: ``(…, d, e)`` to start from; zero by default.
+        state: Initial state ``(…, d, e)``; zero by default.
 
     Returns:
         ``(…, T, e)`` in v's type, and the state after the last position.
@@ -48,7 +49,7 @@ def recurrent_gla(
 
 
 def parallel_gla(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
-    """Every pair of positions: o_t = Σ_{s≤t} Σ_i q_ti k_si exp(Σ_{s<r≤t} ln a_ri) v_s; memory T² d, for tests.
+    """Sums over all pairs of positions: o_t = Σ_{s≤t} Σ_i q_ti k_si exp(Σ_{s<r≤t} ln a_ri) v_s; memory T² d, for tests.
 
     The state before the first position is zero.
 
@@ -74,18 +75,19 @@ def parallel_gla(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
 def chunk_gla(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor | None = None, chunk: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """The same in chunks: matrix products within a chunk, the recurrence from chunk to chunk. Differentiable.
+    """Computes it in chunks: matrix products within a chunk, the recurrence from chunk to chunk. Differentiable.
 
-    Within a chunk, blocks of 1, 2, 4, … positions meet in pairs: a query of the right one sees a key of the left one
-    through the decays up to the border and those from it, both sums of non-positive terms taken as they stand, never a
-    difference of two longer sums. So no exponential exceeds 1 and nothing is lost however strong the gates are.
+    Within a chunk, blocks of 1, 2, 4, … positions are combined in pairs. The decay between a query of the right block
+    and a key of the left block is the sum of the decays from the key to the border plus those from the border to the
+    query: two sums of non-positive terms, never a difference of longer sums. So no exponential exceeds 1, and no
+    precision is lost however strong the decay is.
 
     Args:
         q: ``(…, T, d)`` queries.
         k: ``(…, T, d)`` keys.
         v: ``(…, T, e)`` values.
         log_decay: ``(…, T, d)`` or ``(…, T, 1)``, ln a_t ≤ 0.
-        state: ``(…, d, e)`` to start from; zero by default.
+        state: Initial state ``(…, d, e)``; zero by default.
         chunk: Positions in a chunk, a power of two.
 
     Returns:
@@ -99,7 +101,7 @@ def chunk_gla(
     with torch.autocast(q.device.type, enabled=False):
         now = _start(k, v, log_decay, state)
         q, k, v, log_decay = padded(chunk, q, k, v, log_decay)
-        scores = (q * k).sum(-1)[..., None, None]  # of blocks: (…, blocks, size, size)
+        scores = (q * k).sum(-1)[..., None, None]  # per block: (…, blocks, size, size)
         *levels, (since, left) = decay_sums(log_decay, chunk)
         for from_start, to_end in levels:
             size = from_start.shape[-2]
@@ -119,18 +121,18 @@ def chunk_gla(
 
 
 def blocks(x: Tensor, size: int) -> Tensor:
-    """``(…, T, d)`` as ``(…, T / size, size, d)``."""
+    """Reshapes ``(…, T, d)`` to ``(…, T / size, size, d)``."""
     return x.unflatten(-2, (-1, size))
 
 
 def pairs(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The left and the right one of each pair of neighbouring blocks of ``(…, T, d)``: ``(…, T / 2 size, size, d)``."""
+    """Returns the left and the right blocks of neighbouring pairs in ``(…, T, d)``: ``(…, T / 2 size, size, d)``."""
     left, right = x.unflatten(-2, (-1, 2, size)).unbind(-3)
     return left, right
 
 
 def padded(chunk: int, *tensors: Tensor) -> list[Tensor]:
-    """Adds zeros at the end of ``(…, T, d)`` up to whole chunks: positions that neither add nor decay.
+    """Pads ``(…, T, d)`` with zeros to a multiple of ``chunk``: positions that neither add to the state nor decay it.
 
     Raises:
         UserError: ``chunk`` is not a power of two.
@@ -142,16 +144,18 @@ def padded(chunk: int, *tensors: Tensor) -> list[Tensor]:
 
 
 def halves(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The left and the right one of each pair of neighbouring blocks that are apart already: ``(…, M, size, d)``."""
+    """Returns the left and the right block of each pair of neighbouring blocks ``(…, M, size, d)``."""
     left, right = x.unflatten(-3, (-1, 2)).unbind(-3)
     return left, right
 
 
 def decay_sums(log_decay: Tensor, chunk: int) -> list[tuple[Tensor, Tensor]]:
-    """For blocks of 1, 2, 4, … positions up to a chunk: the sums from a block's start up to each position, its own
-    included, and those from after each position to the block's end.
+    """Returns sums of decays within blocks of 1, 2, 4, … positions up to a chunk.
 
-    Each is the sum of two of the level before, all of one sign: nothing cancels, and −∞ stays what it is.
+    For each position: the sum from the block's start to the position, inclusive, and the sum after it to the block's
+    end.
+
+    Each is the sum of two sums of the previous block size, all of one sign: nothing cancels, and −∞ stays −∞.
 
     Args:
         log_decay: ``(…, T, d)``, T whole chunks (:func:`padded`).
@@ -171,7 +175,7 @@ def decay_sums(log_decay: Tensor, chunk: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def _joined(scores: Tensor, across: Tensor) -> Tensor:
-    """Lower triangles of pairs of blocks and the square between them as the triangles of twice the size."""
+    """Joins the lower triangles of two blocks and the square between them to the triangle of twice the size."""
     size = across.shape[-1]
     left, right = halves(scores)
     return torch.cat([F.pad(left, (0, size)), torch.cat([across, right], -1)], -2)

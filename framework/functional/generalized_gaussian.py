@@ -12,7 +12,7 @@ has a sharper peak and heavier tails.
 
     Var w = α² Γ(3/ν) / Γ(1/ν),   E|w| = α Γ(2/ν) / Γ(1/ν),   ρ(ν) = Var w / (E|w|)² = Γ(1/ν) Γ(3/ν) / Γ(2/ν)²
 
-ρ falls strictly with ν; the estimator looks up n Σw² / (Σ|w|)² in a table of it.
+ρ decreases strictly with ν; the estimator looks up n Σw² / (Σ|w|)² in a table of it.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ from torch import Tensor
 from framework.settings import above
 
 LOWEST, HIGHEST, RESOLUTION = 0.10, 3.00, 0.01
-"""The table of shapes that the estimator looks up, ends included: 291 entries."""
+"""Ends of the estimator's table of shapes, which has 291 entries."""
 
-_CHUNK = 1 << 16  # samples drawn at a time: what is worked on stays in the cache
+_CHUNK = 1 << 16  # samples drawn at a time: they fit in the cache
 _SIGN: dict[np.dtype, Any] = {np.dtype(np.float32): np.uint32(1 << 31), np.dtype(np.float64): np.uint64(1 << 63)}
 
 
 def variance(alpha: float, shape: float) -> float:
-    """Variance α² Γ(3/ν) / Γ(1/ν)."""
+    """Returns the variance α² Γ(3/ν) / Γ(1/ν)."""
     return alpha**2 * math.exp(math.lgamma(3 / shape) - math.lgamma(1 / shape))
 
 
 def entropy(alpha: float, shape: float) -> float:
-    """Differential entropy 1/ν − ln(ν / (2 α Γ(1/ν))), in nats."""
+    """Returns the differential entropy 1/ν − ln(ν / (2 α Γ(1/ν))), in nats."""
     return 1 / shape - math.log(shape / (2 * alpha)) + math.lgamma(1 / shape)
 
 
 def ratio(shape: float) -> float:
-    """ρ(ν) = Var w / (E\\|w\\|)², strictly falling from ∞ to 4/3; ρ(1) = 2, ρ(2) = π/2."""
+    """Returns ρ(ν) = Var w / (E\\|w\\|)², strictly decreasing from ∞ to 4/3; ρ(1) = 2, ρ(2) = π/2."""
     return math.exp(math.lgamma(1 / shape) + math.lgamma(3 / shape) - 2 * math.lgamma(2 / shape))
 
 
 def scale_of_std(std: float, shape: float) -> float:
-    """The scale α of the distribution with this standard deviation."""
+    """Returns the scale α of the distribution with this standard deviation."""
     return std * math.exp(0.5 * (math.lgamma(1 / shape) - math.lgamma(3 / shape)))
 
 
 def log_density(w: Tensor, alpha: float, shape: float, mean: float = 0.0) -> Tensor:
-    """ln p(w) of each element; shape and type of ``w``.
+    """Returns ln p(w) of each element, with the shape and type of ``w``.
 
     Args:
-        w: Any shape.
+        w: Weights of any shape.
         alpha: Scale α, above 0.
         shape: ν, above 0.
         mean: Location.
@@ -70,10 +70,10 @@ def log_density(w: Tensor, alpha: float, shape: float, mean: float = 0.0) -> Ten
 
 
 def density(w: Tensor, alpha: float, shape: float, mean: float = 0.0) -> Tensor:
-    """p(w) of each element; shape and type of ``w``.
+    """Returns p(w) of each element, with the shape and type of ``w``.
 
     Args:
-        w: Any shape.
+        w: Weights of any shape.
         alpha: Scale α, above 0.
         shape: ν, above 0.
         mean: Location.
@@ -83,19 +83,20 @@ def density(w: Tensor, alpha: float, shape: float, mean: float = 0.0) -> Tensor:
 
 @torch.no_grad()
 def fill_(tensor: Tensor, shape: float, alpha: float, seed: int | list[int]) -> Tensor:
-    """Fills a tensor in place with samples s α g^(1/ν), g ~ Gamma(1/ν), s a fair sign.
+    """Fills a tensor in place with samples s α g^(1/ν), g ~ Gamma(1/ν), s a random sign.
 
-    Since g has the law of g' u^ν, g' ~ Gamma(1 + 1/ν), u uniform on (0, 1), they are drawn as α g'^(1/ν) u with u on
-    (-1, 1): the sign comes for free, and a Gamma variable above shape 1 is quick to draw.
+    Since g has the distribution of g' u^ν, g' ~ Gamma(1 + 1/ν), u uniform on (0, 1), they are drawn as α g'^(1/ν) u
+    with u
+    on (-1, 1): this includes the sign, and a Gamma variable with a shape above 1 is fast to draw.
 
-    The values depend on ``seed``, the number of elements and whether the tensor is of float64, and on nothing else:
-    neither on the device nor on any global generator. Types below float32 are drawn as float32, then rounded.
+    The values depend only on ``seed``, the number of elements and whether the tensor is float64, not on the device or a
+    global generator. Smaller types than float32 are drawn as float32, then rounded.
 
     Args:
-        tensor: Of a floating type, on any device.
+        tensor: A tensor of a floating type, on any device.
         shape: ν.
         alpha: Scale α.
-        seed: A whole number from 0, or several.
+        seed: An integer from 0, or several.
 
     Returns:
         ``tensor``.
@@ -151,10 +152,10 @@ def sample(
     """Draws a tensor (see :func:`fill_`).
 
     Args:
-        size: Its shape.
+        size: Shape of the tensor.
         shape: ν.
         std: Standard deviation.
-        seed: A whole number from 0, or several.
+        seed: An integer from 0, or several.
         dtype: A floating type.
 
     Raises:
@@ -166,10 +167,10 @@ def sample(
 
 @dataclass(frozen=True)
 class Moments:
-    """What the estimator needs of some weights; adds up over tensors, shards and ranks.
+    """The sums over weights that the estimator needs; they can be added over tensors, shards and ranks.
 
     Attributes:
-        count: Weights n.
+        count: Number of weights n.
         absolute: Σ\\|w\\|.
         square: Σw².
     """
@@ -183,22 +184,22 @@ class Moments:
 
     @property
     def ratio(self) -> float:
-        """n Σw² / (Σ\\|w\\|)², the estimate of ρ; NaN where all weights are 0."""
+        """n Σw² / (Σ\\|w\\|)², the estimate of ρ; NaN if all weights are 0."""
         return self.count * self.square / self.absolute**2 if self.absolute else math.nan
 
     @property
     def std(self) -> float:
-        """√(Σw² / n), the mean taken as 0."""
+        """√(Σw² / n); the mean is assumed to be 0."""
         return math.sqrt(self.square / self.count) if self.count else math.nan
 
 
 @torch.no_grad()
 def moments(weights: Tensor | Iterable[Tensor]) -> Moments:
-    """Sums over one tensor, or over all of several as if they were one; added up in float64."""
+    """Computes the sums over one or several tensors, in float64."""
     if not isinstance(weights, Tensor):
         return sum((moments(tensor) for tensor in weights), Moments())
     absolute = square = 0.0
-    for part in weights.detach().reshape(-1).split(1 << 18):  # so that no copy in float64 of a large tensor is made
+    for part in weights.detach().reshape(-1).split(1 << 18):  # to avoid a float64 copy of a large tensor
         part = part.double()
         absolute += float(part.abs().sum())
         square += float(part.dot(part))
@@ -210,11 +211,11 @@ class ShapeFit:
     """A fitted distribution.
 
     Attributes:
-        shape: ν, on the table's grid; NaN where all weights are 0.
+        shape: ν, on the table's grid; NaN if all weights are 0.
         alpha: Scale of the distribution with that shape and the weights' standard deviation.
         std: √(Σw² / n).
-        count: Weights.
-        saturated: Whether the weights' ratio lies beyond the table's ends.
+        count: Number of weights.
+        saturated: Whether the weights' ratio is beyond the table's ends.
     """
 
     shape: float
@@ -226,16 +227,17 @@ class ShapeFit:
 
 @cache
 def shape_table() -> tuple[Tensor, Tensor]:
-    """The shapes 0.10, 0.11, …, 3.00 and ρ of each, float64."""
+    """Returns the shapes 0.10, 0.11, …, 3.00 and ρ of each, float64."""
     shapes = [round(LOWEST + RESOLUTION * k, 2) for k in range(round((HIGHEST - LOWEST) / RESOLUTION) + 1)]
     return torch.tensor(shapes, dtype=torch.float64), torch.tensor([ratio(nu) for nu in shapes], dtype=torch.float64)
 
 
 def fit(weights: Tensor | Iterable[Tensor] | Moments) -> ShapeFit:
-    """Fits the shape as the paper does: the entry of the table whose ρ is nearest to n Σw² / (Σ\\|w\\|)².
+    """Fits the shape as in the paper: the entry of the table whose ρ is nearest to n Σw² / (Σ\\|w\\|)².
 
-    Several tensors are one sample (the paper's global estimate); a mixture of scales then looks like a smaller ν. The
-    mean is taken as 0. The resolution is 0.01; an estimate of 0.1 or 3.0 may be the table's end.
+    Several tensors are treated as one sample (the paper's global estimate); a mixture of scales then appears as a
+    smaller ν. The mean is assumed to be 0. The resolution is 0.01; an estimate of 0.1 or 3.0 may be the end of the
+    table.
     """
     sums = weights if isinstance(weights, Moments) else moments(weights)
     if not sums.absolute:

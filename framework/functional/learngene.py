@@ -2,7 +2,7 @@
 
 Block i of L has θ_i = θ_B + (i/L) θ_A, i from 0 to L−1, for each of its tensors: weights, biases and norms (Xia et al.
 2024, "Transformer as Linear Expansion of Learngene", arXiv 2312.05614; the coefficient is that of the authors' code,
-which never reaches 1). What is no block (embeddings, final norm, head) is shared by all depths.
+which never reaches 1). Tensors outside the blocks (embeddings, final norm, head) are shared by all depths.
 
 Models are vision transformers in timm's layout: a module with ``patch_embed`` and ``blocks``. A file holds tensors
 ``base.<name>``, ``slope.<name>`` and ``shared.<name>`` in safetensors, with heads and depth in its metadata.
@@ -26,14 +26,14 @@ Head = Literal["if_fits", "skip", "strict"]
 
 @dataclass(frozen=True)
 class LearngeneTensors:
-    """What is stored once for all depths.
+    """The tensors of a learngene, stored once for all depths.
 
     Attributes:
         base: θ_B by the tensor's name within a block.
-        slope: θ_A, of the same names and shapes.
-        shared: What is no block, by its name within the model, the final norm as ``norm``.
-        heads: Attention heads of a block, which no shape tells; 0 if not known.
-        depth: At which it was trained or fitted.
+        slope: θ_A, with the same names and shapes.
+        shared: Tensors outside the blocks, by name within the model; the final norm as ``norm``.
+        heads: Number of attention heads of a block, which cannot be seen from shapes; 0 if not known.
+        depth: Depth at which it was trained or fitted.
     """
 
     base: Mapping[str, Tensor]
@@ -43,12 +43,12 @@ class LearngeneTensors:
     depth: int = 0
 
     def parameters_at(self, depth: int) -> int:
-        """Numbers in a model of this depth."""
+        """Returns the number of parameters of a model of this depth."""
         return depth * _numbers(self.base) + _numbers(self.shared)
 
     @property
     def parameters(self) -> int:
-        """Numbers that are stored."""
+        """The number of stored parameters."""
         return _numbers(self.base) + _numbers(self.slope) + _numbers(self.shared)
 
 
@@ -57,7 +57,7 @@ def _numbers(tensors: Mapping[str, Tensor]) -> int:
 
 
 def layers(base: Mapping[str, Tensor], slope: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
-    """θ_B + (i/L) θ_A of every tensor, the layers along a new first dimension.
+    """Returns θ_B + (i/L) θ_A of every tensor, with the layers along a new first dimension.
 
     Args:
         base: θ_B by name.
@@ -65,7 +65,7 @@ def layers(base: Mapping[str, Tensor], slope: Mapping[str, Tensor], depth: int) 
         depth: L.
 
     Returns:
-        By name, shape ``(L, …)``; differentiable.
+        Tensors by name, shape ``(L, …)``; differentiable.
 
     Raises:
         UserError: the depth is below 1.
@@ -79,7 +79,7 @@ def layers(base: Mapping[str, Tensor], slope: Mapping[str, Tensor], depth: int) 
 
 
 def expand(learngene: LearngeneTensors, depth: int) -> dict[str, Tensor]:
-    """State dict of the transformer of a depth: ``blocks.<i>.<name>`` and what is shared."""
+    """Returns the state dict of a transformer of a depth: ``blocks.<i>.<name>`` and the shared tensors."""
     stacks = layers(learngene.base, learngene.slope, depth)
     blocks = {f"blocks.{i}.{name}": stack[i] for i in range(depth) for name, stack in stacks.items()}
     return {**blocks, **learngene.shared}
@@ -112,14 +112,14 @@ def stacked_blocks(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
 
 
 def fit_line(stack: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Least squares of θ_i = B + (i/L) A over the layers of one tensor, in double precision.
+    """Fits θ_i = B + (i/L) A over the layers of one tensor by least squares, in double precision.
 
     Args:
         stack: ``(L, …)``.
 
     Returns:
-        B and A, shape ``(…)``, and R², the share of the variance between layers that the line explains (1 where there
-        is none).
+        B and A, shape ``(…)``, and R², the share of the variance between layers that the line explains (1 if there is
+        no variance).
     """
     rows = stack.double().flatten(1)
     share = torch.arange(len(rows), dtype=torch.float64) / len(rows)
@@ -134,12 +134,12 @@ def fit_line(stack: Tensor) -> tuple[Tensor, Tensor, float]:
 
 
 def linearity(state: Mapping[str, Tensor]) -> dict[str, float]:
-    """R² of the line over layers (see :func:`fit_line`), by the tensor's name within a block."""
+    """Returns R² of the line over layers (see :func:`fit_line`), by the tensor's name within a block."""
     return {name: fit_line(stack)[2] for name, stack in stacked_blocks(state)[0].items()}
 
 
 def find_transformers(model: nn.Module) -> dict[str, nn.Module]:
-    """Submodules that hold ``patch_embed`` and ``blocks``, by name."""
+    """Returns submodules with ``patch_embed`` and ``blocks``, by name."""
     return {
         name: part
         for name, part in model.named_modules()
@@ -149,7 +149,7 @@ def find_transformers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def find_transformer(model: nn.Module) -> tuple[str, nn.Module]:
-    """The one vision transformer within a model, and its name ('' if it is the model).
+    """Returns the only vision transformer within a model, and its name ('' if it is the model).
 
     Raises:
         UserError: there is none, or more than one.
@@ -165,16 +165,16 @@ def find_transformer(model: nn.Module) -> tuple[str, nn.Module]:
 
 
 def heads_of(transformer: nn.Module) -> int:
-    """Attention heads of its blocks; 0 if they do not say."""
+    """Returns the number of attention heads of its blocks; 0 if not known."""
     found = (getattr(part, "num_heads", None) for part in transformer.modules())
     return next((heads for heads in found if isinstance(heads, int)), 0)
 
 
 def extract_learngene(model: nn.Module) -> LearngeneTensors:
-    """The learngene of a vision transformer, on the CPU.
+    """Extracts the learngene of a vision transformer, on the CPU.
 
-    Of a model whose ``blocks`` keep ``base`` and ``slope`` it is theirs; of any other it is the best line through the
-    layers of each tensor, which at one layer is that layer.
+    If the model's ``blocks`` have ``base`` and ``slope``, these are used; otherwise a line is fitted to the layers of
+    each tensor (with one layer, that layer).
 
     Raises:
         UserError: the model holds no vision transformer, more than one, or one whose blocks differ.
@@ -197,31 +197,31 @@ def extract_learngene(model: nn.Module) -> LearngeneTensors:
 
 
 def _canonical(name: str) -> str:
-    """The final norm is ``fc_norm`` where a model averages before it."""
+    """Renames ``fc_norm``, the final norm of models that average before it, to ``norm``."""
     return name.removeprefix("fc_") if name.startswith("fc_norm.") else name
 
 
 def matched(
     transformer: nn.Module, learngene: LearngeneTensors, head: Head = "if_fits"
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The values of a transformer's tensors by a learngene, at the depth that it has.
+    """Returns the values that a learngene gives to a transformer's tensors, at the transformer's depth.
 
     Args:
-        transformer: In timm's layout; not changed.
-        learngene: Of the same width.
-        head: Whether the classifier is taken: ``if_fits`` where its shape agrees, ``skip`` never, ``strict`` insists.
+        transformer: A transformer in timm's layout; not changed.
+        learngene: A learngene of the same width.
+        head: Whether the classifier is used: ``if_fits`` if its shape agrees, ``skip`` never, ``strict`` always.
 
     Returns:
-        Values by name within the transformer, and the names of the head's tensors that keep theirs.
+        Values by name within the transformer, and the names of the head's tensors that are not changed.
 
     Raises:
-        UserError: a tensor is missing, left over or of another shape (all are listed), or the heads differ.
+        UserError: a tensor is missing, unused or of another shape (all are listed), or the numbers of heads differ.
     """
     one_of(get_args(Head), head=head)
     own = transformer.state_dict()
     depth = len(transformer.blocks) if isinstance(transformer.blocks, nn.Sequential | nn.ModuleList) else 0
     if not depth:
-        raise UserError(f"learngene: blocks of {type(transformer).__name__} are no list of layers to expand into")
+        raise UserError(f"learngene: blocks of {type(transformer).__name__} are not a list of layers")
     state = expand(learngene, depth)
     if not any(name.startswith("norm.") for name in own):
         state = {f"fc_{n}" if n.startswith("norm.") else n: value for n, value in state.items()}
@@ -244,11 +244,11 @@ def matched(
 
 @torch.no_grad()
 def expand_into(model: nn.Module, learngene: LearngeneTensors, head: Head = "if_fits") -> list[str]:
-    """Writes a learngene's expansion into the vision transformer within a model, at the depth that it has.
+    """Writes a learngene's expansion into the vision transformer within a model, at the transformer's depth.
 
     Args:
-        model: Holds one vision transformer in timm's layout.
-        learngene: Of the same width.
+        model: A model with one vision transformer in timm's layout.
+        learngene: A learngene of the same width.
         head: See :func:`matched`.
 
     Returns:
@@ -266,5 +266,5 @@ def expand_into(model: nn.Module, learngene: LearngeneTensors, head: Head = "if_
 
 
 def within(owner: str, names: Iterable[str]) -> list[str]:
-    """Names put under a submodule's name."""
+    """Returns names prefixed by a submodule's name."""
     return [f"{owner}.{name}".lstrip(".") for name in names]

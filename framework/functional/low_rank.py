@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 def rebalance(f: Tensor, g: Tensor, beta: Tensor | float) -> tuple[Tensor, Tensor]:
-    """F with k equal singular values β, and the G with which the product F Gᵀ stays (Xiong et al. 2024, Section 5).
+    """Gives F k equal singular values β, and changes G so that F Gᵀ stays the same (Xiong et al. 2024, Section 5).
 
     With the thin SVD F = Q S Bᵀ: F ← F B S⁻¹ β = β Q, G ← G B S / β.
 
     Args:
-        f: (…, n1, k), k at most n1; singular values below 1e-12 of the largest count as that.
+        f: (…, n1, k), k at most n1; singular values below 1e-12 of the largest are raised to it.
         g: (…, n2, k).
-        beta: One number, or one for each member (…).
+        beta: One number, or one per member (…).
     """
     q, s, bt = torch.linalg.svd(f, full_matrices=False)
     s = s.clamp(min=1e-12 * s[..., :1])

@@ -1,4 +1,4 @@
-"""Which tensors of a file are which of a module: names, prefixes and shapes compared."""
+"""Matches the tensors of a file with those of a module by names, prefixes and shapes."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ _SHOWN = 40
 
 
 PREFIXES = ("module.", "model.", "net.", "backbone.", "_orig_mod.")
-"""What wrappers put before every name: DataParallel, Lightning modules, ``torch.compile``."""
+"""Prefixes that wrappers add to every name: DataParallel, Lightning modules, ``torch.compile``."""
 
 
 def shape_text(tensor: Tensor) -> str:
-    """``3x4`` or ``scalar``."""
+    """Returns a shape as text: ``3x4`` or ``scalar``."""
     return "x".join(map(str, tensor.shape)) or "scalar"
 
 
 @dataclass(frozen=True)
 class WeightsMatch:
-    """How the tensors of a file fit those of a model, name by name.
+    """The comparison of a file's tensors with a model's, by name.
 
     Attributes:
-        loaded: In both, of one shape.
-        missing: In the model only.
-        unexpected: In the file only.
-        reshaped: In both, with the shape in the file and the one in the model.
+        loaded: Names in both, with the same shape.
+        missing: Names only in the model.
+        unexpected: Names only in the file.
+        reshaped: Names in both with different shapes: that in the file and that in the model.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -39,11 +39,11 @@ class WeightsMatch:
 
     @property
     def complete(self) -> bool:
-        """Whether every tensor of either side has its counterpart."""
+        """Whether all tensors of both sides match."""
         return not (self.missing or self.unexpected or self.reshaped)
 
     def problems(self, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-        """A line for each tensor that does not fit: the model's missing ones, then the file's others in its order."""
+        """Returns a line for each tensor that does not match: those missing in the file, then the file's others."""
         lines = [f"{name}: missing in the file, {shape_text(own[name])} expected" for name in self.missing]
         for name in state:
             if name in self.reshaped:
@@ -56,7 +56,7 @@ class WeightsMatch:
         return lines
 
     def table(self) -> str:
-        """How many tensors were loaded, and a line for each other one: its name and what became of it."""
+        """Returns a table: the number of loaded tensors, and a line for each other tensor."""
         rows = [(name, f"shape {old} -> {new}: kept") for name, (old, new) in self.reshaped.items()]
         rows += [(name, "missing: kept") for name in self.missing]
         rows += [(name, "unexpected: not used") for name in self.unexpected]
@@ -83,28 +83,28 @@ def compare_tensors(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> W
 
 
 def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors with ``prefix`` dropped from the names that have it; the others keep theirs."""
+    """Returns the tensors with ``prefix`` removed from the names that have it."""
     return {name.removeprefix(prefix): value for name, value in state.items()}
 
 
 def match_prefix(
     own: Mapping[str, Tensor], state: Mapping[str, Tensor], prefix: str | None = None, key: str = "weights"
 ) -> dict[str, Tensor]:
-    """Brings the file's names to the model's where all of them have one prefix more or less.
+    """Adds or removes a prefix of the file's names, if that makes them match the model's.
 
     Args:
         own: The model's tensors.
         state: The file's.
-        prefix: Dropped from the file's names; ``None`` tries what wrappers use (:data:`PREFIXES`), dropped or put
-            before, and takes the one under which most tensors fit.
+        prefix: Prefix to remove from the file's names; ``None`` tries those of wrappers (:data:`PREFIXES`), removed or
+            added, and uses the one with the most matching tensors.
         key: The setting that named the file, for messages.
 
     Raises:
-        UserError: no name of the file has the given prefix, or two prefixes fit equally well.
+        UserError: no name in the file has the given prefix, or two prefixes match equally well.
     """
     if prefix is not None:
         if prefix and not any(name.startswith(prefix) for name in state):
-            raise UserError(f"prefix: no tensor of the file begins with {prefix!r}; they are {_some(list(state))}")
+            raise UserError(f"prefix: no tensor of the file starts with {prefix!r}; they are {_some(list(state))}")
         return without_prefix(state, prefix)
     choices: dict[str, dict[str, Tensor]] = {"as it is": dict(state)}
     for text in PREFIXES:
@@ -121,7 +121,7 @@ def match_prefix(
         return choices["as it is"]
     winners = [choice for choice, count in counts.items() if count == best]
     if len(winners) > 1:
-        raise UserError(f"{key}: the names fit equally well with {' and with '.join(winners)}; give prefix")
+        raise UserError(f"{key}: the names match equally well with {' and with '.join(winners)}; give prefix")
     return choices[winners[0]]
 
 
@@ -130,6 +130,6 @@ def _some(names: Sequence[str]) -> str:
 
 
 def shortened(lines: Sequence[str]) -> str:
-    """Lines of a message, indented, the end cut off after many."""
+    """Returns the first lines of a message, indented."""
     more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
     return "\n  ".join([*lines[:_SHOWN], *more])

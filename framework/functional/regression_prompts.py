@@ -1,7 +1,7 @@
-"""Regression prompts (as in arXiv 2208.01066, 2306.09927): what they are drawn from, and how a batch is drawn.
+"""Regression prompts (as in arXiv 2208.01066, 2306.09927): their distribution, and how batches are drawn.
 
-A prompt is N labelled examples (x_i, y_i) and a query x_q: ``y = f(⟨w, x⟩) + ε`` with a task w of its own. A batch
-holds ``x`` (B, N + 1, d), the query last, and ``y`` (B, N + 1, T), the query's label last, for T labels a point.
+A prompt is N labelled examples (x_i, y_i) and a query x_q: ``y = f(⟨w, x⟩) + ε`` with its own task w. A batch has ``x``
+(B, N + 1, d), the query last, and ``y`` (B, N + 1, T), the query's label last, with T labels per point.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Prompts = dict[str, Tensor]
 
 
 class InputSpectrum(NamedTuple):
-    """A law of a positive number: how it is made of uniform ones, and its first three moments."""
+    """A distribution of a positive number: its map from uniform numbers, and its first three moments."""
 
     draw: Callable[[Tensor], Tensor]
     moments: tuple[float, float, float]
@@ -27,7 +27,7 @@ SPECTRA = {
     "exponential": InputSpectrum(lambda u: -torch.log1p(-u), (1.0, 2.0, 6.0)),
     "uniform": InputSpectrum(lambda u: 2 * u, (1.0, 4 / 3, 2.0)),
 }
-"""Laws of the entries of a diagonal covariance that each prompt draws anew."""
+"""Distributions of the entries of a diagonal covariance that is drawn for each prompt."""
 
 Function = Literal["linear", "relu", "tanh", "sine", "square", "sign"]
 
@@ -39,12 +39,12 @@ FUNCTIONS: dict[Function, Callable[[Tensor], Tensor]] = {
     "square": torch.square,
     "sign": torch.sign,
 }
-"""What is applied to ⟨w, x⟩ before the noise."""
+"""Functions f of ⟨w, x⟩, applied before the noise."""
 
 
 @dataclass(frozen=True)
 class PromptLaw:
-    """What prompts are drawn from: ``w ~ N(w*, Ψ)``, ``x ~ N(0, Λ)``, ``y = f(⟨w, x⟩) + ε``, ``ε ~ N(0, σ²)``.
+    """The distribution of prompts: ``w ~ N(w*, Ψ)``, ``x ~ N(0, Λ)``, ``y = f(⟨w, x⟩) + ε``, ``ε ~ N(0, σ²)``.
 
     Attributes:
         x_cov: Λ (d, d) of the examples, float64, positive definite; with ``rows`` their second moment.
@@ -53,12 +53,12 @@ class PromptLaw:
         noise: σ², a variance.
         noisy_query: Whether the query's label has noise too.
         query_cov: Λ of the query (d, d); by default that of the examples.
-        spectrum: A name in ``SPECTRA``: each prompt has the covariance Λ^½ diag(λ) Λ^½, λ_i drawn from it.
-        scale: c, what examples and query are multiplied with before they are labelled.
+        spectrum: A name in ``SPECTRA``: each prompt has the covariance Λ^½ diag(λ) Λ^½ with λ_i drawn from it.
+        scale: Factor c on examples and query, applied before they are labelled.
         function: A name in ``FUNCTIONS``.
-        mask: (T, d) of zeros and ones: the coordinates that each task looks at; by default all.
-        rows: (n, d) points that the x are drawn from, with replacement, instead of a Gaussian.
-        active: How many leading coordinates of x are not zero; by default all.
+        mask: (T, d) of zeros and ones: the coordinates that each task uses; by default all.
+        rows: (n, d) points from which the x are drawn with replacement, instead of a Gaussian.
+        active: Number of leading coordinates of x that are not zero; by default all.
     """
 
     x_cov: Tensor
@@ -85,7 +85,7 @@ class PromptLaw:
         return self.task_mean.shape[0]
 
     def with_changes(self, **changes: Any) -> PromptLaw:
-        """The same law but for some attributes."""
+        """Returns a copy with some attributes replaced."""
         return replace(self, **changes)
 
     def sample(
@@ -94,10 +94,10 @@ class PromptLaw:
         """Draws prompts on the generator's device.
 
         Args:
-            prompts: B.
-            length: N, examples in a prompt.
-            generator: Where the numbers come from; they are the same for the same state, device and sizes.
-            dtype: Of what is returned.
+            prompts: Number of prompts B.
+            length: Number of examples N in a prompt.
+            generator: Source of randomness; the numbers are the same for the same state, device and sizes.
+            dtype: Type of the returned tensors.
 
         Returns:
             ``x`` (B, N + 1, d), ``y`` (B, N + 1, T), ``w`` (B, T, d).
@@ -109,7 +109,7 @@ class PromptLaw:
             return torch.randn(size, generator=generator, device=device, dtype=dtype)
 
         def root(covariance: Tensor) -> Tensor | None:
-            """Λ^½, or nothing for the identity."""
+            """Returns Λ^½, or ``None`` for the identity."""
             if torch.equal(covariance, torch.eye(len(covariance), dtype=covariance.dtype)):
                 return None
             values, vectors = torch.linalg.eigh(covariance)

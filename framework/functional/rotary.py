@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864), halves rotated against each other as in Llama."""
+"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864) that rotates the two halves, as in Llama."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def angles(positions: Tensor, dim: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, (T, dim) each, of what each channel turns by.
+    """Returns cosine and sine, (T, dim) each, of the rotation angle of each channel.
 
     Args:
-        positions: (T,) of each token.
-        dim: Channels of a head, even.
+        positions: Positions (T,) of the tokens.
+        dim: Number of channels of a head, even.
         base: The longest wavelength is 2π times nearly this many tokens.
-        dtype: Of the result; the angles are float32.
+        dtype: Type of the result; the angles are float32.
     """
     frequency = base ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
     angle = (positions[:, None].float() * frequency).repeat(1, 2)
@@ -21,12 +21,12 @@ def angles(positions: Tensor, dim: int, base: float, dtype: torch.dtype) -> tupl
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns vectors by angles.
+    """Rotates vectors by angles.
 
     Args:
         x: (…, T, d).
-        cos: Of the angles, broadcast to ``x``.
-        sin: Of the angles, broadcast to ``x``.
+        cos: Cosine of the angles, broadcast to ``x``.
+        sin: Sine of the angles, broadcast to ``x``.
 
     Returns:
         (…, T, d).

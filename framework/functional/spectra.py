@@ -1,13 +1,13 @@
 """Condition numbers and log-volumes of many matrices (KappaTune, arXiv 2506.16289), faster than an SVD of each.
 
-The spectrum of a matrix W (m x n, n <= m) is read from its Gram matrix G = WᵀW, which is formed once. Small matrices
-get all eigenvalues of G, a batch of equal shapes at a time. Of a large one only the extremes and the determinant are
-needed: Lanczos' method for the extremes (with full reorthogonalisation; from G itself, and for a small σ_min from G's
-Cholesky factor), the Cholesky factor for the determinant.
+The spectrum of a matrix W (m x n, n <= m) is read from its Gram matrix G = WᵀW, which is formed once. For small
+matrices all eigenvalues of G are computed, in batches of equal shapes. For a large one only the extreme eigenvalues and
+the determinant are needed: Lanczos' method for the extremes (with full reorthogonalisation; from G itself, and for a
+small σ_min from G's Cholesky factor), the Cholesky factor for the determinant.
 
-Squaring loses digits: a relative error ε in G is an error ε κ² in σ_min². So G is formed in float32 only where κ turns
-out below :data:`SINGLE`, in float64 up to :data:`DOUBLE`, and beyond that a float64 SVD is taken. Against float64 SVD κ
-is then right to 1e-4 at the least, mostly to 1e-6 (what a float32 SVD gives).
+Squaring loses digits: a relative error ε in G is an error ε κ² in σ_min². So G is formed in float32 only if κ is below
+:data:`SINGLE`, in float64 up to :data:`DOUBLE`, and beyond that a float64 SVD is used. Compared with a float64 SVD, κ
+has a relative error of at most 1e-4, mostly 1e-6 (as with a float32 SVD).
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from framework.errors import UserError
 
 SINGLE = 20.0  # largest κ that is read from a float32 Gram matrix
 DOUBLE = 3e4  # largest κ that is read from a float64 Gram matrix
-FLOOR = 1e-8  # added to the smallest singular value, as peft does
-_SMALL = 160  # up to this side all eigenvalues cost no more than two extremes
-_ENTRIES = 2**24  # of the matrices that are handled together
-_TOLERANCE = 1e-6  # error of an eigenvalue, as its residual and the gap to the next one bound it
-_AGREEMENT = 1e-4  # of σ_min² as read from G and from the matrix itself; else G's precision is not enough
-_STEPS = 160  # of Lanczos' method, before all singular values are computed instead
+FLOOR = 1e-8  # added to the smallest singular value, as in peft
+_SMALL = 160  # up to this side length all eigenvalues take no more time than two extreme ones
+_ENTRIES = 2**24  # number of entries of the matrices that are processed together
+_TOLERANCE = 1e-6  # error bound of an eigenvalue, from its residual and the gap to the next one
+_AGREEMENT = 1e-4  # of σ_min² from G and from the matrix itself; otherwise G's precision is not enough
+_STEPS = 160  # steps of Lanczos' method, before all singular values are computed instead
 
 
 @dataclass(frozen=True)
 class WeightSpectrum:
-    """What the singular values σ_1 >= … >= σ_n of a matrix say of it; for a stack of matrices, means over them.
+    """Statistics of the singular values σ_1 >= … >= σ_n of a matrix; for a stack of matrices, means over them.
 
     Attributes:
-        shape: Of the matrix, or of each in the stack.
-        matrices: How many there are in the stack; 1 for a matrix.
-        kappa: σ_1 / (σ_n + 1e-8), as peft has it; infinite for a matrix of zeros.
+        shape: Shape of the matrix, or of each in the stack.
+        matrices: Number of matrices in the stack; 1 for a matrix.
+        kappa: σ_1 / (σ_n + 1e-8), as in peft; infinite for a matrix of zeros.
         exact: σ_1 / σ_n; infinite if σ_n is zero to float64's accuracy.
-        deficit: D = (n/2) ln(c/n) - Σ ln σ_i in nats, c = Σ σ_i²: how much less volume than a matrix of equal norm
-            with equal singular values (0 for that one, infinite where a σ_i is zero).
+        deficit: D = (n/2) ln(c/n) - Σ ln σ_i in nats, c = Σ σ_i²: the log-volume below that of a matrix with equal norm
+            and equal singular values (0 for that one, infinite if a σ_i is zero).
     """
 
     shape: tuple[int, int]
@@ -52,41 +52,42 @@ class WeightSpectrum:
 
     @property
     def random(self) -> float:
-        """κ of a Gaussian random matrix of this shape (:func:`marchenko_pastur`)."""
+        """Expected κ of a Gaussian random matrix of this shape (:func:`marchenko_pastur`)."""
         return marchenko_pastur(*self.shape)
 
 
 def marchenko_pastur(rows: int, columns: int) -> float:
-    """κ that a random matrix with independent entries of one variance has by its shape alone.
+    """Returns the typical κ of a random matrix with independent entries of one variance, from its shape.
 
     (√m + √n) / (√m - √(n-1)) with m the larger side: for large matrices the ratio of the edges of the Marchenko-Pastur
     law, (1 + √(n/m)) / (1 - √(n/m)); for square ones, where that is infinite, 4n, the order that Rudelson and Vershynin
-    (2009, "Smallest singular value of a random rectangular matrix") prove. Single square matrices scatter widely.
+    (2009, "Smallest singular value of a random rectangular matrix") prove. For single square matrices κ varies widely.
     """
     small, large = sorted((rows, columns))
     return (math.sqrt(large) + math.sqrt(small)) / (math.sqrt(large) - math.sqrt(small - 1))
 
 
 def isotropy_bound(kappa: float) -> float:
-    """Largest Σ ln σ_i, less its value at κ = 1, among matrices of a given norm and κ: ln(2κ / (1 + κ²)) nats.
+    """Returns the largest Σ ln σ_i, minus its value at κ = 1, for a given norm and κ: ln(2κ / (1 + κ²)) nats.
 
-    It does not depend on n: κ alone proves a deficit of minus this, and no more.
+    It does not depend on n: κ alone implies a deficit of at least minus this.
     """
     return math.log(2 * kappa) - math.log1p(kappa**2)
 
 
 def condition_numbers(weights: Mapping[str, Tensor]) -> dict[str, WeightSpectrum]:
-    """The spectra of many weights.
+    """Computes the spectra of many weights.
 
     Args:
-        weights: By name: a matrix (m, n), a stack of matrices (E, m, n), or a convolution's kernel (out, in, …) of
-            four or more dimensions, which is read as the matrix (out, in·…). Any floating dtype, any device.
+        weights: Maps a name to a matrix (m, n), a stack of matrices (E, m, n), or a convolution's kernel (out, in, …)
+            of four or more dimensions, which is treated as the matrix (out, in·…). Any floating dtype, any device.
 
     Returns:
-        One :class:`WeightSpectrum` a name, in order. Nothing is drawn from the global generators.
+        One :class:`WeightSpectrum` per name, in order. The global generators are not used.
 
     Raises:
-        UserError: a weight has fewer than two dimensions, is empty, not floating, or has entries that are not finite.
+        UserError: a weight has fewer than two dimensions, is empty, is not floating, or has entries that are not
+            finite.
     """
     groups: dict[tuple, list[tuple[str, Tensor]]] = {}
     matrices: dict[str, int] = {}
@@ -122,12 +123,12 @@ def condition_numbers(weights: Mapping[str, Tensor]) -> dict[str, WeightSpectrum
 
 
 def _spectra(matrices: list[Tensor]) -> Iterator[tuple[float, float, float] | None]:
-    """κ, exact κ and deficit of tall matrices of one shape; ``None`` for one that is not finite."""
+    """Returns κ, exact κ and deficit of tall matrices of one shape; ``None`` for one that is not finite."""
     rows, side = matrices[0].shape
     if side <= _SMALL or matrices[0].device.type != "cpu":
         batch = torch.stack(matrices).double()
         squares = batch.square().sum((-2, -1))
-        sound = squares.isfinite()  # of entries that are not finite no eigenvalues are asked for
+        sound = squares.isfinite()  # no eigenvalues are computed for entries that are not finite
         gram = torch.where(
             sound[:, None, None], batch.mT @ batch, torch.zeros((), dtype=batch.dtype, device=batch.device)
         )
@@ -144,7 +145,7 @@ def _spectra(matrices: list[Tensor]) -> Iterator[tuple[float, float, float] | No
         norm = float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) ** 2
         found = None
         if math.isfinite(norm) and norm > 0:
-            # By a power of two, which rounds nothing, so that neither squares nor their sums leave float32's range.
+            # By a power of two, without rounding, so that squares and their sums stay in float32's range.
             scale = 2.0 ** round(math.log2(norm / side) / 2)
             scaled = matrix / scale
             if matrix.dtype == torch.float32 and marchenko_pastur(rows, side) <= SINGLE:
@@ -158,12 +159,12 @@ def _spectra(matrices: list[Tensor]) -> Iterator[tuple[float, float, float] | No
 
 
 def _numbers(largest: float, smallest: float, log: float, norm: float, side: int) -> tuple[float, float, float]:
-    """From σ_1, σ_n, Σ ln σ_i and Σ σ_i². Rounding can make the deficit of an orthogonal matrix negative."""
+    """Computes them from σ_1, σ_n, Σ ln σ_i and Σ σ_i²; rounding can make an orthogonal matrix's deficit negative."""
     return largest / (smallest + FLOOR), largest / smallest, max(0.0, side / 2 * math.log(norm / side) - log)
 
 
 def _by_svd(matrix: Tensor, norm: float) -> tuple[float, float, float] | None:
-    """From a float64 SVD, for any matrix."""
+    """Computes the statistics from a float64 SVD, for any matrix."""
     if norm == 0:
         return math.inf, math.inf, math.inf
     if not math.isfinite(norm):
@@ -176,7 +177,7 @@ def _by_svd(matrix: Tensor, norm: float) -> tuple[float, float, float] | None:
 
 
 def gram_matrix(matrix: Tensor, blocks: int = 4) -> Tensor:
-    """WᵀW of ``matrix`` (m, n) in its own precision; products below the diagonal's blocks are copied, not computed."""
+    """Returns WᵀW of ``matrix`` (m, n) in its precision; blocks below the diagonal are copied, not computed."""
     columns = matrix.split(-(-matrix.shape[1] // blocks), dim=1)
     gram = matrix.new_empty(matrix.shape[1], matrix.shape[1])
     size = columns[0].shape[1]
@@ -189,15 +190,15 @@ def gram_matrix(matrix: Tensor, blocks: int = 4) -> Tensor:
 
 
 def _by_extremes(matrix: Tensor, limit: float) -> tuple[float, float, float] | None:
-    """σ_1, σ_n and Σ ln σ_i of a tall matrix; ``None`` where κ exceeds ``limit`` or an eigenvalue was not found."""
+    """Returns σ_1, σ_n and Σ ln σ_i of a tall matrix; ``None`` if κ exceeds ``limit`` or without convergence."""
     gram = gram_matrix(matrix)
     factor, failed = torch.linalg.cholesky_ex(gram)
     if int(failed):
         return None
-    rough = gram.float()  # enough to find directions: the values are then taken from the matrix itself
+    rough = gram.float()  # precise enough for directions: the values are computed from the matrix itself
 
     def settled(ends: _Ends) -> bool:
-        # Far below the largest, G's own Krylov space finds the smallest too slowly: its inverse is used instead.
+        # If the smallest is far below the largest, G's own Krylov space converges too slowly: its inverse is used.
         return ends.found(-1) and (ends.found(0) or bool(ends.values[0] < 0.01 * ends.values[-1]))
 
     ends = _lanczos(lambda v: rough @ v, rough[0], settled)
@@ -213,16 +214,16 @@ def _by_extremes(matrix: Tensor, limit: float) -> tuple[float, float, float] | N
         if not ends.found(-1):
             return None
         low = 1 / float(ends.values[-1])
-        lowest = solve(ends.vector(-1))  # once more, because what is left of large singular vectors counts κ-fold
+        lowest = solve(ends.vector(-1))  # again, as remaining parts of large singular vectors are amplified by κ
     smallest = _stretch(matrix, lowest)
-    # What rounding did to G along this vector is the difference between its two readings.
+    # The effect of rounding in G along this vector is the difference between the two values.
     if largest > limit * smallest or abs(low - smallest**2) > _AGREEMENT * smallest**2:
         return None
     return largest, smallest, float(factor.diagonal().log().sum(dtype=torch.float64))
 
 
 def _stretch(matrix: Tensor, vector: Tensor) -> float:
-    """|W v| / |v|: of a singular vector with an error δ it gives the singular value with an error of order δ²."""
+    """Returns |W v| / |v|: for a singular vector with an error δ, the singular value has an error of order δ²."""
     image = matrix @ vector.to(matrix.dtype)
     norms = [torch.linalg.vector_norm(x, dtype=torch.float64) for x in (image, vector.to(matrix.dtype))]
     return float(norms[0] / norms[1])
@@ -230,7 +231,7 @@ def _stretch(matrix: Tensor, vector: Tensor) -> float:
 
 @dataclass
 class _Ends:
-    """What Lanczos' method knows of an operator: Ritz values, ascending, and how to make their vectors."""
+    """The state of Lanczos' method: Ritz values in ascending order, and the data to compute their vectors."""
 
     values: Tensor
     residuals: Tensor
@@ -238,7 +239,7 @@ class _Ends:
     basis: Tensor
 
     def found(self, end: int) -> bool:
-        """Whether the value at this end (0 or -1) is an eigenvalue to :data:`_TOLERANCE`."""
+        """Returns whether the value at this end (0 or -1) is an eigenvalue to :data:`_TOLERANCE`."""
         value, residual = float(self.values[end]), float(self.residuals[end])
         if residual == 0 or len(self.values) < 2:
             return residual == 0
@@ -246,7 +247,7 @@ class _Ends:
         return min(residual, residual**2 / max(gap, 1e-300)) <= _TOLERANCE * value and residual <= 1e-3 * value
 
     def vector(self, end: int) -> Tensor:
-        """The Ritz vector at this end."""
+        """Returns the Ritz vector at this end."""
         return self.coordinates[:, end] @ self.basis
 
 
@@ -255,8 +256,9 @@ def _lanczos(
 ) -> _Ends:
     """Runs Lanczos' method on a symmetric operator until ``settled``, for at most :data:`_STEPS` steps.
 
-    The start is random, so no eigenvector is missing from it but by chance, and every vector is made orthogonal to all
-    earlier ones, so no value appears twice. The small eigenvalue problem is solved every so many steps.
+    The initial vector is random, so that it almost surely has a part along every eigenvector, and every vector is made
+    orthogonal to all earlier ones, so that no value appears twice. The small eigenvalue problem is solved only after
+    every few steps.
     """
     steps = min(_STEPS, len(like))
     basis = torch.empty(steps + 1, len(like), dtype=like.dtype)
@@ -277,7 +279,7 @@ def _lanczos(
         size = k + 1
         if size == steps or size % every == 0 or size <= 2:
             values, coordinates = torch.linalg.eigh(small[:size, :size])
-            # then the space holds all that the start does
+            # the Krylov space is complete
             closed = size == len(like) or float(beside) <= 8 * eps * float(values[-1])
             residuals = small[k, size] * coordinates[-1].abs() * (not closed)
             ends = _Ends(values, residuals, coordinates.to(like.dtype), basis[:size])

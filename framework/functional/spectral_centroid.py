@@ -1,5 +1,4 @@
-"""Signals on a regular grid: the coordinates of its points, and where a signal's spectrum has its centre
-(WINNER, arXiv 2509.09719)."""
+"""Coordinates of a regular grid, and the spectral centroid of a signal on it (WINNER, arXiv 2509.09719)."""
 
 from __future__ import annotations
 
@@ -16,20 +15,20 @@ Centroid = Literal["ravel", "rows", "axes"]
 
 
 def grid_coordinates(shape: Sequence[int]) -> Tensor:
-    """Coordinates of a grid's points, row-major: ``linspace(-1, 1, n)`` along each axis, both ends included.
+    """Returns the coordinates of a grid's points, row-major: ``linspace(-1, 1, n)`` along each axis, with both ends.
 
     Args:
-        shape: Points along each of d axes.
+        shape: Number of points along each of d axes.
 
     Returns:
-        (∏ shape, d), float32. An axis of one point lies at 0.
+        (∏ shape, d), float32. The coordinate of an axis with one point is 0.
     """
     axes = [torch.linspace(-1, 1, n, dtype=torch.float64) if n > 1 else torch.zeros(1).double() for n in shape]
     return torch.stack([grid.reshape(-1) for grid in torch.meshgrid(*axes, indexing="ij")], -1).float()
 
 
 def _centroid(rows: Tensor) -> Tensor:
-    """Of each real signal along the last dimension, Σ f |Y_f| / Σ |Y_f| over rfft's bins, f in cycles a sample."""
+    """Returns Σ f |Y_f| / Σ |Y_f| over rfft's bins of real signals along the last dimension; f in cycles per sample."""
     amplitudes = torch.fft.rfft(rows).abs()
     frequencies = torch.fft.rfftfreq(rows.shape[-1], dtype=torch.float64)
     total = amplitudes.sum(-1)
@@ -37,12 +36,12 @@ def _centroid(rows: Tensor) -> Tensor:
 
 
 def channel_centroids(signal: Any, mode: Centroid = "ravel") -> Tensor:
-    """The amplitude-weighted mean frequency of each channel, in cycles a sample (0 to 0.5).
+    """Returns the amplitude-weighted mean frequency of each channel, in cycles per sample (0 to 0.5).
 
     Args:
-        signal: ``(*grid, C)``, real; an array or a tensor. A zero signal has its centre at 0.
-        mode: ``ravel`` takes all points row by row as one signal, as the program behind the published numbers does;
-            ``rows`` averages over the signals along the grid's last axis; ``axes`` does so along each axis.
+        signal: ``(*grid, C)``, real; an array or a tensor. The centroid of a zero signal is 0.
+        mode: ``ravel`` uses all points row by row as one signal, as the authors' program for the published numbers
+            does; ``rows`` averages over the signals along the grid's last axis; ``axes`` does so along each axis.
 
     Returns:
         ``(C,)`` float64; for ``axes`` ``(d, C)``.
@@ -65,10 +64,10 @@ def channel_centroids(signal: Any, mode: Centroid = "ravel") -> Tensor:
 
 
 def spectral_centroid(signal: Any, mode: Centroid = "ravel") -> float | list[float]:
-    """ψ = 2 mean_c(ψ_c) / C of WINNER (Chandravamsi et al. 2025), with ψ_c of :func:`channel_centroids`.
+    """Returns ψ = 2 mean_c(ψ_c) / C of WINNER (Chandravamsi et al. 2025), with ψ_c from :func:`channel_centroids`.
 
-    Between 0 and 1 for one channel: white noise has ½, a tone at Nyquist's frequency 1. The amplitudes |rfft| weigh,
-    not the power.
+    Between 0 and 1 for one channel: white noise has ½, a tone at the Nyquist frequency 1. The weights are the
+    amplitudes |rfft|, not the power.
 
     Args:
         signal: ``(*grid, C)``.

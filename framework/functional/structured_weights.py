@@ -1,10 +1,10 @@
-"""Weight matrices with a structure (a rank, signs, motifs, cell types), each with the norm of the one it replaces.
+"""Weight matrices with a structure (a rank, signs, motifs, cell types), with the norm of the matrix they replace.
 
 Liu et al. 2024, arXiv 2310.08513. All kinds have the Frobenius norm of a reference G (m, n); an entry w_ij goes from
 unit j (column) to unit i (row).
 
     svd_lowrank  the best approximation of G of a rank
-    dale         each column of one sign: an excitatory share positive, the others negative, and where balanced as much
+    dale         each column of one sign: an excitatory share positive, the others negative, and if balanced as much
                  larger as there are fewer of them, so that rows have mean 0
     chain        √(1 − 2p) z_ij + √p (a_i + b_j), all N(0, 1), corr(a_i, b_i) = ρ: chains i ← j ← k are more frequent
                  than by chance, by p ρ
@@ -31,21 +31,21 @@ Kind = Literal["svd_lowrank", "dale", "chain", "blocks", "from_file"]
 
 @dataclass(frozen=True)
 class Structure:
-    """A kind and its settings; those of other kinds are not looked at.
+    """A kind and its settings; settings of other kinds are ignored.
 
     Attributes:
         kind: One of ``KINDS``.
-        rank: Of ``svd_lowrank``, from 1; from the smaller side on the reference stays as it is.
-        excitatory: Of ``dale``: share of positive columns, above 0 and below 1.
-        balanced: Of ``dale``: whether negative columns make up for the positive ones.
-        chain: p of ``chain``, from 0 to ½; its outlying eigenvalues are of the order of √(p ρ n) times the others, so
-            small.
-        correlation: ρ of ``chain``, from -1 to 1.
-        means: Of ``blocks``: types x types.
-        probabilities: Of ``blocks``: types x types, from 0 to 1; by default all entries are kept.
-        fractions: Of ``blocks``: each type's share of the units; by default equal.
-        noise: Of ``blocks``: standard deviation around the means.
-        path: Of ``from_file``: ``.npy`` or ``.csv`` with the matrix.
+        rank: For ``svd_lowrank``: the rank, from 1; at full rank the reference is not changed.
+        excitatory: For ``dale``: share of positive columns, above 0 and below 1.
+        balanced: For ``dale``: whether negative columns balance the positive ones.
+        chain: For ``chain``: p, from 0 to ½; the outlying eigenvalues are of the order of √(p ρ n) times the others, so
+            use a small p.
+        correlation: For ``chain``: ρ, from -1 to 1.
+        means: For ``blocks``: types x types.
+        probabilities: For ``blocks``: types x types, from 0 to 1; by default all entries are kept.
+        fractions: For ``blocks``: each type's share of the units; by default equal.
+        noise: For ``blocks``: standard deviation around the means.
+        path: For ``from_file``: ``.npy`` or ``.csv`` with the matrix.
 
     Raises:
         UserError: a setting is not accepted.
@@ -90,7 +90,7 @@ class Structure:
 
 
 def structure_of(options: dict[str, Any]) -> Structure:
-    """A :class:`Structure` of plain data.
+    """Makes a :class:`Structure` from plain data.
 
     Raises:
         UserError: a setting is not known or not accepted.
@@ -102,7 +102,7 @@ def structure_of(options: dict[str, Any]) -> Structure:
 
 
 def low_rank_part(matrix: Tensor, rank: int) -> Tensor:
-    """The best approximation of a rank of (m, n), at the norm of ``matrix``; ``matrix`` itself if it has no more."""
+    """Returns the best approximation (m, n) of a rank, at the norm of ``matrix``; ``matrix`` itself at full rank."""
     if rank >= min(matrix.shape):
         return matrix.clone()
     u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
@@ -110,23 +110,23 @@ def low_rank_part(matrix: Tensor, rank: int) -> Tensor:
 
 
 def match_norm(matrix: Tensor, reference: Tensor) -> Tensor:
-    """``matrix`` at the Frobenius norm of ``reference``; 0 stays 0."""
+    """Scales ``matrix`` to the Frobenius norm of ``reference``; 0 stays 0."""
     norm = matrix.norm()
     return matrix * (reference.norm() / norm) if norm > 0 else matrix
 
 
 def dale(rows: int, columns: int, excitatory: float, balanced: bool, generator: torch.Generator) -> Tensor:
-    """|N(0, 1)| with signs by column, (rows, columns), float64.
+    """Draws |N(0, 1)| with signs by column, (rows, columns), float64.
 
     Args:
         rows: m.
         columns: n, 2 or more.
-        excitatory: Share of the columns, the first ones, that are positive; at least one is, and at least one is not.
-        balanced: Whether negative columns are as much larger as there are fewer of them.
-        generator: What the numbers come from.
+        excitatory: Share of positive columns, which are the first ones; at least one column has each sign.
+        balanced: Whether negative columns are scaled so that rows have mean 0.
+        generator: Source of randomness.
 
     Raises:
-        UserError: there is but one column.
+        UserError: there is only one column.
     """
     if columns < 2:
         raise UserError(f"kind: 'dale' needs two columns or more, the matrix is {rows} x {columns}")
@@ -137,14 +137,14 @@ def dale(rows: int, columns: int, excitatory: float, balanced: bool, generator: 
 
 
 def chain(rows: int, columns: int, p: float, correlation: float, generator: torch.Generator) -> Tensor:
-    """√(1 − 2p) z + √p (a_i + b_j), (rows, columns), float64; a_i and b_i of one unit are correlated.
+    """Draws √(1 − 2p) z + √p (a_i + b_j), (rows, columns), float64; a_i and b_i of one unit are correlated.
 
     Args:
         rows: m.
         columns: n.
-        p: From 0 to ½.
+        p: p, from 0 to ½.
         correlation: ρ, from -1 to 1.
-        generator: What the numbers come from.
+        generator: Source of randomness.
     """
     a, b = _normal(generator, rows), _normal(generator, columns)
     n = min(rows, columns)
@@ -153,19 +153,19 @@ def chain(rows: int, columns: int, p: float, correlation: float, generator: torc
 
 
 def type_of(units: int, fractions: Sequence[float]) -> Tensor:
-    """The type of each unit (units,), int64: the first share of them has type 0, and so on."""
+    """Returns the type of each unit (units,), int64: the first share has type 0, and so on."""
     ends = (torch.tensor(list(fractions), dtype=torch.float64).cumsum(0)[:-1] * units).round()
     return torch.bucketize(torch.arange(units, dtype=torch.float64), ends, right=True)
 
 
 def blocks(rows: int, columns: int, structure: Structure, generator: torch.Generator) -> Tensor:
-    """Means of the pairs of types, with noise and left-out entries, (rows, columns), float64.
+    """Draws the means of the pairs of types with noise and dropped entries, (rows, columns), float64.
 
     Args:
         rows: m.
         columns: n.
-        structure: With ``means``; its ``fractions``, ``noise`` and ``probabilities`` are looked at too.
-        generator: What the numbers come from.
+        structure: Its ``means``, ``fractions``, ``noise`` and ``probabilities`` are used.
+        generator: Source of randomness.
     """
     means = torch.tensor(structure.means, dtype=torch.float64)
     shares = structure.fractions or [1 / len(means)] * len(means)
@@ -178,7 +178,7 @@ def blocks(rows: int, columns: int, structure: Structure, generator: torch.Gener
 
 
 def read_matrix(path: str | Path, rows: int, columns: int) -> Tensor:
-    """A matrix (rows, columns), float64, of a file.
+    """Reads a matrix (rows, columns), float64, from a file.
 
     Args:
         path: ``.npy`` or ``.csv``.
@@ -186,7 +186,7 @@ def read_matrix(path: str | Path, rows: int, columns: int) -> Tensor:
         columns: n.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: there is no such file, or it does not hold such a matrix.
     """
     file, expected = Path(path).expanduser(), f".npy or .csv with a matrix {rows} x {columns} is expected"
     if not file.is_file():
@@ -202,12 +202,12 @@ def read_matrix(path: str | Path, rows: int, columns: int) -> Tensor:
 
 
 def structured(structure: Structure, reference: Tensor, generator: torch.Generator) -> Tensor:
-    """A matrix of this structure at the Frobenius norm of ``reference``, (m, n), in its type.
+    """Returns a matrix of this structure with the Frobenius norm and type of ``reference``, (m, n).
 
     Args:
-        structure: Which.
-        reference: What it replaces; ``svd_lowrank`` is a part of it.
-        generator: On the CPU; the draws do not depend on the reference's type.
+        structure: The structure.
+        reference: The matrix to replace; ``svd_lowrank`` approximates it.
+        generator: Source of randomness, on the CPU; the draws do not depend on the reference's type.
 
     Raises:
         UserError: the structure does not fit the shape; a file cannot be read or holds another shape.

@@ -1,1 +1,1 @@
-"""A model seen on batches: fixed probes, what layers compute, linear readouts."""
+"""Measures a model on batches: fixed probes, activities of layers, linear probes."""

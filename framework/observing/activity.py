@@ -1,4 +1,4 @@
-"""What a layer of any module computes for given inputs."""
+"""The activity of a layer of any module for given inputs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from framework.errors import UserError
 
 
 def activity_of(model: nn.Module, x: Tensor, layer: str | None = None, key: str = "layer") -> Tensor:
-    """Activity (P, …, flattened) for inputs x (P, …).
+    """Returns the activity (P, …, flattened) of a layer for inputs x (P, …).
 
     Args:
-        model: Called once, without gradients.
+        model: The model; called once, without gradients.
         x: The inputs.
-        layer: Name of a submodule, whose output it is (of several the first); by default what the last linear layer
-            gets.
-        key: The setting that named it, for messages.
+        layer: Name of a submodule, whose (first) output is returned; by default the input of the last linear layer.
+        key: The setting with the layer's name, for messages.
 
     Raises:
         UserError: there is no such layer, or it was not called on these inputs.

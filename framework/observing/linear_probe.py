@@ -1,4 +1,4 @@
-"""Linear probing: the head of a model, what it is fed, and logistic regression on that."""
+"""Linear probing: a model's head, the features that are its input, and logistic regression on them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from framework.errors import UserError
 from framework.observing.probe import evaluating, pair_of
 
 HEADS = ("head", "classifier", "fc", "output")
-"""What a model's last layer is usually called, where the model has no ``get_classifier()``."""
+"""Usual names of a model's last layer, for models without ``get_classifier()``."""
 
 
 def find_head(model: nn.Module, name: str | None = None, key: str = "head") -> str:
-    """The full name of a model's linear head, V of f(x) = V φ(x) + b.
+    """Returns the full name of a model's linear head, V of f(x) = V φ(x) + b.
 
     Args:
         model: Any module.
-        name: The head's name, or the last parts of it; without one, what the model's ``get_classifier()`` gives
+        name: The head's name, or its last parts; by default the layer that the model's ``get_classifier()`` returns
             (timm), else its only linear layer with a name in :data:`HEADS`.
-        key: For the message.
+        key: The setting, for the message.
 
     Raises:
-        UserError: there is none, there are several, or it is not a plain linear layer of at least two outputs.
+        UserError: there is no head, there are several, or it is not a plain linear layer with at least two outputs.
     """
     modules = {own: module for own, module in model.named_modules() if own}
     layers = [own for own, module in modules.items() if type(module) is nn.Linear]
@@ -54,7 +54,7 @@ def find_head(model: nn.Module, name: str | None = None, key: str = "head") -> s
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model makes of some data, on the CPU.
+    """A model's features and outputs for some data, on the CPU.
 
     Attributes:
         features: φ (N, h).
@@ -69,17 +69,17 @@ class Seen:
 
 @torch.no_grad()
 def see(model: nn.Module, head: str, batches: Iterable[Any], key: str = "head", most: int | None = None) -> Seen:
-    """Features, logits and labels of batches, in ``eval`` mode.
+    """Returns features, logits and labels of batches, in ``eval`` mode.
 
     Args:
-        model: Called with a batch's inputs.
+        model: The model; called with a batch's inputs.
         head: Full name of its head, whose input is φ.
-        batches: Inputs and labels each.
-        key: For a message.
-        most: Samples, at most.
+        batches: The batches, each inputs and labels.
+        key: The setting, for messages.
+        most: Largest number of samples.
 
     Raises:
-        UserError: a batch is something else; the model's output is not what its head gives.
+        UserError: a batch has another form, or the model's output is not that of its head.
     """
     layer = model.get_submodule(head)
     fed: list[Tensor] = []
@@ -95,7 +95,7 @@ def see(model: nn.Module, head: str, batches: Iterable[Any], key: str = "head", 
                 logits = model(x.to(device))
                 if len(fed) != 1 or fed[0].shape[:-1] != (len(x),) or not _same(layer(fed[0]), logits):
                     raise UserError(
-                        f"{key}: the output of {type(model).__name__} is not what {head} gives; expected the layer "
+                        f"{key}: the output of {type(model).__name__} is not that of {head}; expected the layer "
                         "that maps one vector of features an example to the logits"
                     )
                 parts.append((fed[0].cpu(), logits.cpu(), y.cpu()))
@@ -105,7 +105,7 @@ def see(model: nn.Module, head: str, batches: Iterable[Any], key: str = "head", 
     finally:
         handle.remove()
     if not parts:
-        raise UserError(f"{key}: there is no data to look at")
+        raise UserError(f"{key}: there is no data")
     return Seen(*(torch.cat(tensors)[:most] for tensors in zip(*parts, strict=True)))
 
 
@@ -116,14 +116,14 @@ def _same(a: Tensor, b: Any) -> bool:
 def batches_of(
     datamodule: Any, part: str, key: str = "head", shuffled: bool = False, size: int | None = None
 ) -> Iterable[Any]:
-    """All of a datamodule's ``train``, ``val`` or ``test`` data; each process gets all of it.
+    """Returns all of a datamodule's ``train``, ``val`` or ``test`` data, on each process.
 
     Args:
-        datamodule: The run's.
-        part: Which data.
-        key: For a message.
-        shuffled: Whether it comes in a random order, always the same one, instead of its own.
-        size: Examples in a batch; those of an evaluation by default.
+        datamodule: The run's datamodule.
+        part: ``train``, ``val`` or ``test``.
+        key: The setting, for messages.
+        shuffled: Whether the data is in a fixed random order, instead of its own.
+        size: Examples in a batch; by default the evaluation batch size.
 
     Raises:
         UserError: there is no such data.
@@ -134,11 +134,11 @@ def batches_of(
         collate = getattr(datamodule, "collate_fn", None)
         return ExactLoader(dataset, count, shuffled, collate_fn=collate, seed=0, ranks=lambda: (1, 0))
     if datamodule is None:
-        raise UserError(f"{key}: needs a datamodule, whose {part} data it looks at")
+        raise UserError(f"{key}: needs a datamodule with {part} data")
     found = getattr(datamodule, f"{part}_dataloader")()
     found = found[0] if isinstance(found, list | tuple) and found else found
     if found is None or isinstance(found, list | tuple):
-        raise UserError(f"{key}: {type(datamodule).__name__} has no {part} data to look at")
+        raise UserError(f"{key}: {type(datamodule).__name__} has no {part} data")
     return found
 
 
@@ -151,7 +151,7 @@ class ProbeFit:
         bias: b (C,), float64; zeros without an intercept.
         strength: The inverse regularisation C that cross-validation chose.
         validated: Mean accuracy in cross-validation at that strength.
-        accuracy: On the data itself.
+        accuracy: Accuracy on the data of the fit.
     """
 
     weight: Tensor
@@ -173,24 +173,24 @@ def fit_probe(
     seed: int = 0,
     key: str = "cv",
 ) -> ProbeFit:
-    """L2-regularised multinomial logistic regression, its strength cross-validated (scikit-learn's).
+    """Fits an L2-regularised multinomial logistic regression (scikit-learn's), with cross-validated strength.
 
-    Of two classes scikit-learn gives one row w; the head has [−w/2; +w/2], the same difference of logits.
+    For two classes scikit-learn returns one row w; the head gets [−w/2; +w/2], with the same difference of logits.
 
     Args:
         features: (N, h).
         labels: (N,) int64, from 0.
-        classes: C; each needs ``cv`` examples.
-        Cs: Strengths that are tried, on a logarithmic grid from 1e-4 to 1e4.
-        cv: Folds.
-        max_iter: Of the solver (L-BFGS).
-        tol: Its tolerance.
-        bias: Whether there is an intercept.
-        seed: Of the folds' shuffling, where there is any.
-        key: For a message.
+        classes: Number of classes C; each needs ``cv`` examples.
+        Cs: Number of strengths to try, on a logarithmic grid from 1e-4 to 1e4.
+        cv: Number of folds.
+        max_iter: Largest number of iterations of the solver (L-BFGS).
+        tol: Tolerance of the solver.
+        bias: Whether to fit an intercept.
+        seed: Seed of the folds' shuffling, if there is any.
+        key: The setting, for messages.
 
     Raises:
-        UserError: a class has too few examples, a label is none of the classes, or a feature is not finite.
+        UserError: a class has too few examples, a label is not one of the classes, or a feature is not finite.
     """
     from sklearn.linear_model import LogisticRegressionCV
 
@@ -208,7 +208,7 @@ def fit_probe(
         Cs=Cs, cv=cv, max_iter=max_iter, tol=tol, fit_intercept=bias, scoring="accuracy", random_state=seed
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # on defaults that change, which make no difference here
+        warnings.simplefilter("ignore", FutureWarning)  # about changing defaults that have no effect here
         model.fit(x, y)
     weight = torch.as_tensor(np.asarray(model.coef_))
     offset = torch.as_tensor(np.broadcast_to(np.asarray(model.intercept_, dtype=np.float64), len(weight)).copy())
@@ -240,5 +240,5 @@ def write_head(head: nn.Linear, fit: ProbeFit) -> None:
 
 @torch.no_grad()
 def scale_head(head: nn.Linear, scale: float) -> None:
-    """Multiplies V by ``scale``; b stays (the paper's study of the head's norm)."""
+    """Multiplies V by ``scale``, but not b (the paper's study of the head's norm)."""
     head.weight.mul_(scale)

@@ -1,4 +1,4 @@
-"""Observers that look at the same few inputs again and again in training."""
+"""Observers that measure the module on the same few inputs during training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within it all parts of a model are in ``eval`` mode; after it each is in the mode that it was in."""
+    """A context manager that sets all parts of a model to ``eval`` mode and restores their modes afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -32,10 +32,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def pair_of(batch: Any, technique: str = "probe") -> tuple[Tensor, Tensor]:
-    """Inputs and targets of a batch: a pair, or a mapping with ``x`` and ``y``.
+    """Returns inputs and targets of a batch: a pair, or a mapping with ``x`` and ``y``.
 
     Raises:
-        UserError: the batch is something else.
+        UserError: the batch has another form.
     """
     pair = (batch.get("x"), batch.get("y")) if isinstance(batch, Mapping) else batch
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(part, Tensor) for part in pair)):
@@ -44,17 +44,18 @@ def pair_of(batch: Any, technique: str = "probe") -> tuple[Tensor, Tensor]:
 
 
 def probe_of(batch: Any, points: int, technique: str = "probe") -> tuple[Tensor, Tensor]:
-    """Inputs (P, …) and targets (P, C) of the first points of a batch: a pair, or a mapping with ``x`` and ``y``.
+    """Returns inputs (P, …) and targets (P, C) of a batch's first points; it is a pair or a mapping with ``x`` and
+    ``y``.
 
-    Classes become one-hot, less their mean.
+    Classes become one-hot vectors minus their mean.
 
     Args:
         batch: Inputs (B, …) with targets (B, …) of a floating type, or with classes.
-        points: Most points, P.
-        technique: Who asks, for messages.
+        points: Largest number of points P.
+        technique: Name of the technique, for messages.
 
     Raises:
-        UserError: the batch is something else.
+        UserError: the batch has another form.
     """
     pair = pair_of(batch, technique)
     x, y = (part[:points].detach().clone() for part in pair)
@@ -65,19 +66,22 @@ def probe_of(batch: Any, points: int, technique: str = "probe") -> tuple[Tensor,
 
 
 class ProbeObserver(Observer):
-    """Keeps the first ``size`` points of the first batch, and looks at the module on them: at the start, after every
-    ``every_n_steps`` and at the end of each epoch.
+    """Measures the module on the first ``size`` points of the first batch.
 
-    A subclass gives :meth:`look` and :meth:`figure`. What it finds is logged under ``<prefix>/``, drawn at the end, and
-    goes on after a resume. The module is in ``eval`` mode meanwhile, so that nothing in it changes.
+    It does so at the start, every ``every_n_steps`` and at the end of each epoch.
+
+    A subclass implements :meth:`look` and :meth:`figure`. The measurements are logged under ``<prefix>/``, drawn at the
+    end, and continued after a resume. The module is in ``eval`` mode while it is measured, so that nothing in it
+    changes.
 
     Attributes:
-        prefix: Of what is logged.
-        kept: Names of attributes, tensors or mappings of them, that a checkpoint holds beside the points.
+        prefix: Prefix of the logged names.
+        kept: Names of attributes (tensors or mappings of them) that are saved in a checkpoint in addition to the
+            points.
 
     Args:
-        every_n_steps: Optimiser steps between two looks.
-        size: Most points of the probe, P.
+        every_n_steps: Optimiser steps between two measurements.
+        size: Largest number of points of the probe, P.
     """
 
     prefix: ClassVar[str]
@@ -89,17 +93,17 @@ class ProbeObserver(Observer):
         self.probe: tuple[Tensor, Tensor] | None = None
 
     def look(self, module: pl.LightningModule, x: Tensor, y: Tensor) -> dict[str, float]:
-        """What is measured now.
+        """Returns the measurements.
 
         Args:
-            module: In ``eval`` mode.
-            x: (P, …), on the module's device.
-            y: (P, C), on the CPU.
+            module: The module, in ``eval`` mode.
+            x: Inputs (P, …), on the module's device.
+            y: Targets (P, C), on the CPU.
         """
         raise NotImplementedError
 
     def figure(self) -> Figure:
-        """Of ``points``, each with its ``step``."""
+        """Draws ``points``, the measurements with their ``step``."""
         raise NotImplementedError
 
     def check(self, model: nn.Module, context: Context) -> None:
@@ -109,12 +113,12 @@ class ProbeObserver(Observer):
             UserError: it has no ``forward``.
         """
         if type(model).forward is pl.LightningModule.forward:
-            raise UserError(f"{self.name}: {type(model).__name__} has no forward, it cannot be looked at on a probe")
+            raise UserError(f"{self.name}: {type(model).__name__} has no forward, it cannot be measured on a probe")
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Keeps the probe and looks at the start."""
+        """Stores the probe and measures at the start."""
         if self.probe is None:
             x, y = probe_of(batch, self.size, self.name)
             self.probe = x, y.cpu()
@@ -123,12 +127,12 @@ class ProbeObserver(Observer):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Looks after every so many steps."""
+        """Measures every ``every_n_steps`` optimiser steps."""
         if trainer.global_step % self.every_n_steps == 0:
             self._look(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Looks at the end of the epoch."""
+        """Measures at the end of the epoch."""
         self._look(trainer, pl_module)
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -142,16 +146,16 @@ class ProbeObserver(Observer):
                 pl_module.log(f"{self.prefix}/{name}", value, rank_zero_only=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws."""
+        """Draws the figure."""
         if self.points:
             log_figure(trainer, self.technique, self.figure())
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen so far, the probe, and what of the start is compared with."""
+        """Returns the measurements so far, the probe, and the attributes in ``kept``."""
         return {"points": self.points, "probe": self.probe, **{name: getattr(self, name) for name in self.kept}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on."""
+        """Restores them."""
         self.points, self.probe = list(state_dict["points"]), state_dict["probe"]
         for name in self.kept:
             setattr(self, name, state_dict[name])

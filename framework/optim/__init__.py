@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules: made from plain data, and one of our own."""
+"""Optimisers and learning-rate schedules from plain data, and the optimiser ``RowAdamW``."""
 
 from framework.optim.from_config import (
     Config,

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules from plain data, with per-parameter options that modules declare."""
+"""Builds optimisers and learning-rate schedules from plain data, with per-parameter options declared by modules."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ ScheduleName = Literal["constant", "linear", "cosine", "onecycle", "step", "plat
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Which optimiser, and its settings.
+    """The settings of the optimiser.
 
     Attributes:
         name: A class of ``torch.optim`` in any case (``adamw``, ``sgd``, ``nadam``); ``row_adamw``, for large tables
             with sparse gradients (:class:`framework.optim.row_adamw.RowAdamW`); else a name known to ``timm.optim``
             (``lamb``, ``lion``, ``muon``, …).
-        lr: Learning rate of every parameter that declares none of its own.
-        weight_decay: Weight decay of every parameter that declares none of its own.
+        lr: Learning rate of every parameter without one of its own.
+        weight_decay: Weight decay of every parameter without one of its own.
         decay_1d: Whether weight decay also applies to parameters with fewer than two dimensions (biases, norms).
-        args: Further arguments of the optimiser's constructor, for example ``{betas: [0.9, 0.98]}``. On the CPU torch's
-            optimisers run in their fused form where they have one, unless ``{fused: false}`` says otherwise.
+        args: Other arguments of the optimiser's constructor, for example ``{betas: [0.9, 0.98]}``. On the CPU torch's
+            optimisers use their fused implementation if they have one, unless ``{fused: false}`` is set.
     """
 
     name: str = "adamw"
@@ -45,23 +45,22 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How the learning rate changes over training; every shape is a factor on each group's own rate.
+    """The settings of the learning-rate schedule, which multiplies each parameter group's own rate by a factor.
 
     Attributes:
         name: ``constant``, ``linear`` or ``cosine`` (down to ``final`` at the last step), ``onecycle`` (Smith 2019:
             cosine up over ``warmup`` from 1/25, cosine down to 1e-4/25), ``step`` (``gamma`` at each milestone), or
             ``plateau`` (``gamma`` whenever ``val/loss`` has not improved over ``patience`` validations).
         warmup: Linear warm-up: a number of steps if 1 or more, else a fraction of all steps. For ``onecycle`` the
-            rising part, 0.3 when left at 0.
-        final: Factor reached at the end of ``linear`` and ``cosine``.
+            rising part; 0 means 0.3.
+        final: Factor at the end of ``linear`` and ``cosine``.
         milestones: For ``step``: epochs at which the rate is multiplied by ``gamma``.
         gamma: For ``step`` and ``plateau``: the factor.
-        every: For ``step``: multiply every so many epochs, beside the milestones.
-        cycles: For ``cosine``: how often it starts anew, the warm-up included, each time over an equal share of the
-            steps.
-        cycle_decay: For ``cosine``: factor on the highest rate of each cycle after the first.
-        patience: For ``plateau``: validations without an improvement (by a ten-thousandth) that are let pass.
-        min_lr: For ``plateau``: the rate that it never goes below.
+        every: For ``step``: also multiply after every this many epochs.
+        cycles: For ``cosine``: number of cycles, each with the warm-up and an equal share of the steps.
+        cycle_decay: For ``cosine``: factor on the peak rate of each cycle after the first.
+        patience: For ``plateau``: validations without an improvement (by a ten-thousandth) before the rate is reduced.
+        min_lr: For ``plateau``: lower bound of the rate.
     """
 
     name: ScheduleName = "constant"
@@ -77,10 +76,10 @@ class ScheduleConfig:
 
 
 def check(optimizer: OptimizerConfig, schedule: ScheduleConfig) -> None:
-    """Refuses numbers that no optimiser or schedule takes, before any data is read.
+    """Checks the numbers of an optimiser and a schedule before any data is read.
 
     Raises:
-        UserError: one is not accepted.
+        UserError: a number is not accepted.
     """
     at_least(0, **{"optimizer.lr": optimizer.lr, "optimizer.weight_decay": optimizer.weight_decay})
     one_of(get_args(ScheduleName), **{"schedule.name": schedule.name})
@@ -93,11 +92,11 @@ Config = TypeVar("Config", OptimizerConfig, ScheduleConfig)
 
 
 def changed(config: Config, values: Mapping[str, Any], key: str) -> Config:
-    """``config`` with some fields replaced.
+    """Returns a copy of ``config`` with some fields replaced.
 
     Args:
-        config: Stays as it is.
-        values: Field to new value.
+        config: The original, which is not changed.
+        values: Maps each field to its new value.
         key: Where they were configured, for messages.
 
     Raises:
@@ -113,14 +112,14 @@ def changed(config: Config, values: Mapping[str, Any], key: str) -> Config:
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Groups the trainable parameters of ``model`` by learning rate and weight decay.
 
-    A submodule declares options for its own parameters by a method ``parameter_options()`` that returns
+    A submodule declares options for its own parameters with a method ``parameter_options()`` that returns
     ``{parameter name: {"lr": float | "max_lr": float, "weight_decay": float, "boost": (c, ρ)}}``: ``lr`` replaces the
     global rate, ``max_lr`` caps it; ``boost`` multiplies it at ``step`` of T by ``1 + (c−1) max(0, 1 − step/(ρ T))``.
-    Names, not attributes on tensors, because ``copy.deepcopy`` drops the latter.
+    Options are declared by name, not as attributes of tensors, because ``copy.deepcopy`` drops attributes.
 
     Returns:
         Groups in order of first appearance, each with ``params``, ``names``, ``lr`` and ``weight_decay``, and ``boost``
-        where one is declared; tied parameters appear once, under the first name.
+        if one is declared; tied parameters appear once, under the first name.
 
     Raises:
         UserError: a submodule declares options for a parameter that it does not have.
@@ -175,12 +174,12 @@ def _construct(groups: list[dict[str, Any]], config: OptimizerConfig) -> Any:
             if _fuses(cls, groups) and not {"fused", "foreach", "differentiable"} & settings.keys():
                 settings["fused"] = True
                 optimizer: Any = cls(groups, **settings)
-                # true would have Lightning refuse gradient clipping under mixed precision, for a scaler's sake; a
-                # scaler that finds it false unscales before the step, which is as good
+                # if true, Lightning refuses gradient clipping under mixed precision; if false, the scaler unscales
+                # before the step, with the same result
                 optimizer._step_supports_amp_scaling = False
                 return optimizer
             return cls(groups, **settings)
-        import timm.optim  # only for the names torch lacks: importing it costs seconds
+        import timm.optim  # only for names that torch lacks: importing it takes seconds
 
         known: list[str] = list(map(str, timm.optim.list_optimizers()))
         if config.name.lower() in known:
@@ -199,8 +198,10 @@ def _construct(groups: list[dict[str, Any]], config: OptimizerConfig) -> Any:
 
 
 def _fuses(cls: type[torch.optim.Optimizer], groups: list[dict[str, Any]]) -> bool:
-    """Whether the fused form exists and pays: on the CPU torch's default goes operation by operation and tensor by
-    tensor, which for a small model takes as long as its backward pass. Elsewhere the default is fast already.
+    """Returns whether the fused implementation exists and is faster.
+
+    On the CPU torch's default runs operation by operation and tensor by tensor, which for a small model takes as long
+    as its backward pass. On other devices the default is fast already.
     """
     parameters = [parameter for group in groups for parameter in group["params"]]
     plain = all(p.device.type == "cpu" and p.is_floating_point() and not p.is_sparse for p in parameters)
@@ -214,11 +215,11 @@ def _torch_optimizers() -> Iterator[tuple[str, type[torch.optim.Optimizer]]]:
 
 
 def schedule_factor(config: ScheduleConfig, step: int, total: int, steps_per_epoch: int = 1) -> float:
-    """Factor on the learning rate at ``step`` of ``total`` optimiser steps.
+    """Returns the factor on the learning rate at ``step`` of ``total`` optimiser steps.
 
     Args:
-        config: The shape, any but ``plateau``.
-        step: From 0.
+        config: The schedule, any but ``plateau``.
+        step: The optimiser step, counted from 0.
         total: Optimiser steps in the whole training.
         steps_per_epoch: Optimiser steps in an epoch, for milestones given in epochs.
     """
@@ -255,16 +256,16 @@ def _fraction(warmup: float, total: int) -> float:
 def build_schedule(
     optimizer: torch.optim.Optimizer, config: ScheduleConfig, total: float, steps_per_epoch: int = 1
 ) -> LRScheduler | None:
-    """Builds a scheduler, for each step or (``plateau``) each validation; ``None`` where the rate never changes.
+    """Builds a scheduler for each step or (``plateau``) each validation; ``None`` if the rate never changes.
 
     Args:
         optimizer: Its groups keep their ratios; the schedule multiplies each.
-        config: The shape.
-        total: Optimiser steps in the whole training; infinite where it has no end.
+        config: The schedule.
+        total: Optimiser steps in the whole training; infinite if training has no end.
         steps_per_epoch: Optimiser steps in an epoch, for milestones given in epochs.
 
     Raises:
-        UserError: an unknown name, or a schedule with an end in a training that has none.
+        UserError: the name is not known, or the schedule needs the number of steps and the training has no end.
     """
     one_of(get_args(ScheduleName), **{"schedule.name": config.name})
     mark_schedule(optimizer, {**asdict(config), "total": total, "steps_per_epoch": steps_per_epoch})
@@ -289,7 +290,7 @@ def build_schedule(
             f"schedule.warmup: {config.warmup}, a share of all steps, needs trainer.max_epochs or trainer.max_steps; "
             "or give a number of steps"
         )
-    steps = int(total) if total < math.inf else 1 << 53  # more than any training has
+    steps = int(total) if total < math.inf else 1 << 53  # more than any training takes
 
     def shape(boost: tuple[float, float] | None) -> Callable[[int], float]:
         if not boost:

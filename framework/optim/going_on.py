@@ -1,8 +1,8 @@
-"""A checkpoint's optimiser and schedule in the form of a config that may have other settings.
+"""Adapts a checkpoint's optimiser and schedule state to a config that may have other settings.
 
-:func:`mark` notes in each group which parameters it has and what was configured for them. A resumed training builds its
-optimiser from its own config, and :func:`adapt` compares the two notes: what was configured otherwise gets the config's
-value, all else is what the checkpoint has, to the bit.
+:func:`mark` records in each parameter group which parameters it has and how they were configured. A resumed training
+builds its optimiser from its own config, and :func:`adapt` compares the two records: a setting that was changed gets
+the config's value, everything else is bit-identical to the checkpoint.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from framework.errors import UserError
 from framework.optim.row_adamw import RowAdamW
 
 NOTES = ("params", "param_names", "names", "configured", "schedule")
-"""What a group holds that is no option of the optimiser."""
+"""Keys of a parameter group that are not options of the optimiser."""
 OWN = "framework.optim.from_config"
-"""Where the functions of a schedule by steps are made."""
+"""Qualified name of the functions of a schedule by steps."""
 _PLATEAU = ("factor", "patience", "min_lrs", "default_min_lr", "threshold", "mode", "threshold_mode", "cooldown", "eps")
 
 
 def mark(optimizer: Optimizer, model: nn.Module, name: str) -> None:
-    """Notes in each group of a new optimiser its parameters' names and what was configured for them.
+    """Records in each group of a new optimiser its parameters' names and their configured options.
 
     Args:
-        optimizer: Before a schedule is built on it.
-        model: Whose parameters it has.
-        name: The optimiser's, as configured.
+        optimizer: The optimiser, before a schedule is built on it.
+        model: The model whose parameters it has.
+        name: The optimiser's configured name.
     """
     names = {id(parameter): key for key, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
@@ -41,7 +41,7 @@ def mark(optimizer: Optimizer, model: nn.Module, name: str) -> None:
 
 
 def mark_schedule(optimizer: Optimizer, configured: Mapping[str, Any]) -> None:
-    """Notes in each group of a marked optimiser what its schedule was made from."""
+    """Records in each group of a marked optimiser the settings of its schedule."""
     for group in optimizer.param_groups:
         if "configured" in group:
             group["schedule"] = dict(configured)
@@ -54,30 +54,30 @@ def adapt(
     schedule: Mapping[str, Any] | None,
     steps: int | None,
 ) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
-    """What ``optimizer`` and ``scheduler``, just built from a config, are to load.
+    """Returns the states that ``optimizer`` and ``scheduler``, just built from a config, have to load.
 
     A schedule that is a function of the step (all but ``plateau``) is the config's, over the config's number of steps,
-    from the step where the checkpoint stands.
+    continued from the checkpoint's step.
 
     Args:
-        optimizer: Of the config, marked.
-        scheduler: Of the config, ``None`` for none.
+        optimizer: The config's optimiser, marked.
+        scheduler: The config's scheduler, ``None`` for none.
         saved: The checkpoint's state of the optimiser.
         schedule: The checkpoint's state of the schedule, ``None`` for none.
-        steps: Optimiser steps that lie behind a schedule which the checkpoint does not have; ``None`` if not known.
+        steps: Optimiser steps taken so far, for a schedule that the checkpoint does not have; ``None`` if not known.
 
     Returns:
-        The states to load; ``None`` where optimiser or schedule is not of :mod:`framework.optim`, and the checkpoint's
-        are to be loaded as they are.
+        The states to load; ``None`` if the optimiser or schedule was not made by :mod:`framework.optim`, so that the
+        checkpoint's state is loaded unchanged.
 
     Raises:
-        UserError: what the checkpoint holds is of no use to the configured optimiser; the message has both values.
+        UserError: the checkpoint's state does not fit the configured optimiser; the message has both values.
     """
     old = _marked(saved, optimizer)
     kinds = _kind(scheduler), _saved_kind(schedule)
     if old is None or "other" in kinds or (kinds[0] == "step" != kinds[1] and steps is None):
         return None
-    if _unchanged(old, optimizer.param_groups):  # to the bit, whatever hooks have made of the rates
+    if _unchanged(old, optimizer.param_groups):  # bit-identical, also if hooks have changed the rates
         return dict(saved), None if schedule is None else dict(schedule)
     _refuse(optimizer, old, kinds)
     place = {name: (group, key) for group in old for name, key in zip(group["names"], group["params"], strict=True)}
@@ -95,7 +95,7 @@ def adapt(
             if key in saved["state"]:
                 state[place_now] = saved["state"][key]
         options = {key: _option(key, group, sources) for key in group if key not in NOTES}
-        if sources[0]["configured"] == group["configured"] and len(sources) == 1:  # beside it what others put there
+        if sources[0]["configured"] == group["configured"] and len(sources) == 1:  # includes keys that others added
             options = {key: value for key, value in sources[0].items() if key not in NOTES} | options
         if scheduler is None:
             options.pop("initial_lr", None)
@@ -107,7 +107,7 @@ def adapt(
 
 
 def _option(key: str, group: Mapping[str, Any], sources: list[dict[str, Any]]) -> Any:
-    """The value of one option: the checkpoint's where the same was configured, else the config's."""
+    """Returns the value of one option: the checkpoint's if it was configured the same, else the config's."""
     wanted = "lr" if key == "initial_lr" else key
     configured = group["configured"].get(wanted)
     kept = [s[key] for s in sources if key in s and _same(s["configured"].get(wanted), configured)]
@@ -123,7 +123,7 @@ def _rates(
     schedule: Mapping[str, Any] | None,
     steps: int | None,
 ) -> dict[str, Any] | None:
-    """Sets each group's learning rate; the state that the schedule is to load."""
+    """Sets each group's learning rate, and returns the state that the schedule has to load."""
     kind, before = _kind(scheduler), _saved_kind(schedule)
     if kind is None:
         for group in groups:
@@ -152,7 +152,7 @@ def _rates(
 
 
 def _marked(saved: Mapping[str, Any], optimizer: Optimizer) -> list[dict[str, Any]] | None:
-    """The checkpoint's groups with their notes; those of an older checkpoint are what stands at the same place."""
+    """Returns the checkpoint's groups with their records; in an older checkpoint groups are matched by index."""
     old, new = saved["param_groups"], optimizer.param_groups
     if not all("configured" in group for group in new):
         return None
@@ -169,7 +169,7 @@ def _marked(saved: Mapping[str, Any], optimizer: Optimizer) -> list[dict[str, An
 
 
 def _unchanged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> bool:
-    """Whether optimiser and schedule were configured as they are now, for the same parameters."""
+    """Returns whether optimiser and schedule were configured as now, for the same parameters."""
     return len(old) == len(new) and all(
         key in was and key in now and _same(was[key], now[key])
         for was, now in zip(old, new, strict=True)
@@ -178,7 +178,7 @@ def _unchanged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> bool:
 
 
 def _kind(scheduler: Any) -> str | None:
-    if isinstance(scheduler, LambdaLR):  # of others nobody knows what their functions hold
+    if isinstance(scheduler, LambdaLR):  # the functions of other schedulers are not known
         made_here = all(getattr(function, "__module__", "") == OWN for function in scheduler.lr_lambdas)
         return "step" if type(scheduler) is LambdaLR and made_here else "other"
     return {ReduceLROnPlateau: "plateau", type(None): None}.get(type(scheduler), "other")
@@ -207,17 +207,17 @@ def _refuse(optimizer: Optimizer, old: list[dict[str, Any]], kinds: tuple[str | 
 
 
 def other_optimizer(found: Any, wanted: Any) -> str:
-    """What is wrong with an optimiser of another class."""
+    """Returns the message for an optimiser of another class."""
     return (
-        f"model.optimizer.name: the checkpoint has {found}, the config {wanted}; the state of one optimiser is of no "
-        "use to another"
+        f"model.optimizer.name: the checkpoint has {found}, the config {wanted}; one optimiser cannot use the state "
+        "of another"
     )
 
 
 def to_plateau(found: Any) -> str:
-    """What is wrong with a schedule that looks back on validations which nothing has noted."""
+    """Returns the message for a schedule that needs earlier validations, which were not recorded."""
     return (
-        f"model.schedule.name: the checkpoint has {found}, the config plateau; plateau goes by all validations so far, "
+        f"model.schedule.name: the checkpoint has {found}, the config plateau; plateau needs all validations so far, "
         "and the checkpoint does not have them"
     )
 
@@ -227,26 +227,26 @@ def _refuse_strangers(known: Iterable[str], wanted: Iterable[str]) -> None:
     if lacking := sorted(wanted - known):
         raise UserError(
             f"the checkpoint's optimiser has no state of {lacking[0]} ({len(lacking)} such parameters), which the "
-            "config has trained; a run goes on only with the parameters that it trained so far"
+            "config trains; a run can only be resumed with the parameters that it has trained so far"
         )
     if gone := sorted(known - wanted):
         raise UserError(
             f"the checkpoint has trained {gone[0]} ({len(gone)} such parameters), which the config does not train; a "
-            "run goes on only with the parameters that it trained so far"
+            "run can only be resumed with the parameters that it has trained so far"
         )
 
 
 def _lacking(optimizer: Optimizer, old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
-    """Why no step under the options ``new`` can follow one under ``old``, tried on a small parameter."""
+    """Returns why no step with the options ``new`` can follow one with ``old``, tested on a small parameter."""
     if isinstance(optimizer, RowAdamW) and old["untouched"] != new["untouched"]:
-        return "what it noted of untouched rows is that of the checkpoint's"
+        return "its record of untouched rows belongs to the checkpoint's option"
     parameter = nn.Parameter(torch.zeros(2, 2))
     parameter.grad = torch.zeros(2, 2)
     options = {key: value for key, value in old.items() if key not in (*NOTES, "initial_lr", "boost")}
     try:
         trial = type(optimizer)([{**options, "params": [parameter]}], lr=options["lr"])  # type: ignore[call-arg]
         trial.step(lambda: 0.0)
-    except Exception:  # an optimiser that needs more than a gradient: nothing can be said
+    except Exception:  # an optimiser that needs more than a gradient cannot be tested
         return None
     trial.param_groups[0].update({key: value for key, value in new.items() if key in options})
     try:

@@ -1,4 +1,4 @@
-"""AdamW for models with large tables: of a table only the rows with a gradient cost time.
+"""AdamW for models with large tables: only the rows of a table that have a gradient take time.
 
 Sources: AdamW, Loshchilov & Hutter 2019 (arXiv 1711.05101); the lazy form is torch's ``SparseAdam`` and TensorFlow's
 ``LazyAdam``.
@@ -18,36 +18,36 @@ from torch.optim.adamw import adamw
 from framework.settings import one_of
 
 Untouched = Literal["skip", "catch_up"]
-NEGLIGIBLE = 1e-9  # part of a step below which the rest of a momentum's tail is left out
+NEGLIGIBLE = 1e-9  # share of a step below which the rest of a momentum's tail is skipped
 
 
 class RowAdamW(Optimizer):
-    """AdamW; where a gradient is sparse (``nn.Embedding(sparse=True)``) only its rows are read and written.
+    """AdamW that reads and writes only the rows of a sparse gradient (``nn.Embedding(sparse=True)``).
 
-    Parameters with dense gradients take the step that ``torch.optim.AdamW`` takes, in its fused form where asked for.
-    The number of steps in the bias correction is the parameter's, not the row's.
+    Parameters with dense gradients are updated as by ``torch.optim.AdamW``, with its fused implementation if ``fused``
+    is set. The number of steps in the bias correction is the parameter's, not the row's.
 
-    Rows without a gradient, by ``untouched``:
+    Rows without a gradient are updated according to ``untouched``:
 
-    - ``skip``: nothing happens to them. Weight decay and the decay of the moments count the steps in which a row has a
-      gradient. With no weight decay this is ``torch.optim.SparseAdam``.
-    - ``catch_up``: what AdamW would have done with zero gradients since is done when a row has a gradient again, before
-      its step, or for all rows by :meth:`catch_up`. For the same gradients the weights are then those of dense AdamW;
-      in between, reading a row gives what it was at its last step. A row costs one pass for each step missed, up to
-      where its momentum has died away (175 for betas 0.9, 0.95).
+    - ``skip``: not at all. Weight decay and the decay of the moments count only the steps in which a row has a
+      gradient. Without weight decay this is ``torch.optim.SparseAdam``.
+    - ``catch_up``: the missed steps of AdamW with zero gradients are made up when a row has a gradient again, before
+      its step, or for all rows by :meth:`catch_up`. With the same gradients the weights then equal those of dense
+      AdamW; in between, a row has its value of its last step. A row takes one pass per missed step, until its momentum
+      is negligible (175 for betas 0.9, 0.95).
 
     Args:
         params: Parameters or groups.
         lr: Learning rate.
         betas: Decay of the first and second moment.
-        eps: Added to the root of the second moment.
-        weight_decay: Decoupled; each step takes ``lr · weight_decay`` of a weight.
-        untouched: See above.
-        fused: As ``torch.optim.AdamW``'s; of dense parameters alone.
+        eps: Term added to the square root of the second moment.
+        weight_decay: Decoupled weight decay; each step subtracts ``lr · weight_decay`` times the weight.
+        untouched: ``skip`` or ``catch_up``, see above.
+        fused: As in ``torch.optim.AdamW``; for dense parameters only.
 
     Raises:
         UserError: ``untouched`` is not accepted.
-        ValueError: another setting is not.
+        ValueError: another setting is not accepted.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class RowAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Takes one step; returns the closure's value."""
+        """Performs one step; returns the closure's value."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -88,7 +88,7 @@ class RowAdamW(Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, which would turn what counts rows and steps into the parameter's type."""
+        """Loads the state; torch's method would cast the counts of rows and steps to the parameter's type."""
         super().load_state_dict(state_dict)
         names = [name for group in state_dict["param_groups"] for name in group["params"]]
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
@@ -106,7 +106,7 @@ class RowAdamW(Optimizer):
         state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         if group["untouched"] == "catch_up" and parameter.grad is not None and parameter.grad.is_sparse:
             state["last"] = torch.zeros(len(parameter), dtype=torch.int64, device=parameter.device)
-            # of each step so far: the learning rate, and the logarithm of what weight decay left since the first
+            # for each step so far: the learning rate, and the logarithm of the factor of weight decay since the first
             state["rates"] = torch.zeros(64, dtype=torch.float64)
             state["kept"] = torch.zeros(65, dtype=torch.float64)
 
@@ -155,7 +155,7 @@ class RowAdamW(Optimizer):
         parameter.index_copy_(0, rows, weight)
 
     def _note(self, state: dict[str, Any], step: int, group: dict[str, Any]) -> None:
-        """Writes down the step's learning rate and weight decay."""
+        """Records the step's learning rate and weight decay."""
         if step > len(state["rates"]):
             for name in ("rates", "kept"):
                 state[name] = torch.cat([state[name], torch.zeros(len(state["rates"]), dtype=torch.float64)])
@@ -163,7 +163,7 @@ class RowAdamW(Optimizer):
         state["kept"][step] = state["kept"][step - 1] + math.log1p(-group["lr"] * group["weight_decay"])
 
     def _bring(self, parameter: Tensor, state: dict[str, Any], group: dict[str, Any], rows: Tensor, to: int) -> None:
-        """Does for ``rows`` what steps with zero gradients up to step number ``to`` would have done."""
+        """Performs the missed steps of ``rows`` with zero gradients, up to step number ``to``."""
         last = state["last"][rows]
         late = (last < to) & (last > 0)  # before its first gradient a row has no momentum
         fresh = (last == 0) & (to > 0)
@@ -175,7 +175,7 @@ class RowAdamW(Optimizer):
         if not len(rows):
             return
         missed = to - last
-        order = missed.argsort(descending=True)  # rows still under way are the first ones then
+        order = missed.argsort(descending=True)  # unfinished rows come first
         rows, last, missed = rows[order], last[order], missed[order]
         beta1, beta2 = group["betas"]
         shape = (-1, *[1] * (parameter.ndim - 1))
@@ -200,7 +200,7 @@ class RowAdamW(Optimizer):
 
     @torch.no_grad()
     def catch_up(self) -> None:
-        """Brings all rows of tables under ``untouched: catch_up`` to the present step; for example after training."""
+        """Updates all rows of tables with ``untouched: catch_up`` to the current step; for example after training."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 state = self.state.get(parameter, {})
@@ -212,16 +212,16 @@ class RowAdamW(Optimizer):
 
 @torch.no_grad()
 def clip_norm_(parameters: Iterable[Tensor], most: float) -> Tensor:
-    """Scales gradients down so that their common norm is at most ``most``; returns the norm that they had.
+    """Scales gradients down so that their common norm is at most ``most``; returns the norm before.
 
-    As ``torch.nn.utils.clip_grad_norm_``, which takes sparse gradients in recent versions of torch only.
+    Like ``torch.nn.utils.clip_grad_norm_``, which accepts sparse gradients only in recent versions of torch.
     """
     values = []
     for parameter in parameters:
         if parameter.grad is None:
             continue
         if parameter.grad.is_sparse:
-            parameter.grad = parameter.grad.coalesce()  # entries of one row add up before they count
+            parameter.grad = parameter.grad.coalesce()  # sums the entries of one row first
             values.append(parameter.grad._values())
         else:
             values.append(parameter.grad)
@@ -232,7 +232,7 @@ def clip_norm_(parameters: Iterable[Tensor], most: float) -> Tensor:
 
 
 def _tail(beta1: float, beta2: float) -> int:
-    """Steps after which what momentum still moves is below ``NEGLIGIBLE`` of a step."""
+    """Returns the number of steps after which the momentum moves less than ``NEGLIGIBLE`` of a step."""
     ratio = beta1 / math.sqrt(beta2) if beta2 else 1.0
     if beta1 == 0:
         return 0

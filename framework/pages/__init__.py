@@ -1,1 +1,1 @@
-"""The pages that are written from the sources and from recorded results."""
+"""Generates documentation pages from the sources and from recorded results."""

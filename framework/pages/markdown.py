@@ -1,4 +1,4 @@
-"""Tables in Markdown, for the pages that are generated."""
+"""Markdown tables for the generated pages."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ _RULES = {"l": "---", "r": "--:", "c": ":-:"}
 
 
 def cell(text: str) -> str:
-    """Text as it must stand in a table: on one line, no bar that would end the cell, no sign that opens a tag."""
+    """Escapes text for a table cell: one line, without characters that end the cell or open a tag."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:
-    """A table.
+    """Returns a Markdown table.
 
     Args:
-        head: The titles.
-        rows: Cells, as Markdown; :func:`cell` escapes plain text.
+        head: The column titles.
+        rows: Rows of cells, as Markdown; :func:`cell` escapes plain text.
         align: A letter for each column: l, r or c; all l by default.
     """
     rule = [_RULES[letter] for letter in (align or "l" * len(head))]

@@ -1,7 +1,7 @@
-"""Each paper with all that stands for it here, from the sources: what to open first, and where the rest is.
+"""Lists each paper with everything in this project that belongs to it, from the sources.
 
-A paper is known by its arXiv number. A method or a technique belongs to those on the ``Paper:`` line of its docstring;
-a technique, a datamodule or a file of ``framework/functional`` also to those that its docstring names.
+A paper is identified by its arXiv number. A method or a technique belongs to those on the ``Paper:`` line of its
+docstring; a technique, a datamodule or a file of ``framework/functional`` also to those that its docstring names.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Part:
     """One line of a paper's section.
 
     Attributes:
-        label: What it lists.
-        items: Each text with the file or folder that it stands for, relative to the project.
+        label: Name of the list.
+        items: Texts, each with its file or folder, relative to the project.
     """
 
     label: str
@@ -41,12 +41,12 @@ class Paper:
     """One paper.
 
     Attributes:
-        name: Of the method that it is about, or of the technique.
-        number: On arXiv.
+        name: Name of its method or technique.
+        number: Its arXiv number.
         title: Its title.
-        own: The methods and techniques that are about it, methods first.
-        methods: Those, and the methods that name it beside their own paper.
-        techniques: Those, and the techniques that name it anywhere in their docstring.
+        own: The methods and techniques that implement it, methods first.
+        methods: The methods among them, and the methods that name it besides their own paper.
+        techniques: The techniques among them, and the techniques that name it anywhere in their docstring.
     """
 
     name: str
@@ -58,13 +58,13 @@ class Paper:
 
 
 def numbers(text: str) -> list[str]:
-    """The arXiv numbers in a text, each once."""
+    """Returns the arXiv numbers in a text, each once."""
     return list(dict.fromkeys(NUMBER.findall(text)))
 
 
 @cache
 def papers() -> list[Paper]:
-    """Every paper that a method or a technique is about, by name."""
+    """Returns every paper that a method or a technique implements, by name."""
     methods, techniques = method_entries(), technique_entries()
     about: dict[str, list[Entry]] = {}
     for entry in (*methods, *techniques):
@@ -89,13 +89,13 @@ def papers() -> list[Paper]:
 
 
 def find_paper(asked: str) -> Paper:
-    """The paper of an arXiv number, of a method or technique by its name, or of words in the title.
+    """Finds a paper by its arXiv number, by the name of a method or technique, or by words of its title.
 
     Raises:
-        UserError: none, or several.
+        UserError: there is no such paper, or there are several.
     """
     listed = papers()
-    asked = next(iter(numbers(asked)), asked)  # an address, or a number with its version
+    asked = next(iter(numbers(asked)), asked)  # a URL, or a number with its version
     name = asked.lower()
     kinds: tuple[Callable[[Paper], bool], ...] = (
         lambda paper: name in (paper.number, paper.name),
@@ -108,15 +108,15 @@ def find_paper(asked: str) -> Paper:
         return fitting[0]
     if fitting:
         which = ", ".join(f"{paper.name} ({paper.number})" for paper in fitting)
-        raise UserError(f"list: {asked!r} stands for several papers: {which}")
+        raise UserError(f"list: {asked!r} matches several papers: {which}")
     names = [paper.name for paper in listed]
     near = get_close_matches(asked, names, n=1)
     accepted = f"accepted: an arXiv number, words of a title, or one of {', '.join(names)}"
-    raise UserError(f"list: {asked!r} is no paper here; {f'did you mean {near[0]}?' if near else accepted}")
+    raise UserError(f"list: {asked!r} is not a paper here; {f'did you mean {near[0]}?' if near else accepted}")
 
 
 def as_text(paper: Paper) -> str:
-    """For a terminal."""
+    """Returns a paper as text for a terminal."""
     lines = [f"{paper.title}, arXiv {paper.number}", ""]
     for part in parts_of(paper):
         label = part.label
@@ -127,7 +127,7 @@ def as_text(paper: Paper) -> str:
 
 
 def as_markdown() -> str:
-    """The page: a table of all papers, and a section for each."""
+    """Returns the page: a table of all papers, and a section for each."""
     listed = papers()
     rows = [
         (
@@ -152,7 +152,7 @@ def _link(paper: Paper) -> str:
 
 
 def parts_of(paper: Paper) -> list[Part]:
-    """What there is of a paper, in the order in which to read."""
+    """Returns the parts of a paper in the recommended reading order."""
     home = [_home(entry) for entry in paper.own]
     mathematics = _mathematics(paper.number, home)
     configs = dict.fromkeys(name for entry in paper.own for name in entry.configs)
@@ -175,7 +175,7 @@ def parts_of(paper: Paper) -> list[Part]:
 
 
 def _title(text: str, number: str) -> str:
-    """What stands before a number: the words in quotes, else those before the bracket with the authors."""
+    """Returns the title before a number: the words in quotes, else those before the bracket with the authors."""
     before = text[: text.index(number)]
     before = before[max((before.rfind(other) + len(other) for other in numbers(before)), default=0) :]
     quoted = re.findall(r'"([^"]+)"', before)
@@ -183,7 +183,7 @@ def _title(text: str, number: str) -> str:
 
 
 def _file_of(dotted: str) -> Path:
-    """The file of a module, or of the module of a class."""
+    """Returns the file of a module, or of the module of a class."""
     names = dotted.split(".")
     while names:
         path = paths.root().joinpath(*names)
@@ -196,7 +196,7 @@ def _file_of(dotted: str) -> Path:
 
 
 def _home(entry: Entry) -> Path:
-    """The folder of a method or technique, or its only file."""
+    """Returns the folder of a method or technique, or its only file."""
     source = _file_of(entry.class_path)
     return source.parent if source.name == "__init__.py" else source
 
@@ -210,7 +210,7 @@ def _files(place: Path) -> list[Path]:
 
 
 def _mathematics(number: str, home: Iterable[Path]) -> list[Path]:
-    """Files of ``framework/functional`` that name the paper, or that its own files import."""
+    """Returns the files of ``framework/functional`` that name the paper, or that its own files import."""
     imported = set()
     for node in (n for place in home for file in _files(place) for n in ast.walk(ast.parse(file.read_text("utf-8")))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("framework.functional"):
@@ -220,7 +220,7 @@ def _mathematics(number: str, home: Iterable[Path]) -> list[Path]:
 
 
 def _data(paper: Paper) -> list[str]:
-    """Class paths of the data that the paper's configs name, and of the data made after it."""
+    """Returns class paths of the data in the paper's configs, and of the data whose docstring names the paper."""
     named = []
     for name in (name for entry in (*paper.own, *paper.methods) for name in entry.configs):
         data = (load(paths.shipped_configs()[name].read_text(encoding="utf-8")) or {}).get("data")
@@ -231,7 +231,7 @@ def _data(paper: Paper) -> list[str]:
 
 @cache
 def _numbers_of_data() -> list[tuple[str, list[str]]]:
-    """Class path of every datamodule, with the papers that its file names."""
+    """Maps the class path of every datamodule to the papers that its file names."""
     return [(e.class_path, numbers(docstring(_file_of(e.class_path)))) for e in datamodule_entries()]
 
 

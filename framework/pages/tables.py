@@ -1,7 +1,7 @@
-"""The catalogue as Markdown tables, and pages whose marked blocks hold them.
+"""Writes the catalogue as Markdown tables into marked blocks of pages.
 
-A page says ``<!-- generated: methods -->`` and, after the table, ``<!-- end -->``. ``list --markdown README.md`` writes
-anew what stands between the two; ``make docs`` does so for every page.
+A page has ``<!-- generated: methods -->`` and, after the table, ``<!-- end -->``. ``list --markdown README.md``
+replaces the text between the two; ``make docs`` does so for every page.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ def _text(docstring: str) -> str:
 
 
 def _papers(text: str) -> str:
-    """Links to the arXiv numbers in a ``Paper:`` line."""
+    """Returns links to the arXiv numbers in a ``Paper:`` line."""
     return ", ".join(f"[{number}](https://arxiv.org/abs/{number})" for number in papers.numbers(text))
 
 
 def _configs(names: Sequence[str]) -> str:
-    """A name and those that go on from it, as a shell would write them: ``sequence/s4d{,_paper}``."""
+    """Returns a name and those that extend it, in a shell's notation: ``sequence/s4d{,_paper}``."""
     if len(names) == 1:
         return f"`{names[0]}`"
     return f"`{names[0]}{{{','.join(name.removeprefix(names[0]) for name in names)}}}`"
 
 
 def methods() -> str:
-    """Every method, what it is, its paper and its configs."""
+    """Returns the table of methods: what each is, its paper and its configs."""
     rows = [(f"`{e.name}`", _text(e.summary), _papers(e.paper), _configs(e.configs)) for e in method_entries()]
     return _table(("method", "what it is", "arXiv", "configs"), rows)
 
 
 def _by_kind(entry: Entry) -> tuple[int, str]:
-    """Those that change a model first."""
+    """Sorts techniques that change a model first."""
     return entry.kind == "observer", entry.name
 
 
 def techniques() -> str:
-    """Every technique, what it does, its kind, its phase and its paper."""
+    """Returns the table of techniques: what each does, its kind, its phase and its paper."""
     entries = sorted(technique_entries(), key=_by_kind)
     rows = [(f"`{e.name}`", _text(e.summary), e.kind, e.phase, _papers(e.paper)) for e in entries]
     return _table(("technique", "what it does", "kind", "phase", "arXiv"), rows)
@@ -75,13 +75,13 @@ def capabilities() -> str:
 
 
 def datamodules() -> str:
-    """Every datamodule, what it holds and what it reads."""
+    """Returns the table of datamodules: what each is and what it reads."""
     rows = [(f"`{e.name}`", _text(e.summary), _text(e.reads)) for e in datamodule_entries()]
     return _table(("data", "what it is", "reads"), rows)
 
 
 def sweeps() -> str:
-    """Every shipped sweep and what it asks."""
+    """Returns the table of shipped sweeps and the question of each."""
     return _table(("sweep", "what it asks"), [(f"`{e.name}`", _text(e.summary)) for e in sweep_entries()])
 
 
@@ -97,12 +97,12 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def fill(page: Path) -> str:
-    """The text of ``page`` with every marked block written anew.
+    """Returns the text of ``page`` with every marked block replaced.
 
     A block is named after a table of :data:`TABLES`, or ``first table of FILE``, a page beside this one.
 
     Raises:
-        UserError: a block's name is not known, or it has no end.
+        UserError: a block's name is not known, or it has no end mark.
     """
     text = page.read_text(encoding="utf-8")
 
@@ -120,12 +120,12 @@ def fill(page: Path) -> str:
 
     filled, blocks = _BLOCK.subn(block, text)
     if blocks != text.count("<!-- generated: ") or any("<!-- generated: " in m["old"] for m in _BLOCK.finditer(text)):
-        raise UserError(f"{page}: a block that begins with <!-- generated: NAME --> has no <!-- end -->")
+        raise UserError(f"{page}: a block that starts with <!-- generated: NAME --> has no <!-- end -->")
     return filled
 
 
 def main(pages: Sequence[str]) -> int:
-    """``list --markdown [FILE...]``: prints every table, or writes the marked blocks of pages anew.
+    """Runs ``list --markdown [FILE...]``: prints every table, or replaces the marked blocks of pages.
 
     Raises:
         UserError: there is no such page.

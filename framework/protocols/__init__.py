@@ -1,4 +1,4 @@
-"""What a technique may ask of a module or a datamodule, as protocols that either side can meet without the other."""
+"""Protocols through which techniques use modules and datamodules without importing them."""
 
 from framework.protocols.attention import Replacement, RotaryAttention
 from framework.protocols.data import HasTargetSignal, InRounds

@@ -1,4 +1,4 @@
-"""What techniques ask of attention layers that they replace."""
+"""Protocols of attention layers that techniques replace."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 class RotaryAttention(Protocol):
     """A token mixer ``(x (B, T, D), mask (B, T) | None) -> y`` that is softmax attention with rotary positions.
 
-    It has projections ``q_proj``, ``k_proj``, ``v_proj``, ``o_proj`` and no more than them, in Llama's layout, and
-    decodes by ``extend(x, state)``.
+    It has only the projections ``q_proj``, ``k_proj``, ``v_proj``, ``o_proj``, in Llama's layout, and decodes with
+    ``extend(x, state)``.
     """
 
     q_proj: Any
@@ -26,13 +26,13 @@ class RotaryAttention(Protocol):
     rope_base: float
 
     def extend(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """The same on the tokens that follow ``state``, and the state after them."""
+        """Returns the output for the tokens that follow ``state``, and the state after them."""
         ...
 
 
 @runtime_checkable
 class Replacement(Protocol):
-    """A layer that stands in for another one, and can still compute what that one did."""
+    """A layer that replaces another one, and can still compute that one's output."""
 
     as_original: bool
-    """While true it does."""
+    """Whether it computes the replaced layer's output."""

@@ -1,4 +1,4 @@
-"""What techniques ask of models with memories that they route to or look up."""
+"""Protocols of models with memories that they route to or look up."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class Routing(NamedTuple):
-    """Where a router sends each token of a batch.
+    """A router's choice for each token of a batch.
 
     Attributes:
-        probabilities: (B, T, M) before the choice, float32, each row with sum 1.
+        probabilities: (B, T, M) float32, before the choice; each row sums to 1.
         selected: (B, T, M) boolean, the choice; all false for padding.
-        weights: (B, T, M) float32, what the chosen ones count for; 0 elsewhere.
+        weights: (B, T, M) float32, weights of the chosen ones; 0 elsewhere.
     """
 
     probabilities: Tensor
@@ -30,17 +30,17 @@ class HasRouters(Protocol):
     """A module that sends tokens to some of several parts of a layer: memories or experts."""
 
     def routers(self) -> Mapping[str, nn.Module]:
-        """A layer's name to its router, a submodule whose ``forward`` returns a :class:`Routing`."""
+        """Maps a layer's name to its router, a submodule whose ``forward`` returns a :class:`Routing`."""
         ...
 
 
 @dataclass(frozen=True)
 class TableRead:
-    """What a layer has read from its table for some tokens; detached.
+    """The rows that a layer has read from its table for some tokens; detached.
 
     Attributes:
         slots: (T, m) int64, below the layer's number of slots.
-        scores: (T, m) what the rows were weighted with.
+        scores: (T, m) weights of the rows.
     """
 
     slots: Tensor
@@ -52,10 +52,10 @@ class ReadsTable(Protocol):
     """A layer that reads a few rows of a large table for each token."""
 
     slots: int
-    """How many it can read."""
+    """Number of rows of the table."""
 
     last_read: TableRead | None
-    """In the last forward pass."""
+    """The rows read in the last forward pass."""
 
 
 @runtime_checkable
@@ -63,5 +63,5 @@ class HasCoreSpectrum(Protocol):
     """A module with layers that retrieve by the leading singular vectors of a small core."""
 
     def core_spectrum(self) -> Tensor:
-        """(layers, rank) singular values of the cores, in descending order; no rows if there are none."""
+        """Returns the singular values (layers, rank) of the cores, in descending order; no rows if there are none."""
         ...

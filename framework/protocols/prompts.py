@@ -1,4 +1,4 @@
-"""What techniques ask of prompts and of the models that answer them."""
+"""Protocols of prompts and of the models that answer them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class RatesInTokens(Protocol):
-    """A datamodule of prompts that are answered with one of several levels, a token each."""
+    """A datamodule of prompts whose answer is one of several levels, one token each."""
 
     level_tokens: list[int]
-    """The token of each level, from the lowest, which is 0."""
+    """The token of each level, from level 0, the lowest."""
 
     guesses: tuple[str, ...]
-    """Kinds of guesses that a prompt may hold, by the numbers that batches give them as ``kind``."""
+    """Kinds of guesses in a prompt, by their number in ``kind`` of a batch."""
 
 
 @runtime_checkable
@@ -26,13 +26,13 @@ class HandsOutPrompts(Protocol):
     """A datamodule that draws regression prompts."""
 
     law: PromptLaw
-    """What they are drawn from; known after ``setup``."""
+    """The law from which prompts are drawn; known after ``setup``."""
 
     length: int
-    """N in training."""
+    """Number of examples N in a training prompt."""
 
     def draw(self, prompts: int, length: int, index: int = 0, law: PromptLaw | None = None) -> Prompts:
-        """Prompts that are used for nothing else, the same each time; of another law where one is given."""
+        """Returns prompts that are not used elsewhere, the same each time; from ``law`` if one is given."""
         ...
 
 
@@ -41,6 +41,8 @@ class AnswersPrompts(Protocol):
     """A module that predicts the query's labels."""
 
     def answer(self, x: Tensor, y: Tensor) -> Tensor:
-        """(E, B, T), for E models side by side, of ``x`` (B, N + 1, d) and ``y`` (B, N + 1, T); the last y
-        is unused."""
+        """Returns the answers (E, B, T) of E models to ``x`` (B, N + 1, d) and ``y`` (B, N + 1, T).
+
+        The last y is not used.
+        """
         ...

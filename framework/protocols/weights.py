@@ -1,4 +1,4 @@
-"""What techniques ask of a model about its weights."""
+"""Protocols of models about their weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class HasTrainedFeatures(Protocol):
-    """A module that is linear in weights that it trains, of members side by side."""
+    """A module of one or more members whose outputs are linear in their trained weights."""
 
     def trained_features(self, batch: Any) -> dict[str, tuple[Tensor, Tensor]]:
-        """By name: the features (…, N, P) of a batch, a column an example, and the weights (…, N) on them."""
+        """Returns by name: the features (…, N, P) of a batch, one column per example, and their weights (…, N)."""
         ...
 
 
@@ -25,9 +25,9 @@ class WeightPart:
     """One of the parameters that a layer computes its weight from.
 
     Attributes:
-        name: Within the layer.
-        fan_in: Inputs of an output of the map that this parameter stands for, times the filter's size.
-        fan_out: Outputs of an input, times the filter's size.
+        name: Name within the layer.
+        fan_in: Number of inputs per output of this parameter's map, times the filter's size.
+        fan_out: Number of outputs per input, times the filter's size.
         gain: Standard deviation of the layer's weight if this parameter's entries are independent with deviation 1.
         bias: Name of the bias within the layer that goes with it, or ``None``.
     """
@@ -43,11 +43,12 @@ class WeightPart:
 class HasWeightParts(Protocol):
     """A layer (linear or convolution) whose weight is computed from other parameters.
 
-    Who initialises weights, or adds noise to them, writes to these parts instead, with deviations divided by ``gain``.
+    A technique that initialises weights, or adds noise to them, writes to these parts instead, with standard deviations
+    divided by ``gain``.
     """
 
     def weight_parts(self) -> list[WeightPart]:
-        """The parameters, none of them twice."""
+        """Returns the parameters, each once."""
         ...
 
 
@@ -60,8 +61,8 @@ class SineLayers:
         hidden: Name of the module that holds W₁, the first hidden-to-hidden layer.
         omega_first: ω₁.
         omega_hidden: ω₀.
-        d_in: Input dimensions.
-        channels: Outputs.
+        d_in: Number of input dimensions.
+        channels: Number of outputs.
     """
 
     first: str
@@ -74,50 +75,49 @@ class SineLayers:
 
 @runtime_checkable
 class HasSineLayers(Protocol):
-    """A module that begins with two layers of sines."""
+    """A module whose first two layers are sine layers."""
 
     def sine_layers(self) -> SineLayers:
-        """Where they are, names relative to this module.
+        """Returns them, with names relative to this module.
 
         Raises:
-            UserError: this one has none, for example for another choice of backbone.
+            UserError: this module has none, for example with another backbone.
         """
         ...
 
 
 @runtime_checkable
 class HasMembers(Protocol):
-    """A layer that holds two layers of half its width (members) beside the whole."""
+    """A layer of full width that also contains two layers of half its width (members)."""
 
     phase: int
-    """Which one computes: member 0, member 1, or 2 for the whole."""
+    """Which part computes: member 0, member 1, or 2 for the full width."""
 
     def member_of(self, name: str) -> int | None:
-        """The member that a parameter of this layer belongs to; ``None`` if only the whole uses it."""
+        """Returns the member that a parameter of this layer belongs to; ``None`` if only the full width uses it."""
         ...
 
 
 @runtime_checkable
 class HasFactors(Protocol):
-    """A module that makes a matrix (or several) as a product F Gᵀ."""
+    """A module that represents a matrix (or several) as a product F Gᵀ."""
 
     rank: int
-    """What the rank of the matrix is taken to be."""
+    """Assumed rank of the matrix."""
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
-        """F (…, n1, k) and G (…, n2, k), parameters; ``None`` where there are no two."""
+        """Returns the parameters F (…, n1, k) and G (…, n2, k); ``None`` if there are no two factors."""
         ...
 
     def relative_loss(self) -> float:
-        """The training loss when last measured, over that of a zero product; the largest where there are several."""
+        """Returns the last measured training loss over that of a zero product; the largest if there are several."""
         ...
 
 
 @runtime_checkable
 class HasLearngene(Protocol):
-    """A module that can make a learngene (see :mod:`framework.functional.learngene`) of the data that it will be
-    trained on."""
+    """A module that can make a learngene (see :mod:`framework.functional.learngene`) from its training data."""
 
     def make_learngene(self, data: Any, trial: bool = False) -> LearngeneTensors:
-        """Makes one of a datamodule that is set up; a ``trial`` need not be any good."""
+        """Makes a learngene from a datamodule that is set up; for a ``trial`` its quality does not matter."""
         ...

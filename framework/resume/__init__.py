@@ -1,4 +1,4 @@
-"""Going on where a run was stopped, so that it ends as if it had not been."""
+"""Saves and restores everything that a run needs to resume with the same result as without the stop."""
 
 from framework.resume.point import ResumePoint
 from framework.resume.signals import Interrupted, exit_code

@@ -10,7 +10,7 @@ import torch
 
 
 def capture_generators() -> dict[str, Any]:
-    """The states of torch's, numpy's, Python's and, where CUDA is in use, CUDA's generators."""
+    """Returns the states of torch's, numpy's and Python's generators, and of CUDA's if CUDA is in use."""
     legacy: Any = np.random.get_state()  # noqa: NPY002 - what user code draws from
     kind, keys, position, has_gauss, gauss = legacy
     version, words, next_gauss = random.getstate()
@@ -23,7 +23,7 @@ def capture_generators() -> dict[str, Any]:
 
 
 def restore_generators(state: dict[str, Any]) -> None:
-    """Puts the generators back to what :func:`capture_generators` found."""
+    """Restores the states that :func:`capture_generators` returned."""
     torch.set_rng_state(state["torch"].cpu())
     kind, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002

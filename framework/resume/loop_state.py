@@ -1,4 +1,4 @@
-"""What Lightning's training loop knows between two batches and does not store itself, as plain data.
+"""The state of Lightning's training loop between two batches that Lightning does not save, as plain data.
 
 These are mostly private parts of Lightning; tests/framework/resume/test_loop_state.py pins each name.
 """
@@ -26,14 +26,14 @@ _CONNECTOR = ("_first_loop_iter", "_current_fx", "_logged_metrics", "_callback_m
 
 
 def capture_loops(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    """Collects the logged values so far, the states of metrics, and where the loaders stand."""
+    """Returns the logged values so far, the states of metrics, and the positions of the loaders."""
     connector = trainer._logger_connector
     return {
         "connector": {name: _detached(getattr(connector, name)) for name in _CONNECTOR},
         "results": {key: _result_state(metric) for key, metric in trainer.fit_loop.epoch_loop._results.items()},
         "metrics": {name: _metric_state(metric) for name, metric in _metrics(module)},
         "loaders": [loader.state_dict() for loader in _loaders(trainer.fit_loop)],
-        # no validation is under way: what a sanity check left as their position means nothing
+        # no validation is running: positions left by a sanity check have no meaning
         "val_loaders": [
             loader.state_dict() | {"position": 0} for loader in _loaders(trainer.fit_loop.epoch_loop.val_loop)
         ],
@@ -42,12 +42,12 @@ def capture_loops(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
 
 
 def still_stopped(trainer: Trainer, state: dict[str, Any], same_techniques: bool) -> bool:
-    """Whether a training that was asked to stop is so still.
+    """Returns whether a training that was stopped early stays stopped.
 
     Args:
-        trainer: Of the run that goes on, its callbacks restored.
-        state: What was captured.
-        same_techniques: Whether the techniques are those that asked it to stop, with the same settings.
+        trainer: The resumed run's trainer, with its callbacks restored.
+        state: The captured state.
+        same_techniques: Whether the techniques that stopped it are the same, with the same settings.
     """
     stopping = (callback for callback in trainer.early_stopping_callbacks if isinstance(callback, EarlyStopping))
     used_up = any(0 < callback.wait_count >= callback.patience for callback in stopping)
@@ -55,19 +55,19 @@ def still_stopped(trainer: Trainer, state: dict[str, Any], same_techniques: bool
 
 
 def restore_loops(trainer: Trainer, module: LightningModule, state: dict[str, Any], at_epoch_end: bool) -> None:
-    """Puts back what :func:`capture_loops` found; to be called when nothing else comes before the first batch.
+    """Restores the state that :func:`capture_loops` returned; must be called last before the first batch.
 
     Args:
-        trainer: Of the run that goes on.
-        module: Its module, whose metrics are put back.
-        state: What was captured.
-        at_epoch_end: Whether that was after an epoch, with all that belongs to it.
+        trainer: The resumed run's trainer.
+        module: Its module, whose metrics are restored.
+        state: The captured state.
+        at_epoch_end: Whether it was captured after an epoch, with its validation and hooks.
     """
     fit_loop = trainer.fit_loop
     if at_epoch_end:
-        # With max_steps Lightning takes every checkpoint for one within an epoch, and would train nothing more.
+        # With max_steps Lightning treats every checkpoint as one within an epoch, and would not train further.
         fit_loop.epoch_loop._restarting = fit_loop.epoch_loop.val_loop._restarting = False
-    # within an epoch too: at its end Lightning would otherwise leave the schedules of epochs where they are
+    # within an epoch too: otherwise Lightning would not step the schedules of epochs at its end
     fit_loop._restarting = False
     for name, value in state["connector"].items():
         setattr(trainer._logger_connector, name, dict(value) if isinstance(value, dict) else value)
@@ -120,7 +120,7 @@ def _loaders(loop: Any) -> Iterator[ExactLoader]:
 
 
 def _result_state(metric: _ResultMetric) -> dict[str, Any]:
-    """One value logged with ``self.log``: how it was logged, and what has come together so far."""
+    """Returns the state of one value logged with ``self.log``: how it was logged, and the values so far."""
     meta = metric.meta
     state: dict[str, Any] = {name: getattr(meta, name) for name in _METADATA}
     reduce_fx: Any = meta.reduce_fx
@@ -129,7 +129,7 @@ def _result_state(metric: _ResultMetric) -> dict[str, Any]:
         "builtin": getattr(builtins, reduce_fx.__name__, None) is reduce_fx,
         "should_sync": meta.sync.should,
         "rank_zero_only": meta.sync.rank_zero_only,
-        "restorable": meta.sync.group is None,  # a process group has no plain form: such a mean starts anew
+        "restorable": meta.sync.group is None,  # a process group cannot be saved: such a mean starts again
         "is_tensor": metric.is_tensor,
         "has_reset": metric.has_reset,
         "update_count": metric._update_count,

@@ -1,4 +1,4 @@
-"""The callback that owns ``last.ckpt``: a run resumed from it ends as if it had never stopped."""
+"""The callback that writes ``last.ckpt``; a run resumed from it ends as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -28,33 +28,34 @@ from framework.tracking.provenance import slurm
 KEY = "resume_point"
 VERSION = 1
 SENT_SECONDS = 60.0
-"""A row that a tracker was handed this long ago counts as sent, should the process be killed."""
+"""A row passed to a tracker longer ago than this counts as sent if the process is killed."""
 MAX_SHARE = 0.05
-"""Saving takes at most this share of the time: a slow disk makes the points rarer."""
+"""Saving takes at most this share of the time: on a slow disk there are fewer resume points."""
 
 
 class ResumePoint(Callback):
-    """Writes ``<folder>/last.ckpt`` while training, and restores everything when training goes on from it.
+    """Writes ``<folder>/last.ckpt`` while training, and restores everything when training resumes from it.
 
-    A point is only written where Lightning's loops are at rest: after a batch whose gradients were applied and after
-    which neither a validation nor the epoch's end is due, and after an epoch with all that belongs to it. It holds,
-    beside what Lightning stores, the random generators, the means and metrics under way, the place in the data, and
-    the length of the metrics log, which is cut to it; under DDP those of every rank.
+    A resume point is only written when Lightning's loops are between two steps: after a batch whose gradients were
+    applied and after which neither a validation nor the epoch's end is due, or after an epoch with its validation and
+    hooks. Besides Lightning's checkpoint it holds the random generators, the running means and metrics, the position in
+    the data, and the length of the metrics log, which is cut to that length on a resume; under DDP those of every rank.
 
-    SIGINT and SIGTERM write a point at the next rest and end the process with exit code 130 or 143. Under SLURM the
-    requeue signal (SIGUSR1) does so too, and puts the job back into the queue; the exit code is 138.
+    At SIGINT and SIGTERM the next possible point is written and the process ends with exit code 130 or 143. Under SLURM
+    the requeue signal (SIGUSR1) does the same and requeues the job; the exit code is 138.
 
     Args:
-        folder: Where ``last.ckpt`` goes.
-        every_n_seconds: Least time between two points, in seconds; it grows where saving would take more than 5 % of
-            the time. ``None``: no points by time. At the end of training there is always one.
-        every_n_steps: A point at each multiple of this many optimiser steps too.
-        run_id: The run's id, stored in the checkpoint.
-        grace: Seconds that a signal waits for a point of rest; then the last point stands and the process ends.
-        handle_signals: Whether to handle the signals at all.
-        runs: The folder of the run folders of which this run's is to be the newest, whatever the clock says.
-        stoppers: Settings of what may end a training before its time (techniques, callbacks, ``max_time``), as plain
-            data: one that was stopped early stays so while they are the same.
+        folder: Folder of ``last.ckpt``.
+        every_n_seconds: Minimum time between two points, in seconds; increased if saving would take more than 5 % of
+            the time. ``None``: no points by time. One is always written at the end of training.
+        every_n_steps: If set, a point is also written at each multiple of this many optimiser steps.
+        run_id: The run's id, saved in the checkpoint.
+        grace: Seconds to wait after a signal until a point can be written; then the process ends, and the last point is
+            kept.
+        handle_signals: Whether to handle the signals.
+        runs: The folder of run folders; among them this run is made the newest, whatever the clock says.
+        stoppers: Settings of everything that may end a training early (techniques, callbacks, ``max_time``), as plain
+            data; a training that was stopped early stays stopped while they are the same.
 
     Raises:
         UserError: ``every_n_steps`` is below 1.
@@ -93,10 +94,10 @@ class ResumePoint(Callback):
         self._sent = 0
         self._handed: deque[tuple[float, int]] = deque()
 
-    # where the loops are at rest
+    # when the loops are between two steps
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Looks into the training loop, on this trainer only."""
+        """Wraps the training loop of this trainer."""
         self._loaded = None
         self._release()
         if stage != "fit" or getattr(trainer, "fast_dev_run", False):
@@ -134,7 +135,7 @@ class ResumePoint(Callback):
             self._watch = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes that this batch was followed by a validation."""
+        """Records that this batch was followed by a validation."""
         self._validated = True
 
     def _after_batch(self, trainer: Trainer) -> None:
@@ -143,8 +144,8 @@ class ResumePoint(Callback):
         if not (due or received or trainer.world_size > 1):
             return
         epoch_loop = trainer.fit_loop.epoch_loop
-        # Right after a validation the logged step would be off by one after a resume; within an accumulation the
-        # gradients would be lost; and what ends the epoch ends in a point of its own.
+        # Right after a validation the logged step would be off by one after a resume; within an accumulation window the
+        # # gradients would be lost; the end of the epoch writes its own point.
         if self._validated or epoch_loop._should_accumulate() or epoch_loop._is_training_done or trainer.should_stop:
             return
         due, received = self._agree(trainer, due, received)
@@ -173,7 +174,7 @@ class ResumePoint(Callback):
 
     @staticmethod
     def _agree(trainer: Trainer, due: bool, received: int) -> tuple[bool, int]:
-        """Rank 0's clock and any rank's signal count for all."""
+        """Makes all ranks use rank 0's clock and any rank's signal."""
         if trainer.world_size == 1:
             return due, received
         flags = torch.tensor([int(due and trainer.is_global_zero), received], device=trainer.strategy.root_device)
@@ -183,7 +184,7 @@ class ResumePoint(Callback):
 
     @staticmethod
     def _ending(trainer: Trainer) -> bool:
-        """Whether no epoch follows (the loop's own property would say so aloud, and change its counters)."""
+        """Returns whether no epoch follows; the loop's own property would print it and change its counters."""
         loop = trainer.fit_loop
         epochs: Any = loop.epoch_progress.current
         return bool(
@@ -207,9 +208,9 @@ class ResumePoint(Callback):
         self.save_seconds = self._saved_at - start
 
     def _put_last(self) -> None:
-        """Dates the file after every other run's that was there at the start, and after its own former one.
+        """Sets the file's time after every other run's at the start, and after its own previous one.
 
-        The date decides which run is the last one; a clock that was put back would make it an old one.
+        The time decides which run is the newest, also after the clock was set back.
         """
         with suppress(OSError):
             state = self.path.stat()
@@ -226,7 +227,7 @@ class ResumePoint(Callback):
                 self._newest = max(self._newest, path.stat().st_mtime_ns)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the point to a checkpoint of our own; a ``ModelCheckpoint``'s is not taken at rest and gets none."""
+        """Adds the point to ``last.ckpt``; a ``ModelCheckpoint`` may save within a step, so its files have none."""
         if self._saving is None:
             return
         rank: dict[str, Any] = {"generators": capture_generators(), "loops": capture_loops(trainer, pl_module)}
@@ -258,7 +259,7 @@ class ResumePoint(Callback):
     # reading
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keeps the point until training is about to begin.
+        """Keeps the point until training is about to start.
 
         Raises:
             UserError: the point was written by a later version.
@@ -275,18 +276,18 @@ class ResumePoint(Callback):
                 logger.pause()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A training that was stopped early, and is still, ends before anything is drawn, logged or counted."""
+        """Ends a training that was stopped early, and stays so, before any random number is drawn or value logged."""
         if self._loaded is not None:
             ranks = self._loaded["ranks"]
             loops = ranks[trainer.global_rank if len(ranks) == trainer.world_size else 0]["loops"]
             if "stoppers" in self._loaded:
                 same = self._loaded["stoppers"] == self.stoppers
-            else:  # an older point, which does not say
+            else:  # an older point, without this entry
                 same = bool(trainer.early_stopping_callbacks) or not self._had_early_stopping
             trainer.should_stop = still_stopped(trainer, loops, same)
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last moment before the first batch: everything that draws, logs or counts at the start has done so."""
+        """Restores the point right before the first batch, after all hooks that draw, log or count at the start."""
         point, self._loaded = self._loaded, None
         self._handed.clear()
         self._sent = 0
@@ -308,7 +309,7 @@ class ResumePoint(Callback):
         ranks = point["ranks"]
         if len(ranks) != trainer.world_size:
             rank_zero_info(
-                f"The checkpoint was written by {len(ranks)} processes and goes on with {trainer.world_size}: "
+                f"The checkpoint was written by {len(ranks)} processes and is resumed with {trainer.world_size}: "
                 "weights, optimiser and steps are restored, random numbers and running means are not."
             )
         else:
@@ -321,16 +322,16 @@ class ResumePoint(Callback):
                 logger.resend(rows, before)
 
     def _cut_log(self, trainer: Trainer, point: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
-        """Cuts the log to what the checkpoint knows of.
+        """Cuts the log to its length at the checkpoint.
 
         Returns:
-            The rows that trackers may not have been sent, and how many came before them.
+            The rows that trackers may not have received, and the number of rows before them.
         """
         log = self._log(trainer)
         if log is None:
             return [], 0
         if point["log_length"] and log.flush() == 0:
-            rank_zero_info(f"{log.path} starts anew: the checkpoint's own log is elsewhere.")
+            rank_zero_info(f"{log.path} starts empty: the checkpoint's own log is elsewhere.")
             return [], 0
         log.cut(point["log_length"])
         self._sent = point["sent_length"]
@@ -339,17 +340,17 @@ class ResumePoint(Callback):
     # ending
 
     def _interrupt(self, trainer: Trainer, signum: int) -> None:
-        """Ends training after a point was written."""
+        """Ends training after a point has been written."""
         code = 128 + signum
         if self._watch is not None:
             self._watch.received = self._watch.received or signum
-            self._watch.start_clock(lambda _: self._kill_children(trainer))  # closing a logger may hang on a network
+            self._watch.start_clock(lambda _: self._kill_children(trainer))  # closing a logger may wait for a network
         if trainer.is_global_zero:
-            say(f"{_name(signum)}: stopped at step {trainer.global_step}, all saved; go on with --ckpt_path last")
+            say(f"{_name(signum)}: stopped at step {trainer.global_step}, all saved; resume with --ckpt_path last")
         close_loggers(trainer.loggers, code)
         if trainer.is_global_zero:
             self._requeue(signum)
-        # A helper of a launcher ends with 0, or the launcher would take it for a crash and kill rank 0 as well.
+        # A launcher's helper ends with 0, or the launcher would treat it as a crash and kill rank 0 as well.
         raise Interrupted(signum, code if trainer.is_global_zero else 0)
 
     def _requeue(self, signum: int) -> None:
@@ -359,10 +360,10 @@ class ResumePoint(Callback):
 
     def _give_up(self, trainer: Trainer, signum: int) -> None:
         if trainer.is_global_zero:
-            how = "go on from the last one with --ckpt_path last" if self.path.exists() else "none was written yet"
+            how = "resume from the last one with --ckpt_path last" if self.path.exists() else "none was written yet"
             say(f"{_name(signum)}: stopped, no resume point could be written within {self.grace:g} s; {how}")
             self._requeue(signum)
-        # this is not the main thread, and whatever holds that one may hold a logger too
+        # this is not the main thread, and a blocked main thread may hold the logger's lock
         closing = threading.Thread(target=close_loggers, args=(trainer.loggers, 128 + signum), daemon=True)
         closing.start()
         closing.join(5.0)
@@ -375,14 +376,14 @@ class ResumePoint(Callback):
             kill(signal.SIGKILL)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Gives the signal handlers and the loop back."""
+        """Restores the signal handlers and the loop."""
         self._release()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Gives the signal handlers and the loop back; a signal that came after the last point ends the process now."""
+        """Restores the signal handlers and the loop; ends the process if a signal came after the last point."""
         received = self._watch.received if self._watch is not None else 0
         self._release()
-        if self._loaded is not None:  # there was nothing left to train
+        if self._loaded is not None:  # nothing was left to train
             self._loaded = None
             self._say_finished(trainer)
             for logger in _with(trainer, "resend"):
@@ -394,14 +395,14 @@ class ResumePoint(Callback):
     def _say_finished(trainer: Trainer) -> None:
         loop = trainer.fit_loop
         if -1 != loop.max_steps <= loop.epoch_loop.global_step:
-            why, how = f"trainer.max_steps {loop.max_steps} is reached", "a larger trainer.max_steps trains on"
+            why, how = f"trainer.max_steps {loop.max_steps} is reached", "a larger trainer.max_steps continues it"
         elif -1 != (loop.max_epochs or 0) <= trainer.current_epoch:
-            why, how = f"trainer.max_epochs {loop.max_epochs} is reached", "a larger trainer.max_epochs trains on"
+            why, how = f"trainer.max_epochs {loop.max_epochs} is reached", "a larger trainer.max_epochs continues it"
         elif trainer.should_stop:
             early = trainer.early_stopping_callback is not None
             stopped = "EarlyStopping" if early else "a technique, a callback, trainer.max_time or the module"
             why = f"{stopped} ended it after {trainer.current_epoch} epochs of trainer.max_epochs {loop.max_epochs}"
-            how = f"without it, or with {'more patience' if early else 'other settings of it'}, it trains on"
+            how = f"without it, or with {'more patience' if early else 'other settings of it'}, training continues"
         else:
             return
         if trainer.is_global_zero:
@@ -413,5 +414,5 @@ def _name(signum: int) -> str:
 
 
 def _with(trainer: Trainer, method: str) -> list[Any]:
-    """The loggers that have ``method``; one of Lightning's own dummies answers to every name, and is none of them."""
+    """Returns the loggers that have ``method``; Lightning's dummy logger, which has every name, is left out."""
     return [logger for logger in trainer.loggers if callable(getattr(type(logger), method, None))]

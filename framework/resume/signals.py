@@ -1,4 +1,4 @@
-"""Signals during training: remembered until a resume point can be written, but not for ever."""
+"""Signals during training: kept until a resume point can be written, for a limited time."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(SystemExit):
-    """Training was ended by a signal.
+    """Raised when a signal ends training.
 
-    It passes through Lightning, and ends the process with the shell's code for the signal: 130 for SIGINT, 143 for
+    Lightning does not catch it; it ends the process with the shell's code for the signal: 130 for SIGINT, 143 for
     SIGTERM.
 
     Args:
         signum: The signal.
-        code: Another exit code, for a process that only helps another one which reports the signal.
+        code: Another exit code, for a helper of a process that reports the signal.
     """
 
     def __init__(self, signum: int, code: int | None = None) -> None:
@@ -33,7 +33,7 @@ class Interrupted(SystemExit):
 
 
 def exit_code(error: SystemExit) -> int:
-    """The exit code that ``error`` asks for.
+    """Returns the exit code that ``error`` asks for.
 
     Lightning turns a Ctrl-C outside the training loop into exit code 1; this gives 130 for it.
     """
@@ -45,7 +45,7 @@ def exit_code(error: SystemExit) -> int:
 
 
 def say(line: str) -> None:
-    """Prints a line to stderr in a way that is allowed within a signal handler."""
+    """Prints a line to stderr, also from within a signal handler."""
     try:
         os.write(2, f"{line}\n".encode())
     except OSError:
@@ -53,21 +53,21 @@ def say(line: str) -> None:
 
 
 def requeue_signal(trainer: Trainer) -> int | None:
-    """The signal at which Lightning would save and have SLURM requeue the job; ``None`` where it would not.
+    """Returns the signal at which Lightning would save and requeue the SLURM job; ``None`` if it would not.
 
-    Lightning saves within the handler, in the middle of a step, and closes the loggers of a run that goes on.
+    Lightning saves within the handler, in the middle of a step, and closes the loggers of a run that continues.
     """
     environment = trainer._accelerator_connector.cluster_environment
     if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
         return None
     signum = environment.requeue_signal
-    if signum is None or not isinstance(signal.getsignal(signum), _HandlersCompose):  # somebody else's handler
+    if signum is None or not isinstance(signal.getsignal(signum), _HandlersCompose):  # not Lightning's
         return None
     return int(signum)
 
 
 def requeue(job: str) -> None:
-    """Puts the job back into SLURM's queue, and says so."""
+    """Requeues the SLURM job and prints a line about it."""
     try:
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
         failed = done.stderr.strip() or f"exit code {done.returncode}" if done.returncode else ""
@@ -77,14 +77,13 @@ def requeue(job: str) -> None:
 
 
 class SignalWatch:
-    """Notes the first SIGINT, SIGTERM or requeue signal; ends the process at the second, or when time is up.
+    """Records the first SIGINT, SIGTERM or requeue signal; ends the process at the second, or after a grace period.
 
     Args:
         grace: Seconds that may pass between the signal and :meth:`reached`.
-        on_deadline: Called with the signal, from a thread of its own, when they have passed; the process is ended
-            after it.
+        on_deadline: Called with the signal, from its own thread, when they have passed; then the process is ended.
         on_second: Called with the signal, within the handler, before the process is ended by a second signal.
-        requeue: Another signal that is heeded, by which SLURM says that time is nearly up.
+        requeue: Another signal to handle, which SLURM sends when the job's time is nearly over.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class SignalWatch:
         self._timer: threading.Timer | None = None
 
     def install(self) -> None:
-        """Takes over the handlers; does nothing outside the main thread, where Python allows none."""
+        """Installs the handlers; does nothing outside the main thread, where Python does not allow it."""
         if threading.current_thread() is not threading.main_thread() or self._previous:
             return
         self.received = 0
@@ -111,16 +110,16 @@ class SignalWatch:
             self._previous[signum] = signal.signal(signum, self._handle)
 
     def restore(self) -> None:
-        """Gives the handlers back, and stops the clock."""
+        """Restores the handlers and stops the clock."""
         self.reached()
         for signum, handler in self._previous.items():
-            # Lightning tears down before its callbacks do, and has put back what stood before it.
+            # Lightning tears down before its callbacks do, and has already restored its own handlers.
             if signal.getsignal(signum) == self._handle:
                 signal.signal(signum, signal.SIG_DFL if handler is None else handler)
         self._previous = {}
 
     def reached(self) -> None:
-        """Stops the clock: a point of rest has come."""
+        """Stops the clock; called when a resume point can be written."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

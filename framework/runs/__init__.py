@@ -1,1 +1,1 @@
-"""A run from its config to its end: prepared, typed, built, recorded, kept to itself."""
+"""A run from its config to its end: prepared, type-checked, built, recorded, locked against other processes."""

@@ -1,4 +1,4 @@
-"""The mean of a short window: what is divided by is the number of batches that were really accumulated."""
+"""Averages the gradient of an accumulation window over the batches that it really contains."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from torch.optim import Optimizer
 
 
 class ShortWindows(Callback):
-    """Makes the gradient of a window of accumulated batches their mean, where they are fewer than asked for.
+    """Makes the gradient of an accumulation window the mean over its batches, also if it is shorter than configured.
 
     Lightning divides each loss by ``accumulate_grad_batches``, so the last window of an epoch that ends within one has
-    a gradient that is too small. Here it is multiplied by ``accumulate_grad_batches`` over the number of backward
-    passes since the gradients were zero, before it is clipped and before other callbacks and the module see it in
-    ``on_before_optimizer_step``. As in Lightning each batch weighs the same, whatever its size; where a window is full
-    nothing is touched. The number is counted, not computed from a length, so that loaders without one, and training
-    steps that return ``None``, are right too.
+    a gradient that is too small. This callback multiplies it by ``accumulate_grad_batches`` divided by the number of
+    backward passes since the gradients were zeroed, before it is clipped and before other callbacks and the module see
+    it in ``on_before_optimizer_step``. As in Lightning each batch has the same weight, whatever its size; a full window
+    is not changed. Backward passes are counted, not computed from the loader's length, so that the result is also right
+    for loaders without a length and for training steps that return ``None``.
     """
 
     def __init__(self) -> None:
         self._backwards = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the count again: no gradients outlive a resume."""
+        """Resets the count: no gradients are kept over a resume."""
         self._backwards = 0
 
     def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """A window begins."""
+        """Resets the count: a new window starts."""
         self._backwards = 0
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """One more batch."""
+        """Counts one batch."""
         self._backwards += 1
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Scales the gradients of a window that is not full."""
+        """Scales the gradients if the window is not full."""
         asked = trainer.accumulate_grad_batches
         if not 0 < self._backwards < asked or trainer.strategy.handles_gradient_accumulation:
             return
-        if not pl_module.automatic_optimization:  # which divides by nothing
+        if not pl_module.automatic_optimization:  # Lightning then does not divide the loss
             return
         for group in optimizer.param_groups:
             for parameter in group["params"]:

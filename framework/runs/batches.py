@@ -1,4 +1,4 @@
-"""Whether the data gives batches that can be trained on or evaluated, asked before the first one is."""
+"""Checks before the first batch that the data yields batches that can be trained on or evaluated."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ _PARTS = {"fit": "train", "validate": "val", "test": "test", "predict": "predict
 
 
 class Batches(Callback):
-    """Refuses data without a batch, and a last batch of one sample where batch normalisation cannot train on it.
+    """Refuses data without a batch, and batches of one sample if batch normalisation cannot train on them.
 
-    The first is known when the loaders are made, before training. The second depends on what a batch normalisation is
-    given: one image has several values per channel, one row of features has one. So if an epoch has a batch of one
-    sample, the first training step shows what each layer gets, and training ends there, before a weight has changed.
+    The first is checked when the loaders are made, before training. The second depends on the input of the batch
+    normalisation: one image has several values per channel, one row of features has one. So if an epoch has a batch of
+    one sample, each layer's input is checked in the first training step, and training ends there, before a weight has
+    changed.
     """
 
     def __init__(self) -> None:
         self._loops: list[Any] = []
         self._hooks: list[Any] = []
-        self._samples: tuple[int, int] | None = None  # of a batch and of an epoch, if an epoch has a batch of one
+        self._samples: tuple[int, int] | None = None  # per batch and per epoch, if an epoch has a batch of one sample
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Looks at the loaders when they are made, on this trainer only."""
+        """Wraps the trainer's loops so that loaders are checked when they are made."""
         self._release()
-        stage = str(getattr(stage, "value", stage))  # an enumeration of Lightning's
+        stage = str(getattr(stage, "value", stage))  # an enum of Lightning's
         loop = getattr(trainer, f"{stage}_loop")
         make: Callable[[], None] = loop.setup_data
 
@@ -43,7 +44,7 @@ class Batches(Callback):
         self._loops.append(loop)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leaves the trainer as it was."""
+        """Restores the trainer."""
         self._release()
 
     def _release(self) -> None:
@@ -71,12 +72,12 @@ class Batches(Callback):
         batches = loop.max_batches if stage == "fit" else sum(loop.max_batches)
         if batches == 0:
             raise UserError(next(filter(None, map(_why_empty, loaders)), f"data: there is no batch to {stage}"))
-        if trainer.max_steps >= 0:  # a training that ends sooner does not come to the last one
+        if trainer.max_steps >= 0:  # with fewer steps the last batch is not reached
             batches = min(batches, trainer.max_steps * trainer.accumulate_grad_batches)
         self._samples = next(_with_one(loaders, batches), None) if stage == "fit" else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Waits for the first step, if there is something to see."""
+        """Adds hooks for the first step, if there is something to check."""
         self._unhook()
         if self._samples is None:
             return
@@ -86,12 +87,12 @@ class Batches(Callback):
                 self._hooks.append(layer.register_forward_pre_hook(self._check(name, *self._samples)))
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """The first step is done, and all is well."""
+        """Removes the hooks: the first step was fine."""
         if self._hooks:
             self._unhook()
 
     def on_exception(self, *_: Any) -> None:
-        """Leaves no hook behind."""
+        """Removes the hooks."""
         self._unhook()
 
     @staticmethod
@@ -112,7 +113,7 @@ class Batches(Callback):
 
 
 def _why_empty(loader: Any) -> str | None:
-    """What leaves a loader without a batch, as far as it can be seen."""
+    """Returns why a loader has no batch, as far as it is known."""
     samples = sized_len(getattr(loader, "dataset", None))
     if samples == 0:
         return "data: the data set is empty, 0 samples"
@@ -125,7 +126,7 @@ def _why_empty(loader: Any) -> str | None:
 
 
 def _with_one(loaders: list[Any], batches: float) -> Iterator[tuple[int, int]]:
-    """Samples of a batch and of the epoch for each loader that has a batch of one sample among its ``batches``."""
+    """Yields the samples per batch and per epoch of each loader with a batch of one sample among its ``batches``."""
     for loader in loaders:
         size, share = _sizes(loader)
         if not size or not share or (_drops(loader) and size > 1):
@@ -135,7 +136,7 @@ def _with_one(loaders: list[Any], batches: float) -> Iterator[tuple[int, int]]:
 
 
 def _sizes(loader: Any) -> tuple[int | None, int | None]:
-    """Samples of a batch, and of all batches of this rank."""
+    """Returns the samples per batch, and of all batches of this rank."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     size = getattr(loader, "batch_size", None) or getattr(batch_sampler, "batch_size", None)
     if (share := getattr(loader, "share_length", None)) is not None:  # an ExactLoader's

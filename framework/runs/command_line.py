@@ -1,4 +1,4 @@
-"""The typed command line: LightningCLI fed with a composed config instead of ``sys.argv``."""
+"""The type-checked command line: LightningCLI on a composed config instead of ``sys.argv``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from framework.runs.sections import BASES, GROUPS
 from framework.runs.trainer import Record, build_trainer
 from framework.settings import brief
 
-# What a constructor raises over values that it cannot take; of a failed look-up a bug is the likelier cause.
+# What a constructor raises for values that it does not accept; a failed look-up is more likely a bug.
 REFUSALS = (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError, MisconfigurationException)
 
 
@@ -33,13 +33,13 @@ jsonargparse.set_dumper("yaml12", yaml12.dump)
 
 
 class CommandLine(LightningCLI):
-    """LightningCLI for one subcommand over a composed config: parses and instantiates, runs nothing.
+    """LightningCLI for one subcommand and a composed config: parses and instantiates, but runs nothing.
 
     Args:
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
-        composed: The merged tree.
-        identity: The run's folder and id, for the parts that write into it.
-        start: The checkpoint that the run starts from, opened.
+        composed: The composed config.
+        identity: The run's folder and id.
+        start: The checkpoint that the run starts from, already read.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class CommandLine(LightningCLI):
             )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Only the chosen one: building the other parsers would cost as much again."""
+        """Returns only the chosen subcommand: building the other parsers takes as much time again."""
         return {self._chosen: LightningCLI.subcommands()[self._chosen]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -79,7 +79,7 @@ class CommandLine(LightningCLI):
             parser.add_subclass_arguments(Callback, f"techniques.{name}", required=False)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Checks the composed tree against every signature.
+        """Checks the composed config against the signatures of its classes.
 
         Raises:
             UserError: a value is not accepted; one message with all mistakes.
@@ -87,7 +87,7 @@ class CommandLine(LightningCLI):
         groups = {**GROUPS, "trainer": pl.Trainer}
         unusable = values.unusable(self._composed, BASES, groups)
         try:
-            # the parser around the subcommand's would parse all again
+            # the outer parser would parse everything again
             settings = self._subcommand_parsers[self._chosen].parse_object(self._composed.tree)
         except (ArgumentError, TypeError, ValueError, KeyError, ArithmeticError) as error:
             problems = [*unusable, *explain.explain(self._composed, BASES, groups)]
@@ -97,13 +97,13 @@ class CommandLine(LightningCLI):
         self.config = Namespace(subcommand=self._chosen, **{self._chosen: settings})
 
     def _parse_ckpt_path(self) -> None:
-        """A checkpoint's hyper-parameters never override what was configured; see :func:`report_differences`."""
+        """Does nothing: a checkpoint's hyperparameters never override the config; see :func:`report_differences`."""
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing runs here: the caller holds the trainer, the module and the datamodule."""
+        """Does nothing: the caller runs the trainer."""
 
     def _add_instantiators(self) -> None:
-        """As LightningCLI's, but what a constructor raises is kept: jsonargparse takes it for a refused type."""
+        """As in LightningCLI, but keeps a constructor's error, which jsonargparse would report as a wrong type."""
         for key, base in BASES.items():
             self.parser.add_instantiator(self._instantiator(key), base, subclasses=True)
 
@@ -114,7 +114,7 @@ class CommandLine(LightningCLI):
             try:
                 if key == "techniques":
                     return class_type(*args, **kwargs)
-                if self._start is not None:  # the checkpoint's weights stand for what only a start needs
+                if self._start is not None:  # files that only a new run needs are replaced by the checkpoint's weights
                     kwargs |= dict.fromkeys(kwargs.keys() & set(getattr(class_type, "start_only", ())))
                 return lightnings(class_type, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
             except Exception as error:
@@ -124,7 +124,7 @@ class CommandLine(LightningCLI):
         return build
 
     def instantiate_classes(self) -> None:
-        """Builds everything; a constructor's :class:`UserError` comes out with its section and place."""
+        """Builds all objects; adds the section and line to a constructor's :class:`UserError`."""
         try:
             super().instantiate_classes()
         except Exception as error:
@@ -132,7 +132,7 @@ class CommandLine(LightningCLI):
             raise (self._mistake(raised, cls) or raised) from (raised if isinstance(raised, UserError) else None)
 
     def _mistake(self, error: Exception, cls: type | None) -> UserError | None:
-        """What a user did wrong for a constructor to raise ``error``; ``None`` where that is a bug of ours."""
+        """Returns the user's mistake behind a constructor's ``error``; ``None`` if the error is a bug of ours."""
         place = self._section_of(cls)
         if isinstance(error, UserError):
             return UserError(self._locate(str(error), place))
@@ -153,7 +153,7 @@ class CommandLine(LightningCLI):
         )
 
     def _section_of(self, cls: type | None) -> tuple[str, ...] | None:
-        """The key path at which the config names a class."""
+        """Returns the key path at which the config names a class."""
         for path, base in self._sections():
             settings: Any = self._composed.tree
             for key in path:
@@ -168,7 +168,7 @@ class CommandLine(LightningCLI):
         return [(path, BASES[path[0]]) for path in paths if self._composed.tree.get(path[0])]
 
     def _locate(self, message: str, raised_in: tuple[str, ...] | None = None) -> str:
-        """Puts the section before an argument's name: ``source: …`` becomes ``data.source: … (file:line)``."""
+        """Adds the section to an argument's name: ``source: …`` becomes ``data.source: … (file:line)``."""
         name = message.partition(":")[0]
         found = []
         for path, base in self._sections():
@@ -187,21 +187,21 @@ class CommandLine(LightningCLI):
 
     @property
     def settings(self) -> Namespace:
-        """The typed config of the subcommand."""
+        """The type-checked config of the subcommand."""
         return self.config[self._chosen]
 
     def text(self) -> str:
-        """The typed config as YAML that runs again: the subcommand's own arguments and the run's name left out."""
+        """Returns the type-checked config as YAML that runs again, without subcommand arguments and the run's name."""
         if self._text is None:
             self._text = self._as_yaml()
         return self._text
 
     def _dump_config(self) -> None:
-        """Lightning's name for the typed config as plain data, of which it makes the hyper-parameters."""
+        """Returns the type-checked config as plain data; Lightning calls this and saves it as hyperparameters."""
         self.config_dump = self._as_data()
 
     def _as_data(self) -> dict[str, Any]:
-        """The typed config as plain data.
+        """Returns the type-checked config as plain data.
 
         Raises:
             UserError: see :func:`framework.config.saving.mend`.
@@ -209,8 +209,8 @@ class CommandLine(LightningCLI):
         if self._tree is None:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=RENAMED)
-                warnings.filterwarnings("ignore", message=rf"(?s)\s*{saving.UNABLE}")  # which is mended
-                text = self._subcommand_parsers[self._chosen].dump(  # parsing has checked it
+                warnings.filterwarnings("ignore", message=rf"(?s)\s*{saving.UNABLE}")  # corrected below
+                text = self._subcommand_parsers[self._chosen].dump(  # already checked by parsing
                     self.settings, skip_none=False, skip_check=True, skip_link_targets=False, format="yaml12"
                 )
                 tree = yaml12.load(text)
@@ -231,7 +231,7 @@ class CommandLine(LightningCLI):
         """Builds the Trainer with the techniques in order, the loggers and the run's own callbacks.
 
         Raises:
-            UserError: the Trainer does not accept a setting, or processes of torchrun would each train alone.
+            UserError: the Trainer does not accept a setting, or torchrun's processes would not train together.
         """
         given = dict(self._get(self.config_init, "trainer", default={}), **kwargs)
         techniques = self._get(self.config_init, "techniques", default=None) or {}
@@ -244,10 +244,10 @@ class CommandLine(LightningCLI):
 
 
 class Typed(CommandLine):
-    """The same, typed but not instantiated."""
+    """A :class:`CommandLine` that checks types but instantiates nothing."""
 
     def _set_seed(self) -> None:
         pass
 
     def instantiate_classes(self) -> None:
-        """Nothing is built."""
+        """Does nothing."""

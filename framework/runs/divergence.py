@@ -1,4 +1,4 @@
-"""A run whose loss is no longer a finite number stops, and what it leaves is from before."""
+"""Stops a run whose loss is not finite, and keeps only checkpoints from before."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from torch import Tensor
 from framework.errors import RunFailed
 
 EVERY = 50
-"""Training steps after which the losses that stand on a device are looked at, at the latest."""
+"""Largest number of training steps between two checks of losses that are on a device."""
 SKIPPED = 30
-"""Steps in a row that a gradient scaler may skip: after 16 the scale that it starts with has come down to 1."""
+"""Steps in a row that a gradient scaler may skip: after 16 its initial scale has been reduced to 1."""
 LOSS, VALIDATION_LOSS = "train/loss", "val/loss"
 
 
 class StopAtNaN(Callback):
     """Ends a training whose loss is NaN or infinite, with :class:`~framework.errors.RunFailed`.
 
-    What is guaranteed: no checkpoint, ``last.ckpt`` or a best one, is written once a training step's loss on any rank
-    was not finite, or while a parameter that is trained is not; all of that is looked at before each is written. On
-    one CPU process the run stops at the very step. On other devices the losses stay where they are, so that no step
-    waits for the device, and are looked at every ``log_every_n_steps``, at most every 50 steps; the message names the
-    step all the same. After a validation, ``val/loss`` must be finite and ``monitor`` must not be NaN.
+    No checkpoint, neither ``last.ckpt`` nor a best one, is written after a training step whose loss was not finite on
+    any rank, or while a trained parameter is not finite; both are checked before each write. With one CPU process the
+    run stops at that step. On other devices the losses stay on the device, so that no step waits for it, and are
+    checked every ``log_every_n_steps``, at most 50, steps; the message still names the step. After a validation,
+    ``val/loss`` must be finite and ``monitor`` must not be NaN.
 
-    The loss is what ``training_step`` returns; where it returns none (manual optimisation) the logged ``train/loss``.
-    Under ``16-mixed`` the gradient scaler skips the steps whose gradients overflow, so a loss that is not finite only
-    counts if 30 come in a row. Left alone is a module that expects divergence
-    (:attr:`framework.Module.may_diverge`).
+    The loss is what ``training_step`` returns, or the logged ``train/loss`` if it returns none (manual optimisation).
+    Under ``16-mixed`` the gradient scaler skips the steps whose gradients overflow, so only 30 losses in a row that are
+    not finite stop the run. A module that expects divergence is not checked (:attr:`framework.Module.may_diverge`).
 
     Args:
         monitor: The metric that decides which checkpoint is the best.
@@ -42,16 +41,16 @@ class StopAtNaN(Callback):
         self._losses: list[Tensor] = []
         self._steps: list[int] = []
         self._skipped = 0
-        self._since = 0  # calls since the losses were looked at: the same on every rank
+        self._since = 0  # steps since the last check: the same on every rank
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begins anew."""
+        """Resets the state."""
         self._losses, self._steps, self._skipped, self._since = [], [], 0, 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Takes the step's loss."""
+        """Stores or checks the step's loss."""
         if getattr(pl_module, "may_diverge", False):
             return
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
@@ -72,7 +71,7 @@ class StopAtNaN(Callback):
             self._look(trainer)
 
     def _look(self, trainer: Trainer) -> None:
-        """Raises if a step since the last look had a loss that is not finite, on any rank."""
+        """Raises if a step since the last check had a loss that is not finite, on any rank."""
         losses, steps, self._losses, self._steps, self._since = self._losses, self._steps, [], [], 0
         found: str | None = None
         finite = torch.stack([loss.isfinite().all() for loss in losses]).tolist() if losses else []
@@ -85,7 +84,7 @@ class StopAtNaN(Callback):
 
     @staticmethod
     def _stop(trainer: Trainer, found: str | None) -> None:
-        """Raises on all ranks if one has found something; every rank calls it."""
+        """Raises on all ranks if one rank found something; called on every rank."""
         if trainer.world_size > 1:
             flag = torch.tensor(int(found is not None), device=trainer.strategy.root_device)
             torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
@@ -94,11 +93,11 @@ class StopAtNaN(Callback):
         if found is not None:
             raise RunFailed(
                 f"{found}: training has diverged and stops. A lower model.optimizer.lr or a trainer.gradient_clip_val "
-                "may help; --run.on_nan=ignore goes on all the same"
+                "may help; --run.on_nan=ignore continues anyway"
             )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks at the validation's loss, and at what the best checkpoint is chosen by."""
+        """Checks the validation loss, and the metric that chooses the best checkpoint."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or getattr(pl_module, "may_diverge", False):
             return
         found = None
@@ -109,7 +108,7 @@ class StopAtNaN(Callback):
         self._stop(trainer, found)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuses to keep what has diverged."""
+        """Refuses to save a model that has diverged."""
         if trainer.state.fn != "fit" or getattr(pl_module, "may_diverge", False):
             return
         self._look(trainer)
@@ -121,11 +120,11 @@ class StopAtNaN(Callback):
 
 
 def stands_on_device(loss: Tensor) -> bool:
-    """Whether this process would have to wait for a device to know the value."""
+    """Returns whether this process would have to wait for a device to read the value."""
     return loss.device.type != "cpu"
 
 
 def _number(value: Tensor) -> str:
-    """``nan``, ``inf`` or ``-inf``."""
+    """Returns ``nan``, ``inf`` or ``-inf``."""
     values = value.detach().flatten()
     return f"{float(values[~values.isfinite()][0]):g}"

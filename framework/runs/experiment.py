@@ -1,4 +1,4 @@
-"""From a config to a trainer, a module and a datamodule, in a script, a notebook or the command line."""
+"""Builds a trainer, a module and a datamodule from a config, for scripts, notebooks and the command line."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from framework.tracking import close_loggers
 
 @dataclass
 class Experiment:
-    """What a config describes, built and ready to run.
+    """The objects that a config describes, ready to run.
 
-    ``trainer, model, datamodule = framework.build(...)`` takes it apart.
+    ``trainer, model, datamodule = framework.build(...)`` unpacks it.
 
     Attributes:
         trainer: The Trainer, with techniques, loggers and the run's own callbacks in place.
         model: The LightningModule.
         datamodule: The LightningDataModule, or ``None``.
-        config: The typed config as plain data, interpolations resolved.
+        config: The type-checked config as plain data, with interpolations resolved.
         identity: The run's folder and id.
         subcommand: What :meth:`run` does.
         checkpoint: The checkpoint to start from, or ``None``.
@@ -76,7 +76,7 @@ class Experiment:
                 result = method(self.model, datamodule=self.datamodule, **arguments)
             close_loggers(self.trainer.loggers)
         except BaseException as error:
-            with suppress(Exception):  # a run left open would swallow the next one's rows; the first error counts
+            with suppress(Exception):  # an open W&B run would receive the next run's rows; the first error is raised
                 close_loggers(self.trainer.loggers, 1)
             recorded = self.folder / "config.yaml"
             began = isinstance(error, RunFailed) or not isinstance(error, UserError) or self.trainer.global_step
@@ -92,7 +92,7 @@ class Experiment:
         return result
 
     def _say_what_stands(self, error: Exception) -> None:
-        """Adds to an error in training from where the run can go on."""
+        """Adds to an error in training from which checkpoint the run can be resumed."""
         epochs: Any = self.trainer.fit_loop.epoch_progress.current
         if self.subcommand != "fit" or self.identity.quiet or not epochs.started or not self.trainer.is_global_zero:
             return
@@ -100,9 +100,9 @@ class Experiment:
         try:
             step = open_checkpoint(path, mmap=True)["global_step"]
         except UserError:
-            error.add_note(f"no checkpoint was written yet in {self.folder}, so the run has to start again")
+            error.add_note(f"no checkpoint was written yet in {self.folder}, so the run has to be started again")
         else:
-            error.add_note(f"{path}, of step {step}, stands; go on from there: fit --ckpt_path {self.folder}")
+            error.add_note(f"{path}, of step {step}, was saved; to resume: fit --ckpt_path {self.folder}")
 
     def _report(self) -> None:
         best = self.trainer.checkpoint_callback
@@ -122,11 +122,12 @@ def build(
     overrides: Mapping[str, Any] | Sequence[str] = (),
     subcommand: str = "fit",
 ) -> Experiment:
-    """Builds what a config describes; nothing is written before it runs.
+    """Builds the objects that a config describes; nothing is written before the run starts.
 
     Args:
         config: A path, the short name of a shipped config, a mapping, or a list of those, merged in order.
-        overrides: A mapping with dotted keys (``{"model.d_model": 32}``) or strings as typed (``--model.d_model=32``).
+        overrides: A mapping with dotted keys (``{"model.d_model": 32}``) or strings as on the command line
+            (``--model.d_model=32``).
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
 
     Raises:
@@ -137,16 +138,16 @@ def build(
 
 
 def run_to_end(request: Request, subcommand: str, command: Sequence[str], requeued: bool = False) -> int:
-    """Launches a request and runs it.
+    """Builds a request's experiment and runs it.
 
     Args:
         request: The config files and overrides, read.
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
-        command: What was typed, for the record.
-        requeued: Whether SLURM may have begun this command anew, so that it goes on with the run that it began.
+        command: The command line, for the record.
+        requeued: Whether SLURM may have restarted this command; if so, the run that it started before is resumed.
 
     Returns:
-        The exit code: 0, or 130 or 143 where a signal ended it, all saved.
+        The exit code: 0, or 130 or 143 if a signal ended the run; everything was saved.
 
     Raises:
         UserError: as for :func:`launch`, or the run failed.
@@ -155,7 +156,7 @@ def run_to_end(request: Request, subcommand: str, command: Sequence[str], requeu
     while True:
         try:
             launch(request, subcommand, command, requeued).run()
-        except NameTaken:  # so early that nothing has begun: it gets another name
+        except NameTaken:  # nothing has started yet: the run gets another name
             continue
         except SystemExit as stop:  # a signal: 130 or 143
             return exit_code(stop)
@@ -163,16 +164,16 @@ def run_to_end(request: Request, subcommand: str, command: Sequence[str], requeu
 
 
 def launch(request: Request, subcommand: str, command: Sequence[str], requeued: bool = False) -> Experiment:
-    """Composes, types and instantiates a request.
+    """Composes, type-checks and instantiates a request.
 
     Args:
         request: The config files and overrides, read.
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
-        command: What was typed, for the record.
-        requeued: Whether SLURM may have begun this command anew, so that it goes on with the run that it began.
+        command: The command line, for the record.
+        requeued: Whether SLURM may have restarted this command; if so, the run that it started before is resumed.
 
     Raises:
-        UserError: the config is wrong, or a ``fit`` is to go on from a file of weights alone.
+        UserError: the config is wrong, or a ``fit`` is asked to resume from a file that holds only weights.
     """
     composed, checkpoint = prepare(request, subcommand, command if requeued and subcommand == "fit" else None)
     settings = composed.tree["run"]
@@ -181,7 +182,7 @@ def launch(request: Request, subcommand: str, command: Sequence[str], requeued: 
     start = open_checkpoint(checkpoint, mmap=True) if checkpoint is not None else None
     if checkpoint is not None and start is not None and subcommand == "fit" and "optimizer_states" not in start:
         raise UserError(
-            f"ckpt_path: {checkpoint} holds weights alone, so no training can go on from it; to start from them: "
+            f"ckpt_path: {checkpoint} holds only weights, so training cannot be resumed from it; to start from them: "
             f"{catalogue.options_from_weights(checkpoint)}"
         )
     line = CommandLine(subcommand, composed, identity, start)
@@ -197,7 +198,7 @@ def launch(request: Request, subcommand: str, command: Sequence[str], requeued: 
 
 
 def _compare(line: CommandLine, subcommand: str, start: Mapping[str, Any]) -> None:
-    """Says where the config differs from what the checkpoint was trained with."""
+    """Prints where the config differs from the one that the checkpoint was trained with."""
     if subcommand == "fit":
         refuse_other_optimizer(start, line.settings, line.model)
     texts = report_differences(start, line.settings, line.model)
@@ -209,24 +210,24 @@ def _compare(line: CommandLine, subcommand: str, start: Mapping[str, Any]) -> No
 
 
 def _check_edits(line: CommandLine, subcommand: str, path: Path | None, start: Mapping[str, Any] | None) -> None:
-    """Before anything is written: refuses techniques that the strategy or the checkpoint's edits do not allow."""
+    """Refuses techniques that the strategy or the checkpoint's edits do not allow, before anything is written."""
     techniques = in_order(callbacks_of(line.trainer))
     check_run(line.trainer, line.model, techniques)
     if start is None or not (lines := contradictions(start, techniques)):
         return
     if subcommand == "fit":
         assert path is not None
-        anew = f"to start anew from its weights: {catalogue.options_from_weights(path)}"
+        anew = f"to start a new run from its weights: {catalogue.options_from_weights(path)}"
         raise UserError("\n".join([*lines, f"{path} fixes the model's edits; {anew}"]))
     for text in lines:
         print(f"{text}; the checkpoint's is used", file=sys.stderr)
 
 
 def _identity(settings: Mapping[str, Any], subcommand: str, checkpoint: Path | None) -> Run:
-    """The run that this process makes, goes on with, or evaluates.
+    """Returns the run that this process starts, resumes or evaluates.
 
-    ``fit`` from a run's own ``last.ckpt`` goes on with that run; from any other checkpoint, or with a name given, it
-    starts a new one. An evaluation writes to a folder of its own inside the run that it evaluates: ``test``, …
+    ``fit`` from a run's own ``last.ckpt`` resumes that run; from any other checkpoint, or if a name is given, it starts
+    a new one. An evaluation writes to its own folder inside the evaluated run: ``test``, …
     """
     root, method = Path(str(settings.get("root", "runs"))), str(settings.get("method") or "run")
     name = settings.get("name")

@@ -1,4 +1,4 @@
-"""One run: its folder, its name, and what is written there at the start."""
+"""One run: its folder and its name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ID_CHARACTERS = string.ascii_lowercase + string.digits
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where a run is kept, what is kept of it, and what counts as best.
+    """The ``run`` section: where a run is saved, which checkpoints are kept, and which metric decides the best.
 
     Attributes:
         root: Folder of all runs.
@@ -35,11 +35,11 @@ class RunConfig:
         monitor: Metric that decides which checkpoint is the best, such as ``val/accuracy``; without one, only the
             resume point ``last.ckpt`` is kept.
         mode: Whether ``monitor`` is better when larger (``max``) or smaller (``min``).
-        save_top_k: How many of the best checkpoints to keep.
-        resume_every_n_seconds: Least time between two resume points; one is always written when training ends.
-        resume_every_n_steps: A resume point after this many optimiser steps instead.
-        on_nan: ``stop`` ends a training whose loss is NaN or infinite, with its last good checkpoint; ``ignore`` goes
-            on.
+        save_top_k: Number of best checkpoints to keep.
+        resume_every_n_seconds: Minimum time between two resume points; one is always written when training ends.
+        resume_every_n_steps: If set, a resume point is written after this many optimiser steps instead.
+        on_nan: ``stop`` ends a training whose loss is NaN or infinite, with its last good checkpoint; ``ignore``
+            continues.
 
     Raises:
         UserError: a setting is not accepted.
@@ -66,21 +66,21 @@ class RunConfig:
 
 
 class NameTaken(UserError):
-    """Another process has made a folder of the name that was made up for a run; another name will do."""
+    """Raised if another process has made a folder with the generated name; a new name is then generated."""
 
 
 @dataclass
 class Run:
-    """A run's identity, shared by everything that writes into its folder.
+    """The identity of a run, shared by everything that writes into its folder.
 
     Attributes:
         folder: ``<root>/<method>/<name>``, or a folder inside it for an evaluation of one of its checkpoints.
         name: The folder's name.
-        run_id: Eight letters and digits; W&B's run id, and in every checkpoint.
-        fresh: Whether the folder's name was made up and must be this run's alone.
+        run_id: Eight letters and digits; also W&B's run id, and saved in every checkpoint.
+        fresh: Whether the folder's name was generated, so that the folder must not exist yet.
         command: The command line, for the record.
-        resumed: Whether this process goes on with a run that another one began.
-        quiet: Whether nothing is to be written (``fast_dev_run``).
+        resumed: Whether this process resumes a run that another process started.
+        quiet: Whether nothing is written (``fast_dev_run``).
     """
 
     folder: Path
@@ -97,27 +97,27 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
+        """The folder of the checkpoints."""
         return self.folder / "checkpoints"
 
     @property
     def held(self) -> bool:
-        """Whether the folder is this process's own now, or that of the one which started it."""
+        """Whether this process, or the one that started it, holds the folder's lock."""
         return self._lock is not None or self._inherited
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_lock": None, "_inherited": self.held}  # for a process that a strategy spawns
+        return {**vars(self), "_lock": None, "_inherited": self.held}  # pickled for a process that a strategy spawns
 
     def hold(self, trains: bool) -> None:
-        """Makes the folder, this process's own until :meth:`release`; to be called on rank 0, before anything writes.
+        """Makes the folder and locks it until :meth:`release`; called on rank 0, before anything is written.
 
         Args:
-            trains: Whether a training is to begin, for which a record that an earlier attempt left there is removed.
+            trains: Whether a new training starts; the record of an earlier attempt in this folder is then moved aside.
 
         Raises:
-            NameTaken: the name was made up, and another process was quicker with the same one.
-            UserError: another process uses the folder, it cannot be written, or a run with checkpoints has been made
-                there since this one was built.
+            NameTaken: the name was generated, and another process has just made a folder with it.
+            UserError: another process uses the folder, it cannot be written, or a run with checkpoints was made there
+                since this one was built.
         """
         if self.quiet or self.held:
             return
@@ -135,7 +135,7 @@ class Run:
         except FileExistsError as error:
             if not self.folder.is_dir():
                 raise UserError(f"run folder {self.folder}: cannot be made: {error.filename} is a file") from error
-            raise NameTaken(f"{self.folder} has just been made by another process; give the command again") from error
+            raise NameTaken(f"{self.folder} has just been made by another process; run the command again") from error
         except OSError as error:
             self.release()
             raise UserError(f"run folder {self.folder}: cannot be written: {error.strerror or error}") from error
@@ -144,17 +144,17 @@ class Run:
             raise
 
     def _begin_anew(self) -> None:
-        """Puts aside the record of a run of the same name that left no checkpoint to go on from."""
+        """Renames the record of a run of the same name that has no checkpoint to resume from."""
         if not (self.folder / PROVENANCE).exists() or read_record(self.folder).get("subcommand") != "fit":
             return
         refuse_if_kept(self.folder)
         for path in (self.folder / name for name in (PROVENANCE, "metrics.jsonl", "metrics.csv")):
-            if path.exists():  # kept beside it: nobody knows whether all of it was wanted
+            if path.exists():  # kept beside the new one: it may still be wanted
                 kept = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
                 path.rename(next(place for place in kept if not place.exists()))
 
     def discard(self) -> None:
-        """Removes what a start that failed wrote, unless the folder was there before or holds results."""
+        """Removes the files of a start that failed, unless the folder existed before or holds results."""
         if self.folder not in self._made or any((self.folder / name).exists() for name in RESULTS):
             return
         for name in (PROVENANCE, "config.yaml"):
@@ -162,7 +162,7 @@ class Run:
         shutil.rmtree(self.folder / "wandb", ignore_errors=True)
 
     def release(self) -> None:
-        """Lets others use the folder; removes it, and those made for it, if nothing was written there."""
+        """Releases the lock; removes the folder, and the parents made for it, if nothing was written there."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -173,31 +173,31 @@ class Run:
 
 
 def new_name() -> str:
-    """Local time and four random characters: ``20260131-235959-k3x9``."""
+    """Returns the local time and four random characters: ``20260131-235959-k3x9``."""
     suffix = "".join(secrets.choice(ID_CHARACTERS) for _ in range(4))
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{suffix}"
 
 
 def new_id() -> str:
-    """Eight random letters and digits, as W&B's own run ids are."""
+    """Returns eight random letters and digits, like W&B's own run ids."""
     return "".join(secrets.choice(ID_CHARACTERS) for _ in range(8))
 
 
 def refuse_if_kept(folder: Path) -> None:
-    """Raises where a new run would take the place of one that can go on.
+    """Raises if a new run would overwrite one that can be resumed.
 
     Raises:
         UserError: the folder holds a checkpoint.
     """
     if (folder / "checkpoints" / "last.ckpt").exists():
         raise UserError(
-            f"run.name: {folder} exists and holds a checkpoint; go on with it by --ckpt_path {folder}, or give another "
+            f"run.name: {folder} exists and holds a checkpoint; resume it with --ckpt_path {folder}, or give another "
             "name"
         )
 
 
 def ensure_writable(folder: Path) -> None:
-    """Makes ``folder`` and tries a write, so that a run does not find out after its first epoch.
+    """Makes ``folder`` and writes a test file, so that a run does not fail only after its first epoch.
 
     Raises:
         UserError: it cannot be made or written.

@@ -1,4 +1,4 @@
-"""The processes of one run that Lightning starts on a machine: when one is lost all end, and it is said which."""
+"""Watches the processes of a run that Lightning starts on a machine: if one dies all end, and it is reported."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from framework.tracking import close_loggers
 
 SECONDS = 0.25
 WAIT_SECONDS = 5.0
-"""How long an error in one rank waits for the end of another, which may be its cause."""
+"""Seconds that an error in one rank waits to see whether another rank has ended, which may be its cause."""
 GRACE_SECONDS = 15.0
-"""How long a process whose helper has died may take to find out by itself and end in good order."""
+"""Seconds that a process whose helper has died may take to notice it and end normally."""
 
 
 class WatchedLauncher(_SubprocessScriptLauncher):
-    """As Lightning's, but a rank that dies ends the run with a message.
+    """Lightning's launcher, but a rank that dies ends the run with a message.
 
-    Lightning's own observer kills rank 0 without a word when another rank has died, and lets the others wait when rank
-    0 has. Where torchrun, SLURM or the like start the processes, they watch them too, and this does nothing.
+    Lightning's own observer kills rank 0 without a message when another rank has died, and lets the other ranks wait
+    when rank 0 has died. If torchrun, SLURM or the like start the processes, they also watch them, and this class does
+    nothing.
 
     Args:
-        cluster_environment: Lightning's, that says who starts the processes.
-        num_processes: Ranks on this machine.
-        num_nodes: Machines.
+        cluster_environment: Lightning's cluster environment, which knows who starts the processes.
+        num_processes: Number of ranks on this machine.
+        num_nodes: Number of machines.
     """
 
     def __init__(self, cluster_environment: Any, num_processes: int, num_nodes: int) -> None:
@@ -43,10 +44,10 @@ class WatchedLauncher(_SubprocessScriptLauncher):
         self._settled = threading.Event()
 
     def launch(self, function: Callable[..., Any], *args: Any, trainer: pl.Trainer | None = None, **kwargs: Any) -> Any:
-        """Starts the other ranks where that is to be done here, and runs ``function``.
+        """Starts the other ranks if that is this process's task, and runs ``function``.
 
         Raises:
-            RunFailed: another rank was lost.
+            RunFailed: another rank has died.
         """
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not self.cluster_environment.creates_processes_externally:
@@ -75,14 +76,14 @@ class WatchedLauncher(_SubprocessScriptLauncher):
         return result
 
     def _end(self, wait: bool) -> None:
-        """Ends the helpers, whose errors are this one's; a helper itself waits to be ended."""
+        """Ends the helper processes, whose errors follow from this one's; a helper itself waits to be ended."""
         if wait:
             time.sleep(WAIT_SECONDS / 2)
         self._settled.set()
         self.kill(signal.SIGKILL)
 
     def _lost(self, seconds: float = 0.0) -> str | None:
-        """What to say of a helper that has ended with an error, or does so within ``seconds``."""
+        """Returns the message for a helper that has ended with an error, or does so within ``seconds``."""
         end = time.monotonic() + seconds
         while True:
             for rank, process in enumerate(self.procs, start=1):
@@ -103,7 +104,7 @@ class WatchedLauncher(_SubprocessScriptLauncher):
     def _watch(self, trainer: pl.Trainer | None) -> None:
         while not self._settled.wait(SECONDS):
             if (lost := self._lost()) is not None:
-                # mostly a broken connection tells the main thread; some collectives would wait for half an hour
+                # usually a broken connection raises in the main thread; some collectives would wait for half an hour
                 if not self._settled.wait(GRACE_SECONDS):
                     self._give_up(trainer, lost)
                 return
@@ -114,7 +115,7 @@ class WatchedLauncher(_SubprocessScriptLauncher):
         try:
             say(f"error: {lost}")
             self.kill(signal.SIGKILL)
-            # this is not the main thread, and whatever holds that one may hold a logger too
+            # this is not the main thread, and a blocked main thread may hold the logger's lock
             loggers = () if trainer is None else trainer.loggers
             closing = threading.Thread(target=close_loggers, args=(loggers, RunFailed.exit_code), daemon=True)
             closing.start()
@@ -125,7 +126,7 @@ class WatchedLauncher(_SubprocessScriptLauncher):
 
 
 def watch_ranks(trainer: pl.Trainer) -> None:
-    """Gives ``trainer`` the launcher above in the place of Lightning's."""
+    """Replaces the trainer's launcher by :class:`WatchedLauncher`."""
     launcher = trainer.strategy.launcher
     if type(launcher) is _SubprocessScriptLauncher:
         trainer.strategy._launcher = WatchedLauncher(

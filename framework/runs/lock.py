@@ -1,4 +1,4 @@
-"""Two processes never write into one run folder: a lock that ends with the process, however that ends."""
+"""A lock on a run folder, so that two processes never write into it; it ends with the process in any case."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 FILE = ".lock"
-_held: dict[tuple[int, int], int] = {}  # device and inode of a lock file to the process of ours that holds it
+_held: dict[tuple[int, int], int] = {}  # maps device and inode of a lock file to the process that holds it
 
 
 class FolderLock:
-    """An exclusive lock on a folder, by a file ``.lock`` in it.
+    """An exclusive lock on a folder, through a file ``.lock`` in it.
 
-    It is the system's lock of one process on a file: the processes that this one forks, such as a loader's workers, do
-    not inherit it, and it is gone when the process is, so that a killed one leaves nothing to clear away. Where the
-    file system has no locks, it does nothing.
+    It is the operating system's lock of one process on a file: forked processes, such as a loader's workers, do not
+    inherit it, and it is released when the process ends, so that nothing has to be cleaned up after a kill. On a file
+    system without locks it does nothing.
 
     Args:
         folder: The folder, which must exist.
 
     Raises:
-        UserError: another process has the lock, or another run of this one; the message names it.
+        UserError: another process, or another run of this process, has the lock; the message names it.
         OSError: the file cannot be made.
     """
 
@@ -42,7 +42,7 @@ class FolderLock:
 
     def _take(self) -> None:
         with suppress(FileNotFoundError):
-            # looked up, not opened: closing a file gives up every lock that the process has on it
+            # looked up, not opened: closing a file releases every lock that the process has on it
             if _held.get(_key(self.path.stat())) == os.getpid():
                 raise self._refusal("this process")
         file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - kept open as long as the lock is held
@@ -54,38 +54,38 @@ class FolderLock:
             owner = file.read().strip() or "another process"
             file.close()
             raise self._refusal(owner) from None
-        except OSError:  # no locks here
+        except OSError:  # no locks on this file system
             pass
         opened = os.fstat(file.fileno())
         try:
             current = _key(self.path.stat())
         except FileNotFoundError:
             current = None
-        if current != _key(opened):  # its owner has removed it in between: this one locks nothing
+        if current != _key(opened):  # its owner has removed the file in between: this lock protects nothing
             file.close()
             return
         self._file = file
         _held[_key(opened)] = os.getpid()
-        with suppress(OSError):  # a full disk is found out by what matters
+        with suppress(OSError):  # a full disk is reported by more important writes
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
 
     def _refusal(self, owner: str) -> UserError:
         return UserError(
-            f"{self.folder} is in use by {owner}; wait until it has ended, or stop it (a signal saves and ends it), or "
-            "start another run"
+            f"{self.folder} is in use by {owner}; wait until it has ended, or stop it (on a signal it saves and ends), "
+            "or start another run"
         )
 
     def release(self) -> None:
-        """Gives the lock up and removes its file; does nothing the second time."""
+        """Releases the lock and removes its file; does nothing if called again."""
         file, self._file = self._file, None
         if file is None:
             return
         _held.pop(_key(os.fstat(file.fileno())), None)
         with suppress(OSError):
             self.path.unlink()
-        with suppress(OSError):  # what a full disk did not take
+        with suppress(OSError):  # a write that failed on a full disk
             file.close()
 
 

@@ -1,4 +1,4 @@
-"""A run that goes on trains with the optimiser and schedule of its config, not of its checkpoint."""
+"""A resumed run trains with the optimiser and schedule of its config, not those of its checkpoint."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from framework.optim import adapt
 
 
 class OptimizerSettings(Callback):
-    """Gives a checkpoint's optimiser the settings of the config before Lightning loads it, which would undo them.
+    """Writes the config's settings into a checkpoint's optimiser state before Lightning loads it.
 
-    What was not changed stays as the checkpoint has it. Modules whose optimiser :func:`framework.optim.build_optimizer`
-    did not make are left to Lightning. ``patience`` of an ``EarlyStopping`` is the config's too.
+    Settings that were not changed stay as in the checkpoint. Modules whose optimiser was not made by
+    :func:`framework.optim.build_optimizer` are left to Lightning. ``patience`` of an ``EarlyStopping`` is the config's
+    too.
     """
 
     def __init__(self) -> None:
         self.differs = False
-        """Whether the config differs from what the checkpoint was trained with."""
+        """Whether the config differs from the one that the checkpoint was trained with."""
         self._checkpoint: dict[str, Any] | None = None
         self._said = ""
         self._patience: list[tuple[EarlyStopping, int]] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Notes what Lightning will overwrite."""
+        """Saves the settings that Lightning will overwrite."""
         self._patience = [(item, item.patience) for item in callbacks_of(trainer) if isinstance(item, EarlyStopping)]
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keeps the checkpoint until the optimisers are there."""
+        """Keeps the checkpoint until the optimisers exist."""
         self._checkpoint = checkpoint if trainer.state.fn == "fit" else None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Puts the configured settings into the states that Lightning is about to load.
+        """Writes the configured settings into the states that Lightning is about to load.
 
         Raises:
-            UserError: the checkpoint's state is of no use to the configured optimiser or schedule.
+            UserError: the checkpoint's state does not fit the configured optimiser or schedule.
         """
         for stopping, patience in self._patience:
             stopping.patience = patience
@@ -68,7 +69,7 @@ class OptimizerSettings(Callback):
         if adapted is None:
             if self.differs and trainer.is_global_zero:
                 name = type(pl_module).__name__
-                print(f"{name} makes its optimiser itself; it goes on with the checkpoint's settings", file=sys.stderr)
+                print(f"{name} makes its optimiser itself; it keeps the checkpoint's settings", file=sys.stderr)
             return
         state, schedule = adapted
         checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [state], [] if schedule is None else [schedule]
@@ -77,7 +78,7 @@ class OptimizerSettings(Callback):
             self._said = f"learning rate: {before} in the checkpoint, {now} from here on, as the config says"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A finished run has no rate from here on."""
+        """Prints the learning rate, unless the run is already finished."""
         if self._said:
             print(self._said, file=sys.stderr)
         self._said = ""

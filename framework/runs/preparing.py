@@ -1,4 +1,4 @@
-"""From what was typed to a config whose types can be checked: composed, completed from a checkpoint, interpolated."""
+"""Prepares a config for the type check: composes it, completes it from a checkpoint, and interpolates."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from framework.runs.sections import BASES, GROUPS
 
 
 def prepare(request: Request, subcommand: str, command: Sequence[str] | None = None) -> tuple[Composed, Path | None]:
-    """Composes, finds the checkpoint, takes its config where none was given, and interpolates.
+    """Composes, finds the checkpoint, uses its config if none was given, and interpolates.
 
     Args:
         request: The config files and overrides, read.
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
-        command: What was typed, where SLURM may have begun it anew: it goes on with the run that it began.
+        command: The command line, if SLURM may have restarted it; the run that it started before is then resumed.
 
     Returns:
-        The composed config, ready to be typed, and the checkpoint file.
+        The composed config, ready for the type check, and the checkpoint file.
 
     Raises:
-        UserError: any mistake that can be known before the classes are typed, all of them together.
+        UserError: there are mistakes that can be found before types are checked; the message has all of them.
     """
     techniques = catalogue.techniques()
     composed = compose(request, subcommand, techniques)
@@ -51,7 +51,7 @@ def prepare(request: Request, subcommand: str, command: Sequence[str] | None = N
             if "class_path" not in (composed.tree.get("model") or {}):
                 folder = folder_of(checkpoint)
                 if folder is None or not (folder / "config.yaml").is_file():
-                    raise UserError(f"no --config is given, and no config.yaml lies beside {checkpoint}")
+                    raise UserError(f"no --config is given, and there is no config.yaml beside {checkpoint}")
                 saved = read_command_line(["--config", str(folder / "config.yaml")])
                 request = Request(layers=[*saved.layers, *request.layers], files=request.files, method=request.method)
                 composed = compose(request, subcommand, techniques)
@@ -80,7 +80,7 @@ def prepare(request: Request, subcommand: str, command: Sequence[str] | None = N
 
 
 def _go_on_with_own_run(composed: Composed, command: Sequence[str]) -> None:
-    """Where SLURM has begun a command anew, gives it the run that it began before."""
+    """If SLURM has restarted a command, resumes the run that the command started before."""
     settings = composed.tree.get("run") or {}
     method = settings.get("method") or composed.method
     root = Path(str(settings.get("root", "runs")))
@@ -94,14 +94,14 @@ def _go_on_with_own_run(composed: Composed, command: Sequence[str]) -> None:
 
 
 def _order_techniques(composed: Composed) -> None:
-    """Puts the techniques in the order of application; notes those that cannot be combined."""
+    """Puts the techniques in the order of application; reports those that cannot be combined."""
     techniques = composed.tree.get("techniques") or {}
     classes = {}
     for name, settings in techniques.items():
         try:
             classes[name] = explain.find_class((settings or {}).get("class_path"), Callback)
         except (explain.UnknownClass, AttributeError):
-            return  # what is wrong with it will be said with the types
+            return  # reported when types are checked
     try:
         composed.tree["techniques"] = {name: techniques[name] for name in order.resolve(classes)}
     except UserError as error:
@@ -109,7 +109,7 @@ def _order_techniques(composed: Composed) -> None:
 
 
 def _class_defaults(composed: Composed) -> dict[str, Any]:
-    """What every configured class takes for the arguments that nobody gave."""
+    """Returns the defaults of the arguments that were not given, for every configured class."""
     tree: dict[str, Any] = {"seed_everything": 0}
     sections: list[tuple[tuple[str, ...], str]] = [(("model",), "model"), (("data",), "data")]
     sections += [(("techniques", name), "techniques") for name in composed.tree.get("techniques") or {}]

@@ -1,4 +1,4 @@
-"""Lightning's lines that say nothing new, left out."""
+"""Suppresses output of Lightning that a run does not need."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def _worth_reading(record: logging.LogRecord) -> bool:
 
 
 def quiet_lightning() -> None:
-    """Leaves out Lightning's lines about absent hardware, its tips and the seed, which the run's record holds."""
+    """Suppresses Lightning's lines about missing hardware, its tips, and the seed, which is in the run's record."""
     for name in (
         "lightning.pytorch.utilities.rank_zero",
         "lightning.fabric.utilities.rank_zero",

@@ -1,4 +1,4 @@
-"""What is evaluated on several ranks gives the numbers of one process."""
+"""Makes an evaluation on several ranks return the same numbers as on one process."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from framework.data.loader import ExactLoader
 
 
 class AsOneProcess(Callback):
-    """Makes means and metrics over several ranks those that one process finds.
+    """Makes means and metrics over several ranks equal those of one process.
 
     - A mean that is logged with ``sync_dist=True`` is weighted by the samples of all ranks. Lightning divides the
       number of samples by the number of ranks and rounds it down.
     - In an evaluation a ``DistributedSampler``, Lightning's own or the user's, gives no sample twice.
-    - Where a rank would have a batch less than the others it evaluates one more, of a sample that another rank has
-      too: collective calls within a step need as many batches on each. Its logged values, and what it adds to the
-      metrics (of ``torchmetrics``) of the module, are counted out.
+    - A rank that would have one batch less than the others evaluates one more, with a sample that another rank has too:
+      collective calls within a step need the same number of batches on each rank. The values that it logs for this
+      batch, and its updates of the module's ``torchmetrics`` metrics, are not counted.
 
-    What a module or a callback collects by itself is its own: it sees all batches, and adds up what the ranks have.
-    An average of means that each rank logs at the end of its epoch weighs ranks alike. Values of single steps
-    (``on_step``) are means over ranks too. A batch sampler that leaves out an incomplete last batch leaves it out on
-    each rank.
+    Values that a module or a callback collects itself are not corrected: it sees all batches, and has to combine the
+    ranks' values itself. If each rank logs a mean at the end of its epoch, all ranks have the same weight in the
+    average. Values of single steps (``on_step``) are means over ranks too. A batch sampler that drops an incomplete
+    last batch drops it on each rank.
     """
 
     def __init__(self) -> None:
         self._wrapped: list[tuple[Any, str]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Looks into the trainer's loops, on this trainer only."""
+        """Wraps the loops and the strategy of this trainer."""
         self._release()
         if trainer.world_size == 1:
             return
@@ -46,7 +46,7 @@ class AsOneProcess(Callback):
             self._wrap(loop, "_evaluation_step", self._counted(pl_module, loop, loop._evaluation_step))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leaves the trainer as it was."""
+        """Restores the trainer."""
         self._release()
 
     def _wrap(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
@@ -78,14 +78,14 @@ class AsOneProcess(Callback):
             before = {id(metric): _states(metric) for metric in _metrics(module, loop)}
             step(batch, batch_idx, dataloader_idx, dataloader_iter)
             for metric in _metrics(module, loop):
-                # what was logged for the first time starts from its defaults; that it was logged stays, as elsewhere
+                # a value logged for the first time is reset to its defaults; it stays registered, as on the other ranks
                 _put_back(metric, before.get(id(metric), metric._defaults))
 
         return evaluation_step
 
 
 def _exact(reduce: Callable[..., Any]) -> Callable[..., Any]:
-    """A strategy's ``reduce`` whose mean of whole numbers is not rounded."""
+    """Returns a strategy's ``reduce`` whose mean of integers is not rounded."""
 
     def exact(tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
         if isinstance(tensor, Tensor) and not tensor.is_floating_point() and reduce_op in ("mean", "avg"):
@@ -96,7 +96,7 @@ def _exact(reduce: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def fills_up(loader: Any, position: int) -> bool:
-    """Whether this rank's batch at a position only fills up the number of batches, with a sample of another rank."""
+    """Returns whether this rank's batch at a position only repeats another rank's sample, to have as many batches."""
     if isinstance(loader, ExactLoader):
         return loader.fills_up(position)
     sampler = _repeating(loader)
@@ -104,12 +104,12 @@ def fills_up(loader: Any, position: int) -> bool:
 
 
 def own_samples(sampler: DistributedSampler) -> int:
-    """How many samples the rank of a sampler has if none is repeated."""
+    """Returns the number of samples of a sampler's rank, without repeated ones."""
     return len(range(sampler.rank, len(sampler.dataset), sampler.num_replicas))  # type: ignore[arg-type]
 
 
 def _repeating(loader: Any) -> DistributedSampler | None:
-    """The sampler of a loader that may repeat samples, if it is of a kind that is known."""
+    """Returns the loader's sampler if it is of a known class that may repeat samples."""
     if not isinstance(loader, DataLoader) or getattr(loader.batch_sampler, "drop_last", False):
         return None
     sampler: Any = getattr(loader.batch_sampler, "sampler", loader.sampler)
@@ -122,7 +122,7 @@ def _batch_size(loader: Any) -> int:
 
 
 def _is_short(loader: Any, sampler: DistributedSampler) -> bool:
-    """Whether the rank has a batch less than others without a repeated sample."""
+    """Returns whether the rank has one batch less than others without a repeated sample."""
     size, most = _batch_size(loader), -(-len(sampler.dataset) // sampler.num_replicas)  # type: ignore[arg-type]
     return -(-own_samples(sampler) // size) < -(-most // size)
 
@@ -137,9 +137,9 @@ def _states(metric: Metric) -> dict[str, Any]:
 
 
 def _put_back(metric: Metric, before: dict[str, Any]) -> None:
-    """Undoes an update, but not that there was one: every rank has to take part where metrics are added up."""
+    """Undoes a metric's update but keeps its update count: every rank has to take part when metrics are reduced."""
     for name, value in before.items():
-        if isinstance(value, list):  # an empty part of what came keeps type, dimensions and the number of parts
+        if isinstance(value, list):  # an empty slice keeps the type, the dimensions and the length of the list
             value = [*value, *(part.reshape(-1, *part.shape[1:])[:0] for part in getattr(metric, name)[len(value) :])]
         else:
             value = value.clone().to(getattr(metric, name).device)

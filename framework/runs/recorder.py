@@ -1,4 +1,4 @@
-"""The record of a run: its folder, agreed on between ranks, its resolved config and its provenance."""
+"""The record of a run: its folder, the same on all ranks, its resolved config and its provenance."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from framework.runs.folder import Run
 
 
 class RunRecorder(Callback):
-    """Agrees on the run folder between ranks, and writes the resolved config and the provenance there.
+    """Broadcasts the run folder to all ranks, and writes the resolved config and the provenance there.
 
     Args:
-        identity: The run; other ranks take over rank 0's.
+        identity: The run; the other ranks use that of rank 0.
         config_text: The resolved config.
-        subcommand: What runs.
+        subcommand: The running subcommand.
         seed: The global seed, for the record.
-        goes_on: Whether training starts from a checkpoint. Then nothing is written before it begins: it may still be
-            refused, or have nothing left to do.
+        goes_on: Whether training starts from a checkpoint. Then nothing is written before it starts: it may still be
+            refused, or be finished already.
     """
 
     def __init__(self, identity: Run, config_text: str, subcommand: str, seed: Any, goes_on: bool = False) -> None:
@@ -35,7 +35,7 @@ class RunRecorder(Callback):
         self._holds = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Runs before anything writes."""
+        """Called before anything is written."""
         identity = self.identity
         if trainer.world_size > 1:
             shared = trainer.strategy.broadcast((str(identity.folder), identity.name, identity.run_id))
@@ -43,12 +43,12 @@ class RunRecorder(Callback):
             trainer._default_root_dir = str(identity.folder)  # type: ignore[attr-defined] # it has no setter
         if not trainer.is_global_zero:
             return
-        if not identity.held:  # the trainer was called directly
+        if not identity.held:  # the user called the trainer directly
             self._holds = True
             identity.hold(trains=self.subcommand == "fit")
         if not self.goes_on:
             self._write()
-        print(f"{'going on with' if identity.resumed else 'run'} {identity.folder}", file=sys.stderr)
+        print(f"{'resuming' if identity.resumed else 'run'} {identity.folder}", file=sys.stderr)
         techniques = yaml12.load(self.config_text)["techniques"]
         if techniques:
             print(f"techniques, in order: {', '.join(techniques)}", file=sys.stderr)
@@ -56,7 +56,7 @@ class RunRecorder(Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Lets the run know its best checkpoint where its folder was moved: Lightning would forget how good it was."""
+        """Updates the paths of the best checkpoints if the folder was moved; Lightning would forget their scores."""
         folder = str(self.identity.checkpoints.resolve())
         for callback in trainer.checkpoint_callbacks:
             state = (checkpoint.get("callbacks") or {}).get(callback.state_key)
@@ -67,7 +67,7 @@ class RunRecorder(Callback):
                 checkpoint["callbacks"][callback.state_key] = _moved(state, str(before), folder)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Records what a run goes on with."""
+        """Writes the record of a resumed run."""
         if self.goes_on and trainer.is_global_zero:
             self._write()
 
@@ -80,20 +80,20 @@ class RunRecorder(Callback):
         write(identity.folder, {**facts, **provenance(identity.command, self.seed)})
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Lets others use the folder, where it was taken here."""
+        """Releases the folder, if it was locked here."""
         if self._holds:
             self._holds = False
             self.identity.release()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Lets others use the folder, where it was taken here."""
+        """Releases the folder, if it was locked here."""
         if self._holds:
             self._holds = False
             self.identity.release()
 
 
 def _moved(value: Any, before: str, folder: str) -> Any:
-    """The same with paths in another folder."""
+    """Returns the state with paths in the new folder."""
     if isinstance(value, dict):
         return {_moved(key, before, folder): _moved(item, before, folder) for key, item in value.items()}
     if isinstance(value, str) and (value == before or value.startswith(f"{before}/")):

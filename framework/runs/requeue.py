@@ -1,4 +1,4 @@
-"""The run that a command began before SLURM put it back into the queue."""
+"""Finds the run that a command started before SLURM requeued it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from framework.tracking.provenance import slurm
 
 
 def begun_run(runs: Path, command: Sequence[str]) -> Path | None:
-    """The folder of the run that this command began, if SLURM has restarted the job.
+    """Returns the folder of the run that this command started, if SLURM has restarted the job.
 
     A run is this command's own if its record has the same job (and task of an array), the same command and the same
-    working folder. Of several the one of the same step and process is taken, then the newest.
+    working folder. Of several, the one with the same job step and process is used, then the newest.
 
     Args:
         runs: Folder of the method's runs; with one more level, of all methods'.
-        command: As it was typed.
+        command: The command line.
     """
     job = slurm()
     if job is None or not job["restarts"]:

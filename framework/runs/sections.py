@@ -1,4 +1,4 @@
-"""The sections of a config, and what stands in each."""
+"""The sections of a config, and the class of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that Lightning started to help with a run ends when the one that started it is gone."""
+"""Ends a helper process that Lightning started when the process that started it has ended."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import time
 from framework.errors import RunFailed
 
 VARIABLE = "FRAMEWORK_STARTED_BY"
-"""Holds the process id of the starter in the environment of what it starts."""
+"""Environment variable with the process id of the starter, set for the processes that it starts."""
 SECONDS = 0.25
 
 
 def pid() -> int | None:
-    """The process that started this one as a rank of its run; ``None`` in any other."""
+    """Returns the id of the process that started this one as a rank of its run; ``None`` for other processes."""
     return int(os.environ.get(VARIABLE) or 0) or None
 
 
 def is_gone(seconds: float = 0.0) -> bool:
-    """Whether the starter has ended, or does so within ``seconds``; false where there is none."""
+    """Returns whether the starter has ended, or does so within ``seconds``; false if there is none."""
     end = time.monotonic() + seconds
     while (started_by := pid()) is not None:
         if os.getppid() != started_by:
@@ -31,14 +31,14 @@ def is_gone(seconds: float = 0.0) -> bool:
 
 
 def said() -> str:
-    """The message."""
+    """Returns the message."""
     return f"rank 0 (process {pid()}) has died, so rank {os.environ.get('LOCAL_RANK', '?')} ends too"
 
 
 def end_with_starter() -> None:
-    """Watches the starter from a thread, from here on; does nothing where there is none.
+    """Starts a thread that watches the starter; does nothing if there is none.
 
-    A process that waits for others in a collective would otherwise stay for half an hour.
+    A process that waits for others in a collective would otherwise wait for half an hour.
     """
     if pid() is not None:
         threading.Thread(target=_watch, name="starter-watch", daemon=True).start()
@@ -47,7 +47,7 @@ def end_with_starter() -> None:
 def _watch() -> None:
     while not is_gone():
         time.sleep(SECONDS)
-    time.sleep(4 * SECONDS)  # a connection that broke may have told the main thread, which ends in its own way
+    time.sleep(4 * SECONDS)  # a broken connection may have raised in the main thread, which then ends normally
     try:
         os.write(2, f"error: {said()}\n".encode())
     finally:

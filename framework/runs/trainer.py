@@ -1,4 +1,4 @@
-"""The Trainer of a run: its techniques in order, its loggers, and what every run has."""
+"""Builds the Trainer of a run: techniques in order, loggers, and the callbacks of every run."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from framework.tracking.wandb_run import WandbConfig, make_wandb_logger
 
 @dataclass(frozen=True)
 class Record:
-    """What a run's own callbacks and loggers are made from.
+    """The data from which a run's own callbacks and loggers are made.
 
     Attributes:
         identity: The run's folder and id.
-        config: What is kept of it, and which checkpoint is the best.
-        wandb: Whether and where W&B records.
+        config: The ``run`` section.
+        wandb: The ``wandb`` section.
         text: The resolved config as YAML.
-        subcommand: What runs.
+        subcommand: The running subcommand.
     """
 
     identity: Run
@@ -68,16 +68,16 @@ def build_trainer(
     record: Record | None = None,
     start: Mapping[str, Any] | None = None,
 ) -> pl.Trainer:
-    """A Trainer with the techniques in order, the loggers and the run's own callbacks.
+    """Builds a Trainer with the techniques in order, the loggers and the run's own callbacks.
 
     Args:
-        given: The Trainer's settings; callbacks, loggers and plugins among them stay beside the run's.
-        techniques: Name to callback, in the order of application.
-        record: Of the run; without one, and with ``fast_dev_run``, nothing is written.
-        start: The checkpoint that the run starts from, opened.
+        given: The Trainer's settings; their callbacks, loggers and plugins are used together with the run's.
+        techniques: Maps each name to its callback, in the order of application.
+        record: The run's record; without one, and with ``fast_dev_run``, nothing is written.
+        start: The checkpoint that the run starts from, already read.
 
     Raises:
-        UserError: the Trainer does not accept a setting, or processes of torchrun would each train alone.
+        UserError: the Trainer does not accept a setting, or torchrun's processes would not train together.
     """
     given = dict(given)
     callbacks = given.pop("callbacks", None) or []
@@ -97,7 +97,7 @@ def build_trainer(
         callbacks = [*own_callbacks(record, keep, start), *callbacks]
         given["plugins"] = own_plugins(given.get("plugins"))
         given["default_root_dir"] = str(record.identity.folder)
-    # first what others rely on: their gradients and metrics are the right ones already
+    # first, so that the other callbacks see corrected gradients and metrics
     callbacks = [Batches(), AsOneProcess(), ShortWindows(), *callbacks]
     given["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
     if given.get("enable_progress_bar") is not False:
@@ -110,7 +110,7 @@ def build_trainer(
         ("accumulate_grad_batches", "check_val_every_n_epoch"),
         ("gradient_clip_val", "log_every_n_steps"),
     )
-    at_least(1, **{f"trainer.{name}": given.get(name) for name in whole})  # Lightning fails on these in mid-run
+    at_least(1, **{f"trainer.{name}": given.get(name) for name in whole})  # Lightning fails on these only later
     at_least(0, **{f"trainer.{name}": given.get(name) for name in number})
     try:
         trainer = pl.Trainer(**given, callbacks=callbacks)
@@ -122,15 +122,15 @@ def build_trainer(
 
 
 def own_callbacks(record: Record, keep: bool, start: Mapping[str, Any] | None = None) -> list[Callback]:
-    """What every run has: the record, the engine, resume points, the best checkpoint, written predictions.
+    """Returns the callbacks of every run: record, engine, resume points, best checkpoint, written predictions.
 
     Args:
-        record: Of the run.
+        record: The run's record.
         keep: Whether checkpoints are written.
-        start: The checkpoint that the run starts from, opened.
+        start: The checkpoint that the run starts from, already read.
     """
     identity, config, subcommand = record.identity, record.config, record.subcommand
-    # first the edits: what they refuse leaves no folder behind
+    # the edits first: if they refuse the run, no folder is made
     callbacks: list[Callback] = [Editing(start, identity.folder), OptimizerSettings()]
     goes_on = start is not None and subcommand == "fit"
     callbacks.append(RunRecorder(identity, record.text, subcommand, record.settings["seed_everything"], goes_on))
@@ -168,7 +168,7 @@ def own_callbacks(record: Record, keep: bool, start: Mapping[str, Any] | None = 
 
 
 def own_loggers(record: Record) -> list[Any]:
-    """The metrics log, which is the record, and W&B, which is a copy."""
+    """Returns the loggers: the metrics log, which is the record, and W&B, which has a copy."""
     identity = record.identity
     loggers: list[Any] = [MetricsLog(identity.folder), *trial_callbacks.loggers()]
     hyperparameters = {**record.settings, **trial_report.parameters()}
@@ -177,7 +177,7 @@ def own_loggers(record: Record) -> list[Any]:
 
 
 def own_plugins(given: Any) -> list[Any]:
-    """The user's plugins and the atomic checkpoint writer, unless they brought a CheckpointIO."""
+    """Returns the user's plugins and the atomic checkpoint writer, unless the user gives a CheckpointIO."""
     from lightning.fabric.plugins import CheckpointIO
 
     plugins = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
@@ -187,7 +187,7 @@ def own_plugins(given: Any) -> list[Any]:
 
 
 def _refuse_strangers(trainer: pl.Trainer) -> None:
-    """Raises where torchrun's processes would not know of each other, and each would train a model of its own."""
+    """Raises if torchrun's processes would not communicate, and each would train its own model."""
     if not TorchElasticEnvironment.detect() or trainer.world_size > 1:
         return
     started, here = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
@@ -199,19 +199,19 @@ def _refuse_strangers(trainer: pl.Trainer) -> None:
 
 
 class NoProfiler(PassThroughProfiler):
-    """No profiling, without the generator that Lightning's own default runs some seventy times a step."""
+    """A profiler that does nothing; Lightning's own default runs a generator some seventy times a step."""
 
     _nothing: AbstractContextManager[Any] = nullcontext()
 
     def profile(self, action_name: str) -> Any:
-        """A context that does nothing, the same one for every action."""
+        """Returns a context manager that does nothing, the same one for every action."""
         return self._nothing
 
 
 class EndsAtOnce(Callback):
-    """Where nothing is kept (``fast_dev_run``), SIGTERM ends the process at once, not when a long step is done.
+    """Ends the process at SIGTERM immediately, not after the step, if nothing is saved (``fast_dev_run``).
 
-    Lightning's own handler, which it puts back as it was when the run ends, waits for the step and then exits with 0.
+    Lightning's own handler, which is restored when the run ends, waits for the step and then exits with 0.
     """
 
     def _let_go(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

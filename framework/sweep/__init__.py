@@ -1,1 +1,1 @@
-"""Sweeps: W&B sweep files run on this machine or many, without an account, in workers that import once."""
+"""Runs W&B sweep files on one or more machines without an account, in workers that import libraries once."""

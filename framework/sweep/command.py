@@ -1,9 +1,8 @@
-"""The command line of a trial, as W&B's agent builds it (``wandb/wandb_agent.py``, ``_command_run``).
+"""Builds the command line of a trial as W&B's agent does (``wandb/wandb_agent.py``, ``_command_run``).
 
-A macro is a whole item of the file's ``command``; only ``${envvar:NAME}`` may stand inside a longer one. Where the
-agent drops or passes on what cannot be meant (an unknown macro vanishes, an unset variable leaves its bare name), this
-is an error. A ``${...}`` inside a longer item that is no macro, such as an interpolation of the program's own, is
-passed on as it is.
+A macro is a whole item of the file's ``command``; only ``${envvar:NAME}`` may be part of a longer one. The agent
+silently drops an unknown macro and replaces an unset variable by its name; here both are errors. A ``${...}`` inside a
+longer item that is not a macro, such as an interpolation of the program's own, is passed on unchanged.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
-_ASKS = re.compile(r"-h$|--help\b|--[\w.]+\.help\b|--print_config\b")  # it trains nothing
+_ASKS = re.compile(r"-h$|--help\b|--[\w.]+\.help\b|--print_config\b")  # does not train
 _HARMLESS_FLAGS = ("-u", "-B", "-q")
 _ASSIGNMENT = re.compile(r"^([A-Za-z_][A-Za-z0-9_]*)=(.*)$", re.DOTALL)
 
@@ -38,14 +37,14 @@ def expand(
     params_file: Path | None = None,
     interpreter: str = sys.executable,
 ) -> list[str]:
-    """The command line that W&B's agent would run for a point, each item one argument, no shell between.
+    """Returns the command line that W&B's agent would run for a point; each item is one argument, no shell is used.
 
     Args:
         sweep: The sweep file.
-        nested_values: Top-level names to values, from :meth:`~framework.sweep.spec.Sweep.nested`.
-        environment: For ``${envvar:NAME}``.
+        nested_values: Maps top-level names to values, from :meth:`~framework.sweep.spec.Sweep.nested`.
+        environment: Environment variables for ``${envvar:NAME}``.
         params_file: Where ``${args_json_file}`` writes the parameters; the folder must exist.
-        interpreter: For ``${interpreter}``. W&B's agent takes the word ``python``, whatever that is on its machine.
+        interpreter: Value of ``${interpreter}``. W&B's agent uses ``python``, whatever that is on its machine.
 
     Raises:
         UserError: an environment variable is not set, or there is no program.
@@ -77,7 +76,7 @@ def expand(
 
 
 def arguments(macro: str, values: Mapping[str, Any]) -> list[str]:
-    """The items of one of the ``args`` macros: a value is written as Python's ``str`` has it."""
+    """Returns the items of one of the ``args`` macros; a value is written as by Python's ``str``."""
     if macro == "args_json":
         return [json.dumps(dict(values))]
     if macro == "args_no_equals":
@@ -95,21 +94,21 @@ def arguments(macro: str, values: Mapping[str, Any]) -> list[str]:
 def framework_arguments(
     argv: Sequence[str], environment: Mapping[str, str] = os.environ, executable: str = sys.executable
 ) -> list[str] | None:
-    """The subcommand and its arguments if ``argv`` runs this framework with this Python, so that a worker can take it.
+    """Returns the subcommand and its arguments if a worker can run ``argv``: this framework with this Python.
 
     That is ``framework SUBCOMMAND …`` or ``python -m framework SUBCOMMAND …`` for fit, validate, test and predict,
-    after ``/usr/bin/env`` or not. ``python``, ``python3`` and this version's ``python3.x`` count as this Python, as
-    does a path into its own folder; any other path does not. ``-u``, ``-B`` and ``-q`` say nothing to a running
-    process; other flags, options of ``env``, and assignments that differ from the environment need a process of their
-    own, and so does what asks for help or for the config.
+    with or without ``/usr/bin/env``. ``python``, ``python3`` and this version's ``python3.x`` count as this Python, as
+    does a path into its own folder; any other path does not. ``-u``, ``-B`` and ``-q`` have no effect on a running
+    process and are accepted; other flags, options of ``env``, assignments that differ from the environment, and
+    requests for help or the config need their own process.
 
     Args:
-        argv: From :func:`expand`.
-        environment: In which the workers run.
+        argv: The command line from :func:`expand`.
+        environment: The workers' environment.
         executable: The workers' Python.
 
     Returns:
-        For example ``["fit", "--config", "sequence/s4d"]``; ``None`` if it must run as a process of its own.
+        For example ``["fit", "--config", "sequence/s4d"]``; ``None`` if it must run in its own process.
     """
     queue = list(argv)
     if queue and queue[0] in ("/usr/bin/env", "env"):
@@ -141,6 +140,6 @@ def _python_names() -> set[str]:
 
 
 def _is_ours(program: str, names: set[str], executable: str) -> bool:
-    """Whether it is one of ``names``, as a bare word or in the folder of this Python."""
+    """Returns whether it is one of ``names``, as a bare word or in the folder of this Python."""
     path = Path(program)
     return path.name in names and (program == path.name or path.parent == Path(executable).parent)

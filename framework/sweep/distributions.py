@@ -1,10 +1,10 @@
-"""The parameters of a W&B sweep file: what each may be, its inverse distribution function, and how Optuna draws it.
+"""The parameters of a W&B sweep file: their distributions, inverse distribution functions, and Optuna's versions.
 
 The inverse distribution functions, the grids and the rounding are W&B's own (its package ``sweeps``, ``params.py`` and
-``grid_search.py``). Rounding to ``q`` is ``round(x / q) * q`` whatever the bounds, so a rounded value may lie outside
-of them by up to ``q / 2``, as it does with W&B; with an integer ``q`` the value is an integer.
+``grid_search.py``). Rounding to ``q`` is ``round(x / q) * q`` whatever the bounds, so a rounded value may exceed them
+by up to ``q / 2``, as with W&B; with an integer ``q`` the value is an integer.
 
-Optuna draws a parameter directly where it has the same distribution. For all others it draws ``u``, uniform between
+Optuna draws a parameter directly if it has the same distribution. For all others it draws ``u``, uniform between
 :data:`EDGE` and ``1 - EDGE``, and the value is the inverse distribution function of ``u``: exact, but Optuna's own
 plots would show ``u``.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 EDGE = 1e-6
-"""How near ``u`` comes to 0 and 1, where a normal distribution is infinite."""
+"""Smallest distance of ``u`` from 0 and 1, where the inverse of a normal distribution is infinite."""
 
 _MIN_MAX: dict[str, float | None] = {"min": None, "max": None}
 _NORMAL: dict[str, float | None] = {"mu": 0.0, "sigma": 1.0}
@@ -52,22 +52,22 @@ NUMBERS: dict[str, dict[str, float | None]] = {
     "beta": _BETA,
     "q_beta": _BETA | _Q,
 }
-"""W&B's name of each distribution to the numbers that it takes, with their defaults; ``None``: must be given."""
+"""Maps W&B's name of each distribution to its numbers and their defaults; ``None``: required."""
 
 GRID_KINDS = ("constant", "categorical", "int_uniform", "q_uniform")
-"""What W&B's grid search takes."""
+"""Kinds of parameters that W&B's grid search accepts."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a sweep; nested parameters are parameters of their own.
+    """One parameter of a sweep; each nested parameter is a separate one.
 
     Attributes:
-        path: Names from the top of the file down to it; a name may itself hold dots.
+        path: Names from the top level of the file to the parameter; a name may contain dots.
         kind: W&B's name of the distribution, a key of :data:`NUMBERS`.
-        numbers: The distribution's numbers, the defaults filled in.
-        values: The one value of a constant, or all values of a categorical parameter, of their own types.
-        probabilities: Of each value, for ``categorical_w_probabilities``.
+        numbers: The distribution's numbers, including defaults.
+        values: The value of a constant, or all values of a categorical parameter, with their own types.
+        probabilities: Probability of each value, for ``categorical_w_probabilities``.
     """
 
     path: tuple[str, ...]
@@ -78,17 +78,17 @@ class Parameter:
 
     @property
     def label(self) -> str:
-        """The names joined by dots: what tables and Optuna call it."""
+        """The names joined by dots, used in tables and by Optuna."""
         return ".".join(self.path)
 
     @property
     def is_constant(self) -> bool:
-        """Whether there is nothing to search."""
+        """Whether it has only one value."""
         return self.kind == "constant"
 
     @property
     def is_log(self) -> bool:
-        """Whether its values spread over magnitudes; of a rounded kind, they may be 0 all the same."""
+        """Whether its values are distributed over orders of magnitude; values of a rounded kind may still be 0."""
         return "log" in self.kind
 
     @property
@@ -97,7 +97,7 @@ class Parameter:
         return self.values if self.kind.startswith("categorical") else None
 
     def optuna(self) -> BaseDistribution | None:
-        """What Optuna draws: the value, the index of a value, or ``u``; ``None`` for a constant."""
+        """Returns the distribution that Optuna draws: of the value, its index, or ``u``; ``None`` for a constant."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.is_constant:
@@ -115,7 +115,7 @@ class Parameter:
         return FloatDistribution(EDGE, 1 - EDGE)
 
     def value(self, suggested: Any) -> Any:
-        """The parameter's value for what Optuna suggested (anything for a constant), in plain Python types."""
+        """Converts Optuna's suggestion (ignored for a constant) to the parameter's value, in plain Python types."""
         if self.is_constant:
             return copy.deepcopy(self.values[0])
         if self.kind == "categorical":
@@ -127,10 +127,10 @@ class Parameter:
         return self.ppf(suggested)
 
     def suggested(self, value: Any) -> Any:
-        """What Optuna has to suggest for ``value``: the inverse of :meth:`value`.
+        """Converts a value to Optuna's suggestion: the inverse of :meth:`value`.
 
         Raises:
-            ValueError: the parameter cannot have that value, or is of a kind that Optuna draws by ``u``.
+            ValueError: the parameter cannot have that value, or Optuna draws it through ``u``.
         """
         if self.kind == "categorical":
             key = value_key(value)
@@ -147,7 +147,7 @@ class Parameter:
     @cached_property
     def _grid(self) -> Sequence[Any]:
         if self.kind == "categorical":
-            # W&B knows a value by its YAML, where 1.0 is 1 but True is not: equal ones count once, the last stays.
+            # W&B compares values by their YAML, where 1.0 equals 1 but True does not; of equal ones the last is kept.
             return tuple({_grid_key(value): value for value in self.values}.values())
         low, high = self.numbers["min"], self.numbers["max"]
         if self.kind == "int_uniform":
@@ -155,24 +155,24 @@ class Parameter:
         return _Arange(low, high, self.numbers["q"])
 
     def grid_size(self) -> int:
-        """How many values it has on a grid; 1 for a constant."""
+        """Returns the number of its values on a grid; 1 for a constant."""
         return 1 if self.is_constant else len(self._grid)
 
     def grid_value(self, index: int) -> Any:
-        """One of its values on a grid, from 0, in W&B's order."""
+        """Returns one of its values on a grid, counted from 0, in W&B's order."""
         return copy.deepcopy(self.values[0] if self.is_constant else self._grid[int(index)])
 
     def grid(self) -> list[Any] | None:
-        """All values on a grid; ``None`` for a constant and for kinds that have no grid."""
+        """Returns all values on a grid; ``None`` for a constant and for kinds without a grid."""
         return list(self._grid) if self.kind in GRID_KINDS and not self.is_constant else None
 
     # --- inverse distribution function
 
     def ppf(self, u: float) -> Any:
-        """Inverse distribution function.
+        """Returns the inverse distribution function at ``u``.
 
         Args:
-            u: Probability; what is nearer to 0 or 1 than :data:`EDGE` counts as :data:`EDGE`.
+            u: Probability, clamped to between :data:`EDGE` and ``1 - EDGE``.
         """
         u = min(max(float(u), EDGE), 1 - EDGE)
         if self.is_constant:
@@ -215,11 +215,11 @@ class Parameter:
 
 
 class _Arange(Sequence[Any]):
-    """``numpy.arange(low, high, q).tolist()`` without making it: ``high`` is left out."""
+    """Behaves as ``numpy.arange(low, high, q).tolist()`` without making the list; ``high`` is excluded."""
 
     def __init__(self, low: float, high: float, q: float) -> None:
         self._low = low if isinstance(low, int) and isinstance(high, int) and isinstance(q, int) else float(low)
-        self._step = (self._low + q) - self._low  # as numpy fills an array: the difference of its first two items
+        self._step = (self._low + q) - self._low  # as in numpy: the difference of the first two items
         self._size = math.ceil((high - low) / q)
 
     def __len__(self) -> int:
@@ -241,14 +241,14 @@ class _Arange(Sequence[Any]):
 
 
 def _randint(u: float, low: int, high: int) -> int:
-    """Inverse distribution function of the integers from ``low`` to ``high - 1``, as scipy's ``randint`` has it."""
+    """Returns scipy's inverse distribution function of the integers from ``low`` to ``high - 1``, as ``randint``."""
     value = math.ceil(u * (high - low) + low) - 1
     below = max(value - 1, low)
     return below if (below - low + 1) / (high - low) >= u else value
 
 
 def value_key(value: Any) -> str:
-    """Tells values apart that Python holds equal: ``1``, ``1.0`` and ``True``."""
+    """Returns a key that differs for values that Python treats as equal: ``1``, ``1.0`` and ``True``."""
     return json.dumps(value, sort_keys=True)
 
 

@@ -1,9 +1,9 @@
-"""Pictures of a sweep: how it went, which parameters mattered, and where the good values lie.
+"""Draws the figures of a sweep: its history, the importance of parameters, and where the good values are.
 
-Optuna draws the importance. Its other plots of the same study show neither stopped nor failed trials, and the index of
-a categorical value or the quantile of a rounded one. Even over a study of the values themselves, one outlier flattens
-all others, the ticks of parallel coordinates and of long texts lie on top of each other, and a contour is drawn between
-categories. So these figures are drawn here.
+Optuna draws the importance. Its other plots show neither stopped nor failed trials, and show the index of a categorical
+value or the quantile of a rounded one. Even with the values themselves one outlier compresses all others, the ticks of
+parallel coordinates and long texts overlap, and contours are drawn between categories. So the other figures are drawn
+here.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from framework.sweep.spec import Sweep
 
 MOST_CELLS = 12
-"""Values of each of two parameters, up to which a heat map is drawn."""
+"""Largest number of values of each parameter in a heat map."""
 MOST_LEVELS = 24
-"""Levels of a categorical parameter that get a tick."""
+"""Largest number of levels of a categorical parameter that get a tick."""
 CLEAR_LINES = 30
-"""Lines of parallel coordinates that are drawn clearly; the worse ones fade."""
+"""Number of parallel-coordinates lines that are drawn opaque; worse ones are faded."""
 TEXT = 22
-"""Characters of a value on an axis."""
+"""Largest number of characters of a value on an axis."""
 SEED = "seed_everything"
 FINISHED: dict[str, Any] = {"marker": "o", "s": 22, "color": "C0", "alpha": 0.75, "linewidth": 0}
 STOPPED: dict[str, Any] = {"marker": "o", "s": 22, "facecolor": "none", "edgecolor": "C1", "linewidth": 1.0}
@@ -47,16 +47,16 @@ BEST: dict[str, Any] = {"marker": "*", "s": 130, "color": "C2", "edgecolor": "bl
 
 
 def draw(sweep: Sweep, trials: Sequence[Trial], study: OptunaStudy, folder: str | Path) -> list[Path]:
-    """Draws what can be drawn, as PNG files in ``folder``; the same trials give the same files.
+    """Draws all figures that the trials allow, as PNG files in ``folder``; equal trials give equal files.
 
     Args:
         sweep: The sweep.
         trials: All trials, in the order of their attempts.
-        study: The same trials as Optuna has them.
-        folder: Where the files go.
+        study: The same trials as an Optuna study.
+        folder: Folder of the files.
 
     Returns:
-        The files: ``history``, ``parallel``, ``importance``, ``slices`` and ``heatmap.png``, as far as they make sense.
+        The files: those of ``history``, ``parallel``, ``importance``, ``slices`` and ``heatmap.png`` that apply.
     """
     data = _Data(sweep, last_attempts(trials))
     figures = {
@@ -73,10 +73,10 @@ class _Data:
     """The trials that figures show.
 
     Attributes:
-        valued: Those that count (:func:`~framework.sweep.results.valued`), by point.
-        done: The same; without a metric all that finished or were stopped.
-        failed: Those that failed before they logged a value.
-        best: The best one.
+        valued: The trials with a value (:func:`~framework.sweep.results.valued`), by point.
+        done: The same; without a metric, all that finished or were stopped.
+        failed: The trials that failed before they logged a value.
+        best: The best trial.
     """
 
     def __init__(self, sweep: Sweep, trials: Sequence[Trial]) -> None:
@@ -97,23 +97,23 @@ class _Data:
         return metric_scale([value_of(trial) for trial in self.valued], self.maximize)
 
     def name(self, parameter: Parameter, width: int) -> str:
-        """The parameter's label, with as many of its names as fit."""
+        """Returns the parameter's label, with as many of its names as fit."""
         return plain(fitting_label(parameter.label, self._short[parameter.label], width))
 
     def goodness(self, value: float, scale: Scale | None = None) -> float:
-        """0 for the worst value that is shown, 1 for the best."""
+        """Returns 0 for the worst value that is shown, 1 for the best."""
         place = (scale or self.scale).fraction(value)
         return place if self.maximize else 1 - place
 
 
 def value_of(trial: Trial) -> float:
-    """The value of a trial that has one."""
+    """Returns the value of a trial that has one."""
     assert trial.value is not None
     return trial.value
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib does not take for mathematics."""
+    """Escapes a text so that matplotlib does not parse it as mathematics."""
     return text.replace("$", r"\$")
 
 
@@ -123,9 +123,9 @@ class Levels:
 
     Attributes:
         parameter: The parameter.
-        scale: Of numbers; ``None`` for levels.
+        scale: The scale of numbers; ``None`` for levels.
         keys: The levels' values as JSON, in their order.
-        texts: What is written at the levels.
+        texts: The levels' labels.
     """
 
     parameter: Parameter
@@ -134,17 +134,17 @@ class Levels:
     texts: tuple[str, ...] = ()
 
     def place(self, value: Any) -> float:
-        """Where the value stands: a number, or the number of its level."""
+        """Returns the value's position: a number, or the index of its level."""
         return float(value) if self.scale else float(self.keys.index(value_key(value)))
 
 
 def levels(parameter: Parameter, values: Sequence[Any], numbers: bool = True) -> Levels:
-    """The axis for ``values``: the choices of a categorical parameter in their order, numbers among them sorted.
+    """Returns the axis for ``values``: a categorical parameter's choices in their order, with numbers sorted.
 
     Args:
         parameter: The parameter.
         values: The values that occur.
-        numbers: Whether other parameters keep an axis of numbers; else, what occurs are the levels.
+        numbers: Whether other parameters get an axis of numbers; else the values that occur are the levels.
     """
     if numbers and parameter.choices is None and all(_is_number(value) for value in values):
         return Levels(parameter, parameter_scale([float(v) for v in values], parameter.is_log))
@@ -159,7 +159,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _spread(count: int) -> list[float]:
-    """``count`` numbers between -0.5 and 0.5, evenly mixed, always the same."""
+    """Returns ``count`` numbers spread evenly between -0.5 and 0.5 in a fixed, mixed order."""
     return [(0.5 + 0.6180339887498949 * i) % 1.0 - 0.5 for i in range(count)]
 
 
@@ -167,7 +167,7 @@ def _spread(count: int) -> list[float]:
 
 
 def history(data: _Data) -> Figure | None:
-    """Every trial's value in the order of the points, and the best so far."""
+    """Draws every trial's value in the order of the points, and the best so far."""
     if not data.valued or data.metric is None:
         return None
     from matplotlib.ticker import MaxNLocator
@@ -207,7 +207,7 @@ def history(data: _Data) -> Figure | None:
 
 
 def best_so_far(data: _Data) -> tuple[list[int], list[float]]:
-    """Points and best values up to them."""
+    """Returns points and the best values up to them."""
     assert data.metric is not None
     points: list[int] = []
     values: list[float] = []
@@ -219,7 +219,7 @@ def best_so_far(data: _Data) -> tuple[list[int], list[float]]:
 
 
 def _mark_beyond(axes: Axes, data: _Data, placed: Sequence[tuple[float, Trial]]) -> None:
-    """Shows values that are off the axis as triangles at its edge."""
+    """Draws values outside the axis as triangles at its edge."""
     beyond = [place for place, trial in placed if not data.scale.shows(value_of(trial))]
     if beyond:
         edge, marker = (0.015, "v") if data.maximize else (0.985, "^")
@@ -233,7 +233,7 @@ def _mark_beyond(axes: Axes, data: _Data, placed: Sequence[tuple[float, Trial]])
 
 
 def parallel(data: _Data) -> Figure | None:
-    """A line for each trial through its values of all parameters to the metric, dark where it is good."""
+    """Draws a line for each trial through its parameters' values to the metric; good trials are dark."""
     if not data.done or not data.parameters:
         return None
     from matplotlib import colormaps
@@ -280,7 +280,7 @@ def parallel(data: _Data) -> Figure | None:
 
 
 def _column(column: Levels, trials: Sequence[Trial]) -> list[float]:
-    """The trials' heights on a vertical axis; on levels they are spread, so that lines can be told apart."""
+    """Returns the trials' heights on a vertical axis; on levels they are spread, so that lines do not overlap."""
     values = [trial.values[column.parameter.label] for trial in trials]
     if column.scale is not None:
         return [column.scale.fraction(float(value)) for value in values]
@@ -309,7 +309,7 @@ def _ticks(axes: Axes, x: float, ticks: Sequence[tuple[float, str]], side: int =
 
 
 def _metric_axis(axes: Axes, x: int, data: _Data) -> None:
-    """The metric's axis, with the colours beside it."""
+    """Draws the metric's axis, with a colour bar."""
     scale = data.scale
     _ticks(axes, x + 0.12, [(scale.fraction(tick), value_text(tick)) for tick in scale.ticks()], side=1)
     heights = [i / 255 for i in range(256)]
@@ -323,9 +323,9 @@ def _metric_axis(axes: Axes, x: int, data: _Data) -> None:
 
 
 def importance(data: _Data, study: OptunaStudy) -> Figure | None:
-    """Optuna's plot of each parameter's fANOVA importance under the distribution that it is drawn from.
+    """Draws Optuna's plot of each parameter's fANOVA importance under the distribution that it is drawn from.
 
-    ``None`` where there is nothing to tell: no parameter varies, or all finished trials have the same value.
+    Returns ``None`` if there is nothing to show: no parameter varies, or all finished trials have the same value.
     """
     finished = {value_of(trial) for trial in data.valued if trial.state == "finished"}
     if data.metric is None or not data.parameters or len(finished) < 2:
@@ -337,15 +337,15 @@ def importance(data: _Data, study: OptunaStudy) -> Figure | None:
 
     pyplot.switch_backend("agg")  # another one may need a display
     size = (6.0 + 0.085 * max(len(p.label) for p in data.parameters), 1.5 + 0.3 * len(data.parameters))
-    # the plot changes the style of all figures, and would take a metric's dollars for mathematics
+    # the plot changes the style of all figures, and would parse dollar signs in a metric's name as mathematics
     with rc_context({"figure.figsize": size, "figure.constrained_layout.use": True, "text.parse_math": False}):
         try:
             axes = plot_param_importances(study, FanovaImportanceEvaluator(seed=0), target_name=data.metric.name)
-        except RuntimeError:  # no tree has found a difference
+        except RuntimeError:  # no tree of the forest found a difference
             return None
         figure = axes.get_figure()
         assert isinstance(figure, Figure)
-        figure.draw_without_rendering()  # what is made while drawing takes its style too
+        figure.draw_without_rendering()  # text made while drawing gets this style too
         pyplot.close(figure)
     return figure
 
@@ -354,7 +354,7 @@ def importance(data: _Data, study: OptunaStudy) -> Figure | None:
 
 
 def slices(data: _Data) -> Figure | None:
-    """The metric against each parameter."""
+    """Draws the metric against each parameter."""
     if not data.valued or not data.parameters or data.metric is None:
         return None
     count = len(data.parameters)
@@ -416,14 +416,14 @@ def _slice(axes: Axes, data: _Data, parameter: Parameter) -> None:
 
 
 def heatmap(data: _Data) -> Figure | None:
-    """The mean of the metric over seeds, where two parameters vary besides."""
+    """Draws the mean of the metric over seeds, if two other parameters vary."""
     searched = [p for p in data.parameters if p.label != SEED and not p.label.endswith(".seed")]
     if data.metric is None or not data.valued or len(searched) != 2:
         return None
     both = [levels(p, [t.values[p.label] for t in data.valued], numbers=False) for p in searched]
     if any(len(axis.keys) > MOST_CELLS or _all_differ(axis, data.valued) for axis in both):
         return None
-    down, across = sorted(both, key=lambda axis: len(axis.keys))  # the longer one across
+    down, across = sorted(both, key=lambda axis: len(axis.keys))  # the longer one horizontally
     cells: dict[tuple[int, int], list[Trial]] = {}
     for trial in data.valued:
         place = tuple(int(axis.place(trial.values[axis.parameter.label])) for axis in (down, across))
@@ -433,7 +433,7 @@ def heatmap(data: _Data) -> Figure | None:
 
 
 def _all_differ(axis: Levels, trials: Sequence[Trial]) -> bool:
-    """Whether no value occurs twice, as where the numbers are drawn at random."""
+    """Returns whether no value occurs twice, as with numbers drawn at random."""
     return axis.parameter.choices is None and len(trials) > 1 and len(axis.keys) == len(trials)
 
 

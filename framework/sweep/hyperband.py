@@ -1,7 +1,7 @@
-"""Early termination by W&B's rule (its package ``sweeps``, ``hyperband_stopping.py``).
+"""Stops trials early by W&B's rule (its package ``sweeps``, ``hyperband_stopping.py``).
 
 A band is a number of logged values of the metric, not an epoch or a step. At a band, the threshold is the value that
-parts the best ``1 / eta`` of all trials that have come that far, this one included, from the rest; a trial that is
+separates the best ``1 / eta`` of all trials that have reached it, this one included, from the rest; a trial that is
 worse stops. This is not Optuna's Hyperband, which draws a bracket for each trial.
 
 Reference:
@@ -19,7 +19,7 @@ from numbers import Real
 from typing import Any
 
 LONGEST = 10**9
-"""Bands beyond this are left out; no trial logs so many values."""
+"""Larger bands are ignored; no trial logs so many values."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Hyperband:
 
     Attributes:
         bands: Numbers of values after which trials are compared, ascending.
-        eta: At each band the best ``1 / eta`` go on, at least.
-        strict: Compare the value at the band; otherwise the best value so far.
+        eta: At each band at least the best ``1 / eta`` of the trials continue.
+        strict: Whether the value at the band is compared; otherwise the best value so far.
     """
 
     bands: tuple[int, ...]
@@ -38,9 +38,9 @@ class Hyperband:
 
     @classmethod
     def from_min_iter(cls, min_iter: int, eta: float = 3, strict: bool = True) -> Hyperband:
-        """Bands at ``min_iter * eta ** k``, rounded down."""
+        """Returns bands at ``min_iter * eta ** k``, rounded down."""
         bands, band = set(), float(min_iter)
-        for _ in range(100):  # W&B makes a hundred
+        for _ in range(100):  # as many as W&B makes
             if band > LONGEST:
                 break
             bands.add(int(band))
@@ -49,7 +49,7 @@ class Hyperband:
 
     @classmethod
     def from_max_iter(cls, max_iter: int, s: int, eta: float = 3, strict: bool = True) -> Hyperband:
-        """Bands at ``max_iter / eta ** k`` for k from 1 to ``s``, rounded down, as long as that is at least 1."""
+        """Returns bands at ``max_iter / eta ** k`` for k from 1 to ``s``, rounded down, if at least 1."""
         bands, band = set(), float(max_iter)
         for _ in range(s):
             band /= eta
@@ -59,19 +59,19 @@ class Hyperband:
         return cls(tuple(sorted(bands)), eta, strict)
 
     def band(self, count: int) -> int | None:
-        """The band that decides about a trial with ``count`` values: the last one that it has come to, if any."""
+        """Returns the last band that a trial with ``count`` values has reached, or ``None``."""
         place = bisect_right(self.bands, count)
         return self.bands[place - 1] if place else None
 
     def threshold(self, at_band: Iterable[float], maximize: bool = False) -> float:
-        """The worst value that goes on.
+        """Returns the worst value with which a trial continues.
 
         Args:
-            at_band: Values of the metric at a band, of all trials that have come to it, whatever became of them.
-            maximize: Whether more is better.
+            at_band: Values of the metric at a band, of all trials that have reached it, in any state.
+            maximize: Whether larger is better.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there are no values.
         """
         values = sorted(finite(at_band), reverse=maximize)
         if not values:
@@ -79,20 +79,20 @@ class Hyperband:
         return values[int(1.0 / self.eta * len(values))]
 
     def stop(self, at_own: float, best: float, at_band: Iterable[float], maximize: bool = False) -> bool:
-        """Whether a trial that has come to a band is to stop.
+        """Returns whether a trial that has reached a band has to stop.
 
         Args:
             at_own: Its value at that band.
-            best: Its best value so far, all bands and what was logged between and after them included.
+            best: Its best value so far, at all bands, between and after them.
             at_band: As for :meth:`threshold`; its own value is among them.
-            maximize: Whether more is better.
+            maximize: Whether larger is better.
         """
         value, threshold = at_own if self.strict else best, self.threshold(at_band, maximize)
         return value < threshold if maximize else value > threshold
 
 
 def finite(values: Iterable[Any]) -> list[float]:
-    """The values that count: finite numbers, no booleans."""
+    """Returns the finite numbers among the values; booleans are not numbers."""
     return [float(value) for value in values if isinstance(value, Real) and _is_finite(value)]
 
 

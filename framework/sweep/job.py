@@ -1,4 +1,4 @@
-"""What a supervisor asks of a worker."""
+"""The message with which a supervisor starts a trial in a worker."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 COMMAND = "_worker"
-"""The subcommand of ``python -m framework`` that a worker is."""
+"""The subcommand of ``python -m framework`` that runs a worker."""
 
 
 @dataclass
@@ -16,13 +16,13 @@ class Job:
 
     Attributes:
         command: The whole command line, as an agent would run it.
-        arguments: What follows ``framework``, if it is ours and is run within the worker; ``None`` for a program.
-        name: The trial's name: of its folder and its W&B run.
+        arguments: The arguments after ``framework``, if the trial runs within the worker; ``None`` for a program.
+        name: Name of the trial's folder and W&B run.
         folder: The trial's folder.
-        log: File that takes what the trial prints.
-        watch: What is watched, as :class:`~framework.tracking.trial_report.Watch`.
-        environment: Variables for a program.
-        parameters: The trial's parameters in W&B's form, for a program that asks W&B for them.
+        log: File for the trial's output.
+        watch: What the trial reports, as :class:`~framework.tracking.trial_report.Watch`.
+        environment: Environment variables for a program.
+        parameters: The trial's parameters in W&B's form, for a program that reads them from W&B.
     """
 
     command: list[str]
@@ -35,5 +35,5 @@ class Job:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def line(self) -> bytes:
-        """For the worker's standard input."""
+        """Returns the line for the worker's standard input."""
         return (json.dumps({"kind": "job", **asdict(self)}) + "\n").encode()

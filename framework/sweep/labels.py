@@ -1,4 +1,4 @@
-"""Labels and values in few characters, for tables and figures."""
+"""Shortens labels and values for tables and figures."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colours and cursor moves
 
 
 def short_labels(labels: Sequence[str]) -> dict[str, str]:
-    """Each label to the least number of its last names that no other label ends with.
+    """Maps each label to the shortest ending that no other label has.
 
-    ``model.lr`` and ``techniques.lora.rank`` give ``lr`` and ``rank``; beside ``data.lr``, ``model.lr`` stays.
+    ``model.lr`` and ``techniques.lora.rank`` become ``lr`` and ``rank``; if there is also ``data.lr``, ``model.lr``
+    stays.
     """
     names = {label: label.split(".") for label in labels}
     short = {}
@@ -29,12 +30,12 @@ def short_labels(labels: Sequence[str]) -> dict[str, str]:
 
 
 def fitting_label(label: str, short: str, width: int) -> str:
-    """As many of the label's last names as fit, and at least the short one.
+    """Returns as many of the label's last names as fit, and at least the short one.
 
     Args:
         label: Dotted names.
-        short: Its last names of :func:`short_labels`.
-        width: In characters.
+        short: Its short form from :func:`short_labels`.
+        width: Number of characters.
     """
     while len(label) > width and label != short:
         label = label.partition(".")[2]
@@ -42,7 +43,7 @@ def fitting_label(label: str, short: str, width: int) -> str:
 
 
 def distinct_texts(values: Sequence[Any], width: int) -> list[str]:
-    """The texts of different values, cut to ``width`` where they still differ: at the end, else at the start."""
+    """Returns the texts of different values, cut to ``width`` at the end or, if they would be equal, at the start."""
     texts = [value_text(value) for value in values]
     for cut in (
         [text if len(text) <= width else text[: width - 1] + "…" for text in texts],
@@ -54,12 +55,12 @@ def distinct_texts(values: Sequence[Any], width: int) -> list[str]:
 
 
 def one_line(text: str) -> str:
-    """The text without anything that moves a cursor or ends a line."""
+    """Returns the text without characters that move the cursor or end the line."""
     return "".join(c if c.isprintable() else " " for c in _ESCAPE.sub("", text)).strip()
 
 
 def value_text(value: Any, width: int | None = None) -> str:
-    """A value for people: four digits of a float; lists and mappings as in YAML; cut to ``width``."""
+    """Formats a value for people: four digits of a float; lists and mappings as in YAML; cut to ``width``."""
     if isinstance(value, str):
         text = one_line(value)
     elif isinstance(value, float):
@@ -72,7 +73,7 @@ def value_text(value: Any, width: int | None = None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``12.3 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Formats seconds as ``12.3 s``, ``3 min 20 s`` or ``2 h 05 min``."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes = round(seconds) // 60
@@ -83,6 +84,6 @@ def duration(seconds: float) -> str:
 
 
 def last_attempts(trials: Iterable[Trial]) -> list[Trial]:
-    """The last trial of each point, by point; ``trials`` are in the order of their attempts."""
+    """Returns the last trial of each point, by point; ``trials`` are in the order of their attempts."""
     last = {trial.point: trial for trial in trials}
     return [last[point] for point in sorted(last)]

@@ -1,4 +1,4 @@
-"""The ``parameters`` of a sweep file: each a distribution of W&B's, checked to the end."""
+"""Reads and checks the ``parameters`` of a sweep file: each is one of W&B's distributions."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _LARGEST_EXPONENT = 700.0  # exp(709.8) is infinite, exp(-745) is 0
 
 
 def read_parameters(source: SweepSource, method: str | None) -> tuple[Parameter, ...]:
-    """Reads the section; what is wrong is noted in ``source``.
+    """Reads the section; mistakes are added to ``source``.
 
     Args:
         source: The file.
-        method: The sweep's, which decides what is accepted; ``None`` if it is not known.
+        method: The sweep's method, which decides what is accepted; ``None`` if it is not known.
 
     Returns:
-        The parameters without mistakes; nested ones flat, each level in the order of its names, as W&B has them.
+        The parameters without mistakes; nested ones flattened, each level sorted by name, as in W&B.
     """
     return _Reader(source, method).read()
 
@@ -212,12 +212,12 @@ class _Reader:
 
 
 def _place(path: tuple[str, ...]) -> Place:
-    """Where a parameter stands in the file."""
+    """Returns the position of a parameter in the file."""
     return tuple(part for name in path for part in ("parameters", name))
 
 
 def _largest(kind: str, numbers: Mapping[str, float]) -> float:
-    """A bound of the magnitude of the values, before rounding."""
+    """Returns an upper bound of the magnitude of the values, before rounding."""
     if kind.endswith("beta"):
         return 1.0
     if kind.endswith("normal"):

@@ -1,4 +1,4 @@
-"""The supervisors of one sweep, and which of them are alive."""
+"""Keeps track of which supervisors of a sweep are alive."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 BEAT_SECONDS = 10.0
 PATIENCE_SECONDS = 60.0
-"""How long a supervisor elsewhere may give no sign of life. Only this process's own clock counts."""
+"""Seconds without a heartbeat after which a supervisor on another machine counts as dead, by this process's clock."""
 
 
 def _namespace() -> str:
-    """Tells machines and containers apart within which a process id means one process."""
+    """Returns an id of the machine or container within which process ids are unique."""
     parts = []
     for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         try:
@@ -28,10 +28,10 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When the process began, in the system's ticks; ``None`` if there is none, ``""`` where that cannot be told."""
+    """Returns the process's start time, in the system's ticks; ``None`` if there is no process, ``""`` if not known."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return fields[19] if fields[0] not in "ZX" else None  # a dead one may wait for its parent for ever
+        return fields[19] if fields[0] not in "ZX" else None  # a zombie counts as dead
     except (OSError, IndexError):
         if Path("/proc/self/stat").exists():
             return None
@@ -45,12 +45,12 @@ def _started(pid: int) -> str | None:
 
 
 class Peers:
-    """This supervisor among the others.
+    """This supervisor's view of the other supervisors.
 
     Args:
         study: The sweep's trials.
-        patience: Seconds without a sign of life after which a supervisor elsewhere counts as dead.
-        interval: Seconds between signs of life.
+        patience: Seconds without a heartbeat after which a supervisor on another machine counts as dead.
+        interval: Seconds between heartbeats.
     """
 
     def __init__(self, study: Study, patience: float = PATIENCE_SECONDS, interval: float = BEAT_SECONDS) -> None:
@@ -69,7 +69,7 @@ class Peers:
         return self.name.split("|", 1)[0]
 
     def beat(self) -> None:
-        """Gives a sign of life if it is time."""
+        """Writes a heartbeat if it is due."""
         now = time.monotonic()
         if now - self._beaten >= self._interval:
             self._beaten = now
@@ -77,7 +77,7 @@ class Peers:
             self._study.beat(self.name, self._count)
 
     def is_dead(self, owner: str) -> bool:
-        """Whether a supervisor is known to be no more."""
+        """Returns whether a supervisor is known to have ended."""
         if owner == self.name:
             return False
         _, pid, started, space = owner.split("|", 3)
@@ -85,7 +85,7 @@ class Peers:
             return _started(int(pid)) != started
         now = time.monotonic()
         if now - self._read >= self._interval:
-            if now - self._read > self._patience / 2:  # nobody was listened to, as when the storage was away
+            if now - self._read > self._patience / 2:  # no heartbeats were read, as if the storage was away
                 self._seen = {name: (count, now) for name, (count, _) in self._seen.items()}
             self._read = now
             for name, count in self._study.beats().items():

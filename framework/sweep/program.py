@@ -1,4 +1,4 @@
-"""A trial that is any program, started as an agent would; its metric is read from the file that W&B writes."""
+"""Runs a trial that is any program, as W&B's agent would; its metric is read from the file that W&B writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = 30.0
-"""How long a program that is told to stop (SIGTERM) may take, before it is killed: as with an agent."""
+"""Seconds between SIGTERM to a program and SIGKILL, as with W&B's agent."""
 PARAMETERS = "config-defaults.yaml"
 
 
@@ -29,22 +29,22 @@ def run(job: Job, heard: TrialReport, channel: Channel) -> None:
     """Runs the job's command to its end, or until the sweep stops it.
 
     Args:
-        job: What is run.
-        heard: What the trial has reported; it gets the rows of the file that W&B writes.
-        channel: To the supervisor; its end kills the program.
+        job: The trial.
+        heard: The trial's report, which gets the rows of the file that W&B writes.
+        channel: The pipes to the supervisor; if they close, the program is killed.
 
     Raises:
-        UserError: it cannot be started, or it ended with an error.
-        SystemExit: the worker was told to end (SIGTERM).
+        UserError: the program cannot be started, or it ended with an error.
+        SystemExit: the worker got SIGTERM.
     """
     from framework.tracking.wandb_file import read
 
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
     defaults = {name: {"value": value} for name, value in job.parameters.items()}
-    # what wandb.init() reads under an agent; JSON is YAML too
+    # the file that wandb.init() reads under an agent; JSON is also YAML
     (folder / PARAMETERS).write_text(json.dumps({"wandb_version": 1, **defaults}), encoding="utf-8")
-    before = _files(folder)  # of an attempt that was interrupted
+    before = _files(folder)  # files of an interrupted attempt
     print("$", " ".join(job.command), file=sys.stderr, flush=True)
     try:
         process = subprocess.Popen(job.command, env={**os.environ, **job.environment}, stdin=subprocess.DEVNULL)
@@ -67,12 +67,12 @@ def run(job: Job, heard: TrialReport, channel: Channel) -> None:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         raise UserError(f"the program {how}")
     if heard.watch.metric is not None and not heard.history:
-        for path in _files(folder, before):  # as with W&B, the summary counts too; it may be all that there is
+        for path in _files(folder, before):  # as with W&B, the summary counts too; the run may have nothing else
             heard.add_row(read(path).summary)
 
 
 class _Told:
-    """Whether the worker was told to end."""
+    """Records whether the worker got SIGTERM."""
 
     def __init__(self) -> None:
         self.signum = 0
@@ -93,7 +93,7 @@ def _follow(
     tails: dict[Path, WandbTail] = {}
     stopping = 0.0
     while True:
-        ended = process.poll() is not None  # asked first, so that nothing written before the end is missed
+        ended = process.poll() is not None  # checked first, so that no row written before the end is missed
         if heard.watch.metric is not None:
             for path in _files(folder, before):
                 tail = tails.setdefault(path, WandbTail(path))

@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: a table of its trials, and the best one's config, ready to run."""
+"""Writes a sweep's results: a table of its trials, and the best trial's config, ready to run."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 TABLE = "trials.csv"
 BEST = "best.yaml"
 OWN_SECTIONS = {"model", "data", "techniques", "trainer", "run", "wandb"}
-"""What a run folder's config.yaml holds if the run is ours."""
+"""Sections in a config.yaml that this framework wrote."""
 
 
 def write_trials(folder: str | Path, sweep: Sweep, trials: Iterable[Trial]) -> Path:
     """Writes ``trials.csv``: a row for the last attempt at each point, by point.
 
-    Columns: ``point``; ``state``; the metric's name with the best value, and ``last``, both left out without a metric;
-    each parameter that varies by its label (``parameters.<label>`` where the label is the name of another column);
-    ``seconds``; ``folder``; ``message``. Texts stand as they are, other values as JSON, unknown ones are empty.
+    Columns: ``point``; ``state``; the metric's name with the best value, and ``last``, both omitted without a metric;
+    each parameter that varies by its label (``parameters.<label>`` if the label is the name of another column);
+    ``seconds``; ``folder``; ``message``. Texts are written unchanged, other values as JSON, unknown ones empty.
 
     Args:
         folder: The sweep's folder.
@@ -39,7 +39,7 @@ def write_trials(folder: str | Path, sweep: Sweep, trials: Iterable[Trial]) -> P
         trials: All trials, in the order of their attempts.
 
     Returns:
-        The file, which is replaced at once.
+        The file, which is replaced atomically.
     """
     before = ["point", "state", *([sweep.metric.name, "last"] if sweep.metric else [])]
     after = ["seconds", "folder", "message"]
@@ -61,19 +61,19 @@ def _cell(value: Any) -> str:
 
 
 def valued(trials: Iterable[Trial]) -> list[Trial]:
-    """The trials that count, by point: the last attempt at each that has ended and logged the metric.
+    """Returns the trials with a value, by point: the last attempt at each that has ended and logged the metric.
 
-    However it ended: what a trial logged until hyperband stopped it, or until it failed, was reached all the same. As
-    with W&B's best run, and in what ``compare --best`` reads from the run folders.
+    The values of trials that hyperband stopped or that failed count too, as in W&B's best run and in ``compare
+    --best``.
     """
     ended = (trial for trial in last_attempts(trials) if trial.state != "running")
     return [trial for trial in ended if trial.value is not None and math.isfinite(trial.value)]
 
 
 def best(sweep: Sweep, trials: Iterable[Trial]) -> Trial | None:
-    """The trial with the best value (:attr:`Trial.value`) of all that count, of equal ones that of the lower point.
+    """Returns the trial with the best :attr:`Trial.value`; of equal ones that with the lower point.
 
-    ``None`` without a metric or any value.
+    Returns ``None`` without a metric or any value.
     """
     if sweep.metric is None:
         return None
@@ -82,18 +82,18 @@ def best(sweep: Sweep, trials: Iterable[Trial]) -> Trial | None:
 
 
 def write_best(folder: str | Path, sweep: Sweep, trial: Trial) -> Path:
-    """Writes ``best.yaml``, with a header that says what it is.
+    """Writes ``best.yaml``, with a header that describes it.
 
-    Of a run of ours it is the config, so that ``fit --config .../best.yaml`` trains it again, as a run of its own: the
-    sweep's place and name for the run and its W&B group are left out. Of any other program's it is the parameters.
+    For a run of this framework it is the config, so that ``fit --config .../best.yaml`` trains it again as a new run:
+    the run's folder and name in the sweep and its W&B group are removed. For any other program it has the parameters.
 
     Args:
         folder: The sweep's folder.
         sweep: The sweep.
-        trial: What :func:`best` gave.
+        trial: The trial from :func:`best`.
 
     Returns:
-        The file, which is replaced at once.
+        The file, which is replaced atomically.
     """
     path = Path(folder) / BEST
     config = _own_config(trial)
@@ -114,7 +114,7 @@ def write_best(folder: str | Path, sweep: Sweep, trial: Trial) -> Path:
 
 
 def _own_config(trial: Trial) -> dict[str, Any] | None:
-    """The config of a run of ours, as one that no sweep has begun."""
+    """Returns the config of a run of this framework, without the sweep's settings."""
     if trial.folder is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""How numbers of very different size are laid along an axis, so that the good ones can be told apart."""
+"""Chooses the scale of an axis with numbers of very different size, so that the good ones can be distinguished."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDE = 100.0
-"""Largest over smallest value, from which an axis is logarithmic."""
+"""Ratio of largest to smallest value from which an axis is logarithmic."""
 FENCE = 3.0
-"""Interquartile ranges beyond the quartiles, from which a bad value is an outlier."""
+"""Distance from the quartiles, in interquartile ranges, from which a bad value is an outlier."""
 MARGIN = 0.04
 
 
 @dataclass(frozen=True)
 class Scale:
-    """An axis.
+    """The scale of an axis.
 
     Attributes:
         kind: ``linear``, ``log`` or ``symlog``.
-        low: Least value shown.
+        low: Smallest value shown.
         high: Largest value shown.
-        threshold: Of ``symlog``: below it, the axis is about linear.
+        threshold: For ``symlog``: below it, the axis is about linear.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class Scale:
     threshold: float = 1.0
 
     def forward(self, value: float) -> float:
-        """The value in units in which the axis is even."""
+        """Transforms a value to the units in which the axis is linear."""
         if self.kind == "log":
             return math.log10(value) if value > 0 else -math.inf
         if self.kind == "symlog":
@@ -44,18 +44,18 @@ class Scale:
         return value
 
     def fraction(self, value: float) -> float:
-        """The value's place on the axis, from 0 to 1; what is not shown is at an end."""
+        """Returns the value's position on the axis, from 0 to 1; values that are not shown are at an end."""
         low, high = self.forward(self.low), self.forward(self.high)
         if high <= low:
             return 0.5
         return min(1.0, max(0.0, (self.forward(value) - low) / (high - low)))
 
     def shows(self, value: float) -> bool:
-        """Whether the value is on the axis."""
+        """Returns whether the value is on the axis."""
         return self.low <= value <= self.high
 
     def ticks(self, count: int = 5) -> list[float]:
-        """A few round values on the axis."""
+        """Returns a few round values on the axis."""
         from matplotlib.ticker import MaxNLocator
 
         if self.low == self.high:
@@ -75,7 +75,7 @@ class Scale:
         return [float(tick) for tick in ticks if self.low - slack <= tick <= self.high + slack]
 
     def apply(self, axes: Axes, which: str = "y") -> None:
-        """Gives an axis of a plot this scale and its limits, with a margin."""
+        """Sets this scale and its limits, with a margin, on an axis of a plot."""
         from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
         place = axes.yaxis if which == "y" else axes.xaxis
@@ -101,15 +101,15 @@ class Scale:
 
 
 def parameter_scale(values: Sequence[float], log: bool) -> Scale:
-    """An axis for all of ``values``, logarithmic if it can and is to be."""
+    """Returns a scale for all of ``values``, logarithmic if requested and possible."""
     return Scale("log" if log and 0 < min(values) < max(values) else "linear", min(values), max(values))
 
 
 def metric_scale(values: Iterable[float], maximize: bool) -> Scale:
-    """An axis for the finite ones of ``values`` that shows every good value, and leaves out bad ones far off.
+    """Returns a scale for the finite ``values`` that shows every good value, but not bad outliers.
 
     Args:
-        values: At least one finite.
+        values: The values, at least one of them finite.
         maximize: Whether large values are good.
     """
     shown = sorted(value for value in values if math.isfinite(value))
@@ -127,7 +127,7 @@ def metric_scale(values: Iterable[float], maximize: bool) -> Scale:
 
 
 def _choose(values: Sequence[float]) -> Scale:
-    """The kind of scale that shows all of the sorted ``values``."""
+    """Returns the kind of scale that shows all of the sorted ``values``."""
     low, high = values[0], values[-1]
     if low > 0:
         return Scale("log" if high / low > WIDE else "linear", low, high)

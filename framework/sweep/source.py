@@ -1,6 +1,6 @@
-"""A YAML file read as W&B reads it, and the checks of single values.
+"""Reads a YAML file as W&B does, and checks single values.
 
-W&B reads sweep files by PyYAML, which follows YAML 1.1: ``1e-4`` is text, ``on`` is true. (In configs of this
+W&B reads sweep files with PyYAML, which follows YAML 1.1: ``1e-4`` is text, ``on`` is true. (In configs of this
 framework they are a number and text.)
 """
 
@@ -20,16 +20,16 @@ from framework.sweep.hyperband import finite
 
 
 class SweepSource:
-    """A file, and what was found wrong with it so far.
+    """A sweep file, and the mistakes found in it so far.
 
     Args:
         path: The file.
 
     Attributes:
-        tree: Its mapping, in plain values.
+        tree: Its contents as plain values.
 
     Raises:
-        UserError: there is no mapping to read.
+        UserError: the file does not hold a mapping.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,17 +41,17 @@ class SweepSource:
         self.tree: dict[Any, Any] = source.tree
         self._lines = source.lines
         self._problems = [
-            (line, f"{_dotted(where)}: stands twice, first on line {first}") for where, line, first in source.twice
+            (line, f"{_dotted(where)}: is given twice, first on line {first}") for where, line, first in source.twice
         ]
 
     # --- problems
 
     def problem(self, where: Place, message: str) -> None:
-        """Notes a problem under the name and the line of ``where``."""
+        """Adds a problem with the name and the line of ``where``."""
         self._note(where, f"{_dotted(where)}: {message}")
 
     def unknown(self, where: Place, key: Any, accepted: Iterable[str], what: str) -> None:
-        """Notes a key that is not ``accepted`` in the mapping at ``where``, or that is no text at all."""
+        """Adds a problem for a key that is not ``accepted`` in the mapping at ``where``, or is not text."""
         if isinstance(key, str):
             self.problem((*where, key), f"{what}; {hint(key, accepted)}")
         else:
@@ -66,14 +66,14 @@ class SweepSource:
 
     @property
     def count(self) -> int:
-        """How many problems were noted."""
+        """The number of problems so far."""
         return len(self._problems)
 
     def refuse(self) -> None:
-        """Raises what was noted, in the order of the file.
+        """Raises an error with all problems, in the order of the file, if there are any.
 
         Raises:
-            UserError: there is something.
+            UserError: there is at least one problem.
         """
         found = sorted(dict.fromkeys(self._problems), key=lambda one: one[0])
         if found:
@@ -83,7 +83,7 @@ class SweepSource:
     # --- single values
 
     def plain(self, where: Place, value: Any) -> None:
-        """Values travel as JSON, to W&B and into the records of a sweep."""
+        """Checks that a value can be written as JSON, to W&B and into the records of a sweep."""
         if isinstance(value, list):
             for index, item in enumerate(value):
                 self.plain((*where, index), item)
@@ -94,12 +94,12 @@ class SweepSource:
                 else:
                     self.unknown(where, key, (), "")
         elif isinstance(value, float) and not math.isfinite(value):
-            self.problem(where, f"JSON, in which values travel, has no {value}; write it as text: '{value}'")
+            self.problem(where, f"values are saved as JSON, which has no {value}; write it as text: '{value}'")
         elif value is not None and not isinstance(value, bool | int | float | str):
-            self.problem(where, f"JSON, in which values travel, has no {type(value).__name__}; put it in quotes")
+            self.problem(where, f"values are saved as JSON, which has no {type(value).__name__}; put it in quotes")
 
     def number(self, where: Place, value: Any) -> float | None:
-        """A finite number as it stands, integer or not; otherwise notes the problem."""
+        """Returns a finite number, integer or not; otherwise adds a problem."""
         if isinstance(value, str):
             self.problem(where, f"a number is needed, found the text {value!r}{_yaml_hint(value)}")
         elif isinstance(value, bool) or not isinstance(value, int | float):
@@ -111,7 +111,7 @@ class SweepSource:
         return None
 
     def integer(self, where: Place, least: int, most: int | None = None) -> int | None:
-        """The integer at ``where``, ``None`` if there is nothing; notes what is none, or out of bounds."""
+        """Returns the integer at ``where``, ``None`` if missing; adds a problem if it is wrong or out of bounds."""
         value = self._at(where)
         if value is _MISSING:
             return None
@@ -123,7 +123,7 @@ class SweepSource:
         return value
 
     def text(self, where: Place) -> str | None:
-        """The text at ``where``, ``None`` if there is nothing or it is empty; notes what is no text."""
+        """Returns the text at ``where``, ``None`` if it is missing or empty; adds a problem if it is not text."""
         value = self._at(where)
         if value is _MISSING:
             return None
@@ -145,7 +145,7 @@ _MISSING = object()
 
 
 def _dotted(where: Place) -> str:
-    """``parameters.lr.values[2]``."""
+    """Returns a position as text, such as ``parameters.lr.values[2]``."""
     text = ""
     for part in where:
         name = part if str(part).isprintable() else repr(part)
@@ -158,14 +158,14 @@ def _kind(value: Any) -> str:
 
 
 def hint(value: Any, accepted: Iterable[str]) -> str:
-    """What was probably meant by ``value``, or else all that is accepted."""
+    """Returns the nearest accepted value, or all that are accepted, for a message."""
     accepted = list(accepted)
     near = get_close_matches(str(value), accepted, n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"accepted: {', '.join(accepted)}"
 
 
 def show(value: Any) -> str:
-    """A value for a message, cut to 60 characters."""
+    """Returns a value for a message, cut to 60 characters."""
     if value is None:
         return "nothing"
     text = str(value).lower() if isinstance(value, bool) else repr(value)
@@ -173,7 +173,7 @@ def show(value: Any) -> str:
 
 
 def _yaml_hint(text: str) -> str:
-    """What to write so that YAML 1.1 reads the number that ``text`` is."""
+    """Returns how to write the number in ``text`` so that YAML 1.1 reads it as a number."""
     try:
         number = float(text)
     except ValueError:

@@ -1,9 +1,9 @@
-"""Reading a W&B sweep file: what ``wandb sweep`` accepts, checked on this machine and to the end.
+"""Reads a W&B sweep file, as accepted by ``wandb sweep``, and checks all of it on this machine.
 
-W&B publishes a JSON schema of the file (its package ``sweeps``, ``config/schema.json``); what is accepted here is valid
-there. Checked beyond it is what only its server or its search would notice, and refused by name is what has no meaning
-without W&B's servers. The file is read as W&B reads it, by PyYAML, which follows YAML 1.1: ``1e-4`` is text, ``on`` is
-true.
+W&B publishes a JSON schema of the file (its package ``sweeps``, ``config/schema.json``); every file accepted here is
+valid there. In addition this module reports mistakes that only W&B's server or its search would report, and refuses
+settings that need W&B's servers. The file is read as by W&B, with PyYAML, which follows YAML 1.1: ``1e-4`` is text,
+``on`` is true.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ REFUSED_IN_METRIC = {
 
 @dataclass(frozen=True)
 class Metric:
-    """What a sweep is after.
+    """The metric that a sweep optimises.
 
     Attributes:
-        name: As it is logged.
+        name: Its logged name.
         goal: ``minimize`` or ``maximize``.
-        target: The sweep ends once a trial reaches it.
+        target: The sweep ends when a trial reaches it.
     """
 
     name: str
@@ -58,15 +58,15 @@ class Metric:
     target: float | None = None
 
     def better(self, a: float, b: float) -> bool:
-        """Whether ``a`` is better than ``b``."""
+        """Returns whether ``a`` is better than ``b``."""
         return a > b if self.goal == "maximize" else a < b
 
     def best(self, values: Iterable[Any]) -> float | None:
-        """The best of the finite numbers among ``values``; ``None`` without one."""
+        """Returns the best of the finite numbers among ``values``; ``None`` without one."""
         return (max if self.goal == "maximize" else min)(finite(values), default=None)
 
     def reached(self, value: float) -> bool:
-        """Whether ``value`` is at least as good as the target; never without one."""
+        """Returns whether ``value`` is at least as good as the target; false without a target."""
         return self.target is not None and not self.better(self.target, value)
 
 
@@ -77,16 +77,16 @@ class Sweep:
     Attributes:
         path: The file.
         method: ``grid``, ``random`` or ``bayes``.
-        parameters: Constants too; nested ones flat, each level in the order of its names, as W&B has them.
-        metric: What it is after; ``None`` for grid and random sweeps without one.
-        hyperband: Early termination.
-        run_cap: At most so many trials.
-        command: The file's, or W&B's default.
-        program: For ``${program}``.
-        name: Shown; not an identity.
-        description: Shown.
-        project: Of W&B.
-        entity: Of W&B.
+        parameters: The parameters, including constants; nested ones flattened, each level sorted by name, as in W&B.
+        metric: The metric; ``None`` for grid and random sweeps without one.
+        hyperband: The rule of early termination.
+        run_cap: Largest number of trials.
+        command: The file's command, or W&B's default.
+        program: Value of ``${program}``.
+        name: The name shown; not an id.
+        description: The description shown.
+        project: The W&B project.
+        entity: The W&B user or team.
     """
 
     path: Path
@@ -108,16 +108,16 @@ class Sweep:
         return tuple(parameter for parameter in self.parameters if not parameter.is_constant)
 
     def grid_size(self) -> int | None:
-        """How many points a grid has; ``None`` for another method."""
+        """Returns the number of points of a grid; ``None`` for other methods."""
         if self.method != "grid":
             return None
         return math.prod(parameter.grid_size() for parameter in self.searched)
 
     def grid_indices(self, index: int) -> dict[str, int]:
-        """Which value of each searched parameter a point of the grid has, by label: the last one varies fastest.
+        """Returns the index of each searched parameter's value at a grid point, by label; the last one varies fastest.
 
         Args:
-            index: The point, from 0; nothing else of the grid is made.
+            index: The point, counted from 0; no other point is computed.
         """
         size = self.grid_size()
         if size is None or not 0 <= index < size:
@@ -128,10 +128,10 @@ class Sweep:
         return {parameter.label: places[parameter.label] for parameter in self.searched}
 
     def nested(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """W&B's form of a point: top-level names to values, of nested parameters to mappings.
+        """Returns a point in W&B's form: a mapping of top-level names to values; nested parameters are nested mappings.
 
         Args:
-            values: Label of each searched parameter to its value; constants may be left out.
+            values: Maps the label of each searched parameter to its value; constants may be omitted.
         """
         tree: dict[str, Any] = {}
         for parameter in self.parameters:
@@ -143,9 +143,9 @@ class Sweep:
         return tree
 
     def document(self) -> dict[str, Any]:
-        """Plain JSON data of what decides the points and what is measured at them, by key of the file.
+        """Returns the settings that decide the points and their metric, as JSON data by key of the file.
 
-        Compare it as JSON text: Python holds ``1`` and ``true`` equal.
+        Compare it as JSON text: in Python ``1`` equals ``True``.
         """
         parameters = {
             p.label: {"distribution": p.kind, **p.numbers}
@@ -172,7 +172,7 @@ def read(path: Path) -> Sweep:
     """Reads a sweep file.
 
     Raises:
-        UserError: it cannot be read, or something in it is wrong or cannot be honoured; all problems at once, each with
+        UserError: it cannot be read, or settings are wrong or not supported; the message has all problems, each with
             its line.
     """
     return _Reader(SweepSource(Path(path))).sweep()
@@ -201,7 +201,7 @@ class _Reader:
     def _check_keys(self) -> None:
         for key in self.source.tree:
             if key in REFUSED:
-                self.source.problem((key,), f"cannot be honoured: {REFUSED[key]}")
+                self.source.problem((key,), f"not supported: {REFUSED[key]}")
             elif key not in KEYS:
                 self.source.unknown((), key, KEYS, "unknown key")
 
@@ -233,7 +233,7 @@ class _Reader:
             return None
         for key in section:
             if key in REFUSED_IN_METRIC:
-                self.source.problem((*where, key), f"cannot be honoured: {REFUSED_IN_METRIC[key]}")
+                self.source.problem((*where, key), f"not supported: {REFUSED_IN_METRIC[key]}")
             elif key not in ("name", "goal", "target"):
                 self.source.unknown(where, key, ("name", "goal", "target"), "unknown key")
         name = self.source.text((*where, "name"))
@@ -293,7 +293,7 @@ class _Reader:
             self.source.problem(where, f"a list with one item for each argument is needed, found {show(given)}")
             return ()
         if isinstance(given, list) and not given:
-            self.source.problem(where, "empty; leave it out for W&B's default, or say what to run")
+            self.source.problem(where, "empty; omit it for W&B's default, or give what to run")
         items = []
         for index, item in enumerate(template.DEFAULT if given is None else given):
             if isinstance(item, bool) or not isinstance(item, str | int | float):

@@ -1,4 +1,4 @@
-"""Where the trials of a sweep are kept: a journal file, or a database that several machines share."""
+"""The storage of a sweep's trials: a journal file, or a database that several machines share."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 LOCK_SECONDS = 10
-"""After how long the lock of a killed process is taken away."""
+"""Seconds after which the lock of a killed process is removed."""
 PATIENCE_SECONDS = 600.0
-"""How long a database may be away, or a disk full, before the supervisor gives up."""
+"""Seconds that a database may not answer, or a disk be full, before the supervisor gives up."""
 DRIVERS = {"postgresql": "psycopg2-binary", "mysql": "pymysql"}
 
 
 def open_storage(place: str | Path) -> BaseStorage:
-    """Opens, or makes, the storage at ``place``.
+    """Opens the storage at ``place``, or makes it.
 
     Args:
         place: The path of a journal file, or a database's URL as SQLAlchemy writes it
@@ -55,14 +55,14 @@ def open_storage(place: str | Path) -> BaseStorage:
         raise UserError(f"--storage: {shown} cannot be opened: {reason}") from error
     if storage.engine.dialect.name == "sqlite":
         _write_ahead(storage.engine)
-    # with Optuna's cache around it, once for all: each load_study would make its own
+    # with one Optuna cache for all: each load_study would make its own
     return cast("BaseStorage", Patient(get_storage(storage)))
 
 
 class Patient:
-    """A storage that is asked again while its place does not answer, as when a database is started anew.
+    """A storage that retries while it does not answer, for example while a database restarts.
 
-    What had been done, but not answered, is done twice: a trial may be made or claimed for nobody, which is noticed.
+    A request that was executed but not answered is repeated, so a trial may be made or claimed twice; this is detected.
 
     Args:
         storage: The storage.
@@ -77,7 +77,7 @@ class Patient:
         return partial(self._ask, found) if callable(found) else found
 
     def hurry(self) -> None:
-        """No more waiting, because the user wants to end."""
+        """Stops retrying, because the user wants to end."""
         self._patience = 0.0
 
     def _ask(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -88,13 +88,13 @@ class Patient:
         while True:
             try:
                 return method(*args, **kwargs)
-            except json.JSONDecodeError as error:  # a whole line of a journal, which only its end is spared
-                raise UserError(f"the journal of the trials is damaged, a line of it is no JSON: {error}") from error
+            except json.JSONDecodeError as error:  # a complete line of a journal; only its last line may be incomplete
+                raise UserError(f"the journal of the trials is damaged, a line is not JSON: {error}") from error
             except (OSError, DBAPIError, StorageInternalError) as error:
                 cause = error.__cause__ or error
                 reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
                 if time.monotonic() - since > self._patience:
-                    raise UserError(f"the storage of the trials does not answer, --resume goes on: {reason}") from error
+                    raise UserError(f"the storage of the trials does not answer, --resume resumes: {reason}") from error
                 if pause == 0.1:
                     print(f"the storage of the trials does not answer, trying again: {reason}", file=sys.stderr)
             time.sleep(pause)
@@ -102,7 +102,7 @@ class Patient:
 
 
 def _write_ahead(engine: Any) -> None:
-    """SQLite with one write a commit instead of several: six times faster, and whole after a kill."""
+    """Sets SQLite to write-ahead logging, with one write per commit: six times faster, and consistent after a kill."""
     from sqlalchemy import event
 
     def connect(connection: Any, _: Any) -> None:
@@ -118,10 +118,10 @@ def _journal(path: Path) -> BaseStorage:
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
     class RepairingLock(JournalFileOpenLock):
-        """Whoever holds it finds whole lines.
+        """A lock whose holder finds only complete lines.
 
-        Optuna reads over half a last line, which a killed process may leave, but the next line would be glued to it and
-        spoil the file for good.
+        Optuna ignores an incomplete last line, which a killed process may leave, but the next line would be appended to
+        it and make the file unreadable.
         """
 
         def acquire(self) -> bool:
@@ -135,7 +135,7 @@ def _journal(path: Path) -> BaseStorage:
             return acquired
 
         def release(self) -> None:
-            with suppress(RuntimeError):  # held for so long, as by a stopped process, that another one took it away
+            with suppress(RuntimeError):  # held so long that another process removed it
                 super().release()
 
     try:
@@ -144,5 +144,5 @@ def _journal(path: Path) -> BaseStorage:
         return cast("BaseStorage", Patient(JournalStorage(JournalFileBackend(str(path), lock))))
     except OSError as error:
         raise UserError(f"--storage: {path} cannot be opened: {error.strerror}") from error
-    except ValueError as error:  # JSON's among them
+    except ValueError as error:  # includes JSON errors
         raise UserError(f"--storage: {path} is not a journal of trials: {error}") from error

@@ -1,8 +1,8 @@
-"""The trials of a sweep as Optuna's storage holds them: which points are open, who runs which, how each ended.
+"""The trials of a sweep in Optuna's storage: which points are open, which supervisor runs which, how each ended.
 
-A sweep is a row of points, numbered from 0. For each there is one trial in the storage, and one more for each time that
-its supervisor went away in the midst of it. A trial begins as a waiting one, which a supervisor claims; the storage
-lets only one of them do so, so that any number of supervisors can draw from one storage.
+A sweep is a sequence of points, numbered from 0. The storage has one trial for each point, and another one each time
+that a trial's supervisor ended during it. A trial starts in the state waiting, until a supervisor claims it; the
+storage lets only one supervisor claim it, so that any number of supervisors can share a storage.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 STARTUP_TRIALS = 10
-"""Random points before TPE begins, as Optuna has it."""
+"""Number of random points before TPE starts, Optuna's default."""
 UNOWNED_SECONDS = 30.0
-"""How long a claimed trial may lack the name of its supervisor: one that was killed in between never writes it."""
+"""Seconds that a claimed trial may lack its supervisor's name; a supervisor killed in between never writes it."""
 
 
 def _quiet() -> None:
@@ -47,14 +47,14 @@ def _quiet() -> None:
 
 @dataclass
 class TrialClaim:
-    """A point that this supervisor is to run.
+    """A point that this supervisor has claimed.
 
     Attributes:
         number: The trial's number in the storage.
         point: Its point.
-        values: Label of each parameter to its value.
-        attempt: 1, and one more for each interrupted trial of this point.
-        before: What the interrupted trials of this point left, the last one last.
+        values: Maps each parameter's label to its value.
+        attempt: 1, plus the number of interrupted trials of this point.
+        before: The interrupted trials of this point, in order.
     """
 
     number: int
@@ -69,13 +69,13 @@ class Study:
 
     Args:
         sweep: The sweep file.
-        storage: From :func:`~framework.sweep.storage.open_storage`.
-        name: Under which the storage keeps it.
-        seed: Decides the points of ``random`` and ``bayes``; a sweep that goes on keeps its own.
-        resume: Go on with the sweep, or join it; otherwise there must be none of this name.
+        storage: The storage, from :func:`~framework.sweep.storage.open_storage`.
+        name: The sweep's name in the storage.
+        seed: Seed of the points of ``random`` and ``bayes``; a resumed sweep keeps its own.
+        resume: Whether to resume or join the sweep; otherwise no sweep of this name may exist.
 
     Raises:
-        UserError: there is none to go on with, there is one already, or it is of another file.
+        UserError: there is no sweep to resume, there is one already, or it belongs to another file.
     """
 
     def __init__(self, sweep: Sweep, storage: BaseStorage, name: str, seed: int = 0, resume: bool = False) -> None:
@@ -96,7 +96,7 @@ class Study:
                 optuna.create_study(storage=storage, study_name=name, direction=direction)
             except optuna.exceptions.DuplicatedStudyError as error:
                 raise UserError(
-                    f"the storage has a sweep {name!r} already: --resume goes on with it, --folder makes another"
+                    f"the storage has a sweep {name!r} already: --resume resumes it, --folder starts another"
                 ) from error
             identity = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
             self._facts: dict[str, Any] = {"schema": SCHEMA, "id": identity, "seed": seed, "document": sweep.document()}
@@ -108,7 +108,7 @@ class Study:
         self._unowned: dict[int, float] = {}
 
     def _written(self) -> str:
-        """What the maker of the study wrote into it; waits a little for one that is being made at this moment."""
+        """Returns the facts that the study's creator wrote into it; waits a little if it is just being made."""
         for _ in range(50):
             if (text := self.optuna.user_attrs.get("sweep")) is not None:
                 return str(text)
@@ -126,34 +126,34 @@ class Study:
         differing = sorted(key for key in old.keys() | new.keys() if text(old, key) != text(new, key))
         if differing:
             raise UserError(
-                f"{self.sweep.path}: {', '.join(differing)} differ from the sweep {self.name!r} that is to go on; "
-                "take the file as it was (sweep.yaml in its folder), or begin another sweep with --folder"
+                f"{self.sweep.path}: {', '.join(differing)} differ from the sweep {self.name!r} to resume; "
+                "use the original file (sweep.yaml in its folder), or start another sweep with --folder"
             )
 
     @property
     def optuna(self) -> OptunaStudy:
-        """A new view of the study: Optuna's own keeps the trials that it once saw."""
+        """A new view of the study, because Optuna's own caches trials."""
         import optuna
 
         return optuna.load_study(study_name=self.name, storage=self.storage, sampler=optuna.samplers.RandomSampler())
 
     @property
     def id(self) -> str:
-        """Eight letters and digits: W&B's group of its runs."""
+        """Eight letters and digits, used as the W&B group of its runs."""
         return str(self._facts["id"])
 
     @property
     def seed(self) -> int:
-        """What the points are drawn from."""
+        """The seed of the points."""
         return int(self._facts["seed"])
 
     # --- points
 
     def claim(self, limit: int | None, owner: str, worker: str) -> TrialClaim | None:
-        """Takes the next open point, or returns ``None`` where all points below ``limit`` are taken.
+        """Claims the next open point, or returns ``None`` if all points below ``limit`` are claimed.
 
         Args:
-            limit: How many points the sweep has; ``None`` for no limit.
+            limit: Number of points of the sweep; ``None`` for no limit.
             owner: This supervisor's name.
             worker: The worker that will run it, for the table.
         """
@@ -167,7 +167,7 @@ class Study:
             for point, same in by_point.items():
                 first = next((trial for trial in same if not _interrupted(trial)), None)
                 if first is None or first.state != TrialState.WAITING or (limit is not None and point >= limit):
-                    continue  # of two waiting ones, made by two supervisors at once, the later is never claimed
+                    continue  # of two waiting trials, made simultaneously by two supervisors, the later is not claimed
                 if self._take(first) and (claim := self._begin(first, same, owner, worker)) is not None:
                     return claim
             point = self._open_point(by_point)
@@ -185,7 +185,7 @@ class Study:
             return False
 
     def _open_point(self, by_point: Mapping[int, Sequence[FrozenTrial]]) -> int:
-        """The first point that has no trial but interrupted ones."""
+        """Returns the first point that has only interrupted trials or none."""
         lost = [point for point, same in by_point.items() if all(_interrupted(trial) for trial in same)]
         return min(lost, default=max(by_point, default=-1) + 1)
 
@@ -196,12 +196,12 @@ class Study:
         self.optuna.add_trial(create_trial(state=TrialState.WAITING, user_attrs={"point": point}, system_attrs=system))
 
     def _begin(self, trial: FrozenTrial, same: Sequence[FrozenTrial], owner: str, worker: str) -> TrialClaim | None:
-        """Names the owner and draws the values; ``None`` if others have given this supervisor up meanwhile."""
+        """Sets the owner and draws the values; ``None`` if others have declared this supervisor dead meanwhile."""
         from optuna.exceptions import UpdateFinishedTrialError
 
         lost = [one for one in same if _interrupted(one)]
         try:
-            # named at once: a claimed trial without an owner could not be taken back for a while
+            # set immediately: a claimed trial without an owner cannot be reclaimed for a while
             self._set(trial, "owner", owner)
             values = self._draw(trial, lost)
             self._set(trial, "start", {"values": values, "worker": worker})
@@ -214,7 +214,7 @@ class Study:
         import optuna
 
         space = self._space()
-        # drawn again, a point of bayes could be another one
+        # drawn again, a point of bayes could differ
         if (fixed := next((one.params for one in reversed(lost) if len(one.params) == len(space)), None)) is not None:
             self.storage.set_trial_system_attr(trial._trial_id, "fixed_params", fixed)
         sampler = self._sampler(int(trial.user_attrs["point"]))
@@ -225,7 +225,7 @@ class Study:
         return self._values(asked.params)
 
     def _sampler(self, point: int) -> BaseSampler:
-        """A sampler of this point alone, so that it does not matter which process draws it, or in which order."""
+        """Returns a sampler for this point only, so that the result does not depend on the process or the order."""
         import optuna
 
         digest = hashlib.sha256(f"{self.seed}:{point}".encode()).digest()
@@ -237,7 +237,7 @@ class Study:
         return optuna.samplers.RandomSampler(seed=seed)
 
     def _space(self) -> dict[str, BaseDistribution]:
-        """Label of each parameter that varies to its distribution; on a grid, over the places of its values."""
+        """Maps each varying parameter's label to its distribution; on a grid, over the indices of its values."""
         from optuna.distributions import CategoricalDistribution, IntDistribution
 
         space: dict[str, BaseDistribution] = {}
@@ -266,10 +266,11 @@ class Study:
     # --- how a trial goes and ends
 
     def report(self, claim: TrialClaim, iteration: int, value: float) -> list[float] | None:
-        """Notes the metric's value at a band of hyperband.
+        """Saves the metric's value at a band of hyperband.
 
         Returns:
-            The values of all points there, this one's too; ``None`` if another supervisor has taken the trial back.
+            The values of all points at this band, including this one's; ``None`` if another supervisor has reclaimed
+            the trial.
         """
         from optuna.exceptions import UpdateFinishedTrialError
 
@@ -278,12 +279,12 @@ class Study:
             self.storage.set_trial_intermediate_value(trial_id, iteration, value)
         except UpdateFinishedTrialError:
             return None
-        # once for each point: one that began anew after an interruption has come here twice
+        # once per point: one that was restarted after an interruption reaches the band twice
         trials = [trial for trial in self._frozen() if iteration in trial.intermediate_values]
         return list({t.user_attrs["point"]: t.intermediate_values[iteration] for t in trials}.values())
 
     def end(self, claim: TrialClaim, trial: Trial) -> bool:
-        """Writes down how a trial ended; returns whether nobody had done so before."""
+        """Saves how a trial ended; returns whether this was not saved before."""
         return self._end(self._frozen_at(claim.number), trial)
 
     def _end(self, frozen: FrozenTrial, trial: Trial) -> bool:
@@ -311,13 +312,13 @@ class Study:
             return False
 
     def reclaim(self, is_dead: Callable[[str], bool]) -> list[Trial]:
-        """Ends, as interrupted, the running trials of supervisors that are no more; their points are open again."""
+        """Ends the running trials of dead supervisors as interrupted; their points are open again."""
         from optuna.trial import TrialState
 
         taken = []
         for frozen in self._frozen((TrialState.RUNNING,)):
             owner = frozen.user_attrs.get("owner")
-            if owner is None:  # claimed a moment ago, or by one that was killed right then
+            if owner is None:  # just claimed, or by a supervisor that was killed right then
                 since = self._unowned.setdefault(frozen.number, time.monotonic())
                 dead = time.monotonic() - since > UNOWNED_SECONDS
             else:
@@ -325,8 +326,8 @@ class Study:
             if not dead:
                 continue
             trial = self._view(frozen)
-            if "end" not in frozen.user_attrs:  # else it had ended, and only the state was not written
-                trial.state, trial.message = "interrupted", "its supervisor went away"
+            if "end" not in frozen.user_attrs:  # otherwise it had ended, and only the state was not written
+                trial.state, trial.message = "interrupted", "its supervisor ended"
             if self._end(frozen, trial):
                 taken.append(trial)
         return taken
@@ -334,21 +335,21 @@ class Study:
     # --- views
 
     def trials(self) -> dict[int, Trial]:
-        """Every trial that was ever begun, by its number in the storage, in order."""
+        """Returns every trial that was started, by its number in the storage, in order."""
         from optuna.trial import TrialState
 
         return {trial.number: self._view(trial) for trial in self._frozen() if trial.state != TrialState.WAITING}
 
     def hurry(self) -> None:
-        """Waits no more for a storage that does not answer."""
+        """Stops retrying a storage that does not answer."""
         cast("Patient", self.storage).hurry()
 
     def beat(self, owner: str, count: int) -> None:
-        """Shows the other supervisors that this one is alive."""
+        """Writes a heartbeat, which shows the other supervisors that this one is alive."""
         self.storage.set_study_user_attr(self._id, f"supervisor:{owner}", count)
 
     def beats(self) -> dict[str, int]:
-        """The last sign of life of every supervisor."""
+        """Returns the last heartbeat of every supervisor."""
         attributes = self.storage.get_study_user_attrs(self._id)
         prefix = "supervisor:"
         return {key.removeprefix(prefix): int(value) for key, value in attributes.items() if key.startswith(prefix)}

@@ -1,7 +1,7 @@
-"""The supervisor of a sweep on this machine: draws points, hands them to its workers, and writes down how each ended.
+"""The supervisor of a sweep on this machine: draws points, passes them to its workers, and saves how each ended.
 
-Only supervisors touch the storage. A worker that dies takes its own trial with it and no more; a supervisor that dies
-takes its workers with it, and its trials are taken back by the next one that looks.
+Only supervisors access the storage. If a worker dies, only its own trial fails; if a supervisor dies, its workers end
+too, and another supervisor reclaims its trials.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
 
 TICK_SECONDS = 0.25
 STOP_SECONDS = 45.0
-"""How long the workers may take to end after a first Ctrl-C; a training writes a resume point meanwhile."""
+"""Seconds that the workers may take to end after a first Ctrl-C; a training writes a resume point meanwhile."""
 REAP_SECONDS = 5.0
-"""How long what a dead worker started may live on: W&B's service writes down what it has."""
+"""Seconds that processes of a dead worker may continue; W&B's service writes its remaining data."""
 SAVE_SECONDS = 2.0
 LOOK_SECONDS = 5.0
-"""Between two looks at the trials of other supervisors."""
+"""Seconds between two reads of the other supervisors' trials."""
 FAILURES, FAILURE_SECONDS = 3, 60.0
-"""The sweep gives up if its first trials all fail, as W&B's agent does."""
+"""The sweep ends if this many first trials all fail, as with W&B's agent."""
 STARTS = 3
 OURS = ("run.root", "run.method", "run.name", "wandb.group")
-"""What the sweep sets itself in a training of ours."""
+"""Options that the sweep itself sets in a training of this framework."""
 
 
 @dataclass
 class Running:
-    """What a worker runs."""
+    """A worker's current trial."""
 
     claim: TrialClaim
     trial: Trial
@@ -81,10 +81,10 @@ class Supervisor:
     Args:
         sweep: The sweep file.
         study: Its trials.
-        folder: Where everything goes.
-        workers: How many trials run at once.
-        limit: How many points the sweep has in all; ``None`` for no limit.
-        table: What the terminal shows.
+        folder: The sweep's folder.
+        workers: Number of trials that run in parallel.
+        limit: Total number of points of the sweep; ``None`` for no limit.
+        table: The table shown on the terminal.
     """
 
     def __init__(
@@ -113,7 +113,8 @@ class Supervisor:
         """Runs until no point is left; the exit code is 0, 1 if no trial has finished, or 130 and 143 for a signal.
 
         Raises:
-            UserError: it gave up, because workers ended before they began or the first trials all failed.
+            UserError: the sweep gave up, because workers ended before their trials started or the first trials all
+                failed.
         """
         self._peers.beat()
         self._look(force=True)
@@ -132,7 +133,7 @@ class Supervisor:
 
     @property
     def trials(self) -> list[Trial]:
-        """Every trial of the sweep that is known of, in the order of their attempts."""
+        """Every known trial of the sweep, in the order of their attempts."""
         if self._ordered is None:
             self._ordered = [self._trials[number] for number in sorted(self._trials)]
         return self._ordered
@@ -140,7 +141,7 @@ class Supervisor:
     # --- one turn
 
     def _step(self) -> bool:
-        """One turn of the loop; returns whether there is more to do."""
+        """Performs one iteration of the loop; returns whether there is more to do."""
         self._peers.beat()
         self._look()
         stopping = bool(self._signal or self._given_up or self._target_reached())
@@ -159,13 +160,13 @@ class Supervisor:
             return True
         if stopping:
             return False
-        # the trials of other supervisors may come back, if their supervisors die
+        # trials of other supervisors may have to be repeated, if their supervisors die
         if not self._exhausted or self._others():
             self._certain = False
             return True
         if self._certain:
             return False
-        self._look(force=True)  # what was seen last may be seconds old
+        self._look(force=True)  # the last view may be seconds old
         self._certain, self._exhausted = True, False
         return True
 
@@ -174,7 +175,7 @@ class Supervisor:
         return [t for number, t in self._trials.items() if t.state == "running" and number not in mine]
 
     def _look(self, force: bool = False) -> None:
-        """Takes back the trials of dead supervisors, and reads what the others did."""
+        """Reclaims the trials of dead supervisors, and reads the others' trials."""
         now = time.monotonic()
         if not force and now - self._looked < LOOK_SECONDS:
             return
@@ -185,7 +186,7 @@ class Supervisor:
         for number, trial in self.study.trials().items():
             if number not in mine:
                 self._trials[number] = trial
-            elif trial.state != "running":  # this supervisor was given up, and the point is another one's
+            elif trial.state != "running":  # others declared this supervisor dead and claimed the point
                 mine[number].process.kill()
         self._ordered = None
 
@@ -239,7 +240,7 @@ class Supervisor:
         if arguments is not None:
             arguments = [*arguments, *self._own_settings(name)]
             if arguments[0] == "fit" and (folder / "checkpoints" / "last.ckpt").is_file():
-                arguments.append(f"--ckpt_path={folder}")  # an interrupted training goes on where it was
+                arguments.append(f"--ckpt_path={folder}")  # resumes an interrupted training
         else:
             environment = self._program_environment(name, folder)
         return Job(argv, arguments, name, str(folder), str(log), vars(watch), environment, values)
@@ -290,7 +291,7 @@ class Supervisor:
                 # -P: a folder of the same name as a package of ours must not hide it
                 [sys.executable, "-P", "-m", "framework", COMMAND, str(write)],
                 stdin=subprocess.PIPE, stdout=file, stderr=file, pass_fds=(write,), env=environment,
-                start_new_session=True,  # the terminal's Ctrl-C is the supervisor's to pass on
+                start_new_session=True,  # the supervisor passes on the terminal's Ctrl-C
             )  # fmt: skip
         os.close(write)
         os.set_blocking(read, False)
@@ -344,20 +345,20 @@ class Supervisor:
 
     def _tell(self, worker: Worker, line: bytes) -> None:
         assert worker.process.stdin is not None
-        with suppress(OSError):  # it has died; the end of its pipe will tell
+        with suppress(OSError):  # it has died; its closed pipe is handled later
             worker.process.stdin.write(line)
             worker.process.stdin.flush()
 
     def _bury(self) -> None:
-        """Finds dead workers whose pipe a process that they had forked holds open."""
+        """Finds dead workers whose pipe is still held open by a process that they forked."""
         for worker in list(self._workers.values()):
             if worker.process.poll() is not None:
-                self._hear(worker)  # its last words
+                self._hear(worker)  # its remaining messages
                 if self._workers.get(worker.number) is worker:
                     self._lost(worker)
 
     def _lost(self, worker: Worker) -> None:
-        """A worker has died."""
+        """Handles a worker that has died."""
         running, worker.running = worker.running, None
         self._remove(worker)
         try:
@@ -375,11 +376,11 @@ class Supervisor:
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
         if running.trial.log is None or not Path(running.trial.log).exists():
             running.trial.log = str(worker.log)
-        if not running.begun:  # the trial is not to blame
-            self._end(running.claim, running.trial, "interrupted", f"the worker {how} before the trial began")
+        if not running.begun:  # not the trial's fault
+            self._end(running.claim, running.trial, "interrupted", f"the worker {how} before the trial started")
             self._starts_lost += 1
             if self._starts_lost >= STARTS:
-                self._given_up = f"the workers end before they begin; see {worker.log}"
+                self._given_up = f"the workers end before they start a trial; see {worker.log}"
             return
         self._end(running.claim, running.trial, "failed", f"the worker {how}{hint}")
 
@@ -393,7 +394,7 @@ class Supervisor:
         self._dying.append(_Dying(worker.process))
 
     def _reap(self, wait: bool = False) -> None:
-        """Kills what dead workers left running, after a while."""
+        """Kills processes that dead workers left running, after a while."""
         while self._dying:
             one = self._dying[0]
             if not wait and time.monotonic() - one.since < REAP_SECONDS:
@@ -409,7 +410,7 @@ class Supervisor:
 
     def _end(self, claim: TrialClaim, trial: Trial, state: str, message: str) -> None:
         trial.state, trial.message = state, next((line for line in message.splitlines() if line.strip()), "")
-        if not self.study.end(claim, trial):  # another supervisor took it back, or it is written down already
+        if not self.study.end(claim, trial):  # another supervisor reclaimed it, or it is saved already
             self._look(force=True)
             trial = self._trials[claim.number]
         self._dirty = True
@@ -417,8 +418,8 @@ class Supervisor:
         failed = self._ended == ["failed"] * FAILURES and time.monotonic() - self._began < FAILURE_SECONDS
         if failed and os.environ.get("WANDB_AGENT_DISABLE_FLAPPING", "").lower() != "true":
             self._given_up = (
-                f"the first {FAILURES} trials all failed, so the sweep ends (WANDB_AGENT_DISABLE_FLAPPING=true lets it "
-                f"go on): {trial.message}; see {trial.log}"
+                f"the first {FAILURES} trials all failed, so the sweep ends (WANDB_AGENT_DISABLE_FLAPPING=true makes "
+                f"it continue): {trial.message}; see {trial.log}"
             )
         if self.table is not None:
             self.table.finished(trial)
@@ -451,12 +452,12 @@ class Supervisor:
                 signal.signal(signum, handler)
 
     def _stop_workers(self) -> None:
-        """Tells busy workers to end; kills them when time is up."""
+        """Sends busy workers the signal to end; kills them after a grace period."""
         now = time.monotonic()
         first = not self._since_signal
         self._since_signal = self._since_signal or now
         if first and self._signal and self.table is not None:  # not in the handler: it may have interrupted a print
-            self.table.say("ending: running trials write a resume point; once more ends them at once")
+            self.table.say("ending: running trials write a resume point; press Ctrl-C again to end them immediately")
         for worker in self._workers.values():
             if first and worker.running is not None:
                 worker.process.terminate()
@@ -465,7 +466,7 @@ class Supervisor:
 
     def _close(self) -> None:
         for worker in list(self._workers.values()):
-            if worker.running is not None:  # an error of our own
+            if worker.running is not None:  # after an error of the supervisor itself
                 worker.process.kill()
             self._remove(worker)
         self._reap(wait=True)
@@ -473,7 +474,7 @@ class Supervisor:
 
 
 def default_workers() -> int:
-    """One for each GPU, and one without a GPU."""
+    """Returns the default number of workers: one per GPU, and one without a GPU."""
     return max(1, len(_gpus()))
 
 
@@ -485,7 +486,7 @@ def _cores() -> int:
 
 
 def _gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; found without importing torch."""
+    """Returns the GPUs that this process may use, as in CUDA_VISIBLE_DEVICES, without importing torch."""
     if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name.strip() for name in given.split(",") if name.strip()]
     try:

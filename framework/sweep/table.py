@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a live table on a terminal, a line per trial elsewhere."""
+"""Shows a running sweep: a live table on a terminal, otherwise a line per trial."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from framework.sweep.spec import Sweep
 
 REFRESH_SECONDS = 0.25
-"""Least time between two drawings."""
+"""Minimum seconds between two redraws."""
 FAILURES = 3
-"""How many of the last failures are shown."""
+"""Number of most recent failures shown."""
 VALUE_WIDTH = 16
 DONE = ("finished", "stopped", "failed")
 
 
 class SweepTable:
-    """The table of one sweep; a context, within which it is on the screen.
+    """The table of one sweep; a context manager, within which the table is shown.
 
     Args:
         sweep: The sweep.
-        folder: The sweep's folder, to be shown.
-        total: How many points it has; ``None`` without a limit.
-        workers: How many trials run at once.
-        console: Where it goes; standard output by default.
+        folder: The sweep's folder, shown in the title.
+        total: Number of points; ``None`` without a limit.
+        workers: Number of trials that run in parallel.
+        console: The output; standard output by default.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class SweepTable:
         self.console = console or Console()
         self._labels = short_labels([p.label for p in sweep.parameters if not p.is_constant])
         self._trials: Sequence[Trial] = ()
-        self._begun: dict[int, float] = {}  # point of each running trial to when it began
+        self._begun: dict[int, float] = {}  # maps each running trial's point to its start time
         self._drawn = -REFRESH_SECONDS
         self._said: list[str] = []
         self._live: Any = None
@@ -76,11 +76,11 @@ class SweepTable:
             self._live = None
 
     def update(self, trials: Sequence[Trial], *, force: bool = False) -> None:
-        """Shows the state of things, if it is time; costs nothing between two drawings.
+        """Redraws the table if it is due; returns immediately otherwise.
 
         Args:
             trials: All trials of the sweep, in the order of their attempts.
-            force: Draw now.
+            force: Whether to redraw now.
         """
         self._trials = trials
         self._speak()
@@ -90,7 +90,7 @@ class SweepTable:
             self._live.update(self._draw(), refresh=True)
 
     def say(self, line: str) -> None:
-        """Prints a line, above the table, at the next update; does nothing that a signal handler must not do."""
+        """Prints a line above the table at the next update; safe to call in a signal handler."""
         self._said.append(line)
 
     def _speak(self) -> None:
@@ -98,7 +98,7 @@ class SweepTable:
             self._print(self._said.pop(0))
 
     def finished(self, trial: Trial) -> None:
-        """Says how a trial ended, where it is not a terminal; the list last given to :meth:`update` may lack it."""
+        """Prints how a trial ended, if the output is not a terminal; it may be missing in the last :meth:`update`."""
         if self._terminal:
             return
         trials = last_attempts([*self._trials, trial])
@@ -115,7 +115,7 @@ class SweepTable:
         self._print("  ".join(filter(None, [*parts, self._values(trial)])))
 
     def summary(self, trials: Sequence[Trial]) -> None:
-        """Says in one line how it all ended."""
+        """Returns the sweep's result in one line."""
         last = last_attempts(trials)
         counts = Counter(trial.state for trial in last)
         states = [f"{counts[state]} {state}" for state in (*DONE, "interrupted", "running") if counts[state]]
@@ -176,7 +176,7 @@ class SweepTable:
         counts = Counter(trial.state for trial in last)
         text = Text()
         for state, style in (("finished", "green"), ("stopped", "yellow"), ("failed", "red")):
-            if counts[state]:  # with those that are none, the line is too long for 80 columns
+            if counts[state]:  # with zeros the line would be too long for 80 columns
                 text.append(f"{counts[state]} {state}", style=style).append(", ")
         text.append(f"{running} running")
         if self.total is not None:
@@ -186,7 +186,7 @@ class SweepTable:
         return text
 
     def _left(self, last: Sequence[Trial], waiting: int, now: float) -> str:
-        """From the mean time of the trials that are done."""
+        """Estimates the time left from the mean time of finished trials."""
         seconds = [trial.seconds for trial in last if trial.state in DONE]
         if not seconds:
             return "unknown"

@@ -1,4 +1,4 @@
-"""What is known of one trial, in a form that tables, figures and files read."""
+"""The data of one trial, as used by tables, figures and files."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ class Trial:
     """One trial of a sweep.
 
     Attributes:
-        point: Its place in the sweep, from 0; a trial that repeats an interrupted one has the same.
-        state: ``running``; ``finished``; ``stopped`` early by hyperband; ``failed``; ``interrupted`` by the end of its
-            supervisor (and repeated when the sweep goes on).
-        values: Label of each parameter (:attr:`~framework.sweep.spec.Parameter.label`) to the value that it had.
-        count: How many finite values of the metric were logged; 0 where that is not known any more.
+        point: Its index in the sweep, from 0; a trial that repeats an interrupted one has the same index.
+        state: ``running``; ``finished``; ``stopped`` early by hyperband; ``failed``; ``interrupted`` because its
+            supervisor ended (and repeated when the sweep is resumed).
+        values: Maps the label of each parameter (:attr:`~framework.sweep.spec.Parameter.label`) to its value.
+        count: Number of finite values of the metric that were logged; 0 if not known.
         last: The last of them.
-        value: The best of them, which is the trial's value in all that is shown and written, and in the search, as in
-            W&B's; ``None`` without one.
-        seconds: How long it ran.
+        value: The best of them, which is the trial's value in tables, files and the search, as in W&B; ``None`` without
+            one.
+        seconds: Its duration in seconds.
         folder: Its run folder, if it has one.
         message: Why it failed, one line.
         worker: Which worker ran it, for the table: ``host:number``.
-        log: File with what it printed.
+        log: File with its output.
     """
 
     point: int

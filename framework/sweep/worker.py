@@ -1,7 +1,7 @@
-"""A process that runs one trial after another and imports once.
+"""A process that runs one trial after another and imports libraries only once.
 
-It reads jobs from its standard input and answers on a pipe of its own, a line of JSON each. What a trial prints goes to
-the trial's log. When the supervisor goes away, the end of standard input ends the worker at once, whatever it does.
+It reads jobs from its standard input and answers on a separate pipe, a line of JSON each. A trial's output goes to the
+trial's log. When the supervisor ends, standard input is closed and the worker ends immediately.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """``_worker FD``: serves until standard input ends."""
+    """Runs ``_worker FD``: runs jobs until standard input is closed."""
     channel = Channel(int(arguments[0]))
     warm = False
     while True:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
             channel.send({"kind": "importing"})
             _import(job.arguments)
             gc.collect()
-            gc.freeze()  # half a million objects of the libraries, which each later collection would look through
+            gc.freeze()  # half a million objects of the libraries, which every later collection would scan
             channel.send({"kind": "imported"})
         end = _run(job, channel)
         channel.send({"kind": "end", **end})
@@ -48,20 +48,20 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _import(arguments: Sequence[str]) -> None:
-    """What every training needs, and the classes of the first one; a trial's time begins after it."""
+    """Imports what every training needs and the first job's classes, before the first trial's time starts."""
     import matplotlib.figure  # noqa: F401
     import wandb  # noqa: F401
 
     from framework.config.compose import read_command_line
     from framework.runs.preparing import prepare
 
-    with suppress(Exception):  # the trial itself will tell
+    with suppress(Exception):  # the trial itself will report it
         prepare(read_command_line(arguments[1:]), arguments[0])
 
 
 @contextmanager
 def _printing_to(path: str) -> Iterator[None]:
-    """Sends the process's output to a file, native code's too."""
+    """Redirects the process's output to a file, including native code's."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -122,7 +122,7 @@ def _train(job: Job, heard: TrialReport) -> None:
     subcommand, *arguments = job.arguments
     with _as_it_was():
         _fresh_randomness()
-        # a strategy that launches processes starts what this one seems to be
+        # a strategy that launches processes runs this process's command line
         sys.argv[1:] = [subcommand, *arguments]
         report.activate(heard)
         try:
@@ -134,7 +134,7 @@ def _train(job: Job, heard: TrialReport) -> None:
 
 
 def _fresh_randomness() -> None:
-    """A trial that sets no seed must not depend on the one before it."""
+    """Seeds the generators at random, so that a trial without a seed does not depend on the one before it."""
     import numpy as np
     import torch
 
@@ -145,7 +145,7 @@ def _fresh_randomness() -> None:
 
 @contextmanager
 def _as_it_was() -> Iterator[None]:
-    """Puts back what a training may change for the whole process."""
+    """Restores the process-wide state that a training may change."""
     import torch
 
     environment, argv, folder = dict(os.environ), list(sys.argv), os.getcwd()
@@ -177,7 +177,7 @@ def _as_it_was() -> Iterator[None]:
 
 
 def _clean(failed: bool) -> bool:
-    """Frees what the trial held; returns whether the process is fit for no other one."""
+    """Frees the trial's memory; returns whether the process cannot run another trial."""
     import torch
 
     gc.collect()
@@ -185,4 +185,4 @@ def _clean(failed: bool) -> bool:
     if used_gpu:
         torch.cuda.empty_cache()
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return distributed or (failed and used_gpu)  # a process group cannot be made twice; a GPU's error may stay
+    return distributed or (failed and used_gpu)  # a process group cannot be made twice; a GPU error may persist

@@ -1,14 +1,14 @@
-"""What a run leaves behind: the metrics log, W&B, predictions, provenance, and what the terminal shows."""
+"""The records of a run: the metrics log, W&B, predictions and provenance; and the progress bar."""
 
 from collections.abc import Iterable
 from typing import Any
 
 
 def close_loggers(loggers: Iterable[Any], exit_code: int = 0) -> None:
-    """Closes every logger that can be closed; to be called in a ``finally``.
+    """Closes every logger that can be closed; must be called in a ``finally``.
 
     Raises:
-        Exception: the first one of a logger that could not be closed, after all others are.
+        Exception: a logger could not be closed; the first error is raised, after all other loggers are closed.
     """
     failed: Exception | None = None
     for logger in loggers:

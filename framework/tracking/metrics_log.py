@@ -1,4 +1,4 @@
-"""The record of a run's metrics: an append-only file of JSON lines, and a table made from it."""
+"""The record of a run's metrics: an append-only file of JSON lines, and a CSV table made from it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from framework.files import cut_half_line, written
 FILE = "metrics.jsonl"
 TABLE = "metrics.csv"
 FLUSH_SECONDS = 1.0
-"""Rows reach the file after at most this long, if logging goes on (not the disk: see :meth:`MetricsLog.flush`)."""
+"""Rows are written to the file after at most this many seconds, if logging continues; for the disk see
+:meth:`MetricsLog.flush`."""
 
 
 def _writes() -> bool:
@@ -29,24 +30,24 @@ def _writes() -> bool:
 
 
 def _number(value: Any) -> Any:
-    """Not :func:`framework.plain.plain_data`: a row holds numbers, and anything else is an error."""
+    """Converts a value to a number; unlike :func:`framework.plain.plain_data` it raises for anything else."""
     return value.item() if hasattr(value, "item") else float(value)
 
 
 def _whole_lines(data: bytes) -> bytes:
-    """``data`` without a last line that was not written to its end."""
+    """Returns ``data`` without an incomplete last line."""
     return data[: data.rfind(b"\n") + 1]
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics log, in the order in which they were logged.
+    """Returns the rows of a run's metrics log, in the order in which they were logged.
 
     Args:
         folder: The run folder, or the ``metrics.jsonl`` in it.
 
     Returns:
-        One mapping a row, with ``step``, where known ``epoch``, and the values; none if there is no log. A last line
-        that a killed process left half-written is left out.
+        One mapping per row, with ``step``, ``epoch`` if known, and the values; empty if there is no log. An incomplete
+        last line, left by a killed process, is ignored.
 
     Raises:
         UserError: a line is not JSON.
@@ -77,17 +78,17 @@ def columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def series(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """The steps at which ``name`` was logged, and its values."""
+    """Returns the steps at which ``name`` was logged, and its values."""
     points = [(row["step"], row[name]) for row in rows if name in row]
     return [step for step, _ in points], [value for _, value in points]
 
 
 class MetricsLog(Logger):
-    """Writes ``metrics.jsonl`` into a folder: a line a call, keys sorted, floats with all their digits.
+    """Writes ``metrics.jsonl`` into a folder: one line per call, keys sorted, floats with all digits.
 
     NaN and infinities are written as ``NaN``, ``Infinity`` and ``-Infinity``, which Python's ``json`` reads back. Rows
-    are buffered; the resume point flushes them to the disk before each checkpoint, and cuts the file back to what the
-    checkpoint knows of when a run goes on. ``finalize`` writes the same as a wide ``metrics.csv``. Only rank 0 writes.
+    are buffered; the resume point flushes them to the disk before each checkpoint, and on a resume cuts the file to its
+    length at the checkpoint. ``finalize`` writes the same rows as a wide ``metrics.csv``. Only rank 0 writes.
 
     Args:
         folder: The run folder; made when the first row is written.
@@ -100,7 +101,7 @@ class MetricsLog(Logger):
         self._rows: list[str] = []
         self._file: BinaryIO | None = None
         self._flushed = time.monotonic()
-        self._lock = threading.Lock()  # a signal's timer flushes from a thread of its own
+        self._lock = threading.Lock()  # a signal's timer flushes from its own thread
         self._encode = json.JSONEncoder(sort_keys=True, default=_number).encode
 
     @property
@@ -137,14 +138,14 @@ class MetricsLog(Logger):
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             mode = "r+b" if self.path.exists() else "w+b"
-            # unbuffered: what a full disk did not take must not be tried again behind the next rows
+            # unbuffered: bytes that did not fit on a full disk must not be written after later rows
             file: Any = open(self.path, mode, buffering=0)  # noqa: SIM115 - kept open
             cut_half_line(file)
             self._file = file
         return self._file
 
     def _append(self, data: bytes) -> None:
-        """Writes all of ``data`` or, where that fails, nothing."""
+        """Writes all of ``data`` or, if that fails, nothing."""
         file = self._open()
         start = file.tell()
         left = memoryview(data)
@@ -158,17 +159,17 @@ class MetricsLog(Logger):
             raise
 
     def flush(self, sync: bool = False) -> int:
-        """Writes what is buffered.
+        """Writes the buffered rows.
 
         Args:
-            sync: Wait until the disk has it.
+            sync: Whether to wait until the file is on the disk.
 
         Returns:
             The length of the file, in bytes.
 
         Raises:
             UserError: the file cannot be written, for example because the disk is full; the rows stay in memory, and
-                no half of one in the file.
+                the file has no incomplete row.
         """
         if not _writes():
             return 0
@@ -186,10 +187,10 @@ class MetricsLog(Logger):
             return file.tell()
 
     def cut(self, length: int) -> None:
-        """Forgets all rows after the first ``length`` bytes: what a process logged after its last checkpoint.
+        """Removes all rows after the first ``length`` bytes, which were logged after the last checkpoint.
 
         Raises:
-            UserError: the file is shorter than that, so that rows which the checkpoint knows of are missing.
+            UserError: the file is shorter, so rows from before the checkpoint are missing.
         """
         if not _writes():
             return
@@ -206,17 +207,17 @@ class MetricsLog(Logger):
             file.seek(length)
 
     def rows_from(self, offset: int) -> list[dict[str, Any]]:
-        """The rows after the first ``offset`` bytes."""
+        """Returns the rows after the first ``offset`` bytes."""
         self.flush()
         data = self.path.read_bytes()
         return _parse(self.path, _whole_lines(data[offset:]))
 
     def rows_before(self, offset: int) -> int:
-        """How many rows the first ``offset`` bytes hold."""
+        """Returns the number of rows in the first ``offset`` bytes."""
         return self.path.read_bytes()[:offset].count(b"\n") if offset else 0
 
     def finalize(self, status: str) -> None:
-        """Flushes, and writes the table."""
+        """Flushes the log and writes the table."""
         if not _writes():
             return
         if self._file is None and not self._rows and (not self.path.exists() or (self.folder / TABLE).exists()):
@@ -225,7 +226,7 @@ class MetricsLog(Logger):
         write_table(self.folder)
 
     def close(self, exit_code: int = 0) -> None:
-        """Finalises and closes the file; a later row opens it again."""
+        """Finalizes and closes the file; a later row opens it again."""
         self.finalize("success" if exit_code == 0 else "failed")
         if self._file is not None:
             self._file.close()

@@ -1,4 +1,4 @@
-"""All predictions of a run in one file."""
+"""Writes all predictions of a run to one file."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from framework.data.loader import ExactLoader
 from framework.errors import UserError
 
 MAX_COLUMNS = 64
-"""A 2-D output up to this wide becomes columns of a table."""
+"""Largest width of a 2-D output that is written as columns of a table."""
 
 
 class PredictionWriter(Callback):
-    """Writes what ``predict_step`` returns, for all batches and ranks in the data set's order, to one file.
+    """Writes the outputs of ``predict_step`` of all batches and ranks, in the data set's order, to one file.
 
-    ``predict_step`` returns a mapping of names to tensors with a sample per row (a lone tensor counts as
-    ``prediction``). ``predictions.parquet`` has the columns ``index`` (the sample's place in the data set),
+    ``predict_step`` returns a mapping of names to tensors with a sample per row (a single tensor is named
+    ``prediction``). ``predictions.parquet`` has the columns ``index`` (the sample's index in the data set),
     ``dataloader`` if there are several, and one per name; a name of shape ``(B, K)`` gives ``name_0`` to ``name_K-1``.
-    If an output has more dimensions or more than 64 columns, the same goes to ``predictions.npz``, an array per name.
-    Predictions are not kept by the trainer.
+    If an output has more dimensions or more than 64 columns, the file is ``predictions.npz``, with an array per name.
+    The trainer does not keep predictions.
 
     Args:
-        folder: Where the file goes.
+        folder: Folder of the file.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -39,7 +39,7 @@ class PredictionWriter(Callback):
         self._seen: dict[int, int] = {}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins anew."""
+        """Discards earlier outputs."""
         self._rows, self._seen, self.path = [], {}, None
         trainer.predict_loop.return_predictions = False
 
@@ -52,7 +52,7 @@ class PredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Takes a batch's outputs.
+        """Stores a batch's outputs.
 
         Raises:
             UserError: they are not tensors with a sample per row.
@@ -86,7 +86,7 @@ class PredictionWriter(Callback):
         loader = None if combined is None else combined.flattened[dataloader_idx]
         if isinstance(loader, ExactLoader):
             return loader.share(*loader.ranks())[start : start + rows].numpy()
-        # any other loader is taken to go through the data in order, every rank taking its turn
+        # any other loader is assumed to yield the data in order, with the ranks alternating
         return np.arange(start, start + rows) * trainer.world_size + trainer.global_rank
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -101,7 +101,7 @@ class PredictionWriter(Callback):
             return
         names = list(rows[0])
         table = {name: np.concatenate([row[name] for row in rows]) for name in names}
-        # a sample that fills up a rank's last batch comes twice
+        # a sample that pads a rank's last batch occurs twice
         places = np.stack([table["dataloader"], table["index"]], axis=1)
         _, first = np.unique(places, axis=0, return_index=True)
         table = {name: value[first] for name, value in table.items()}
@@ -136,7 +136,7 @@ def write_predictions(folder: Path, table: Mapping[str, np.ndarray]) -> Path:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise UserError(f"{path}: the predictions cannot be written: {error.strerror or error}") from error
-    (folder / ("predictions.npz" if flat else "predictions.parquet")).unlink(missing_ok=True)  # of an earlier call
+    (folder / ("predictions.npz" if flat else "predictions.parquet")).unlink(missing_ok=True)  # by an earlier call
     return path
 
 

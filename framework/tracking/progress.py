@@ -1,4 +1,4 @@
-"""A progress bar that costs next to nothing, and whole lines where nobody watches."""
+"""A progress bar with very little overhead; it prints whole lines if the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ BAR = 20
 
 
 def count(number: float) -> str:
-    """A total, or ``?`` for an unlimited one."""
+    """Returns a total as text, or ``?`` if it is unlimited."""
     return str(int(number)) if number not in (float("inf"), -1) else "?"
 
 
 class Progress(ProgressBar):
     """Shows epoch, batch, speed and the metrics logged with ``prog_bar=True``.
 
-    On a terminal it redraws one line; elsewhere (a file, a pipe) it prints a line per validation and epoch. Lightning's
-    own bars redraw by the number of batches, which tiny steps feel; this one goes by the clock.
+    On a terminal it redraws one line; otherwise (a file, a pipe) it prints a line per validation and epoch. Lightning's
+    own bars redraw after a number of batches, which slows down short steps; this one redraws after a time.
 
     Args:
-        refresh_seconds: Least time between two drawings, in seconds.
-        line_seconds: Least time between two lines where it is not a terminal; the last one is always printed.
-        stream: Where it goes; standard output by default.
+        refresh_seconds: Minimum time between two redraws, in seconds.
+        line_seconds: Minimum time between two lines if the output is not a terminal; the last line is always printed.
+        stream: The output; standard output by default.
     """
 
     def __init__(self, refresh_seconds: float = 0.2, line_seconds: float = 1.0, stream: TextIO | None = None) -> None:
@@ -47,11 +47,11 @@ class Progress(ProgressBar):
         return self._enabled
 
     def disable(self) -> None:
-        """Shows nothing from now on; Lightning calls it on all ranks but the first."""
+        """Turns the bar off; Lightning calls it on all ranks but the first."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Shows something again."""
+        """Turns the bar on again."""
         self._enabled = True
 
     @property
@@ -66,7 +66,7 @@ class Progress(ProgressBar):
             return False
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """The metrics shown: those logged for it, without the logger's version."""
+        """Returns the metrics shown: those logged with ``prog_bar=True``, without the logger's version."""
         return dict(trainer.progress_bar_metrics)
 
     def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:
@@ -83,7 +83,7 @@ class Progress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Draws, if it is time."""
+        """Redraws the bar if it is due."""
         now = time.monotonic()
         if now - self._drawn < self.refresh_seconds or not self._enabled or not self._terminal:
             return
@@ -111,7 +111,7 @@ class Progress(ProgressBar):
         return "  ".join(f"{name} {float(value):.4g}" for name, value in metrics.items())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says how a validation within an epoch went; one at its end is said with the epoch."""
+        """Prints the result of a validation within an epoch; one at its end is printed with the epoch."""
         if (
             trainer.state.fn == "fit"
             and not trainer.sanity_checking
@@ -120,7 +120,7 @@ class Progress(ProgressBar):
             self._say(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says how an epoch went."""
+        """Prints the result of an epoch."""
         self._say(trainer, pl_module)
 
     def _say(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -166,7 +166,7 @@ class Progress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draws, if it is time."""
+        """Redraws the bar if it is due."""
         self._stage("validation", batch_idx + 1, trainer.num_val_batches)
 
     def on_test_batch_end(
@@ -178,7 +178,7 @@ class Progress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draws, if it is time."""
+        """Redraws the bar if it is due."""
         self._stage("test", batch_idx + 1, trainer.num_test_batches)
 
     def on_predict_batch_end(
@@ -190,19 +190,19 @@ class Progress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draws, if it is time."""
+        """Redraws the bar if it is due."""
         self._stage("predict", batch_idx + 1, trainer.num_predict_batches)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         self._clear()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         self._clear()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leaves the bar where it is, and the cursor below it."""
+        """Leaves the bar on the screen, and moves the cursor below it."""
         self._end()
 
     # the terminal

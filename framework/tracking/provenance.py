@@ -1,4 +1,4 @@
-"""Where a run's numbers come from: code, packages, machine, command, seed."""
+"""The provenance of a run's results: code, packages, machine, command, seed."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ GIT_SECONDS = 3.0
 
 
 def provenance(command: list[str], seed: int | None) -> dict[str, Any]:
-    """Collects what is needed to make a run again.
+    """Collects the information that is needed to repeat a run.
 
     Args:
-        command: The command line, as it was given.
+        command: The command line.
         seed: The run's seed.
 
     Returns:
         Plain data: ``command``, ``seed``, ``started`` (UTC, ISO 8601), ``host``, ``folder``, ``slurm`` (see
         :func:`slurm`), ``python``, ``platform``, ``hardware`` (``cpu``, ``cores``, ``ram_gib``, ``gpus``),
         ``packages``, and ``git`` and ``framework_git``: the states of the current folder's repository and of the
-        framework's own checkout, ``None`` where there is none.
+        framework's own checkout, ``None`` if there is none.
     """
     here, own = Path.cwd(), Path(__file__).resolve().parents[2]
     return {
@@ -55,11 +55,11 @@ def provenance(command: list[str], seed: int | None) -> dict[str, Any]:
 
 
 def slurm() -> dict[str, Any] | None:
-    """The job that SLURM runs this process in, ``None`` elsewhere.
+    """Returns the SLURM job of this process, ``None`` if there is none.
 
     Returns:
-        ``job`` (with the task of an array, as ``scontrol requeue`` takes it), ``step``, ``process``, and ``restarts``:
-        how often SLURM has begun the job anew.
+        ``job`` (with the task of an array, as ``scontrol requeue`` accepts it), ``step``, ``process``, and
+        ``restarts``: how often SLURM has restarted the job.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
@@ -77,7 +77,7 @@ def slurm() -> dict[str, Any] | None:
 def write(folder: str | Path, facts: Mapping[str, Any]) -> Path:
     """Writes ``provenance.json`` into ``folder`` and returns its path.
 
-    A resumed run keeps what its first process wrote; a list ``resumed`` in it gets the later ones.
+    A resumed run keeps its first process's record; those of later processes are added to the list ``resumed`` in it.
 
     Raises:
         UserError: it cannot be written.
@@ -94,7 +94,7 @@ def write(folder: str | Path, facts: Mapping[str, Any]) -> Path:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit, branch and whether anything differs from it, of the repository around ``folder``; ``None`` without."""
+    """Returns commit, branch and uncommitted changes of the repository around ``folder``; ``None`` without one."""
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
 
     def git(*words: str) -> str | None:
@@ -119,7 +119,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def packages() -> dict[str, str]:
-    """The versions of the packages that numbers may depend on, without importing them."""
+    """Returns the versions of the packages that results may depend on, without importing them."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -130,7 +130,7 @@ def packages() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """CPU, cores this process may use, memory in GiB, and the GPUs if torch is imported already."""
+    """Returns the CPU, the cores this process may use, memory in GiB, and the GPUs if torch is imported already."""
     gpus: list[str] = []
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""The trial's ears within a Trainer."""
+"""The callback and the logger that a sweep adds to a trial's Trainer."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from framework.tracking.trial_report import TrialReport, active
 
 
 class Stop(Callback):
-    """Ends training when the report says so, on all ranks at once."""
+    """Ends training on all ranks when the sweep stops the trial."""
 
     def __init__(self, report: TrialReport) -> None:
         self._report = report
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A training that goes on counts the values that were logged before."""
+        """On a resume, adds the values that were logged before."""
         if trainer.global_step:
             self._go_on(trainer)
-        if trainer.world_size == 1:  # which needs nobody's agreement
+        if trainer.world_size == 1:  # no other ranks have to agree
             self._report.on_stop = lambda: setattr(trainer, "should_stop", True)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """One that was killed after its last step goes on with nothing to do, and never starts."""
+        """Adds them also if nothing is left to train, as ``on_train_start`` is not called then."""
         if not self._report.history:
             self._go_on(trainer)
 
@@ -38,11 +38,11 @@ class Stop(Callback):
             self._report.go_on(row[name] for row in read_metrics(trainer.default_root_dir) if name in row)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Validation metrics have been logged by now."""
+        """Checks after the validation metrics have been logged."""
         self._agree(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """What is logged at the end of an epoch is logged after the callbacks of that end."""
+        """Checks at the next epoch's start: metrics of an epoch's end are logged after that hook of the callbacks."""
         self._agree(trainer)
 
     def _agree(self, trainer: pl.Trainer) -> None:
@@ -51,7 +51,7 @@ class Stop(Callback):
 
 
 class Values(Logger):
-    """Hands every logged value of the metric to the report."""
+    """Passes every logged value of the metric to the report."""
 
     def __init__(self, report: TrialReport) -> None:
         super().__init__()
@@ -69,20 +69,20 @@ class Values(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Takes a row."""
+        """Passes a row to the report."""
         self._report.add_row(metrics)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: the sweep knows them."""
+        """Does nothing: the sweep has them already."""
 
 
 def callbacks() -> list[Callback]:
-    """What the Trainer of a trial has on top."""
+    """Returns the additional callbacks of a trial's Trainer."""
     report = active()
     return [] if report is None else [Stop(report)]
 
 
 def loggers() -> list[Logger]:
-    """The loggers that the Trainer of a trial has on top."""
+    """Returns the additional loggers of a trial's Trainer."""
     report = active()
     return [] if report is None else [Values(report)]

@@ -1,7 +1,7 @@
-"""What a trial tells its sweep while it trains: each value of the metric, and whether it is to stop.
+"""Reports each value of a trial's metric to its sweep, and asks whether the trial has to stop.
 
-A worker sets the environment variable before it trains. The processes that a strategy launches inherit it, and take
-part in the decision to stop. Only the worker's own process, rank 0, has a channel to the supervisor.
+A worker sets the environment variable before it trains. The processes that a strategy launches inherit it, and stop
+together. Only the worker's own process, rank 0, has a channel to the supervisor.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 VARIABLE = "FRAMEWORK_TRIAL"
 SECONDS = 0.25
-"""Between two messages about values that decide nothing."""
+"""Seconds between two messages with values that hyperband does not use."""
 
 
 @dataclass
 class Watch:
-    """What is watched in a trial.
+    """What a trial reports.
 
     Attributes:
         metric: Name of the metric; ``None`` for a sweep without one.
-        maximize: Whether more of it is better.
+        maximize: Whether larger is better.
         bands: Numbers of values after which hyperband decides.
-        parameters: The trial's parameters, label to value, for W&B's config.
+        parameters: Maps the labels of the trial's parameters to values, for W&B's config.
     """
 
     metric: str | None = None
@@ -40,12 +40,12 @@ class Watch:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def text(self) -> str:
-        """For the environment."""
+        """Returns it as text, for the environment variable."""
         return json.dumps(asdict(self))
 
     @classmethod
     def read(cls, text: str) -> Watch:
-        """From the environment."""
+        """Reads it from the environment variable."""
         facts = json.loads(text)
         return cls(**{**facts, "bands": tuple(facts["bands"])})
 
@@ -54,9 +54,9 @@ class TrialReport:
     """The values of one trial's metric so far.
 
     Args:
-        watch: What is watched.
+        watch: What the trial reports.
         send: Sends a message to the supervisor; ``None`` in a process that has no channel.
-        ask: Sends a message and waits for the answer, whether to stop; needed where there are bands.
+        ask: Sends a message and returns the answer, whether to stop; needed if there are bands.
     """
 
     def __init__(
@@ -75,17 +75,17 @@ class TrialReport:
         self._bands = frozenset(watch.bands)
 
     def go_on(self, values: Iterable[Any]) -> None:
-        """Takes the values that were logged before training was interrupted."""
+        """Adds the values that were logged before training was interrupted."""
         self.history = [number for value in values if (number := _finite(value)) is not None]
 
     def add_row(self, row: Mapping[str, Any]) -> None:
-        """Takes what was logged at once, of which the metric may be a part."""
+        """Adds a logged row, which may contain the metric."""
         self.names.update(row)
         if self.watch.metric is not None and self.watch.metric in row:
             self.add(row[self.watch.metric])
 
     def add(self, value: Any) -> None:
-        """Takes a value as it was logged; what is no finite number does not count, as with W&B."""
+        """Adds a logged value; values that are not finite numbers are ignored, as in W&B."""
         number = _finite(value)
         if number is None:
             return
@@ -105,24 +105,24 @@ class TrialReport:
 
     @property
     def missing(self) -> str:
-        """What to say of a training that has ended without a value, with the names that it logged instead."""
+        """The message for a training that ended without a value, with the names that it logged."""
         metric = str(self.watch.metric)
         if metric in self.names:
             return f"{metric} was never logged as a finite number"
-        names = sorted(name for name in self.names if not name.startswith("_"))  # those are W&B's own
+        names = sorted(name for name in self.names if not name.startswith("_"))  # those are internal to W&B
         near = get_close_matches(metric, names, n=1, cutoff=0.7)
         if near:
             return f"{metric} was never logged; did you mean {near[0]}?"
         return f"{metric} was never logged; logged: {', '.join(names) or 'nothing'}"
 
     def message(self, kind: str) -> dict[str, Any]:
-        """How far the trial is."""
+        """Returns the message with the trial's progress."""
         last = self.history[-1] if self.history else None
         return {"kind": kind, "count": len(self.history), "last": last, "best": self.best}
 
 
 def best_value(values: Iterable[float], maximize: bool) -> float | None:
-    """The largest value, or the smallest; NaN and infinities are none, ``None`` without any."""
+    """Returns the largest or smallest finite value; ``None`` without one."""
     return (max if maximize else min)(filter(math.isfinite, values), default=None)
 
 
@@ -138,7 +138,7 @@ _active: TrialReport | None = None
 
 
 def activate(report: TrialReport | None) -> None:
-    """Makes ``report`` the one that the next training reports to; ``None`` for none."""
+    """Makes the next training report to ``report``; ``None`` for none."""
     global _active
     _active = report
     if report is None:
@@ -148,7 +148,7 @@ def activate(report: TrialReport | None) -> None:
 
 
 def active() -> TrialReport | None:
-    """The report of the trial that this process is part of, if it is one."""
+    """Returns the report of this process's trial, ``None`` if it is not part of one."""
     global _active
     if _active is None and (text := os.environ.get(VARIABLE)):
         _active = TrialReport(Watch.read(text))
@@ -156,6 +156,6 @@ def active() -> TrialReport | None:
 
 
 def parameters() -> dict[str, Any]:
-    """The parameters of the trial that this process is part of."""
+    """Returns the parameters of this process's trial."""
     report = active()
     return {} if report is None else report.watch.parameters

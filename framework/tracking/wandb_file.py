@@ -1,7 +1,7 @@
-"""Reads the file of a W&B offline run, of which W&B itself has no Python reader, also while it is being written.
+"""Reads the file of a W&B offline run, also while it is being written; W&B itself has no Python reader for it.
 
-``run-<id>.wandb`` is a log as LevelDB has it: a header of 7 bytes, then blocks of 32 KiB with records that are split
-where a block ends. Each part has a checksum, a length and a kind; a whole record is a protobuf message.
+``run-<id>.wandb`` is a log in LevelDB's format: a header of 7 bytes, then blocks of 32 KiB with records that are split
+at the end of a block. Each part has a checksum, a length and a kind; a complete record is a protobuf message.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 @dataclass
 class WandbFile:
-    """What an offline run's file says.
+    """The contents of an offline run's file.
 
     Attributes:
-        run_id: W&B's id; ``None`` where the writer was killed before it wrote it.
-        project: The project; empty texts, here and below, where none was given.
+        run_id: W&B's id; ``None`` if the writer was killed before it wrote it.
+        project: The project; here and below an empty text if none was given.
         entity: User or team.
         group: The group.
         name: The name shown.
         sweep_id: The sweep's id.
         tags: The tags.
-        config: Top-level names to values; a name with dots in it stays one name.
+        config: Maps top-level names to values; a name with dots stays one name.
         history: The logged rows, with W&B's own ``_step``, ``_timestamp`` and ``_runtime``; a logged mapping
             ``{"a": {"b": 1}}`` is the value ``a.b``.
-        summary: The last value of each name, or what was put there by hand.
+        summary: The last value of each name, or the value set by the user.
         exit_code: ``None`` if the run was never closed.
     """
 
@@ -55,10 +55,10 @@ class WandbFile:
 
 
 def read(path: str | Path) -> WandbFile:
-    """Everything in the file; of a killed writer's, everything up to the last whole record.
+    """Reads everything in the file, up to the last complete record if the writer was killed.
 
     Raises:
-        UserError: no such file, not such a file, or one that is damaged before its end.
+        UserError: there is no such file, it has another format, or it is damaged before its end.
     """
     log = _Log(Path(path))
     result = WandbFile()
@@ -88,9 +88,9 @@ def read(path: str | Path) -> WandbFile:
 
 
 class WandbTail:
-    """Follows the history in a file that another process writes; the file may not be there yet.
+    """Follows the history in a file that another process writes; the file may not exist yet.
 
-    A row is seen once W&B has written it to the file: see ``x_transaction_log_flush_interval`` in
+    A row is available when W&B has written it to the file: see ``x_transaction_log_flush_interval`` in
     :data:`framework.tracking.wandb_run.SETTINGS`, by default 15 s.
 
     Args:
@@ -101,10 +101,10 @@ class WandbTail:
         self._log = _Log(Path(path))
 
     def new_rows(self) -> list[dict[str, Any]]:
-        """History rows that were completed since the last call, as in :class:`WandbFile`.
+        """Returns the history rows that were completed since the last call, as in :class:`WandbFile`.
 
         Raises:
-            UserError: the file is damaged, or not such a file.
+            UserError: the file is damaged, or has another format.
         """
         try:
             payloads = self._log.new_payloads()
@@ -115,16 +115,16 @@ class WandbTail:
 
 
 class _Log:
-    """The records of one file, each handed out once."""
+    """The records of one file, each returned once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._offset = 0  # of the first record that was not complete when the file was last read
+        self._offset = 0  # of the first record that was incomplete at the last read
         self._size = 0
         self._rest = b""
 
     def new_payloads(self) -> list[bytes]:
-        """The records that were completed since the last call."""
+        """Returns the records that were completed since the last call."""
         if self.path.stat().st_size == self._size:
             return []
         with open(self.path, "rb") as file:
@@ -152,7 +152,7 @@ class _Log:
         return payloads
 
     def _part(self, data: bytes, place: int) -> tuple[int, bytes, int] | None:
-        """Kind, data and end of the part at ``place``; ``None`` if the file ends before it does."""
+        """Returns kind, data and end of the part at ``place``; ``None`` if it is incomplete."""
         left = BLOCK - (self._offset + place) % BLOCK
         if left < PART.size:
             place, left = place + left, BLOCK
@@ -161,7 +161,7 @@ class _Log:
             return None
         checksum, length, kind = PART.unpack_from(data, place)
         if kind == 0 and not data[place:].strip(b"\0"):
-            return None  # a file system may lengthen a file before it fills it
+            return None  # a file system may extend a file before its data is written
         if not WHOLE <= kind <= LAST or PART.size + length > left:
             raise self._damaged(place, "no record starts here")
         if start + length > len(data):
@@ -172,7 +172,7 @@ class _Log:
         return kind, payload, start + length
 
     def refuse_hidden_records(self) -> None:
-        """Raises if whole records follow what looked like the cut end: then a length is wrong, and nothing was cut."""
+        """Raises if complete records follow the apparent end of the file: then a length is wrong."""
         rest = self._rest
         for place in range(1, min(len(rest), BLOCK) - PART.size):
             if WHOLE <= rest[place + PART.size - 1] <= LAST:
@@ -185,7 +185,7 @@ class _Log:
         return UserError(f"{self.path}: damaged near byte {self._offset + place}: {why}")
 
     def parse(self, payload: bytes) -> Any:
-        """The protobuf message of a record."""
+        """Parses a record as a protobuf message."""
         from google.protobuf.message import DecodeError
         from wandb.proto import wandb_internal_pb2
 
@@ -197,7 +197,7 @@ class _Log:
         return record
 
     def values(self, items: Iterable[Any]) -> dict[str, Any]:
-        """Names and values of config, history or summary items."""
+        """Returns names and values of config, history or summary items."""
         try:
             return {_name(item): json.loads(item.value_json) for item in items}
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""Whether W&B can be online: decided without a prompt, and without importing W&B."""
+"""Decides whether W&B can be online, without a prompt and without importing W&B."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def choose_mode(mode: str, environment: Mapping[str, str] | None = None) -> tupl
         environment: Environment variables; this process's by default.
 
     Returns:
-        The mode, and why, as words that fit after "because".
+        The mode and the reason, worded to follow "because".
     """
     environment = os.environ if environment is None else environment
     why = "asked for"
@@ -42,7 +42,7 @@ def choose_mode(mode: str, environment: Mapping[str, str] | None = None) -> tupl
 
 
 def _settings(environment: Mapping[str, str]) -> tuple[str, bool]:
-    """The server's address, and whether W&B's settings files hold a key for it."""
+    """Returns the server's address, and whether W&B's settings files have a key for it."""
     settings = configparser.ConfigParser(interpolation=None)
     folder = Path(environment.get("WANDB_CONFIG_DIR") or _home(environment) / ".config" / "wandb")
     with contextlib.suppress(configparser.Error, OSError, UnicodeDecodeError):
@@ -56,7 +56,7 @@ def _home(environment: Mapping[str, str]) -> Path:
 
 
 def _login(environment: Mapping[str, str]) -> str | None:
-    """Where a login was found."""
+    """Returns where a login was found, ``None`` without one."""
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         if environment.get(name):
             return f"{name} is set"
@@ -74,9 +74,9 @@ def _login(environment: Mapping[str, str]) -> str | None:
 
 
 def unreachable(environment: Mapping[str, str] | None = None) -> str | None:
-    """Why no connection to the W&B server, or to the proxy on the way, can be made; ``None`` if one can.
+    """Returns why the W&B server, or the proxy, cannot be reached; ``None`` if it can.
 
-    Older versions of W&B try for minutes, whatever time they are given.
+    Older versions of W&B try for minutes, whatever timeout is set.
     """
     url, _ = _settings(os.environ if environment is None else environment)
     server = urlparse(url)

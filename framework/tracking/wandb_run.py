@@ -1,4 +1,4 @@
-"""W&B as a copy of the metrics log: online when logged in, offline otherwise, never in the way of the run."""
+"""Copies the metrics log to W&B: online when logged in, otherwise offline; a failure of W&B never stops the run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from framework.tracking.wandb_mode import Mode, choose_mode, unreachable
 
 STEP = "trainer/global_step"
 ONLINE_SECONDS = 30.0
-"""How long the server may take to answer at the start, before the run goes on offline."""
+"""Seconds that the server may take to answer at the start, before the run switches to offline."""
 SETTINGS: dict[str, Any] = {
-    # the file of an offline run is otherwise written every 15 s, which a killed process may not live to see
+    # otherwise the file of an offline run is written only every 15 s, too late if the process is killed
     "x_transaction_log_flush_interval": 1.0,
     "x_disable_stats": True,
     "x_disable_meta": True,
@@ -36,17 +36,17 @@ SETTINGS: dict[str, Any] = {
 
 @dataclass
 class WandbConfig:
-    """Whether and where W&B records the run.
+    """The ``wandb`` section: whether and where W&B records the run.
 
     Args:
         mode: ``auto`` is online when logged in and offline otherwise; ``online`` and ``offline`` ask for one of them
-            (online falls back to offline too); ``disabled`` records nothing. The environment's ``WANDB_MODE`` counts
-            for ``auto``.
+            (online falls back to offline too); ``disabled`` records nothing. ``WANDB_MODE`` in the environment applies
+            to ``auto``.
         project: The W&B project.
-        entity: The user or team it belongs to; the account's default by default.
+        entity: The user or team; by default the account's own default.
         group: Runs of one group are shown together, for example a sweep's.
-        tags: Words to find the run by.
-        notes: A longer remark.
+        tags: Tags of the run.
+        notes: A longer text about the run.
         job_type: The kind of run, within a group.
 
     Raises:
@@ -68,17 +68,17 @@ class WandbConfig:
 def make_wandb_logger(
     config: WandbConfig, run_folder: str | Path, run_id: str, name: str, hyperparameters: Mapping[str, Any]
 ) -> Logger | None:
-    """The logger of a run; W&B is imported and started when training begins, on rank 0 only.
+    """Makes the W&B logger of a run; W&B is imported and started when training starts, on rank 0 only.
 
     Args:
-        config: Whether and where to record.
-        run_folder: W&B's files go to ``wandb`` in it.
+        config: The ``wandb`` section.
+        run_folder: The run's folder; W&B's files are written to ``wandb`` in it.
         run_id: W&B's id of the run: the same one for all processes of a resumed run.
         name: The name shown.
         hyperparameters: The resolved config, plain data.
 
     Returns:
-        A logger, or ``None`` where W&B is disabled.
+        A logger, or ``None`` if W&B is disabled.
     """
     mode, why = choose_mode(config.mode)
     if mode == "disabled":
@@ -87,19 +87,19 @@ def make_wandb_logger(
 
 
 class WandbRun(WandbLogger):
-    """Lightning's W&B logger with rows that are kept at once, one run id over all processes, and an end in every case.
+    """Lightning's W&B logger, but rows are committed immediately, resumes keep the run id, and the run is always ended.
 
-    The W&B step of a row is its place in the metrics log, so that a resumed process numbers on; the plots' axis is the
-    trainer's global step. Made by :func:`make_wandb_logger`.
+    The W&B step of a row is its index in the metrics log, so that a resumed process continues the numbering; the plots'
+    x-axis is the trainer's global step. Made by :func:`make_wandb_logger`.
 
     Args:
-        config: Whether and where to record.
-        folder: Folder of the run; W&B's files go to ``wandb`` in it.
+        config: The ``wandb`` section.
+        folder: The run's folder; W&B's files are written to ``wandb`` in it.
         run_id: W&B's id of the run.
         name: The name shown.
         hyperparameters: The resolved config, plain data.
         mode: ``online`` or ``offline``.
-        why: Why that, for the line that tells where the files are.
+        why: The reason for the mode, for the printed line with the files' folder.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class WandbRun(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The W&B run; started when first asked for."""
+        """The W&B run; started at first use."""
         if self._experiment is None:
             self._experiment = self._start()
             self._rows = 0
@@ -132,7 +132,7 @@ class WandbRun(WandbLogger):
     def _start(self) -> Any:
         import wandb
 
-        # WandbLogger would make the folder's parents only; W&B warns and takes the temp folder if it is missing
+        # WandbLogger would make only the folder's parents; W&B warns and uses a temporary folder if it is missing
         Path(self._save_dir or ".").mkdir(parents=True, exist_ok=True)
         if self._mode == "online":
             try:
@@ -165,8 +165,8 @@ class WandbRun(WandbLogger):
         run = wandb.init(
             mode=mode,
             name=self._name,
-            **({} if os.environ.get("WANDB_SWEEP_ID") else own),  # an agent's sweep has decided on these
-            reinit="finish_previous",  # one left open would take this run's rows
+            **({} if os.environ.get("WANDB_SWEEP_ID") else own),  # under an agent the sweep sets these
+            reinit="finish_previous",  # an open run would receive this run's rows
             dir=self._save_dir,
             group=self._config.group,
             job_type=self._config.job_type,
@@ -184,13 +184,13 @@ class WandbRun(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Adds a row at ``step``; pictures and tables go with the next row, for they are in no metrics log."""
+        """Adds a row at ``step``; images and tables, which are not in the metrics log, are sent with the next row."""
         if self._paused or not metrics:
             return
         run = self.experiment
         payload = {**metrics, STEP: step} if step is not None else dict(metrics)
         row = all(isinstance(value, int | float) or hasattr(value, "item") for value in metrics.values())
-        # committed at once: W&B would keep it back until the next one comes, which a killed process never sends
+        # committed immediately: W&B would hold it until the next row, which a killed process never sends
         try:
             run.log(payload, step=self._rows, commit=row)
         except OSError as error:
@@ -198,7 +198,7 @@ class WandbRun(WandbLogger):
         self._rows += row
 
     def _lose(self, error: OSError) -> None:
-        """W&B's own process has died: the run goes on without it, and the next one starts another."""
+        """Handles the death of W&B's own process: the run continues without it, and the next run starts another."""
         import wandb
         from lightning.fabric.loggers.logger import _DummyExperiment
 
@@ -208,22 +208,22 @@ class WandbRun(WandbLogger):
             wandb.teardown()
 
     def pause(self) -> None:
-        """Drops rows until :meth:`resend`: what a resumed process logs before it is where the old one was."""
+        """Drops rows until :meth:`resend`: those that a resumed process logs before its state is restored."""
         self._paused = True
 
     @rank_zero_only
     def resend(self, rows: Iterable[Mapping[str, Any]] = (), before: int = 0) -> None:
-        """Sends rows of the metrics log again, with their numbers, and ends a pause.
+        """Sends rows of the metrics log again, with their step numbers, and ends a pause.
 
-        A killed process may not have written them. Their values are the same, so that it does no harm if it had.
+        A killed process may not have sent them; if it had, sending the same values again does no harm.
 
         Args:
-            rows: What :meth:`~framework.tracking.metrics_log.MetricsLog.rows_from` gives.
-            before: How many rows of the log came before them.
+            rows: The rows from :meth:`~framework.tracking.metrics_log.MetricsLog.rows_from`.
+            before: Number of rows of the log before them.
         """
         self._paused = False
         run = self.experiment
-        known = run.step if self._mode == "online" and run.resumed else 0  # the server has these
+        known = run.step if self._mode == "online" and run.resumed else 0  # number of rows that the server has
         self._rows = before
         for row in rows:
             if self._rows < known:
@@ -233,15 +233,15 @@ class WandbRun(WandbLogger):
         self._rows = max(self._rows, known)
 
     def finalize(self, status: str) -> None:
-        """Ends the run if it failed; one that succeeded stays open, because a test may follow, until :meth:`close`."""
+        """Ends the run if it failed; otherwise it stays open until :meth:`close`, because a test may follow."""
         if status != "success":
             self.close(1)
 
     @rank_zero_only
     def close(self, exit_code: int = 0) -> None:
-        """Ends the run with ``exit_code``; does nothing if it has ended or never begun. To be called in a ``finally``.
+        """Ends the run with ``exit_code``, if it was started and has not ended. Must be called in a ``finally``.
 
-        An error in ending it is printed, not raised.
+        An error while ending it is printed, not raised.
         """
         run, self._experiment = self._experiment, None
         if run is None:

@@ -35,8 +35,8 @@ def told(action) -> str:
 @pytest.mark.parametrize(
     ("action", "beginning"),
     [
-        (lambda: torch.empty(10**15), "out of memory: 4e+06 GB could not be had; "),
-        (lambda: np.empty(10**15), "out of memory: 7.11 PiB could not be had; "),
+        (lambda: torch.empty(10**15), "out of memory: 4e+06 GB could not be allocated; "),
+        (lambda: np.empty(10**15), "out of memory: 7.11 PiB could not be allocated; "),
         (lambda: [0] * 10**15, "out of memory; "),
         (lambda: torch.empty(2**40, 2**40), "out of memory: a size is too large for any machine ("),
         (lambda: torch.empty(10**30), "out of memory: a size is too large for any machine ("),
@@ -162,4 +162,4 @@ def test_the_folder_of_an_unknown_user_is_named():
     config = {"model": {"class_path": "M", "init_args": {"path": "~nobody_here/x"}}}
     error = RuntimeError("Could not determine home directory.")
     said = library_errors.explained(error, config)
-    assert said == "model.path: ~nobody_here/x begins with the folder of a user who is not known here"
+    assert said == "model.path: ~nobody_here/x starts with the folder of a user who is not known on this machine"

@@ -1,1 +1,1 @@
-"""What weights cost: their rate in bits, entropy coding, and 8-bit floats."""
+"""Compression of weights: their rate in bits, entropy coding, and 8-bit floats."""

@@ -1,17 +1,17 @@
-"""Entropy codes of whole numbers, such as quantised weights: exp-Golomb codes of frequency ranks, and rANS.
+"""Entropy codes of integers, such as quantised weights: exp-Golomb codes of frequency ranks, and rANS.
 
-Both are exact: what is decoded is what was encoded. Both work on many symbols at a time with numpy.
+Both are lossless. Both process many symbols at a time with numpy.
 
-- *Exp-Golomb* (the code that BackSlash's rate is measured in): the distinct numbers in the order of falling frequency
-  get the ranks r = 0, 1, …; r is written as ⌊log2(r + 1)⌋ zeros and then r + 1 in binary. Every 1,024 symbols the
-  position is stored, so that blocks are decoded side by side.
-- *rANS* (range variant of asymmetric numeral systems; J. Duda 2013, arXiv 1311.2540): comes within about a percent of
-  the empirical entropy. Lanes of 32-bit states side by side share one stream of 16-bit words; frequencies are rounded
-  to multiples of 2⁻¹⁶. Numbers too rare for that are escaped and stored as they are. Not `constriction`'s (0.5): of
-  10⁷ weights it encodes in a third of the time (0.08 s for 0.27 s), decodes in 1.4 to 2.2 times the time and saves
-  0.6%, but has nothing to install on Linux with ARM, and files that exist need the decoder below all the same.
+- *Exp-Golomb* (the code in which BackSlash's rate is measured): the distinct numbers in the order of decreasing
+  frequency get the ranks r = 0, 1, …; r is written as ⌊log2(r + 1)⌋ zeros and then r + 1 in binary. Every 1,024 symbols
+  the position is stored, so that blocks can be decoded in parallel.
+- *rANS* (range variant of asymmetric numeral systems; J. Duda 2013, arXiv 1311.2540): within about a percent of the
+  empirical entropy. Parallel lanes of 32-bit states share one stream of 16-bit words; frequencies are rounded to
+  multiples of 2⁻¹⁶. Numbers too rare for that are escaped and stored unchanged. `constriction` (0.5) is not used: for
+  10⁷ weights it encodes in a third of the time (0.08 s instead of 0.27 s), decodes in 1.4 to 2.2 times the time and
+  saves 0.6%, but it has no wheel for Linux with ARM, and existing files need the decoder below anyway.
 
-The table of distinct numbers is part of the code: gaps and frequencies in exp-Golomb codes.
+The code includes the table of distinct numbers: gaps and frequencies in exp-Golomb codes.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from framework.errors import UserError
 from framework.functional.compression.rate import by_frequency, exp_golomb_lengths
 
 BLOCK = 1024
-"""Symbols that one lane decodes, one after the other."""
+"""Number of symbols that one lane decodes sequentially."""
 
 _PIECE = 1 << 20
-_BITS = 16  # of a frequency
-_MOST = 1 << 14  # distinct numbers that have a frequency of their own
+_BITS = 16  # bits of a frequency
+_MOST = 1 << 14  # largest number of distinct numbers with their own frequency
 _FULL = np.uint64(64)
 
 
 class CodeError(UserError):
-    """What should be decoded is not a code of this kind."""
+    """Raised if the data to decode is not a code of this kind."""
 
 
 def write_exp_golomb(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Writes whole numbers from 0 to 2³¹ as one bit stream.
+    """Writes integers from 0 to 2³¹ as one bit stream.
 
     Args:
-        values: (n,).
+        values: Integers (n,).
 
     Returns:
         The stream as 64-bit words, the first bit the highest, and the number of bits of each block of 1,024 values.
@@ -72,12 +72,12 @@ def write_exp_golomb(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_exp_golomb(stream: np.ndarray, blocks: np.ndarray, count: int) -> np.ndarray:
-    """Reads what :func:`write_exp_golomb` wrote: int64 (count,).
+    """Decodes the stream of :func:`write_exp_golomb` to int64 (count,).
 
     Args:
         stream: 64-bit words.
-        blocks: Bits of each block of 1,024 values.
-        count: How many values.
+        blocks: Number of bits of each block of 1,024 values.
+        count: Number of values.
 
     Raises:
         CodeError: the stream ends too early, or its blocks do not fit.
@@ -91,7 +91,7 @@ def read_exp_golomb(stream: np.ndarray, blocks: np.ndarray, count: int) -> np.nd
     values = np.empty((len(blocks), BLOCK), np.int64)
     position = ends - blocks
     lanes = len(blocks)
-    rest = count - (lanes - 1) * BLOCK  # of the last lane, which ends first
+    rest = count - (lanes - 1) * BLOCK  # number of values in the last lane, which ends first
     for step in range(min(count, BLOCK)):
         if step == rest:
             lanes -= 1
@@ -102,7 +102,7 @@ def read_exp_golomb(stream: np.ndarray, blocks: np.ndarray, count: int) -> np.nd
         more = padded[word + 1] >> (np.uint64(63) - bit) >> np.uint64(1)
         window |= more
         _, exponents = np.frexp((window >> np.uint64(32)).astype(np.float64))
-        zeros = 32 - exponents.astype(np.int64)  # at most 31 in a sound code
+        zeros = 32 - exponents.astype(np.int64)  # at most 31 in a valid code
         width = 2 * zeros + 1
         values[:lanes, step] = (window >> (64 - np.minimum(width, 64)).astype(np.uint64)).astype(np.int64) - 1
         position = position + width
@@ -124,12 +124,12 @@ def _read(part: Any, count: int) -> np.ndarray:
 
 def _array(value: Any, kind: type | None = None) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.ndim != 1 or (kind is not None and value.dtype != kind):
-        raise CodeError("a part of a code has another type than it must have")
+        raise CodeError("a part of a code has the wrong type")
     return value
 
 
 def _table(levels: np.ndarray, frequencies: np.ndarray) -> dict[str, Any]:
-    """Distinct numbers, rising, with a number above 0 for each."""
+    """Returns distinct numbers in ascending order, with a number above 0 for each."""
     order = np.argsort(levels)
     rising = levels[order]
     gaps = np.diff(rising) - 1
@@ -151,7 +151,7 @@ def _read_table(part: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _lookup(levels: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """A table from number − lowest to a value; int32, or ``None``-like empty where the range is too wide."""
+    """Returns an int32 table from number − lowest to a value, empty if the range is too large."""
     low, span = int(levels.min()), int(levels.max()) - int(levels.min()) + 1
     if span > 1 << 26:
         return np.zeros(0, np.int32)
@@ -161,7 +161,7 @@ def _lookup(levels: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _indices(symbols: np.ndarray, levels: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """For each symbol the value that belongs to its level."""
+    """Returns for each symbol the value of its level."""
     found = _lookup(levels, values)
     if len(found):
         return found[symbols - np.int64(levels.min())]
@@ -173,11 +173,11 @@ def _indices(symbols: np.ndarray, levels: np.ndarray, values: np.ndarray) -> np.
 
 
 def encode_ranks(symbols: np.ndarray, levels: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
-    """Encodes whole numbers by the exp-Golomb codes of their frequency ranks.
+    """Encodes integers by the exp-Golomb codes of their frequency ranks.
 
     Args:
         symbols: (n,) int32.
-        levels: Its distinct numbers, as :func:`framework.functional.compression.rate.level_counts` gives them.
+        levels: The distinct numbers, from :func:`framework.functional.compression.rate.level_counts`.
         counts: How often each occurs.
     """
     if not len(symbols):
@@ -211,14 +211,14 @@ def decode_ranks(code: Any) -> np.ndarray:
 
 
 def _frequencies(counts: np.ndarray) -> np.ndarray:
-    """Shares of 2¹⁶ in proportion to ``counts``, each at least 1."""
+    """Returns shares of 2¹⁶ in proportion to ``counts``, each at least 1."""
     whole = 1 << _BITS
     shares = counts * (whole / counts.sum())
     found = np.maximum(1, np.floor(shares)).astype(np.int64)
     missing = whole - int(found.sum())
     if missing > 0:
         found[np.argsort(-(shares - found), kind="stable")[:missing]] += 1
-    while missing < 0:  # many rare ones were lifted to 1: taken from where a share costs least
+    while missing < 0:  # many rare ones were raised to 1: subtracted where a share costs least
         most = np.flatnonzero(found > 1)
         most = most[np.argsort((shares / found)[most], kind="stable")]
         taken = most[: max(1, min(-missing, len(most) // 8))]
@@ -228,11 +228,11 @@ def _frequencies(counts: np.ndarray) -> np.ndarray:
 
 
 def encode_rans(symbols: np.ndarray, levels: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
-    """Encodes whole numbers by rANS.
+    """Encodes integers by rANS.
 
     Args:
         symbols: (n,) int32.
-        levels: Its distinct numbers, as :func:`framework.functional.compression.rate.level_counts` gives them.
+        levels: The distinct numbers, from :func:`framework.functional.compression.rate.level_counts`.
         counts: How often each occurs.
     """
     n = len(symbols)
@@ -243,7 +243,7 @@ def encode_rans(symbols: np.ndarray, levels: np.ndarray, counts: np.ndarray) -> 
     rising = np.sort(kept)
     times = counts[np.searchsorted(levels, rising)].astype(np.float64)
     escaped = bool(len(rare))
-    if escaped:  # the last symbol stands for all of them
+    if escaped:  # the last symbol represents all of them
         times = np.append(times, n - times.sum())
     frequencies = _frequencies(times)
     starts = np.cumsum(frequencies) - frequencies

@@ -4,14 +4,14 @@ Paper: It Takes a Good Model to Train a Good Model: Generalized Gaussian Priors 
 arXiv 2506.00486, versions 1 to 3).
 
 1. All weights as one sample are rounded to levels of 2⁻¹³.
-2. M is the smallest positive level that at most ``adj_minnum`` weights have. Weights beyond ±M stay as they are.
+2. M is the smallest positive level that at most ``adj_minnum`` weights have. Weights beyond ±M are not changed.
 3. The shape ν, scale α and mean μ of the others are fitted (:mod:`framework.functional.generalized_gaussian`).
 4. Target: ν' = 0.8 ν, α' = 0.6 α.
-5. On the levels x from μ − M to μ + M the target gives each a share of the weights, exp(−(|x − μ|/α')^ν') normalised;
-   the shares are rounded down, and what is left over goes to the largest fractions, so that every weight gets a level.
-6. The weights, sorted, take the levels in order: the order of any two is kept, equal ones by their place.
+5. Each level x from μ − M to μ + M gets a share of the weights, exp(−(|x − μ|/α')^ν') normalised; the shares are
+   rounded down, and the remaining weights go to the largest fractions, so that every weight gets a level.
+6. The sorted weights get the levels in order: the order of any two is kept, of equal ones by their position.
 
-Where the paper's program rounds all shares down and so leaves some of the largest weights unchanged, this one does not.
+The paper's program rounds all shares down and so leaves some of the largest weights unchanged; this one does not.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from framework.settings import above, at_least
 MINNUM = 1000
 """The paper's ``adj_minnum``."""
 
-_PER_WEIGHT = 1e-6  # of a level's weights to all, where fewer than 1e9 weights make MINNUM too much
+_PER_WEIGHT = 1e-6  # share of all weights, used instead of MINNUM for fewer than 1e9 weights
 
 
 @dataclass(frozen=True)
 class Remapped:
-    """What a remapping did.
+    """The result of a remapping.
 
     Attributes:
-        count: Weights in all.
-        kept: Weights that were remapped.
+        count: Number of weights.
+        kept: Number of weights that were remapped.
         cutoff: M, in levels.
         shape: ν of the remapped weights before.
-        alpha: Their α, in the weights' unit.
-        mean: Their μ.
+        alpha: Their α before, in the weights' unit.
+        mean: Their μ before.
         target_shape: ν'.
         target_alpha: α'.
         std_before: √(Σw²/n) of the remapped weights.
-        std_after: The same after.
+        std_after: The same after the remapping.
     """
 
     count: int
@@ -63,7 +63,7 @@ class Remapped:
     std_after: float
 
     def text(self) -> str:
-        """In one line."""
+        """Returns the result in one line."""
         return (
             f"deep_shape: {self.kept:,} of {self.count:,} weights remapped (to level {self.cutoff}), shape "
             f"{self.shape:.2f} to {self.target_shape:.2f}, std {self.std_before:.3g} to {self.std_after:.3g}"
@@ -71,13 +71,13 @@ class Remapped:
 
 
 def check_settings(shape_scale: float, std_scale: float, adj_minnum: int | None, step: float) -> None:
-    """Refuses settings that mean nothing.
+    """Checks the settings.
 
     Args:
         shape_scale: ν'/ν.
         std_scale: α'/α.
-        adj_minnum: Most weights that the level M has; ``None`` for the default.
-        step: Between two levels.
+        adj_minnum: Largest number of weights on the level M; ``None`` for the default.
+        step: Distance between two levels.
 
     Raises:
         UserError: a scale is not a number above 0, or ``adj_minnum`` is below 0.
@@ -87,10 +87,10 @@ def check_settings(shape_scale: float, std_scale: float, adj_minnum: int | None,
 
 
 def shares(count: int, cutoff: int, centre: int, mean: float, alpha: float, shape: float) -> np.ndarray:
-    """How many of ``count`` weights each level from ``centre − cutoff`` to ``centre + cutoff`` gets: int64.
+    """Returns how many of ``count`` weights each level from ``centre − cutoff`` to ``centre + cutoff`` gets: int64.
 
     Args:
-        count: Weights.
+        count: Number of weights.
         cutoff: M.
         centre: The level nearest to the mean.
         mean: μ, in levels.
@@ -108,22 +108,22 @@ def shares(count: int, cutoff: int, centre: int, mean: float, alpha: float, shap
 
 
 def in_order(weights: Tensor, times: np.ndarray) -> Tensor:
-    """Which place of a list each weight gets when the sorted weights fill it in order: int64 of ``weights``' shape.
+    """Returns the list index that each weight gets when the sorted weights fill a list in order: int64 (n,).
 
-    The same as numbering a stable argsort, but only values are sorted, which is many times faster than sorting indices.
+    Equal to numbering a stable argsort, but only values are sorted, which is many times faster than sorting indices.
 
     Args:
         weights: (n,).
-        times: How many weights each place takes; they sum to n.
+        times: Number of weights for each index; they sum to n.
     """
     values = np.sort(weights.numpy())
     ends = np.cumsum(times)
     inner = ends[:-1][ends[:-1] < len(values)]
-    first = torch.from_numpy(values[inner])  # of the weights after each boundary
+    first = torch.from_numpy(values[inner])  # the weight after each boundary
     places = torch.bucketize(weights, first, right=True)
     if not len(inner):
         return places
-    # weights that equal the one after a boundary, and so may lie on both sides of it, are told apart by their position
+    # weights equal to the one after a boundary can be on both sides of it; they are distinguished by their position
     tied = torch.nonzero((first[(places - 1).clamp_(min=0)] == weights) & (places > 0)).view(-1)
     found = weights[tied].numpy()
     order = np.argsort(found, kind="stable")
@@ -147,10 +147,10 @@ def deep_shape_(
         model: A module, all floating parameters of which are one sample, each once; or tensors.
         shape_scale: ν' / ν.
         std_scale: α' / α.
-        adj_minnum: Weights of a level up to which it is the last; by default the paper's 1,000, or a
-            millionth of all weights where that is less: among fewer weights 1,000 on a level are not few, and most of
-            the distribution would lie beyond M.
-        step: Between two levels.
+        adj_minnum: Largest number of weights on the level M; by default the paper's 1,000, or a millionth of all
+            weights if that is less: with fewer weights 1,000 on a level are not few, and most of the distribution would
+            be beyond M.
+        step: Distance between two levels.
 
     Raises:
         UserError: a setting is not accepted, or a weight is not finite.
@@ -171,7 +171,7 @@ def deep_shape_(
     kept = weights[inside]
     fit, mean = gg.fit(kept), float(kept.double().mean())
     target_shape, target_alpha = shape_scale * fit.shape, std_scale * fit.alpha
-    if not fit.alpha > 0:  # all 0
+    if not fit.alpha > 0:  # all weights are 0
         return Remapped(total, 0, cutoff, fit.shape, fit.alpha, mean, target_shape, target_alpha, 0.0, 0.0)
     centre = round(mean / step)
     times = shares(len(kept), cutoff, centre, mean / step, target_alpha / step, target_shape)
@@ -191,7 +191,7 @@ def deep_shape_(
 
 
 def _cutoff(levels: np.ndarray, counts: np.ndarray, least: int) -> int:
-    """The smallest positive level that at most ``least`` weights have, levels that none has included."""
+    """Returns the smallest positive level with at most ``least`` weights, which may be 0."""
     positive = levels > 0
     many = levels[positive][counts[positive] > least]
     gaps = np.flatnonzero(many != np.arange(1, len(many) + 1))

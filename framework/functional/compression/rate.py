@@ -1,11 +1,12 @@
-"""Rate: how many bits a weight costs when it is rounded to a grid and coded by frequency.
+"""The rate: bits per weight when weights are rounded to a grid and coded by frequency.
 
 Paper: BackSlash: Rate Constrained Optimized Training of Large Language Models (Wu, Wen & Han, ICML 2025, arXiv
 2504.16968); It Takes a Good Model to Train a Good Model (Wu et al. 2025, arXiv 2506.00486).
 
-Weights are rounded to levels q = round(w / step), step 2⁻¹³ in the paper. The distinct levels, sorted by falling count,
-get the ranks r = 0, 1, …, and rank r the exp-Golomb code of 2 ⌊log2(r + 1)⌋ + 1 bits. The mean of these is the rate
-(``eg``); the empirical entropy is what no code of single levels can go below; ⌈log2 levels⌉ is a code of fixed length.
+Weights are rounded to levels q = round(w / step), step 2⁻¹³ in the paper. The distinct levels, sorted by decreasing
+count, get the ranks r = 0, 1, …, and rank r the exp-Golomb code of 2 ⌊log2(r + 1)⌋ + 1 bits. The mean of these is the
+rate (``eg``); the empirical entropy is a lower bound for every code of single levels; ⌈log2 levels⌉ is a code of fixed
+length.
 
 Only the counts are sorted, never the weights: 1e8 float32 weights take some seconds on one core.
 """
@@ -27,19 +28,19 @@ STEP = 2.0**-13
 """The paper's step between two levels."""
 
 _CHUNK = 1 << 20
-_DENSE = 1 << 24  # levels from lowest to highest up to which counts are kept for each, 128 MiB
+_DENSE = 1 << 24  # largest range of levels with a count for each, 128 MiB
 
 
 @dataclass(frozen=True)
 class BitRate:
-    """What some weights cost at one step.
+    """The bits per weight of some weights at one step.
 
     Attributes:
         eg: Mean bits of a weight in exp-Golomb codes of the levels' frequency ranks.
         entropy: Empirical entropy of the levels in bits.
         fixed: Bits of a code of fixed length.
         levels: Distinct levels that occur.
-        count: Weights.
+        count: Number of weights.
         sparsity: Share of weights that are rounded to 0.
     """
 
@@ -63,7 +64,7 @@ def _scaled(part: Tensor, step: float) -> Tensor:
 
 @torch.no_grad()
 def quantise(weights: Tensor, step: float = STEP) -> Tensor:
-    """Rounds to levels q = round(w / step), half to even: int32 of the shape of ``weights``, on its device.
+    """Rounds to levels q = round(w / step), half to even; returns int32 of the shape and on the device of ``weights``.
 
     Raises:
         UserError: a weight is NaN or infinite, or its level needs more than 32 bits.
@@ -88,7 +89,7 @@ def _check_range(low: Tensor, high: Tensor, step: float) -> None:
 
 @torch.no_grad()
 def level_counts(weights: Tensor | Iterable[Tensor], step: float = STEP) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct levels of some weights, rising, and how often each occurs; both int64.
+    """Returns the distinct levels of some weights in ascending order, and how often each occurs; both int64.
 
     Several tensors count as one. Memory: 8 bytes for each level between the lowest and the highest, at most 128 MiB;
     beyond that the distinct levels are sorted out piece by piece.
@@ -103,7 +104,7 @@ def level_counts(weights: Tensor | Iterable[Tensor], step: float = STEP) -> tupl
     ends = [torch.aminmax(tensor) for tensor in tensors]
     low = min(float(_scaled(least, step)) for least, _ in ends)
     high = max(float(_scaled(most, step)) for _, most in ends)
-    for least, most in ends:  # a NaN is lost by min and max, so each
+    for least, most in ends:  # min and max ignore NaN, so each is checked
         _check_range(_scaled(least, step), _scaled(most, step), step)
     first, span = int(low), int(high) - int(low) + 1
     if span > _DENSE:
@@ -133,18 +134,18 @@ def _merged(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
 
 
 def by_frequency(levels: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The levels in the order of their ranks: most frequent first; of equals the one nearer to 0, then the lower."""
+    """Sorts levels by rank: most frequent first; of equally frequent ones the one nearer to 0, then the lower."""
     return levels[np.lexsort((levels, np.abs(levels), -counts))]
 
 
 def exp_golomb_lengths(ranks: np.ndarray, order: int = 0) -> np.ndarray:
-    """Bits of the exp-Golomb code of each whole number from 0: 2 ⌊log2(r / 2^k + 1)⌋ + 1 + k, k the order."""
+    """Returns the bits of the exp-Golomb code of each integer from 0: 2 ⌊log2(r / 2^k + 1)⌋ + 1 + k, k the order."""
     _, exponents = np.frexp((np.asarray(ranks, np.int64) >> order) + 1.0)  # exact below 2⁵³
     return 2 * exponents.astype(np.int64) - 1 + order
 
 
 def rate_of_counts(counts: np.ndarray, order: int = 0, zeros: int = 0) -> BitRate:
-    """The rate of weights whose levels occur ``counts`` times each (in any order), ``zeros`` of them at 0.
+    """Returns the rate of weights whose levels occur ``counts`` times each (in any order), ``zeros`` of them at 0.
 
     Args:
         counts: Whole numbers (levels,); those of 0 do not count.
@@ -163,7 +164,7 @@ def rate_of_counts(counts: np.ndarray, order: int = 0, zeros: int = 0) -> BitRat
 
 
 def bits_per_weight(weights: Tensor | Iterable[Tensor], step: float = STEP, order: int = 0) -> BitRate:
-    """The rate of some weights as one sample.
+    """Returns the rate of some weights as one sample.
 
     Args:
         weights: A tensor, or several.
@@ -179,7 +180,7 @@ def bits_per_weight(weights: Tensor | Iterable[Tensor], step: float = STEP, orde
 
 @torch.no_grad()
 def sqnr(weights: Tensor | Iterable[Tensor], rounded: Tensor | Iterable[Tensor]) -> float:
-    """Signal-to-quantisation-noise ratio 10 log10(Σw² / Σ(w − q)²) in dB; infinite where nothing was changed."""
+    """Returns the signal-to-quantisation-noise ratio 10 log10(Σw² / Σ(w − q)²) in dB; infinite without changes."""
     signal = noise = 0.0
     pair = ([weights], [rounded]) if isinstance(weights, Tensor) else (weights, rounded)
     for w, q in zip(*pair, strict=True):

@@ -1,27 +1,27 @@
-"""RF8: weights in 8 bits, as a power of two and a second, smaller one.
+"""RF8: weights in 8 bits, as the sum of a power of two and a second, smaller one.
 
 Paper: It Takes a Good Model to Train a Good Model: Generalized Gaussian Priors for Optimized LLMs (Wu et al. 2025,
 arXiv 2506.00486, versions 1 to 3).
 
     e1 = round(log2 |w|),  a = sign(w) 2^e1,  r = w − a,  e2 = round(log2 |r|),  b = sign(r) 2^e2
-    q = a + b  where e1 − e2 ≤ 4,  else a;  0 for 0
+    q = a + b  if e1 − e2 ≤ 4,  else a;  0 for 0
 
-The rounding is of the logarithm, so that |r| / 2^e1 lies between −0.293 and 0.414. Reachable are therefore eight pairs:
+The logarithm is rounded, so that |r| / 2^e1 is between −0.293 and 0.414. Therefore eight pairs are possible:
 b above 0 with e1 − e2 = 1, 2, 3, 4, below 0 with 2, 3, 4, and none. In a binade [1, 2] these give
 
     1, 1.0625, 1.125, 1.25, 1.5, 1.75, 1.875, 2
 
-(1.5 in two ways, 1 + 0.5 and 2 − 0.5), so seven different values in each binade. A weight goes from one to the next
-where its mantissa passes 1 + 2^(−k−1/2) for k = 4, 3, 2, 1, then 2 − 2^(−k−1/2) for k = 1, 2, 3: integer comparisons
-with the bits of the float, no logarithm. The largest relative error is 10.8 %, at 1.3536 · 2^k.
+(1.5 in two ways, 1 + 0.5 and 2 − 0.5), so seven different values in each binade. The rounded value changes to the next
+one where the mantissa passes 1 + 2^(−k−1/2) for k = 4, 3, 2, 1, then 2 − 2^(−k−1/2) for k = 1, 2, 3: these are integer
+comparisons with the bits of the float, without a logarithm. The largest relative error is 10.8 %, at 1.3536 · 2^k.
 
-The layout of the eight bits is this project's own; the paper's could not be read. The top bit is the sign. The other
-seven count magnitudes in rising order, 0 being the number 0, and 127 the tensor's largest magnitude after rounding,
-whose place ``top`` (7 · exponent + level) is stored with the tensor. All 255 different codes are used. So 18 binades
-below the largest are exact; a weight below them goes to the smallest magnitude, or to 0 if it is below about half of
-it.
+The layout of the eight bits is this project's own; the paper's was not available. The top bit is the sign. The other
+seven number the magnitudes in ascending order: 0 is the number 0, and 127 the tensor's largest magnitude after
+rounding, whose index ``top`` (7 · exponent + level) is stored with the tensor. All 255 different codes are used. So 18
+binades below the largest are exact; a weight below them is rounded to the smallest magnitude, or to 0 if it is below
+about half of it.
 
-Encoding and decoding 1e8 float32 weights take a few times as long as copying them.
+Encoding and decoding 1e8 float32 weights takes a few times as long as copying them.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
-"""Types that weights may have, by the name that is stored."""
+"""Types of weights, by their stored name."""
 
 _CHUNK = 1 << 16
-_PAIRS = 1 << 20  # weights from which a table of pairs of codes pays
+_PAIRS = 1 << 20  # number of weights from which a table of pairs of codes is faster
 
 
 def thresholds(bits: int) -> list[int]:
-    """The mantissas of ``bits`` bits (the leading 1 not stored) from which on each next level begins, exactly."""
+    """Returns the exact mantissas of ``bits`` bits (the leading 1 not stored) at which each next level starts."""
     rising = [math.isqrt(1 << (2 * bits - 2 * k - 1)) + 1 for k in (4, 3, 2, 1)]
     return rising + [(1 << bits) - math.isqrt(1 << (2 * bits - 2 * k - 1)) for k in (1, 2, 3)]
 
@@ -62,7 +62,7 @@ class Encoded:
 
     Attributes:
         codes: uint8, of the tensor's shape.
-        top: Place of the magnitude of code 127: 7 · exponent + level.
+        top: Index of the magnitude of code 127: 7 · exponent + level.
         dtype: Name of the tensor's type.
     """
 
@@ -72,7 +72,7 @@ class Encoded:
 
 
 class _Floats:
-    """How a type of numpy stores a float."""
+    """The float format of a numpy type."""
 
     def __init__(self, kind: type, integer: type, mantissa: int, bias: int) -> None:
         self.kind, self.integer, self.mantissa, self.bias = kind, integer, mantissa, bias
@@ -86,10 +86,10 @@ _DOUBLE = _Floats(np.float64, np.int64, 52, 1023)
 
 
 def check_finite(w: Tensor, name: str = "the tensor") -> float:
-    """The largest magnitude of ``w``; 0 for an empty one.
+    """Returns the largest magnitude of ``w``; 0 if it is empty.
 
     Raises:
-        UserError: ``w`` is no floating tensor, or holds NaN or infinity.
+        UserError: ``w`` is not a floating-point tensor, or holds NaN or infinity.
     """
     if w.dtype not in DTYPES.values():
         raise UserError(f"rf8: {name} has type {w.dtype}; RF8 takes {', '.join(DTYPES)}")
@@ -103,7 +103,7 @@ def check_finite(w: Tensor, name: str = "the tensor") -> float:
 
 
 def _place(magnitude: float) -> int:
-    """7 · exponent + level of a positive number, rounded."""
+    """Returns the index 7 · exponent + level of a positive number, rounded."""
     mantissa, exponent = math.frexp(magnitude)  # mantissa in [0.5, 1)
     fraction = int((2 * mantissa - 1) * (1 << 52))
     return 7 * (exponent - 1) + sum(fraction >= value for value in thresholds(52))
@@ -114,7 +114,7 @@ def _value(place: int) -> float:
 
 
 def _highest(dtype: torch.dtype) -> int:
-    """The largest place whose value the type can hold."""
+    """Returns the largest index whose value the type can hold."""
     return _place(torch.finfo(dtype).max) - 1  # the maximum itself would be rounded up
 
 
@@ -126,22 +126,22 @@ def encode(w: Tensor, name: str = "the tensor") -> Encoded:
         name: For messages.
 
     Raises:
-        UserError: ``w`` is no floating tensor, or holds NaN or infinity.
+        UserError: ``w`` is not a floating-point tensor, or holds NaN or infinity.
     """
     most = check_finite(w, name)
     dtype = str(w.dtype).removeprefix("torch.")
     if not most:
         return Encoded(torch.zeros(w.shape, dtype=torch.uint8), 0, dtype)
     top = min(_place(most), _highest(w.dtype))
-    # a tensor of such small numbers that float32 holds some with fewer bits is encoded in float64
+    # a tensor with numbers so small that they are subnormal in float32 is encoded in float64
     form = _DOUBLE if w.dtype == torch.float64 or _value(top - 134) < 2.0**-126 else _SINGLE
     flat = w.detach().cpu().reshape(-1)
     codes = torch.empty(flat.shape, dtype=torch.uint8)
     out = codes.numpy()
     work = _Work(form, min(_CHUNK, len(out)))
-    # float64 holds numbers below 2^-1022 with fewer bits: such a tensor is encoded as 2^512 times itself
+    # numbers below 2^-1022 are subnormal in float64: such a tensor is multiplied by 2^512 first
     lift = 512 if form is _DOUBLE and top < 7 * (134 // 7 + 1 - 1022) else 0
-    # 7 · (stored exponent) + level lies this far above the code
+    # difference between 7 · (stored exponent) + level and the code
     offset = top + 7 * (form.bias + lift) - 127
     wanted = torch.float64 if form is _DOUBLE else torch.float32
     for start in range(0, len(out), _CHUNK):
@@ -153,7 +153,7 @@ def encode(w: Tensor, name: str = "the tensor") -> Encoded:
 
 
 class _Work:
-    """Room for one piece, used again for each."""
+    """Buffers for one piece, reused for each."""
 
     def __init__(self, form: _Floats, size: int) -> None:
         self.form = form
@@ -189,7 +189,7 @@ class _Work:
 
 
 def table(top: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The values of the 256 codes, (256,) of ``dtype``; those below what the type can hold are 0."""
+    """Returns the values of the 256 codes, (256,) of ``dtype``; values too small for the type are 0."""
     values = [0.0] + [_value(top - 127 + code) for code in range(1, 128)]
     signed = torch.tensor(values + [-value for value in values], dtype=torch.float64)
     signed[128] = 0.0
@@ -197,10 +197,10 @@ def table(top: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def decode(encoded: Encoded) -> Tensor:
-    """The values, of the tensor's shape and type, on the CPU.
+    """Decodes the values, of the tensor's shape and type, on the CPU.
 
     Raises:
-        UserError: the parts do not belong together.
+        UserError: the parts do not match.
     """
     codes = encoded.codes
     if codes.dtype != torch.uint8 or encoded.dtype not in DTYPES or type(encoded.top) is not int:
@@ -229,12 +229,12 @@ def decode(encoded: Encoded) -> Tensor:
 
 @torch.no_grad()
 def round_to_rf8(w: Tensor, name: str = "the tensor") -> Tensor:
-    """q of each weight, without the limit of 18 binades: a new tensor of the shape, type and device of ``w``.
+    """Rounds each weight to q, without the limit of 18 binades; returns a new tensor like ``w``.
 
     Below 2⁻¹²⁰ (2⁻¹⁰¹⁶ for float64) everything becomes 0; values that float16 or bfloat16 cannot hold are rounded.
 
     Raises:
-        UserError: ``w`` is no floating tensor, or holds NaN or infinity.
+        UserError: ``w`` is not a floating-point tensor, or holds NaN or infinity.
     """
     most = check_finite(w, name)
     result = torch.empty_like(w.detach(), memory_format=torch.contiguous_format)
@@ -246,7 +246,7 @@ def round_to_rf8(w: Tensor, name: str = "the tensor") -> Tensor:
     for start in range(0, source.numel(), size):
         part = source[start : start + size]
         part = part if part.dtype in (torch.float32, torch.float64) else part.float()
-        if most > limit / 4:  # a power of two would overflow on the way
+        if most > limit / 4:  # an intermediate power of two would overflow
             target[start : start + size] = _rounded(part / 4).clamp_(-limit / 4, limit / 4) * 4
         else:
             target[start : start + size] = _rounded(part)
@@ -254,7 +254,7 @@ def round_to_rf8(w: Tensor, name: str = "the tensor") -> Tensor:
 
 
 def _nearest_power(magnitude: Tensor, integer: torch.dtype, mantissa: int) -> Tensor:
-    """2^round(log2 x) of positive normal numbers: the mantissa carries into the exponent from √2 on."""
+    """Returns 2^round(log2 x) of positive normal numbers: from √2 the mantissa carries into the exponent."""
     carry = (1 << mantissa) - (math.isqrt(1 << (2 * mantissa + 1)) + 1 - (1 << mantissa))
     return magnitude.view(integer).add(carry).bitwise_and_(-(1 << mantissa)).view(magnitude.dtype)
 

@@ -1,4 +1,4 @@
-"""Learning curves of both heads: the same samples for each, drawn again until every class is there."""
+"""Learning curves of both heads on the same samples, which are drawn again until they contain every class."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ DRAWS = 100_000
 
 
 def draw_subset(y: Tensor, size: int, classes: int, generator: torch.Generator) -> Tensor:
-    """Row numbers (size,) of as many samples without replacement, drawn again until they hold every class.
+    """Draws the indices (size,) of samples without replacement, again until they contain every class.
 
     Args:
         y: Classes (N,).
-        size: How many.
-        classes: K.
-        generator: What the draws come from.
+        size: Number of samples.
+        classes: Number of classes K.
+        generator: Source of randomness.
 
     Raises:
-        UserError: there are too few samples, or so few asked for that 100,000 draws did not hold every class.
+        UserError: there are too few samples, or ``size`` is so small that none of 100,000 draws had every class.
     """
     between(classes, len(y), samples=size)
     for _ in range(DRAWS if size < len(y) else 1):
@@ -46,27 +46,27 @@ class LearningCurve:
 
     Attributes:
         sizes: (S,) numbers of samples m.
-        errors: Name of a head to its errors (S, R), of R draws.
+        errors: Maps a head's name to its errors (S, R) of R draws.
     """
 
     sizes: np.ndarray
     errors: dict[str, np.ndarray] = field(default_factory=dict)
 
     def mean(self, head: str) -> np.ndarray:
-        """(S,) over the draws."""
+        """Returns the mean (S,) over the draws."""
         return self.errors[head].mean(1)
 
     def discriminative(self) -> np.ndarray:
-        """(S,) of logistic regression, at the best of its C for each number of samples: as if C had been tuned."""
+        """Errors (S,) of logistic regression at the best C for each number of samples, as if C had been tuned."""
         return np.min([self.mean(head) for head in self.errors if head != NAIVE_BAYES], axis=0)
 
     def crossover(self) -> float:
-        """m from which logistic regression, at its best C, has the smaller error; NaN if it does not change hands."""
+        """The m from which logistic regression, at its best C, has the smaller error; NaN if there is none."""
         return crossover(self.sizes, self.mean(NAIVE_BAYES), self.discriminative())
 
 
 def logistic_name(c: float) -> str:
-    """Of the head of logistic regression with this C."""
+    """Returns the name of logistic regression with this C."""
     return f"logistic, C = {c:g}"
 
 
@@ -80,20 +80,20 @@ def learning_curve(
     classes: int | None = None,
     scale: bool = True,
 ) -> LearningCurve:
-    """Fits both heads to m samples, scaled to [0, 1] by themselves, and measures the error on all of the test part.
+    """Fits both heads to m samples, scaled to [0, 1] by their own range, and measures the error on all test samples.
 
     Args:
         train: Features (N, n) and classes (N,) to draw from.
         test: The same to measure on.
-        sizes: The numbers m; those beyond N are left out.
-        repeats: Draws for each.
-        c: Values of C; with one alone, its choice may decide which head wins.
-        seed: Of the draws.
+        sizes: The numbers of samples m; those above N are ignored.
+        repeats: Number of draws for each.
+        c: Values of C; with a single one, its choice may decide which head is better.
+        seed: Seed of the draws.
         classes: K; by default one more than the largest class.
         scale: Whether features are scaled.
 
     Raises:
-        UserError: fewer samples than classes, no size that the data can give, or a class is missing from them.
+        UserError: there are fewer samples than classes, no size is possible, or a class is missing in the data.
     """
     x, y = train[0].double(), train[1]
     x_test, y_test = test[0].double(), test[1]
@@ -113,7 +113,7 @@ def learning_curve(
                 inputs, outside = scaler(inputs), scaler(outside)
             rules = {NAIVE_BAYES: gaussian_head(ClassStatistics.of(inputs, labels, classes))}
             for value in c:
-                # the error does not change any more where the mean loss's gradient is this small
+                # with so small a gradient of the mean loss the error does not change any more
                 rules[logistic_name(value)] = as_rule(*fit_logistic(inputs, labels, classes, value, tolerance=1e-5))
             for name, rule in rules.items():
                 curve.errors[name][row, repeat] = rule.error(outside, y_test)
@@ -121,12 +121,12 @@ def learning_curve(
 
 
 def crossover(sizes: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
-    """Where ``second`` becomes the smaller one for good, linear in log m between the sizes; NaN if it does not.
+    """Returns the m from which ``second`` stays smaller, interpolated linearly in log m; NaN if there is none.
 
     Args:
         sizes: (S,) ascending.
-        first: (S,) errors of the head that wins at first.
-        second: (S,) errors of the other one.
+        first: (S,) errors of the head that is better for small m.
+        second: (S,) errors of the other head.
     """
     gap = first - second
     behind = np.flatnonzero(gap <= 0)
@@ -138,7 +138,7 @@ def crossover(sizes: np.ndarray, first: np.ndarray, second: np.ndarray) -> float
 
 
 def as_metrics(curve: LearningCurve) -> Mapping[str, float]:
-    """``naive_bayes/<m>``, ``logistic/<m>`` (at the best C) and ``crossover``, for a log."""
+    """Returns the metrics ``naive_bayes/<m>``, ``logistic/<m>`` (at the best C) and ``crossover``."""
     found = {f"naive_bayes/{size}": value for size, value in zip(curve.sizes, curve.mean(NAIVE_BAYES), strict=True)}
     found |= {f"logistic/{size}": value for size, value in zip(curve.sizes, curve.discriminative(), strict=True)}
     point = curve.crossover()

@@ -1,4 +1,4 @@
-"""The picture of a learning curve."""
+"""The figure of a learning curve."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ LEVELS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 def curve_figure(curves: Mapping[str, LearningCurve]) -> Figure:
-    """Error over the number of samples (mean and deviation over draws), and where the better head changes.
+    """Draws the error over the number of samples (mean and deviation over draws), and where the better head changes.
 
     Args:
-        curves: A title to each.
+        curves: Maps a title to each curve.
     """
     figure = new_figure(1, len(curves), size=(4.8 * len(curves), 3.6))
     for axes, (title, curve) in zip(figure.axes, curves.items(), strict=True):
         means = np.concatenate([errors.mean(1) for errors in curve.errors.values()])
-        floor = 0.7 * max(LEVELS[0], means.min())  # an error of 0 is drawn at the foot
+        floor = 0.7 * max(LEVELS[0], means.min())  # an error of 0 is drawn at the bottom
         for index, (name, errors) in enumerate(curve.errors.items()):
             colour = "C3" if name == NAIVE_BAYES else f"C{index - 1}"
             spread = errors.std(1)

@@ -11,12 +11,12 @@ from framework.errors import UserError
 from framework.functional.linear_heads.rule import LinearRule
 
 FLOOR = 1e-9
-"""Added to each class's variance, so that a constant feature divides nothing by zero."""
+"""Added to each class's variance, so that a constant feature does not divide by zero."""
 
 
 @dataclass(frozen=True)
 class ClassStatistics:
-    """What naive Bayes needs of its samples; those of two sets can be merged, and sums over processes too.
+    """The statistics that naive Bayes needs; those of two sets of samples, or of several processes, can be merged.
 
     Attributes:
         counts: (K,) samples of each class, float64; 0 is allowed.
@@ -30,13 +30,13 @@ class ClassStatistics:
 
     @classmethod
     def zeros(cls, classes: int, features: int) -> ClassStatistics:
-        """Of no samples."""
+        """Returns the statistics of no samples."""
         table = torch.zeros(classes, features, dtype=torch.float64)
         return cls(table.new_zeros(classes), table, table.clone())
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor, classes: int) -> ClassStatistics:
-        """Of samples x (m, n) with classes y (m,), which need not hold every class."""
+        """Returns the statistics of samples x (m, n) with classes y (m,), in which classes may be missing."""
         x = x.double()
         counts = torch.bincount(y, minlength=classes).double()
         sums = x.new_zeros(classes, x.shape[1]).index_add_(0, y, x)
@@ -45,7 +45,7 @@ class ClassStatistics:
         return cls(counts, means, squares)
 
     def merged(self, other: ClassStatistics) -> ClassStatistics:
-        """Of both sets of samples, by the parallel formula of Chan et al. for each class."""
+        """Returns the statistics of both sets of samples, by the parallel formula of Chan et al. for each class."""
         counts = self.counts + other.counts
         safe = counts.clamp(min=1)[:, None]
         shift = other.means - self.means
@@ -54,7 +54,7 @@ class ClassStatistics:
         return ClassStatistics(counts, means, self.squares + other.squares + cross)
 
     def to(self, device: torch.device | str) -> ClassStatistics:
-        """On a device."""
+        """Returns them on a device."""
         return ClassStatistics(self.counts.to(device), self.means.to(device), self.squares.to(device))
 
     @property
@@ -69,10 +69,10 @@ class ClassStatistics:
 
 
 def gaussian_head(statistics: ClassStatistics) -> LinearRule:
-    """The rule of the largest log p_k − ½ Σ_i (x_i − μ_ki)² / v_i.
+    """Returns the linear rule that maximises log p_k − ½ Σ_i (x_i − μ_ki)² / v_i.
 
-    What all classes have in common is left out: μ̄/v of the weights, with μ̄ the mean over classes. A feature that
-    never varies would else have a weight of the order of 1e9 for each class, which float32 could not add.
+    The part that all classes share is subtracted from the weights: μ̄/v, with μ̄ the mean over classes. Otherwise a
+    constant feature would have a weight of the order of 1e9 for each class, too large for sums in float32.
 
     Raises:
         UserError: a class has no samples.

@@ -11,12 +11,12 @@ from framework.settings import above
 
 
 def rows_of(classes: int) -> int:
-    """Weight vectors: two classes are told apart by one, as in scikit-learn."""
+    """Returns the number of weight vectors: one for two classes, as in scikit-learn."""
     return 1 if classes == 2 else classes
 
 
 def logits_of(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    """x Wᵀ + b, and with a single row (0, w x + b).
+    """Returns x Wᵀ + b, or (0, w x + b) for a single row.
 
     Args:
         weight: (K, n), or (1, n) for two classes.
@@ -31,7 +31,9 @@ def logits_of(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
 
 
 def logistic_loss(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, c: float, samples: int | None = None) -> Tensor:
-    """The objective over C m: the mean cross-entropy plus ‖W‖² / (2 C m), so that a rate of learning keeps its meaning.
+    """Returns the objective divided by C m: the mean cross-entropy plus ‖W‖² / (2 C m).
+
+    So the best learning rate does not depend on C and m.
 
     Args:
         weight: (K, n), or (1, n) for two classes.
@@ -39,7 +41,7 @@ def logistic_loss(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, c: float, 
         x: (B, n).
         y: (B,) classes.
         c: C; infinite for no penalty.
-        samples: m, where the batch is a part of them; else B.
+        samples: m, if the batch is only a part of the samples; B by default.
     """
     penalty = weight.square().sum() / (2 * c * (samples or len(y)))
     return F.cross_entropy(logits_of(weight, bias, x), y) + penalty
@@ -71,12 +73,12 @@ def gradients(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, c: float) -> t
 
 
 def lbfgs(parameters: list[Tensor], max_iter: int, tolerance: float) -> torch.optim.LBFGS:
-    """L-BFGS that takes a whole minimisation in one step.
+    """Returns an L-BFGS optimiser that runs the whole minimisation in one step.
 
     Args:
-        parameters: What is changed.
-        max_iter: Most iterations.
-        tolerance: Largest entry of the gradient at which it ends.
+        parameters: The parameters.
+        max_iter: Largest number of iterations.
+        tolerance: It stops when the largest entry of the gradient is below this.
     """
     return torch.optim.LBFGS(
         parameters,
@@ -89,7 +91,7 @@ def lbfgs(parameters: list[Tensor], max_iter: int, tolerance: float) -> torch.op
 
 
 def as_rule(weight: Tensor, bias: Tensor) -> LinearRule:
-    """The rule of K rows; of a single one, its opposite halves."""
+    """Returns the rule with K rows; a single row is split into two opposite halves."""
     if len(weight) == 1:
         return LinearRule(torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2)
     return LinearRule(weight, bias)
@@ -111,12 +113,12 @@ def fit_logistic(
         y: (m,) classes.
         classes: K.
         c: C, the weight of the data.
-        max_iter: Iterations of L-BFGS at the most.
-        tolerance: Largest entry of the gradient of the mean loss at which it stops.
-        start: Weight and bias to begin with; zeros by default.
+        max_iter: Largest number of iterations of L-BFGS.
+        tolerance: It stops when the largest entry of the mean loss's gradient is below this.
+        start: Initial weight and bias; zeros by default.
 
     Returns:
-        Weight (K, n) and bias (K,), of two classes (1, n) and (1,): see :func:`as_rule`.
+        Weight (K, n) and bias (K,); for two classes (1, n) and (1,), see :func:`as_rule`.
 
     Raises:
         UserError: C is not above 0.

@@ -1,4 +1,4 @@
-"""A mixture of Gaussians with one covariance, on which naive Bayes needs far fewer samples than logistic regression."""
+"""A mixture of Gaussians with one covariance, where naive Bayes needs far fewer samples than logistic regression."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Kind = Literal["easy", "hard"]
 
 @dataclass(frozen=True)
 class MixtureLaw:
-    """K classes, as many of each, in n dimensions (the simulation of Zheng et al. 2023).
+    """K equally frequent Gaussian classes in n dimensions (the simulation of Zheng et al. 2023).
 
     Class k has the mean c_k (1, …, 1) with c = −1, 1, 2, 4, 8, …; the first half of the coordinates has the variance n,
-    the other 1. ``hard`` adds correlations, those of AᵀA beside its diagonal with A uniform in [−1, 1]; that is no
-    covariance in general, so the eigenvalues' absolute values are taken, as ``numpy``'s sampler does. With more than
-    two classes x becomes (x − s)/s, s = 2^(K−3).
+    the other 1. ``hard`` adds correlations, the off-diagonal entries of AᵀA with A uniform in [−1, 1]; this is not a
+    covariance in general, so the eigenvalues' absolute values are used, as in ``numpy``'s sampler. With more than two
+    classes x becomes (x − s)/s, s = 2^(K−3).
 
     Attributes:
         classes: K, at least 2.
@@ -33,7 +33,7 @@ class MixtureLaw:
         kind: ``easy`` or ``hard``.
 
     Raises:
-        UserError: one of them is not accepted.
+        UserError: a value is not accepted.
     """
 
     classes: int
@@ -52,7 +52,7 @@ class MixtureLaw:
 
     @property
     def levels(self) -> Tensor:
-        """(K,) the value of each class's mean at every coordinate, float64."""
+        """The coordinate value (K,) of each class's mean, float64."""
         raw = torch.tensor([-1.0, *(2.0**k for k in range(self.classes - 1))], dtype=torch.float64)
         return (raw - self.scale) / self.scale if self.classes > 2 else raw
 
@@ -63,7 +63,7 @@ class MixtureLaw:
 
     @property
     def variances(self) -> Tensor:
-        """(n,) of the coordinates, within a class; what they are drawn with (``hard`` differs from n and 1)."""
+        """The variances (n,) of the coordinates within a class, as drawn (for ``hard`` not n and 1)."""
         if self.kind == "hard":
             return self.factor.square().sum(0)
         half = self.dimension // 2
@@ -72,7 +72,7 @@ class MixtureLaw:
 
     @cached_property
     def factor(self) -> Tensor:
-        """(n, n) L of the noise z L, z standard normal; of ``hard``."""
+        """The factor L (n, n) of the noise z L, with z standard normal; for ``hard``."""
         half = self.dimension // 2
         a = np.random.default_rng(0).uniform(-1, 1, (self.dimension, self.dimension))
         covariance = a.T @ a
@@ -81,13 +81,13 @@ class MixtureLaw:
         return torch.from_numpy(np.sqrt(np.abs(values))[:, None] * vectors.T / self.scale)
 
     def sample(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Points (m, n) of given classes (m,), float64."""
+        """Draws points (m, n) of given classes (m,), float64."""
         noise = torch.randn(len(labels), self.dimension, dtype=torch.float64, generator=generator)
         noise = noise * self.variances.sqrt() if self.kind == "easy" else noise @ self.factor
         return self.levels[labels][:, None] + noise
 
     def bayes_error(self) -> float:
-        """The smallest error of any rule, exact; of ``easy``, where the classes lie on a line.
+        """Returns the exact smallest error of any rule; for ``easy``, where the means are on a line.
 
         Raises:
             UserError: the mixture is ``hard``.
@@ -96,10 +96,10 @@ class MixtureLaw:
             raise UserError("kind: 'hard' is not accepted for the Bayes error; easy")
         levels = self.levels / (1 / self.variances).sum().rsqrt()
         tails = [math.erfc(float(gap) / 2 / math.sqrt(2)) / 2 for gap in levels.diff()]
-        return 2 * sum(tails) / self.classes  # each boundary is crossed from both sides
+        return 2 * sum(tails) / self.classes  # errors on both sides of each boundary
 
     def two_class_error(self, rule: LinearRule) -> float:
-        """The exact error of a linear rule on new points, for two classes.
+        """Returns the exact error of a linear rule on new points, for two classes.
 
         Raises:
             UserError: there are more classes.
@@ -112,5 +112,5 @@ class MixtureLaw:
         else:
             deviation = (self.factor @ direction).norm()
         margins = (self.means @ direction + offset) / deviation
-        wrong = torch.stack([margins[0], -margins[1]])  # class 0 is told by a negative score
+        wrong = torch.stack([margins[0], -margins[1]])  # a negative score means class 0
         return float(torch.special.ndtr(wrong).mean())

@@ -1,4 +1,4 @@
-"""What every linear head comes down to: scores that are linear in features, and the scale of these."""
+"""A linear rule, which every linear head is equal to, and the scaling of features."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class LinearRule:
     bias: Tensor
 
     def scores(self, x: Tensor) -> Tensor:
-        """(N, K) of x (N, n)."""
+        """Returns the scores (N, K) of x (N, n)."""
         return torch.addmm(self.bias, x, self.weight.T)
 
     def error(self, x: Tensor, y: Tensor) -> float:
-        """Share of x (N, n) whose class is not y (N,)."""
+        """Returns the share of x (N, n) whose predicted class is not y (N,)."""
         return float((self.scores(x).argmax(1) != y).double().mean())
 
     def linear(self, dtype: torch.dtype = torch.float32) -> nn.Linear:
-        """The same as a layer."""
+        """Returns the rule as a linear layer."""
         layer = nn.Linear(self.weight.shape[1], self.weight.shape[0], dtype=dtype, device=self.weight.device)
         with torch.no_grad():
             layer.weight.copy_(self.weight)
@@ -39,7 +39,7 @@ class LinearRule:
 
 @dataclass(frozen=True)
 class RangeScaler:
-    """Maps each feature's range over the points that it was fitted on to [0, 1]; others are not clipped.
+    """Maps each feature's range over the fitted points to [0, 1]; other points are not clipped.
 
     Attributes:
         low: (n,) smallest values.
@@ -51,11 +51,11 @@ class RangeScaler:
 
     @classmethod
     def of(cls, x: Tensor) -> RangeScaler:
-        """Fitted on x (m, n)."""
+        """Fits a scaler to x (m, n)."""
         low, high = x.aminmax(dim=0)
         width = high - low
         return cls(low, torch.where(width > 0, width, torch.ones_like(width)))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(…, n) of the same shape."""
+        """Scales x (…, n)."""
         return (x - self.low) / self.width

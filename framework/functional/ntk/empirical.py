@@ -12,10 +12,10 @@ from framework.errors import UserError
 
 
 def _chosen(model: nn.Module, parameters: Collection[str] | None) -> dict[str, Tensor]:
-    """The parameters to differentiate by, detached.
+    """Returns the parameters to differentiate by, detached.
 
     Raises:
-        UserError: there are none, or one is not there.
+        UserError: there are none, or a name does not exist.
     """
     own = dict(model.named_parameters())
     if parameters is None:
@@ -35,9 +35,9 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _by_passes(outputs: Callable[[dict[str, Tensor], Tensor], Tensor], chosen: dict[str, Tensor], x: Tensor) -> Tensor:
-    """Derivatives (N, C, P) of each output for each point, by a pass each, float64."""
+    """Returns the derivatives (N, C, P) with one backward pass per output and point, float64."""
     rows = []
-    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):  # cuDNN's have no way back in eval mode
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):  # which has no RNN backward in eval mode
         for point in x:
             values = {name: value.clone().requires_grad_() for name, value in chosen.items()}
             passes = [torch.autograd.grad(f, [*values.values()], retain_graph=True) for f in outputs(values, point)]
@@ -46,7 +46,7 @@ def _by_passes(outputs: Callable[[dict[str, Tensor], Tensor], Tensor], chosen: d
 
 
 def _groups(chosen: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Parameters that are differentiated by together: as few groups as fit, none larger than the largest parameter."""
+    """Groups parameters for differentiation: as few groups as possible, none larger than the largest parameter."""
     most = max(value.numel() for value in chosen.values())
     groups: list[dict[str, Tensor]] = []
     for name, value in sorted(chosen.items(), key=lambda item: -item[1].numel()):
@@ -59,12 +59,12 @@ def _groups(chosen: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def _jacobian(model: nn.Module, state: dict[str, Tensor], chosen: dict[str, Tensor], x: Tensor, chunk: int) -> Tensor:
-    """(N, C, P) derivatives at x (N, …) by the P numbers in ``chosen``, float64."""
+    """Returns the derivatives (N, C, P) at x (N, …) by the P numbers in ``chosen``, float64."""
 
     def outputs(values: dict[str, Tensor], point: Tensor) -> Tensor:
         return functional_call(model, {**state, **values}, (point[None],))[0].flatten()
 
-    if any(isinstance(module, nn.RNNBase) for module in model.modules()):  # which vmap cannot batch
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()):  # vmap does not support RNNs
         return _by_passes(outputs, chosen, x)
     slopes, found, size = vmap(jacrev(outputs), in_dims=(None, 0)), None, sum(v.numel() for v in chosen.values())
     for start in range(0, len(x), chunk):
@@ -87,23 +87,24 @@ def tangent_kernel(
     chunk: int = 64,
     apart: bool = False,
 ) -> Tensor:
-    """Θ(x, y), summed in float64.
+    """Computes the tangent kernel Θ(x, y), summed in float64.
 
-    Derivatives by as many numbers as the largest parameter has are held at a time, never the whole Jacobian.
+    At any time it holds the derivatives by at most as many numbers as the largest parameter has, never the whole
+    Jacobian.
 
     Args:
-        model: Gives (N, …), C numbers a point, for (N, d); each point by itself (so batch norm only in ``eval``).
+        model: Maps (N, d) to (N, …), C numbers per point; points must be independent (batch norm only in ``eval``).
         x: (N, d).
         y: (N', d); by default ``x``.
-        parameters: Names; by default all that are trained.
-        chunk: Points that are differentiated together.
-        apart: Whether outputs are kept apart; else the kernel is the sum over them, Σ_c Θ_cc.
+        parameters: Names; by default all trainable ones.
+        chunk: Number of points that are differentiated together.
+        apart: Whether the kernel has separate entries for outputs; else it is the sum over them, Σ_c Θ_cc.
 
     Returns:
         (N, N'), or (N, C, N', C) if apart; float64, on the CPU.
 
     Raises:
-        UserError: there is nothing to differentiate by, or a name is not there.
+        UserError: there is nothing to differentiate by, or a name does not exist.
     """
     state = _state(model)
     total: Tensor | None = None
@@ -115,7 +116,7 @@ def tangent_kernel(
         part = (left @ right.T).cpu()
         part = part.reshape(shape) if apart else part
         total = part if total is None else total + part
-        del left, right  # or the next group's would be made beside them
+        del left, right  # free them before the next group's are made
     assert total is not None
     return total
 
@@ -123,20 +124,20 @@ def tangent_kernel(
 def kernel_vector_product(
     model: nn.Module, x: Tensor, v: Tensor, y: Tensor | None = None, parameters: Collection[str] | None = None
 ) -> Tensor:
-    """Θ(x, y) v = J(x) (J(y)ᵀ v), by one vjp and one jvp: no Jacobian and no kernel.
+    """Computes Θ(x, y) v = J(x) (J(y)ᵀ v) with one vjp and one jvp, without a Jacobian or a kernel.
 
     Args:
-        model: Gives (N, C) for (N, d).
+        model: Maps (N, d) to (N, C).
         x: (N, d).
-        v: As the outputs at y, (N', C).
+        v: Of the shape of the outputs at y, (N', C).
         y: (N', d); by default ``x``.
-        parameters: Names; by default all that are trained.
+        parameters: Names; by default all trainable ones.
 
     Returns:
-        As the outputs at x, (N, C).
+        A tensor of the shape of the outputs at x, (N, C).
 
     Raises:
-        UserError: there is nothing to differentiate by, or a name is not there.
+        UserError: there is nothing to differentiate by, or a name does not exist.
     """
     state, start = _state(model), _chosen(model, parameters)
 
@@ -149,16 +150,16 @@ def kernel_vector_product(
 
 
 def drift(kernel: Tensor, start: Tensor) -> Tensor:
-    """‖Θ_t − Θ_0‖_F / ‖Θ_0‖_F of (…, N, N'); (…)."""
+    """Returns ‖Θ_t − Θ_0‖_F / ‖Θ_0‖_F (…) of kernels (…, N, N')."""
     return (kernel - start).flatten(-2).norm(dim=-1) / start.flatten(-2).norm(dim=-1)
 
 
 def inflation(kernel: Tensor, start: Tensor) -> Tensor:
-    """ΣΘ_t / ΣΘ_0 of (…, N, N'); (…)."""
+    """Returns ΣΘ_t / ΣΘ_0 (…) of kernels (…, N, N')."""
     return kernel.sum((-2, -1)) / start.sum((-2, -1))
 
 
 def alignment(kernel: Tensor, targets: Tensor) -> Tensor:
-    """Σ_c y_cᵀ Θ y_c / (‖Θ‖_F ‖y‖²) of (…, N, N) and targets (N,) or (N, C): 1 if Θ ∝ y yᵀ; (…)."""
+    """Returns Σ_c y_cᵀ Θ y_c / (‖Θ‖_F ‖y‖²) (…) of kernels (…, N, N) and targets (N,) or (N, C); 1 if Θ ∝ y yᵀ."""
     y = (targets[:, None] if targets.ndim == 1 else targets).to(kernel.dtype)
     return (y * (kernel @ y)).sum((-2, -1)) / (kernel.flatten(-2).norm(dim=-1) * y.square().sum())

@@ -14,7 +14,7 @@ from framework.settings import at_least, one_of
 
 
 class Activation(NamedTuple):
-    """σ, its derivative and, where there is a closed form, (E[σ(u) σ(v)], E[σ'(u) σ'(v)]) of (Var u, Var v, Cov)."""
+    """σ, its derivative and, if there is a closed form, (E[σ(u) σ(v)], E[σ'(u) σ'(v)]) of (Var u, Var v, Cov)."""
 
     value: Callable[[Tensor], Tensor]
     derivative: Callable[[Tensor], Tensor]
@@ -45,14 +45,14 @@ ACTIVATIONS: dict[ActivationName, Activation] = {
 
 
 def quadrature_dual(activation: Activation, a: Tensor, b: Tensor, c: Tensor, nodes: int = 40) -> tuple[Tensor, Tensor]:
-    """E[σ(u) σ(v)] and E[σ'(u) σ'(v)] by Gauss-Hermite quadrature, for smooth σ.
+    """Computes E[σ(u) σ(v)] and E[σ'(u) σ'(v)] by Gauss-Hermite quadrature, for smooth σ.
 
     Args:
         activation: σ.
         a: Variances of u, any shape.
         b: Variances of v.
         c: Covariances.
-        nodes: In each of the two dimensions.
+        nodes: Number of nodes in each of the two dimensions.
     """
     points, weights = np.polynomial.hermite_e.hermegauss(nodes)
     z = torch.as_tensor(points, dtype=c.dtype)
@@ -63,7 +63,7 @@ def quadrature_dual(activation: Activation, a: Tensor, b: Tensor, c: Tensor, nod
     value, slope = torch.zeros_like(c), torch.zeros_like(c)
     for node, weight in zip(
         z, w, strict=True
-    ):  # one node of the second dimension at a time: memory of nodes, not of its square
+    ):  # one node of the second dimension at a time: memory grows with nodes, not with its square
         v = (c / deviation)[..., None] * z + (rest * node)[..., None]
         value = value + weight * (activation.value(u) * activation.value(v)) @ w
         slope = slope + weight * (activation.derivative(u) * activation.derivative(v)) @ w
@@ -73,17 +73,17 @@ def quadrature_dual(activation: Activation, a: Tensor, b: Tensor, c: Tensor, nod
 def infinite_kernels(
     x: Tensor, y: Tensor | None = None, depth: int = 4, beta: float = 0.1, activation: ActivationName = "relu"
 ) -> tuple[Tensor, Tensor]:
-    """Σ^L and Θ^L: Σ¹ = x·y/n₀ + β², Σ^{l+1} = E[σσ] + β², Θ^{l+1} = Θ^l E[σ'σ'] + Σ^{l+1}, Θ¹ = Σ¹.
+    """Computes Σ^L and Θ^L: Σ¹ = x·y/n₀ + β², Σ^{l+1} = E[σσ] + β², Θ^{l+1} = Θ^l E[σ'σ'] + Σ^{l+1}, Θ¹ = Σ¹.
 
     Args:
         x: (N, n0).
         y: (N', n0); by default ``x``.
         depth: L, the number of weight matrices: L − 1 hidden layers.
-        beta: What multiplies the biases.
+        beta: Factor on the biases.
         activation: One of ``ACTIVATIONS``.
 
     Returns:
-        The kernel of the Gaussian process at the start and the tangent kernel, (N, N'), float64.
+        The kernel of the Gaussian process at initialisation and the tangent kernel, (N, N'), float64.
 
     Raises:
         UserError: a setting is not accepted.
@@ -104,7 +104,7 @@ def infinite_kernels(
         a, b = (torch.broadcast_to(v, nngp.shape) for v in (variances[0][:, None], variances[1]))
         value, slope = dual(a, b, nngp)
         alone = [dual(v, v, v) for v in variances]
-        if y is None:  # rounding of the angle near 0 would cost half of the digits
+        if y is None:  # rounding of an angle near 0 would lose half of the digits
             value = value.diagonal_scatter(alone[0][0])
             slope = slope.diagonal_scatter(alone[0][1])
         variances = [own[0] + beta**2 for own in alone]

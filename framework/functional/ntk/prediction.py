@@ -1,4 +1,4 @@
-"""What a constant tangent kernel predicts of training by gradient descent on (1/2N) Σ (f(x_i) − y_i)²."""
+"""Predictions of a constant tangent kernel for gradient descent on (1/2N) Σ (f(x_i) − y_i)²."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class KernelPredictor:
 
     Args:
         kernel: K = Θ(X, X), (N, N); symmetric.
-        rate: η, of a step.
-        discrete: Whether steps are of gradient descent, (I − η K/N)^k; else of its flow, exp(−η k K/N).
+        rate: Learning rate η.
+        discrete: Whether steps are those of gradient descent, (I − η K/N)^k; else of gradient flow, exp(−η k K/N).
 
     Raises:
         UserError: the kernel is not square.
@@ -30,23 +30,23 @@ class KernelPredictor:
         self.values = self.values.clamp(min=0)
 
     def principal_components(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues of K/N from the largest, (N,), and its eigenvectors times √N in columns, (N, N)."""
+        """Eigenvalues (N,) of K/N in descending order, and its eigenvectors times √N in columns, (N, N)."""
         n = len(self.values)
         return self.values.flip(0) / n, self.vectors.flip(1) * n**0.5
 
     def _left(self, steps: float) -> Tensor:
-        """What is left of each component of the error after ``steps``, (N,)."""
+        """Returns the remaining share (N,) of each component of the error after ``steps``."""
         speed = self.rate * self.values / len(self.values)
         if math.isinf(steps):
             return (self.values <= self._smallest()).double()
         return (1 - speed) ** steps if self.discrete else torch.exp(-speed * steps)
 
     def _smallest(self) -> float:
-        """Eigenvalues up to here are zero in this arithmetic."""
+        """Largest eigenvalue that is zero in this precision."""
         return float(self.values.max()) * len(self.values) * torch.finfo(torch.float64).eps
 
     def on_data(self, start: Tensor, targets: Tensor, steps: float) -> Tensor:
-        """f_k = y + (I − η K/N)^k (f_0 − y).
+        """Returns f_k = y + (I − η K/N)^k (f_0 − y).
 
         Args:
             start: f_0(X), (…, N).
@@ -57,7 +57,7 @@ class KernelPredictor:
         return targets + (error * self._left(steps)) @ self.vectors.T
 
     def at(self, cross: Tensor, start_there: Tensor, start: Tensor, targets: Tensor, steps: float) -> Tensor:
-        """f_k(x) = f_0(x) − κ_xᵀ K⁻¹ (I − (I − η K/N)^k) (f_0 − y).
+        """Returns f_k(x) = f_0(x) − κ_xᵀ K⁻¹ (I − (I − η K/N)^k) (f_0 − y).
 
         Args:
             cross: κ = Θ(x, X), (M, N).
@@ -75,7 +75,9 @@ class KernelPredictor:
     def limit(
         self, cross: Tensor, targets: Tensor, nngp: Tensor, nngp_cross: Tensor, nngp_data: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Mean κᵀ K⁻¹ y and variance Σ(x, x) − 2 Σ(x, X) w + wᵀ Σ(X, X) w, w = K⁻¹ κ, of f_∞(x) over starts.
+        """Returns the mean and the variance of f_∞(x) over initialisations.
+
+        They are κᵀ K⁻¹ y and Σ(x, x) − 2 Σ(x, X) w + wᵀ Σ(X, X) w, with w = K⁻¹ κ.
 
         Args:
             cross: κ = Θ(x, X), (M, N).
@@ -88,7 +90,7 @@ class KernelPredictor:
             (M,) each.
 
         Raises:
-            UserError: the kernel is singular: a point of the data is there twice.
+            UserError: the kernel is singular: a point of the data occurs twice.
         """
         if float(self.values.min()) <= self._smallest():
             raise UserError("kernel: singular, so that f_∞ is not determined; are there points that occur twice?")

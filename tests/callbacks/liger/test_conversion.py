@@ -292,7 +292,7 @@ def test_a_folder_is_linearised_trained_written_and_read(kind, tmp_path):
 
     opened = framework.open_model(tmp_path / "last.ckpt", CausalLM).eval()
     assert torch.equal(logits(opened, inputs), trained)
-    with pytest.raises(UserError, match=r"lora.* stands on it"):
+    with pytest.raises(UserError, match=r"lora.* depends on it"):
         undo(opened, "liger")
     framework.fold(opened)
     assert difference(logits(opened, inputs), trained) < 1e-4

@@ -132,7 +132,7 @@ def test_a_checkpoint_of_every_phase_opens_in_every_way(tmp_path):
             loss = torch.nn.functional.cross_entropy(opened[1](loader.dataset.tensors[0]), loader.dataset.tensors[1])
         assert tested == pytest.approx(float(loss), abs=1e-6)
     model = framework.open_model(tmp_path / "epoch=2.ckpt", Probe)
-    with pytest.raises(UserError, match="wrote over values"):
+    with pytest.raises(UserError, match="overwrote values"):
         undo(model, "mixture_growth")
 
 

@@ -109,7 +109,7 @@ def test_from_a_model_in_memory_with_an_adapter(tmp_path):
 def test_without_a_class_the_report_says_what_was_taken_for_weights(trained, tmp_path):
     _, path = trained
     report = framework.export(path, tmp_path / "a.ckpt")
-    assert "buffers of two and more dimensions were taken for weights" in report.table()
+    assert "buffers of two and more dimensions were taken as weights" in report.table()
     assert report.weights == 30 * 50 + 50 * 20 + 49
     report = framework.export(path, tmp_path / "b.ckpt", exclude=["table"])
     assert report.weights == 30 * 50 + 50 * 20
@@ -235,6 +235,6 @@ def test_no_training_goes_on_from_an_export(trained, tmp_path):
     framework.export(trained[1], file, "rf8", cls=Net)
     boring = "lightning.pytorch.demos.boring_classes"
     config = {"model": f"{boring}.BoringModel", "data": f"{boring}.BoringDataModule", "run": {"root": str(tmp_path)}}
-    with pytest.raises(UserError, match=r"small\.ckpt holds weights alone, .*--techniques\.warm_start\.checkpoint="):
+    with pytest.raises(UserError, match=r"small\.ckpt holds only weights, .*--techniques\.warm_start\.checkpoint="):
         framework.build(config, [f"--ckpt_path={file}"])
     assert [*tmp_path.iterdir()] == [file]

@@ -139,7 +139,7 @@ def test_a_full_disk(tmp_path, monkeypatch, place):
     monkeypatch.undo()
     assert str(path) in str(caught.value)
     assert "No space left" in str(caught.value)
-    assert "the previous file stands" in str(caught.value)
+    assert "the previous file is kept" in str(caught.value)
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -333,4 +333,4 @@ def test_a_sweep_does_not_go_on_from_another_seed(tmp_path, capsys):
     file = toy_sweep(tmp_path, "toy", method="random", parameters={"model.x": {"min": 0.0, "max": 1.0}})
     Study(read_sweep(file), open_storage("sweeps/toy/journal.log"), "toy", seed=3)
     assert main(["sweep", "toy.yaml", "--count=1", "--resume", "--seed=4"]) == 2
-    assert "--seed 4: the sweep that is to go on draws its points from seed 3" in capsys.readouterr().err
+    assert "--seed 4: the sweep to resume uses seed 3" in capsys.readouterr().err

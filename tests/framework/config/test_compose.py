@@ -169,7 +169,7 @@ def test_what_is_typed_wins_over_a_file_that_is_named_after_it():
     [
         ("- 1\n", "file.yaml: a mapping of settings is needed, found a list"),
         ("hello\n", "file.yaml: a mapping of settings is needed, found the text 'hello'"),
-        ("model:\n  lr: 1\n  wd: 2\n  lr: 3\n", "file.yaml:4: model.lr stands twice (first on line 2)"),
+        ("model:\n  lr: 1\n  wd: 2\n  lr: 3\n", "file.yaml:4: model.lr is given twice (first on line 2)"),
         ("", None),
     ],
 )

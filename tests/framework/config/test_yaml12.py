@@ -122,7 +122,7 @@ BOMB = b"a0: &a0 [x]\n" + b"".join(
         (b"\xff\xfe\x00\x01", "not a YAML or JSON file"),
         (b"a: &x [*x]\n", "an alias that contains itself"),
         (b"a: 1\nb: \0\n", ":2: not valid YAML"),
-        (BOMB, "its aliases unfold to 2.35e+09 values"),
+        (BOMB, "its aliases expand to 2.35e+09 values"),
         (b"a: !!python/object:os.system {}\n", "the tag tag:yaml.org,2002:python/object:os.system is not accepted"),
         (b"a: !!int x\n", "not valid YAML: invalid literal"),
     ],

@@ -263,9 +263,9 @@ def test_undo_and_fold() -> None:
     assert trainable_names(model) == ["first.weight", "last.weight", "last.bias"]
     edit(model, Freeze())
     edit(model, EarlyBranch())
-    with pytest.raises(UserError, match="'toy_early_branch' stands on it"):
+    with pytest.raises(UserError, match="'toy_early_branch' depends on it"):
         undo(model, "toy_freeze")
-    with pytest.raises(UserError, match="no edit 'lora' to take back; done: toy_freeze, toy_early_branch"):
+    with pytest.raises(UserError, match="no edit 'lora' to undo; edits: toy_freeze, toy_early_branch"):
         undo(model, "lora")
     with pytest.raises(UserError, match="cannot be folded"):
         fold(model)

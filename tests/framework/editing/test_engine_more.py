@@ -98,7 +98,7 @@ def test_edits_that_a_checkpoint_does_not_have_are_taken_back_aloud(tmp_path: Pa
     trainer.fit(Net(), datamodule=Data())
     trainer.save_checkpoint(tmp_path / "plain.ckpt")
     model = Net()
-    with pytest.warns(UserWarning, match="toy_freeze: taken back"):
+    with pytest.warns(UserWarning, match="toy_freeze: undone"):
         trainer_of(tmp_path, Freeze()).fit(model, datamodule=Data(), ckpt_path=tmp_path / "plain.ckpt")
     assert len(trainable_names(model)) == 4
 

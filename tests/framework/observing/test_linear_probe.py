@@ -65,7 +65,7 @@ def test_features_are_those_of_evaluation():
         def forward(self, x):
             return super().forward(x)[:, :2]
 
-    with pytest.raises(UserError, match="the output of Sliced is not what head gives"):
+    with pytest.raises(UserError, match="the output of Sliced is not that of head"):
         see(Sliced(), "head", [(x, y)])
     with pytest.raises(UserError, match="no data"):
         see(net, "head", [])

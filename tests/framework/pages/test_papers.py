@@ -71,10 +71,13 @@ def test_a_paper_is_found_by_number_name_or_words(asked, name):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("nonsense", "'nonsense' is no paper here; accepted: an arXiv number, words of a title, or one of backslash, "),
-        ("s4dd", "'s4dd' is no paper here; did you mean s4d?"),
-        ("in-context", "'in-context' stands for several papers: "),
-        ("9999.99999", "'9999.99999' is no paper here"),
+        (
+            "nonsense",
+            "'nonsense' is not a paper here; accepted: an arXiv number, words of a title, or one of backslash, ",
+        ),
+        ("s4dd", "'s4dd' is not a paper here; did you mean s4d?"),
+        ("in-context", "'in-context' matches several papers: "),
+        ("9999.99999", "'9999.99999' is not a paper here"),
     ],
 )
 def test_what_is_not_found_is_said(asked, message):

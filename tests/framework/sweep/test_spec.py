@@ -235,8 +235,8 @@ def test_the_defaults_of_the_numbers():
         ("{distribution: loguniform, min: 1, max: 2}", "p.distribution: 'loguniform' is not a distribution of W&B; did you mean log_uniform?"),
         ("{distribution: 7}", "p.distribution: 7 is not a distribution of W&B; accepted: constant, categorical,"),
         ("{distribution: q_inv_log_uniform, min: 1, max: 2}", "p.distribution: 'q_inv_log_uniform' is not a distribution of W&B; did you mean inv_log_uniform?"),
-        ("{values: [2020-01-01]}", "p.values[0]: JSON, in which values travel, has no date; put it in quotes"),
-        ("{value: .nan}", "p.value: JSON, in which values travel, has no nan; write it as text: 'nan'"),
+        ("{values: [2020-01-01]}", "p.values[0]: values are saved as JSON, which has no date; put it in quotes"),
+        ("{value: .nan}", "p.value: values are saved as JSON, which has no nan; write it as text: 'nan'"),
         ("{value: {1: 2}}", "p.value: the key 1 is not text: put it in quotes"),
         ("{parameters: {}}", "p.parameters: a mapping of names to what to try is needed, found {}"),
         ("{parameters: {a: {value: 1}}, value: 2}", "p.value: beside nested parameters nothing else is accepted"),
@@ -279,16 +279,16 @@ def test_what_a_grid_cannot_have(body, what):
         ("name: 3", "name: text is needed, found 3; put it in quotes"),
         ("project: null", "project: text is needed, found nothing; put it in quotes"),
         ("command: python t.py", "command: a list with one item for each argument is needed, found 'python t.py'"),
-        ("command: []", "command: empty; leave it out for W&B's default, or say what to run"),
+        ("command: []", "command: empty; omit it for W&B's default, or give what to run"),
         ("command: [a, on]", "command[1]: text is needed, found true; put it in quotes"),
-        ("command: ['${argz}']", "command[0]: '${argz}' is no macro of W&B; did you mean ${args}?"),
-        ("command: ['-a=${args}']", "command[0]: '-a=${args}': W&B fills ${args} in only where it is a whole item"),
+        ("command: ['${argz}']", "command[0]: '${argz}' is not a macro of W&B; did you mean ${args}?"),
+        ("command: ['-a=${args}']", "command[0]: '-a=${args}': W&B replaces ${args} only if it is a whole item"),
         ("metric: loss", "metric: a mapping with name and goal is needed, found 'loss'"),
         ("metric: {goal: minimize}", "metric.name: missing; the name of a logged value is needed"),
         ("metric: {name: a, goal: max}", "metric.goal: 'max' is not a goal; did you mean maximize?"),
         ("metric: {name: a, goal: up}", "metric.goal: 'up' is not a goal; accepted: minimize, maximize"),
         ("metric: {name: a, target: 1e-3}", "metric.target: a number is needed, found the text '1e-3': YAML 1.1"),
-        ("metric: {name: a, impute: worst}", "metric.impute: cannot be honoured"),
+        ("metric: {name: a, impute: worst}", "metric.impute: not supported"),
         ("metric: {name: a, gaol: minimize}", "metric.gaol: unknown key; did you mean goal?"),
         ("early_terminate: hyperband", "early_terminate: a mapping with type: hyperband is needed, found 'hyperband'"),
         ("early_terminate: {min_iter: 3}", "early_terminate.type: missing; accepted: hyperband"),
@@ -319,11 +319,11 @@ def test_every_key_of_the_schema_is_accepted_or_refused_by_name():
     assert set(metric) == {"name", "goal", "target", *spec.REFUSED_IN_METRIC}
     for key in spec.REFUSED:
         (found,) = refused(one("{value: 1}") + f"{key}: x\n")
-        assert found.startswith(f"{key}: cannot be honoured: ")
+        assert found.startswith(f"{key}: not supported: ")
         assert found.endswith("(sweep.yaml:6)")
     for key in spec.REFUSED_IN_METRIC:
         (found,) = refused(one("{value: 1}").replace("loss}", f"loss, {key}: best}}"))
-        assert found.startswith(f"metric.{key}: cannot be honoured: ")
+        assert found.startswith(f"metric.{key}: not supported: ")
 
 
 def test_what_needs_a_metric():
@@ -398,7 +398,7 @@ command:
     found = refused(text)
     lines = [int(re.search(r"\(sweep\.yaml(?::(\d+))?\)$", message).group(1) or 0) for message in found]
     assert lines == [0, 2, 5, 12, 13, 16]
-    assert found[2] == "parameters.a: stands twice, first on line 4 (sweep.yaml:5)"
+    assert found[2] == "parameters.a: is given twice, first on line 4 (sweep.yaml:5)"
 
 
 def test_merge_keys_and_anchors():
@@ -420,7 +420,7 @@ def test_merge_keys_and_anchors():
         ("a: &a [*a]", "an alias that contains itself"),
         (
             "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]\n" for i in range(9)),
-            "aliases unfold to 2.35e\\+09 values",
+            "aliases expand to 2.35e\\+09 values",
         ),
         ("a: 1\nb: \0", r"sweep\.yaml:2: not valid YAML"),
         ("a: 2020-13-45", "not valid YAML: month must be in 1..12"),

@@ -240,7 +240,7 @@ def test_a_storage_that_is_away_is_waited_for(monkeypatch, capsys):
         patient.refuse()
     patient = Patient(Flaky(1000))
     patient.hurry()
-    with pytest.raises(UserError, match=r"does not answer, --resume goes on: .*No space left"):
+    with pytest.raises(UserError, match=r"does not answer, --resume resumes: .*No space left"):
         patient.answer(7)
 
 
@@ -280,7 +280,7 @@ def test_a_lock_that_was_taken_away_is_not_given_back(tmp_path):
 )
 def test_another_file_does_not_go_on(tmp_path, change, named):
     begin(tmp_path)
-    with pytest.raises(UserError, match=f"{named} differ.* from the sweep 's' that is to go on"):
+    with pytest.raises(UserError, match=f"{named} differ.* from the sweep 's' to resume"):
         begin(tmp_path, resume=True, **change)
     begin(tmp_path, resume=True, run_cap=5, project="other")
 
@@ -315,7 +315,7 @@ def test_a_spoilt_line_of_the_journal_is_told(tmp_path):
     begin(tmp_path)
     with open("journal.log", "ab") as file:
         file.write(b"{spoilt\n")
-    with pytest.raises(UserError, match=r"journal of the trials is damaged, a line of it is no JSON: "):
+    with pytest.raises(UserError, match=r"journal of the trials is damaged, a line is not JSON: "):
         begin(tmp_path, resume=True).beat("me", 1)
 
 

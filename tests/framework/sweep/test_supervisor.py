@@ -105,12 +105,12 @@ end()
     assert states(supervisor) == [
         (point, state) for point in range(3) for state in ("interrupted", "interrupted", "finished")
     ]
-    assert supervisor.trials[0].message == "the worker ended with exit code 1 before the trial began"
+    assert supervisor.trials[0].message == "the worker ended with exit code 1 before the trial started"
 
 
 def test_workers_that_never_begin_end_the_sweep_and_no_point_is_lost(tmp_path, monkeypatch):
     supervisor = prepare(tmp_path, monkeypatch, "sys.exit(1)")
-    with pytest.raises(UserError, match=r"the workers end before they begin; see .*worker-0.log"):
+    with pytest.raises(UserError, match=r"the workers end before they start a trial; see .*worker-0.log"):
         supervisor.run()
     assert states(supervisor) == [(0, "interrupted")] * 3
 

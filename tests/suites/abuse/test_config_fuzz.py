@@ -109,4 +109,4 @@ def test_what_a_mistake_leaves_does_not_hinder_the_next_run(mutation: Mutation, 
     assert again.code == 0, f"{again.said}\nafter:\n{first.said}"
     on = run(["fit", "--config", "whole.yaml", *switches, "--ckpt_path", "last"], folder, 3 * SECONDS)
     assert on.code == 0, f"{on.said}\nafter:\n{first.said}"
-    assert f"going on with runs/method/{name}" in on.said
+    assert f"resuming runs/method/{name}" in on.said

@@ -21,7 +21,7 @@ def test_memory_that_runs_out_is_said_with_the_settings(tmp_path: Path) -> None:
     huge = ["--model.backbone=mlp", "--model.backbone_args={width: 100000000}"]
     outcome = run(["fit", "--config", DIGITS, *huge, *SWITCHES], tmp_path / "run", 60)
     assert outcome.code == 2, outcome.said
-    assert "error: out of memory: 25.6 GB could not be had; " in outcome.said
+    assert "error: out of memory: 25.6 GB could not be allocated; " in outcome.said
     assert "the largest settings: model.backbone_args.width = 100000000, " in outcome.said
 
 

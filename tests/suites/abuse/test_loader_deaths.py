@@ -74,7 +74,7 @@ def fails(tmp_path: Any, capfd: Any, how: str, workers: int = 2) -> tuple[int, s
     error = capfd.readouterr().err
     point = opens(run_folder(tmp_path) / "checkpoints" / "last.ckpt")
     assert point is not None
-    assert f"of step {point['global_step']}, stands; go on from there" in error
+    assert f"of step {point['global_step']}, was saved; to resume: fit --ckpt_path" in error
     return code, error
 
 

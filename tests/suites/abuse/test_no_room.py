@@ -129,7 +129,7 @@ class Draw(pl.Callback):
 def test_in_a_figure(tmp_path, capfd):
     message = failed(tmp_path, capfd, Full(".picture.png", 1).arm, DRAW)
     assert f"{run_folder(tmp_path) / 'figures' / 'picture.png'}: cannot be written: No space left" in message
-    assert "stands; go on from there" in message
+    assert "was saved; to resume: fit --ckpt_path" in message
     assert command("fit", f"--ckpt_path={run_folder(tmp_path)}") == 0
     assert (run_folder(tmp_path) / "figures" / "picture.png").stat().st_size > 1000
 

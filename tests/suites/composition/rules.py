@@ -71,7 +71,7 @@ RULES = (
         lambda architecture, techniques: (
             bool({"feature_drift", "ntk_split"} & set(techniques)) and architecture == "transformer"
         ),
-        "is not what net.decoder.head gives",
+        "is not that of net.decoder.head",
         "Features and kernels are of f(x) = V φ(x) + b. This model takes some of the logits of the last of many places; "
         "its head can be trained first (lp_ft with probe_epochs), but an example has no one φ.",
     ),
