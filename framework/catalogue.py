@@ -14,7 +14,7 @@ from framework import paths
 from framework.config.yaml12 import load
 
 _NOT_A_METHOD = ("callbacks", "sweeps")
-_KINDS = ("Observer", "Edit", "Once", "Transform")
+_KINDS = ("Observer", "Penalty", "Edit", "Once", "Transform")
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _kind(class_path: str, path: Path, tree: ast.Module) -> str:
     cls = _class(class_path, path, tree)
     bases = [base.id for base in cls.bases if isinstance(base, ast.Name)]
     kind = next((kind for base in bases for kind in _KINDS if base.endswith(kind)), "Writer")
-    if kind in ("Observer", "Writer"):
+    if kind in ("Observer", "Penalty", "Writer"):
         return kind.lower()
     given = _attributes(cls)
     changes = given.get("changes")

@@ -1,18 +1,22 @@
 """Editing a model so that the edit survives a checkpoint: decide, record, apply."""
 
+from framework.editing.capture import Captured
 from framework.editing.engine import Editing, edit
 from framework.editing.ledger import fold, ledger_of, replay, undo
-from framework.editing.names import choose, matches, matrices, nothing_matches, unique_parameters
+from framework.editing.names import choose, matches, matrices, nothing_matches, trained_parameters, unique_parameters
+from framework.editing.penalty import Penalty
 from framework.editing.plan import Plan
 from framework.editing.stage import Stage, stage_of
 from framework.editing.technique import Context, Edit, Observer, Once, Technique, Transform
 
 __all__ = [
+    "Captured",
     "Context",
     "Edit",
     "Editing",
     "Observer",
     "Once",
+    "Penalty",
     "Plan",
     "Stage",
     "Technique",
@@ -26,6 +30,7 @@ __all__ = [
     "nothing_matches",
     "replay",
     "stage_of",
+    "trained_parameters",
     "undo",
     "unique_parameters",
 ]

@@ -38,6 +38,7 @@ from framework.editing.ledger import (
     trainable_names,
 )
 from framework.editing.names import unique_parameters
+from framework.editing.penalty import Penalty
 from framework.editing.plan import KEY, Plan
 from framework.editing.snapshot import Snapshot
 from framework.editing.technique import Context, Edit, Engine, Moment, Once, Technique, Transform, callbacks_of
@@ -281,7 +282,7 @@ def check_run(trainer: pl.Trainer, module: pl.LightningModule, techniques: Mappi
         kind = "ddp" if strategy._start_method == "popen" else f"ddp_{strategy._start_method}"
     plain = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
     for name, technique in techniques.items():
-        if not isinstance(technique, Edit) and not technique.writes_weights:
+        if not isinstance(technique, Edit | Penalty) and not technique.writes_weights:
             continue
         where = f"techniques.{name} and trainer.strategy {kind}"
         if not plain:
