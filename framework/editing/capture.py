@@ -77,7 +77,7 @@ class Captured:
         if self.edge is not None and of.grad_fn is not None:
             if self.first:
                 _refuse_once_differentiable(of.grad_fn, self.edge.node, self.key)
-            with second_derivatives(self.key):
+            with mistakes_of(self.key):
                 (found,) = torch.autograd.grad(of, [self.edge], along, create_graph=True, allow_unused=True)
         if found is None:
             raise UserError(
@@ -253,7 +253,7 @@ def refuse_compiled(module: nn.Module, key: str) -> None:
 
 
 @contextmanager
-def second_derivatives(key: str) -> Iterator[None]:
+def mistakes_of(key: str) -> Iterator[None]:
     """Turns what torch raises where something has no second derivative into a user's mistake, told under ``key``.
 
     Raises:

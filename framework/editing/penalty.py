@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from framework.editing.capture import Capture, Captured, refuse_compiled, second_derivatives, submodule
+from framework.editing.capture import Capture, Captured, mistakes_of, refuse_compiled, submodule
 from framework.editing.plan import Plan
 from framework.editing.technique import Context, Edit, Technique
 from framework.errors import UserError
+from framework.protocols import second_derivatives
 from framework.settings import at_least
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class _PenalisedStep:
         def training_step(batch: Any, *args: Any, **kwargs: Any) -> Any:
             with ExitStack() as stack:
                 if self.twice:
-                    stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                    stack.enter_context(second_derivatives())
                 with ExitStack() as hooks:
                     for capture in self.captures.values():
                         hooks.enter_context(capture.watching())
@@ -172,8 +172,7 @@ class _PenalisedStep:
         def penalised_backward(loss: Tensor, *args: Any, **kwargs: Any) -> None:
             if not self.twice:
                 return backward(loss, *args, **kwargs)
-            # the kernel that is differentiated here too: checkpointed layers run again
-            with sdpa_kernel(SDPBackend.MATH), second_derivatives(", ".join(self.twice)):
+            with second_derivatives(), mistakes_of(", ".join(self.twice)):  # checkpointed layers compute again here
                 backward(loss, *args, **kwargs)
 
         training_step.penalised = self  # type: ignore[attr-defined] # copies of the module share it
