@@ -185,7 +185,7 @@ class Capture:
         opened = self._open(x)
         if isinstance(place, int):
             return (*args[:place], opened, *args[place + 1 :]), kwargs
-        return args, {**kwargs, place: opened}
+        return args, kwargs | {str(place): opened}
 
     def _open_embedding(self, embed: nn.Module, args: Any, output: Any) -> Any:
         self._count("embed")

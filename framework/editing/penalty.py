@@ -11,6 +11,7 @@ the step's own forward pass.
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import zlib
 from collections.abc import Mapping
@@ -157,7 +158,7 @@ class _PenalisedStep:
         step, backward = module.training_step, module.backward
         self._before = {name: vars(module).get(name) for name in ("training_step", "backward")}
 
-        @functools.wraps(step)  # Lightning looks at the signature
+        @functools.wraps(step)
         def training_step(batch: Any, *args: Any, **kwargs: Any) -> Any:
             with ExitStack() as stack:
                 if self.twice:
@@ -175,6 +176,7 @@ class _PenalisedStep:
             with second_derivatives(), mistakes_of(", ".join(self.twice)):  # checkpointed layers compute again here
                 backward(loss, *args, **kwargs)
 
+        training_step.__wrapped__ = inspect.unwrap(step)  # Lightning reads the signature there, one wrapper deep
         training_step.penalised = self  # type: ignore[attr-defined] # copies of the module share it
         self._own = {"training_step": training_step, "backward": penalised_backward}
         for name, function in self._own.items():
