@@ -9,23 +9,23 @@ The objective is the loss plus ``weight`` times the mean over the samples b of
     ‖∂ℓ_b / ∂x_b‖²        the paper's ½ Σ_i (∂E/∂x_i)² for twice its weight
 
 with ℓ_b the loss of a sample, so that a small change of the input changes the loss little. With ``outputs`` it is
-Σ_k ‖∂f_k / ∂x_b‖² over the chosen outputs f_k instead, rows of the Jacobian, at a backward pass each. ``squared: false``
-takes norms in place of their squares. The gradient is that of the step's own forward pass: dropout and augmentation are
-those of the loss.
+Σ_k ‖∂f_k / ∂x_b‖² over the chosen outputs f_k instead, rows of the Jacobian, at one backward pass each. With
+``squared: false`` norms are added instead of their squares. The gradient is that of the step's own forward pass, with the
+loss's dropout and augmentation.
 
 The training loss is taken to be a mean over the B samples of a batch, so that ∂ℓ_b/∂x_b is B times the gradient of the
-loss. **Batch norm in training mode couples the samples**: x_b then moves every sample's loss, and what is penalised is the
-gradient of all of them by x_b.
+loss. **Batch norm in training mode couples the samples**: x_b changes every sample's loss, and the penalised gradient
+contains all of these changes.
 
-Works on any module that optimises automatically and calls its network once in ``training_step``. The network is the module
-itself; where ``training_step`` calls a part instead, name it: ``net: backbone``. For tokens the input is what their
-embedding gives: ``embed: net.wte``. Logs what is added as ``train/input_gradient_penalty``; ``train/loss`` stays without
-it.
+Works on any module with automatic optimisation that calls its network once in ``training_step``. The network is the
+module itself; where ``training_step`` calls a part instead, name it: ``net: backbone``. For tokens the input is what
+their embedding gives: ``embed: net.wte``. Logs what is added as ``train/input_gradient_penalty``; ``train/loss`` stays
+without it. It keeps no state.
 
 Expected, ``vision/image_classifier_digits``: EXPECTED.
 
-Cost: a step takes about three times as long and holds twice the memory. Attention is computed by PyTorch's unfused kernel
-within the step. Limits: one device or ``ddp``; no compiled network, no ``checkpoint(use_reentrant=True)``, no kernel
+Cost: a step takes about three times as long and holds twice the memory. Within it attention is computed by PyTorch's
+unfused kernel. Limits: one device or ``ddp``; no compiled network, no ``checkpoint(use_reentrant=True)``, no kernel
 without a second derivative: each is refused by name. Under ``16-mixed`` small gradients round to zero.
 """
 

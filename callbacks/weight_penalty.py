@@ -10,9 +10,9 @@ The objective is the loss plus ``weight`` times
 Which weights: the trainable ones that ``include`` and ``exclude`` choose, tied ones once, biases and norms too unless
 excluded. So adapters only under LoRA.
 
-Logs what is added as ``train/weight_penalty``; ``train/loss`` stays without it. It keeps no state. Cost: reads the weights
-once and writes a gradient of each. Limits: an L1 penalty under a gradient method leaves weights near 0, not at it;
-one device or ``ddp``.
+Logs what is added as ``train/weight_penalty``; ``train/loss`` stays without it. It keeps no state. Cost: reads the
+weights once and writes a gradient of each. Limits: an L1 penalty under a gradient method leaves weights near 0, not at
+0; one device or ``ddp``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Second derivatives: what a penalty on gradients asks of layers that compute by kernels of their own.
 
-A fused kernel is mostly written with its first derivative alone. Within :func:`second_derivatives` attention is computed
-by PyTorch's unfused kernel, and a layer that asks :func:`second_derivatives_needed` computes by operations that PyTorch
-differentiates as often as asked, slower. The rest of a run keeps the fast form and its bits.
+Most fused kernels have a first derivative only. Within :func:`second_derivatives` attention is computed by PyTorch's
+unfused kernel, and a layer that asks :func:`second_derivatives_needed` computes by slower operations that PyTorch
+differentiates any number of times. The rest of a run keeps the fast form and its bits.
 """
 
 from __future__ import annotations
