@@ -38,7 +38,7 @@ class Captured:
     """What a penalty may use besides the batch and what ``training_step`` returned.
 
     Attributes:
-        seed: Numbers that fix this batch's random draws: of the run and the penalty, of the batch, of the rank.
+        seed: Numbers that fix this batch's random draws: of the run, the penalty, the rank and the batch.
         key: Of the penalty, for messages.
         output: What the network returned: the tensor, its ``logits``, or the first of several. ``None`` where nothing
             was captured.

@@ -59,6 +59,7 @@ class Penalty(Technique):
         at_least(0, **{f"{self.technique}.weight": weight})
         self.weight, self.net, self.embed = weight, net, embed
         self._batches = 0
+        self._seed: tuple[int, ...] = (0,)
 
     def penalty(self, module: pl.LightningModule, batch: Any, outputs: Any, captured: Captured) -> Tensor:
         """The term without its weight, a scalar with a graph.
@@ -99,6 +100,8 @@ class Penalty(Technique):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Wraps the module's ``training_step``."""
         if self.weight:
+            run = int(os.environ.get("PL_GLOBAL_SEED", 0))
+            self._seed = run, zlib.crc32(self.name.encode()), trainer.global_rank
             _PenalisedStep.of(pl_module).add(self)
 
     def on_train_batch_start(
@@ -138,13 +141,10 @@ class Penalty(Technique):
         """Goes on counting."""
         self._batches = state_dict["batches"]
 
-    def seed(self, rank: int) -> tuple[int, ...]:
-        """Numbers that fix the random draws for the current batch.
-
-        Args:
-            rank: Of the process.
-        """
-        return (int(os.environ.get("PL_GLOBAL_SEED", 0)), zlib.crc32(self.name.encode()), self._batches, rank)
+    @property
+    def seed(self) -> tuple[int, ...]:
+        """Numbers that fix the random draws for the current batch: of the run, the penalty, the rank and the batch."""
+        return (*self._seed, self._batches)
 
 
 class _PenalisedStep:
@@ -238,13 +238,14 @@ class _PenalisedStep:
 
     def _term(self, penalty: Penalty, batch: Any, outputs: Any) -> Tensor:
         """The weighted term, which is logged."""
-        seed, captured = penalty.seed(self.module.global_rank), None
-        if penalty.captures != "nothing":
-            captured = self.captures[penalty.net, penalty.embed].captured(seed)
-        found = penalty.penalty(self.module, batch, outputs, captured or Captured(seed))
+        if penalty.captures == "nothing":
+            captured = Captured(penalty.seed)
+        else:
+            captured = self.captures[penalty.net, penalty.embed].captured(penalty.seed)
+        found = penalty.penalty(self.module, batch, outputs, captured)
         if found.ndim:
             raise ValueError(f"{type(penalty).__name__}.penalty must return a scalar, not {tuple(found.shape)}")
         term = penalty.weight * found
-        size = 1 if captured is None or captured.output is None else len(captured.output)
+        size = len(captured.output) if captured.output is not None and captured.output.ndim else 1
         self.module.log(f"train/{penalty.name}", term.detach(), batch_size=size)
         return term
