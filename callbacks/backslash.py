@@ -43,7 +43,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from framework.editing import Plan, Writer, choose, nothing_matches, unique_parameters
+from framework.editing import Plan, Writer, trained_parameters
 from framework.functional import generalized_gaussian as gg
 from framework.functional.compression.rate import STEP, bits_per_weight
 from framework.settings import above, at_least, at_most_one, one_of
@@ -278,16 +278,7 @@ class BackSlash(Writer):
         self._choose(pl_module)
 
     def _choose(self, module: nn.Module) -> None:
-        known = {
-            name: parameter
-            for name, parameter in unique_parameters(module).items()
-            if parameter.is_floating_point() and parameter.numel()
-        }
-        trained = [name for name, parameter in known.items() if parameter.requires_grad]
-        names = choose(known, self.include, self.exclude or (), f"techniques.{self.name}.include")
-        if not set(names) & set(trained):
-            raise nothing_matches(", ".join(self.include or ("*",)), trained, f"techniques.{self.name}: trainable")
-        self._chosen = [known[name] for name in names]
+        self._chosen = trained_parameters(module, self.include, self.exclude, f"techniques.{self.name}")
 
     def _pulled(self) -> list[nn.Parameter]:
         return [parameter for parameter in self._chosen if parameter.requires_grad]  # it may be frozen in between

@@ -14,7 +14,7 @@ from framework import paths
 from framework.config.yaml12 import load
 
 _NOT_A_METHOD = ("callbacks", "sweeps")
-_KINDS = ("Observer", "Edit", "Once", "Transform", "Writer")
+_KINDS = ("Observer", "Penalty", "Edit", "Once", "Transform", "Writer")
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _kind(cls: ast.ClassDef) -> str:
     """Returns a technique's kind and what it changes in a model, from its class's bases and attributes."""
     bases = [base.id for base in cls.bases if isinstance(base, ast.Name)]
     kind = next(kind for base in bases for kind in _KINDS if base.endswith(kind))
-    if kind in ("Observer", "Writer"):
+    if kind in ("Observer", "Penalty", "Writer"):
         return kind.lower()
     given = _attributes(cls)
     changes = given.get("changes")

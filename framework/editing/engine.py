@@ -39,6 +39,7 @@ from framework.editing.ledger import (
     trainable_names,
 )
 from framework.editing.names import unique_parameters
+from framework.editing.penalty import Penalty
 from framework.editing.phases import comes_before
 from framework.editing.plan import KEY, Plan
 from framework.editing.snapshot import Snapshot
@@ -294,7 +295,7 @@ def check_run(trainer: pl.Trainer, module: pl.LightningModule, techniques: Mappi
         kind = "ddp" if strategy._start_method == "popen" else f"ddp_{strategy._start_method}"
     plain = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
     for name, technique in techniques.items():
-        if not isinstance(technique, Edit | Writer):
+        if not isinstance(technique, Edit | Writer | Penalty):
             continue
         where = f"techniques.{name} and trainer.strategy {kind}"
         if not plain:

@@ -64,6 +64,34 @@ def unique_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return dict(model.named_parameters(remove_duplicate=True))
 
 
+def trained_parameters(
+    model: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None, key: str = ""
+) -> list[nn.Parameter]:
+    """The parameters of floating type that patterns choose by name, tied ones once; some of them are trained.
+
+    Those that are not may be trained later, so whoever acts on trained ones alone looks at ``requires_grad`` then.
+
+    Args:
+        model: Whose parameters.
+        include: Patterns as :func:`matches` takes; ``None`` for all.
+        exclude: Patterns too.
+        key: Of the technique, for messages.
+
+    Raises:
+        UserError: a pattern names nothing, or no chosen parameter is trained; the nearest names are listed.
+    """
+    known = {
+        name: parameter
+        for name, parameter in unique_parameters(model).items()
+        if parameter.is_floating_point() and parameter.numel()
+    }
+    trained = [name for name, parameter in known.items() if parameter.requires_grad]
+    names = choose(known, include, exclude or (), f"{key}.include")
+    if not set(names) & set(trained):
+        raise nothing_matches(", ".join(include or ("*",)), trained, f"{key}: trainable")
+    return [known[name] for name in names]
+
+
 def matrices(
     model: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None, key: str = ""
 ) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from framework.protocols.attention import Replacement, RotaryAttention
 from framework.protocols.data import HasTargetSignal, InRounds
+from framework.protocols.derivatives import second_derivatives, second_derivatives_needed
 from framework.protocols.memories import HasCoreSpectrum, HasRouters, ReadsTable, Routing, TableRead
 from framework.protocols.prompts import AnswersPrompts, HandsOutPrompts, RatesInTokens
 from framework.protocols.sequences import Generates, HasKernels, HasMemory, KernelData, RateTransferable
@@ -42,4 +43,6 @@ __all__ = [
     "SineLayers",
     "TableRead",
     "WeightPart",
+    "second_derivatives",
+    "second_derivatives_needed",
 ]

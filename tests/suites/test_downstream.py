@@ -12,7 +12,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from checkout import ROOT
+from editing_toys import Net, trainer_of
+from lightning.pytorch.callbacks import ModelCheckpoint
+from resume_harness import same
+from torch.utils.data import DataLoader, TensorDataset
+
+from callbacks.input_gradient_penalty import InputGradientPenalty
+from callbacks.lora import LoRA
+from callbacks.ntk_monitor import NTKMonitor
+from callbacks.weight_penalty import WeightPenalty
 
 # The ways to start our command differ in `sys.path` alone, and each imports for five seconds: a process that has imported
 # what others made, and nothing of ours, forks for each. It is given the command, the folder and PYTHONPATH, as JSON.
@@ -262,3 +272,35 @@ def test_the_wheel_finds_its_configs_from_any_folder(installed, tmp_path):
     done = run([str(installed / "framework"), "list", "--json"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert '"sequence/s4d"' in done.stdout
+
+
+def test_a_module_of_lightnings_own_under_its_plain_trainer(tmp_path):
+    """Penalties, an edit and an observer together: trained, saved, resumed as if not stopped."""
+
+    generator = torch.Generator().manual_seed(7)
+    x, y = torch.randn(24, 5, generator=generator), torch.randint(0, 3, (24,), generator=generator)
+
+    def fit(folder, epochs, ckpt=None):
+        torch.manual_seed(0)
+        kept = ModelCheckpoint(folder, save_last=True)
+        techniques = [
+            WeightPenalty(0.01),
+            LoRA(rank=2, target_modules=["first"]),
+            InputGradientPenalty(0.1),
+            NTKMonitor(every_n_steps=3, points=3, eigenvalues=2, chunk=2),
+        ]
+        trainer = trainer_of(folder, *techniques, kept, max_epochs=epochs)
+        trainer.fit(Net(), DataLoader(TensorDataset(x, y), batch_size=4), ckpt_path=ckpt, weights_only=True)
+        return trainer
+
+    whole = fit(tmp_path / "whole", 3)
+    stopped = fit(tmp_path / "stopped", 2)
+    resumed = fit(tmp_path / "resumed", 3, tmp_path / "stopped" / "last.ckpt")
+    ends = [trainer.lightning_module.state_dict() for trainer in (whole, stopped, resumed)]
+    assert same(ends[0], ends[2])
+    assert not same(ends[0], ends[1])
+    logged = [{name: float(value) for name, value in t.callback_metrics.items()} for t in (whole, resumed)]
+    assert logged[0] == logged[1]
+    assert logged[0].keys() >= {"train/loss", "train/weight_penalty", "train/input_gradient_penalty", "ntk/drift"}
+    assert any("lora_A" in name for name in ends[0])
+    assert not {"training_step", "backward"} & set(vars(whole.lightning_module))

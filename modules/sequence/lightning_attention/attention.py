@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from framework.errors import UserError
+from framework.protocols import second_derivatives_needed
 from framework.settings import one_of
 from modules.sequence.lightning_attention.reference import left_product
 from modules.sequence.lightning_attention.tiled import TiledAttention
@@ -41,7 +42,8 @@ def lightning_attention(
         state: S_0 (B, H, d, e), what the tokens before have left; zero by default.
         block: Tokens in a tile of the PyTorch form; about d is fastest.
         return_state: Whether the last state is returned too.
-        form: ``tiled`` (PyTorch), ``triton``, ``left_product`` (n² time, for comparison), or ``auto``: Triton on a GPU.
+        form: ``tiled`` (PyTorch), ``triton``, ``left_product`` (n² time, for comparison), or ``auto``: Triton on a GPU,
+            unless second derivatives are needed, which it has not.
 
     Returns:
         o (B, H, T, e); with ``return_state`` also S_T (B, H, d, e), float32 (float64 for float64).
@@ -50,7 +52,8 @@ def lightning_attention(
         UserError: the form is not known, or not to be had with these tensors.
     """
     if form == "auto":
-        form = "triton" if q.is_cuda and q.dtype != torch.float64 and triton_found() else "tiled"
+        fast = q.is_cuda and q.dtype != torch.float64 and triton_found() and not second_derivatives_needed()
+        form = "triton" if fast else "tiled"
     if form == "tiled":
         out, last = TiledAttention.apply(q, k, v, slope, state, block)
     elif form == "triton":

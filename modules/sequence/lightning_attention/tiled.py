@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 class Decays(NamedTuple):
@@ -127,7 +126,6 @@ class TiledAttention(torch.autograd.Function):
         return out.to(v.dtype), state
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor, state_upstream: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of q, k, v and the first state."""
         q, k, v, slope, start = ctx.saved_tensors

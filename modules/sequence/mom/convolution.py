@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 def short_convolution(x: Tensor, weight: Tensor) -> Tensor:
@@ -39,7 +38,6 @@ class _ShortConvolution(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         width, length = weight.shape[1], g.shape[1]

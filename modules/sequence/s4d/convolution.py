@@ -9,6 +9,8 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from framework.protocols import second_derivatives_needed
+
 
 class _CircularConvolution(torch.autograd.Function):
     """Circular convolution of real signals, with a backward pass in real transforms.
@@ -69,6 +71,9 @@ def fft_convolution(u: Tensor, kernel: Tensor, backward_kernel: Tensor | None = 
         gap = kernel.new_zeros(*kernel.shape[:-1], n - 2 * length + 1)
         first = kernel[..., :1] + backward_kernel[..., :1]
         kernel = torch.cat([first, kernel[..., 1:], gap, backward_kernel[..., 1:].flip(-1)], dim=-1)
+    if second_derivatives_needed():
+        product = torch.fft.rfft(u, n).unsqueeze(-3) * torch.fft.rfft(kernel, n)
+        return torch.fft.irfft(product, n)[..., :length]
     return _CircularConvolution.apply(u, kernel, n)[0]
 
 

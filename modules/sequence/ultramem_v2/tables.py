@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from framework.settings import at_least, at_most
 
@@ -118,12 +117,12 @@ class _RowProducts(torch.autograd.Function):
         return torch.einsum("td,tmd->tm", x, F.embedding(ids, table))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, table, ids = ctx.saved_tensors
         to_x = to_table = None
         if ctx.needs_input_grad[0]:
-            to_x = F.embedding_bag(ids, table, per_sample_weights=grad.contiguous(), mode="sum")
+            weights = grad.contiguous()
+            to_x = F.embedding_bag(ids, table, per_sample_weights=weights, mode="sum", sparse=ctx.sparse)
         if ctx.needs_input_grad[1]:
             to_table = _row_gradient(table, ids, grad.unsqueeze(-1), x.unsqueeze(1), ctx.sparse)
         return to_x, to_table, None, None
@@ -144,13 +143,12 @@ class _RowSum(torch.autograd.Function):
         return F.embedding_bag(split, pieces, per_sample_weights=factors, mode="sum").view(tokens, -1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         weights, table, ids = ctx.saved_tensors
         grad = grad.unflatten(1, (weights.shape[2], -1))
         to_weights = to_table = None
         if ctx.needs_input_grad[0]:
-            rows = F.embedding(ids, table).unflatten(2, (weights.shape[2], -1))
+            rows = F.embedding(ids, table, sparse=ctx.sparse).unflatten(2, (weights.shape[2], -1))
             to_weights = torch.einsum("tcd,tmcd->tmc", grad, rows)
         if ctx.needs_input_grad[1]:
             to_table = _row_gradient(table, ids, weights, grad, ctx.sparse)

@@ -39,6 +39,7 @@ from composition.settings import (
     HEADS,
     OBSERVERS,
     OTHERS,
+    PENALTY,
     folds,
     late,
     learngene_file,
@@ -571,6 +572,20 @@ def _check_liger(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path)
         assert not torch.allclose(softmax(x), linear(x), atol=1e-3), "attention was not replaced"
 
 
+def _check_weight_penalty(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    terms = [row["train/weight_penalty"] for row in _logged(root, "train/weight_penalty")]
+    assert len(terms) == len(_logged(root, "train/loss_step")), "not every step was penalised"
+    if len(cell.techniques) == 1:
+        squares = sum(float(trace["start 0"][name].double().square().sum()) for name in end["trainable"])
+        assert terms[0] == pytest.approx(PENALTY * squares / 2, rel=1e-5)
+
+
+def _check_input_gradient_penalty(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    terms = [row["train/input_gradient_penalty"] for row in _logged(root, "train/input_gradient_penalty")]
+    assert len(terms) == len(_logged(root, "train/loss_step")), "not every step was penalised"
+    assert all(term > 0 for term in terms)
+
+
 def _trains_the_head_alone(cell: Cell, end: Any) -> bool:
     """Whether the model is linear in what is trained, so that its kernel stays as it is."""
     head = HEADS.get(cell.architecture, "net.fc" if cell.architecture == "resnet" else "net.head")
@@ -633,6 +648,8 @@ CHECKS: dict[str, Callable[[Cell, list[Any], Any, Any, Path], None]] = {
     "structured_init": _check_structured_init,
     "learngene": _check_learngene,
     "lp_ft": _check_lp_ft,
+    "weight_penalty": _check_weight_penalty,
+    "input_gradient_penalty": _check_input_gradient_penalty,
     "feature_drift": _check_feature_drift,
     "ntk_split": _check_ntk_split,
     "temperature_scaling": _check_temperature_scaling,

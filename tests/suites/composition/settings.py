@@ -24,10 +24,13 @@ OTHERS = (
     "structured_init",
     "lp_ft",
     "learngene",
+    "weight_penalty",
+    "input_gradient_penalty",
 )
 OBSERVERS = ("ntk_monitor", "laziness", "feature_drift", "ntk_split", "temperature_scaling")
 
 GROWN, FOLDED = 2, 3  # epochs before which the members become one net, and plain layers
+PENALTY = 0.01  # the weight of a term in the loss
 LATE = 1  # the epoch of a mid-training edit where nothing grows
 
 # Layers of networks that are not WINNER's own: the first two weights on the way from the input.
@@ -61,6 +64,8 @@ SPLIT = {
 
 # Of models that do not name it as timm does.
 HEADS = {"mlp": "net.6", "sine": "net.2"}
+# Where the input is tokens, what gives the numbers to differentiate by.
+EMBEDDINGS = {"gpt2": "net.lm.transformer.wte", "transformer": "net.decoder.embedding"}
 # Where there is no linear head, or more than that: rules say why.
 HEADLESS = {
     "lp_ft": ("gpt2", "factored"),
@@ -120,6 +125,11 @@ def settings(architecture: str, techniques: tuple[str, ...], forced: bool = Fals
         "learngene": ("Learngene", {"path": learngene_file() if "learngene" in techniques else None}),
         "structured_init": ("StructuredInit", {"rank": 1, "include": [f"{STRUCTURED[architecture]}.*"]}),
         "lp_ft": ("LPFT", {"head": HEADS.get(architecture), "probe_epochs": 1}),
+        "weight_penalty": ("WeightPenalty", {"weight": PENALTY}),
+        "input_gradient_penalty": (
+            "InputGradientPenalty",
+            {"weight": PENALTY, "embed": EMBEDDINGS.get(architecture)},
+        ),
         "feature_drift": ("FeatureDrift", {"head": HEADS.get(architecture)}),
         "ntk_split": ("NTKSplit", {"head": HEADS.get(architecture), "points": 6, "chunk": 3}),
         "temperature_scaling": ("TemperatureScaling", {"bins": 5}),
