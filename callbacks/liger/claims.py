@@ -1,4 +1,4 @@
-"""What the Liger paper says, in a form that can fail: identities in full, and two small models that are linearised.
+"""The Liger paper's claims in a form that can fail: identities in full, and two small models that are linearised.
 
 The small models are trained by plain loops; one of them by ``fit`` too.
 """

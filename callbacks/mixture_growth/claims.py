@@ -1,4 +1,4 @@
-"""What the MixtureGrowth paper says, in a form that can fail: perceptrons on MNIST-1D, grown and trained in full.
+"""The MixtureGrowth paper's claims in a form that can fail: perceptrons on MNIST-1D, grown and trained in full.
 
 Every network is trained by a plain loop, with the technique's own plans; one of them by ``fit`` too.
 """
