@@ -242,8 +242,8 @@ class BackSlash(Technique):
         bits_step: Distance between two levels, for the logged bits.
 
     Raises:
-        UserError: a setting is not accepted (at once); nothing is trained, a pattern names nothing, or the strategy
-            shards the weights (before training).
+        UserError: a setting is not accepted (in the constructor); nothing is trained, a pattern names nothing, or the
+            strategy shards the weights (before training).
     """
 
     technique = "backslash"

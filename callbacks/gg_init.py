@@ -195,7 +195,7 @@ def plan_gg_init(
         exclude: Patterns of module names to leave out.
         kinds: Which layers: any of ``linear``, ``conv``, ``embedding``.
         zero_bias: Whether the biases of these layers become 0.
-        seed: Of the draw, from 0.
+        seed: Seed of the draw, from 0.
 
     Raises:
         UserError: see :func:`gg_init_`.

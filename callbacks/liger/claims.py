@@ -121,7 +121,7 @@ def claims(run: Reproduction) -> Iterator[Claim]:
 
 
 def _base(toy: Toy, **changes: Any) -> tuple[Any, Any]:
-    """A softmax model, and its data."""
+    """Returns a softmax model, and its data."""
     from framework.runs.experiment import build
     from framework.runs.quiet import quiet_lightning
 
@@ -271,7 +271,7 @@ def decoding(run: Reproduction) -> Iterator[Claim]:
 
 
 def _grown(state: Any, times: int) -> Any:
-    """A cache of softmax attention as if there had been so many times as many tokens."""
+    """Returns a cache of softmax attention as if there had been so many times as many tokens."""
     return tree_map(lambda x: x.repeat(1, 1, times, 1) if isinstance(x, Tensor) else x, state)
 
 

@@ -37,7 +37,7 @@ def sliding_window_attention(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Each token attends to itself and the w − 1 before it, those of ``recent`` included.
+    """Computes the attention of each token to itself and the w − 1 before it, including those of ``recent``.
 
     Args:
         q: ``(B, H, T, d)``, rotated.

@@ -151,7 +151,7 @@ class LPFT(Once):
             )
 
     def in_training(self, context: Context) -> bool:
-        """Whether it is not complete at the start."""
+        """Returns whether it is still incomplete after the start."""
         return self.first_epoch(context) + self.probe_epochs > 0
 
     def due(self, context: Context) -> bool:

@@ -186,7 +186,7 @@ class TemplateLayer(Growing):
         return [found[name] for name in self.second_factors]
 
     def banks(self) -> list[nn.Parameter]:
-        """Both sets of templates, each ``(T, rows, columns, …)``."""
+        """Returns both sets of templates, each ``(T, rows, columns, …)``."""
         found: Any = self._parameters
         return [found["templates_0"], found["templates_1"]]
 
@@ -466,7 +466,7 @@ class PerChannel(Growing):
         return part
 
     def active(self) -> nn.Module:
-        """The plain layer that computes in this phase."""
+        """Returns the plain layer that computes in this phase."""
         return (self.member_0, self.member_1, self.whole)[self.phase]
 
     def forward(self, x: Tensor) -> Tensor:
