@@ -15,7 +15,7 @@ from framework.settings import between
 
 
 class ImageSource(NamedTuple):
-    """What is known of a source before it is read.
+    """The description of a source before it is read.
 
     Attributes:
         image_size: Side of its images in pixels (of MNIST's for ``idx``, whose own is known once it is read).
@@ -50,7 +50,7 @@ class Splits(NamedTuple):
 
 
 def check_source(source: str, path: str | Path | None) -> ImageSource:
-    """What is known of ``source``.
+    """Returns the description of ``source``.
 
     Raises:
         UserError: there is no such source, it needs a path and has none, or has one and takes none.

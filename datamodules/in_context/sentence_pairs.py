@@ -197,7 +197,7 @@ class SentencePairs(DataModule):
     def _prompts(
         self, pairs: list[Pair], scores: np.ndarray, nearness: np.ndarray, part: np.ndarray, rated: int, number: int
     ) -> NamedArrays:
-        """The prompts of the pairs in ``part``, with examples from the first ``rated``."""
+        """Returns the prompts of the pairs in ``part``, with examples from the first ``rated``."""
         rng = np.random.default_rng((self.seed, number))
         rows: list[tuple[list[int], float, float, int]] = []
         for index in part:
@@ -212,7 +212,7 @@ class SentencePairs(DataModule):
         return self._arrays(rows)
 
     def _tokens(self, shown: list[str], asked: str) -> list[int]:
-        """A prompt's tokens up to the level; examples are left out from the front until it is short enough."""
+        """Returns a prompt's tokens up to the level; examples are left out from the front until it is short enough."""
         for start in range(len(shown) + 1):
             (tokens,) = self.codec.encode(["".join([*shown[start:], asked, " 0"])])
             if len(tokens) <= self.length:

@@ -65,8 +65,8 @@ class SmallImages(DataModule):
         std: Divides each channel (after ``setup``).
 
     Raises:
-        UserError: a setting is not among what is accepted (at once); a file is missing or broken, or the data is not
-            what was declared (in ``setup``).
+        UserError: a setting is not among what is accepted (in the constructor); a file is missing or broken, or the
+            data is not what was declared (in ``setup``).
     """
 
     def __init__(
