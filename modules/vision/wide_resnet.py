@@ -72,7 +72,7 @@ class WideResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def get_classifier(self) -> nn.Module:
-        """The linear head."""
+        """Returns the linear head."""
         return self.head
 
     def forward(self, x: Tensor) -> Tensor:

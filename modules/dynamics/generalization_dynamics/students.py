@@ -26,7 +26,7 @@ class StudentFlow(NamedTuple):
     shift: Tensor
 
     def at(self, t: float) -> Tensor:
-        """w(t), (…, N); t may be infinite."""
+        """Returns w(t), (…, N); t may be infinite."""
         moving = self.eigenvalues > 0
         gone = torch.where(moving, -torch.expm1(-torch.where(moving, self.eigenvalues, 1.0) * t), 0.0)
         return self.start + (self.basis @ (gone * self.shift)[..., None])[..., 0]
@@ -54,14 +54,14 @@ def random_features(x: Tensor, weights: Tensor) -> Tensor:
 
 
 def bulk_eigenvalues(h: Tensor, large: int) -> tuple[Tensor, float]:
-    """The small eigenvalues of H Hᵀ in Marchenko-Pastur's units, and the ratio α that is theirs.
+    """Returns the small eigenvalues of H Hᵀ in Marchenko-Pastur's units, and the ratio α that is theirs.
 
     Random features of Gaussian inputs have a few large eigenvalues, of their mean and of their linear part, one for
     each input; the rest act as independent noise, of P' = P − ``large`` examples in N' = N_h − ``large`` dimensions.
 
     Args:
         h: (N_h, P).
-        large: How many of the largest eigenvalues are left out.
+        large: Number of of the largest eigenvalues are left out.
 
     Returns:
         The next eigenvalues (min(N', P'),), scaled to the mean that ρ has at α = P'/N', and that α.

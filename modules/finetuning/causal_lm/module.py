@@ -43,7 +43,7 @@ _TOKENIZER = (
 
 
 def fresh_config(description: Mapping[str, Any]) -> PretrainedConfig:
-    """A model's config from plain data.
+    """Returns a model's config from plain data.
 
     Args:
         description: ``model_type`` and values of that type's config; or all that ``config.json`` holds.
@@ -207,8 +207,8 @@ class CausalLM(LanguageModel):
         lm: The model of transformers.
 
     Raises:
-        UserError: a setting is not accepted, or a file is missing (at once); the datamodule's tokens are not the
-            model's (in ``setup``).
+        UserError: a setting is not accepted, or a file is missing (in the constructor); the datamodule's tokens are not
+            the model's (in ``setup``).
     """
 
     def __init__(
@@ -285,7 +285,7 @@ class CausalLM(LanguageModel):
         return output.logits
 
     def auxiliary_loss(self) -> Tensor | None:
-        """The balancing loss of a mixture of experts that asks for it."""
+        """Returns the balancing loss of a mixture of experts that asks for it."""
         return self._balance
 
     def extend(self, input_ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:

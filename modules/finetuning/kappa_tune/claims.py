@@ -359,7 +359,7 @@ def experiment(run: Reproduction, seeds: Sequence[int] = SEEDS) -> Iterator[Clai
 
 
 def forgetting_figure(found: Mapping[str, _Outcome], dense: Mapping[str, _Outcome]) -> Figure:
-    """Forgetting against what was learnt of B, epoch by epoch; and forgetting at the end, seed by seed.
+    """Draws forgetting against what was learnt of B, epoch by epoch; and forgetting at the end, seed by seed.
 
     Args:
         found: Outcomes of the mixture of experts by setting.

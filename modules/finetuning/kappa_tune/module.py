@@ -132,7 +132,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 class TwoTaskClassifier(Module):
-    """Learns task B with whatever is trainable, and measures what that does to task A.
+    """Learns task B with the trainable parameters, and measures the forgetting of task A.
 
     Batches are ``(x, y)``: ``x`` float ``(B, d_input)``, ``y`` int64 ``(B,)``, of B in training. Validation loaders are
     A, B and, optionally, B's training part. Logs ``train/loss``; ``val/accuracy`` (of B), ``val/accuracy_a``,
@@ -157,7 +157,8 @@ class TwoTaskClassifier(Module):
         schedule: Its learning-rate schedule.
 
     Raises:
-        UserError: a size is not accepted, or the file does not fit (at once); there is no task A to pre-train on.
+        UserError: a size is not accepted, or the file does not fit (in the constructor); there is no task A to
+            pre-train on.
     """
 
     def __init__(
@@ -226,7 +227,7 @@ class TwoTaskClassifier(Module):
         self.accuracy_before.fill_(accuracy(self.network, task["x_test"], task["y_test"]))
 
     def on_fit_start(self) -> None:
-        """Says what is trained."""
+        """Prints which parameters are trained."""
         parameters = list(self.parameters())
         self.trained = sum(p.numel() for p in parameters if p.requires_grad) / sum(p.numel() for p in parameters)
 

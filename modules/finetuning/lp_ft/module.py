@@ -56,7 +56,8 @@ class TransferClassifier(Transferred):
         schedule: Its learning-rate schedule.
 
     Raises:
-        UserError: a size is not accepted, or the file does not fit (at once); there is nothing to pretrain on.
+        UserError: a size is not accepted, or the file does not fit (in the constructor); there is nothing to pretrain
+            on.
     """
 
     start_only = ("pretrained",)

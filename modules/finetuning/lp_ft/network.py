@@ -33,7 +33,7 @@ class TransferMLP(nn.Module):
         self.head = nn.Linear(widths[-1], classes)
 
     def get_classifier(self) -> nn.Module:
-        """The linear head."""
+        """Returns the linear head."""
         return self.head
 
     def forward(self, x: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class TextNetwork(nn.Module):
         self.head = nn.Linear(encoder.config.hidden_size, classes)
 
     def get_classifier(self) -> nn.Module:
-        """The linear head."""
+        """Returns the linear head."""
         return self.head
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,8 +84,8 @@ class TextClassifier(Transferred):
         schedule: The learning-rate schedule.
 
     Raises:
-        UserError: a setting is not accepted, or a file is missing or broken (at once); the datamodule's tokens are not
-            the encoder's (in ``setup``).
+        UserError: a setting is not accepted, or a file is missing or broken (in the constructor); the datamodule's
+            tokens are not the encoder's (in ``setup``).
     """
 
     def __init__(
@@ -159,7 +159,7 @@ def load_encoder(path: str | Path, attn_implementation: str = "sdpa") -> PreTrai
 
 
 def fresh_encoder(config: dict[str, Any], attn_implementation: str = "sdpa") -> PreTrainedModel:
-    """An encoder with random weights.
+    """Returns an encoder with random weights.
 
     Raises:
         UserError: the config is not accepted.

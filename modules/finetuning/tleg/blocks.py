@@ -56,7 +56,7 @@ class LinearBlocks(nn.Module):
 
     @contextlib.contextmanager
     def at_depth(self, depth: int) -> Iterator[None]:
-        """Within it there are so many layers: what the expansion to that depth computes, before any training of it."""
+        """A context manager that sets the number of layers: the output of the untrained expansion to that depth."""
         before, self.depth = self.depth, depth
         try:
             yield

@@ -24,7 +24,7 @@ FORMS = ("batchmean", "numel")
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, tau: float = 1.0, form: str = "batchmean") -> Tensor:
-    """τ² KL(teacher ‖ student) of softened predictions (Hinton et al. 2015; DeiT's soft form).
+    """Returns τ² KL(teacher ‖ student) of softened predictions (Hinton et al. 2015; DeiT's soft form).
 
     Args:
         student: Logits ``(B, C)``.
@@ -74,13 +74,13 @@ class TeacherConfig:
 
 
 def build_teacher(config: TeacherConfig, data: Any, sizes: dict[str, int], seed: int, trial: bool = False) -> nn.Module:
-    """A frozen teacher on the CPU, in evaluation mode.
+    """Returns a frozen teacher on the CPU, in evaluation mode.
 
     Args:
         config: Where it comes from.
         data: A datamodule, set up; used for a training in place.
         sizes: ``num_classes``, ``image_size``, ``in_chans``.
-        seed: Of a training in place.
+        seed: Seed of a training in place.
         trial: Whether one step of it is enough.
 
     Raises:
@@ -115,7 +115,7 @@ def build_teacher(config: TeacherConfig, data: Any, sizes: dict[str, int], seed:
 
 @torch.no_grad()
 def teacher_logits(teacher: nn.Module, x: Tensor, like: Tensor) -> Tensor:
-    """The teacher's logits, of the student's shape.
+    """Returns the teacher's logits, of the student's shape.
 
     Args:
         teacher: Maps x to logits.

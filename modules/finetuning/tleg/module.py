@@ -73,8 +73,9 @@ class LearngeneAux(ImageClassifier):
             so that norms and biases, those of the slope too, have no decay.
 
     Raises:
-        UserError: a setting is not accepted, or the backbone is no vision transformer (at once); the teacher cannot be
-            had, or the data differs (in ``setup``); a technique changed the structure of the blocks (before training).
+        UserError: a setting is not accepted, or the backbone is no vision transformer (in the constructor); the teacher
+            cannot be had, or the data differs (in ``setup``); a technique changed the structure of the blocks (before
+            training).
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class LearngeneAux(ImageClassifier):
             teacher.to(self.device)
 
     def objective(self, x: Tensor, logits: Tensor, target: Tensor) -> Tensor:
-        """(1 − α) cross-entropy + α distillation."""
+        """Returns (1 − α) cross-entropy + α distillation."""
         loss = logits.new_zeros(())
         if self.alpha:
             (teacher,) = self._teacher
@@ -207,8 +208,8 @@ class DescendantViT(ImageClassifier):
         **kwargs: Of :class:`~modules.vision.image_classifier.ImageClassifier`.
 
     Raises:
-        UserError: a setting is not accepted (at once); the datamodule's classes, channels or image size differ (in
-            ``setup``).
+        UserError: a setting is not accepted (in the constructor); the datamodule's classes, channels or image size
+            differ (in ``setup``).
     """
 
     def __init__(
@@ -290,8 +291,8 @@ def distil(module: LearngeneAux, data: Any, epochs: int, seed: int, trial: bool 
     Args:
         module: Changed in place.
         data: Set up, with ``train_set`` and ``batch_size``.
-        epochs: How many.
-        seed: Of the order and of augmentation.
+        epochs: Number of epochs.
+        seed: Seed of the order and of augmentation.
         trial: Whether to end after one step.
     """
     train(

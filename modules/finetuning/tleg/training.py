@@ -30,11 +30,11 @@ def train(
         model: In place; left in evaluation mode.
         loss: Of a batch.
         dataset: Map-style, with one or many samples a call.
-        epochs: How many.
-        batch_size: Samples in a step.
+        epochs: Number of epochs.
+        batch_size: Number of samples in a step.
         optimizer: Its settings.
         schedule: Its settings; over these epochs.
-        seed: Of the order and of augmentation.
+        seed: Seed of the order and of augmentation.
         after_epoch: Called after each epoch, in evaluation mode.
         trial: Whether to end after one step.
 

@@ -38,12 +38,12 @@ def unstack(weights: Weights, index: int, net: nn.Module) -> nn.Module:
 
 
 def rows_of(weights: Weights, index: Tensor) -> Weights:
-    """The models at ``index``."""
+    """Returns the models at ``index``."""
     return [(weight[index], bias[index]) for weight, bias in weights]
 
 
 def mixed(shrink: Tensor, old: Weights, perturb: Tensor, new: Weights) -> Weights:
-    """``shrink * old + perturb * new`` of each model.
+    """Returns ``shrink * old + perturb * new`` of each model.
 
     Args:
         shrink: Factors ``(M,)``.
@@ -96,7 +96,7 @@ def train(
             equal for all models.
         threshold: Of the accuracy on an epoch's batches while it trains.
         max_epochs: After which a model is done anyway.
-        batch_size: Samples in a batch; the last one of an epoch may be smaller.
+        batch_size: Number of samples in a batch; the last one of an epoch may be smaller.
         lr: Learning rate.
 
     Returns:

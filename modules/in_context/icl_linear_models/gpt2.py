@@ -65,9 +65,9 @@ class GPT2InContext(InContext):
         layers: Blocks.
         heads: Of each block.
         positions: Examples that a prompt may have, the query included; longer ones cannot be evaluated.
-        base_seed: Of the start.
+        base_seed: Seed of the start.
         clip: Largest norm of the gradient; null for no limit.
-        inner_steps: Steps of a training batch.
+        inner_steps: Number of optimiser steps in one training batch.
         points: About how many times the loss is recorded.
         optimizer: By default Adam at 1e-4.
         schedule: In training batches.
@@ -118,7 +118,7 @@ class GPT2InContext(InContext):
             raise UserError(f"model.positions: {self.positions} is not accepted; above the longest prompt, {longest}")
 
     def answer(self, x: Tensor, y: Tensor) -> Tensor:
-        """(1, B, 1)."""
+        """Returns (1, B, 1)."""
         return self.net(x, y)[:, -1][None, :, None]
 
     def losses(self, batch: dict[str, Tensor]) -> Tensor:  # type: ignore[override]

@@ -107,7 +107,7 @@ class PromptSoftmaxAttention(nn.Module):
     value: nn.Parameter
 
     def _weights(self, size: int, heads: int) -> list[tuple[nn.Parameter, int]]:
-        """Each weight with its fan-in; that of the output is over all heads."""
+        """Returns each weight with its fan-in; that of the output is over all heads."""
         return [(self.query, size), (self.key, size), (self.value, size), (self.output, size * heads)]
 
     def circuits(self) -> Circuits:
@@ -115,7 +115,7 @@ class PromptSoftmaxAttention(nn.Module):
         return Circuits(self.key.mT @ self.query / self.query.shape[-1] ** 0.5, self.output @ self.value)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """(E, B, T) of ``x`` (B, N + 1, d) and ``y`` (B, N + 1, T)."""
+        """Returns (E, B, T) of ``x`` (B, N + 1, d) and ``y`` (B, N + 1, T)."""
         return attend(x, y, self.circuits())[0]
 
 

@@ -1,11 +1,11 @@
-"""WINNER: networks of sines for one signal, initialised for the signal's frequencies.
+"""WINNER: sine networks for one signal, initialised for the signal's frequencies.
 
 Paper: Spectral Bottleneck in Deep Neural Networks: Noise is All You Need (Chandravamsi, Shenoy, Zinn, Pisnoy, Frankel
 2025, arXiv 2509.09719; Sinusoidal Representation Networks in the title of its second version)
 
 What it is for. Fitting a coordinate network to one signal (a long audio clip, a picture, a measured field) whose energy
 lies at high frequencies. A plain SIREN can stay at zero output there. Gaussian noise on its first two weight matrices,
-sized by the signal's spectral centroid, lets it begin: SIREN². No parameter more, training as before.
+sized by the signal's spectral centroid, makes it learn: SIREN². It has no additional parameters and the same training.
 
 Equations. h₁ = sin(ω₁ (W₀ x + b₀)), h_{l+1} = sin(ω₀ (W_l h_l + b_l)), linear output. W₀ ~ U(±1/d_in), every later
 matrix U(±√(6/H)/ω₀), biases as torch draws them. Then the technique ``winner`` (``callbacks/winner.py``, with the

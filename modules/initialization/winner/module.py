@@ -48,7 +48,8 @@ class INR(Module):
         schedule: By default the rate falls by 0.99 every 20 epochs.
 
     Raises:
-        UserError: a setting is not accepted (at once); the data's signal has other dimensions (in ``setup``).
+        UserError: a setting is not accepted (in the constructor); the data's signal has other dimensions (in
+            ``setup``).
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class INR(Module):
         self.psnr_history: list[list[float]] = []
 
     def sine_layers(self) -> SineLayers:
-        """The first two layers of a network of sines.
+        """Returns the first two layers of a network of sines.
 
         Raises:
             UserError: the backbone is another one.
@@ -178,7 +179,7 @@ class INR(Module):
 
     @torch.no_grad()
     def reconstruct(self, shape: tuple[int, ...]) -> Tensor:
-        """The fit on a grid, (*shape, channels), on the CPU; any resolution will do."""
+        """Returns the fit on a grid, (*shape, channels), on the CPU; any resolution will do."""
         parts = grid_coordinates(shape).split(_POINTS)
         values = [self.net(part.to(self.device)).float().cpu() for part in parts]
         return torch.cat(values).reshape(*shape, self.channels)

@@ -1,4 +1,4 @@
-"""What a network can learn quickly: the eigenvalues and the spectrum of its empirical tangent kernel."""
+"""The eigenvalues and the spectrum of a network's empirical tangent kernel: what it can learn quickly."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ BACKENDS = ("varlen", "masked", "loop")
 
 
 class MoMState(NamedTuple):
-    """What a layer remembers, the shared memory last.
+    """The state of a layer, the shared memory last.
 
     Attributes:
         memories: (B, M, H, d, e) float32.
@@ -32,7 +32,7 @@ class MoMState(NamedTuple):
 
 
 class Memory(nn.Module):
-    """What one memory makes of a token: key, value and gates.
+    """The projections of one memory: key, value and gates.
 
     Args:
         d_model: Width of the token.
@@ -69,7 +69,7 @@ class ShortConvolution(nn.Module):
         return short_convolution(x, self.weight)
 
     def at(self, taps: Tensor) -> Tensor:
-        """The same of tokens whose neighbours were gathered: (…, W, C) to (…, C)."""
+        """Returns the same of tokens whose neighbours were gathered: (…, W, C) to (…, C)."""
         return (taps * self.weight.T).sum(-2)
 
 
@@ -161,13 +161,13 @@ class MoMLayer(nn.Module):
         self.balance: Tensor | None = None
 
     def reset_projections(self) -> None:
-        """Draws all weight matrices anew: Xavier's uniform with gain 2^(−2.5), as the authors'."""
+        """Draws all weight matrices again: Xavier's uniform with gain 2^(−2.5), as the authors'."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, gain=2**-2.5)
 
     def memory(self, index: int) -> nn.Module:
-        """The projections of one memory; the shared one has number ``num_memories``."""
+        """Returns the projections of one memory; the shared one has number ``num_memories``."""
         return self.memories[min(index, len(self.memories) - 1)]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -175,7 +175,7 @@ class MoMLayer(nn.Module):
         return self._run(x, mask, None)[0]
 
     def extend(self, x: Tensor, state: MoMState | None = None) -> tuple[Tensor, MoMState]:
-        """Goes on from the memories: (B, T, d_model), T ≥ 1. A decode step updates k memories and the shared one."""
+        """Continues from the memories: (B, T, d_model), T ≥ 1. A decode step updates k memories and the shared one."""
         if state is None:
             heads = (self.n_heads, self.head_dim, self.value_dim)
             memories = self.num_memories + self.shared
@@ -300,5 +300,5 @@ class MoMLayer(nn.Module):
 
 
 def _stacked(after: list[tuple[Tensor, Tensor]]) -> MoMState | None:
-    """One state of the states of each memory."""
+    """Returns one state of the states of each memory."""
     return MoMState(*(torch.stack(parts, 1) for parts in zip(*after, strict=True))) if after else None

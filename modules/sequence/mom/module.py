@@ -114,7 +114,7 @@ class MoMLM(DecoderLM):
         self.decoder = Decoder(vocab_size, d_model, blocks, norm, tie_embeddings)
 
     def layers(self) -> dict[str, MoMLayer]:
-        """The MoM layers by name."""
+        """Returns the MoM layers by name."""
         found = {}
         for index, block in enumerate(self.decoder.blocks):
             if isinstance(mixer := block.mixer, MoMLayer):
@@ -122,16 +122,16 @@ class MoMLM(DecoderLM):
         return found
 
     def routers(self) -> dict[str, nn.Module]:
-        """The routers by layer, for :class:`framework.protocols.HasRouters`."""
+        """Returns the routers by layer, for :class:`framework.protocols.HasRouters`."""
         return {name: layer.router for name, layer in self.layers().items()}
 
     def auxiliary_loss(self) -> Tensor | None:
-        """λ times the balance loss, a mean over the layers, so that no two layers' collapses cancel."""
+        """Returns λ times the balance loss, a mean over the layers, so that no two layers' collapses cancel."""
         return weighted_balance(list(self.layers().values()), self.aux_weight)
 
 
 def weighted_balance(layers: list[MoMLayer], weight: float) -> Tensor | None:
-    """``weight`` times the mean of the layers' balance losses; each is handed out once."""
+    """Returns ``weight`` times the mean of the layers' balance losses; each is returned once."""
     losses = [layer.balance for layer in layers if layer.balance is not None]
     for layer in layers:
         layer.balance = None  # holds the graph, which nothing needs once it is used

@@ -117,7 +117,7 @@ class S4DLayer(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draws the parameters anew; the only place that writes them, so a model built on ``meta`` can be filled."""
+        """Draws the parameters again; the only place that writes them, so a model built on ``meta`` can be filled."""
         device = self.D.device
         low, high = (math.log(value) for value in self.dt_range)
         dt = torch.exp(torch.rand(self.d_model, dtype=torch.float64, device=device) * (high - low) + low)
@@ -138,12 +138,12 @@ class S4DLayer(nn.Module):
         nn.init.normal_(self.D)
 
     def parameter_options(self) -> dict[str, dict[str, float]]:
-        """Δ, A and B learn slowly and are not decayed; everything else takes the optimiser's own settings."""
+        """Returns Δ, A and B learn slowly and are not decayed; everything else takes the optimiser's own settings."""
         names = [name for name in ("inv_dt", "A_real", "A_imag", "B") if isinstance(getattr(self, name), nn.Parameter)]
         return {name: {"max_lr": self.ssm_lr, "weight_decay": 0.0} for name in names}
 
     def continuous(self, rate: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The continuous system ``(Δ, A, B, C)`` in the shapes of :mod:`~modules.sequence.s4d.kernel`.
+        """Returns the continuous system ``(Δ, A, B, C)`` in the shapes of :mod:`~modules.sequence.s4d.kernel`.
 
         Args:
             rate: Factor on Δ: 2 for an input sampled half as often as in training.
@@ -187,12 +187,12 @@ class S4DLayer(nn.Module):
             return y.flatten(1, 2).transpose(1, 2).to(u.dtype).contiguous()
 
     def _with_skip(self, kernel: Tensor) -> Tensor:
-        """The kernel with ``D u`` as part of its first tap, which spares several passes over the signal."""
+        """Returns the kernel with ``D u`` as part of its first tap, which spares several passes over the signal."""
         first = kernel[..., :1] + self.D.to(kernel.dtype).unsqueeze(-1)
         return torch.cat([first, kernel[..., 1:]], dim=-1)
 
     def discrete(self, rate: float = 1.0) -> DiscreteSystem:
-        """The system for :meth:`step`: compute it once, then step as often as the parameters stay the same.
+        """Returns the system for :meth:`step`: compute it once, then step as often as the parameters stay the same.
 
         Raises:
             UserError: the layer is bidirectional, or DSS without a fixed length.
@@ -212,17 +212,17 @@ class S4DLayer(nn.Module):
         return DiscreteSystem(torch.exp(log_a), b, 2 * c)
 
     def initial_state(self, batch: int) -> Tensor:
-        """The zero state, (B, H, N/2) complex."""
+        """Returns the zero state, (B, H, N/2) complex."""
         dtype = torch.complex128 if self.D.dtype == torch.float64 else torch.complex64
         return torch.zeros(batch, self.d_model, self.d_state // 2, dtype=dtype, device=self.D.device)
 
     def step(self, u: Tensor, state: Tensor, system: DiscreteSystem | None = None) -> tuple[Tensor, Tensor]:
-        """One sample of the recurrence ``x_k = Ā x_{k-1} + B̄ u_k``, ``y_k = 2 Re(C x_k) + D u_k``.
+        """Returns one sample of the recurrence ``x_k = Ā x_{k-1} + B̄ u_k``, ``y_k = 2 Re(C x_k) + D u_k``.
 
         Args:
             u: (B, H).
             state: (B, H, N/2) complex.
-            system: What :meth:`discrete` returned; computed anew if left out.
+            system: What :meth:`discrete` returned; computed again if left out.
 
         Returns:
             Output (B, channels·H) and the next state.
@@ -269,7 +269,7 @@ class S4DLayer(nn.Module):
 
 
 def _final_state(u: Tensor, log_a: Tensor, b: Tensor) -> Tensor:
-    """``Σ_k Ā^{L-1-k} B̄ u_k`` as a product per channel with the powers inside a block, then a sum over blocks.
+    """Returns ``Σ_k Ā^{L-1-k} B̄ u_k`` as a product per channel with the powers inside a block, then a sum over blocks.
 
     Args:
         u: (B, H, L).
@@ -294,7 +294,7 @@ def _final_state(u: Tensor, log_a: Tensor, b: Tensor) -> Tensor:
 
 
 def recurrent_forward(layer: S4DLayer, u: Tensor, rate: float = 1.0) -> Tensor:
-    """``layer(u)`` by stepping through the samples. For tests and for checking a trained layer.
+    """Returns ``layer(u)`` by stepping through the samples. For tests and for checking a trained layer.
 
     Args:
         layer: Not bidirectional; with DSS of a fixed length.

@@ -105,12 +105,12 @@ class MemoryConfig:
 
 
 class MemoryLayer(nn.Module):
-    """What memory layers share: keys, a window of the table, and how a token's slots become rows.
+    """The base class of memory layers: keys, a window of the table, and the map from a token's slots to rows.
 
     Args:
         config: Sizes.
         d_model: D.
-        hidden: Inner width of the FFN that the memory stands beside, which its output's variance follows.
+        hidden: Inner width of the FFN that the memory is next to, which its output's variance follows.
         table: The table, owned by whoever makes it; by default one of the layer's own.
         ring: The windows of the table.
         index: ℓ, the layer's window.
@@ -179,7 +179,7 @@ class MemoryLayer(nn.Module):
         raise NotImplementedError
 
     def balance_loss(self) -> Tensor | None:
-        """The balance loss of the last forward pass in training, without its weight."""
+        """Returns the balance loss of the last forward pass in training, without its weight."""
         return None
 
 
@@ -336,7 +336,7 @@ class PKMLayer(MemoryLayer):
         return chosen._replace(scores=chosen.scores.softmax(1))
 
     def read(self, z: Tensor, rows: Tensor, scores: Tensor, block: Tensor) -> Tensor:
-        """The weighted sum of the values, projected."""
+        """Returns the weighted sum of the values, projected."""
         return self.out(row_sum(scores, self.table.values, rows))
 
     def standard_deviation(self, layers: int) -> float:
@@ -362,7 +362,7 @@ class PEERLayer(PKMLayer):
             self.energy = self.heads * float(self.select(sample).scores.square().sum((1, 2)).mean())
 
     def read(self, z: Tensor, rows: Tensor, scores: Tensor, block: Tensor) -> Tensor:
-        """The experts' outputs, weighted."""
+        """Returns the experts' outputs, weighted."""
         assert self.table.pre_values is not None
         hidden = F.gelu(row_products(z, self.table.pre_values, rows))
         return row_sum(scores * hidden.unsqueeze(-1), self.table.values, rows)
@@ -376,7 +376,7 @@ class PEERLayer(PKMLayer):
         density = torch.exp(-x.square() / 2) / torch.exp(-x.square() / 2).sum()
 
         def variance(std: float) -> float:
-            """Σ ŝ² E[GELU(p·z)²] σ², p·z of deviation σ √D."""
+            """Returns Σ ŝ² E[GELU(p·z)²] σ², p·z of deviation σ √D."""
             return self.energy * std**2 * float((F.gelu(std * self.d_model**0.5 * x).square() * density).sum())
 
         low, high = 0.0, 10.0
@@ -403,7 +403,7 @@ def build_memory(
     sparse: bool = False,
     boost: tuple[float, float] = (1.0, 1.0),
 ) -> tuple[ValueTable, list[MemoryLayer]]:
-    """A table and the layers that share it.
+    """Returns a table and the layers that share it.
 
     Args:
         config: Kind and sizes.

@@ -42,7 +42,7 @@ class MemoryBlock(nn.Module):
         return self._feed(x + self.mixer(self.mixer_norm(x), mask))
 
     def extend(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """The same on the tokens that follow ``state``."""
+        """Returns the same on the tokens that follow ``state``."""
         y, state = self.mixer.extend(self.mixer_norm(x), state)
         return self._feed(x + y), state
 
@@ -71,7 +71,7 @@ class MemorySpan(nn.Module):
         return x + added.to(x.dtype)
 
     def extend(self, x: Tensor, state: Sequence[Any] | None = None) -> tuple[Tensor, list[Any]]:
-        """The same on the tokens that follow ``state``, one entry a block."""
+        """Returns the same on the tokens that follow ``state``, one entry a block."""
         after: list[Any] = []
         added: Tensor | None = None
         for index, block in enumerate(self.blocks):
@@ -96,7 +96,7 @@ def memory_decoder(
     sparse: bool = False,
     boost: tuple[float, float] = (1.0, 1.0),
 ) -> tuple[Decoder, ValueTable | None, list[MemoryLayer]]:
-    """A decoder with memories, their table, and the memory layers in order.
+    """Returns a decoder with memories, their table, and the memory layers in order.
 
     Args:
         vocab_size: Tokens.

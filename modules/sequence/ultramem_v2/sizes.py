@@ -1,4 +1,4 @@
-"""How many parameters there are, how many of them a token uses, and what it costs."""
+"""The number of parameters, the number that a token uses, and its multiply-adds."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Sizes:
 def sizes(
     vocab_size: int, d_model: int, n_layers: int, hidden: int, config: MemoryConfig, tie_embeddings: bool = False
 ) -> Sizes:
-    """The sizes of a decoder with an UltraMemV2 memory (or ``none``) in each block.
+    """Returns the sizes of a decoder with an UltraMemV2 memory (or ``none``) in each block.
 
     Args:
         vocab_size: Tokens.
