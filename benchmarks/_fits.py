@@ -11,7 +11,7 @@ from framework.runs.experiment import build
 
 
 class Clock(pl.Callback):
-    """When the first training step began and the last ended."""
+    """When the first training step started and the last ended."""
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: object, index: int) -> None:
         """Notes the first."""
@@ -30,7 +30,7 @@ def fitted(config: str, options: list[str], root: str) -> float:
 
     Args:
         config: Short name of a shipped config.
-        options: As typed on the command line.
+        options: Options as on the command line.
         root: Folder for the run.
     """
     quiet = ["--wandb.mode=disabled", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]

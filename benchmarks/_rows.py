@@ -2,7 +2,7 @@
 
 A script here has a docstring, whose first paragraph says what it compares, and a generator of rows; it ends in
 ``report(__file__, __doc__, rows)``. With ``--page FILE`` its rows go into ``FILE`` without its ending, as JSON, and the
-page is written anew from all that lie there.
+page is written again from all that lie there.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _page(records: list[dict[str, Any]]) -> str:
 
 
 def _summary(records: list[dict[str, Any]]) -> str:
-    """A row for each script, with how much of what it promises is kept."""
+    """Returns a row for each script, with how much of what it promises is kept."""
     rows = []
     for record in records:
         verdicts = [row["verdict"] for row in record["rows"] if row["verdict"]]
@@ -173,5 +173,5 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _ratio(value: float) -> str:
-    """The ratio, and where it is small how many times less that is."""
+    """Returns the ratio, and where it is small how many times less that is."""
     return f"{value:.2f}" if value >= 0.4 else f"{value:.2g} ({1 / value:.2g} ×)"

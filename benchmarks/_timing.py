@@ -25,10 +25,10 @@ def turns(calls: Iterable[Callable[[], object]], repeats: int, warmups: int = 1)
 
 
 def medians(calls: Iterable[Callable[[], object]], repeats: int, warmups: int = 1) -> list[float]:
-    """The median of each call's rounds."""
+    """Returns the median of each call's rounds."""
     return [statistics.median(found) for found in turns(calls, repeats, warmups)]
 
 
 def quietest(calls: Iterable[Callable[[], object]], repeats: int, warmups: int = 0) -> list[float]:
-    """The least of each call's rounds: on a shared machine noise only adds."""
+    """Returns the least of each call's rounds: on a shared machine noise only adds."""
     return [min(found) for found in turns(calls, repeats, warmups)]

@@ -4,7 +4,7 @@ Run: ``python benchmarks/editing.py [--only step] [--only replay]``.
 
 Steps: every technique that decides once or is not due (``gg_init``, ``warm_start`` with an epoch far away,
 ``kappa_tune`` in mode full, ``weight_histogram``), with the engine, against a run with no technique and no engine.
-Both arms train the same parameters of the same structure; ``lora`` and ``ema`` are left out, for they add work to a
+Both arms train the same parameters of the same structure; ``lora`` and ``ema`` are left out, because they add work to a
 step by design. The arms train in turns of one epoch in one process, and the ratio is the median over pairs of
 neighbouring turns; of a turn its median step counts, in the thread's own processor time. Bound: 1.02.
 

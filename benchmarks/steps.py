@@ -60,7 +60,7 @@ def through_framework(config: str, overrides: list[str], steps: int, folder: str
 
 
 def plain(config: str, overrides: list[str], steps: int, folder: str) -> float:
-    """The loop a person would write: a shuffled DataLoader, forward, loss, backward, step, schedule; no log."""
+    """Returns the loop a person would write: a shuffled DataLoader, forward, loss, backward, step, schedule; no log."""
     _, model, data = framework.build(config, [*overrides, f"--run.root={folder}", "--wandb.mode=disabled"])
     data.prepare_data()
     data.setup("fit")
