@@ -49,7 +49,7 @@ def layer(length: int, repeats: int) -> Row:
 
 @torch.no_grad()
 def decoding(position: int, repeats: int) -> Iterator[Row]:
-    """One more token after so many: softmax attention with its cache against the linearised layer with its state."""
+    """Decodes one token after a number of tokens: softmax attention with a cache against the linearised layer."""
     softmax = SoftmaxAttention(WIDTH, HEADS)
     linear = linearize(torch.nn.Sequential(copy.deepcopy(softmax)))[0]  # type: ignore[index]
     x = torch.randn(1, 1, WIDTH)
