@@ -271,7 +271,7 @@ def decoding(run: Reproduction) -> Iterator[Claim]:
 
 
 def _grown(state: Any, times: int) -> Any:
-    """Returns a cache of softmax attention as if there had been so many times as many tokens."""
+    """Returns a cache of softmax attention that is enlarged by a factor, as after more tokens."""
     return tree_map(lambda x: x.repeat(1, 1, times, 1) if isinstance(x, Tensor) else x, state)
 
 

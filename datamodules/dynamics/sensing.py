@@ -56,7 +56,7 @@ def gaussian_operator(measurements: int, n1: int, n2: int, generator: torch.Gene
 
 
 def truncated(matrix: Tensor, rank: int) -> Tensor:
-    """Returns the best approximation of a rank, divided by its largest singular value."""
+    """Returns the best approximation of a given rank, divided by its largest singular value."""
     u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
     return (u[:, :rank] * (s[:rank] / s[0])) @ vt[:rank]
 

@@ -33,7 +33,7 @@ def open_encoder(
     Args:
         encoder: ``pixels`` for the images themselves; ``timm:NAME`` for what that model's classifier would get; a
             checkpoint of ours, or a run folder; the path of a class; or a module.
-        channels: C, which timm's models are told.
+        channels: C, passed to timm's models.
         layer: Whose output the features are; by default the input of the last layer with weights, and all that a timm
             model gives.
         weights: A file of weights for timm and for a class; a classifier's in it are not used.

@@ -43,7 +43,7 @@ class FrozenFeatures(DataModule):
             of an ``nn.Module``'s class.
         encoder_source: Images that ``cnn`` is trained on: a source that needs no path (all of its training part); by
             default those of ``source``.
-        encoder_samples: Number of of the own training images ``cnn`` is trained on.
+        encoder_samples: Number of its training images on which ``cnn`` is trained.
         encoder_epochs: Passes over them.
         encoder_weights: A file of weights for timm and for a class.
         encoder_args: Arguments of these two's constructor.
@@ -53,7 +53,7 @@ class FrozenFeatures(DataModule):
         std: Divides each channel; by default the images' own deviation. With ``mean: [0.0]`` and ``std: [1.0]`` they
             are in [0, 1].
         channels: 3 repeats grey images; by default their own.
-        max_train: Training images that are encoded, at most, so many of each class as their shares say.
+        max_train: Largest number of encoded training images, in proportion to the classes.
         max_test: Test images, likewise.
         samples: m, in the training set; by default all there are.
         scale: Whether features are scaled.

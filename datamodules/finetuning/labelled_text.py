@@ -110,9 +110,9 @@ class LabelledText(DataModule):
             classes.
         ood: Names to files or folders (of a folder the test file) with further test sets.
         tokenizer: Local folder of the encoder's tokenizer; ``null`` takes bytes, 257 tokens.
-        text_column: Of the texts.
-        pair_column: Of second texts, as for inference; none by default.
-        label_column: Of the labels.
+        text_column: Column of the texts.
+        pair_column: Column of second texts, as for inference; none by default.
+        label_column: Column of the labels.
         label_names: The labels as files have them, in the order of their numbers; sorted as found by default.
         length: Tokens of a text, at most.
         train_rows: Training rows at most, at random.

@@ -32,7 +32,7 @@ def round_sizes(samples: int, per_round: float) -> list[int]:
 
     Args:
         samples: In the whole training set.
-        per_round: Below 1, the share that the first of two rounds shows; at 1, all at once; above, what each round
+        per_round: Below 1, the share that the first of two rounds shows; at 1, all in one round; above, what each round
             adds, the last one adding what is left.
 
     Raises:
@@ -56,7 +56,7 @@ def take(dataset: Any, rows: Tensor, like: Any = None) -> Dataset:
         like: A data set whose transform they get instead of their own.
 
     Raises:
-        UserError: ``like`` is given, and the data set's own transform cannot be told from its data.
+        UserError: ``like`` is given, and the data set's own transform cannot be separated from its data.
     """
     if isinstance(dataset, ArrayDataset):
         part = copy.copy(like if isinstance(like, ArrayDataset) else dataset)
@@ -84,7 +84,7 @@ class RoundData(DataModule):
         base: The datamodule: a class path, a class, or an instance (then without the arguments below that build it).
         base_args: Its constructor's arguments.
         path: Its ``path``, where it takes one and one is given.
-        per_round: Below 1, the share of the training set that the first of two rounds shows; at 1, all at once;
+        per_round: Below 1, the share of the training set that the first of two rounds shows; at 1, all in one round;
             above, how many samples each round adds.
         max_rounds: Rounds to hold at most; all by default.
         holdout: Share of the base's training set that becomes the validation and test set; its own stay unused. The
@@ -98,7 +98,7 @@ class RoundData(DataModule):
 
     Attributes:
         round: The round under way, from 0.
-        rounds: Number of there are (after ``setup``).
+        rounds: Number of rounds (after ``setup``).
 
     Raises:
         UserError: a setting is not accepted (in the constructor); the Trainer does not reload, or the data holds fewer

@@ -163,12 +163,12 @@ class TextData(DataModule):
     Args:
         path: A file (``.txt``, ``.jsonl``, ``.csv``, ``.parquet``, ``.arrow``) or a folder with files by split, as
             Hugging Face's ``datasets`` lays them out (``train-00000-of-00001.parquet``, ``test/data-….arrow``).
-        embedded: What is used without a path: ``topics`` (English prose) or ``code``, both of Python itself.
+        embedded: The data used without a path: ``topics`` (English prose) or ``code``, both of Python itself.
         tokenizer: Local folder of a tokenizer of transformers; ``null`` takes bytes, 257 tokens.
         length: Tokens in a block, or at most in a templated row.
         column: The text's column.
         template: A row's text, with columns in braces: ``"Tweet: {text}\\nSarcasm: {label}"``.
-        label_names: What the numbers of the column ``label`` are called, for the template.
+        label_names: Names of the numbers in the column ``label``, for the template.
         train_rows: Rows taken at most from the training split, in order; all by default.
         eval_rows: The same of the validation and the test split.
         val_fraction: Share of the text for validation where no file is: of the training split.

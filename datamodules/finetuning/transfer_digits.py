@@ -63,7 +63,7 @@ class TransferDigits(DataModule):
 
     Attributes:
         source: ``x`` and ``y`` to pretrain on (after ``setup``).
-        test_names: Of the test loaders.
+        test_names: Names of the test loaders.
 
     Raises:
         UserError: a setting is not accepted (in the constructor); the file is missing, broken or too small (in

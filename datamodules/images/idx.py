@@ -18,7 +18,7 @@ _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E:
 
 
 def read_idx(path: str | Path) -> np.ndarray:
-    """Reads one IDX file, plain or gzipped (told by the content, not by the name).
+    """Reads one IDX file, plain or gzipped (detected by the content, not by the name).
 
     Args:
         path: The file.

@@ -127,15 +127,14 @@ class Prompts(DataModule):
         function: f: ``linear``, ``relu``, ``tanh``, ``sine``, ``square`` or ``sign``.
         blocks: For several labels a point: the coordinates that each one's task looks at, for example
             ``[[0, 1, 2, 3], [2, 3, 4, 5]]``.
-        batch_size: Prompts of a step.
-        inner_steps: Steps that one batch is for; the module's number.
-        batches: In an epoch.
-        curriculum: If above 0, prompts start with 5 coordinates that are not zero and 10 examples; every so many steps
-            there is one coordinate more, and two examples, up to d and N (Garg et al. 2022).
-        eval_lengths: M; by default N/4, N and 4N. N, at which ``val/loss`` is measured, is added where it is not among
-            them.
-        eval_prompts: Of each M in a validation; ten times as many in a test.
-        eval_batch_size: Of them at a time.
+        batch_size: Number of prompts per step.
+        inner_steps: Number of steps per batch; the same as the module's.
+        batches: Number of batches in an epoch.
+        curriculum: If above 0, prompts start with 5 coordinates that are not zero and 10 examples; after this number of
+            steps there is one coordinate more, and two examples, up to d and N (Garg et al. 2022).
+        eval_lengths: M; by default N/4, N and 4N. N, at which ``val/loss`` is measured, is added if it is missing.
+        eval_prompts: Number of prompts of each M in a validation; ten times as many in a test.
+        eval_batch_size: Number of these per batch.
         seed: Seed of all draws.
 
     Raises:

@@ -112,7 +112,7 @@ class SentencePairs(DataModule):
 
         A: <sentence 1> | B: <sentence 2> | similarity: <0 … 5>
 
-    and a guess stands before the query's answer as ``guess: <0 … 5> |``: ``mean``, the examples' mean, or ``cosine``,
+    and a guess is before the query's answer as ``guess: <0 … 5> |``: ``mean``, the examples' mean, or ``cosine``,
     that of the two sentences, from 0 to 5. A batch holds ``input_ids``, ``attention_mask`` and ``labels`` (B, T), of
     which the answer alone is not -100, ``place`` (B,), the token whose logits answer, ``score`` (B,) from 0 to 5,
     ``guess`` (B,), NaN without one, and ``kind`` (B,), its place in ``guesses``. Scores are given as the nearest of six

@@ -45,7 +45,7 @@ def random_facts(subjects: int, relations: int, objects: int, seed: int = 0) -> 
 
 
 def capacity_bits(facts: int, objects: int) -> float:
-    """Bits that so many independent facts, uniform over so many objects, hold."""
+    """Returns the bits of a number of independent facts that are uniform over the objects."""
     return facts * math.log2(objects)
 
 

@@ -4,7 +4,7 @@ Paper: Arora et al. 2023, "Zoology: Measuring and Improving Recall in Efficient 
 
 A sequence of T tokens starts with P distinct pairs ``k v k v …``, keys from 1 … V/2 − 1, values from V/2 … V − 1. After
 them each key is asked for once: of the (T − 2P)/2 slots of two tokens, P are chosen without replacement with
-probability ∝ a·j^(a−1), so that short distances prevail (a = 0.01), and pair i's key stands at the i-th chosen slot's
+probability ∝ a·j^(a−1), so that short distances prevail (a = 0.01), and pair i's key is at the i-th chosen slot's
 first token, where its value is to be predicted. All other tokens are random.
 """
 

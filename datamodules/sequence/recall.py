@@ -48,7 +48,7 @@ class FreshPairs(Dataset):
     """Sequences drawn when they are read, from torch's global generator, which the loader seeds for each batch.
 
     Args:
-        samples: Number of there are in an epoch.
+        samples: Number of samples in an epoch.
         pairs: P.
         keys: K.
         values: V.

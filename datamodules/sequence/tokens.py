@@ -102,9 +102,10 @@ class TokenData(DataModule):
         length: T, tokens in a window.
         vocab_size: Tokens there may be; 256 for bytes.
         dtype: Type of the numbers in ``.bin`` and headless ``.npy`` files; ``uint16`` where nothing says otherwise.
-        column: Of Arrow files.
+        column: Column of Arrow files.
         tokenizer: Local folder of the tokenizer that made the tokens, to show them as text.
-        shift: Whether training windows start at random places, another in each epoch, rather than at multiples of T.
+        shift: Whether training windows start at random positions, different in each epoch, rather than at multiples of
+            T.
         val_fraction: Share of a stream without splits for validation.
         test_fraction: Share for the test, at its end.
         eval_windows: Largest number of windows in the validation, and in the test.

@@ -22,7 +22,7 @@ class ImageDataset(ArrayDataset):
 
     Args:
         part: The images.
-        transform: What a batch of bytes goes through.
+        transform: Function that is applied to a batch of bytes.
     """
 
     def __init__(self, part: LabelledImages, transform: BatchPreprocess) -> None:

@@ -46,7 +46,7 @@ class InContext(Ensemble):
         inner_steps: Number of optimiser steps in one training batch.
         points: Approximate number of measurements.
         optimizer: By default Adam at 3e-3 without weight decay.
-        schedule: In training batches.
+        schedule: Learning-rate schedule, in training batches.
 
     Raises:
         UserError: a setting is not accepted; the data are not prompts, or hold another number of inner steps.

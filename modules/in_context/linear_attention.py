@@ -49,7 +49,7 @@ class LinearAttention(nn.Module):
         learnt_guess: Whether y_q = ⟨v, x_q⟩ with a learnt v, from 0; else y_q is 0, or what is given to the layer.
         masked: Whether the query is left out of keys and values.
         averaged: Whether attention is divided by N.
-        dtype: Of the parameters.
+        dtype: Type of the parameters.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The frame of a language model: embedding, blocks of a token mixer and an MLP, head; trained whole, decoded by steps.
+"""The decoder of a language model: embedding, blocks of a token mixer and an MLP, head; with step-by-step decoding.
 
 A *mixer* is a module ``(x, mask=None) -> y`` on (B, T, D) that lets tokens see earlier ones, and ``extend(x, state) ->
 (y, state)``, which runs on from what it remembers (``None`` at the start) by any number of tokens.

@@ -14,7 +14,7 @@ class WideBlock(nn.Module):
     Args:
         channels_in: Channels of the input.
         channels: Channels of the output.
-        stride: Of the first convolution and the shortcut.
+        stride: Stride of the first convolution and the shortcut.
         second_norm: Whether the second convolution has a norm before it.
     """
 

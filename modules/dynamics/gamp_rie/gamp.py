@@ -122,7 +122,7 @@ def solve(
         m: Width of the teacher.
         noise: Δ̃.
         damping: See :func:`iterate`.
-        iterations: At most so many.
+        iterations: Largest number of iterations.
         tolerance: Where to stop.
         generator: Source of randomness.
     """

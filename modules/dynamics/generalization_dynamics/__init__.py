@@ -14,7 +14,7 @@ of X Xᵀ):
 
 :mod:`~modules.dynamics.generalization_dynamics.theory` has these, the best stopping time, the error at the end and that
 of ridge regression; :mod:`~modules.dynamics.generalization_dynamics.students` the exact flow for any data (which never
-moves where no example lies), random ReLU features, and the parts of their error (approximation, null space,
+moves in directions without examples), random ReLU features, and the parts of their error (approximation, null space,
 over-fitting). ``HiddenLayerStudent`` has such features of many widths side by side, or trains all layers (config
 ``generalization_dynamics_features``). The equations were derived from the paper's model; its text was read in parts
 only.

@@ -81,7 +81,7 @@ class HiddenLayerStudent(Ensemble):
         self._forget()
 
     def _forget(self) -> None:
-        """Leaves out what follows from the weights and the data."""
+        """Removes values that can be computed from the weights and the data."""
         self.solutions: list[StudentFlow] = []
         self.cached: dict[str, list[Tensor]] = {}
 
@@ -91,7 +91,7 @@ class HiddenLayerStudent(Ensemble):
         return list(self.trained) if self.all else [getattr(self, f"frozen_{i}") for i in range(len(self.widths))]
 
     def begin(self, batch: Batch) -> None:
-        """Remembers the first read-outs.
+        """Stores the initial read-outs.
 
         Raises:
             UserError: the data have other sizes.

@@ -22,7 +22,7 @@ class LinearStudent(Ensemble):
 
     Members are draws of teacher and data. Recorded are ``time`` (steps times rate), ``test_error`` (|w̄ − w|²/N plus
     the noise's variance), ``train_error`` (|y − w X|²/P), both over the noise's variance, and ``frozen`` (how far w has
-    moved where no example lies); theory is that of many dimensions.
+    moved in directions without examples); theory is that of many dimensions.
 
     Args:
         inputs: N.
@@ -60,7 +60,7 @@ class LinearStudent(Ensemble):
 
     @torch.no_grad()
     def begin(self, batch: Batch) -> None:
-        """Finds where no example lies.
+        """Finds the directions without examples.
 
         Raises:
             UserError: the data have other sizes.

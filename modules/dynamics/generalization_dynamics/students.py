@@ -61,7 +61,7 @@ def bulk_eigenvalues(h: Tensor, large: int) -> tuple[Tensor, float]:
 
     Args:
         h: (N_h, P).
-        large: Number of of the largest eigenvalues are left out.
+        large: Number of largest eigenvalues that are left out.
 
     Returns:
         The next eigenvalues (min(N', P'),), scaled to the mean that ρ has at α = P'/N', and that α.
@@ -75,10 +75,10 @@ class Decomposition(NamedTuple):
     """Parts of a converged read-out's test error (journal version, Fig. 9); their sum is the error, exactly.
 
     Attributes:
-        approximation: E_a, what the best read-out of these features leaves.
-        null_space: E_n, what lies where no example has been.
-        over_fitting: E_o, what was learnt of the residual as if it were noise.
-        cross: Of the last two; near 0 on average.
+        approximation: E_a, the error of the best read-out of these features.
+        null_space: E_n, the error in directions without examples.
+        over_fitting: E_o, the error from fitting the residual as if it were noise.
+        cross: Cross term of the last two; near 0 on average.
     """
 
     approximation: Tensor

@@ -14,7 +14,7 @@ class DecayRate(NamedTuple):
     Attributes:
         rate: Of e^(−rate · t), or of t^(−rate).
         residual: Root mean square of what is left of log y.
-        points: Number of there were in the window.
+        points: Number of points in the window.
     """
 
     rate: float

@@ -16,13 +16,13 @@ class NTKMLP(nn.Module):
 
     Args:
         inputs: n_0.
-        width: n, of each hidden layer.
+        width: n, width of each hidden layer.
         depth: L, the number of weight matrices.
         outputs: n_L.
         beta: β.
         activation: One of ``framework.functional.ntk.ACTIVATIONS``.
         members: E, networks with draws of their own.
-        dtype: Of the parameters.
+        dtype: Type of the parameters.
 
     Raises:
         UserError: a setting is not accepted.

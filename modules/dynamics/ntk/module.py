@@ -36,8 +36,8 @@ class NTKRegression(Ensemble):
         depth: L, the number of weight matrices.
         beta: β.
         activation: One of ``framework.functional.ntk.ACTIVATIONS``.
-        amplitude: Of a component.
-        seeds: Members.
+        amplitude: Amplitude of a component.
+        seeds: Number of members.
         dtype: ``float32`` or ``float64``, of the parameters; kernels are summed in float64.
         inner_steps: Number of gradient descent steps in one training step.
         points: Approximate number of measurements.
@@ -76,7 +76,7 @@ class NTKRegression(Ensemble):
         return {"seed": list(range(self.seeds))}
 
     def begin(self, batch: Batch) -> None:
-        """Remembers the outputs and the kernels of the start, and the targets.
+        """Stores the outputs and the kernels at the start, and the targets.
 
         Raises:
             UserError: the batch lacks inputs or targets, or has other inputs.

@@ -153,7 +153,7 @@ def _save_pretrained(model: Any, *arguments: Any, **named: Any) -> None:
 
 
 def _choose_experts(model: Any) -> None:
-    """Where torch cannot multiply all experts of a mixture at once (older ones on a CPU), goes one after the other."""
+    """Computes experts one after the other if torch cannot multiply all of them together (older versions on a CPU)."""
     if torch.cuda.is_available() or not getattr(model, "_can_set_experts_implementation", lambda: False)():
         return
     try:

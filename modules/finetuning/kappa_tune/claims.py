@@ -151,7 +151,7 @@ def learn_b(
         tasks: ``a`` and ``b``, each with ``x``, ``y``, ``x_test``, ``y_test``.
         lr: Learning rate.
         weight_decay: Decoupled weight decay, of trained parameters only.
-        epochs: At most so many.
+        epochs: Largest number of epochs.
         target: Cross-entropy.
 
     Returns:

@@ -142,7 +142,7 @@ class TwoTaskClassifier(Module):
     Args:
         d_input: Values in a signal.
         num_classes: Classes of both tasks.
-        width: Of the residual stream.
+        width: Width of the residual stream.
         blocks: Residual layers.
         experts: Experts in each layer; 0 for dense layers.
         hidden: Width of an expert.
@@ -274,7 +274,7 @@ class TwoTaskClassifier(Module):
         return {"probabilities": self(x).softmax(-1), "target": y}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leaves the file of pretrained weights out: the checkpoint opens where that file is not."""
+        """Removes the path of the pretrained weights, so that the checkpoint opens without that file."""
         super().on_save_checkpoint(checkpoint)
         if self.CHECKPOINT_HYPER_PARAMS_KEY in checkpoint:
             checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["pretrained"] = None

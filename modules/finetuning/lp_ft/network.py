@@ -15,7 +15,7 @@ class TransferMLP(nn.Module):
 
     Args:
         inputs: Numbers of an example.
-        widths: Of φ's layers; the last one is h.
+        widths: Widths of φ's layers; the last one is h.
         classes: C.
 
     Raises:

@@ -36,7 +36,7 @@ def scale_figure(scales: Sequence[float], moves: Mapping[str, np.ndarray]) -> Fi
     """Draws mean ‖φ − φ₀‖ after the training over the head's scale, a line a seed.
 
     Args:
-        scales: What V was multiplied with.
+        scales: Factors on V.
         moves: By seed (scales,).
     """
     figure = new_figure()

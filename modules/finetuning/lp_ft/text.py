@@ -28,7 +28,7 @@ class TextNetwork(nn.Module):
     There is no layer with a tanh between, as transformers' own heads for RoBERTa have it.
 
     Args:
-        encoder: Of transformers.
+        encoder: An encoder of transformers.
         classes: C.
         pooling: ``first`` or ``mean``.
         dropout: Before the head.
@@ -174,7 +174,7 @@ def fresh_encoder(config: dict[str, Any], attn_implementation: str = "sdpa") -> 
 
 
 def without_pooler(model: Any) -> Any:
-    """Takes away the layer that transformers puts on the first token, which nothing here reads."""
+    """Removes the layer that transformers adds on the first token, which is not used here."""
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     return model

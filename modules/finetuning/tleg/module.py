@@ -32,13 +32,13 @@ from modules.vision.image_classifier import ImageClassifier
 
 @dataclass(frozen=True)
 class AuxiliaryConfig:
-    """A short first stage in place.
+    """The settings of a short first stage in the same run.
 
     Attributes:
         depth: Layers of the auxiliary network.
-        epochs: Of its distillation.
-        lr: Of its distillation (AdamW, cosine).
-        weight_decay: On its matrices.
+        epochs: Number of epochs of its distillation.
+        lr: Learning rate of its distillation (AdamW, cosine).
+        weight_decay: Weight decay of its matrices.
 
     Raises:
         UserError: a setting is not accepted.
@@ -63,7 +63,7 @@ class LearngeneAux(ImageClassifier):
 
     Args:
         depth: Layers of the auxiliary network.
-        teacher: Where the teacher comes from.
+        teacher: The source of the teacher.
         alpha: Share of the distillation in the loss; the rest is cross-entropy.
         tau: Temperature of the distillation.
         form: ``batchmean``, or ``numel`` as DeiT's code divides.
@@ -104,7 +104,7 @@ class LearngeneAux(ImageClassifier):
         self.teacher_config = as_dataclass(TeacherConfig, teacher)
         share_blocks(self.backbone, depth)
         self._tensors = {*self._blocks.state_dict()}
-        self._teacher: list[nn.Module] = []  # in a list: it is no part of the model, nor of a checkpoint
+        self._teacher: list[nn.Module] = []  # in a list, so that it is not part of the model or of a checkpoint
         self.depth_accuracy = nn.ModuleDict(
             {
                 f"{part}_{depth}": MulticlassAccuracy(self.num_classes, average="micro")
@@ -121,7 +121,7 @@ class LearngeneAux(ImageClassifier):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """What a classifier of the same data needs to know."""
+        """Returns the settings that a classifier of the same data needs."""
         return {"num_classes": self.num_classes, "image_size": self.image_size, "in_chans": self.in_chans}
 
     def find_teacher(self, data: Any, seed: int, trial: bool = False) -> None:

@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
     Args:
         channels_in: Channels of the input.
         channels: Channels of the output.
-        stride: Of the first convolution and the shortcut.
+        stride: Stride of the first convolution and the shortcut.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:

@@ -36,7 +36,7 @@ class LinearModelsInContext(InContext):
         inner_steps: Number of optimiser steps in one training batch.
         points: Approximate number of measurements.
         optimizer: By default Adam at 3e-3.
-        schedule: In training batches.
+        schedule: Learning-rate schedule, in training batches.
 
     Raises:
         UserError: a setting is not accepted; the start is too large for the theorem (σ² ‖Γ‖ √d ≥ 2).

@@ -34,7 +34,7 @@ def attend(x: Tensor, y: Tensor, circuits: Circuits) -> tuple[Tensor, Tensor]:
     Args:
         x: (B, N + 1, d), the query last.
         y: (B, N + 1, T); the last is not looked at.
-        circuits: Of E members with H heads.
+        circuits: Circuits of E members with H heads.
 
     Returns:
         (E, B, T), and the attention (B, E, H, N).

@@ -40,7 +40,7 @@ class SoftmaxInContext(InContext):
         inner_steps: Number of optimiser steps in one training batch.
         points: Approximate number of measurements.
         optimizer: By default Adam at 1e-3.
-        schedule: In training batches.
+        schedule: Learning-rate schedule, in training batches.
 
     Raises:
         UserError: a setting is not accepted; the prompts have other dimensions.
@@ -69,7 +69,7 @@ class SoftmaxInContext(InContext):
         self.probe: tuple[Tensor, Tensor] | None = None
 
     def fits(self, law: PromptLaw) -> None:
-        """Looks at the dimensions.
+        """Checks the dimensions.
 
         Raises:
             UserError: the model has others.

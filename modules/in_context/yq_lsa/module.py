@@ -38,7 +38,7 @@ class GuessingAttention(InContext):
         inner_steps: Number of optimiser steps in one training batch.
         points: Approximate number of measurements.
         optimizer: By default Adam at 1e-2.
-        schedule: In training batches.
+        schedule: Learning-rate schedule, in training batches.
 
     Raises:
         UserError: a setting is not accepted; the prompts have another dimension, or more than one label a point.

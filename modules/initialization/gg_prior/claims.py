@@ -267,7 +267,7 @@ class _Task:
 
 @torch.no_grad()
 def pull(parameters: list[nn.Parameter], per_weight_step: float, eps: float) -> None:
-    """w ← w − (λ/N) ν sign(w) (|w| + ε)^(ν−1), ν of all weights as one sample: the formula as it stands."""
+    """w ← w − (λ/N) ν sign(w) (|w| + ε)^(ν−1), ν of all weights as one sample: the plain formula."""
     shape = gg.fit(parameters).shape
     for w in parameters:
         w.sub_(per_weight_step * shape * w.sign() * (w.abs() + eps) ** (shape - 1))

@@ -48,7 +48,7 @@ def mlp(in_features: int, widths: list[int], num_classes: int) -> nn.Sequential:
 
     Args:
         in_features: Inputs.
-        widths: Of the hidden layers.
+        widths: Widths of the hidden layers.
         num_classes: Outputs.
     """
     layers: list[nn.Module] = [Flat(in_features)]
@@ -93,7 +93,7 @@ def build_net(
         num_classes: Outputs.
         in_features: Inputs of ``mlp``.
         in_chans: Channels of images.
-        widths: Of the hidden layers of ``mlp``, or of the convolutions of ``conv1d``; three of them by default.
+        widths: Widths of the hidden layers of ``mlp``, or of the convolutions of ``conv1d``; three of them by default.
 
     Raises:
         UserError: there is no such network; the nearest names are given.

@@ -29,8 +29,8 @@ def uniform_linear(in_features: int, out_features: int, bound: float, bias_bound
     Args:
         in_features: Inputs.
         out_features: Outputs.
-        bound: Of the weights.
-        bias_bound: Of the biases, instead of torch's.
+        bound: Bound of the weights.
+        bias_bound: Bound of the biases, instead of torch's.
     """
     layer = nn.Linear(in_features, out_features)
     _draw_uniform(layer, bound, bias_bound)
@@ -60,7 +60,7 @@ class CoordinateNetwork(nn.Module):
     layers: nn.ModuleList
 
     def encode(self, x: Tensor) -> Tensor:
-        """What the first linear layer is given."""
+        """Returns the input of the first linear layer."""
         return x
 
     def activate(self, index: int, a: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class CoordinateNetwork(nn.Module):
         return self.layers[-1](h)
 
     def activations(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Of each layer but the last, pre-activations and activations (B, width), as in ``forward``."""
+        """Returns the pre-activations and activations (B, width) of each layer except the last, as in ``forward``."""
         h, found = self.encode(x), []
         for index, layer in enumerate(list(self.layers)[:-1]):
             a = layer(h)
@@ -85,7 +85,7 @@ class CoordinateNetwork(nn.Module):
         return found
 
     def pre_activation(self, index: int, a: Tensor) -> Tensor:
-        """What the nonlinearity itself is applied to."""
+        """Returns the input of the nonlinearity."""
         return a
 
 
@@ -148,7 +148,7 @@ class FINER(SIREN):
         hidden_layers: Layers of sines, the first one included.
         omega_first: ω₁.
         omega_hidden: ω₀.
-        bias_bound: Of the first layer's biases; torch's for ``None``.
+        bias_bound: Bound of the first layer's biases; ``None`` for torch's.
     """
 
     def __init__(
@@ -270,11 +270,11 @@ BACKBONES: dict[str, type[CoordinateNetwork]] = {"siren": SIREN, "finer": FINER,
 
 
 def build_backbone(name: str, **arguments: Any) -> CoordinateNetwork:
-    """Returns a coordinate network by name; arguments that it does not take and that are ``None`` are left out.
+    """Builds a coordinate network by name; arguments that it does not have and that are ``None`` are ignored.
 
     Args:
-        name: In :data:`BACKBONES`.
-        **arguments: Of its constructor.
+        name: A name in :data:`BACKBONES`.
+        **arguments: Arguments of its constructor.
 
     Raises:
         UserError: there is no such network, or it does not take an argument, or a size is not positive.

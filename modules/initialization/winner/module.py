@@ -27,7 +27,7 @@ _HISTORY = "psnr_history"
 
 
 class INR(Module):
-    """A network that is fitted to one signal: coordinates in, values out, mean squared error.
+    """A network that is trained on one signal: it maps coordinates to values, with mean squared error.
 
     Logged: ``train/loss``; in validation and test ``loss``, ``psnr`` (peak 2, the range of values in [-1, 1]: the
     textbook's), ``psnr_peak1`` (the paper's, 6.02 dB less), where the data holds samples out ``psnr_heldout`` (peak 2)
@@ -161,7 +161,7 @@ class INR(Module):
         self._evaluate(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
-        """Notes the PSNR for the curve."""
+        """Stores the PSNR for the curve."""
         if not self.trainer.sanity_checking:
             metric: Any = self.scores["val_psnr"]
             value = float(metric.compute())
@@ -251,6 +251,6 @@ class INR(Module):
         checkpoint[_HISTORY] = self.psnr_history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the curve up again."""
+        """Restores the curve."""
         super().on_load_checkpoint(checkpoint)
         self.psnr_history = list(checkpoint.get(_HISTORY, []))

@@ -25,7 +25,7 @@ def tangent_kernel(model: nn.Module, x: Tensor, chunk: int = 64) -> Tensor:
 
 
 def kernel_spectrum(kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, and Σ_i λ_i |FFT(v_i)|² / N: how much of the kernel lies at each frequency.
+    """Eigenvalues, and Σ_i λ_i |FFT(v_i)|² / N: the share of the kernel at each frequency.
 
     Args:
         kernel: (N, N), of points in order.

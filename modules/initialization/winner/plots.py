@@ -1,4 +1,4 @@
-"""The pictures: learning curves, waveform and spectrogram, spectra, activations and the tangent kernel."""
+"""The figures: learning curves, waveform and spectrogram, spectra, activations and the tangent kernel."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def psnr_figure(
     Args:
         curves: Label to (epoch, PSNR) pairs; labels that are equal up to a trailing ``#…`` share a colour.
         references: Label to a level that is drawn dashed.
-        ylabel: What the PSNR's peak is.
+        ylabel: Label with the PSNR's peak.
     """
     figure = new_figure(size=(5.2, 3.5))
     axes = figure.axes[0]

@@ -64,7 +64,7 @@ class AttentionState(NamedTuple):
 
     Attributes:
         memory: S (B, H, d, e), float32.
-        tokens: Number of there were.
+        tokens: Number of tokens so far.
     """
 
     memory: Tensor
@@ -120,7 +120,7 @@ class LightningAttention(nn.Module):
         return self._combined(out, u)
 
     def extend(self, x: Tensor, state: AttentionState | None = None) -> tuple[Tensor, AttentionState]:
-        """Continues from the tokens so far: a single token by one step of the recurrence, more by tiles."""
+        """Returns the output for the next tokens: a single one by a step of the recurrence, more by tiles."""
         tokens = 0 if state is None else state.tokens
         q, k, v, u = self._projected(x, tokens)
         if x.shape[1] == 1 and state is not None:

@@ -28,7 +28,7 @@ def recurrent_gated_delta_rule(
         v: (B, H, T, e).
         beta: (B, H, T) strength of each write.
         log_decay: (B, H, T), at most 0; no decay if left out.
-        state: (B, H, d, e) to continue from; zeros if left out.
+        state: Initial state (B, H, d, e); zeros by default.
 
     Returns:
         Outputs (B, H, T, e), and the state (B, H, d, e) after the last token.

@@ -36,9 +36,9 @@ class Memory(nn.Module):
 
     Args:
         d_model: Width of the token.
-        key_width: Of all heads.
-        value_width: Of all heads.
-        gate_proj: Of the update rule; ``None`` without gates.
+        key_width: Width of the keys of all heads.
+        value_width: Width of the values of all heads.
+        gate_proj: Gate projection of the update rule; ``None`` without gates.
     """
 
     def __init__(self, d_model: int, key_width: int, value_width: int, gate_proj: nn.Module | None) -> None:
@@ -175,7 +175,7 @@ class MoMLayer(nn.Module):
         return self._run(x, mask, None)[0]
 
     def extend(self, x: Tensor, state: MoMState | None = None) -> tuple[Tensor, MoMState]:
-        """Continues from the memories: (B, T, d_model), T ≥ 1. A decode step updates k memories and the shared one."""
+        """Returns the output for the next tokens (B, T, d_model); a step updates k memories and the shared one."""
         if state is None:
             heads = (self.n_heads, self.head_dim, self.value_dim)
             memories = self.num_memories + self.shared
@@ -255,7 +255,7 @@ class MoMLayer(nn.Module):
             qkv, there = torch.cat([q, k, v], -1), routed[..., m]
             recent = qkv.new_zeros(len(x), self.past, qkv.shape[-1]) if state is None else state.recent[:, m]
             joined = torch.cat([recent.to(qkv), qkv], 1)
-            # Where in ``joined`` the n-th token of this memory stands, those of the past first.
+            # Index in ``joined`` of the n-th token of this memory, past tokens first.
             order = torch.cat([torch.ones_like(there[:, :1]).expand(-1, self.past), there], 1)
             places = (~order).int().argsort(dim=1, stable=True)
             if self.conv is None:

@@ -34,7 +34,7 @@ class MoMLM(DecoderLM):
         backend: ``varlen``, ``masked`` or ``loop``: forms of the same function, see
             :class:`modules.sequence.mom.MoMLayer`.
         renormalize: Whether the weights of a token's memories sum to 1.
-        attention_every: Every so many blocks the mixer is softmax attention (8 in the paper's hybrid); 0 for never.
+        attention_every: Every n-th block uses softmax attention (8 in the paper's hybrid); 0 for none.
         aux_weight: λ, the weight of the balance loss, a mean over layers.
         hidden: Width within the MLP; 8/3 of ``d_model`` rounded up to a multiple of 16 by default.
         tie_embeddings: Whether the head is the embedding's transpose.
@@ -143,7 +143,7 @@ def check_sizes(n_layers: int, attention_every: int, aux_weight: float) -> None:
 
     Args:
         n_layers: Layers, 1 or more.
-        attention_every: Every so many layers one of softmax attention; 0 for none.
+        attention_every: Every n-th layer uses softmax attention; 0 for none.
         aux_weight: Factor of the balancing loss, 0 or more.
 
     Raises:

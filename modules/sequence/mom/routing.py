@@ -58,7 +58,7 @@ def balance_loss(routing: Routing, mask: Tensor | None = None) -> Tensor:
 
 
 def pooled_balance_loss(routings: Sequence[Routing], mask: Tensor | None = None) -> Tensor:
-    """Returns the same over the tokens of all layers at once, as the authors' training code has it; for comparison.
+    """Returns the loss over the tokens of all layers together, as in the authors' training code; for comparison.
 
     It cannot see two layers that collapsed onto different memories.
     """

@@ -37,7 +37,7 @@ class DiscreteSystem(NamedTuple):
 class S4DLayer(nn.Module):
     """A diagonal state space model for each of H channels: ``x' = A x + B u``, ``y = 2 Re(C x) + D u``.
 
-    The kernel ``K(t) = 2 Re Σ_{n<N/2} C_n B_n e^{A_n t}`` stands for N conjugate-symmetric modes. ``forward`` convolves
+    The kernel ``K(t) = 2 Re Σ_{n<N/2} C_n B_n e^{A_n t}`` represents N conjugate-symmetric modes. ``forward`` convolves
     with it by FFT; ``step`` runs the same numbers as a recurrence in O(N) per sample and channel; ``scan`` takes an
     initial state and returns the final one.
 
@@ -222,7 +222,7 @@ class S4DLayer(nn.Module):
         Args:
             u: (B, H).
             state: (B, H, N/2) complex.
-            system: What :meth:`discrete` returned; computed again if left out.
+            system: The system from :meth:`discrete`; computed by default.
 
         Returns:
             Output (B, channels·H) and the next state.
@@ -264,7 +264,7 @@ class S4DLayer(nn.Module):
         return y.flatten(1, 2).transpose(1, 2).to(u.dtype), final
 
     def extra_repr(self) -> str:
-        """What the layer is, for ``print``."""
+        """Returns a description of the layer, for ``print``."""
         return f"{self.d_model}, N={self.d_state}, init={self.init}, disc={self.disc}, n_ssm={self.n_ssm}"
 
 

@@ -59,7 +59,7 @@ def memory_r2(
 
     Args:
         modes: A (M,), complex.
-        delays: In samples.
+        delays: Delays in samples.
         dt: Δ.
         samples: Length of the drive.
         seed: Seed of the noise.

@@ -218,7 +218,7 @@ class S4DModule(Module):
     def memory_curves(self, delays: list[int], samples: int) -> dict[str, list[float]]:
         """Linear memory of each layer's modes, for :class:`framework.protocols.HasMemory`.
 
-        The channel with the median step size stands for its layer.
+        Each layer is represented by the channel with the median step size.
         """
         curves = {}
         for index, layer in enumerate(self.backbone.layers):

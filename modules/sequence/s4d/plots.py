@@ -22,7 +22,7 @@ def memory_figure(
     """Draws linear memory R² against delay for each initialisation, with reference values as crosses.
 
     Args:
-        delays: In samples.
+        delays: Delays in samples.
         curves: Name to R² at each delay.
         reference: Name to {delay: R²}.
         floor: R² of predicting from the present sample alone or another level to mark, if any.

@@ -49,7 +49,7 @@ class MemoryConfig:
         key_expand: h; there are h key sets a side and h² blocks of virtual slots for each row of the table.
         shared_tables: g, neighbouring layers whose tables a layer reads.
         shared_query: One query for all ranks rather than one each.
-        shuffle: Whether a fixed random permutation stands between slots and rows.
+        shuffle: Whether slots are mapped to rows by a fixed random permutation.
         init: ``paper`` (appendix A: scores calibrated to mean 1, output variance of the FFN) or ``released`` (constants
             of the released code).
         penalty: α of the Tucker penalty; 0 for none.
@@ -111,7 +111,7 @@ class MemoryLayer(nn.Module):
         config: Sizes.
         d_model: D.
         hidden: Inner width of the FFN that the memory is next to, which its output's variance follows.
-        table: The table, owned by whoever makes it; by default one of the layer's own.
+        table: The table, which belongs to its creator; by default the layer makes its own.
         ring: The windows of the table.
         index: ℓ, the layer's window.
     """
@@ -175,7 +175,7 @@ class MemoryLayer(nn.Module):
         raise NotImplementedError
 
     def standard_deviation(self, layers: int) -> float:
-        """Of the table's entries at the start, for a model of so many memory layers."""
+        """Returns the standard deviation of the table's initial entries, for a number of memory layers."""
         raise NotImplementedError
 
     def balance_loss(self) -> Tensor | None:

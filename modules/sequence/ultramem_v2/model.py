@@ -21,7 +21,7 @@ class MemoryBlock(nn.Module):
 
     Args:
         d_model: D.
-        n_heads: Of the attention.
+        n_heads: Number of attention heads.
         hidden: Inner width of the FFN.
         memory: The memory layer; ``None`` for an ordinary block.
     """
@@ -102,9 +102,9 @@ def memory_decoder(
         vocab_size: Tokens.
         d_model: D.
         n_layers: L, blocks.
-        n_heads: Of the attention.
+        n_heads: Number of attention heads.
         hidden: Inner width of the FFN.
-        config: Of the memories.
+        config: Settings of the memories.
         memory_layers: Blocks with a memory, from 0; by default all. For ``ultramem`` the blocks that its memories read,
             by default every ``span`` from 1.
         span: For ``ultramem``: blocks from the one that a memory reads to the one that it is added after, both
