@@ -266,8 +266,7 @@ class Transform(Edit):
         return True
 
     def settled(self, context: Context) -> int | None:
-        """Returns the epoch from which names and shapes no longer change, ``None`` for never; others may wait for
-        it."""
+        """Returns the epoch from which names and shapes no longer change; ``None`` for never."""
         return 0
 
     def due(self, context: Context) -> bool:
