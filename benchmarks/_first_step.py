@@ -1,4 +1,4 @@
-"""Ends the process at the first training step, for timing what comes before it."""
+"""Ends the process at the first training step, to measure the time before it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from lightning.pytorch import Callback
 
 
 class ExitAtFirstStep(Callback):
-    """Leaves without any tear-down."""
+    """Exits without any tear-down at the first training step."""
 
     def on_train_batch_start(self, *args: Any) -> None:
-        """The model is built, the data is read, the first batch is there."""
+        """Exits: the model is built, the data is read, and the first batch is ready."""
         os._exit(0)

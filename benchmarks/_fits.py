@@ -1,4 +1,4 @@
-"""Time of the training steps of a ``fit``, its start-up left out, in seconds of this process's own."""
+"""Measures the time of the training steps of a ``fit``, without its start-up, in seconds of this process."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from framework.runs.experiment import build
 
 
 class Clock(pl.Callback):
-    """When the first training step began and the last ended."""
+    """Records when the first training step started and the last ended."""
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: object, index: int) -> None:
-        """Notes the first."""
+        """Records the start of the first step."""
         if trainer.global_step == 0:
             self.first = time.process_time()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: object, batch: object, index: int
     ) -> None:
-        """Notes the last."""
+        """Records the end of the last step."""
         self.last = time.process_time()
 
 
 def fitted(config: str, options: list[str], root: str) -> float:
-    """Seconds of the training steps.
+    """Returns the seconds of the training steps.
 
     Args:
         config: Short name of a shipped config.
-        options: As typed on the command line.
+        options: Options as on the command line.
         root: Folder for the run.
     """
     quiet = ["--wandb.mode=disabled", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -43,7 +43,7 @@ def fitted(config: str, options: list[str], root: str) -> float:
 
 
 def times(call: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds of each call."""
+    """Returns the seconds of each call."""
     found = []
     for _ in range(repeats):
         start = time.process_time()

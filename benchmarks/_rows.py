@@ -1,8 +1,8 @@
-"""What a benchmark finds: ratios, printed as they come, and kept for the page ``docs/benchmarks.md``.
+"""The results of a benchmark: ratios, which are printed and saved for the page ``docs/benchmarks.md``.
 
 A script here has a docstring, whose first paragraph says what it compares, and a generator of rows; it ends in
 ``report(__file__, __doc__, rows)``. With ``--page FILE`` its rows go into ``FILE`` without its ending, as JSON, and the
-page is written anew from all that lie there.
+page is written again from all that lie there.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Row:
     """One comparison.
 
     Attributes:
-        what: What of ours was measured, and at which size.
-        peer: Beside what.
-        ratio: Ours over the peer's: below 1 is faster, or smaller.
-        size: How much the peer takes: ``110 ms``, ``12 MB``.
-        bound: What the ratio must satisfy, if anything is promised.
-        unit: What was compared.
+        what: What was measured of this project, and at which size.
+        peer: The implementation that it is compared with.
+        ratio: This project's value over the peer's: below 1 is faster, or smaller.
+        size: The peer's value: ``110 ms``, ``12 MB``.
+        bound: The bound of the ratio, if there is one.
+        unit: The quantity that was compared.
     """
 
     what: str
@@ -51,7 +51,7 @@ class Row:
 
 
 def duration(seconds: float) -> str:
-    """For reading: ``3.1 s``, ``42 ms``, ``18 µs``."""
+    """Formats seconds: ``3.1 s``, ``42 ms``, ``18 µs``."""
     for unit, scale in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if seconds * scale >= 1 or unit == "µs":
             return f"{seconds * scale:.3g} {unit}"
@@ -69,11 +69,11 @@ def report(
     Args:
         file: Its ``__file__``.
         doc: Its docstring.
-        rows: What it finds, given its options.
+        rows: Yields its rows, given its options.
         arguments: Adds its own options to the parser.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--page", type=Path, help="keep the rows beside this page, and write it anew")
+    parser.add_argument("--page", type=Path, help="save the rows beside this page, and regenerate it")
     arguments(parser)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -144,7 +144,7 @@ def _page(records: list[dict[str, Any]]) -> str:
 
 
 def _summary(records: list[dict[str, Any]]) -> str:
-    """A row for each script, with how much of what it promises is kept."""
+    """Returns a row for each script, with the number of bounds that hold."""
     rows = []
     for record in records:
         verdicts = [row["verdict"] for row in record["rows"] if row["verdict"]]
@@ -173,5 +173,5 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _ratio(value: float) -> str:
-    """The ratio, and where it is small how many times less that is."""
+    """Returns the ratio as text, for small ones also its inverse."""
     return f"{value:.2f}" if value >= 0.4 else f"{value:.2g} ({1 / value:.2g} ×)"

@@ -1,4 +1,4 @@
-"""Timing of calls that are compared: by turns, so that what else the machine does falls on all of them alike."""
+"""Times calls that are compared, alternately, so that other load on the machine affects all of them equally."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def turns(calls: Iterable[Callable[[], object]], repeats: int, warmups: int = 1) -> list[list[float]]:
-    """Seconds of each call in each of ``repeats`` rounds; the first ``warmups`` rounds do not count."""
+    """Returns the seconds of each call in each of ``repeats`` rounds, after ``warmups`` rounds that are not counted."""
     calls = list(calls)
     times: list[list[float]] = [[] for _ in calls]
     for number in range(warmups + repeats):
@@ -25,10 +25,10 @@ def turns(calls: Iterable[Callable[[], object]], repeats: int, warmups: int = 1)
 
 
 def medians(calls: Iterable[Callable[[], object]], repeats: int, warmups: int = 1) -> list[float]:
-    """The median of each call's rounds."""
+    """Returns the median of each call's rounds."""
     return [statistics.median(found) for found in turns(calls, repeats, warmups)]
 
 
 def quietest(calls: Iterable[Callable[[], object]], repeats: int, warmups: int = 0) -> list[float]:
-    """The least of each call's rounds: on a shared machine noise only adds."""
+    """Returns the minimum of each call's rounds: on a shared machine noise only adds time."""
     return [min(found) for found in turns(calls, repeats, warmups)]

@@ -104,7 +104,7 @@ def sensing(n: int) -> Case:
 
 
 def linear(depth: int, outputs: int) -> Case:
-    """A linear network of two layers on hierarchical data."""
+    """Returns a linear network of two layers on hierarchical data."""
     n = 2**depth
     s31, s11 = torch.randn(outputs, n, dtype=torch.float64), torch.eye(n, dtype=torch.float64)
     u, _, vt = torch.linalg.svd(s31, full_matrices=False)
@@ -143,7 +143,7 @@ def linear(depth: int, outputs: int) -> Case:
 
 
 def regression(inputs: int) -> Case:
-    """A linear student with as many examples as inputs, beside the theory."""
+    """Returns a linear student with as many examples as inputs, beside the theory."""
     x = torch.randn(inputs, inputs, dtype=torch.float64) / inputs**0.5
     teacher = 5**0.5 * torch.randn(inputs, dtype=torch.float64)
     y = teacher @ x + torch.randn(inputs, dtype=torch.float64)

@@ -4,7 +4,7 @@ Run: ``python benchmarks/editing.py [--only step] [--only replay]``.
 
 Steps: every technique that decides once or is not due (``gg_init``, ``warm_start`` with an epoch far away,
 ``kappa_tune`` in mode full, ``weight_histogram``), with the engine, against a run with no technique and no engine.
-Both arms train the same parameters of the same structure; ``lora`` and ``ema`` are left out, for they add work to a
+Both arms train the same parameters of the same structure; ``lora`` and ``ema`` are left out, because they add work to a
 step by design. The arms train in turns of one epoch in one process, and the ratio is the median over pairs of
 neighbouring turns; of a turn its median step counts, in the thread's own processor time. Bound: 1.02.
 
@@ -53,12 +53,12 @@ MODELS = {
 
 
 class Turns(Callback):
-    """Lets two runs in two threads train in turns of some steps, and notes what each step costs its thread.
+    """Lets two runs in two threads train alternately for some steps each, and records each step's thread time.
 
     Args:
-        number: Of the run, 0 or 1.
-        shared: A dict that both have, for whose turn it is.
-        steps: Steps in a turn.
+        number: Number of the run, 0 or 1.
+        shared: A dict shared by both, with the run whose turn it is.
+        steps: Number of steps in a turn.
     """
 
     def __init__(self, number: int, shared: dict[str, Any], steps: int) -> None:
@@ -68,7 +68,7 @@ class Turns(Callback):
 
     def on_train_batch_start(self, *args: Any) -> None:
         """Called before the batch is used."""
-        now = time.thread_time()  # what others do on the machine does not count
+        now = time.thread_time()  # time of other processes is not counted
         if self.turns:
             self.turns[-1].append(now - self._mark)
         if self._count % self.steps == 0:
@@ -89,7 +89,7 @@ class Turns(Callback):
             self.shared["waiting"] -= 1
 
     def on_train_end(self, *args: Any) -> None:
-        """Leaves the rest to the other."""
+        """Lets the other run continue."""
         changed = self.shared["changed"]
         with changed:
             self.shared["over"] = True
@@ -97,7 +97,7 @@ class Turns(Callback):
 
 
 def quietly(function: Callable[..., Any], *args: Any) -> Any:
-    """Calls it without what it prints."""
+    """Calls a function without its output."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -118,7 +118,7 @@ def trainable(model: nn.Module) -> set[str]:
 
 
 def both_arms(model: str, turns: int, steps: int, folder: str) -> tuple[list[float], list[float]]:
-    """Seconds of the median step in each turn: without techniques, and with idle ones."""
+    """Returns the seconds of the median step in each turn: without techniques, and with idle ones."""
     first = build(model, True, 2, folder)
     first.run()
     shared: dict[str, Any] = {"whose": 0, "waiting": 0, "over": False, "changed": threading.Condition()}
@@ -154,7 +154,7 @@ def idle_steps(model: str, turns: int, steps: int) -> Row:
 
 
 def ten_edits(model: nn.Module) -> None:
-    """Ten sets of adapters on disjoint layers that together are all of the model's."""
+    """Returns ten sets of adapters on disjoint layers that together are all layers of the model."""
     layers = [name for name in adaptable(model, ["Linear"]) if name.startswith("blocks.")]
     for number in range(10):
         technique = LoRA(target_modules=layers[number::10], trainable_modules=[])

@@ -25,7 +25,7 @@ STEPS, EVERY, REPEATS, SEEDS = 400, 50, 3, 32
 
 
 def linear_attention() -> Callable[[], object]:
-    """One head of linear attention: d = 5, 20 examples, 1,024 prompts a step."""
+    """Returns one head of linear attention: d = 5, 20 examples, 1,024 prompts a step."""
     place = torch.arange(5.0)
     root = torch.linalg.cholesky(0.5 ** (place[:, None] - place).abs()).T
 

@@ -23,7 +23,7 @@ WIDTH, HEADS = 256, 4
 
 
 def recurrence(length: int, repeats: int) -> Row:
-    """The chunked form against the loop over tokens, forward and backward."""
+    """Returns the chunked form against the loop over tokens, forward and backward."""
     q, k, v = torch.randn(3, 1, HEADS, length, 64).requires_grad_()
     gate = -torch.rand(1, HEADS, length, 64) / 8
 
@@ -36,7 +36,7 @@ def recurrence(length: int, repeats: int) -> Row:
 
 
 def layer(length: int, repeats: int) -> Row:
-    """A layer of softmax attention against the same layer linearised, forward and backward."""
+    """Returns a layer of softmax attention against the same layer linearised, forward and backward."""
     softmax = SoftmaxAttention(WIDTH, HEADS)
     linear = linearize(torch.nn.Sequential(copy.deepcopy(softmax)))[0]  # type: ignore[index]
     x = torch.randn(1, length, WIDTH, requires_grad=True)
@@ -49,7 +49,7 @@ def layer(length: int, repeats: int) -> Row:
 
 @torch.no_grad()
 def decoding(position: int, repeats: int) -> Iterator[Row]:
-    """One more token after so many: softmax attention with its cache against the linearised layer with its state."""
+    """Decodes one token after a number of tokens: softmax attention with a cache against the linearised layer."""
     softmax = SoftmaxAttention(WIDTH, HEADS)
     linear = linearize(torch.nn.Sequential(copy.deepcopy(softmax)))[0]  # type: ignore[index]
     x = torch.randn(1, 1, WIDTH)

@@ -44,7 +44,7 @@ def layers(rule: str, width: int, length: int, batch: int) -> Iterator[Row]:
 
 
 def delta_rule(length: int) -> Row:
-    """The chunked gated delta rule against its recurrence."""
+    """Returns the chunked gated delta rule against its recurrence."""
     q, k, v = (torch.randn(1, 4, length, 32, requires_grad=True) for _ in range(3))
     beta, decay = torch.rand(1, 4, length), -torch.rand(1, 4, length)
     unit = nn.functional.normalize

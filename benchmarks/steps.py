@@ -21,7 +21,7 @@ import framework
 from framework.claims import at_most
 from framework.optim import build_optimizer, build_schedule
 
-# Config, overrides, and what the ratio may be at most: Lightning's own loop is 1 to 2 ms a step.
+# Config, overrides, and the largest allowed ratio: Lightning's own loop takes 1 to 2 ms per step.
 CASES: dict[str, tuple[str, list[str], float]] = {
     "S4D, as shipped": ("sequence/s4d", [], 1.1),
     "S4D, steps near 10 ms": ("sequence/s4d", ["--model.d_model=8", "--data.batch_size=8", "--data.pool=4"], 1.25),
@@ -36,7 +36,7 @@ CASES: dict[str, tuple[str, list[str], float]] = {
 
 
 class StepClock(Callback):
-    """Notes the time at the start of every step after the first epoch's first."""
+    """Records the time at the start of every step after the first epoch's first."""
 
     def __init__(self) -> None:
         self.marks: list[float] = []
@@ -60,7 +60,7 @@ def through_framework(config: str, overrides: list[str], steps: int, folder: str
 
 
 def plain(config: str, overrides: list[str], steps: int, folder: str) -> float:
-    """The loop a person would write: a shuffled DataLoader, forward, loss, backward, step, schedule; no log."""
+    """Returns the loop a person would write: a shuffled DataLoader, forward, loss, backward, step, schedule; no log."""
     _, model, data = framework.build(config, [*overrides, f"--run.root={folder}", "--wandb.mode=disabled"])
     data.prepare_data()
     data.setup("fit")

@@ -40,7 +40,7 @@ def values(count: int) -> list[float]:
 
 
 def trainings(count: int, epochs: int) -> list[list[str]]:
-    """The arguments of each, from the subcommand on."""
+    """Returns the arguments of each, from the subcommand on."""
     return [[*FIT, f"--trainer.max_epochs={epochs}", f"--{PARAMETER}={value}"] for value in values(count)]
 
 
@@ -51,7 +51,7 @@ def run(command: list[str], folder: str) -> None:
 
 
 def sweep(folder: str, trials: int, workers: int, epochs: int) -> tuple[float, list[float]]:
-    """Seconds of the whole command, and when each training began."""
+    """Seconds of the whole command, and when each training started."""
     command = ["${env}", "${interpreter}", "-m", "framework", *FIT, f"--trainer.max_epochs={epochs}", "${args}"]
     lines = ["method: grid", "metric: {name: val/accuracy, goal: maximize}", "parameters:"]
     lines += [f"  {PARAMETER}: {{values: {values(trials)}}}", "command:", *(f"  - {item}" for item in command)]
@@ -66,7 +66,7 @@ def sweep(folder: str, trials: int, workers: int, epochs: int) -> tuple[float, l
 
 
 def beginnings(runs: Path) -> list[float]:
-    """When the trainings of a folder began, in order, in seconds."""
+    """When the trainings of a folder started, in order, in seconds."""
     return sorted(path.stat().st_mtime for path in runs.glob("*/provenance.json"))
 
 
@@ -89,7 +89,7 @@ def fresh_processes(folder: str, trials: int, at_once: int, epochs: int) -> floa
 
 
 def one_process(folder: str, trials: int, epochs: int) -> list[float]:
-    """When each training began."""
+    """When each training started."""
     arguments = json.dumps([training[1:] for training in trainings(trials, epochs)])
     command = [sys.executable, "-c", ONE_PROCESS, arguments]
     run(command, folder)

@@ -53,7 +53,7 @@ class Held(TorchDispatchMode):
 
 
 def held(call: Callable[[], object]) -> int:
-    """The most bytes held at once."""
+    """Returns the most bytes held at once."""
     with Held() as counted:
         call()
     return counted.most
@@ -67,12 +67,12 @@ class First(nn.Module):
         self.net = net
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C) of (N, d)."""
+        """Returns (N, C) of (N, d)."""
         return self.net(x)[0]
 
 
 def whole(model: nn.Module, x: Tensor) -> Tensor:
-    """J Jᵀ with all of J at once, as torch's tutorial on tangent kernels has it."""
+    """Returns J Jᵀ with all of J at once, as torch's tutorial on tangent kernels has it."""
     state = {name: value.detach() for name, value in model.named_parameters()}
 
     def output(values: dict[str, Tensor], point: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def whole(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def library(x: np.ndarray) -> Callable[[], object] | str:
-    """The limit kernel by neural-tangents, or why not."""
+    """Returns the limit kernel by neural-tangents, or why not."""
     try:
         import jax
         from neural_tangents import stax

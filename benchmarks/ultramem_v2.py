@@ -88,7 +88,7 @@ def retrieval(n_keys: int, tokens: int, repeats: int) -> Row:
 
 
 def reading(size: int, tokens: int, repeats: int) -> Row:
-    """The weighted sum of values, forward and backward, against gathering all rows with a dense gradient."""
+    """Returns the weighted sum of values, forward and backward, against gathering all rows with a dense gradient."""
     values, pre = MemoryRows(size, 64, sparse=True), MemoryRows(size, 64, sparse=True)
     ids, scores = torch.randint(size, (tokens, 16)), torch.randn(tokens, 16, 2, requires_grad=True)
     x = torch.randn(tokens, 64, requires_grad=True)

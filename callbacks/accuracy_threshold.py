@@ -4,14 +4,14 @@ Paper: Ash & Adams, 2020, "On Warm-Starting Neural Network Training", NeurIPS, a
 
 The paper trains in each round until 99 % of the training samples are classified correctly, counted on the batches of
 an epoch while it trains, and then reveals more data. This technique does that for any datamodule whose data arrives in
-rounds (:class:`framework.protocols.InRounds`): it asks for the next round, and ends training after the last one. With
-other data it just ends training.
+rounds (:class:`framework.protocols.InRounds`): it starts the next round, and ends training after the last one. With
+other data it only ends training.
 
-Logged at the end of an epoch: ``round/number`` (from 0), ``round/samples`` and ``round/epochs`` (so far, in this
+It logs at the end of an epoch ``round/number`` (from 0), ``round/samples`` and ``round/epochs`` (so far, in this
 round). At the end of training, epochs and the last validation accuracy of each round are drawn against its samples.
 
-Composes with every other technique; changes nothing in the model. Limits: label noise may keep the accuracy below the
-threshold for ever, hence ``max_epochs``.
+It works with every other technique and does not change the model. Limits: with label noise the accuracy may never reach
+the threshold; then use ``max_epochs``.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ if TYPE_CHECKING:
 
 
 def round_over(accuracy: float, epochs: int, threshold: float = 0.99, max_epochs: int | None = None) -> bool:
-    """Whether a round ends after an epoch with this training accuracy, its ``epochs``-th.
+    """Returns whether a round ends after its ``epochs``-th epoch, with this training accuracy.
 
     Args:
-        accuracy: On the training samples of the epoch, from 0 to 1.
-        epochs: How many the round has had, this one included.
-        threshold: Accuracy from which it ends.
-        max_epochs: Most epochs of a round; ``None`` for any number.
+        accuracy: Accuracy on the epoch's training samples, from 0 to 1.
+        epochs: Number of epochs of the round, including this one.
+        threshold: Accuracy at which the round ends.
+        max_epochs: Largest number of epochs of a round; ``None`` for no limit.
     """
     return accuracy >= threshold or (max_epochs is not None and epochs >= max_epochs)
 
 
 def rounds_figure(history: Sequence[dict[str, float]], name: str) -> Figure:
-    """Draws what each round reached and cost against the samples it had.
+    """Draws the value reached by each round and its epochs against its samples.
 
     Args:
-        history: For each round ``samples``, ``epochs`` and, where there is one, ``value``.
-        name: Of ``value``.
+        history: For each round ``samples``, ``epochs`` and, if there is one, ``value``.
+        name: Name of ``value``.
     """
     figure = new_figure(1, 2)
     samples = [entry["samples"] for entry in history]
@@ -68,11 +68,11 @@ class AccuracyThreshold(Observer):
         threshold: Accuracy at which a round ends.
         monitor: The metric: a mean over the epoch's training batches.
         max_epochs: Epochs after which a round ends anyway.
-        show: Metric that is drawn at the end of training, where it is logged.
+        show: Metric that is drawn at the end of training, if it is logged.
 
     Raises:
-        UserError: a setting is not accepted (at once); the metric is not logged, or not over the epoch (at the end of
-            the first epoch).
+        UserError: a setting is not accepted (in the constructor); the metric is not logged, or not over the epoch (at
+            the end of the first epoch).
     """
 
     technique = "accuracy_threshold"
@@ -91,7 +91,7 @@ class AccuracyThreshold(Observer):
         self.history: list[dict[str, float]] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Counts the epoch, and goes on to the next round or ends training."""
+        """Counts the epoch, and starts the next round or ends training."""
         accuracy = self._accuracy(trainer)
         data: Any = getattr(trainer, "datamodule", None)
         rounds = data if isinstance(data, InRounds) else None
@@ -130,9 +130,9 @@ class AccuracyThreshold(Observer):
             log_figure(trainer, "rounds", rounds_figure(self.history, self.show))
 
     def state_dict(self) -> dict[str, Any]:
-        """Epochs in this round, and the rounds that are over."""
+        """Returns the epochs of this round, and the finished rounds."""
         return {"epochs": self.epochs, "history": [dict(entry) for entry in self.history]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on counting."""
+        """Restores the counts."""
         self.epochs, self.history = state_dict["epochs"], [dict(entry) for entry in state_dict["history"]]

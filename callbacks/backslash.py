@@ -1,36 +1,36 @@
-"""BackSlash: pulls weights towards a cheaper code while training, by their own generalised Gaussian.
+"""BackSlash: shrinks weights during training so that they need fewer bits, by their own generalised Gaussian.
 
 Paper: BackSlash: Rate Constrained Optimized Training of Large Language Models (Wu, Wen & Han, ICML 2025, arXiv
 2504.16968); It Takes a Good Model to Train a Good Model (Wu et al. 2025, arXiv 2506.00486).
 
 The objective is the loss plus λ times the rate, the code length of the weights under a generalised Gaussian of shape ν:
-up to constants (1/N) Σ (|w| + ε)^ν over all N weights. Its gradient is not part of the loss's: after each optimiser
-step, ν estimated anew from the weights,
+up to constants (1/N) Σ (|w| + ε)^ν over all N weights. Its gradient is not added to that of the loss: after each
+optimiser step, with ν estimated again from the weights,
 
     w ← w − λ (ν/N) sign(w) (|w| + ε)^(ν−1)
 
-without the learning rate. With ν = 1 this is the pull of an L1 penalty for any ε. The authors published two versions,
-λ = 1e5 with ε = 1e-5, and λ = 2e3 with ε = 1 (the default here). They differ in kind: with ε = 1 the last factor is
-nearly 1, a pull of the same size for all weights; with ε = 1e-5 it grows without bound towards 0 where ν < 1, and
-vanishes there where ν > 1, so that from weights with ν near 2 nothing starts. Some epochs without the pull follow
-(``stop_epoch``), as in all the authors' experiments.
+without the learning rate. With ν = 1 this is the step of an L1 penalty for any ε. The authors published two versions,
+λ = 1e5 with ε = 1e-5, and λ = 2e3 with ε = 1 (the default here). They differ qualitatively: with ε = 1 the last factor
+is nearly 1, so all weights shrink by the same amount; with ε = 1e-5 it diverges at 0 if ν < 1, and vanishes at 0 if ν >
+1, so that nothing happens for weights with ν near 2. Some epochs without shrinking follow (``stop_epoch``), as in all
+the authors' experiments.
 
-λ means something only beside N. ``per_weight_step`` = λ/N is the size of one pull at ν = 1, in the weights' unit: 2e-5
-is λ = 2e3 on BERT-base. Weights that nothing else holds end within one pull around 0, to and fro; ``clamp_at_zero``
-stops them at 0 (not in the paper).
+λ is meaningful only relative to N. ``per_weight_step`` = λ/N is the size of one step at ν = 1, in the weights' unit:
+2e-5 is λ = 2e3 on BERT-base. Weights without a gradient end within one step around 0, with alternating signs;
+``clamp_at_zero`` stops them at 0 (not in the paper).
 
 Expected, scikit-learn's digits (MLP 64-128-128-10, AdamW 1e-3, 20 epochs with λ/N = 3e-4 and 10 without): see
 ``python -m framework reproduce gg_prior``.
 
-Logs at the end of each epoch ``backslash/shape`` (ν of the weights pulled, as one sample) and ``backslash/bits`` (mean
+Logs at the end of each epoch ``backslash/shape`` (ν of the chosen weights, as one sample) and ``backslash/bits`` (mean
 exp-Golomb bits of a weight at step 2⁻¹³).
 
-Which weights: the trainable ones, tied ones once, norms and biases too as in the authors' program; N counts these. So
-adapters only under LoRA, and nothing that KappaTune froze. The pull comes before an average of the weights (``ema``)
-sees the step. It keeps no state: a resumed run goes on exactly. Equal weights on all ranks stay equal.
+Chosen weights: the trainable ones, tied ones once, including norms and biases as in the authors' program; N is their
+number. So with LoRA only adapters, and nothing that KappaTune froze. The step is done before an average of the weights
+(``ema``) is updated. It has no state, so a resume is exact. Equal weights on all ranks stay equal.
 
 Cost: reads the weights once for ν and writes them once, see ``benchmarks/gg_prior.py``. Limits: one device or ``ddp``;
-weights kept in bfloat16 or float16 (``bf16-true``) round a small pull away, where mixed precision does not.
+with weights in bfloat16 or float16 (``bf16-true``) small steps are lost by rounding, unlike with mixed precision.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ from framework.settings import above, at_least, at_most_one, one_of
 
 Scope = Literal["global", "per_tensor"]
 DEFAULT_STEP = 2e-5
-"""λ/N where neither λ nor λ/N is given: the authors' λ of 2,000 on the 1.1e8 weights of BERT-base."""
+"""Default λ/N: the authors' λ of 2,000 on the 1.1e8 weights of BERT-base."""
 
-_ON_CPU, _ELSEWHERE = 1 << 16, 1 << 26  # weights worked on at a time; on a CPU they stay in its cache
+_ON_CPU, _ELSEWHERE = 1 << 16, 1 << 26  # weights processed at a time; on a CPU they fit in its cache
 
 
 def _pieces(tensors: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
-    """The index of each tensor with parts of it that share its memory."""
+    """Yields the index of each tensor with parts of it that share its memory."""
     for index, tensor in enumerate(tensors):
         if tensor.is_contiguous():
             size = _ON_CPU if tensor.device.type == "cpu" else _ELSEWHERE
@@ -66,11 +66,11 @@ def _pieces(tensors: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
 
 
 def _groups(tensors: Sequence[Tensor], separate: bool) -> Iterator[tuple[int, list[Tensor]]]:
-    """Parts of one device and type, as many as are worked on at a time, with the index of the first one's tensor.
+    """Yields groups of parts of one device and type that are processed together, with the index of the first tensor.
 
     Args:
         tensors: The weights.
-        separate: Whether each group is of one tensor.
+        separate: Whether each group belongs to one tensor.
     """
     order = sorted(range(len(tensors)), key=lambda i: (str(tensors[i].device), str(tensors[i].dtype), i))
     kind: Any = None
@@ -92,13 +92,13 @@ def _groups(tensors: Sequence[Tensor], separate: bool) -> Iterator[tuple[int, li
 
 
 def _flat(group: list[Tensor]) -> Tensor:
-    """A group as one vector of float32 or float64; shares memory with a group of one where it can."""
+    """Returns a group as one vector of float32 or float64; a group of one shares its memory if possible."""
     flat = group[0].reshape(-1) if len(group) == 1 else torch.cat([part.reshape(-1) for part in group])
     return flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
 
 
 def _sums(groups: Sequence[tuple[int, list[Tensor]]], count: int, device: torch.device) -> Tensor:
-    """Σ|w| and Σw² of each tensor, float64 (2, tensors), without waiting for an accelerator."""
+    """Returns Σ|w| and Σw² of each tensor, float64 (2, tensors), without waiting for an accelerator."""
     parts = []
     for _, group in groups:
         flat = _flat(group)
@@ -108,7 +108,7 @@ def _sums(groups: Sequence[tuple[int, list[Tensor]]], count: int, device: torch.
 
 
 def _shapes(sums: Tensor, counts: Tensor) -> Tensor:
-    """ν of each column of sums, from the estimator's table; 1 where all weights are 0."""
+    """Returns ν of each column of sums, from the estimator's table; 1 if all weights are 0."""
     shapes, ratios = (table.to(sums.device) for table in gg.shape_table())
     rho = counts * sums[1] / sums[0].square()
     found = shapes[(ratios - rho[:, None]).abs().argmin(1)]
@@ -117,7 +117,7 @@ def _shapes(sums: Tensor, counts: Tensor) -> Tensor:
 
 @torch.no_grad()
 def estimate_shapes(tensors: Iterable[Tensor], scope: Scope = "global") -> Tensor:
-    """ν of all tensors as one sample, (1,), or of each, (T,); float64.
+    """Returns ν of all tensors as one sample, (1,), or of each, (T,); float64.
 
     The estimator of :func:`framework.functional.generalized_gaussian.fit`, on sums of float32 pieces: fast enough for
     every step.
@@ -146,19 +146,19 @@ def backslash_step(
     clamp_at_zero: bool = False,
     shape: float | None = None,
 ) -> Tensor:
-    """One pull, in place; to be called after an optimiser's step.
+    """Performs one step in place; must be called after the optimiser's step.
 
     Args:
-        parameters: The tensors to pull, each once, or a module for those that it trains; N is the number of elements.
+        parameters: The tensors, each once, or a module for its trainable ones; N is the number of elements.
         lam: λ.
         eps: ε, above 0.
         per_weight_step: λ/N, instead of ``lam``.
         scope: ``global`` (one ν for all tensors, the paper's) or ``per_tensor``.
         clamp_at_zero: Whether a weight stops at 0 instead of crossing it.
-        shape: ν, instead of an estimate.
+        shape: A fixed ν instead of an estimate.
 
     Returns:
-        ν that was used, float64: (1,), or (T,) with ``per_tensor``.
+        The ν that was used, float64: (1,), or (T,) with ``per_tensor``.
 
     Raises:
         UserError: a setting is not accepted.
@@ -177,7 +177,7 @@ def backslash_step(
     else:
         above(0, shape=shape)
         shapes = torch.full((1,), shape, dtype=torch.float64, device=tensors[0].device)
-    # numbers are quicker than tensors on a CPU; an accelerator is not waited for
+    # Python numbers are faster than tensors on a CPU; on an accelerator they would need a synchronisation
     known: Any = shapes.tolist() if shapes.device.type == "cpu" else shapes.float()
     for first, group in groups:
         _pull(group, known[first if len(known) > 1 else 0], size, eps, clamp_at_zero)
@@ -185,11 +185,11 @@ def backslash_step(
 
 
 def _pull(group: list[Tensor], nu: Any, size: float, eps: float, clamp: bool) -> None:
-    """w −= size · ν · sign(w) · (|w| + ε)^(ν − 1) for each tensor of a group."""
+    """Computes w −= size · ν · sign(w) · (|w| + ε)^(ν − 1) for each tensor of a group."""
     flat = _flat(group)
     if isinstance(nu, float) and nu == 1:
         pull = torch.full_like(flat, size)
-    else:  # the power by two functions that are together quicker than pow
+    else:  # exp and log together are faster than pow
         pull = flat.abs().add_(eps).log_().mul_(nu - 1).exp_().mul_(size * nu)
     if clamp:
         torch.minimum(pull, flat.abs(), out=pull)
@@ -204,7 +204,7 @@ def _pull(group: list[Tensor], nu: Any, size: float, eps: float, clamp: bool) ->
 
 
 def check_settings(lam: float | None, per_weight_step: float | None, eps: float, scope: Scope) -> None:
-    """Refuses settings that mean nothing.
+    """Checks the settings.
 
     Args:
         lam: λ, or ``None``.
@@ -222,23 +222,23 @@ def check_settings(lam: float | None, per_weight_step: float | None, eps: float,
 
 
 class BackSlash(Writer):
-    """Pulls the trainable weights towards a cheaper code after each optimiser step.
+    """Shrinks the trainable weights after each optimiser step so that they need fewer bits.
 
     Args:
         lam: λ.
-        per_weight_step: λ/N instead of λ; 2e-5 where neither is given.
+        per_weight_step: λ/N instead of λ; 2e-5 if neither is given.
         eps: ε, above 0; 1 and 1e-5 are the authors' two versions.
-        every_n_steps: Optimiser steps between pulls.
-        stop_epoch: The first epoch without the pull; none for ``None``.
+        every_n_steps: Number of optimiser steps between two shrinking steps.
+        stop_epoch: The first epoch without shrinking; ``None`` for no end.
         clamp_at_zero: Whether a weight stops at 0 instead of crossing it.
         scope: ``global`` (one ν for all weights, the paper's) or ``per_tensor``.
         include: Patterns of parameter names (``*`` and ``?`` as in a shell); all for ``None``.
         exclude: Patterns of parameter names to leave out.
-        bits_step: Between two levels, for the logged bits.
+        bits_step: Distance between two levels, for the logged bits.
 
     Raises:
-        UserError: a setting is not accepted (at once); nothing is trained, a pattern names nothing, or the strategy
-            shards the weights (before training).
+        UserError: a setting is not accepted (in the constructor); nothing is trained, a pattern names nothing, or the
+            strategy shards the weights (before training).
     """
 
     technique = "backslash"
@@ -269,7 +269,7 @@ class BackSlash(Writer):
         self._step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Finds the weights, and where the run starts."""
+        """Finds the weights and the first step."""
         self._step = trainer.global_step
         self._choose(pl_module)
 
@@ -281,12 +281,12 @@ class BackSlash(Writer):
         self._chosen = trained_parameters(module, self.include, self.exclude, f"techniques.{self.name}")
 
     def _pulled(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self._chosen if parameter.requires_grad]  # it may be frozen in between
+        return [parameter for parameter in self._chosen if parameter.requires_grad]  # it may be frozen meanwhile
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Pulls, if the optimiser stepped with this batch."""
+        """Performs a step, if the optimiser stepped with this batch."""
         before, self._step = self._step, trainer.global_step
         if self._step // self.every_n_steps == before // self.every_n_steps:
             return
@@ -302,12 +302,12 @@ class BackSlash(Writer):
         )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs the shape and the bits of the weights that are pulled."""
+        """Logs the shape and the bits of the chosen weights."""
         weights = self._pulled()
         if not weights:
             return
         sums = gg.moments(weights)
-        shape = bits = math.nan  # what a run that diverged logs
+        shape = bits = math.nan  # logged by a run that diverged
         if math.isfinite(sums.square):
             shape, bits = gg.fit(sums).shape, bits_per_weight(weights, self.bits_step).eg
         pl_module.log("backslash/shape", shape, rank_zero_only=True)

@@ -1,14 +1,15 @@
-"""Core spectrum: the singular values of the cores that memory layers retrieve by, in training.
+"""Core spectrum: the singular values of the retrieval cores of memory layers during training.
 
 Retrieval by the best rows and columns (TDQKR, UltraMem and UltraMemV2, arXiv 2508.18756) is exact for a core of rank 1
-and good while the first singular value λ₁ stays well above the second, λ₂: below λ₂/λ₁ = 0.15 nothing of the reachable
-best is lost, at 0.5 some 3 %, at 1 some 22 %. UltraMemV2's authors saw λ₁ ≥ 4 λ₂ without a penalty.
+and good as long as the first singular value λ₁ is much larger than the second, λ₂: below λ₂/λ₁ = 0.15 nothing is lost
+compared to the best possible, at 0.5 about 3 %, at 1 about 22 %. UltraMemV2's authors report λ₁ ≥ 4 λ₂ without a
+penalty.
 
 Logged every ``every_n_steps`` and at the end of an epoch, for each layer: ``core/layer<i>/lambda1``, ``lambda2`` and
 ``ratio`` = λ₁/λ₂. At the end of training λ₁ and λ₂ are drawn against the step.
 
-Works on any module with the method ``core_spectrum`` (:class:`framework.protocols.HasCoreSpectrum`). Changes nothing in
-the model. Cost: singular values of a few r×r matrices each time.
+It works with any module with the method ``core_spectrum`` (:class:`framework.protocols.HasCoreSpectrum`) and does not
+change the model. Cost: singular values of a few r×r matrices each time.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class CoreSpectrum(Observer):
     """Logs and draws the singular values of the cores.
 
     Args:
-        every_n_steps: Between two looks.
+        every_n_steps: Optimiser steps between two measurements.
 
     Raises:
         UserError: the setting is not accepted; at the start, the module has no cores of rank 2 or more.
@@ -79,13 +80,13 @@ class CoreSpectrum(Observer):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Looks after every so many steps."""
+        """Measures every ``every_n_steps`` optimiser steps."""
         step = trainer.global_step
         if step % self.every_n_steps == 0 and (not self.points or self.points[-1][0] != step):
             self._look(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Looks at the end of the epoch."""
+        """Measures at the end of the epoch."""
         self._look(trainer, pl_module)
 
     @torch.no_grad()
@@ -100,14 +101,14 @@ class CoreSpectrum(Observer):
                 pl_module.log(f"core/layer{index}/{name}", value, rank_zero_only=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws."""
+        """Draws the figure."""
         if self.points:
             log_figure(trainer, "core_spectrum", spectrum_figure(self.points))
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen so far."""
+        """Returns the measurements so far."""
         return {"points": [[step, spectrum] for step, spectrum in self.points]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on."""
+        """Restores them."""
         self.points = [(step, spectrum) for step, spectrum in state_dict["points"]]

@@ -4,20 +4,19 @@ Paper: It Takes a Good Model to Train a Good Model: Generalized Gaussian Priors 
 arXiv 2506.00486, versions 1 to 3).
 
 The weights as one sample are rounded to levels of 2⁻¹³ and fitted by a generalised Gaussian of shape ν and scale α.
-Then they are moved, their order kept, so that their histogram is that of shape 0.8 ν and scale 0.6 α: a shorter code
-for about the same network. The few epochs that follow repair the accuracy (see
-:mod:`framework.functional.compression.histogram` for the steps, and for a cutoff beyond which weights stay as they
-are).
+Then they are moved, keeping their order, so that their histogram has shape 0.8 ν and scale 0.6 α: a shorter code for
+about the same network. A few more epochs restore the accuracy (see :mod:`framework.functional.compression.histogram`
+for the steps, and for a cutoff beyond which weights are not changed).
 
-Which weights: the trainable ones, tied ones once, norms and biases too as in the authors' program. So adapters only
-under LoRA, and nothing that KappaTune froze. ``python -m framework export --deep-shape`` does the same to all matrices
-of a checkpoint, without training after it.
+Chosen weights: the trainable ones, tied ones once, including norms and biases as in the authors' program. So with LoRA
+only adapters, and nothing that KappaTune froze. ``python -m framework export --deep-shape`` does the same to all
+matrices of a checkpoint, without training afterwards.
 
-Expected: at the paper's defaults on 1e6 Laplace-distributed weights the fitted shape falls to 0.8 of what it was within
-0.05. How much accuracy is lost before the repair: ``python -m framework reproduce gg_prior``.
+Expected: at the paper's defaults on 1e6 Laplace-distributed weights the fitted shape decreases to 0.8 of its value,
+within 0.05. For the loss of accuracy before it is restored: ``python -m framework reproduce gg_prior``.
 
-Cost: sorts the weights once, about 2 s for 1e7. Limits: one device or ``ddp``; a resume after it goes on from the
-remapped weights, as from any edit of values.
+Cost: sorts the weights once, about 2 s for 1e7. Limits: one device or ``ddp``; a resume after it continues with the
+remapped weights, as after any edit of values.
 """
 
 from __future__ import annotations
@@ -39,18 +38,19 @@ class DeepShape(Transform):
     """Remaps the histogram of the trainable weights before an epoch.
 
     Args:
-        epoch: Before which it is done, from 0; the epochs from it on are the repair.
-        shape_scale: Shape after, over the one before.
-        std_scale: Scale after, over the one before.
-        adj_minnum: Weights of a level up to which it is the last that is remapped; by default 1,000, or a millionth of
-            all weights where that is less.
-        step: Between two levels.
+        epoch: Epoch before which it is done, from 0; training from this epoch on restores the accuracy.
+        shape_scale: Ratio of the shape after to that before.
+        std_scale: Ratio of the scale after to that before.
+        adj_minnum: Largest number of weights on the last level that is remapped; by default 1,000, or a millionth of
+            all weights if that is less.
+        step: Distance between two levels.
         optimizer: ``keep`` or ``reset`` the optimiser's state.
         include: Patterns of parameter names (``*`` and ``?`` as in a shell); all for ``None``.
         exclude: Patterns of parameter names to leave out.
 
     Raises:
-        UserError: a setting is not accepted (at once); nothing is trained, or a pattern names nothing (when it acts).
+        UserError: a setting is not accepted (in the constructor); nothing is trained, or a pattern matches nothing
+            (when it is applied).
     """
 
     technique = "deep_shape"
@@ -88,14 +88,14 @@ class DeepShape(Transform):
             raise UserError(f"{self.name}.epoch: {self.epoch} is not reached, trainer.max_epochs is {last}")
 
     def due(self, context: Context) -> bool:
-        """Before its epoch, once."""
+        """Returns true once, before its epoch."""
         return context.at == "epoch" and context.epoch == self.epoch and all(p.name != self.name for p in context.plans)
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """The names of the parameters, and the settings.
+        """Returns the names of the parameters, and the settings.
 
         Raises:
-            UserError: nothing trainable is left, or a pattern names nothing; the nearest names are listed.
+            UserError: nothing trainable is left, or a pattern matches nothing; the message lists the nearest names.
         """
         known = [
             name
@@ -115,7 +115,7 @@ class DeepShape(Transform):
         }
 
     def initialise(self, model: nn.Module, decision: Mapping[str, Any], context: Context) -> None:
-        """Remaps."""
+        """Remaps the weights."""
         keys = ("shape_scale", "std_scale", "adj_minnum", "step")
         tensors = [model.get_parameter(name) for name in decision["tensors"]]
         self._done = deep_shape_(tensors, **{key: decision[key] for key in keys})

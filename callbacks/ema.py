@@ -1,11 +1,11 @@
 """EMA: keeps a running average of the weights; validates with it and ends with it.
 
 Lightning's own ``EMAWeightAveraging`` as a named technique: w̄ ← decay·w̄ + (1 − decay)·w after each optimiser step.
-A checkpoint's ``state_dict`` holds the averaged weights (what ``test`` and ``predict`` load), and the raw ones beside
-them for resuming.
+A checkpoint's ``state_dict`` holds the averaged weights (which ``test`` and ``predict`` load); the raw ones are saved
+separately for resuming.
 
-Composes with every technique: it comes last, so that it averages the edited model. When the model is edited in
-mid-training, what lives on keeps its average, and a reset of the optimiser (a warm start) restarts the average.
+It works with every technique: it comes last, so that it averages the edited model. If the model is edited during
+training, remaining parameters keep their average, and a reset of the optimiser (a warm start) restarts the average.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class EMA(Writer, EMAWeightAveraging):
     """Exponential moving average of the weights.
 
     Args:
-        decay: Of the average at each update.
+        decay: Decay of the average at each update.
         update_every_n_steps: Optimiser steps between updates.
         update_starting_at_step: First step that is averaged; from the start by default.
         use_buffers: Whether buffers (BatchNorm statistics) are averaged too.
@@ -59,13 +59,13 @@ class EMA(Writer, EMAWeightAveraging):
             update_starting_at_step=update_starting_at_step,
             use_buffers=use_buffers,
         )
-        # Lightning's own weighs both terms, and a frozen tensor's average would drift by rounding
+        # Lightning's own multiplies both terms, so that rounding would change a frozen tensor's average
         self._kwargs = {**self._kwargs, "avg_fn": partial(_towards, decay=decay)}
         self.decay = decay
         self.use_buffers = use_buffers
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses checkpoints of weights alone: Lightning writes them without asking callbacks, with the raw ones.
+        """Refuses checkpoints of weights only: Lightning writes them without calling callbacks, with the raw weights.
 
         Raises:
             UserError: a checkpoint callback has ``save_weights_only``.
@@ -78,9 +78,9 @@ class EMA(Writer, EMAWeightAveraging):
                 )
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Averages the model as every edit at the start leaves it."""
+        """Starts the average after all edits at the start."""
         Technique.setup(self, trainer, pl_module, stage)
-        self._average_model = None  # of an earlier fit: an evaluation must not swap or load it
+        self._average_model = None  # from an earlier fit: an evaluation must not swap or load it
         if stage == "fit":
             self._latest_update_step = trainer.global_step
             self._average_model = self._average_of(trainer, pl_module)
@@ -88,18 +88,18 @@ class EMA(Writer, EMAWeightAveraging):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Loads raw and averaged weights; evaluations need the averaged ones only, which are there already."""
+        """Loads raw and averaged weights; evaluations need only the averaged ones, which are loaded already."""
         if self._average_model is None:
             return
         own = {name: tensor.shape for name, tensor in self._average_model.module.state_dict().items()}
         if own != {name: tensor.shape for name, tensor in pl_module.state_dict().items()}:
-            self._average_model = self._average_of(trainer, pl_module)  # it brought edits not known at the start
+            self._average_model = self._average_of(trainer, pl_module)  # the checkpoint has further edits
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Stores both; ``state_dict`` is what an evaluation takes: the raw weights until there is an average."""
+        """Saves both; ``state_dict``, which an evaluation loads, has the raw weights until there is an average."""
         if self._average_model is None:
             return
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
@@ -107,7 +107,7 @@ class EMA(Writer, EMAWeightAveraging):
             checkpoint["state_dict"] = checkpoint["current_model_state"]
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Ends with the average where nothing was left to train, too."""
+        """Ends with the average, also if nothing was left to train."""
         self._copy_average_to_current(pl_module)
 
     @property
@@ -115,17 +115,17 @@ class EMA(Writer, EMAWeightAveraging):
         return self._average_model is not None and bool(self._average_model.n_averaged > 0)
 
     def _swap_models(self, pl_module: pl.LightningModule) -> None:
-        """Around a validation; before the first update there is nothing to validate with but the model itself."""
+        """Swaps the weights around a validation, except before the first update."""
         if self._averaging:
             super()._swap_models(pl_module)
 
     def _copy_average_to_current(self, pl_module: pl.LightningModule) -> None:
-        """At the end of training."""
+        """Copies the average to the model at the end of training."""
         if self._averaging:
             super()._copy_average_to_current(pl_module)
 
     def on_model_edit(self, trainer: pl.Trainer, pl_module: pl.LightningModule, plan: Plan) -> None:
-        """Follows an edit in mid-training."""
+        """Adapts the average to an edit during training."""
         assert self._average_model is not None
         old = self._average_model
         if "structure" in find_technique(plan.technique).changes:
@@ -140,7 +140,7 @@ class EMA(Writer, EMAWeightAveraging):
             self._average_model.n_averaged.zero_()  # the next update copies
 
     def _average_of(self, trainer: pl.Trainer, module: pl.LightningModule) -> AveragedModel:
-        # where the model will be, and is not yet at the start; elsewhere every update would copy it over
+        # on the model's later device, where it is not yet at the start; otherwise every update would copy it
         device = self._device or trainer.strategy.root_device
         average = AveragedModel(model=module, device=device, use_buffers=self._use_buffers, **self._kwargs)
         for parameter, original in zip(average.module.parameters(), module.parameters(), strict=True):
@@ -152,7 +152,7 @@ def _towards(average: Tensor, current: Tensor, n_averaged: Tensor | int, decay: 
     if not (average.is_floating_point() or average.is_complex()):
         return current  # counts, indices and masks have no average
     towards = (current - average).mul_(1 - decay).add_(average)
-    return torch.where(average == current, current, towards)  # infinities, as in masks, would become nan
+    return torch.where(average == current, current, towards)  # infinities, for example in masks, would become nan
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

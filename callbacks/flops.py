@@ -1,19 +1,19 @@
 """FLOPs: counts the floating-point operations of training and draws the accuracy against them.
 
-Counted by ``torch.utils.flop_counter``: two for each multiply-add of matrix products, convolutions and
-attention, forward and backward; element-wise work and the optimiser are left out.
+Counted by ``torch.utils.flop_counter``: two per multiply-add of matrix products, convolutions and attention, forward
+and backward; element-wise operations and the optimiser are not counted.
 
-The first training step is counted, and again the first one after each edit of the model; the others cost in proportion
-to their samples. Logged at the end of an epoch: ``train/flops``, all so far, over all processes. At the end of training
-the last validation values of a metric are drawn against it, with a line where the model was edited.
+The first training step is counted, and the first one after each edit of the model; the FLOPs of other steps are
+proportional to their samples. At the end of an epoch it logs ``train/flops``, the total so far over all processes. At
+the end of training the last validation values of a metric are drawn against it, with a line at each edit of the model.
 
 In any loop: :func:`step_flops`.
 
-Composes with everything; changes nothing in the model. The count is part of a checkpoint, so a resumed run goes on with
-it. Cost: one step of each structure takes about twice as long; nothing after it.
+It works with everything and does not change the model. The count is saved in checkpoints, so a resumed run continues
+it. Cost: one step of each structure takes about twice as long.
 
-Limits: operations that torch's counter does not know count as none, compiled graphs among them; steps whose FLOPs are
-not proportional to the number of samples are counted as the first one was.
+Limits: operations that torch's counter does not know, such as compiled graphs, are not counted; if FLOPs are not
+proportional to the number of samples, steps are counted like the first one.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 
 def step_flops(step: Callable[[], Any]) -> int:
-    """FLOPs of what a function does, such as a forward and a backward pass.
+    """Returns the FLOPs of a function, such as a forward and a backward pass.
 
     Args:
-        step: Called once; its result is dropped.
+        step: The function; called once, its result is ignored.
     """
     with FlopCounterMode(display=False) as counter:
         step()
@@ -45,7 +45,7 @@ def step_flops(step: Callable[[], Any]) -> int:
 
 
 def batch_samples(batch: Any) -> int:
-    """Samples in a batch: the length of the first tensor in it; 1 where there is none."""
+    """Returns the samples in a batch: the length of the first tensor in it; 1 if there is none."""
     if isinstance(batch, Tensor):
         return len(batch) if batch.ndim else 1
     if isinstance(batch, dict):
@@ -62,8 +62,8 @@ def flops_figure(
 
     Args:
         points: (FLOPs so far, value), in order.
-        edits: (FLOPs so far, label) of edits in mid-training.
-        name: Of the metric.
+        edits: (FLOPs so far, label) of edits during training.
+        name: Name of the metric.
     """
     figure = new_figure(size=(5.4, 3.6))
     axes = figure.axes[0]
@@ -88,7 +88,7 @@ class Flops(Observer):
     """Counts the FLOPs of training.
 
     Args:
-        monitor: Metric that is drawn against them, where it is logged.
+        monitor: Metric that is drawn against them, if it is logged.
 
     Raises:
         UserError: the metric has no name.
@@ -117,7 +117,7 @@ class Flops(Observer):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Adds the step."""
+        """Adds the step's FLOPs."""
         samples, counter = batch_samples(batch), self._counter
         self._stop()
         if counter is not None:
@@ -130,19 +130,19 @@ class Flops(Observer):
             counter.__exit__(None, None, None)
 
     def on_model_edit(self, trainer: pl.Trainer, pl_module: pl.LightningModule, plan: Plan) -> None:
-        """The next step is counted anew."""
+        """Makes the next step be counted."""
         self.per_sample = None
         action = plan.decision.get("action")
         self.edits.append((self.total, plan.name if action is None else f"{plan.name}: {action}"))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs the count, and remembers the metric."""
+        """Logs the count, and stores the metric."""
         pl_module.log("train/flops", self.total, rank_zero_only=True)
         if self.monitor in trainer.callback_metrics:
             self.points.append((self.total, float(trainer.callback_metrics[self.monitor])))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leaves no counter running."""
+        """Stops the counter."""
         self._stop()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -152,12 +152,12 @@ class Flops(Observer):
             log_figure(trainer, "flops", flops_figure(self.points, self.edits, self.monitor))
 
     def state_dict(self) -> dict[str, Any]:
-        """The count so far."""
+        """Returns the count so far."""
         pairs = {"points": [list(point) for point in self.points], "edits": [list(edit) for edit in self.edits]}
         return {"total": self.total, "per_sample": self.per_sample, **pairs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on counting."""
+        """Restores the count."""
         self.total, self.per_sample = state_dict["total"], state_dict["per_sample"]
         self.points = [(at, value) for at, value in state_dict["points"]]
         self.edits = [(at, label) for at, label in state_dict["edits"]]

@@ -1,25 +1,26 @@
-"""Frozen subspace: which directions of a layer's input the data never show, and whether its weights move there.
+"""Frozen subspace: in which directions a layer's inputs do not vary, and whether its weights move there.
 
 Paper: Advani, Saxe, Sompolinsky, 2020, "High-dimensional dynamics of generalization error in neural networks", Neural
 Networks 132, arXiv 1710.03667.
 
-The gradient of a linear layer's weight W lies in the span of the layer's inputs h. With H Hᵀ = Σ h hᵀ over the training
-set, plain gradient descent never moves W in the null space of H Hᵀ: what the weights were there at the start they stay.
-What moves slowest, and fits noise worst, is the direction of the smallest eigenvalue above 0: the smallest of all where
-there are as many features as examples. Each epoch, for each layer that is looked at, are logged
+The gradient of a linear layer's weight W is in the span of the layer's inputs h. With H Hᵀ = Σ h hᵀ over the training
+set, plain gradient descent never changes W in the null space of H Hᵀ: there the weights keep their initial values. The
+direction of the smallest eigenvalue above 0 changes slowest and fits noise most; this eigenvalue is smallest if there
+are as many features as examples. Logged each epoch for each chosen layer:
 
-- ``frozen/<layer>/rank`` of H Hᵀ and ``frozen/<layer>/dimension`` of its null space;
-- ``frozen/<layer>/smallest`` non-zero and ``frozen/<layer>/largest`` eigenvalue of H Hᵀ over the number of examples;
-- ``frozen/<layer>/moved`` ‖(W − W(0)) Q‖, Q the projector on the null space, and ``frozen/<layer>/moved_share``, that
-  over ‖W − W(0)‖ (0 where nothing has moved). It is more than rounding where the optimiser divides by entries (Adam),
-  decays weights, or where layers below change the inputs from epoch to epoch.
+- ``frozen/<layer>/rank``, the rank of H Hᵀ, and ``frozen/<layer>/dimension``, the dimension of its null space;
+- ``frozen/<layer>/smallest`` and ``frozen/<layer>/largest``, the smallest non-zero and the largest eigenvalue of H Hᵀ,
+  divided by the number of examples;
+- ``frozen/<layer>/moved``, ‖(W − W(0)) Q‖ with Q the projector on the null space, and ``frozen/<layer>/moved_share``,
+  the same divided by ‖W − W(0)‖ (0 if nothing has moved). It is larger than rounding if the optimiser rescales entries
+  (Adam) or decays weights, or if layers below change the inputs between epochs.
 
-Means over members where there are several. Layers are the model's ``nn.Linear``, whose inputs are gathered as training
-goes by, or, of a module that trains members side by side, the features that it names (``trained_features``). Rank
-counts eigenvalues above ``tolerance`` of the largest.
+With several members they are means over members. Layers are the model's ``nn.Linear``, whose inputs are collected
+during training, or the features that a module with members names (``trained_features``). The rank counts eigenvalues
+above ``tolerance`` times the largest.
 
-Works on any module with linear layers, changes nothing. Cost: a product of N x N x batch for each step and layer, in
-float64, and an eigendecomposition of N x N each epoch; name the layers where N is large.
+It works with any module with linear layers and does not change it. Cost: a product of N x N x batch for each step and
+layer, in float64, and an eigendecomposition of N x N each epoch; choose layers if N is large.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ TOLERANCE = 1e-10
 
 
 class Subspace(NamedTuple):
-    """Where the inputs of a layer lie.
+    """The subspace of a layer's inputs.
 
     Attributes:
-        eigenvalues: (…, N) of H Hᵀ, the largest first.
+        eigenvalues: (…, N) of H Hᵀ, in descending order.
         basis: (…, N, N), its eigenvectors in columns.
-        frozen: (…, N), which of them count as 0.
+        frozen: (…, N), which eigenvalues count as 0.
     """
 
     eigenvalues: Tensor
@@ -56,17 +57,17 @@ class Subspace(NamedTuple):
     frozen: Tensor
 
     def moved(self, change: Tensor) -> Tensor:
-        """‖change Q‖ (…), Q the projector on the null space, of a change (…, M, N) of the weights."""
+        """Returns ‖change Q‖ (…) of a change (…, M, N) of the weights, with Q the projector on the null space."""
         inside = (change.to(self.basis) @ self.basis) * self.frozen[..., None, :]
         return inside.norm(dim=(-2, -1))
 
 
 def frozen_subspace(moment: Tensor, tolerance: float = TOLERANCE) -> Subspace:
-    """Splits the inputs' space by their second moment.
+    """Splits the space of inputs by their second moment.
 
     Args:
         moment: H Hᵀ (…, N, N), symmetric, float64.
-        tolerance: Eigenvalues up to this part of the largest count as 0.
+        tolerance: Eigenvalues up to this share of the largest count as 0.
     """
     values, basis = torch.linalg.eigh(moment)
     values, basis = values.flip(-1), basis.flip(-1)
@@ -74,7 +75,7 @@ def frozen_subspace(moment: Tensor, tolerance: float = TOLERANCE) -> Subspace:
 
 
 def subspace_figure(spectra: dict[str, Tensor], rows: list[dict[str, float]]) -> Figure:
-    """Eigenvalues of each layer's inputs at the last look, and how far its weights have moved where they never are."""
+    """Draws the eigenvalues of each layer's last inputs, and how far its weights have moved in the null space."""
     figure = new_figure(1, 2, size=(9.2, 3.6))
     left, right = figure.axes
     for index, (name, values) in enumerate(spectra.items()):
@@ -91,12 +92,12 @@ def subspace_figure(spectra: dict[str, Tensor], rows: list[dict[str, float]]) ->
 
 
 class FrozenSubspace(Observer):
-    """Logs and draws the spectrum of layers' inputs and the movement of the weights where there are none.
+    """Logs and draws the spectrum of layers' inputs and the movement of the weights in its null space.
 
     Args:
         layers: Patterns of names of ``nn.Linear`` modules, or of the module's own features; all for ``None``.
-        every_n_epochs: Between two looks; the first is after the first epoch.
-        tolerance: Eigenvalues up to this part of the largest count as 0.
+        every_n_epochs: Epochs between two measurements; the first is after the first epoch.
+        tolerance: Eigenvalues up to this share of the largest count as 0.
 
     Raises:
         UserError: a setting is not accepted; at the start, a pattern names nothing or there is no linear layer.
@@ -116,7 +117,7 @@ class FrozenSubspace(Observer):
         self._batch: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Finds the layers, remembers their weights and listens to their inputs.
+        """Finds the layers, stores their weights, and adds hooks for their inputs.
 
         Raises:
             UserError: there is no linear layer, or a pattern names none; the nearest names are listed.
@@ -146,7 +147,7 @@ class FrozenSubspace(Observer):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Remembers the weights on the module's own features, before they move."""
+        """Stores the weights on the module's own features, before they change."""
         if isinstance(pl_module, HasTrainedFeatures):
             self._batch = batch
             if not self.starts:
@@ -155,7 +156,7 @@ class FrozenSubspace(Observer):
                     self.starts[name] = found[name][1].detach().cpu().clone()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Looks, and begins to gather anew."""
+        """Measures, and clears the collected inputs."""
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             row: dict[str, float] = {"step": trainer.global_step}
             for name, (moment, count, weight) in self._gathered(trainer, pl_module).items():
@@ -167,7 +168,7 @@ class FrozenSubspace(Observer):
         self.moments, self.counts = {}, {}
 
     def _gathered(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, tuple[Tensor, int, Tensor]]:
-        """H Hᵀ, the number of examples and the weights (…, M, N) of each layer."""
+        """Returns H Hᵀ, the number of examples and the weights (…, M, N) of each layer."""
         if isinstance(pl_module, HasTrainedFeatures):
             found = pl_module.trained_features(self._batch)
             chosen = {name: (found[name][0].detach().double(), found[name][1].detach()) for name in self.starts}
@@ -197,7 +198,7 @@ class FrozenSubspace(Observer):
         return {f"{name}/{key}": float(value.double().mean()) for key, value in found.items()}
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stops listening, and draws."""
+        """Removes the hooks, and draws the figure."""
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._batch = [], None
@@ -205,11 +206,11 @@ class FrozenSubspace(Observer):
             log_figure(trainer, "frozen_subspace", subspace_figure(self.spectra, self.rows))
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen so far, what is gathered, and the weights of the start."""
+        """Returns the measurements so far, the collected inputs, and the weights at the start."""
         names = ("rows", "spectra", "moments", "counts", "starts")
         return {name: dict(v) if isinstance(v := getattr(self, name), dict) else list(v) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on."""
+        """Restores them."""
         for name, value in state_dict.items():
             setattr(self, name, value)

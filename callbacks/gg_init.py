@@ -1,4 +1,4 @@
-"""Generalised-Gaussian initialisation: fresh weights whose tail shape ν is a knob, at the standard deviation of He's.
+"""Generalised-Gaussian initialisation: fresh weights with a chosen tail shape ν and He's standard deviation.
 
 Paper: It Takes a Good Model to Train a Good Model: Generalized Gaussian Priors for Optimized LLMs (Wu et al. 2025,
 arXiv 2506.00486), the initialisation.
@@ -7,27 +7,27 @@ Each weight of a linear or convolutional layer is drawn from p(w) ∝ exp(−(|w
 
     α = √(ξ/n · Γ(1/ν) / Γ(3/ν)),   so that std w = √(ξ/n) whatever ν;
 
-ξ is 2 for ReLU, 1 for sigmoid or no activation, 2/(1+k²) for LeakyReLU of slope k; n is the number of inputs of an
+ξ is 2 for ReLU, 1 for sigmoid or no activation, 2/(1+k²) for LeakyReLU of slope k; n is the number of inputs per
 output. ν = 2 with ξ = 2 is exactly He's normal initialisation, ν = 1 is Laplace's distribution, ν < 2 is peaked with
-heavy tails, as weights of pretrained language models are. The layers' biases become 0; norms are left as they are.
+heavy tails, as weights of pretrained language models are. The layers' biases become 0; norms are not changed.
 
-``mode: official`` takes n = ``weight.shape[0]``, as the authors' program does: for a linear layer that is the number of
-outputs, where He's derivation, which ξ comes from, asks for the inputs (``fan_in``, the default here).
+``mode: official`` uses n = ``weight.shape[0]``, as the authors' program does: for a linear layer that is the number of
+outputs, while He's derivation of ξ uses the number of inputs (``fan_in``, the default here).
 
 Which layers: those whose class is exactly ``nn.Linear``, ``nn.ConvNd``, ``nn.ConvTransposeNd`` or transformers'
-``Conv1D``, and the projections of ``nn.MultiheadAttention``; embeddings on request (``kinds``). A layer whose weight is
-computed from others, as MixtureGrowth's, is drawn through these, so that its weight has the deviation above. A weight
-that is tied to an embedding counts as one. The two layers that ``winner`` adds noise to keep the initialisation they
-have. Subclasses are left alone, for they may need an initialisation of their own; any module
-can say so of itself and all below it by an attribute ``own_initialisation = True``. Adapters are never touched.
+``Conv1D``, and the projections of ``nn.MultiheadAttention``; embeddings if chosen in ``kinds``. If a layer's weight is
+computed from other parameters, as in MixtureGrowth, these are drawn so that its weight has the standard deviation
+above. A weight that is tied to an embedding counts as an embedding. The two layers to which ``winner`` adds noise keep
+their initialisation. Subclasses are skipped, because they may need their own initialisation; any module can exclude
+itself and its submodules with an attribute ``own_initialisation = True``. Adapters are never changed.
 
 Expected: the shape barely changes accuracy. On scikit-learn's digits (``vision/image_classifier_digits``, 6 epochs,
 seeds 0 to 2) mean test accuracies for ν = 0.3, 0.5, 1, 1.5, 2 are 97.7, 97.3, 97.7, 97.4, 97.2 %, single ones 96.4 to
 98.1: within seed noise; no ordering is claimed.
 
-Cost: 10 (ν = 1, 2) to 40 ns a weight, once. Composes with everything that comes after fresh weights; ranks that start
-from the same seed draw the same. On pretrained weights it destroys them. Below ν = 0.3 the scale α is so small (2e-13
-of the standard deviation at 0.1) that nearly all weights are 0 beside a few huge ones: a warning says so.
+Cost: 10 (ν = 1, 2) to 40 ns per weight, once. It works with all techniques that follow an initialisation; ranks with
+the same seed draw the same values. It overwrites pretrained weights. Below ν = 0.3 the scale α is so small (2e-13 of
+the standard deviation at 0.1) that nearly all weights are 0 and a few are huge; a warning is printed then.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def xi_of(activation: str, negative_slope: float = 0.01) -> float:
-    """ξ = n · Var w that keeps the variance of signals through layers with this activation.
+    """Returns ξ = n · Var w, which keeps the variance of signals through layers with this activation.
 
     Args:
         activation: ``relu``, ``leaky_relu``, ``sigmoid``, ``tanh`` or ``linear``.
@@ -75,14 +75,14 @@ def xi_of(activation: str, negative_slope: float = 0.01) -> float:
 
 
 def _weights(module: Any) -> Iterator[tuple[str, WeightPart]]:
-    """Kind and description of each weight of one layer."""
-    kind: Any = type(module)  # a subclass may need an initialisation of its own
+    """Yields the kind and description of each weight of one layer."""
+    kind: Any = type(module)  # a subclass may need its own initialisation
     if kind in _LINEAR:
         yield "linear", WeightPart("weight", module.in_features, module.out_features, bias="bias")
     elif kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers."):  # stores (in, out)
         inputs, outputs = module.weight.shape
         yield "linear", WeightPart("weight", inputs, outputs, bias="bias")
-    elif kind is nn.MultiheadAttention:  # its output projection is a linear layer of its own
+    elif kind is nn.MultiheadAttention:  # its output projection is a separate linear layer
         for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
             weight = getattr(module, name)
             if weight is not None:
@@ -99,7 +99,7 @@ def _weights(module: Any) -> Iterator[tuple[str, WeightPart]]:
 
 
 def _opted_out(model: nn.Module) -> set[str]:
-    """Names of modules that initialise themselves, or are adapters, with all below them."""
+    """Returns the names of modules that initialise themselves, or are adapters, with their submodules."""
     out: set[str] = set()
     for name, module in model.named_modules(remove_duplicate=False):
         prefix = f"{name}." if name else ""
@@ -107,7 +107,7 @@ def _opted_out(model: nn.Module) -> set[str]:
             out.add(name)
         if any(part.startswith("lora_") for part in name.split(".")):
             out.add(name)
-        # PEFT's layers say which of their children belong to an adapter
+        # PEFT's layers list their adapters' submodules
         out.update(prefix + child for child in getattr(module, "adapter_layer_names", ()))
     return out
 
@@ -119,20 +119,20 @@ def choose_weights(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
-    """The weights to initialise, each once: parameter name to ``kind``, ``fan``, ``gain``, ``bias`` (or ``None``).
+    """Maps the name of each weight to initialise to ``kind``, ``fan``, ``gain``, ``bias`` (or ``None``).
 
     A layer whose weight is computed from others (:class:`framework.protocols.HasWeightParts`) is initialised through
-    these; ``gain`` is what its weight's deviation gains over theirs.
+    these; ``gain`` is the ratio of its weight's standard deviation to theirs.
 
     Args:
-        model: Where to look.
-        mode: What n is: ``fan_in``, ``fan_out`` or ``official`` (the first dimension).
+        model: The model.
+        mode: Definition of n: ``fan_in``, ``fan_out`` or ``official`` (the first dimension).
         kinds: Which layers: any of ``linear``, ``conv``, ``embedding``.
         include: Patterns of module names; all for ``None``.
         exclude: Patterns of module names to leave out.
 
     Raises:
-        UserError: nothing is found, or a pattern names nothing; the nearest names are listed.
+        UserError: nothing is found, or a pattern matches nothing; the message lists the nearest names.
     """
     out = _opted_out(model)
     known: dict[str, list[tuple[str, dict[str, Any]]]] = {}
@@ -147,7 +147,7 @@ def choose_weights(
             weight = getattr(module, part.name)
             if not isinstance(weight, nn.Parameter) or not weight.is_floating_point():
                 continue
-            # a stack of templates counts by the matrices in it
+            # a stack of templates counts as its matrices
             first = weight.shape[1] if isinstance(module, HasWeightParts) else weight.shape[0]
             fan = {"fan_in": part.fan_in, "fan_out": part.fan_out, "official": first}[mode]
             if id(weight) in taken:  # tied; a tie with an embedding makes it one
@@ -181,8 +181,10 @@ def plan_gg_init(
     zero_bias: bool = True,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What to draw, as plain data: ``shape``, ``xi``, ``mode``, ``seed``, ``biases`` (those that become 0) and
-    ``weights``, name to ``kind``, ``fan`` (n), ``std`` (√(ξ/n), over the gain of a template) and ``alpha`` (α).
+    """Returns the plan of what to draw, as plain data.
+
+    It has ``shape``, ``xi``, ``mode``, ``seed``, ``biases`` (those that become 0) and ``weights``, name to ``kind``,
+    ``fan`` (n), ``std`` (√(ξ/n), over the gain of a template) and ``alpha`` (α).
 
     Args:
         model: Any module.
@@ -193,7 +195,7 @@ def plan_gg_init(
         exclude: Patterns of module names to leave out.
         kinds: Which layers: any of ``linear``, ``conv``, ``embedding``.
         zero_bias: Whether the biases of these layers become 0.
-        seed: Of the draw, from 0.
+        seed: Seed of the draw, from 0.
 
     Raises:
         UserError: see :func:`gg_init_`.
@@ -220,14 +222,14 @@ def plan_gg_init(
 
 @torch.no_grad()
 def draw_(model: nn.Module, plan: Mapping[str, Any], seed: int | None = None) -> None:
-    """Draws the weights that a plan names, and sets its biases to 0.
+    """Draws the weights of a plan, and sets its biases to 0.
 
-    A weight's values depend on the seed and on its place in the plan. Rows of an embedding's ``padding_idx`` stay 0.
+    A weight's values depend on the seed and on its position in the plan. Rows of an embedding's ``padding_idx`` stay 0.
 
     Args:
-        model: Where the names lead.
-        plan: Of :func:`plan_gg_init`.
-        seed: Instead of the plan's.
+        model: The model with these names.
+        plan: The plan from :func:`plan_gg_init`.
+        seed: Seed instead of the plan's.
     """
     seed = plan["seed"] if seed is None else seed
     for index, (name, entry) in enumerate(plan["weights"].items()):
@@ -258,16 +260,16 @@ def gg_init_(
         model: Any module.
         shape: ν, above 0; 2 is normal, 1 Laplace's.
         xi: ξ; by default that of ``activation`` (see :func:`xi_of`).
-        activation: Of the layers, to choose ξ by.
+        activation: Activation of the layers, which decides ξ.
         mode: What n is: ``fan_in``, ``fan_out`` or ``official`` (the first dimension of the weight).
         include: Patterns of module names; all for ``None``.
         exclude: Patterns of module names to leave out.
         kinds: Which layers: any of ``linear``, ``conv``, ``embedding``.
         zero_bias: Whether the biases of these layers become 0.
-        seed: Of the draw; from torch's global generator for ``None``.
+        seed: Seed of the draw; ``None`` for one from torch's global generator.
 
     Returns:
-        What was drawn (see :func:`plan_gg_init`).
+        The plan (see :func:`plan_gg_init`).
 
     Raises:
         UserError: a setting is not accepted, nothing is found, or a pattern names nothing.
@@ -280,22 +282,24 @@ def gg_init_(
 
 
 class GGInit(Edit):
-    """Draws fresh weights of a generalised Gaussian before training.
+    """Draws fresh weights from a generalised Gaussian before training.
 
     Args:
         shape: ν, above 0; 2 is normal, 1 Laplace's; the sweep of interest is 0.5, 1, 1.5, 2.
         xi: ξ, n times the variance; by default that of ``activation``.
-        activation: Of the layers, to choose ξ by: ``relu``, ``leaky_relu``, ``sigmoid``, ``tanh`` or ``linear``.
+        activation: Activation of the layers, which decides ξ: ``relu``, ``leaky_relu``, ``sigmoid``, ``tanh`` or
+            ``linear``.
         negative_slope: k of ``leaky_relu``.
         mode: What n is: ``fan_in``, ``fan_out`` or ``official`` (the first dimension of the weight).
         include: Patterns of module names (``*`` and ``?`` as in a shell); all for ``None``.
         exclude: Patterns of module names to leave out.
         kinds: Which layers: any of ``linear``, ``conv``, ``embedding``.
         zero_bias: Whether the biases of these layers become 0.
-        seed: Of the draw; follows from the run's seed for ``None``.
+        seed: Seed of the draw; ``None`` for one derived from the run's seed.
 
     Raises:
-        UserError: a setting is not accepted (at once); nothing is found, or a pattern names nothing (at the start).
+        UserError: a setting is not accepted (in the constructor); nothing is found, or a pattern matches nothing (at
+            the start).
     """
 
     technique = "gg_init"
@@ -321,7 +325,7 @@ class GGInit(Edit):
         self.xi = xi
         self.mode, self.zero_bias, self.seed = mode, zero_bias, seed
         self.include, self.exclude, self.kinds = include, exclude, kinds
-        # with a model that has nothing but what the settings need, they are checked before the real one exists
+        # checks the settings with a minimal model, before the real one exists
         self._plan(
             nn.Linear(1, 1, device="meta"), seed or 0, include=None, exclude=(), kinds=[*(kinds or ()), "linear"]
         )
@@ -334,13 +338,13 @@ class GGInit(Edit):
         )
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """Names the weights and biases, the fan, standard deviation and scale of each, and the seed."""
+        """Returns the weights and biases, the fan, standard deviation and scale of each, and the seed."""
         left = [*(self.exclude or ()), *self._claimed(model, context)]
         decision = self._plan(model, context.seed if self.seed is None else self.seed, exclude=left)
         return {**decision, "drawn_for": context.seed}
 
     def _claimed(self, model: nn.Module, context: Context) -> list[str]:
-        """The layers whose own initialisation another technique needs (WINNER adds its noise to it).
+        """Returns the layers whose own initialisation another technique needs (WINNER adds its noise to it).
 
         Raises:
             UserError: ``include`` names one of them.
@@ -357,17 +361,17 @@ class GGInit(Edit):
         return names
 
     def initialise(self, model: nn.Module, decision: Mapping[str, Any], context: Context) -> None:
-        """Draws. For an edit of its own that is the decision's seed; for another (a warm start) fresh values."""
+        """Draws the weights: with the decision's seed in its own edit, fresh values for another technique's."""
         if context.seed in (0, decision["drawn_for"]):
             draw_(model, decision, decision["seed"])
             return
         parameters = dict(model.named_parameters(remove_duplicate=False))
-        if not decision["weights"].keys() <= parameters.keys():  # the structure was edited since
+        if not decision["weights"].keys() <= parameters.keys():  # the structure was edited meanwhile
             decision = self.decide(model, context)
         draw_(model, decision, mix(decision["seed"], context.seed))
 
     def report(self, model: nn.Module, plan: Plan, context: Context) -> None:
-        """Says in one line what was drawn."""
+        """Prints a line on what was drawn."""
         drawn = plan.decision["weights"]
         count = sum(model.get_parameter(name).numel() for name in drawn)
         stds = [entry["std"] for entry in drawn.values()]

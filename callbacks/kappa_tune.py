@@ -3,31 +3,31 @@
 Paper: Ludwig 2025, "The Condition Number as a Scale-Invariant Proxy for Information Encoding in Neural Units", arXiv
 2506.16289 (also in Hugging Face's ``peft`` as ``find_kappa_target_modules``).
 
-For continual learning: a network that can do task A is to learn task B without A's data. Each weight W is ranked by
+For continual learning: a network that has learnt task A learns task B without A's data. Each weight W is ranked by
 
     κ(W) = σ_max / σ_min,    computed as σ_max / (σ_min + 1e-8), kernels of convolutions as (out, in·…);
 
-tensors of low κ are trained, everything else is frozen: biases, norms and vectors too. The reason given: for y = W x
-the entropy is h(y) = h(x) + Σ ln σ_i, which at a given norm is largest for equal σ_i. κ alone proves a deficit of no
-more than ln((1 + κ²) / 2κ) nats whatever the size, so the deficit itself, D = (n/2) ln(c/n) − Σ ln σ_i with
-c = Σ σ_i², stands beside κ in the table. ``mode: lora`` hands the chosen layers to the technique ``lora`` instead, and
-changes nothing itself.
+tensors of low κ are trained, everything else is frozen, including biases, norms and vectors. The paper's reason: for y
+= W x the entropy is h(y) = h(x) + Σ ln σ_i, which at a given norm is largest for equal σ_i. κ alone implies a deficit
+of at least ln((1 + κ²) / 2κ) nats whatever the size, so the table also has the deficit itself, D = (n/2) ln(c/n) − Σ ln
+σ_i with c = Σ σ_i². ``mode: lora`` passes the chosen layers to the technique ``lora`` instead, and changes nothing
+itself.
 
-Mind the shape: a random m x n matrix has κ near (1 + √r) / (1 − √r), r = n/m, and of order n if square. In a
-transformer the rule therefore prefers MLP matrices to attention projections before anything is learnt. The table and
-the plot show κ / κ_MP; ``normalise: mp`` ranks by it. The κ of a square matrix is noise to a large part.
+κ depends on the shape: a random m x n matrix has κ near (1 + √r) / (1 − √r), r = n/m, and of order n if square. So in a
+transformer the rule prefers MLP matrices to attention projections even before training. The table and the plot show κ /
+κ_MP; ``normalise: mp`` ranks by it. The κ of a square matrix is mostly noise.
 
 Expected (``reproduce kappa_tune``): on a tiny mixture of experts, training the third of the expert matrices with lowest
 κ forgets 3.5 points of task A, the third with highest κ 6.2, at equal loss on task B (means of 10 seeds; ratio 0.57).
-There the low κ are the experts' first matrices and the high ones their second, so part of that is the layer's role.
-Training all experts, three times the parameters, reached that loss in a third of the epochs and forgot 2.9. On small
-dense networks there is no effect, and none is claimed.
+There the experts' first matrices have low κ and their second ones high κ, so part of the effect is due to the layer's
+role. Training all experts, three times the parameters, reached that loss in a third of the epochs and forgot 2.9. On
+small dense networks there is no effect, and none is claimed.
 
 Cost: once at the start, about a quarter of one SVD per tensor (ViT-B: 3 to 6 s on one CPU core); embeddings can be
-left out by ``max_dim``. A ``cache`` file, keyed by the tensors' contents, makes that a hash.
+excluded with ``max_dim``. With a ``cache`` file, keyed by the tensors' contents, the cost is a hash.
 
-Composes with everything that does not draw fresh weights. It ranks what ``warm_start`` loaded or what the model's
-constructor did; ``ckpt_path`` resumes, and a resumed run keeps its choice. Averages of frozen tensors are themselves.
+It works with all techniques that do not draw fresh weights. It ranks the weights from ``warm_start`` or from the
+model's constructor; with ``ckpt_path`` the run is resumed and keeps its choice.
 
 Limits: quantised tensors cannot be ranked; full mode and LoRA on the same tensor are refused.
 """
@@ -67,17 +67,17 @@ Normalise = Literal["none", "mp"]
 BUDGETS = ("num_tensors", "num_parameters", "fraction", "threshold")
 EXPERTS = ("gate_up_proj", "down_proj", "gate_proj", "up_proj")  # stacked expert weights, as peft names them
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_PRETRAINED = ("weights", "pretrained")  # a module's own arguments that name a file of weights
+_PRETRAINED = ("weights", "pretrained")  # arguments of a module that name a file of weights
 
 Row = dict[str, Any]
 
 
 def as_matrix(module: nn.Module, weight: Tensor) -> Tensor | None:
-    """How a parameter of ``module`` is read: a matrix, a stack of matrices, or ``None`` if it is a vector.
+    """Returns a parameter of ``module`` as a matrix or a stack of matrices, or ``None`` if it is a vector.
 
-    A convolution's kernel is the matrix (out, in·…). Of other parameters dimensions of size 1 do not count from three
-    dimensions on (a position embedding (1, L, C) is a matrix, a class token (1, 1, C) a vector), and what has more
-    than two dimensions is a stack of its last two. A matrix of one row or column is a vector.
+    A convolution's kernel is the matrix (out, in·…). For other parameters of three or more dimensions, dimensions of
+    size 1 are dropped (a position embedding (1, L, C) is a matrix, a class token (1, 1, C) a vector); if more than two
+    dimensions remain, it is a stack of matrices of the last two. A matrix of one row or column is a vector.
     """
     if not weight.is_floating_point() or weight.ndim < 2 or not weight.numel():
         return None
@@ -85,7 +85,7 @@ def as_matrix(module: nn.Module, weight: Tensor) -> Tensor | None:
         return weight.flatten(1)
     if weight.ndim > 2:
         weight = weight.squeeze()
-    if weight.ndim < 2 or min(weight.shape[-2:]) == 1:  # κ of a row or a column is 1, whatever is in it
+    if weight.ndim < 2 or min(weight.shape[-2:]) == 1:  # κ of a row or a column is always 1
         return None
     return weight if weight.ndim == 2 else weight.flatten(0, -3)
 
@@ -97,17 +97,17 @@ def candidates(
     max_dim: int | None = None,
     key: str = "kappa_tune",
 ) -> dict[str, Tensor]:
-    """The trainable weights that can be ranked, each once, by parameter name.
+    """Returns the trainable weights that can be ranked, each once, by parameter name.
 
     Args:
         model: Any module.
         include: Patterns of parameter or module names; all for ``None``.
         exclude: Patterns to leave out.
-        max_dim: Weights with a larger side, as they are read, are left out.
-        key: What an error message begins with.
+        max_dim: Matrices with a larger side are left out.
+        key: Start of error messages.
 
     Raises:
-        UserError: a pattern of ``include`` names nothing, or nothing is left; the nearest names are listed.
+        UserError: a pattern of ``include`` matches nothing, or nothing is left; the message lists the nearest names.
     """
     modules = dict(model.named_modules())
     parameters = unique_parameters(model)
@@ -139,13 +139,13 @@ def rank_by_condition(
     """Ranks weights by condition number, lowest first, ties by name.
 
     Args:
-        weights: Matrices or stacks of matrices by name (:func:`candidates`); a stack counts by its mean κ.
+        weights: Matrices or stacks of matrices by name (:func:`candidates`); a stack is ranked by its mean κ.
         normalise: ``none``, or ``mp``: rank by κ over the κ of a random matrix of that shape.
-        cache: JSON file that remembers results by the tensors' contents.
+        cache: JSON file with cached results, keyed by the tensors' contents.
 
     Returns:
         A row for each weight: ``name``, ``shape`` (of the matrix), ``matrices`` (in the stack), ``parameters``,
-        ``kappa``, ``kappa_mp`` (of a random matrix), ``deficit`` (nats) and ``score`` (what it is ranked by).
+        ``kappa``, ``kappa_mp`` (of a random matrix), ``deficit`` (nats) and ``score`` (by which it is ranked).
 
     Raises:
         UserError: a weight is not finite, ``normalise`` is not known, or the cache cannot be read.
@@ -189,16 +189,16 @@ def select(
     order: str = "lowest",
     seed: int = 0,
 ) -> list[str]:
-    """The names to train, best first.
+    """Returns the names to train, best first.
 
     Args:
-        ranking: What :func:`rank_by_condition` returned.
-        num_tensors: So many tensors, or all if there are fewer.
-        num_parameters: Tensors in order until the next would exceed so many parameters.
+        ranking: The rows from :func:`rank_by_condition`.
+        num_tensors: Number of tensors; all if there are fewer.
+        num_parameters: Tensors in order, until the next would exceed this number of parameters.
         fraction: This share of the tensors, rounded down, at least one.
         threshold: All whose score is at most this.
-        order: ``lowest``, ``highest`` or ``random``: the two latter are controls.
-        seed: Of the random order, which depends on it and the names alone.
+        order: ``lowest``, or ``highest`` and ``random`` for comparison.
+        seed: Seed of the random order, which depends only on it and the names.
 
     Raises:
         UserError: not exactly one budget is given, a value is not accepted, or nothing is selected.
@@ -237,16 +237,16 @@ def select(
 def check_budget(
     num_tensors: int | None, num_parameters: int | None, fraction: float | None, threshold: float | None
 ) -> None:
-    """Exactly one budget, and a sensible one.
+    """Checks that exactly one budget is given, and its value.
 
     Args:
-        num_tensors: Tensors, or ``None``.
-        num_parameters: Numbers in them, or ``None``.
-        fraction: Share of the numbers, above 0 and at most 1, or ``None``.
+        num_tensors: Number of tensors, or ``None``.
+        num_parameters: Number of parameters, or ``None``.
+        fraction: Share, above 0 and at most 1, or ``None``.
         threshold: Largest score (κ, or κ / κ_MP), or ``None``.
 
     Raises:
-        UserError: it is not.
+        UserError: not exactly one budget is given, or its value is not accepted.
     """
     exactly_one(num_tensors=num_tensors, num_parameters=num_parameters, fraction=fraction, threshold=threshold)
     above(0, num_tensors=num_tensors, num_parameters=num_parameters, threshold=threshold)
@@ -254,7 +254,7 @@ def check_budget(
 
 
 def freeze_all_but(model: nn.Module, names: Sequence[str]) -> None:
-    """Makes exactly the parameters ``names`` trainable; a tied one counts under any of its names.
+    """Makes the parameters ``names`` trainable and freezes all others; a tied one can be given by any of its names.
 
     Raises:
         UserError: there is no such parameter; the nearest names are listed.
@@ -269,13 +269,13 @@ def freeze_all_but(model: nn.Module, names: Sequence[str]) -> None:
 
 
 def frozen_batch_norms(model: nn.Module) -> list[_BatchNorm]:
-    """Batch norms of which no parameter is trained; their running statistics drift in training mode all the same."""
+    """Returns batch norms without trained parameters; in training mode their running statistics would still change."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     return [norm for norm in norms if not any(p.requires_grad for p in norm.parameters(recurse=False))]
 
 
 def content_hash(weight: Tensor) -> str:
-    """A hash of a tensor's shape, dtype and values."""
+    """Returns a hash of a tensor's shape, dtype and values."""
     data = weight.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{tuple(data.shape)} {data.dtype} ".encode())
     digest.update(data.view(-1).view(torch.uint8).numpy().data)
@@ -305,13 +305,13 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def beside_selected(model: nn.Module, tensors: Sequence[str], norms: bool, biases: bool) -> list[str]:
-    """Names of vectors that go with selected tensors.
+    """Returns names of vectors that belong to selected tensors.
 
     Args:
         model: Any module.
         tensors: Names of the selected parameters.
-        norms: Whether to take the norm layers in the innermost module around each that has any.
-        biases: Whether to take the vectors of the selected modules themselves.
+        norms: Whether to include the norm layers in the innermost module around each tensor that has any.
+        biases: Whether to include the vectors of the selected modules.
     """
     modules = dict(model.named_modules())
     owners = list(dict.fromkeys(_owner(name) for name in tensors))
@@ -329,11 +329,11 @@ def beside_selected(model: nn.Module, tensors: Sequence[str], norms: bool, biase
 
 
 def table_figure(rows: Sequence[Row], most: int = 40) -> Figure:
-    """Bars of κ, chosen ones in colour, with κ / κ_MP beside.
+    """Draws bars of κ, chosen ones in colour, and of κ / κ_MP.
 
     Args:
-        rows: Of the decision's table, ranked.
-        most: So many rows at most; of a longer table they are spread evenly over it.
+        rows: Rows of the decision's table, ranked.
+        most: Largest number of rows; for a longer table evenly spaced ones.
     """
     shown = rows
     if len(rows) > most:
@@ -369,7 +369,7 @@ def table_figure(rows: Sequence[Row], most: int = 40) -> Figure:
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
-    """Names without what all begin and end with."""
+    """Returns names without their common start and end."""
     parts = [name.split(".") for name in names]
     while len(parts) > 1 and min(map(len, parts)) > 1 and len({part[0] for part in parts}) == 1:
         parts = [part[1:] for part in parts]
@@ -382,27 +382,29 @@ class KappaTune(Once):
     """Trains only the weights with the lowest condition number, or puts LoRA's adapters on them.
 
     Args:
-        mode: ``full`` trains the chosen tensors; ``lora`` hands their layers to the technique ``lora``; ``auto`` is
-            ``lora`` where that is configured.
-        num_tensors: Budget: so many tensors. Exactly one budget is needed.
-        num_parameters: Budget: tensors in order until the next would exceed so many parameters.
-        fraction: Budget: this share of the tensors; in mode ``lora`` of layers and of stacked experts each.
+        mode: ``full`` trains the chosen tensors; ``lora`` passes their layers to the technique ``lora``; ``auto`` is
+            ``lora`` if that is configured.
+        num_tensors: Budget: number of tensors. Exactly one budget is needed.
+        num_parameters: Budget: tensors in order, until the next would exceed this number of parameters.
+        fraction: Budget: this share of the tensors; in mode ``lora`` of layers and of stacked experts separately.
         threshold: Budget: all whose κ (κ / κ_MP with ``normalise: mp``) is at most this.
-        order: ``lowest``, or as a control ``highest`` or ``random``.
-        seed: Of the random order.
+        order: ``lowest``, or for comparison ``highest`` or ``random``.
+        seed: Seed of the random order.
         include: Patterns of the parameters or modules that are ranked; all by default.
         exclude: Patterns to leave out.
         normalise: ``none``, or ``mp``: rank by κ over that of a random matrix of the same shape.
         train_norms: Whether the norm layers around chosen tensors are trained too.
         train_biases: Whether the biases of chosen layers are trained too.
-        trainable_modules: Patterns of modules, such as new heads, that are trained whole and not ranked.
+        trainable_modules: Patterns of modules, such as new heads, that are fully trained and not ranked.
         max_dim: Weights with a larger side are neither ranked nor trained.
-        freeze_bn_stats: Whether frozen batch norms stay in evaluation mode, so that their running statistics stay.
-        cache: JSON file that remembers condition numbers by the tensors' contents.
-        epoch: Before which it is done. By default at the start, or once earlier techniques leave plain layers.
+        freeze_bn_stats: Whether frozen batch norms stay in evaluation mode, so that their running statistics do not
+            change.
+        cache: JSON file with cached condition numbers, keyed by the tensors' contents.
+        epoch: Epoch before which it is done. By default at the start, or when earlier techniques leave plain layers.
 
     Raises:
-        UserError: a setting is not accepted; at the start, nothing matches, or mode ``lora`` lacks that technique.
+        UserError: a setting is not accepted; at the start, nothing matches, or mode ``lora`` is used without that
+            technique.
     """
 
     technique: ClassVar[str] = "kappa_tune"
@@ -459,7 +461,8 @@ class KappaTune(Once):
         """Ranks and chooses.
 
         Raises:
-            UserError: mode ``lora`` without that technique, nothing is left to rank, or a pattern names nothing.
+            UserError: mode ``lora`` is used without that technique, nothing is left to rank, or a pattern matches
+                nothing.
         """
         adapter = next(iter(context.offering(ADAPTERS, self)), None)
         mode = self.mode if self.mode != "auto" else "lora" if adapter is not None else "full"
@@ -503,7 +506,7 @@ class KappaTune(Once):
         return [modules[name] for name in names]
 
     def _adaptable(self, model: nn.Module, weights: dict[str, Tensor], adapter: Any) -> dict[str, Tensor]:
-        """Those of ``weights`` that can be adapted: the adapter's own candidates, and stacked experts."""
+        """Returns the ``weights`` that can be adapted: the adapter's own candidates, and stacked experts."""
         known = {f"{layer}.weight" for layer in adapter.candidates(model)}
         stacks = {name for name, weight in weights.items() if weight.ndim == 3 and name.endswith(EXPERTS)}
         kept = {name: weight for name, weight in weights.items() if name in known or name in stacks}
@@ -513,7 +516,7 @@ class KappaTune(Once):
 
     def _select(self, ranking: list[Row], mode: str) -> list[str]:
         budget: dict[str, Any] = {name: getattr(self, name) for name in BUDGETS}
-        if mode == "lora" and self.fraction is not None:  # as peft: a share of the layers, and one of the experts
+        if mode == "lora" and self.fraction is not None:  # as in peft: a share of the layers and of the experts
             groups = [[r for r in ranking if r["matrices"] == 1], [r for r in ranking if r["matrices"] > 1]]
         else:
             groups = [ranking]
@@ -524,7 +527,7 @@ class KappaTune(Once):
         loaded = max((i for i, other in enumerate(done) if TRAINED_WEIGHTS in other.offers), default=-1)
         fresh = [other for other in done[loaded + 1 :] if other.offers & {FRESH_WEIGHTS, NOISE}]
         if context.epoch or not fresh:
-            return  # trained since, or loaded
+            return  # trained meanwhile, or loaded
         given = getattr(model, "hparams", {})
         drawn = next((other for other in fresh if FRESH_WEIGHTS in other.offers), None)
         if drawn is None:
@@ -537,7 +540,7 @@ class KappaTune(Once):
 
     @classmethod
     def apply(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
-        """In mode full, trains the chosen tensors and nothing else."""
+        """Makes the chosen tensors trainable and freezes all others, in mode ``full``."""
         if decision["mode"] == "full":
             freeze_all_but(model, [*decision["tensors"], *decision["trainable"]])
 
@@ -550,7 +553,7 @@ class KappaTune(Once):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Puts frozen batch norms in evaluation mode: whoever called ``train()`` since, this is the last word."""
+        """Sets frozen batch norms to evaluation mode, also if ``train()`` was called meanwhile."""
         if not self.freeze_bn_stats:
             return
         if self._frozen is None or batch_idx == 0:  # techniques may have changed the model between epochs
@@ -560,11 +563,11 @@ class KappaTune(Once):
                 norm.eval()
 
     def on_model_edit(self, trainer: pl.Trainer, pl_module: pl.LightningModule, plan: Plan) -> None:
-        """Looks for batch norms anew."""
+        """Finds the batch norms again."""
         self._frozen = None
 
     def report(self, model: nn.Module, plan: Plan, context: Context) -> None:
-        """Prints the ends of the table, writes ``kappa_tune.csv`` and the plot to the run folder."""
+        """Prints the top of the table, and writes ``kappa_tune.csv`` and the plot to the run folder."""
         decision = plan.decision
         print(table_text(decision, self.name), file=sys.stderr)
         trainer = context.trainer
@@ -577,12 +580,12 @@ class KappaTune(Once):
 
 
 def table_text(decision: Mapping[str, Any], name: str = "kappa_tune", most: int = 6) -> str:
-    """What was chosen, in a few lines: the first of the chosen and of the others.
+    """Returns the choice as a few lines: the first of the chosen and of the other weights.
 
     Args:
-        decision: As :meth:`KappaTune.decide` returns it.
-        name: The technique's, which the text begins with.
-        most: Rows of either.
+        decision: The decision from :meth:`KappaTune.decide`.
+        name: Name of the technique, with which the text starts.
+        most: Largest number of rows of either.
     """
     table = decision["table"]
     chosen = [row for row in table if row["selected"]]

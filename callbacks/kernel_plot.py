@@ -1,13 +1,13 @@
-"""Kernel plot: what a long-convolution model convolves with, before and after training.
+"""Kernel plot: draws the convolution kernels of a long-convolution model, before and after training.
 
-For each layer one picture with three panels, the values at the start of training pale and the present ones full:
+For each layer one figure with three panels, with the values at the start of training pale and the current ones solid:
 
 - kernels K(t) of a few channels (S4D, Gu et al. 2022, arXiv 2206.11893, eq. 7);
 - basis functions Re(B_n e^{A_n t}) of the channel with the median step size;
-- the spectrum A_n in the complex plane, its start as crosses.
+- the spectrum A_n in the complex plane, with initial values as crosses.
 
-Works on any module with the method ``kernel_data`` (:class:`framework.protocols.HasKernels`). Changes nothing in the
-model. Cost: one evaluation of every kernel at the start of training and one at each picture.
+Works on any module with the method ``kernel_data`` (:class:`framework.protocols.HasKernels`). It does not change the
+model. Cost: one evaluation of every kernel at the start of training and one per figure.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def kernel_figure(before: KernelData | None, after: KernelData, channels: int = 
     """Draws one layer.
 
     Args:
-        before: At the start of training, or ``None`` to show only the present.
-        after: Now.
-        channels: Kernels shown, evenly spaced over the range of step sizes.
-        modes: Basis functions shown, the first ones.
+        before: Data at the start of training, or ``None`` to show only the current ones.
+        after: Current data.
+        channels: Number of kernels shown, evenly spaced over the range of step sizes.
+        modes: Number of basis functions shown, the first ones.
     """
     figure = new_figure(1, 3)
     kernel_axes, basis_axes, plane = figure.axes
@@ -65,10 +65,10 @@ class KernelPlot(Observer):
     """Draws kernels, basis functions and spectrum of each layer when training ends.
 
     Args:
-        length: Samples shown.
-        every_n_epochs: Also draw after every so many epochs; 0 for the end only.
-        channels: Kernels shown in each layer.
-        layers: At most so many layers, the first ones.
+        length: Number of samples shown.
+        every_n_epochs: Number of epochs between two figures; 0 draws only at the end.
+        channels: Number of kernels shown per layer.
+        layers: Largest number of layers, the first ones.
 
     Raises:
         UserError: at the start of training, if the module has no kernels; or a setting is not accepted.
@@ -96,17 +96,17 @@ class KernelPlot(Observer):
             )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keeps the kernels of the start, or of the resume."""
+        """Stores the kernels at the start, or at the resume."""
         if trainer.is_global_zero:
             self._before = _kernels(pl_module, self.length)[: self.layers]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws every so many epochs."""
+        """Draws every ``every_n_epochs``."""
         if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self._draw(trainer, pl_module, f"_epoch{trainer.current_epoch + 1}")
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws the end."""
+        """Draws the kernels at the end."""
         self._draw(trainer, pl_module, "")
 
     def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, suffix: str) -> None:

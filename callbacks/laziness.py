@@ -3,23 +3,24 @@
 Paper: Liu, Baratin, Cornford, Mihalas, Shea-Brown, Lajoie, 2024, "How Connectivity Structure Shapes Rich and Lazy
 Learning in Neural Circuits", ICLR, arXiv 2310.08513.
 
-Of the first batch of training, ``points`` inputs are kept as a probe. Every ``every_n_steps`` and at the end of an
-epoch
+``points`` inputs of the first training batch are stored as a probe. Logged every ``every_n_steps`` and at the end of an
+epoch:
 
-- ``laziness/weight_change`` ‖W − W_0‖ over the chosen parameters, and ``laziness/relative_change``, over ‖W_0‖;
-- ``laziness/representation_alignment`` ⟨R, R_0⟩ / (‖R‖ ‖R_0‖), R = A Aᵀ, A a layer's activity (not centred);
+- ``laziness/weight_change``, ‖W − W_0‖ over the chosen parameters, and ``laziness/relative_change``, the same divided
+  by ‖W_0‖;
+- ``laziness/representation_alignment``, ⟨R, R_0⟩ / (‖R‖ ‖R_0‖), R = A Aᵀ, A a layer's activity (not centred);
 - ``laziness/kernel_alignment``, the same of K = J Jᵀ, J the derivatives of all outputs for all points by the parameters
 
-are logged: alignments near 1 and a small change are lazy learning. Over all parameters the kernel alignment is larger
-and hides what one matrix does (the paper takes the recurrent one), so name those of interest: ``parameters:
+Alignments near 1 and a small change mean lazy learning. Over all parameters the kernel alignment is larger and hides
+the change of one matrix (the paper uses the recurrent one), so choose those of interest: ``parameters:
 [rnn.weight_hh_l0]``.
 
-Works on any module whose ``forward`` takes the batch's input, each point by itself; changes nothing in the model, which
-is looked at in ``eval`` mode. The numbers start afresh from a structural edit in mid-training that changes the chosen
-parameters. Expected on ``vision/image_classifier_digits``: alignments fall within the first epoch, then slowly. Cost: a
-backward pass for each point and output, (points/chunk + 1) times; the derivatives of 2 ``chunk`` points by one
-parameter at a time in memory. A checkpoint holds the chosen parameters of the start and the first kernel, (points x
-outputs)².
+It works with any module whose ``forward`` takes the batch's input and treats points independently; it does not change
+the model, which is in ``eval`` mode while it is measured. After a structural edit during training that changes the
+chosen parameters, the comparison starts again. Expected on ``vision/image_classifier_digits``: alignments fall within
+the first epoch, then slowly. Cost: a backward pass for each point and output, (points/chunk + 1) times; memory for the
+derivatives of 2 ``chunk`` points by one parameter at a time. A checkpoint holds the chosen initial parameters and the
+first kernel, (points x outputs)².
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ if TYPE_CHECKING:
 
 
 def blockwise_kernel(model: nn.Module, x: Tensor, parameters: list[str], chunk: int) -> Tensor:
-    """Θ(x, x) with outputs apart, of some points against as many at a time.
+    """Computes Θ(x, x) with separate outputs, in blocks of points.
 
     Args:
-        model: Gives (P, …), C numbers a point; each point by itself.
+        model: Maps x to (P, …), C numbers per point; points must be independent.
         x: (P, …).
-        parameters: Names of those that are differentiated by.
-        chunk: Points at a time.
+        parameters: Names of the parameters to differentiate by.
+        chunk: Number of points per block.
 
     Returns:
         (P C, P C), float64, on the CPU.
@@ -68,7 +69,7 @@ def blockwise_kernel(model: nn.Module, x: Tensor, parameters: list[str], chunk: 
 
 
 def laziness_figure(points: list[dict[str, float]]) -> Figure:
-    """Alignments, and the relative change of the weights, over steps."""
+    """Draws alignments, and the relative change of the weights, over steps."""
     figure = new_figure(1, 2)
     left, right = figure.axes
     steps = [point["step"] for point in points]
@@ -86,16 +87,16 @@ class Laziness(ProbeObserver):
     """Logs and draws the change of weights, representation and kernel since the start.
 
     Args:
-        every_n_steps: Between two looks.
-        points: Of the probe, at most.
-        layer: Whose output is the representation; by default what the last layer with weights gets.
-        parameters: Patterns of parameter names, for the weights and the kernel; by default all that are trained.
-        kernel: Whether the kernel is looked at, which costs most.
-        chunk: Points that are differentiated together.
+        every_n_steps: Optimiser steps between two measurements.
+        points: Largest number of points of the probe.
+        layer: Layer whose output is the representation; by default the input of the last layer with weights.
+        parameters: Patterns of parameter names, for the weights and the kernel; by default all trainable ones.
+        kernel: Whether the kernel is measured, which takes most of the time.
+        chunk: Number of points that are differentiated together.
 
     Raises:
-        UserError: a setting is not accepted; the module has no ``forward``; a name is not there (at the start); at the
-            first batch, it is not inputs and targets.
+        UserError: a setting is not accepted; the module has no ``forward``; a name does not exist (at the start); the
+            first batch is not inputs and targets.
     """
 
     technique = "laziness"
@@ -119,13 +120,13 @@ class Laziness(ProbeObserver):
         self.start: Tensor | None = None
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses names of parameters and layers that are not there, unless an edit may bring them."""
+        """Refuses names of parameters and layers that do not exist, unless an edit may add them."""
         super().check(model, context)
         if not any(isinstance(other, Edit) for other in context.techniques.values()):
             choose([name for name, _ in model.named_parameters()], self.parameters, key="laziness.parameters")
 
     def look(self, module: pl.LightningModule, x: Tensor, y: Tensor) -> dict[str, float]:
-        """See the module's docstring."""
+        """Measures (see the module's docstring)."""
         own = dict(module.named_parameters())
         trained = [name for name, value in own.items() if value.requires_grad]
         names = choose(own, self.parameters, key="laziness.parameters") if self.parameters is not None else trained
@@ -147,5 +148,5 @@ class Laziness(ProbeObserver):
         return found
 
     def figure(self) -> Figure:
-        """Alignments and change."""
+        """Draws alignments and change."""
         return laziness_figure(self.points)

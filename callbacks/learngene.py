@@ -1,24 +1,24 @@
-"""Learngene: start a vision transformer of any depth from one base and one slope, trained once for all depths.
+"""Learngene: starts a vision transformer of any depth from one base and one slope, trained once for all depths.
 
 Paper: Xia, Zhang, Yang, Chen, Chen, Geng, 2024, "Transformer as Linear Expansion of Learngene", AAAI, arXiv 2312.05614.
 
 Layer i of L gets θ_i = θ_B + (i/L) θ_A in every tensor of its block, weights, biases and norms; embeddings, final norm
-and, where the classes are the same, head are copied. All layers are free afterwards. The file is what a run of
-``finetuning/tleg`` writes (its folder will do), or what ``framework.checkpoints.learngene_file.save_learngene`` writes
-of any vision transformer in timm's layout by ``extract_learngene``. The plain function is
-``framework.functional.learngene.expand_into``. A module that can make a learngene of its data (``HasLearngene``) is
-asked for one where no file is given.
+and, if its shape is the same, the head are copied. Afterwards all layers are independent. The file is written by a run
+of ``finetuning/tleg`` (its folder can be given), or by ``framework.checkpoints.learngene_file.save_learngene`` with
+``extract_learngene`` from any vision transformer in timm's layout. The plain function is
+``framework.functional.learngene.expand_into``. If no file is given, a module that can make a learngene from its data
+(``HasLearngene``) makes one.
 
-Expected numbers: on scikit-learn's digits an expansion to depths never trained has 86 to 95 % before any training, and
-one epoch later more than six epochs from random weights give (``reproduce tleg``).
+Expected numbers: on scikit-learn's digits an expansion to untrained depths has an accuracy of 86 to 95 % before
+training, and after one epoch more than random weights have after six (``reproduce tleg``).
 
-Cost: reading the file, once. Composes: it comes after techniques that draw weights, which it overwrites, and before
-those that add noise, shrink, rank or adapt: an expansion can be warm-started, tuned by KappaTune's choice, or given
-LoRA's adapters. ``mixture_growth`` draws every layer anew as templates, so the two are refused together.
+Cost: reading the file, once. It comes after techniques that draw weights, which it overwrites, and before those that
+add noise, shrink, rank or adapt: an expansion can be combined with a warm start, KappaTune or LoRA. ``mixture_growth``
+draws every layer again as templates, so the two cannot be combined.
 
-Limits: one vision transformer in the model, of the file's width, patches and heads; use a low rate or a warm-up, for a
-high one undoes the expansion within an epoch. A head of the same shape is copied though its classes be others:
-``head: skip`` then.
+Limits: one vision transformer in the model, of the file's width, patches and heads; use a low learning rate or a
+warm-up, because a high one destroys the expansion within an epoch. A head of the same shape is copied even if its
+classes differ; then use ``head: skip``.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ if TYPE_CHECKING:
 
 
 class Learngene(Edit):
-    """Starts the model's vision transformer from a learngene, at the depth that it has.
+    """Starts the model's vision transformer from a learngene, at the transformer's depth.
 
     Args:
-        path: File of a learngene (``.safetensors``), or folder of the run that wrote it; a module that can make one is
-            asked for it for ``None``.
-        head: Whether the classifier is taken: ``if_fits`` where its shape agrees, ``skip`` never, ``strict`` insists.
+        path: File of a learngene (``.safetensors``), or folder of the run that wrote it; ``None`` if the module makes
+            one.
+        head: Whether the classifier is copied: ``if_fits`` if its shape agrees, ``skip`` never, ``strict`` always.
 
     Raises:
-        UserError: a setting is not accepted (at once); the file is missing, broken or does not fit, or the model has no
-            vision transformer (at the start).
+        UserError: a setting is not accepted (in the constructor); the file is missing, broken or does not fit, or the
+            model has no vision transformer (at the start).
     """
 
     technique = "learngene"
@@ -69,10 +69,11 @@ class Learngene(Edit):
         self._genes: LearngeneTensors | None = None
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """The file with its hash, the depth it was trained at, what is written and what of the head is kept.
+        """Returns the file with its hash, its training depth, the tensors to write and the head's tensors to keep.
 
         Raises:
-            UserError: there is no file and the module makes none, the file is broken, or it does not fit the model.
+            UserError: there is no file and the module cannot make a learngene, the file is broken, or it does not fit
+                the model.
         """
         name, transformer = find_transformer(model)
         if self.path is not None:
@@ -102,7 +103,7 @@ class Learngene(Edit):
         self._genes = None
 
     def report(self, model: nn.Module, plan: Plan, context: Context) -> None:
-        """Says in one line what was expanded."""
+        """Prints a line on the expansion."""
         depth = len(find_transformer(model)[1].blocks)  # type: ignore[arg-type]
         kept = plan.decision["kept"]
         rank_zero_info(

@@ -1,13 +1,14 @@
-"""Length extrapolation: what a language model's tokens cost beyond the length that it was trained on.
+"""Length extrapolation: the loss of a language model beyond the length that it was trained on.
 
 When training ends, the validation's windows are joined, in their order, into sequences of the longest of ``lengths``
-(for a stream of text that is the text itself), and the loss is taken position by position. Since a causal model's loss
-at a position does not depend on what follows, one pass answers for all lengths. Written: ``length_extrapolation.json``
-with the mean loss of the positions from T/2 to T for each length T, and a figure of the loss against the position with
-the training length marked; the means are logged too, as ``length_extrapolation/loss_<T>``.
+(for a stream of text that is the text itself), and the loss is measured at each position. Since a causal model's loss
+at a position does not depend on later tokens, one pass is enough for all lengths. It writes
+``length_extrapolation.json`` with the mean loss of the positions from T/2 to T for each length T, and a figure of the
+loss against the position with the training length marked; the means are also logged as
+``length_extrapolation/loss_<T>``.
 
-Works on any module that maps ``input_ids`` (B, T) to logits and runs on from a decoding state
-(:class:`framework.protocols.Generates`), with a datamodule whose batches have ``input_ids``. Changes nothing in the
+It works with any module that maps ``input_ids`` (B, T) to logits and continues from a decoding state
+(:class:`framework.protocols.Generates`), and a datamodule whose batches have ``input_ids``. It does not change the
 model. Cost: a forward pass over ``sequences`` sequences of the longest length.
 """
 
@@ -41,12 +42,12 @@ def join_windows(batches: Any, length: int, sequences: int) -> tuple[Tensor, Ten
     """Joins the rows of batches, in their order, into longer sequences.
 
     Args:
-        batches: Mappings with ``input_ids`` (B, T), and ``targets`` (B, T) where they are not the next tokens.
-        length: Of the sequences.
-        sequences: At most so many.
+        batches: Mappings with ``input_ids`` (B, T), and ``targets`` (B, T) if they are not the next tokens.
+        length: Length of the sequences.
+        sequences: Largest number of sequences.
 
     Returns:
-        Tokens and targets, each (N, length); N is smaller where the batches end, and may be 0.
+        Tokens and targets, each (N, length); N is smaller if there are too few batches, and may be 0.
     """
     inputs: list[Tensor] = []
     targets: list[Tensor] = []
@@ -67,12 +68,12 @@ def join_windows(batches: Any, length: int, sequences: int) -> tuple[Tensor, Ten
 
 @torch.no_grad()
 def loss_by_position(model: Any, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The summed loss at each position, and how many sequences have a target there, each (T,) float64.
+    """Returns the summed loss at each position, and the number of sequences with a target there, each (T,) float64.
 
     Args:
-        model: Maps tokens (1, T) to logits (1, T, V); sequences are taken one by one.
+        model: Maps tokens (1, T) to logits (1, T, V); sequences are processed one by one.
         tokens: (N, T).
-        targets: (N, T) what each position predicts; -100 for nothing.
+        targets: (N, T), the target of each position; -100 for none.
     """
     total = torch.zeros(tokens.shape[1], dtype=torch.float64)
     for row, wanted in zip(tokens, targets, strict=True):
@@ -82,23 +83,23 @@ def loss_by_position(model: Any, tokens: Tensor, targets: Tensor) -> tuple[Tenso
 
 
 def loss_between(total: Tensor, count: Tensor, start: int, end: int) -> float:
-    """Mean loss of some positions; NaN where there is no target.
+    """Returns the mean loss of some positions; NaN if there is no target.
 
     Args:
-        total: (T,), as :func:`loss_by_position` returns it.
-        count: (T,), as well.
+        total: (T,), from :func:`loss_by_position`.
+        count: (T,), from the same.
         start: First position.
-        end: The one after the last.
+        end: Position after the last one.
     """
     return float(total[start:end].sum() / count[start:end].sum())
 
 
 def extrapolation_figure(total: Tensor, count: Tensor, trained: int | None) -> Figure:
-    """Loss against position, in bins that grow with it; the training length as a line.
+    """Draws the loss against the position, in growing bins, with the training length as a line.
 
     Args:
-        total: (T,), as :func:`loss_by_position` returns it.
-        count: (T,), as well.
+        total: (T,), from :func:`loss_by_position`.
+        count: (T,), from the same.
         trained: Training length in tokens, or ``None``.
     """
     edges = np.unique(np.geomspace(1, len(total), 25).round().astype(int))
@@ -117,11 +118,11 @@ class LengthExtrapolation(Observer):
     """Measures the loss beyond the training length when training ends.
 
     Args:
-        lengths: T, in tokens.
-        sequences: Of the longest length, at most.
+        lengths: Lengths T in tokens.
+        sequences: Largest number of sequences of the longest length.
 
     Raises:
-        UserError: a setting is not accepted; at the start, the module is no language model.
+        UserError: a setting is not accepted; at the start, the module is not a language model.
     """
 
     def __init__(self, lengths: Sequence[int] = (256, 512, 1024, 2048), sequences: int = 8) -> None:
@@ -132,7 +133,7 @@ class LengthExtrapolation(Observer):
         self.sequences = sequences
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a module that is no language model.
+        """Refuses a module that is not a language model.
 
         Raises:
             UserError: it has no ``extend``.

@@ -1,19 +1,20 @@
-"""LoRA: trains low-rank updates of chosen layers and leaves everything else as it is.
+"""LoRA: trains low-rank updates of chosen layers and freezes everything else.
 
 Paper: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685; rsLoRA: Kalajdzievski
 2023, arXiv 2312.03732; DoRA: Liu et al. 2024, arXiv 2402.09353.
 
-A layer's weight W becomes W + s·B·A with A (r, in), B (out, r) and s = alpha / r (alpha / sqrt(r) for rsLoRA); B starts
-at zero, so the model starts as it was. The layers and their initialisations are those of the library ``peft``.
+A layer's weight W becomes W + s·B·A with A (r, in), B (out, r) and s = alpha / r (alpha / sqrt(r) for rsLoRA); B is
+initialised to zero, so that the model's output does not change at first. The layers and their initialisations are those
+of the library ``peft``.
 
-Works on Linear, Conv1d, Conv2d, Conv3d, Embedding and GPT-2's Conv1D layers of any module: timm, transformers, one's
-own. Composes with everything; ``kappa_tune`` chooses the layers when both are configured. ``framework.fold(model)``
-merges the updates into plain layers, ``framework.editing.undo(model, "lora")`` drops them, :func:`disabled` switches
-them off for a while. Costs about 1 ms a layer, and importing peft a few seconds.
+Works on Linear, Conv1d, Conv2d, Conv3d, Embedding and GPT-2's Conv1D layers of any module: timm, transformers, your
+own. It works with every technique; ``kappa_tune`` chooses the layers if both are configured. ``framework.fold(model)``
+merges the updates into plain layers, ``framework.editing.undo(model, "lora")`` removes them, :func:`disabled` switches
+them off temporarily. It takes about 1 ms per layer, and a few seconds to import peft.
 
 Limits: a layer whose weight is tied to another's is not adapted, since merging would change both; initialisations that
-change the base weight (``pissa``, ``olora``, …) can be merged but not undone; a model that reads a layer's weight and
-does not call the layer knows nothing of its adapter (torch's encoder layers do so in evaluation, and are kept from it).
+change the base weight (``pissa``, ``olora``, …) can be merged but not undone; if a model reads a layer's weight instead
+of calling the layer, the adapter has no effect (torch's encoder layers do so in evaluation; this is prevented).
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ _OFFICIAL = (True, False)
 
 
 def adaptable(model: nn.Module, classes: Sequence[str] = ("Linear", "Conv1D")) -> list[str]:
-    """Names of the layers of these classes that an adapter can be put on: not tied, not adapted already.
+    """Returns the names of the layers of these classes that can be adapted: not tied, and not adapted already.
 
     Args:
         model: Any module.
-        classes: Of ``Linear``, ``Conv1d``, ``Conv2d``, ``Conv3d``, ``Embedding`` and ``Conv1D`` (GPT-2's).
+        classes: Any of ``Linear``, ``Conv1d``, ``Conv2d``, ``Conv3d``, ``Embedding`` and ``Conv1D`` (GPT-2's).
     """
     tied = {id(p) for p in model.parameters()} & {key for key, names in all_names(model).items() if len(names) > 1}
     found = []
@@ -63,7 +64,7 @@ def adaptable(model: nn.Module, classes: Sequence[str] = ("Linear", "Conv1D")) -
 
 
 def output_layers(model: nn.Module) -> list[str]:
-    """Names of the layers that a model itself calls its output: timm's classifier, transformers' output embeddings."""
+    """Returns the names of a model's output layers: timm's classifier, transformers' output embeddings."""
     layers: list[nn.Module] = []
     for module in model.modules():
         for method in ("get_classifier", "get_output_embeddings"):
@@ -88,17 +89,17 @@ def add_lora(
     target_parameters: Sequence[str] = (),
     adapter: str = "lora",
 ) -> None:
-    """Puts adapters on layers, in place. What is trainable does not change, but for the new tensors, which are.
+    """Adds adapters to layers, in place. The new tensors are trainable; other parameters keep their trainability.
 
     Args:
         model: Any module.
-        targets: Full names of its layers.
-        rank: r.
+        targets: Full names of layers.
+        rank: Rank r.
         alpha: The update is scaled by alpha / r.
         dropout: Probability of dropping an input of the update.
         rslora: Whether to scale by alpha / sqrt(r).
-        dora: Whether to learn direction and magnitude apart (DoRA).
-        init: As ``peft.LoraConfig.init_lora_weights``; global generators are drawn from.
+        dora: Whether to learn direction and magnitude separately (DoRA).
+        init: As ``peft.LoraConfig.init_lora_weights``; uses the global generators.
         target_parameters: Full names of three-dimensional expert parameters, adapted as parameters.
         adapter: Name of the adapter within the layers.
     """
@@ -116,11 +117,11 @@ def add_lora(
         "target_parameters": list(target_parameters) or None,
     }
     where, names = model, list(targets)
-    if not target_parameters:  # peft walks all that it is given many times: it gets the layers alone, in model's order
+    if not target_parameters:  # peft iterates many times over its model: it only gets the layers, in the model's order
         wanted = set(targets)
         names = [name for name, _ in model.named_modules() if name in wanted]
         where = nn.ModuleList(map(model.get_submodule, names))
-    # a pattern, because in a list "fc" would mean "blocks.0.fc" too
+    # a pattern, because in a list "fc" would also match "blocks.0.fc"
     patterns = names if where is model else map(str, range(len(names)))
     settings["target_modules"] = "|".join(map(re.escape, patterns)) if names else []
     flags = [(parameter, parameter.requires_grad) for parameter in where.parameters()]
@@ -133,7 +134,7 @@ def add_lora(
             parent, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(parent), attribute, adapted)
     elif hasattr(model, "peft_config"):
-        del model.peft_config  # or a second set of adapters would be taken for a change of this one
+        del model.peft_config  # otherwise a second set of adapters would be treated as a change of this one
     for layer, active in others.items():
         layer.set_adapter(active)  # type: ignore[attr-defined] # peft switches to the newest adapter everywhere
     for parameter, flag in flags:
@@ -142,9 +143,9 @@ def add_lora(
 
 
 def _refuse_shortcuts(model: nn.Module) -> None:
-    """Keeps torch's encoder layers from evaluating on their bare weights, past the adapters: a hook stops that.
+    """Prevents torch's encoder layers from using their bare weights in evaluation, without the adapters, by a hook.
 
-    The hook lies on the adapted layers, so it goes when they do.
+    The hook is on the adapted layers, so it is removed with them.
     """
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
@@ -159,7 +160,7 @@ def _nothing(module: nn.Module, inputs: Any) -> None:
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
-    """The adapted layers by name."""
+    """Returns the adapted layers by name."""
     from peft.tuners.lora import LoraLayer
 
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
@@ -167,7 +168,7 @@ def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
 
 @contextlib.contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
-    """Within it the model computes what it does without its adapters, exactly."""
+    """A context manager in which the model computes exactly its output without the adapters."""
     layers: list[Any] = list(lora_layers(model).values())
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     was = [layer.disable_adapters for layer in layers]
@@ -178,19 +179,19 @@ def disabled(model: nn.Module) -> Iterator[None]:
     finally:
         for layer, off in zip(layers, was, strict=True):
             layer.enable_adapters(not off)
-        for parameter, flag in flags:  # peft switches gradients with the adapters
+        for parameter, flag in flags:  # peft changes requires_grad together with the adapters
             parameter.requires_grad_(flag)
 
 
 def unload(model: nn.Module, adapter: str | None = None) -> nn.Module:
-    """Takes the adapters away, in place; the model is what it was before, were it not for trained other layers."""
+    """Removes the adapters, in place; other layers that were trained keep their values."""
     return _remove(model, adapter, merge=False)
 
 
 def merge(model: nn.Module, adapter: str | None = None) -> nn.Module:
-    """Adds every update to its layer's weight and takes the adapters away, in place.
+    """Adds every update to its layer's weight and removes the adapters, in place.
 
-    The output stays the same but for rounding. Raises:
+    The output stays the same except for rounding. Raises:
         UserError: an update is not finite.
     """
     return _remove(model, adapter, merge=True)
@@ -221,27 +222,27 @@ def _put_back(model: nn.Module, name: str, layer: Any, base: nn.Module) -> None:
 
 
 class LoRA(Once):
-    """Puts adapters on a model and trains nothing else.
+    """Adds adapters to a model and trains only them.
 
     Args:
-        rank: r, of the update's two factors.
+        rank: Rank r of the update.
         alpha: The update is scaled by alpha / rank.
         dropout: Probability of dropping an input of the update.
-        target_modules: Names or patterns of layers (``attn.qkv``, ``blocks.*.mlp.fc1``). All of ``target_classes`` but
-            the output layers by default; ``kappa_tune`` chooses where it is configured too.
-        exclude_modules: Names or patterns left out.
-        target_classes: Of ``Linear``, ``Conv1D`` (GPT-2's), ``Conv1d``, ``Conv2d``, ``Conv3d``, ``Embedding``. By
-            default the first two, and convolutions in a model that has none of them but its output.
+        target_modules: Names or patterns of layers (``attn.qkv``, ``blocks.*.mlp.fc1``). By default all of
+            ``target_classes`` except the output layers; ``kappa_tune`` chooses them if it is configured.
+        exclude_modules: Names or patterns of layers to leave out.
+        target_classes: Any of ``Linear``, ``Conv1D`` (GPT-2's), ``Conv1d``, ``Conv2d``, ``Conv3d``, ``Embedding``. By
+            default the first two, and convolutions in a model that has none of them except its output.
         use_rslora: Whether to scale by alpha / sqrt(rank).
-        use_dora: Whether to learn direction and magnitude apart.
+        use_dora: Whether to learn direction and magnitude separately.
         init_lora_weights: ``true`` (A as a Linear layer's, B zero), ``gaussian``, ``orthogonal``, ``olora``, ``pissa``,
             ``pissa_niter_16``, or ``false`` (a random update, for tests).
-        trainable_modules: Names or patterns of modules trained whole. By default the classifier of a timm model; ``[]``
+        trainable_modules: Names or patterns of fully trained modules. By default the classifier of a timm model; ``[]``
             for none.
-        epoch: Before which it is done. By default at the start, or once earlier techniques leave plain layers.
+        epoch: Epoch before which it is done. By default at the start, or when earlier techniques leave plain layers.
 
     Raises:
-        UserError: a setting is not accepted, or no layer of the model fits.
+        UserError: a setting is not accepted, or no layer of the model can be adapted.
     """
 
     technique: ClassVar[str] = "lora"
@@ -290,14 +291,14 @@ class LoRA(Once):
         self._looked = False
 
     def whole(self, model: nn.Module) -> list[str]:
-        """Names of the modules that are trained whole."""
+        """Returns the names of the fully trained modules."""
         if self.trainable_modules is None:
             return [name for name in output_layers(model) if hasattr(_owner(model, name), "get_classifier")]
         modules = [name for name, _ in model.named_modules() if name]
         return choose(modules, self.trainable_modules, key=f"{self.name}.trainable_modules")
 
     def candidates(self, model: nn.Module) -> list[str]:
-        """Names of the layers that it would adapt if all were asked for; another technique may choose among them."""
+        """Returns the names of all layers that it could adapt; another technique may choose among them."""
         excluded = [*self.whole(model), *output_layers(model)]
 
         def of(classes: Sequence[str]) -> list[str]:
@@ -312,7 +313,7 @@ class LoRA(Once):
         """Chooses the layers.
 
         Raises:
-            UserError: a layer that is named cannot be adapted, none is left, or another technique chooses them too.
+            UserError: a configured layer cannot be adapted, none is left, or another technique chooses them too.
         """
         whole = self.whole(model)
         chooser, parameters = context.decided("target_modules", "target_parameters"), []
@@ -356,11 +357,11 @@ class LoRA(Once):
 
     @classmethod
     def apply(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
-        """Puts the adapters on, and freezes everything but them and what is trained whole."""
+        """Adds the adapters, and freezes everything except them and the fully trained modules."""
         _add(model, decision, True)
 
     def initialise(self, model: nn.Module, decision: Mapping[str, Any], context: Context) -> None:
-        """Draws A, and B where it does not start at zero."""
+        """Initialises A, and B if it does not start at zero."""
         if self.init_lora_weights is not True:
             unload(model, decision["adapter"])
             _add(model, decision, self.init_lora_weights)
@@ -372,7 +373,7 @@ class LoRA(Once):
 
     @classmethod
     def undo(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
-        """Drops the adapters.
+        """Removes the adapters.
 
         Raises:
             UserError: their initialisation changed the layers' own weights.
@@ -387,10 +388,10 @@ class LoRA(Once):
         merge(model, decision["adapter"])
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Refuses a loss that no trained tensor has a part in: torch's own words for it name nothing.
+        """Refuses a loss that does not depend on any trained tensor; torch's own error does not name the cause.
 
         Raises:
-            UserError: it depends on none.
+            UserError: the loss does not depend on any trained tensor.
         """
         if not loss.requires_grad:
             raise UserError(
@@ -399,17 +400,17 @@ class LoRA(Once):
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Looks at the first step's gradients again."""
+        """Makes the next step's gradients be checked."""
         self._looked = False
 
     def on_model_edit(self, trainer: pl.Trainer, pl_module: pl.LightningModule, plan: Plan) -> None:
-        """The same after an edit in mid-training."""
+        """Makes the next step's gradients be checked after an edit during training."""
         self._looked = False
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Warns, once, of adapters that the loss has no part in."""
+        """Warns once about adapters without a gradient."""
         if self._looked:
             return
         self._looked = True
@@ -426,7 +427,7 @@ class LoRA(Once):
             )
 
     def report(self, model: nn.Module, plan: Plan, context: Context) -> None:
-        """Says how many layers were adapted."""
+        """Prints how many layers were adapted."""
         targets = plan.decision["targets"] + plan.decision["parameters"]
         shown = ", ".join(targets[:3]) + (", …" if len(targets) > 3 else "")
         print(f"{self.name}: rank {self.rank} on {len(targets)} layers ({shown})", file=sys.stderr)
@@ -462,16 +463,16 @@ def _inside(name: str, modules: Sequence[str]) -> bool:
 
 
 def _kept_trainable(context: Context, model: nn.Module, targets: Sequence[str], name: str) -> list[str]:
-    """Tensors that an earlier technique chose for training stay trained.
+    """Returns the tensors that an earlier technique chose for training, which stay trainable.
 
     Raises:
-        UserError: one of them belongs to a layer that is to be adapted.
+        UserError: one of them belongs to a layer that is adapted.
     """
     kept: list[str] = []
     for plan in context.plans:
         technique = find_technique(plan.technique)
         if technique.phase == LoRA.phase and plan.name not in context.techniques:
-            continue  # adapters that the model had before this run are left as they are
+            continue  # adapters that the model had before this run are not changed
         chosen = technique.keeps_trained(plan)
         if both := [tensor for tensor in chosen if tensor.rpartition(".")[0] in targets]:
             raise UserError(f"{name} and {plan.name} both train {both[0]}; exclude it from one of them")
@@ -480,7 +481,7 @@ def _kept_trainable(context: Context, model: nn.Module, targets: Sequence[str], 
 
 
 def _owner(model: nn.Module, name: str) -> nn.Module | None:
-    """The innermost module above ``name`` that calls a layer its classifier."""
+    """Returns the innermost module above ``name`` that declares a layer as its classifier."""
     parts = name.split(".")
     for end in reversed(range(len(parts))):
         module = model.get_submodule(".".join(parts[:end]))

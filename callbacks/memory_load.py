@@ -1,17 +1,17 @@
-"""Memory load: which memories (or experts) a router fills, and with what.
+"""Memory load: how often a router chooses each memory (or expert), and for which tokens.
 
-During training the smallest and the largest share that any memory of any layer gets of the routed tokens, and how even
-the shares are (their entropy over ln M, 1 for all alike, the mean of the layers), logged as ``train/load_min``,
-``train/load_max``, ``train/load_entropy`` for the batch of that step on the first process, and as ``val/…`` for all of
-the validation. At the end of training, from the last validation, three figures and ``memory_load.json``:
+During training it logs the smallest and the largest share of the routed tokens of any memory in any layer, and how
+uniform the shares are (their entropy over ln M, 1 for equal shares, averaged over layers), as ``train/load_min``,
+``train/load_max``, ``train/load_entropy`` for the batch of that step on the first process, and as ``val/…`` for the
+whole validation. At the end of training it writes three figures and ``memory_load.json`` from the last validation:
 
 - ``memory_load``: layers x memories, each memory's share of its layer's routed tokens (as Fig. 5 and 9 of MoM, Du et
   al. 2025, arXiv 2502.13685);
-- ``memory_tokens``: the frequent tokens that go to each memory most reliably, as shares of a token's routes;
-- ``memory_routing``: who writes where, the weights along the first sequence.
+- ``memory_tokens``: the frequent tokens that are routed to each memory most reliably, as shares of a token's routes;
+- ``memory_routing``: the weights of the memories along the first sequence.
 
-Works on any module with routers (:class:`framework.protocols.HasRouters`). Changes nothing in the model. Cost: a count
-for each router and batch.
+It works with any module with routers (:class:`framework.protocols.HasRouters`) and does not change the model. Cost: a
+count for each router and batch.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ Name = Callable[[int], str]
 
 
 def load_shares(counts: Tensor) -> Tensor:
-    """Counts (…, M) as shares of their sum; even ones where nothing was counted."""
+    """Returns counts (…, M) as shares of their sum; equal shares if nothing was counted."""
     total = counts.sum(-1, keepdim=True)
     return torch.where(total > 0, counts / total.clamp(min=1), 1 / counts.shape[-1])
 
 
 def load_entropy(shares: Tensor) -> Tensor:
-    """Entropy of shares (…, M) over ln M: 1 for even shares, 0 where one has everything (and for M = 1)."""
+    """Returns the entropy of shares (…, M) over ln M: 1 for equal shares, 0 if one has everything (and for M = 1)."""
     return torch.special.entr(shares).sum(-1) / math.log(max(shares.shape[-1], 2))
 
 
 def count_tokens(tokens: Tensor, selected: Tensor, vocab_size: int) -> Tensor:
-    """How often each token goes to each memory.
+    """Counts how often each token is routed to each memory.
 
     Args:
         tokens: (B, T) int64.
@@ -66,7 +66,7 @@ def count_tokens(tokens: Tensor, selected: Tensor, vocab_size: int) -> Tensor:
 
 
 def load_figure(shares: Mapping[str, list[float]]) -> Figure:
-    """Heat map of each memory's share, a row a layer."""
+    """Draws a heat map of each memory's share, with one row per layer."""
     names = list(shares)
     memories = max(map(len, shares.values()))
     table = [row + [math.nan] * (memories - len(row)) for row in shares.values()]
@@ -84,13 +84,13 @@ def load_figure(shares: Mapping[str, list[float]]) -> Figure:
 
 
 def tokens_figure(counts: Mapping[str, Tensor], name: Name, top: int = 8, frequent: float = 0.002) -> Figure:
-    """Where each memory's most reliable tokens go, as shares of their routes; a panel a layer, at most six layers.
+    """Draws the routes of each memory's most reliable tokens; one panel per layer, at most six layers.
 
     Args:
-        counts: Layer to (M, V).
-        name: Of a token.
-        top: Tokens for each memory.
-        frequent: Only tokens that make up this share of all count.
+        counts: Maps a layer to its counts (M, V).
+        name: Returns the name of a token.
+        top: Number of tokens per memory.
+        frequent: Only tokens with at least this share of all tokens are shown.
     """
     layers = list(counts)
     shown = [layers[round(i * (len(layers) - 1) / 5)] for i in range(6)] if len(layers) > 6 else layers
@@ -100,7 +100,7 @@ def tokens_figure(counts: Mapping[str, Tensor], name: Name, top: int = 8, freque
         total = table.sum(0)
         share = torch.where(total > frequent * total.sum(), table / total.clamp(min=1), 0)
         chosen: list[int] = []
-        for memory, row in enumerate(share):  # each token under the memory that it goes to most
+        for memory, row in enumerate(share):  # each token under its most frequent memory
             own = torch.where(share.argmax(0) == memory, row, 0)
             chosen += [int(t) for t in own.topk(min(top, len(own))).indices if own[t] > 0]
         picture = share[:, chosen].T if chosen else torch.zeros(1, len(table))
@@ -114,11 +114,11 @@ def tokens_figure(counts: Mapping[str, Tensor], name: Name, top: int = 8, freque
 
 
 def routing_figure(weights: Mapping[str, Tensor], labels: list[str]) -> Figure:
-    """The weights of the memories along one sequence, a panel a layer.
+    """Draws the weights of the memories along one sequence, with one panel per layer.
 
     Args:
-        weights: Layer to (T, M).
-        labels: Of the T tokens.
+        weights: Maps a layer to its weights (T, M).
+        labels: Labels of the T tokens.
     """
     figure = new_figure(len(weights), 1, size=(1.5 + 0.11 * len(labels), 0.5 + 0.75 * len(weights)))
     for axes, (layer, table) in zip(figure.axes, weights.items(), strict=True):
@@ -136,8 +136,8 @@ class MemoryLoad(Observer):
     """Logs and draws the loads of the routers.
 
     Args:
-        top: Tokens shown for each memory.
-        tokens: Tokens of the first validation sequence whose routing is drawn.
+        top: Number of tokens shown per memory.
+        tokens: Number of tokens of the first validation sequence whose routing is drawn.
 
     Raises:
         UserError: a setting is not accepted; at the start, the module has no routers.
@@ -156,13 +156,13 @@ class MemoryLoad(Observer):
         """Refuses a module without routers.
 
         Raises:
-            UserError: it has none.
+            UserError: the module has no routers.
         """
         if not isinstance(model, HasRouters) or not model.routers():
             raise UserError(f"memory_load: {type(model).__name__} has no routers")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listens to the routers."""
+        """Adds hooks to the routers."""
         assert isinstance(pl_module, HasRouters)
         for layer, router in pl_module.routers().items():
             self._handles.append(router.register_forward_hook(self._listener(layer)))
@@ -174,7 +174,7 @@ class MemoryLoad(Observer):
         return listen
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
-        """Logs the loads of this batch where the step is logged."""
+        """Logs the loads of this batch if the step is logged."""
         if self._last and getattr(pl_module, "records_step", True):
             loads = {layer: routing.selected.sum((0, 1)) for layer, routing in self._last.items()}
             self._log(pl_module, "train", loads)
@@ -191,7 +191,7 @@ class MemoryLoad(Observer):
             pl_module.log(f"{part}/load_{name}", value.float(), rank_zero_only=True)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Counts from 0."""
+        """Resets the counts."""
         self._loads, self._counts, self._first = {}, {}, None
         self._last.clear()
 
@@ -213,7 +213,7 @@ class MemoryLoad(Observer):
         self._last.clear()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Adds up over processes and logs."""
+        """Sums over processes and logs."""
         if not self._loads:
             return
         for found in (self._loads, self._counts):
@@ -237,14 +237,14 @@ class MemoryLoad(Observer):
             log_figure(trainer, "memory_routing", routing_figure(weights, [name(int(t)) for t in tokens]))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Stops listening."""
+        """Removes the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
 
 def token_name(decode: Callable[[list[int]], str] | None) -> Name:
-    """What a token is called in a figure: its text with blanks made visible, or its number where it is no text."""
+    """Returns a token's label in a figure: its text with visible blanks, or its number if it is not text."""
 
     def name(token: int) -> str:
         text = decode([token]) if decode is not None else str(token)

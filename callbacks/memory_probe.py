@@ -1,11 +1,11 @@
-"""Memory probe: how far back each layer's state lets one read its input, before and during training.
+"""Memory probe: how far back the input can be read from each layer's state, before and during training.
 
 The modes of a layer, frozen, are driven with low-passed noise; R² of a ridge regression from the state to the input d
-samples ago measures what the state keeps (the point of the initialisations of S4D, Gu et al. 2022, arXiv 2206.11893).
-Logged as ``memory/<layer>/delay_<d>`` and drawn as R² against delay, at the start pale and at the end full.
+samples ago measures what the state keeps (the purpose of the initialisations of S4D, Gu et al. 2022, arXiv 2206.11893).
+It is logged as ``memory/<layer>/delay_<d>`` and drawn as R² against the delay, pale at the start and solid at the end.
 
-Works on any module with the method ``memory_curves`` (:class:`framework.protocols.HasMemory`). Changes nothing in the
-model. Cost: about 0.1 s a layer for each probe on one CPU core.
+Works on any module with the method ``memory_curves`` (:class:`framework.protocols.HasMemory`). It does not change the
+model. Cost: about 0.1 s per layer for each probe on one CPU core.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def memory_figure(delays: list[int], before: dict[str, list[float]], after: dict
     """Draws R² against delay for each layer.
 
     Args:
-        delays: In samples.
-        before: Layer to R² at each delay, at the start.
-        after: The same now.
+        delays: Delays in samples.
+        before: Maps a layer to R² at each delay, at the start.
+        after: The current values.
     """
     figure = new_figure()
     axes = figure.axes[0]
@@ -48,9 +48,9 @@ class MemoryProbe(Observer):
     """Logs and draws the linear memory of each layer.
 
     Args:
-        delays: In samples.
-        every_n_epochs: Log after every so many epochs; 0 for the last only.
-        samples: Length of the noise.
+        delays: Delays in samples.
+        every_n_epochs: Number of epochs between two measurements; 0 for the last epoch only.
+        samples: Length of the noise in samples.
 
     Raises:
         UserError: a setting is not accepted; at the start, the module has no state to probe.
@@ -79,7 +79,7 @@ class MemoryProbe(Observer):
             )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Probes the start, or the resume."""
+        """Probes at the start, or at the resume."""
         self._before = self._probe(pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,19 +1,18 @@
-"""Memory table: which rows of a memory layer's table training reads, and with which scores.
+"""Memory table: which rows of a memory layer's table are read in training, and with which scores.
 
-What a large table is for (UltraMemV2, arXiv 2508.18756) is lost where few rows are ever read (collapse). Logged at the
-end of each epoch for each memory layer, under ``memory_table/layer<i>/``, and averaged over layers, under
-``memory_table/``:
+A large table (UltraMemV2, arXiv 2508.18756) is useless if only few rows are read (collapse). Logged at the end of each
+epoch for each memory layer, under ``memory_table/layer<i>/``, and averaged over layers, under ``memory_table/``:
 
 - ``coverage``: share of the slots that were read at least once in the epoch's training;
-- ``kl``: divergence of the reads from even use, Σ q log(q R) in nats; R slots read H times evenly and at random have
+- ``kl``: divergence of the reads from uniform use, Σ q log(q R) in nats; for H uniform random reads of R slots it is
   about (R − 1)/(2 H);
-- ``top1`` and ``mean``: of the scores of what a token reads, the largest and the mean, averaged over tokens.
+- ``top1`` and ``mean``: the largest and the mean score of the rows that a token reads, averaged over tokens.
 
 At the end of training all four are drawn against the epoch, and the reads of the last epoch by rank.
 
 In any loop: :func:`table_use`. Works on any model with layers that have ``slots`` and ``last_read``
-(:class:`framework.protocols.ReadsTable`). Changes nothing in the model; a resumed run counts on. Cost: one addition for
-each row read, and eight bytes a slot, in checkpoints too.
+(:class:`framework.protocols.ReadsTable`). It does not change the model; a resumed run continues the counts. Cost: one
+addition per row read, and eight bytes per slot, also in checkpoints.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ NAMES = ("coverage", "kl", "top1", "mean")
 
 
 def table_use(counts: Tensor) -> tuple[float, float]:
-    """Coverage, and the divergence from even use in nats, of how often each slot was read: counts (R,)."""
+    """Returns the coverage, and the divergence from uniform use in nats, of read counts (R,)."""
     total = counts.sum()
     if total == 0:
         return 0.0, 0.0
@@ -50,8 +49,8 @@ def table_figure(history: Mapping[str, Sequence[Sequence[float]]], counts: Seque
     """Draws the four numbers against the epoch, and reads by rank.
 
     Args:
-        history: Name to one list an epoch, with a value for each layer.
-        counts: Of each layer, reads of each slot.
+        history: Maps a name to one list per epoch, with a value for each layer.
+        counts: For each layer, the reads of each slot.
     """
     figure = new_figure(1, 5, size=(17, 3.2))
     for axes, name in zip(figure.axes, NAMES, strict=False):
@@ -78,7 +77,7 @@ class MemoryTable(Observer):
 
     def __init__(self) -> None:
         self.counts: list[Tensor] = []
-        self.sums: list[Tensor] = []  # of each layer: of the largest score, of the mean score, tokens
+        self.sums: list[Tensor] = []  # per layer: sums of the largest and of the mean score, and tokens
         self.history: dict[str, list[list[float]]] = {name: [] for name in NAMES}
         self._handles: list[RemovableHandle] = []
         self._last: list[Tensor] = []
@@ -87,13 +86,13 @@ class MemoryTable(Observer):
         """Refuses a module without a table.
 
         Raises:
-            UserError: no layer of it reads one.
+            UserError: no layer reads a table.
         """
         if not _layers(model):
             raise UserError(f"memory_table: {type(model).__name__} has no layer that reads a table")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Watches the layers."""
+        """Adds hooks to the layers."""
         layers = _layers(pl_module)
         if len(self.counts) != len(layers):
             self.counts = [torch.zeros(layer.slots, dtype=torch.int64) for layer in layers]
@@ -116,7 +115,7 @@ class MemoryTable(Observer):
         return count
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs the epoch, and starts to count anew."""
+        """Logs the epoch, and resets the counts."""
         found: dict[str, list[float]] = {name: [] for name in NAMES}
         self._last = []
         for counts, sums in zip(self.counts, self.sums, strict=True):
@@ -135,13 +134,13 @@ class MemoryTable(Observer):
             part.zero_()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws, and watches no longer."""
+        """Draws the figure, and removes the hooks."""
         self._stop()
         if self._last:
             log_figure(trainer, "memory_table", table_figure(self.history, self._last))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Watches no longer."""
+        """Removes the hooks."""
         self._stop()
 
     def _stop(self) -> None:
@@ -150,15 +149,15 @@ class MemoryTable(Observer):
         self._handles = []
 
     def state_dict(self) -> dict[str, Any]:
-        """What was counted in this epoch, and the epochs before."""
+        """Returns the counts of this epoch, and the earlier epochs."""
         copies = {name: [part.cpu().clone() for part in getattr(self, name)] for name in ("counts", "sums")}
         return {**copies, "history": {name: [list(epoch) for epoch in self.history[name]] for name in NAMES}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Counts on."""
+        """Restores the counts."""
         self.counts, self.sums, self.history = state_dict["counts"], state_dict["sums"], state_dict["history"]
 
 
 def _layers(model: nn.Module) -> list[Any]:
-    """Layers that read a table, in order."""
+    """Returns the layers that read a table, in order."""
     return [module for module in model.modules() if isinstance(module, ReadsTable)]

@@ -3,16 +3,16 @@
 Paper: Jacot, Gabriel, Hongler, 2018, "Neural Tangent Kernel: Convergence and Generalization in Neural Networks",
 NeurIPS, arXiv 1806.07572.
 
-Of the first batch of training, ``points`` inputs are kept as a probe. Every ``every_n_steps`` and at the end of an
-epoch Θ, summed over outputs, is logged as
+``points`` inputs of the first training batch are stored as a probe. Every ``every_n_steps`` and at the end of an epoch
+these are logged for Θ, summed over outputs:
 
-- ``ntk/drift`` ‖Θ_t − Θ_0‖_F / ‖Θ_0‖_F, near 0 in the kernel regime, and ``ntk/inflation`` ΣΘ_t / ΣΘ_0;
-- ``ntk/lambda1`` … the largest eigenvalues of Θ/N;
-- ``ntk/alignment`` Σ_c y_cᵀ Θ y_c / (‖Θ‖_F ‖y‖²) with the probe's targets (classes one-hot, less their mean).
+- ``ntk/drift``, ‖Θ_t − Θ_0‖_F / ‖Θ_0‖_F, near 0 in the kernel regime, and ``ntk/inflation``, ΣΘ_t / ΣΘ_0;
+- ``ntk/lambda1``, …, the largest eigenvalues of Θ/N;
+- ``ntk/alignment``, Σ_c y_cᵀ Θ y_c / (‖Θ‖_F ‖y‖²) with the probe's targets (one-hot classes minus their mean).
 
-Works on any module whose ``forward`` takes the batch's input, each point by itself; changes nothing in the model, which
-is looked at in ``eval`` mode. Cost: a backward pass for each probe point and output; one parameter's derivatives at a
-time in memory.
+It works with any module whose ``forward`` takes the batch's input and treats points independently; it does not change
+the model, which is in ``eval`` mode while it is measured. Cost: a backward pass for each probe point and output; one
+parameter's derivatives at a time in memory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def drift_figure(points: list[dict[str, float]]) -> Figure:
-    """Drift and inflation, and alignment, over steps."""
+    """Draws drift, inflation and alignment over steps."""
     figure = new_figure(1, 2)
     left, right = figure.axes
     steps = [point["step"] for point in points]
@@ -50,14 +50,13 @@ class NTKMonitor(ProbeObserver):
     """Logs and draws the kernel's drift, largest eigenvalues and alignment.
 
     Args:
-        every_n_steps: Between two looks.
-        points: Of the probe, at most.
-        eigenvalues: How many are logged.
-        chunk: Points that are differentiated together.
+        every_n_steps: Optimiser steps between two measurements.
+        points: Largest number of points of the probe.
+        eigenvalues: Number of logged eigenvalues.
+        chunk: Number of points that are differentiated together.
 
     Raises:
-        UserError: a setting is not accepted; the module has no ``forward``; at the first batch, it is not inputs and
-            targets.
+        UserError: a setting is not accepted; the module has no ``forward``; the first batch is not inputs and targets.
     """
 
     technique = "ntk_monitor"
@@ -71,7 +70,7 @@ class NTKMonitor(ProbeObserver):
         self.start: Tensor | None = None
 
     def look(self, module: pl.LightningModule, x: Tensor, y: Tensor) -> dict[str, float]:
-        """See the module's docstring."""
+        """Measures (see the module's docstring)."""
         kernel = tangent_kernel(module, x, chunk=self.chunk)
         self.start = kernel if self.start is None else self.start
         found = {"drift": drift(kernel, self.start), "inflation": inflation(kernel, self.start)}
@@ -81,5 +80,5 @@ class NTKMonitor(ProbeObserver):
         return {name: float(value) for name, value in found.items()}
 
     def figure(self) -> Figure:
-        """Drift, inflation and alignment."""
+        """Draws drift, inflation and alignment."""
         return drift_figure(self.points)

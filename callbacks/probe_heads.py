@@ -1,19 +1,19 @@
-"""Probe heads: which linear head on a network's features, naive Bayes or logistic regression, at how many labels.
+"""Probe heads: compares naive Bayes and logistic regression on a network's features, by number of labels.
 
 Paper: Zheng, Wu, Bao, Cao, Li, Zhu, 2023, "Revisiting Discriminative vs. Generative Classifiers: Theory and
 Implications", ICML, arXiv 2302.02334.
 
-At the end of a training (or after every so many epochs) the features of a layer are taken of training and validation
-data. For each number m of ``sizes`` m samples are drawn from the former until they hold every class, scaled to [0, 1]
-by themselves, and both heads are fitted and measured on the latter, several times. The error of each is logged as
-``heads/naive_bayes/<m>`` and ``heads/logistic/<m>`` (at the best C), the number of samples from which logistic
-regression is better as ``heads/crossover``; ``heads.npz`` in the run folder has all errors, and there is a figure.
+At the end of a training (or every ``every_n_epochs``) the features of a layer are computed for training and validation
+data. For each number m of ``sizes`` m training samples are drawn, until they contain every class, and scaled to [0, 1]
+by their own range; both heads are fitted to them and tested on the validation data, several times. The error of each is
+logged as ``heads/naive_bayes/<m>`` and ``heads/logistic/<m>`` (at the best C), the number of samples from which
+logistic regression is better as ``heads/crossover``; ``heads.npz`` in the run folder has all errors, and there is a
+figure.
 
-Works on any classifier whose ``forward`` takes the batch's input, on data of this project (``train_set``, ``val_set``);
-changes nothing in the model, which is looked at in ``eval`` mode. Features of data that the network was trained on are
-tighter than those of new data: to know what the features are worth elsewhere, ``draw_from: val`` draws from one half of
-the validation data and measures on the other. Cost: one pass over the data, and milliseconds for each fit; with many
-features and a large C up to seconds.
+It works with any classifier whose ``forward`` takes the batch's input and data with ``train_set`` and ``val_set``; it
+does not change the model, which is in ``eval`` mode meanwhile. Features of training data are less spread than those of
+new data: for features of new data, ``draw_from: val`` draws from one half of the validation data and tests on the
+other. Cost: one pass over the data, and milliseconds for each fit; with many features and a large C up to seconds.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ Part = Literal["train", "val"]
 def features_of(
     model: nn.Module, dataset: Any, layer: str | None = None, limit: int = 10_000, seed: int = 0, batch_size: int = 256
 ) -> tuple[Tensor, Tensor]:
-    """Features (N, n) and classes (N,), on the CPU, of samples of a data set that hands out batches.
+    """Returns features (N, n) and classes (N,), on the CPU, of samples of a data set.
 
     Args:
-        model: In ``eval`` mode.
-        dataset: With ``__getitems__``, or of single samples.
-        layer: Whose output; by default what the last layer with weights gets.
-        limit: Samples at most, drawn at random.
-        seed: Of the draw, and of what the data set draws itself.
-        batch_size: Samples in a pass.
+        model: The model, in ``eval`` mode.
+        dataset: A data set with ``__getitems__``, or of single samples.
+        layer: Layer whose output is used; by default the input of the last layer with weights.
+        limit: Largest number of samples, drawn at random.
+        seed: Seed of the draw, and of random numbers in the data set.
+        batch_size: Number of samples in a pass.
 
     Raises:
         UserError: a batch is not inputs and classes, or there is no such layer.
@@ -79,19 +79,19 @@ class ProbeHeads(Observer):
     """Logs and draws the learning curves of both heads on the features of a layer.
 
     Args:
-        sizes: Numbers of samples m; those beyond what there is are left out.
-        repeats: Draws for each.
+        sizes: Numbers of samples m; those above the number of available samples are ignored.
+        repeats: Number of draws for each.
         c: Values of C of logistic regression.
-        layer: Layer whose output the features are; by default what the last layer with weights gets.
-        draw_from: ``train`` or ``val``, where the samples of the heads come from.
+        layer: Layer whose output is used as features; by default the input of the last layer with weights.
+        draw_from: ``train`` or ``val``: the data from which the heads' samples are drawn.
         scale: Whether features are scaled by each draw's range.
-        every_n_epochs: Look after every so many epochs; 0 for the end only.
-        limit: Samples of each part at most.
-        seed: Of the draws.
+        every_n_epochs: Number of epochs between two measurements; 0 for the end only.
+        limit: Largest number of samples of each part.
+        seed: Seed of the draws.
 
     Raises:
         UserError: a setting is not accepted; at the start, the module has no ``forward`` or the data no training and
-            validation sets; at the first look, a batch is not inputs and classes.
+            validation sets; at the first measurement, a batch is not inputs and classes.
     """
 
     technique = "probe_heads"
@@ -142,7 +142,7 @@ class ProbeHeads(Observer):
                 raise UserError(f"{self.name}: {type(data).__name__} has no {part} that samples can be drawn from")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Looks, and logs."""
+        """Measures and logs."""
         epoch = trainer.current_epoch + 1
         last = epoch == trainer.max_epochs or trainer.should_stop
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -153,7 +153,7 @@ class ProbeHeads(Observer):
                 pl_module.log(f"heads/{name}", value, rank_zero_only=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes and draws the last look."""
+        """Writes and draws the last measurement."""
         if self.curve is None or not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir)

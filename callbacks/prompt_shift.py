@@ -1,18 +1,19 @@
-"""Prompt shift: how a model that answers regression prompts does on prompts that training did not show.
+"""Prompt shift: the error of a model that answers regression prompts on prompts that differ from training.
 
 Paper: Zhang, Frei, Bartlett, 2024, arXiv 2306.09927 (Section 4.3: task, query and covariate shifts); Garg, Tsipras,
 Liang, Valiant, 2022, arXiv 2208.01066.
 
 When training ends, the error at the query is measured over ``prompts`` drawn prompts under each of four shifts, one at
 a time: all covariates times c (``scale``; labels are those of the new covariates), the query alone times c
-(``query``), the tasks times c (``task``), and label noise of a variance added (``noise``). Beside it stands least
-squares on the same prompts. Errors are over the mean square of the noiseless label, so that a model that answers 0 has
-1. Written: ``prompt_shift.json``, and a figure; the numbers are logged too, as ``prompt_shift/<shift>/<value>``.
+(``query``), the tasks times c (``task``), and label noise of a variance added (``noise``). It is compared with least
+squares on the same prompts. Errors are divided by the mean square of the noiseless label, so that a model that answers
+0 has an error of 1. It writes ``prompt_shift.json`` and a figure; the numbers are also logged, as
+``prompt_shift/<shift>/<value>``.
 
-Works on any module that answers prompts (:class:`framework.protocols.AnswersPrompts`) with a datamodule that
-hands them out (:class:`framework.protocols.HandsOutPrompts`). Changes nothing in the model. A linear
-attention layer keeps its error under another task scale and (for long prompts) another query; of covariates times c
-its answer goes with c³ where it should go with c. Cost: a forward pass over ``prompts`` prompts for each value.
+It works with any module that answers prompts (:class:`framework.protocols.AnswersPrompts`) and a datamodule that draws
+them (:class:`framework.protocols.HandsOutPrompts`), and does not change the model. The error of a linear attention
+layer does not depend on the task scale and (for long prompts) on the query's; for covariates times c its answer grows
+as c³ instead of c. Cost: a forward pass over ``prompts`` prompts for each value.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ LABELS = {"scale": "covariates times", "query": "query times", "task": "task tim
 
 
 def shifted(law: PromptLaw, kind: str, value: float) -> PromptLaw:
-    """A law with one shift.
+    """Returns a law with one shift.
 
     Args:
-        law: Of training.
+        law: The training prompts' law.
         kind: ``scale``, ``query``, ``task`` or ``noise``.
-        value: The factor, or the variance that is added.
+        value: The factor, or the added variance.
     """
     if kind == "scale":
         return law.with_changes(scale=law.scale * value)
@@ -61,13 +62,13 @@ def shifted(law: PromptLaw, kind: str, value: float) -> PromptLaw:
 
 @torch.no_grad()
 def relative_errors(model: Any, prompts: dict[str, Tensor], noiseless: Tensor, chunk: int) -> dict[str, float]:
-    """Errors at the query over the mean square of the noiseless labels: the ``model``'s, and of ``least_squares``.
+    """Returns the errors at the query of ``model`` and of ``least_squares``, over the mean square of noiseless labels.
 
     Args:
-        model: With ``answer``; its members' errors are averaged.
+        model: A model with ``answer``; its members' errors are averaged.
         prompts: ``x`` (B, N + 1, d) and ``y`` (B, N + 1, T), the query last.
-        noiseless: (B, T), labels of the queries.
-        chunk: Prompts at a time.
+        noiseless: (B, T), noiseless labels of the queries.
+        chunk: Number of prompts processed at a time.
     """
     total = least = 0.0
     for x, y, target in zip(*(v.split(chunk) for v in (prompts["x"], prompts["y"], noiseless)), strict=True):
@@ -79,13 +80,13 @@ def relative_errors(model: Any, prompts: dict[str, Tensor], noiseless: Tensor, c
 
 
 def shift_figure(found: dict[str, dict[float, dict[str, float]]]) -> Figure:
-    """Relative errors over the size of each shift."""
+    """Draws the relative errors over the size of each shift."""
     figure = new_figure(1, len(found), size=(3.2 * len(found), 3.0))
     for axes, (kind, by_value) in zip(figure.axes, found.items(), strict=True):
         values = sorted(by_value)
         for name, style in (("model", "o-"), ("least_squares", "--")):
             errors = [by_value[value][name] for value in values]
-            shown = [error if error > 1e-9 else float("nan") for error in errors]  # an exact one has no place here
+            shown = [error if error > 1e-9 else float("nan") for error in errors]  # an error of 0 cannot be drawn
             axes.plot(values, shown, style, markersize=4, linewidth=1, label=name.replace("_", " "))
         axes.set(xlabel=LABELS[kind], yscale="log")
     figure.axes[0].set_ylabel("error / label's mean square")
@@ -98,15 +99,16 @@ class PromptShift(Observer):
 
     Args:
         scale: Factors of all covariates.
-        query: Factors of the query; left out for covariates that are real rows.
+        query: Factors of the query; not used for covariates that are real rows.
         task: Factors of the tasks.
-        noise: Variances that are added to the examples' labels.
-        prompts: For each value.
-        length: Examples in a prompt; by default as in training.
-        chunk: Prompts at a time.
+        noise: Variances of noise that is added to the examples' labels.
+        prompts: Number of prompts for each value.
+        length: Number of examples in a prompt; by default as in training.
+        chunk: Number of prompts processed at a time.
 
     Raises:
-        UserError: a setting is not accepted; at the start, the module answers no prompts, or the data hand out none.
+        UserError: a setting is not accepted; at the start, the module does not answer prompts, or the datamodule does
+            not draw them.
     """
 
     def __init__(
@@ -126,7 +128,7 @@ class PromptShift(Observer):
         at_least(0, noise=self.noise)
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a module that answers no prompts, and data that are none.
+        """Refuses a module that does not answer prompts.
 
         Raises:
             UserError: it has no ``answer``.
@@ -138,7 +140,7 @@ class PromptShift(Observer):
         """Measures, writes, logs and draws.
 
         Raises:
-            UserError: the datamodule hands out no prompts.
+            UserError: the datamodule does not draw prompts.
         """
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return

@@ -1,11 +1,12 @@
-"""Rate transfer: how well a model keeps working when its input is sampled more coarsely, without retraining.
+"""Rate transfer: the scores of a model, without retraining, when its input is sampled more coarsely.
 
-A continuous-time sequence model (S4D, Gu et al. 2022, arXiv 2206.11893) meets a new sampling rate by scaling its step
-size Δ. On every validation or test batch the module also sees each r-th sample with Δ times r; the scores are logged as
-``test/rate_<r>/accuracy`` and the like, next to those at the full rate.
+A continuous-time sequence model (S4D, Gu et al. 2022, arXiv 2206.11893) adapts to a new sampling rate by scaling its
+step size Δ. Every validation or test batch is also evaluated on each r-th sample with Δ times r; the scores are logged
+as ``test/rate_<r>/accuracy`` and so on, in addition to those at the full rate.
 
-Works on any module with the method ``metrics_at_rate`` (:class:`framework.protocols.RateTransferable`). Changes nothing
-in the model. Cost: 1/r of an evaluation for each rate. Dropping samples aliases what the coarser rate cannot carry.
+Works on any module with the method ``metrics_at_rate`` (:class:`framework.protocols.RateTransferable`). It does not
+change the model. Cost: 1/r of an evaluation for each rate. Dropping samples causes aliasing of frequencies above the
+new Nyquist frequency.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ Stage = Literal["val", "test"]
 
 
 class RateTransfer(Observer):
-    """Evaluates on coarser inputs beside the full ones.
+    """Evaluates also on coarser inputs.
 
     Args:
-        rates: Factors r by which the input is thinned and Δ is multiplied, each 2 or more.
-        stages: Where: ``test``, ``val`` or both.
+        rates: Factors r: every r-th sample is used and Δ is multiplied by r; each 2 or more.
+        stages: ``test``, ``val`` or both.
 
     Raises:
         UserError: a setting is not accepted; at the start, the module cannot change its rate.

@@ -1,20 +1,20 @@
-"""Rebalance factors: one step that gives a factor of a product equal singular values, and leaves the product as it is.
+"""Rebalance factors: one step that gives a factor of a product equal singular values and keeps the product.
 
 Paper: Xiong, Ding, Du, 2024, "How Over-Parameterization Slows Down Gradient Descent in Matrix Sensing: The Curses of
 Symmetry and Initialization", ICLR, arXiv 2310.01769, Section 5.
 
-Gradient descent on F Gᵀ with more columns than the matrix has rank converges at a rate that the scale of the start
-sets, α². Once F Gᵀ is near the matrix, with the thin SVD F = Q S Bᵀ,
+Gradient descent on F Gᵀ with more columns than the matrix has rank converges at a rate of α², the scale of the
+initialisation. When F Gᵀ is near the matrix, with the thin SVD F = Q S Bᵀ,
 
     F ← F B S⁻¹ β = β Q,   G ← G B S / β
 
-leaves F Gᵀ as it is (the paper changes one step of gradient descent; this form, which keeps the product, was derived
-for it) and from then on the rate is that of β², whatever α was. β is by default the root of the r-th singular value of
-F Gᵀ, so that F and G are alike on the matrix's own directions. The optimiser starts afresh.
+keeps F Gᵀ (the paper changes one step of gradient descent; this form, which keeps the product, was derived for it), and
+afterwards the rate is that of β², whatever α was. By default β is the square root of the r-th singular value of F Gᵀ,
+so that F and G are balanced in the matrix's own directions. The optimiser is reset.
 
-Composes with whatever leaves the factors' shapes alone. Limits: it must come when F Gᵀ is near the matrix; with
-``epoch: null`` it is made at the first epoch at which the training loss has fallen to ``loss`` of that of a zero
-product and the spectrum of each member's F Gᵀ has a gap of ``gap`` after the r-th singular value.
+It works with techniques that do not change the factors' shapes. Limits: F Gᵀ must be near the matrix; with ``epoch:
+null`` it is done at the first epoch at which the training loss is at most ``loss`` times that of a zero product and the
+spectrum of each member's F Gᵀ has a gap of ``gap`` after the r-th singular value.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class RebalanceFactors(Transform):
     """Rebalances the factors of a module that has them (:class:`framework.protocols.HasFactors`), once.
 
     Args:
-        epoch: Before which epoch; ``null`` for the first that is near enough.
-        rank: r, of the matrix; by default what the module takes it to be.
-        beta: β; by default the root of the r-th singular value of F Gᵀ, for each member its own.
-        loss: For ``epoch: null``: training loss, over that of a zero product, from which it is near enough.
-        gap: For ``epoch: null``: least ratio of the r-th to the next singular value of F Gᵀ.
+        epoch: Epoch before which it is done; ``null`` for the first with a small enough error.
+        rank: Rank r of the matrix; by default the module's own.
+        beta: β; by default the square root of the r-th singular value of F Gᵀ, for each member.
+        loss: For ``epoch: null``: largest training loss, relative to that of a zero product.
+        gap: For ``epoch: null``: smallest ratio of the r-th to the next singular value of F Gᵀ.
 
     Raises:
         UserError: a setting is not accepted; at the start, the module has no factors, or the epoch is never reached.
@@ -67,7 +67,7 @@ class RebalanceFactors(Transform):
         """Refuses a module without factors, and an epoch that is never reached.
 
         Raises:
-            UserError: there are none, or the training ends before.
+            UserError: there are no factors, or the training ends before.
         """
         if not isinstance(model, HasFactors) or model.factors() is None:
             raise UserError(f"{self.name}: {type(model).__name__} has no two factors F, G of a product")
@@ -77,7 +77,7 @@ class RebalanceFactors(Transform):
             raise UserError(f"{self.name}.epoch: {self.epoch} is not reached, trainer.max_epochs is {last}")
 
     def due(self, context: Context) -> bool:
-        """Before its epoch, or the first that is near enough; once."""
+        """Returns true once, before its epoch or the first with a small enough error."""
         if context.at != "epoch" or any(plan.name == self.name for plan in context.plans):
             return False
         if self.epoch is not None:
@@ -86,10 +86,10 @@ class RebalanceFactors(Transform):
         return context.epoch > 0 and model.relative_loss() < self.loss and self._gap(model) > self.gap
 
     def _spectrum(self, model: HasFactors) -> tuple[Tensor, int]:
-        """Singular values (…, min(n1, n2)) of F Gᵀ, and r.
+        """Returns the singular values (…, min(n1, n2)) of F Gᵀ, and r.
 
         Raises:
-            UserError: r is more than the factors are wide.
+            UserError: r is larger than the factors' width.
         """
         f, g = self._factors(model)
         rank = model.rank if self.rank is None else self.rank
@@ -102,20 +102,20 @@ class RebalanceFactors(Transform):
         return factors
 
     def _gap(self, model: HasFactors) -> float:
-        """Least ratio of the r-th to the next singular value; infinite where there is no next one."""
+        """Returns the smallest ratio of the r-th to the next singular value; infinite if there is no next one."""
         values, rank = self._spectrum(model)
         if rank == self._factors(model)[0].shape[-1]:
             return float("inf")
         return float((values[..., rank - 1] / values[..., rank]).min())
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """β of each member."""
+        """Returns β of each member."""
         values, rank = self._spectrum(cast(HasFactors, model))
         beta = values[..., rank - 1].sqrt()
         return {"beta": (torch.full_like(beta, self.beta) if self.beta is not None else beta).tolist()}
 
     def initialise(self, model: nn.Module, decision: Mapping[str, Any], context: Context) -> None:
-        """Rebalances."""
+        """Rebalances the factors."""
         f, g = self._factors(cast(HasFactors, model))
         with torch.no_grad():
             first, second = rebalance(f, g, torch.tensor(decision["beta"], dtype=f.dtype, device=f.device))

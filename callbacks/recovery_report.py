@@ -1,14 +1,15 @@
-"""Recovery report: what a model lost when layers were replaced, and how much of it training has brought back.
+"""Recovery report: how much replacing layers increased a model's loss, and how much of it training has recovered.
 
-When layers stand in for others (:class:`framework.protocols.Replacement`, as after ``liger``, arXiv 2503.01496), three
-losses on the validation data tell what happened: that of the model before (*base*), that right after, before any
-training (*zero-shot*), and that of now. At each epoch's end ``val/recovery`` = (zero-shot − now) / (zero-shot − base)
-is logged, with ``val/base_loss`` and ``val/zero_shot_loss``; and ``recovery/<layer>``, the mean squared difference of a
-layer's output from what the replaced one would compute from the same input with the weights of now, over the latter's
+When layers replace others (:class:`framework.protocols.Replacement`, as after ``liger``, arXiv 2503.01496), three
+losses on the validation data are compared: that of the model before (*base*), that right after, before any training
+(*zero-shot*), and the current one. At each epoch's end ``val/recovery`` = (zero-shot − now) / (zero-shot − base) is
+logged, with ``val/base_loss`` and ``val/zero_shot_loss``; and ``recovery/<layer>``, the mean squared difference between
+a layer's output and that of the replaced layer for the same input with the current weights, divided by the latter's
 mean square, on the first validation batch. At the end ``recovery.json`` and a figure are written to the run folder.
 
-Works on language models whose batches are mappings with ``input_ids`` and perhaps ``targets`` or ``labels``. Changes
-nothing in the model. Cost: two passes over the validation data where the layers are replaced, and one batch an epoch.
+It works with language models whose batches are mappings with ``input_ids`` and optionally ``targets`` or ``labels``,
+and does not change the model. Cost: two passes over the validation data when the layers are replaced, and one batch per
+epoch.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ if TYPE_CHECKING:
 
 
 def replaced(model: nn.Module) -> dict[str, Any]:
-    """The layers that stand in for others, by name."""
+    """Returns the layers that replace others, by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, Replacement)}
 
 
 @contextlib.contextmanager
 def as_before(model: nn.Module) -> Iterator[None]:
-    """Within it these layers compute what the replaced ones did."""
+    """A context manager in which these layers compute the output of the replaced ones."""
     layers = replaced(model).values()
     for layer in layers:
         layer.as_original = True
@@ -54,11 +55,11 @@ def as_before(model: nn.Module) -> Iterator[None]:
 
 
 def losses(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The summed −ln p of a batch's next tokens, and how many there are.
+    """Returns the summed −ln p of a batch's next tokens, and their number.
 
     Args:
         model: Maps ``input_ids`` and an ``attention_mask`` to logits ``(B, T, vocabulary)``.
-        batch: With ``targets`` that positions predict; or ``labels``, by default ``input_ids``, of the next position.
+        batch: A batch with ``targets`` of each position; or ``labels``, by default ``input_ids``, of the next position.
     """
     logits = model(batch["input_ids"], batch.get("attention_mask")).float()
     targets = batch.get("targets")
@@ -69,7 +70,7 @@ def losses(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def output_errors(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, float]:
-    """How far each layer's output is from the replaced one's, from the same input: mean square over mean square."""
+    """Returns each layer's relative squared error to the replaced layer's output for the same input."""
     found: dict[str, float] = {}
     handles = []
     for name, layer in replaced(model).items():
@@ -105,7 +106,7 @@ def recovery_figure(
         base: Loss before the replacement.
         zero_shot: Loss right after it.
         curve: Steps and losses after it.
-        errors: Layer to its error right after the replacement, and now.
+        errors: Maps a layer to its error right after the replacement, and the current one.
     """
     figure = new_figure(columns=2, size=(10.0, 3.6))
     left, right = figure.axes
@@ -129,7 +130,7 @@ class RecoveryReport(Observer):
     """Measures the loss before and after layers are replaced, and how much of the gap training closes.
 
     Args:
-        eval_batches: Validation batches for base and zero-shot at most; as many as a validation has by default.
+        eval_batches: Largest number of validation batches for base and zero-shot; by default those of a validation.
 
     Raises:
         UserError: a setting is not accepted; when it measures, there is no validation data.
@@ -145,7 +146,7 @@ class RecoveryReport(Observer):
         """Refuses a run in which no layer is ever replaced.
 
         Raises:
-            UserError: no technique changes the structure, and no layer stands in for another.
+            UserError: no technique changes the structure, and no layer replaces another.
         """
         from framework.editing import Edit
 
@@ -154,20 +155,20 @@ class RecoveryReport(Observer):
             raise UserError("recovery_report: no technique of this run replaces a layer; add one such as liger")
 
     def state_dict(self) -> dict[str, Any]:
-        """What was measured, which cannot be measured again later."""
+        """Returns the measurements, which cannot be repeated later."""
         return {"start": self._start, "curve": [list(row) for row in self._curve]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes it."""
+        """Restores them."""
         self._start = state_dict["start"]
         self._curve = [(int(step), float(loss)) for step, loss in state_dict["curve"]]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measures, where the layers were replaced before training."""
+        """Measures, if the layers were replaced before training."""
         self._measure(trainer, pl_module)
 
     def on_model_edit(self, trainer: pl.Trainer, pl_module: pl.LightningModule, plan: Plan) -> None:
-        """Measures, where they were replaced now."""
+        """Measures, if they were replaced by this edit."""
         self._measure(trainer, pl_module)
 
     def _measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -216,13 +217,13 @@ class RecoveryReport(Observer):
         }
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Notes the loss."""
+        """Stores the loss."""
         loss = trainer.callback_metrics.get("val/loss")
         if self._start and loss is not None and not trainer.sanity_checking:
             self._curve.append((trainer.global_step, float(loss)))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs the share of the gap that is closed, and the layers' errors."""
+        """Logs the recovered share of the gap, and the layers' errors."""
         if not self._start:
             return
         for name, value in {

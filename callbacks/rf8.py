@@ -1,17 +1,17 @@
-"""RF8: evaluates with weights of 8 bits, and logs how far they are from the real ones.
+"""RF8: evaluates with weights rounded to 8 bits, and logs the rounding error.
 
 Paper: It Takes a Good Model to Train a Good Model: Generalized Gaussian Priors for Optimized LLMs (Wu et al. 2025,
 arXiv 2506.00486, versions 1 to 3).
 
 While validating, testing or predicting, each weight w is q = a + b: a the power of two nearest to w in the logarithm, b
 the one nearest to w − a if it is at least a sixteenth of a (see :mod:`framework.functional.compression.rf8`). Training
-goes on with the weights themselves, which come back exactly, whether the evaluation ends well or not.
+continues with the original weights, which are restored exactly, also if the evaluation fails.
 
 Logs ``rf8/sqnr``, the ratio of signal to rounding noise in dB: 28.0 for a generalised Gaussian of any shape. The
 largest relative error of a weight is 10.8 %.
 
-Which weights: matrices and larger tensors; norms and biases stay, as in an export (``python -m framework export``).
-Under EMA the averaged weights are rounded. Checkpoints hold the real weights.
+Chosen weights: matrices and larger tensors; norms and biases are not rounded, as in an export (``python -m framework
+export``). With EMA the averaged weights are rounded. Checkpoints have the original weights.
 
 Cost: a copy of the weights, and about five times the time of making it, for each evaluation. Limits: one device or
 ``ddp``.
@@ -37,13 +37,13 @@ def rf8_(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rounds tensors to RF8 in place.
 
     Args:
-        tensors: By name; the names are for messages.
+        tensors: Tensors by name; the names are for messages.
 
     Returns:
-        Copies of what they were.
+        Copies of the original values.
 
     Raises:
-        UserError: a tensor holds NaN or infinity; it is named, and none is changed.
+        UserError: a tensor holds NaN or infinity; the message names it, and no tensor is changed.
     """
     rounded = {name: round_to_rf8(tensor, name) for name, tensor in tensors.items()}
     before = {name: tensor.clone() for name, tensor in tensors.items()}
@@ -61,15 +61,15 @@ def put_back(tensors: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Non
 
 @contextlib.contextmanager
 def in_rf8(model: nn.Module, include: list[str] | None = None, exclude: list[str] | None = None) -> Iterator[float]:
-    """Within it the model's weights are those of RF8; yields the SQNR in dB.
+    """A context manager in which the model's weights are rounded to RF8; yields the SQNR in dB.
 
     Args:
-        model: Rounded in place, and put back.
+        model: The model; rounded in place, and restored.
         include: Patterns of parameter names; all matrices and larger tensors for ``None``.
         exclude: Patterns of parameter names to leave out.
 
     Raises:
-        UserError: there is none, or a pattern names nothing.
+        UserError: there is no such tensor, or a pattern matches nothing.
     """
     tensors = matrices(model, include, exclude, "rf8.include")
     before = rf8_(tensors)
@@ -83,13 +83,13 @@ class RF8(Writer):
     """Evaluates with weights rounded to RF8.
 
     Args:
-        include: Patterns of parameter names (``*`` and ``?`` as in a shell); all of two and more dimensions for
-            ``None``.
+        include: Patterns of parameter names (``*`` and ``?`` as in a shell); ``None`` for all with at least two
+            dimensions.
         exclude: Patterns of parameter names to leave out.
 
     Raises:
-        UserError: nothing is found, or a pattern names nothing; a tensor holds NaN or infinity (in an evaluation); the
-            strategy shards the weights.
+        UserError: nothing is found, or a pattern matches nothing; a tensor holds NaN or infinity (in an evaluation);
+            the strategy shards the weights.
     """
 
     technique = "rf8"
@@ -101,7 +101,7 @@ class RF8(Writer):
         self._sqnr = 0.0
 
     def _round(self, module: nn.Module) -> None:
-        """Before the first batch: whatever else changes the weights for an evaluation has done so."""
+        """Rounds before the first batch, when other techniques have changed the weights for the evaluation."""
         if self._held is None:
             tensors = matrices(module, self.include, self.exclude, "rf8.include")
             self._held = (tensors, rf8_(tensors))
@@ -113,20 +113,20 @@ class RF8(Writer):
             put_back(tensors, before)
 
     def _restore_after_last(self, batches: Sequence[float], batch_idx: int, dataloader_idx: int) -> None:
-        """After the last batch of the last loader; where there is no telling, when the epoch ends."""
+        """Restores after the last batch of the last loader, or at the epoch's end if that is not known."""
         if dataloader_idx == len(batches) - 1 and batch_idx + 1 == batches[-1]:
             self._restore()
 
     def on_validation_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        """Rounds."""
+        """Rounds the weights."""
         self._round(pl_module)
 
     def on_test_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        """Rounds."""
+        """Rounds the weights."""
         self._round(pl_module)
 
     def on_predict_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        """Rounds."""
+        """Rounds the weights."""
         self._round(pl_module)
 
     def on_validation_batch_end(
@@ -138,7 +138,7 @@ class RF8(Writer):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Puts the weights back after the last one."""
+        """Restores the weights after the last batch."""
         batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
         self._restore_after_last(batches, batch_idx, dataloader_idx)
 
@@ -151,27 +151,27 @@ class RF8(Writer):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Puts the weights back after the last one."""
+        """Restores the weights after the last batch."""
         self._restore_after_last(trainer.num_test_batches, batch_idx, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Puts the weights back; logs."""
+        """Restores the weights and logs."""
         self._restore()
         pl_module.log("rf8/sqnr", self._sqnr, rank_zero_only=True)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Puts the weights back; logs."""
+        """Restores the weights and logs."""
         self._restore()
         pl_module.log("rf8/sqnr", self._sqnr, rank_zero_only=True)
 
     def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Puts the weights back."""
+        """Restores the weights."""
         self._restore()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Puts the weights back where an evaluation is cut short."""
+        """Restores the weights if an evaluation fails."""
         self._restore()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Puts the weights back."""
+        """Restores the weights."""
         self._restore()

@@ -1,25 +1,26 @@
-"""Structured init: chosen weight matrices get a structure (rank, signs, motifs, cell types), at the norm they had.
+"""Structured init: gives chosen weight matrices a structure (rank, signs, motifs, cell types) and keeps their norm.
 
 Paper: Liu, Baratin, Cornford, Mihalas, Shea-Brown, Lajoie, 2024, "How Connectivity Structure Shapes Rich and Lazy
 Learning in Neural Circuits", ICLR, arXiv 2310.08513.
 
-Each chosen matrix W (m, n) is replaced by one of a ``kind`` with the same Frobenius norm, so that a comparison is of
-the structure alone:
+Each chosen matrix W (m, n) is replaced by one of a ``kind`` with the same Frobenius norm, so that only the structure is
+compared:
 
-- ``svd_lowrank``: its best approximation of ``rank``; full rank leaves it as it is;
+- ``svd_lowrank``: its best approximation of ``rank``; at full rank it is not changed;
 - ``dale``: columns of one sign, a share ``excitatory`` of them positive, ``balanced`` or not;
 - ``chain``: chain motifs more frequent than by chance, ``chain`` and ``correlation``;
 - ``blocks``: ``means`` (and ``probabilities``) for each pair of cell types, ``fractions`` of the units, ``noise``;
 - ``from_file``: ``path``, an ``.npy`` or ``.csv`` of m x n numbers.
 
-See :mod:`framework.functional.structured_weights` for the formulas. Which: parameters named by ``include``; by default
-all square ones. Each gate of a recurrent layer of torch is a matrix of its own, a convolution is (out, in · taps), a
-tensor of three dimensions of another layer is a stack of matrices.
+See :mod:`framework.functional.structured_weights` for the formulas. Chosen are the parameters that match ``include``;
+by default all square ones. Each gate of a recurrent layer of torch is a separate matrix, a convolution is (out, in ·
+taps), a three-dimensional tensor of another layer is a stack of matrices.
 
 Expected (``reproduce rich_lazy_rnn``): recurrent weights of low rank, or with Dale's law, make networks learn richly:
-the tangent kernel turns further than from the Gaussian start. The same norm at a lower rank means a larger top singular
-value; over long sequences rank 1 can explode. Cost: one SVD a matrix. Composes with what comes after fresh weights (it
-acts on those of ``gg_init``); a later ``warm_start`` perturbs by the layers' own initialisation.
+the tangent kernel changes more than from the Gaussian initialisation. The same norm at a lower rank means a larger top
+singular value; over long sequences rank 1 can explode. Cost: one SVD per matrix. It works with techniques that follow
+an initialisation (it changes the weights of ``gg_init``); a later ``warm_start`` perturbs with the layers' own
+initialisation.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
 def matrices_of(owner: nn.Module, name: str, weight: Tensor) -> Tensor:
-    """A parameter as a stack of matrices, (S, m, n); a view.
+    """Returns a view of a parameter as a stack of matrices, (S, m, n).
 
     Args:
         owner: The layer.
@@ -62,7 +63,7 @@ def matrices_of(owner: nn.Module, name: str, weight: Tensor) -> Tensor:
 
 
 def choose_matrices(model: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()) -> list[str]:
-    """Names of the parameters to rewrite: those of two dimensions and more that a pattern names, or all square ones.
+    """Returns the names of the parameters to rewrite: those that match a pattern, or all square ones.
 
     Args:
         model: Any module.
@@ -70,7 +71,7 @@ def choose_matrices(model: nn.Module, include: Sequence[str] | None = None, excl
         exclude: Patterns of parameter names to leave out.
 
     Raises:
-        UserError: nothing is found, or a pattern names nothing; the nearest names are listed.
+        UserError: nothing is found, or a pattern matches nothing; the message lists the nearest names.
     """
     known = {
         name: weight
@@ -92,7 +93,7 @@ def choose_matrices(model: nn.Module, include: Sequence[str] | None = None, excl
 
 
 def _own_weight(owner: nn.Module, name: str) -> bool:
-    """Whether a parameter is a weight: of a layer that computes its weight, only the parts that it is made of."""
+    """Returns whether a parameter is a weight, or a part from which a layer computes its weight."""
     return not isinstance(owner, HasWeightParts) or name in [part.name for part in owner.weight_parts()]
 
 
@@ -103,13 +104,13 @@ def _stack(model: nn.Module, name: str) -> Tensor:
 
 @torch.no_grad()
 def rewrite_(model: nn.Module, names: Sequence[str], structure: Structure, seed: int) -> None:
-    """Rewrites parameters in place; values depend on the seed and on a matrix's place among them.
+    """Rewrites parameters in place; values depend on the seed and on a matrix's index among them.
 
     Args:
-        model: Changed in place.
-        names: Of parameters, in the order in which they are drawn.
-        structure: What the matrices get; their norms stay.
-        seed: Of the draw.
+        model: The model; changed in place.
+        names: Names of the parameters, in the order in which they are drawn.
+        structure: The structure of the matrices; their norms are kept.
+        seed: Seed of the draw.
 
     Raises:
         UserError: the structure does not fit a matrix; the message names it.
@@ -139,13 +140,13 @@ def structured_init_(
         structure: A kind and its settings.
         include: Patterns of parameter names; all square matrices for ``None``.
         exclude: Patterns of parameter names to leave out.
-        seed: Of the draws; from torch's global generator for ``None``.
+        seed: Seed of the draws; ``None`` for one from torch's global generator.
 
     Returns:
         The names of the parameters.
 
     Raises:
-        UserError: nothing is found, a pattern names nothing, or the structure does not fit a matrix.
+        UserError: nothing is found, a pattern matches nothing, or the structure does not fit a matrix.
     """
     names = choose_matrices(model, include, exclude)
     rewrite_(model, names, structure, int(torch.randint(2**31, ())) if seed is None else seed)
@@ -153,27 +154,27 @@ def structured_init_(
 
 
 class StructuredInit(Edit):
-    """Gives chosen weight matrices a structure before training, at the norm they had.
+    """Gives chosen weight matrices a structure before training, and keeps their norm.
 
     Args:
         kind: ``svd_lowrank``, ``dale``, ``chain``, ``blocks`` or ``from_file``.
-        rank: Of ``svd_lowrank``.
-        excitatory: Of ``dale``: share of positive columns.
-        balanced: Of ``dale``: whether rows have mean 0.
-        chain: Of ``chain``: p, from 0 to ½.
-        correlation: Of ``chain``: of a unit's in- and out-strength.
-        means: Of ``blocks``: types x types.
-        probabilities: Of ``blocks``: types x types; all entries are kept by default.
-        fractions: Of ``blocks``: each type's share of the units; equal by default.
-        noise: Of ``blocks``: standard deviation around the means.
-        path: Of ``from_file``: ``.npy`` or ``.csv``.
+        rank: For ``svd_lowrank``: the rank.
+        excitatory: For ``dale``: share of positive columns.
+        balanced: For ``dale``: whether rows have mean 0.
+        chain: For ``chain``: p, from 0 to ½.
+        correlation: For ``chain``: correlation of a unit's in- and out-strength.
+        means: For ``blocks``: types x types.
+        probabilities: For ``blocks``: types x types; all entries are kept by default.
+        fractions: For ``blocks``: each type's share of the units; equal by default.
+        noise: For ``blocks``: standard deviation around the means.
+        path: For ``from_file``: ``.npy`` or ``.csv``.
         include: Patterns of parameter names (``*`` and ``?`` as in a shell); all square matrices by default.
         exclude: Patterns of parameter names to leave out.
-        seed: Of the draws; follows from the run's seed for ``None``.
+        seed: Seed of the draws; ``None`` for one derived from the run's seed.
 
     Raises:
-        UserError: a setting is not accepted (at once); nothing is found, a pattern names nothing, or the structure does
-            not fit (at the start).
+        UserError: a setting is not accepted (in the constructor); nothing is found, a pattern matches nothing, or the
+            structure does not fit (at the start).
     """
 
     technique = "structured_init"
@@ -206,17 +207,17 @@ class StructuredInit(Edit):
         )
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """Names the parameters, the structure and the seed."""
+        """Returns the parameters, the structure and the seed."""
         names = choose_matrices(model, self.include, self.exclude or ())
         seed = context.seed if self.seed is None else self.seed
         return {"weights": names, "structure": asdict(self.structure), "seed": seed}
 
     def initialise(self, model: nn.Module, decision: Mapping[str, Any], context: Context) -> None:
-        """Writes."""
+        """Writes the matrices."""
         rewrite_(model, decision["weights"], Structure(**decision["structure"]), decision["seed"])
 
     def report(self, model: nn.Module, plan: Plan, context: Context) -> None:
-        """Says in one line what was rewritten."""
+        """Prints a line on what was rewritten."""
         names = plan.decision["weights"]
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         rank_zero_info(f"structured_init: {self.kind}, at the norm they had: {shown}")

@@ -1,17 +1,18 @@
-"""Temperature scaling: one number that makes a classifier's probabilities say how often it is right.
+"""Temperature scaling: fits one temperature that calibrates a classifier's probabilities.
 
 Paper: Guo et al. 2017, "On Calibration of Modern Neural Networks", ICML, arXiv 1706.04599; after fine-tuning: Tomihari,
 Sato, 2024, NeurIPS, arXiv 2405.16747.
 
-After each validation the T is found with which softmax(f / T) has the least negative log-likelihood on the validation
-data; V/T and b/T in the head give the same (:func:`fold_temperature`). No prediction changes. Logged are
+After each validation it fits the T that minimises the negative log-likelihood of softmax(f / T) on the validation data;
+V/T and b/T in the head are equivalent (:func:`fold_temperature`). Predictions do not change. It logs
 ``temperature_scaling/temperature``, and ``nll``, ``ece``, ``mce`` (expected and maximum calibration error, equal bins
-(lo, hi] of the largest probability) without and, with ``_scaled``, with T; a test logs the same on its own data, with
-the T of the checkpoint that it opens. At the end of training the reliability diagram is drawn and
-``temperature.json`` written to the run folder.
+(lo, hi] of the largest probability) without T and, with the suffix ``_scaled``, with T; a test logs the same on its own
+data, with the T of its checkpoint. At the end of training the reliability diagram is drawn and ``temperature.json`` is
+written to the run folder.
 
-Works on any module whose ``forward`` maps a batch's inputs to logits (B, C), with a datamodule; changes nothing. Cost:
-one more pass over the validation data each time. With no wrong prediction there is no optimum; T stays above 0.001.
+It works with any module whose ``forward`` maps a batch's inputs to logits (B, C), and a datamodule; it does not change
+the model. Cost: one more pass over the validation data each time. Without wrong predictions there is no optimum; T
+stays above 0.001.
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def fold_temperature(head: nn.Linear, temperature: float) -> None:
-    """Divides a head's weight and bias by T, in place: its logits are f / T then."""
+    """Divides a head's weight and bias by T, in place, so that its logits are f / T."""
     for parameter in head.parameters():
         parameter.div_(temperature)
 
 
 def reliability_figure(logits: Tensor, labels: Tensor, temperature: float, bins: int = 15) -> Figure:
-    """Accuracy over confidence, before and after scaling; the diagonal is perfect calibration.
+    """Draws accuracy over confidence, before and after scaling; the diagonal is perfect calibration.
 
     Args:
         logits: (N, C).
         labels: Classes (N,).
         temperature: T.
-        bins: Of the confidence, of equal width.
+        bins: Number of bins of the confidence, of equal width.
     """
     figure = new_figure(1, 2, size=(8.0, 3.8))
     edges = np.linspace(0, 1, bins + 1)
@@ -70,13 +71,13 @@ def reliability_figure(logits: Tensor, labels: Tensor, temperature: float, bins:
 
 
 class TemperatureScaling(Observer):
-    """Finds the temperature on the validation data and logs the calibration before and after.
+    """Fits the temperature on the validation data and logs the calibration before and after.
 
     Args:
-        bins: Of the calibration errors and the diagram.
+        bins: Number of bins of the calibration errors and the diagram.
 
     Raises:
-        UserError: a setting is not accepted; the module's output is no logits of labels (at the first validation).
+        UserError: a setting is not accepted; the module's output is not logits of the labels (at the first validation).
     """
 
     technique = "temperature_scaling"
@@ -97,7 +98,7 @@ class TemperatureScaling(Observer):
             raise UserError(f"{self.name}: {type(model).__name__} has no forward, so it gives no logits")
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Finds T in training; measures in any validation."""
+        """Fits T during training; measures in any validation."""
         if trainer.sanity_checking:
             return
         self._seen = self._logits(trainer, pl_module, "val")
@@ -111,7 +112,7 @@ class TemperatureScaling(Observer):
 
     @torch.no_grad()
     def _logits(self, trainer: pl.Trainer, pl_module: pl.LightningModule, part: str) -> tuple[Tensor, Tensor]:
-        """Logits and labels on the CPU."""
+        """Returns logits and labels on the CPU."""
         parts = []
         data = batches_of(trainer.datamodule, part, self.name)  # type: ignore[attr-defined]
         with evaluating(pl_module):
@@ -138,7 +139,7 @@ class TemperatureScaling(Observer):
             pl_module.log(f"temperature_scaling/{prefix}{name}", value, rank_zero_only=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws, and writes what the last validation gave."""
+        """Draws and writes the result of the last validation."""
         if self._seen is None or not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         log_figure(trainer, "reliability", reliability_figure(*self._seen, self.temperature, self.bins))
@@ -146,9 +147,9 @@ class TemperatureScaling(Observer):
         write_text(path, json.dumps(self._measures(*self._seen), indent=1) + "\n")
 
     def state_dict(self) -> dict[str, Any]:
-        """T."""
+        """Returns T."""
         return {"temperature": self.temperature}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the T of the checkpoint."""
+        """Restores T."""
         self.temperature = float(state_dict["temperature"])

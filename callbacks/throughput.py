@@ -1,13 +1,14 @@
-"""Throughput: how fast a language model trains and decodes at which length, and what it has to keep.
+"""Throughput: the speed and memory of a language model's training and decoding, by length.
 
-When training ends, three curves go into ``throughput.json`` and a figure:
+When training ends, three curves are written to ``throughput.json`` and a figure:
 
 - tokens per second of forward and backward pass against the length of the sequence, at a constant number of tokens;
-- bytes that the forward pass keeps for the backward pass, per token;
+- bytes that the forward pass stores for the backward pass, per token;
 - milliseconds per token of decoding, and bytes of the decoding state, against the position.
 
-On random tokens, in the precision of the run. Works on any module that runs on from a decoding state
-(:class:`framework.protocols.Generates`). Changes nothing in the model. Cost: some seconds with the default lengths.
+They are measured on random tokens, in the precision of the run. It works with any module that continues from a decoding
+state (:class:`framework.protocols.Generates`) and does not change the model. Cost: some seconds with the default
+lengths.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def _seconds(call: Callable[[], Any], device: torch.device, repeats: int) -> float:
-    """The shortest of some calls, after one that does not count."""
+    """Returns the shortest time of several calls, after one that is not counted."""
     times = []
     for _ in range(repeats + 1):
         if device.type == "cuda":
@@ -49,16 +50,16 @@ def _seconds(call: Callable[[], Any], device: torch.device, repeats: int) -> flo
 
 
 def training_throughput(model: Any, lengths: list[int], tokens: int, repeats: int = 2) -> dict[str, list[float]]:
-    """Tokens per second of forward and backward pass, and bytes kept per token, at each length.
+    """Returns tokens per second of forward and backward pass, and bytes stored per token, at each length.
 
     Args:
         model: Maps tokens (B, T) to logits (B, T, vocab_size), and has ``vocab_size``.
-        lengths: T.
-        tokens: B·T, at least one sequence.
-        repeats: Passes, of which the fastest counts.
+        lengths: Lengths T.
+        tokens: Number of tokens B·T, at least one sequence.
+        repeats: Number of passes; the fastest is used.
 
     Returns:
-        ``tokens_per_second`` and ``kept_bytes_per_token``, one number a length.
+        ``tokens_per_second`` and ``kept_bytes_per_token``, one number per length.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     device = next(model.parameters()).device
@@ -86,12 +87,12 @@ def training_throughput(model: Any, lengths: list[int], tokens: int, repeats: in
 
 @torch.no_grad()
 def decoding_cost(model: Any, positions: list[int], steps: int = 8) -> dict[str, list[float]]:
-    """Milliseconds per token and bytes of the state when decoding goes on from each position, one sequence.
+    """Returns milliseconds per token and bytes of the state when decoding one sequence from each position.
 
     Args:
-        model: Has ``extend`` and ``vocab_size``.
-        positions: Tokens that went before.
-        steps: Tokens timed, of which the fastest counts.
+        model: A model with ``extend`` and ``vocab_size``.
+        positions: Numbers of previous tokens.
+        steps: Number of timed tokens; the fastest is used.
     """
     device = next(model.parameters()).device
     found: dict[str, list[float]] = {"milliseconds_per_token": [], "state_bytes": []}
@@ -109,9 +110,9 @@ def throughput_figure(lengths: list[int], training: dict[str, list[float]], deco
     """Draws the three curves.
 
     Args:
-        lengths: In tokens.
-        training: As :func:`training_throughput` returns it for them.
-        decoding: As :func:`decoding_cost` returns it for them.
+        lengths: Lengths in tokens.
+        training: Values from :func:`training_throughput`.
+        decoding: Values from :func:`decoding_cost`.
     """
     figure = new_figure(1, 3)
     panels = (
@@ -135,8 +136,8 @@ class Throughput(Observer):
     """Measures speed and memory against length when training ends.
 
     Args:
-        lengths: In tokens.
-        tokens: In a training batch, whatever the length.
+        lengths: Lengths in tokens.
+        tokens: Number of tokens in a training batch, for all lengths.
 
     Raises:
         UserError: a setting is not accepted; at the start, the module has no decoding state.
@@ -149,7 +150,7 @@ class Throughput(Observer):
         self.tokens = tokens
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a module that is no language model.
+        """Refuses a module that is not a language model.
 
         Raises:
             UserError: it has no ``extend``.

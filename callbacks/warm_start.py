@@ -1,28 +1,28 @@
-"""Warm start: start training, or each round of it, from earlier weights, shrunk and perturbed.
+"""Warm start: starts training, or each round of it, from earlier weights, shrunk and perturbed.
 
 Paper: Ash & Adams, 2020, "On Warm-Starting Neural Network Training", NeurIPS, arXiv 1910.08475.
 
 θ = λ θ_old + γ θ_new, with λ = ``shrink``, γ = ``perturb`` and θ_new freshly initialised weights of the same model, for
-every trainable parameter, biases and norms too; or γ times Gaussian noise of deviation ``sigma`` (the paper's own
-formula; γ = 1 there). Buffers of batch norm start afresh, and so does the optimiser. (λ, γ) = (1, 0) is a plain warm
-start, (0, 1) a random initialisation; λ = 0.6 is the paper's choice, (0.4, 0.1) what its code takes when told nothing.
+every trainable parameter, including biases and norms; or γ times Gaussian noise of standard deviation ``sigma`` (the
+paper's own formula, with γ = 1). Buffers of batch norm and the optimiser are reset. (λ, γ) = (1, 0) is a plain warm
+start, (0, 1) a random initialisation; λ = 0.6 is the paper's choice, (0.4, 0.1) the default of its code.
 
-The old weights are the model's own, or those of a file: a checkpoint of ours or of another Lightning module, a state
-dict, safetensors. What of a file fits and what does not is listed tensor by tensor.
+The old weights are the model's own, or those of a file: a checkpoint of this project or of another Lightning module, a
+state dict, safetensors. The tensors of a file that fit and that do not fit are listed.
 
-Expected numbers: on MNIST-1D in two rounds, shrinking by 0.6 costs about three quarters of the epochs that a random
-initialisation costs and reaches its accuracy; a plain warm start loses one to two points (``reproduce warm_start``).
+Expected numbers: on MNIST-1D in two rounds, shrinking by 0.6 needs about three quarters of the epochs of a random
+initialisation and reaches its accuracy; a plain warm start loses one to two points (``reproduce warm_start``).
 
-Cost: one more model on the CPU while an edit is made; nothing in a step.
+Cost: one more model on the CPU during an edit; nothing per step.
 
-Composes: fresh weights are drawn by the techniques that draw weights, where they are configured. With LoRA only the
-second factor B is shrunk, for shrinking both would multiply their product by λ²; fresh noise enters through A; frozen
-weights stay. A submodule whose weight is a product of parameters names the further factors in ``second_factors``;
-they are left alone. KappaTune ranks weights after they were loaded: with shrinking or noise it would rank what is no
-longer there, so that is refused unless forced. Averages of weights start anew after each edit.
+With other techniques: fresh weights are drawn by the techniques that draw weights, if they are configured. With LoRA
+only the second factor B is shrunk, because shrinking both would multiply their product by λ²; noise is added to A;
+frozen weights are not changed. A submodule whose weight is a product of parameters names the other factors in
+``second_factors``; they are not changed. KappaTune ranks weights after they were loaded: with shrinking or noise these
+are no longer the pretrained ones, so this is refused unless forced. Averages of weights start again after each edit.
 
-Limits: λ applies in every round, so after r rounds the first weights count for λ^r. A file whose weights belong to an
-edited structure (adapters, grown layers) must be folded first.
+Limits: λ applies in every round, so after r rounds the first weights have a factor of λ^r. A file whose weights belong
+to an edited structure (adapters, grown layers) must be folded first.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ if TYPE_CHECKING:
 
 Source = Literal["fresh", "gaussian"]
 When = Literal["start", "rounds"]
-_PRETRAINED = ("weights", "pretrained", "checkpoint", "ckpt_path")  # arguments that would make fresh weights old ones
+_PRETRAINED = ("weights", "pretrained", "checkpoint", "ckpt_path")  # arguments that load pretrained weights
 _KEPT = ("lora_embedding_B", "lora_magnitude_vector")  # factors of a product whose other factor is shrunk
 
 
 def role(name: str) -> str:
-    """What shrinking and perturbing do to a parameter: ``both``, ``shrink`` (LoRA's B), ``perturb`` (its A), ``none``.
+    """Returns what is done to a parameter: ``both``, ``shrink`` (LoRA's B), ``perturb`` (its A) or ``none``.
 
     The update of LoRA is B A, and DoRA's magnitude multiplies it once more: shrinking one factor shrinks the product.
     """
@@ -72,14 +72,14 @@ def role(name: str) -> str:
 
 
 def second_factors(module: nn.Module) -> set[int]:
-    """Parameters (by identity) that a submodule names in ``second_factors``: they multiply others of its own."""
+    """Returns the parameters (by identity) that a submodule names in ``second_factors``: they multiply its others."""
     return {id(getattr(part, name)) for part in module.modules() for name in getattr(part, "second_factors", ())}
 
 
 def targets(
     module: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()
 ) -> dict[str, nn.Parameter]:
-    """The parameters that are shrunk or perturbed: trainable, floating, each once under its first name.
+    """Returns the parameters to shrink or perturb: trainable, floating-point, each once under its first name.
 
     Args:
         module: Any module.
@@ -87,7 +87,7 @@ def targets(
         exclude: Patterns of parameter names to leave out.
 
     Raises:
-        UserError: a pattern of ``include`` names none; nothing is left.
+        UserError: a pattern of ``include`` matches nothing, or nothing is left.
     """
     skipped = second_factors(module)
     candidates = {
@@ -105,17 +105,17 @@ def targets(
 
 
 def owners(module: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
-    """The submodules that hold the named parameters directly, each once, in the order of the model."""
+    """Returns the submodules that directly contain the named parameters, each once, in the order of the model."""
     wanted = {name.rpartition(".")[0] for name in names}
     return ((name, part) for name, part in module.named_modules() if name in wanted)
 
 
 def fresh_copy(module: nn.Module, names: Sequence[str] | None = None) -> nn.Module:
-    """A model like ``module`` whose named parameters are freshly initialised, from the global generators.
+    """Returns a model like ``module`` with newly initialised named parameters, from the global generators.
 
-    A LightningModule is built again from the arguments that it saved, those that name pretrained weights left at
-    their defaults, if that gives the same parameters. Any other model, and one whose structure was edited, is copied,
-    and every submodule that owns a named parameter is asked to ``reset_parameters()``.
+    A LightningModule is built again from its saved arguments, with defaults for those that name pretrained weights, if
+    that gives the same parameters. Any other model, and one whose structure was edited, is copied, and
+    ``reset_parameters()`` of every submodule that owns a named parameter is called.
 
     Raises:
         UserError: a submodule that owns a named parameter has no ``reset_parameters``.
@@ -158,7 +158,7 @@ def _rebuilt(module: nn.Module) -> nn.Module | None:
         if type(module).configure_model is not LightningModule.configure_model:
             fresh.configure_model()
         return fresh
-    except Exception:  # its arguments were not all saved: copying is the other way
+    except Exception:  # not all of its arguments were saved: it is copied
         torch.set_rng_state(state)
         return None
 
@@ -178,27 +178,27 @@ def shrink_perturb(
 ) -> list[str]:
     """Writes θ = shrink · θ + perturb · θ_new into the trainable parameters of ``module`` (Ash & Adams 2020, sec. 5).
 
-    Tied parameters are taken once, frozen ones left alone; see :func:`role` for adapters. The optimiser is the
-    caller's: make a new one.
+    Tied parameters are changed once, frozen ones are not changed; see :func:`role` for adapters. The caller should make
+    a new optimiser.
 
     Args:
         module: Any module.
         shrink: λ; 1 keeps the old weights, 0 forgets them.
         perturb: γ; 0 adds nothing.
-        source: Where θ_new comes from: ``fresh`` weights of the model, or ``gaussian`` noise.
-        sigma: Deviation of the Gaussian noise, which ``perturb`` multiplies too.
-        fresh: A freshly initialised module of the same kind, or a function that makes one (called under ``seed``);
-            without it, see :func:`fresh_copy`.
+        source: θ_new: ``fresh`` weights of the model, or ``gaussian`` noise.
+        sigma: Standard deviation of the Gaussian noise, which is also multiplied by ``perturb``.
+        fresh: A freshly initialised module of the same kind, or a function that makes one (called with ``seed`` set);
+            by default see :func:`fresh_copy`.
         include: Patterns of parameter names (see :func:`framework.editing.choose`); all for ``None``.
-        exclude: Patterns of parameter names that are left alone.
-        reset_buffers: Whether running statistics of norms start afresh.
-        seed: Of the fresh weights or the noise; without one they come from the global generators as they are.
+        exclude: Patterns of parameter names that are not changed.
+        reset_buffers: Whether running statistics of norms are reset.
+        seed: Seed of the fresh weights or the noise; without one the global generators are used.
 
     Returns:
-        Names of the parameters that were written.
+        The names of the parameters that were written.
 
     Raises:
-        UserError: a setting is not accepted, a pattern names nothing, fresh weights cannot be made or do not fit.
+        UserError: a setting is not accepted, a pattern matches nothing, or fresh weights cannot be made or do not fit.
     """
     check_factors(shrink, perturb, source, sigma)
     chosen = targets(module, include, exclude)
@@ -227,7 +227,7 @@ def _write(
     for name, parameter in chosen.items():
         kind = role(name)
         factor = 1.0 if kind == "perturb" else shrink
-        # not 0 * θ: what has diverged is forgotten too
+        # not 0 * θ, which would keep NaN
         value = factor * parameter if factor else torch.zeros_like(parameter)
         if name in new and kind != "shrink":
             value = value + perturb * new[name] if factor else perturb * new[name]
@@ -235,7 +235,7 @@ def _write(
 
 
 def _noise(chosen: Mapping[str, nn.Parameter], sigma: float) -> dict[str, Tensor]:
-    """Drawn on the CPU, so that every device gets the same."""
+    """Draws noise on the CPU, so that every device gets the same values."""
     return {
         name: (sigma * torch.randn(parameter.shape, dtype=parameter.dtype)).to(parameter.device)
         for name, parameter in chosen.items()
@@ -263,7 +263,7 @@ def _fresh_values(
 def running_statistics(
     module: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()
 ) -> dict[str, nn.Module]:
-    """Submodules with running statistics that patterns name and that are not frozen, by name.
+    """Returns the submodules with running statistics that match patterns and are not frozen, by name.
 
     Args:
         module: Any module.
@@ -285,16 +285,16 @@ def running_statistics(
 
 
 def check_factors(shrink: float, perturb: float, source: Source, sigma: float) -> None:
-    """Refuses what is no factor.
+    """Checks the factors.
 
     Args:
         shrink: λ, from 0 to 1.
         perturb: γ, from 0 to 10.
         source: ``fresh`` or ``gaussian``.
-        sigma: Deviation of the Gaussian noise, above 0.
+        sigma: Standard deviation of the Gaussian noise, above 0.
 
     Raises:
-        UserError: naming the argument.
+        UserError: an argument is not accepted; the message names it.
     """
     between(0, 1, shrink=shrink)
     between(0, 10, perturb=perturb)
@@ -307,25 +307,25 @@ class WarmStart(Transform):
 
     Args:
         checkpoint: File with the old weights (``.ckpt``, ``.pt``, ``.pth``, ``.safetensors``), or a run folder for its
-            ``last.ckpt``; without one, the model's own at that moment. Only with ``when: start``.
-        shrink: λ, the share of the old weights.
+            ``last.ckpt``; without one, the model's own current weights. Only with ``when: start``.
+        shrink: λ, the factor of the old weights.
         perturb: γ, the factor of the new ones.
         source: ``fresh`` weights of the model, or ``gaussian`` noise.
         sigma: Deviation of the Gaussian noise.
         when: ``start``; ``rounds``, at each round after the first of data that arrives in rounds; or a list of epochs,
             before each of which it is done.
         include: Patterns of the parameters to shrink and perturb; all trainable ones by default.
-        exclude: Patterns of those that are left as they are; a file's values are loaded into them all the same.
-        strict: Whether every tensor of the model and of the file must fit; otherwise what fits is loaded, and the
-            rest of the model keeps the values it has.
-        prefix: Dropped from the names in the file; by default found out.
-        reset_buffers: Whether running statistics of norms start afresh.
-        seed: Of the fresh weights, the round added to it; the run's seed decides by default.
-        force: Whether to shrink and perturb although KappaTune will rank the result.
+        exclude: Patterns of parameters that are not changed; a file's values are still loaded into them.
+        strict: Whether every tensor of the model and of the file must fit; otherwise those that fit are loaded, and the
+            model's other tensors keep their values.
+        prefix: Prefix to remove from the names in the file; found automatically by default.
+        reset_buffers: Whether running statistics of norms are reset.
+        seed: Seed of the fresh weights, to which the round is added; by default derived from the run's seed.
+        force: Whether to shrink and perturb although KappaTune ranks the result.
 
     Raises:
-        UserError: a setting is not accepted (at once); the file does not fit, has weights of an edited structure, the
-            data has no rounds (in ``decide``); KappaTune is configured (in ``check``).
+        UserError: a setting is not accepted (in the constructor); the file does not fit or has weights of an edited
+            structure, or the data has no rounds (in ``decide``); KappaTune is configured (in ``check``).
     """
 
     technique = "warm_start"
@@ -386,7 +386,7 @@ class WarmStart(Transform):
         return [*targets(model, self.include, self.exclude)] if self._changes else []
 
     def due(self, context: Context) -> bool:
-        """At the start; in a round or before an epoch in which it was not done yet."""
+        """Returns true at the start, or in a round or before an epoch in which it was not done yet."""
         mine = [plan.decision for plan in context.plans if plan.name == self.name]
         if self.when == "start":
             training = context.trainer is None or context.trainer.state.fn == "fit"
@@ -399,7 +399,7 @@ class WarmStart(Transform):
         return context.epoch in self.when and all(decision["epoch"] != context.epoch for decision in mine)
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses to write over what another technique ranks.
+        """Refuses to overwrite weights that another technique ranks.
 
         Raises:
             UserError: it would shrink or perturb weights that are ranked.
@@ -413,7 +413,7 @@ class WarmStart(Transform):
                 )
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """What is shrunk and perturbed, by how much, from which file and seed."""
+        """Returns what is shrunk and perturbed, by how much, from which file and with which seed."""
         number = _round(context) if self.when == "rounds" else None
         decision: dict[str, Any] = {
             "checkpoint": self.checkpoint,
@@ -432,7 +432,7 @@ class WarmStart(Transform):
             self._fit = fit
             decision |= {"sha256": file_sha256(self.checkpoint), "loaded": fit.loaded, "missing": fit.missing}
             decision |= {"unexpected": fit.unexpected, "reshaped": [*fit.reshaped]}
-            # what the file lacks is freshly initialised already
+            # tensors that the file lacks are newly initialised already
             aliases = _names_by_parameter(model)
             names = [name for name in names if any(alias in fit.loaded for alias in aliases[name])]
         decision["tensors"] = names
@@ -442,7 +442,7 @@ class WarmStart(Transform):
         return decision
 
     def _read(self, model: nn.Module, context: Context) -> tuple[dict[str, Tensor], WeightsMatch]:
-        """The file's tensors under the model's names, and how they fit."""
+        """Returns the file's tensors under the model's names, and how they fit."""
         assert self.checkpoint is not None
         state, around = read_weights_file(self.checkpoint, "warm_start.checkpoint")
         self._check_edits(around, context)
@@ -504,7 +504,7 @@ class WarmStart(Transform):
             model.get_submodule(name).reset_running_stats()  # type: ignore[operator]
 
     def report(self, model: nn.Module, plan: Plan, context: Context) -> None:
-        """Prints what was loaded from the file, tensor by tensor, and what was done in one line."""
+        """Prints the tensors that were loaded from the file, and a line on what was done."""
         if self._fit is not None:
             print(f"{self.name}: {plan.decision['checkpoint']}\n{self._fit.table()}", file=sys.stderr)
             self._fit = None
@@ -517,7 +517,7 @@ class WarmStart(Transform):
 
 
 def _names_by_parameter(model: nn.Module) -> dict[str, list[str]]:
-    """For the first name of each parameter, all its names."""
+    """Maps the first name of each parameter to all of its names."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)

@@ -1,19 +1,19 @@
-"""Weight histogram: how weights are distributed, with the fitted generalised Gaussian, before and after training.
+"""Weight histogram: the distribution of weights before and after training, with the fitted generalised Gaussian.
 
 Paper: It Takes a Good Model to Train a Good Model: Generalized Gaussian Priors for Optimized LLMs (Wu et al. 2025,
 arXiv 2506.00486), the estimator of the shape ν.
 
-For each chosen tensor one panel on a logarithmic axis: the histogram at the start pale, the present one full, and the
-density p(w) ∝ exp(−(|w|/α)^ν) that was fitted to it. Logged after each epoch:
+For each chosen tensor it draws one panel with a logarithmic axis: the histogram at the start (pale), the current one
+(solid), and the fitted density p(w) ∝ exp(−(|w|/α)^ν). Logged after each epoch:
 
-- ``weights/shape``: ν of all parameters as one sample, norms and biases too (the paper's global estimate; tensors of
-  different scale mixed together look heavy-tailed, so it lies below the single ones);
-- ``weights/shape/<tensor>``: ν of each weight tensor alone; ``weights/std/<tensor>``: its √(Σw²/n).
+- ``weights/shape``: ν of all parameters as one sample, including norms and biases (the paper's global estimate; a
+  mixture of tensors of different scale appears heavy-tailed, so it is below those of single tensors);
+- ``weights/shape/<tensor>``: ν of each weight tensor; ``weights/std/<tensor>``: its √(Σw²/n).
 
-The values of the start are logged at step 0. ν has a resolution of 0.01 and ends at 0.1 and 3.0; a normal distribution
-has 2, Laplace's 1, and most freshly initialised layers of torch are uniform, which saturates at 3.0.
+The initial values are logged at step 0. ν has a resolution of 0.01 and is between 0.1 and 3.0; a normal distribution
+has 2, a Laplace distribution 1, and most newly initialised layers of torch are uniform, which saturates at 3.0.
 
-Works on any module, changes nothing in it. Cost: two passes over the weights for each logged epoch.
+It works with any module and does not change it. Cost: two passes over the weights for each logged epoch.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 
 def fitted_shapes(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, gg.ShapeFit]:
-    """The fit of each tensor under its name, and that of all parameters of the model as one sample under ``""``.
+    """Returns the fit of each tensor by name, and that of all parameters of the model as one sample under ``""``.
 
     Args:
-        model: Whose parameters the global estimate takes, whatever their number of dimensions.
-        tensors: By name.
+        model: The model; all of its parameters are used for the global estimate.
+        tensors: Tensors by name.
     """
     sums = {name: gg.moments(p) for name, p in unique_parameters(model).items() if p.is_floating_point()}
     fits = {"": gg.fit(sum(sums.values(), gg.Moments()))}
@@ -51,9 +51,9 @@ def histogram(w: Tensor, bins: int, limit: float) -> Tensor:
     """Estimates the density of weights.
 
     Args:
-        w: Any shape.
-        bins: How many, of equal width over ``(-limit, limit)``.
-        limit: Values beyond it are in no bin.
+        w: Weights of any shape.
+        bins: Number of bins, of equal width over ``(-limit, limit)``.
+        limit: Values beyond it are not counted.
 
     Returns:
         ``(bins,)``, float32, on the CPU.
@@ -68,10 +68,10 @@ def weight_figure(
     """Draws a panel for each tensor.
 
     Args:
-        before: The tensors of the start, or ``None``.
-        now: The present ones, by name.
-        fits: The fit of each, by name; the global one under ``""`` where it is known.
-        bins: Of a histogram.
+        before: The tensors at the start, or ``None``.
+        now: The current tensors, by name.
+        fits: The fit of each, by name; the global one under ``""`` if it is known.
+        bins: Number of bins of a histogram.
     """
     columns = min(3, len(now))
     figure = new_figure(math.ceil(len(now) / columns), columns, (3.6 * columns, 2.6 * math.ceil(len(now) / columns)))
@@ -95,7 +95,7 @@ def _panel(axes: Axes, name: str, before: Tensor | None, w: Tensor, fit: gg.Shap
         axes.stairs(histogram(before, bins, limit).numpy(), edges.numpy(), color="C7", alpha=0.7, label="start")
     heights = histogram(w, bins, limit)
     axes.stairs(heights.numpy(), edges.numpy(), color="C0", fill=True, alpha=0.45, label="now")
-    lowest = 0.3 / (w.numel() * 2 * limit / bins)  # below what one weight in a bin gives
+    lowest = 0.3 / (w.numel() * 2 * limit / bins)  # below the density of one weight in a bin
     top = float(heights.max())
     if fit.alpha > 0:
         x = torch.linspace(-limit, limit, 401, dtype=torch.float64)
@@ -114,15 +114,16 @@ class WeightHistogram(Observer):
     """Logs the fitted shape of weights and draws their histograms at the start and the end of training.
 
     Args:
-        include: Patterns of parameter names (``*`` and ``?`` as in a shell); all of two and more dimensions for
-            ``None``.
+        include: Patterns of parameter names (``*`` and ``?`` as in a shell); ``None`` for all with at least two
+            dimensions.
         exclude: Patterns of parameter names to leave out.
-        panels: Tensors that are drawn at most, the first by order; all chosen ones are logged.
-        every_n_epochs: Log after every so many epochs; 0 for never.
-        bins: Of a histogram.
+        panels: Largest number of drawn tensors, the first ones; all chosen ones are logged.
+        every_n_epochs: Number of epochs between two logs; 0 for never.
+        bins: Number of bins of a histogram.
 
     Raises:
-        UserError: a setting is not accepted (at once); nothing is found, or a pattern names nothing (at the start).
+        UserError: a setting is not accepted (in the constructor); nothing is found, or a pattern matches nothing (at
+            the start).
     """
 
     technique = "weight_histogram"
@@ -143,11 +144,11 @@ class WeightHistogram(Observer):
         self._before: dict[str, Tensor] | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuses patterns that name nothing."""
+        """Refuses patterns that match nothing."""
         matrices(pl_module, self.include, self.exclude, "weight_histogram.include")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keeps the weights of the start, or of the resume; draws and logs them at the start."""
+        """Stores the weights at the start, or at the resume; draws and logs them at the start."""
         if not trainer.is_global_zero:
             return
         tensors = matrices(pl_module, self.include, self.exclude, "weight_histogram.include")

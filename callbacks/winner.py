@@ -3,41 +3,43 @@
 Paper: Spectral Bottleneck in Deep Neural Networks: Noise is All You Need (Chandravamsi, Shenoy, Zinn, Pisnoy, Frankel
 2025, arXiv 2509.09719; Sinusoidal Representation Networks in the title of its second version)
 
-What it is for. A SIREN that is to fit a signal of mostly high frequencies can collapse to a zero output. Weight
-INitialisation with Noise for NEural Representations starts it where the signal is; a SIREN with it is called SIREN².
+What it is for. A SIREN that is trained on a signal with mostly high frequencies can collapse to a zero output. Weight
+INitialisation with Noise for NEural Representations starts it at the signal's frequencies; a SIREN with it is called
+SIREN².
 
 Equations. h₁ = sin(ω₁ (W₀ x + b₀)), h₂ = sin(ω₀ (W₁ h₁ + b₁)), …; once, before training,
 
     W₀ += N(0, (s₀/ω₀)²),   W₁ += N(0, (s₁/ω₀)²)     (both divided by the hidden frequency ω₀),
-    ψ  = 2 mean_c(ψ_c) / C,   ψ_c = Σ f |Y_c(f)| / Σ |Y_c(f)|   over rfft's bins, f in cycles a sample,
+    ψ  = 2 mean_c(ψ_c) / C,   ψ_c = Σ f |Y_c(f)| / Σ |Y_c(f)|   over rfft's bins, f in cycles per sample,
     s₀ = s0_max (1 − exp(−a ψ / C^p)),   s₁ = b ψ / C^p,
 
 with (s0_max, a, b) = (3500, 7, 3) for one input dimension, (50, 5, 0.4) for two, p = 1 and C output channels, as in the
-authors' program; the paper's text is summarised with a = 5 for audio and p = ½. More dimensions need all three given.
-Without noise the pre-activation of layer 2 has variance 1; with it 1 + H s₁²/2 for width H.
+authors' program; the paper's text is summarised with a = 5 for audio and p = ½. For more dimensions all three must be
+given. Without noise the pre-activation of layer 2 has variance 1; with it 1 + H s₁²/2 for width H.
 
-Ours: ``centroid: axes`` takes ψ along each input dimension and gives W₀ a noise for each; ``scale_with_n`` multiplies
-s₀ by n/150,000 samples (one dimension) or n/512 pixels a side (two), for s₀ is in radians a unit of the coordinate and
-was tuned at those sizes. A warning says when s₀ lies above Nyquist's frequency, π n / 2.
+Additions of this project: ``centroid: axes`` computes ψ along each input dimension and uses a separate noise of W₀ for
+each; ``scale_with_n`` multiplies s₀ by n/150,000 samples (one dimension) or n/512 pixels per side (two), because s₀ is
+in radians per unit of the coordinate and was tuned at those sizes. A warning is printed if s₀ is above the Nyquist
+frequency, π n / 2.
 
-Expected: see ``reproduce winner`` and the card of the method of that name.
+Expected: see ``reproduce winner`` and the docstring of the method of that name.
 
-Cost: an FFT of the target and two draws, once. Nothing in a step; no parameter more.
+Cost: an FFT of the target and two draws, once; nothing per step, no additional parameters.
 
-Composes. The noise has a seed of its own: with ψ = 0 the network is the plain SIREN, bit for bit. It is written once;
-the ledger remembers, so a second fit or a resume adds none. GG initialisation leaves the two layers alone. A layer
-whose weight is computed from other parameters (grown by MixtureGrowth) gets the noise on those, divided by their gain.
-EMA, KappaTune and LoRA come after; a layer with an adapter, a frozen one and one that shares its weight are refused.
+With other techniques. The noise has its own seed: with ψ = 0 the network is bit-identical to the plain SIREN. It is
+added once and recorded in the ledger, so a second fit or a resume adds none. GG initialisation does not change the two
+layers. If a layer's weight is computed from other parameters (grown by MixtureGrowth), the noise is added to these,
+divided by their gain. EMA, KappaTune and LoRA come after; a layer with an adapter, a frozen one and one that shares its
+weight are refused.
 
-Warm start: noise belongs on weights that are otherwise as WINNER's SIREN has them. A warm start without a file mixes
-fresh weights, and the noise is added to the mixture: both go together. One that loads a file may load it plainly
-(shrink 1, perturb 0), and WINNER then is the perturbation of the two layers; or shrink and perturb all but the two
-layers (``exclude``). A file whose two layers are shrunk and perturbed and then get WINNER's noise as well is refused:
-either, not both. A warm start in mid-training shrinks what WINNER began and stays allowed; its fresh weights come
-without noise.
+Warm start: the noise is meant for weights with a SIREN's initialisation. A warm start without a file mixes in fresh
+weights, and the noise is added to the mixture: this is allowed. One that loads a file may load it unchanged (shrink 1,
+perturb 0), and WINNER then perturbs the two layers; or shrink and perturb all except the two layers (``exclude``). It
+is refused if the two layers of a file are shrunk and perturbed and also get WINNER's noise. A warm start during
+training shrinks WINNER's weights and is allowed; its fresh weights have no noise.
 
-Limits. On a network that is not of sines the formulas mean nothing: give ``layers``, ``s0``, ``s1`` and ``w0``. For
-short signals s₀ may pass Nyquist's frequency, and what is fitted between the samples is then arbitrary.
+Limits. For a network without sines the formulas do not apply: give ``layers``, ``s0``, ``s1`` and ``w0``. For short
+signals s₀ may exceed the Nyquist frequency; then the values between the samples are arbitrary.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ if TYPE_CHECKING:
     from framework.editing import Plan
 
 SCALES = {1: (3500.0, 7.0, 3.0), 2: (50.0, 5.0, 0.4)}  # s0_max, a, b by input dimensions
-TUNED_AT = {1: 150_000, 2: 512}  # samples an axis that these were tuned at
+TUNED_AT = {1: 150_000, 2: 512}  # samples per axis at which these were tuned
 
 Scale = float | list[float]
 
@@ -82,7 +84,7 @@ def noise_scales(
         psi: ψ, see :func:`framework.functional.spectral_centroid.spectral_centroid`.
         d_in: Input dimensions; for 1 and 2 the constants have defaults (:data:`SCALES`).
         channels: C.
-        s0_max: Limit of s₀, in radians a unit of the coordinate.
+        s0_max: Limit of s₀, in radians per unit of the coordinate.
         a: Rate.
         b: Slope of s₁.
         channel_power: p.
@@ -114,10 +116,10 @@ def _layer(model: nn.Module, name: str) -> nn.Module:
 
 
 def _parts(model: nn.Module, name: str) -> dict[str, float]:
-    """The parameters that a layer's weight is, or is computed from, each with its gain.
+    """Returns the parameters from which a layer's weight is computed, or the weight itself, each with its gain.
 
     Raises:
-        UserError: there is none, it is frozen, shared, or has an adapter.
+        UserError: there is none, or it is frozen, shared, or has an adapter.
     """
     layer = _layer(model, name)
     inside = {part for key, _ in layer.named_modules() for part in key.split(".")}
@@ -142,7 +144,7 @@ def _parts(model: nn.Module, name: str) -> dict[str, float]:
         if len(names) > 1:
             raise UserError(f"winner.layers: {name} is not accepted, its weight is shared: {' and '.join(names)}")
         parts[names[0]] = gain
-    if not any(model.get_parameter(part).requires_grad for part in parts):  # one part may wait for its turn
+    if not any(model.get_parameter(part).requires_grad for part in parts):  # a part may be frozen temporarily
         raise UserError(f"winner.layers: {name} is not accepted, {next(iter(parts))} is frozen; add the noise before")
     return parts
 
@@ -157,16 +159,18 @@ def _parameter(layer: nn.Module, name: str) -> nn.Parameter | None:
 def plan_winner(
     model: nn.Module, s0: Scale, s1: float, w0: float, layers: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
-    """Where noise goes and how much, as plain data: ``s0``, ``s1``, ``w0``, ``seed``, ``layers`` and ``noise``,
-    parameter name to standard deviation (a list of one for each column where ``s0`` is one).
+    """Returns the plan of the noise, as plain data.
+
+    It has ``s0``, ``s1``, ``w0``, ``seed``, ``layers`` and ``noise``, which maps a parameter's name to the standard
+    deviation (a list with one per column if ``s0`` is a list).
 
     Args:
-        model: Where the names lead.
+        model: The model with these names.
         s0: s₀, one number or one for each input dimension.
         s1: s₁.
         w0: ω₀.
         layers: Names of the modules with W₀ and W₁.
-        seed: Of the noise.
+        seed: Seed of the noise.
 
     Raises:
         UserError: a number is not accepted, or a layer (see :class:`Winner`).
@@ -197,12 +201,12 @@ def _check_layers(layers: Sequence[str]) -> None:
 
 @torch.no_grad()
 def add_noise_(model: nn.Module, plan: Mapping[str, Any], generator: torch.Generator | None = None) -> None:
-    """Adds the noise that a plan names. Drawn on the CPU in float32, so every device gets the same.
+    """Adds the noise of a plan, drawn on the CPU in float32, so that every device gets the same values.
 
     Args:
-        model: Where the names lead.
-        plan: Of :func:`plan_winner`.
-        generator: Instead of the plan's seed.
+        model: The model with these names.
+        plan: The plan from :func:`plan_winner`.
+        generator: Generator to use instead of the plan's seed.
     """
     for index, (name, std) in enumerate(plan["noise"].items()):
         source = generator or torch.Generator().manual_seed(mix(plan["seed"], index))
@@ -227,13 +231,13 @@ def winner_init_(
         model: A network, or its first two layers.
         s0: s₀ (see :func:`noise_scales`), or one for each input dimension.
         s1: s₁.
-        w0: ω₀, the frequency of the hidden layers; a network that :class:`~framework.protocols.HasSineLayers` says it.
-        layers: Names of the first two layers; likewise.
-        seed: Of the noise; from torch's global generator for ``None``.
-        generator: On the CPU; instead of a seed.
+        w0: ω₀, the frequency of the hidden layers; by default from :class:`~framework.protocols.HasSineLayers`.
+        layers: Names of the first two layers; by default from the same.
+        seed: Seed of the noise; ``None`` for one from torch's global generator.
+        generator: A generator on the CPU, instead of a seed.
 
     Returns:
-        What was added where (see :func:`plan_winner`).
+        The plan (see :func:`plan_winner`).
 
     Raises:
         UserError: see :class:`Winner`.
@@ -264,10 +268,10 @@ def _not_of_sines(model: nn.Module, key: str) -> UserError:
 
 
 class Winner(Edit):
-    """Adds noise to the first two layers of a sine network, as much as the target's spectrum asks for.
+    """Adds noise to the first two layers of a sine network, scaled by the target's spectrum.
 
     Args:
-        psi: ψ; measured on the datamodule's target where neither it nor both scales are given.
+        psi: ψ; by default measured on the datamodule's target, unless both scales are given.
         s0: s₀, instead of the formula; one number, or one for each input dimension.
         s1: s₁, instead of the formula.
         s0_max: Limit of s₀; 3500 for one input dimension, 50 for two.
@@ -276,16 +280,17 @@ class Winner(Edit):
         channel_power: p of C^p.
         centroid: How ψ of a signal in several dimensions is measured: ``ravel``, ``rows`` or ``axes`` (see
             :func:`framework.functional.spectral_centroid.channel_centroids`).
-        scale_with_n: Whether s₀ of the formula is multiplied by the target's samples an axis over those that the
-            formula was tuned at (150,000; 512).
-        layers: Names of the modules with W₀ and W₁; a network of sines knows them itself.
-        w0: ω₀; likewise.
-        seed: Of the noise; follows from the run's seed for ``None``.
+        scale_with_n: Whether s₀ of the formula is multiplied by the ratio of the target's samples per axis to those at
+            which the formula was tuned (150,000; 512).
+        layers: Names of the modules with W₀ and W₁; by default those of a network of sines.
+        w0: ω₀; by default that of a network of sines.
+        seed: Seed of the noise; ``None`` for one derived from the run's seed.
 
     Raises:
-        UserError: a setting is not accepted (at once); the module is not of sines and ``layers``, ``s0``, ``s1`` or
-            ``w0`` is missing; there is no target to measure; a layer is missing, shared, frozen or carries an adapter
-            (at the start); a file's two layers are shrunk and perturbed by a warm start (in ``check``).
+        UserError: a setting is not accepted (in the constructor); the module is not a network of sines and ``layers``,
+            ``s0``, ``s1`` or ``w0`` is missing; there is no target to measure; a layer is missing, shared, frozen or
+            carries an adapter (at the start); a file's two layers are shrunk and perturbed by a warm start (in
+            ``check``).
     """
 
     technique = "winner"
@@ -324,10 +329,10 @@ class Winner(Edit):
         self.scale_with_n, self.layers, self.w0, self.seed = scale_with_n, layers, w0, seed
 
     def claimed(self, model: nn.Module) -> list[str]:
-        """Names of the two modules whose weights it writes to.
+        """Returns the names of the two modules whose weights it changes.
 
         Raises:
-            UserError: the module does not know them, and ``layers`` is not given.
+            UserError: the module does not name them, and ``layers`` is not given.
         """
         if self.layers is not None:
             for name in self.layers:
@@ -346,7 +351,7 @@ class Winner(Edit):
         """Refuses another technique that perturbs the same two layers.
 
         Raises:
-            UserError: one does.
+            UserError: there is such a warm start.
         """
         for other in context.offering(NOISE, self):
             noised = set(other.noised(model))
@@ -358,10 +363,11 @@ class Winner(Edit):
                 )
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """ψ, s₀, s₁, ω₀, the seed, the two layers, and the parameters with the deviation of the noise of each.
+        """Returns ψ, s₀, s₁, ω₀, the seed, the two layers, and the standard deviation of each parameter's noise.
 
         Raises:
-            UserError: the network is not of sines and a setting is missing, or the target or the layers do not fit.
+            UserError: the module is not a network of sines and a setting is missing, or the target or the layers do not
+                fit.
         """
         layers, sines = self.claimed(model), _sine_layers(model)
         w0 = self.w0 if self.w0 is not None else sines.omega_hidden if sines is not None else None
@@ -424,7 +430,7 @@ class Winner(Edit):
         add_noise_(model, decision)
 
     def report(self, model: nn.Module, plan: Plan, context: Context) -> None:
-        """Says in one line ψ, s₀ and s₁, and where the noise went."""
+        """Prints ψ, s₀ and s₁, and the layers with noise."""
         decision = plan.decision
         psi = "" if decision["psi"] is None else f"ψ = {_text(decision['psi'])}, "
         rank_zero_info(
@@ -447,13 +453,16 @@ def _check_target(target: Tensor, sines: SineLayers) -> None:
 
 
 def _warn_above_nyquist(s0: Scale, factor: float, shape: list[int]) -> None:
-    """s₀ is the deviation of the first layer's frequencies, in radians a unit; a unit holds n/2 samples."""
+    """Warns if s₀, the standard deviation of the first layer's frequencies in radians per unit, is too high.
+
+    A unit has n/2 samples.
+    """
     per_axis = s0 if isinstance(s0, list) else [s0] * len(shape)
     for value, n in zip(per_axis, shape, strict=False):
         if value * factor > math.pi * n / 2:
             rank_zero_warn(
-                f"winner: s0 = {value * factor:.4g} lies above Nyquist's frequency of {n} samples on [-1, 1], "
-                f"{math.pi * n / 2:.4g} radians a unit: what is fitted between the samples is arbitrary; "
+                f"winner: s0 = {value * factor:.4g} is above the Nyquist frequency of {n} samples on [-1, 1], "
+                f"{math.pi * n / 2:.4g} radians per unit: the values between the samples are arbitrary; "
                 "scale_with_n: true lowers it"
             )
             return

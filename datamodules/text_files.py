@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 
 def embedded(name: Embedded) -> list[Row]:
-    """A text set that comes with Python, one row ``{"text": …}`` a document, in alphabetical order.
+    """Returns a text set that comes with Python, one row ``{"text": …}`` a document, in alphabetical order.
 
     Raises:
         UserError: there is no such set.
@@ -75,7 +75,7 @@ def _split_of(name: str) -> str | None:
 
 
 def read_rows(files: list[Path]) -> list[Row]:
-    """The rows of files, in order; a plain text file is one row with the column ``text``.
+    """Returns the rows of files, in order; a plain text file is one row with the column ``text``.
 
     Raises:
         UserError: a file is missing or broken.

@@ -180,7 +180,7 @@ def not_empty(**settings: Any) -> None:
 
 
 def brief(value: Any) -> str:
-    """A value as messages show it: as in Python, cut to 120 characters."""
+    """Returns a value as messages show it: as in Python, cut to 120 characters."""
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:117]}..."
 

@@ -1,4 +1,4 @@
-"""What classifiers of any field share: loss, accuracy, predictions, and the check against the data."""
+"""The base class of classifiers: loss, accuracy, predictions, and the check against the data."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Classifier(Module):
     """Trains ``self.net``, which a subclass sets, by cross-entropy.
 
     Batches are ``(x, y)``, ``y`` int64 ``(B,)``. Logs ``train/loss``, ``train/accuracy``, and under ``val/`` and
-    ``test/`` also what :meth:`measures` gives.
+    ``test/`` also the values of :meth:`measures`.
 
     Args:
-        num_classes: Classes.
+        num_classes: Number of classes.
         optimizer: The optimiser.
         schedule: The learning-rate schedule.
 
@@ -55,15 +55,15 @@ class Classifier(Module):
         return self.net(x)
 
     def augmented(self, x: Tensor) -> Tensor:
-        """What is trained on in place of a batch's inputs."""
+        """Returns the training inputs of a batch; a subclass can transform them."""
         return x
 
     def measures(self, logits: Tensor) -> dict[str, Tensor]:
-        """Further scores (scalars) of a batch in an evaluation."""
+        """Returns further scores (scalars) of a batch in an evaluation."""
         return {}
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy of a batch."""
+        """Returns the cross-entropy of a batch."""
         x, y = batch
         logits = self(self.augmented(x))
         loss = F.cross_entropy(logits, y)

@@ -1,8 +1,8 @@
-"""Small models that are trained side by side on all of the data, with many steps in one training step.
+"""The base class of small models that are trained in parallel on all of the data, with many steps in one training step.
 
 A theory of learning dynamics is checked on thousands of steps of some microseconds, over seeds and settings. So the
-parameters of E members are kept in tensors whose first dimension counts them, a training step takes ``inner_steps``
-steps of each, and what is measured is measured for all members at once, at chosen steps only.
+parameters of E members are stored in tensors with a first dimension of E, a training step performs ``inner_steps``
+steps of each, and all members are measured together, at chosen steps only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Batch = Mapping[str, Tensor]
 
 
 def record_points(total: int, points: int) -> list[int]:
-    """Steps at which to measure: 0, ``total``, half of ``points`` evenly and half of them geometrically between."""
+    """Returns the steps at which to measure: 0, ``total``, and ``points`` between, half evenly, half geometrically."""
     half = max(1, points // 2)
     even = np.linspace(0, total, half + 1)
     geometric = np.geomspace(1, max(total, 1), half)
@@ -36,26 +36,26 @@ def record_points(total: int, points: int) -> list[int]:
 class Ensemble(Module):
     """The base class of experiments on learning dynamics.
 
-    A subclass makes parameters with a first dimension of E members and gives
+    A subclass makes parameters with a first dimension of E members and implements
 
-    - :meth:`losses`, or :meth:`gradients` where they are written by hand,
-    - :meth:`measure`, what is recorded of each member, and :meth:`theory`, what is predicted of it by the same names,
-    - :meth:`settings`, what distinguishes the members, and :meth:`draw`, the pictures.
+    - :meth:`losses`, or :meth:`gradients` if they are implemented without autograd,
+    - :meth:`measure`, the measurements of each member, and :meth:`theory`, their predictions under the same names,
+    - :meth:`settings`, the settings in which members differ, and :meth:`draw`, the figures.
 
-    The measurements are means over members in the log (``train/<name>``, ``train/<name>/theory``); all of them are in
-    ``trajectory.npz`` of the run folder: ``step`` (R,), each setting (E,), each measurement and prediction (R, E).
+    The log has means over members (``train/<name>``, ``train/<name>/theory``); all values are in ``trajectory.npz`` in
+    the run folder: ``step`` (R,), each setting (E,), each measurement and prediction (R, E).
 
     Args:
         inner_steps: Optimiser steps in one training step.
-        points: About how many times the members are measured over the whole of training.
-        optimizer: By default SGD at a rate of 0.1 without weight decay, which the theories are mostly about.
+        points: Approximate number of measurements over the whole training.
+        optimizer: By default SGD at a rate of 0.1 without weight decay, as in most of the theories.
 
     Raises:
         UserError: a setting is not accepted.
     """
 
     automatic_optimization = False
-    may_diverge = True  # a member that does is one of the measurements
+    may_diverge = True  # a member that diverges is a valid measurement
 
     def __init__(self, inner_steps: int = 100, points: int = 200, optimizer: OptimizerConfig | None = None) -> None:
         super().__init__(OptimizerConfig("sgd", lr=0.1, weight_decay=0.0) if optimizer is None else optimizer)
@@ -64,18 +64,18 @@ class Ensemble(Module):
         self.inner_steps, self.points = inner_steps, points
         self.steps_taken = 0
         self.history: list[tuple[int, dict[str, Tensor]]] = []
-        self.kept: Any = None  # what a subclass keeps of the start, plain data and tensors; in the checkpoint
+        self.kept: Any = None  # a subclass's data from the start, plain data and tensors; saved in checkpoints
         self._looked_up: list[Tensor] | None = None
 
     def begin(self, batch: Batch) -> None:
-        """What of the start depends on the data, and what the data must be; before the first step of all.
+        """Prepares data that depends on the batch, and checks the batch; called before the first step.
 
         Raises:
             UserError: the data do not fit.
         """
 
     def setup(self, stage: str) -> None:
-        """Begins, if there are no steps yet; a checkpoint's weights come after it.
+        """Starts, if there are no steps yet; a checkpoint's weights come after it.
 
         Raises:
             UserError: there are several processes.
@@ -90,18 +90,18 @@ class Ensemble(Module):
             self.begin(batch)
 
     def part(self, batch: Batch, inner: int) -> Batch:
-        """What of a batch inner step number ``inner`` is taken on; by default all of it, each time.
+        """Returns the part of a batch for inner step ``inner``; by default all of it.
 
-        Where each step needs data of its own, a batch holds them for all inner steps.
+        If each step needs different data, a batch has the data of all inner steps.
         """
         return batch
 
     def settings(self) -> dict[str, Sequence[Any]]:
-        """What distinguishes the members: names to E values each."""
+        """Returns the settings in which members differ: maps names to E values each."""
         raise NotImplementedError
 
     def stacks(self) -> list[Tensor]:
-        """The parameters in order, (E, …) each; while steps are taken they are looked up once, not at each."""
+        """Returns the parameters in order, (E, …) each; looked up once, not at each step."""
         return self._looked_up or list(self.parameters())
 
     def losses(self, batch: Batch) -> Tensor:
@@ -109,24 +109,24 @@ class Ensemble(Module):
         raise NotImplementedError
 
     def gradients(self, batch: Batch) -> list[Tensor]:
-        """The gradient of each parameter, in the order of ``parameters()``; by autograd if not overridden."""
+        """Returns the gradient of each parameter, in the order of ``parameters()``; by autograd if not overridden."""
         with torch.enable_grad():
             return list(torch.autograd.grad(self.losses(batch).sum(), self.stacks()))
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
-        """What is recorded of each member: names to (E,)."""
+        """Returns the measurements of each member: maps names to (E,)."""
         raise NotImplementedError
 
     def theory(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """What is predicted after ``step`` steps, by the names of :meth:`measure`: names to (E,); may be NaN."""
+        """Returns the predictions after ``step`` steps by the names of :meth:`measure`: maps names to (E,) or NaN."""
         return {}
 
     def draw(self) -> None:
-        """Draws what was measured, at the end of training."""
+        """Draws the measurements at the end of training."""
 
     @torch.no_grad()
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Takes ``inner_steps`` steps, and measures in between where it is due."""
+        """Performs ``inner_steps`` steps, and measures at the chosen ones."""
         wrapped: Any = self.optimizers()
         end, total = self.steps_taken + self.inner_steps, self._total()
         for step in record_points(total, self.points):
@@ -146,15 +146,15 @@ class Ensemble(Module):
 
     @torch.no_grad()
     def simulate(self, batch: Batch, steps: int, at: Sequence[int] | None = None) -> dict[str, np.ndarray]:
-        """The same without a Trainer: takes ``steps`` steps and measures on the way.
+        """Trains without a Trainer: performs ``steps`` steps and measures at the chosen ones.
 
         Args:
             batch: All of the data.
-            steps: How many more.
-            at: Numbers of the steps after which to measure; by default about ``points`` of them.
+            steps: Number of more.
+            at: Steps after which to measure; by default about ``points`` of them.
 
         Returns:
-            As :meth:`trajectory`, from the first step of all.
+            The same as :meth:`trajectory`, from the first step.
         """
         optimizer, end = build_optimizer(self, self.optimizer_config), self.steps_taken + steps
         for step in sorted({end, *(record_points(end, self.points) if at is None else at)}):
@@ -164,7 +164,7 @@ class Ensemble(Module):
         return self.trajectory()
 
     def advance(self, batch: Batch, steps: int, optimizer: torch.optim.Optimizer) -> None:
-        """Takes ``steps`` steps of all members; those of plain SGD without the optimiser's bookkeeping."""
+        """Performs ``steps`` steps of all members; those of plain SGD without the optimiser's overhead."""
         group = optimizer.param_groups[0]
         bare = type(optimizer) is torch.optim.SGD and len(optimizer.param_groups) == 1
         if bare and not (group["momentum"] or group["weight_decay"] or group["maximize"]):
@@ -172,7 +172,7 @@ class Ensemble(Module):
             rate, start = group["lr"], self.steps_taken
             for step in range(
                 start, start + steps
-            ):  # steps_taken, an attribute of a module, would take a fifth of a step
+            ):  # reading the module's attribute steps_taken would take a fifth of a step's time
                 found = self.gradients(self.part(batch, step % self.inner_steps))
                 torch._foreach_add_(parameters, found, alpha=-rate)
             self._looked_up = None
@@ -189,7 +189,7 @@ class Ensemble(Module):
             parameter.grad = gradient
 
     def record(self, batch: Batch) -> None:
-        """Measures all members now."""
+        """Measures all members."""
         if self.history and self.history[-1][0] == self.steps_taken:
             return
         measured = {name: value.detach().cpu().clone() for name, value in self.measure(batch).items()}
@@ -198,7 +198,7 @@ class Ensemble(Module):
         self.history.append((self.steps_taken, measured))
 
     def trajectory(self) -> dict[str, np.ndarray]:
-        """All that was recorded: ``step`` (R,), each setting (E,), each measurement and prediction (R, E)."""
+        """Returns all that was recorded: ``step`` (R,), each setting (E,), each measurement and prediction (R, E)."""
         names = self.history[0][1] if self.history else {}
         found = {"step": np.array([step for step, _ in self.history])}
         found |= {name: np.asarray(values) for name, values in self.settings().items()}
@@ -214,19 +214,19 @@ class Ensemble(Module):
             self.draw()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what was recorded, and the start."""
+        """Saves the measurements and the data from the start."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["ensemble"] = {"steps_taken": self.steps_taken, "history": self.history, "kept": self.kept}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on from what was recorded, and from the start that was."""
+        """Restores the measurements and the data from the start."""
         super().on_load_checkpoint(checkpoint)
         self.steps_taken = checkpoint["ensemble"]["steps_taken"]
         self.history = list(checkpoint["ensemble"]["history"])
         self.kept = checkpoint["ensemble"]["kept"]
 
     def _total(self) -> int:
-        """Steps of the whole of training."""
+        """Number of steps of the whole training."""
         trainer = self.trainer
         batches = trainer.num_training_batches * (trainer.max_epochs or 1)
         if trainer.max_steps > 0:
@@ -235,11 +235,11 @@ class Ensemble(Module):
 
 
 def prepared(config: str, *overrides: str) -> tuple[Ensemble, Batch]:
-    """The model of a config and the batch that it trains on, for :meth:`Ensemble.simulate`.
+    """Returns the model of a config and the batch that it trains on, for :meth:`Ensemble.simulate`.
 
     Args:
         config: A path or the short name of a shipped config.
-        *overrides: As typed on the command line.
+        *overrides: Options as on the command line.
     """
     from framework.runs.experiment import build
 

@@ -1,4 +1,4 @@
-"""What language models of any make share: the loss of a batch of tokens, perplexity, accuracy, generation."""
+"""The base of language models: the loss of a batch of tokens, perplexity, accuracy, generation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def aligned(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def token_losses(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The summed −ln p of each target, and how many there are; the loss is taken in float32.
+    """Returns the summed −ln p of each target, and how many there are; the loss is taken in float32.
 
     Args:
         logits: ``(B, T, vocabulary)``, any floating type.
@@ -73,7 +73,7 @@ class Perplexity(Metric):
         self.count += count
 
     def compute(self) -> Tensor:
-        """The value over all that was added; float32."""
+        """Returns the value over all that was added; float32."""
         mean = self.total / self.count
         return (mean if self.log else mean.exp()).float()
 
@@ -130,7 +130,7 @@ class LanguageModel(Module):
             raise UserError(f"model: {self.vocab_size} tokens, but {type(data).__name__} has {tokens}; {self._more()}")
 
     def _more(self) -> str:
-        """How to give the model more tokens."""
+        """Returns the message on how to give the model more tokens."""
         return "set model.vocab_size=${data.vocab_size}"
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -138,7 +138,7 @@ class LanguageModel(Module):
         raise NotImplementedError
 
     def auxiliary_loss(self) -> Tensor | None:
-        """What is added to the loss of the batch that ``forward`` saw last; ``None`` for nothing."""
+        """Returns a term that is added to the loss of the last batch in ``forward``; ``None`` for nothing."""
         return None
 
     def extend(self, input_ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
@@ -200,7 +200,7 @@ class LanguageModel(Module):
             logits, state = self.extend(added[-1][:, None], state)
 
     def _pick(self, logits: Tensor) -> Tensor:
-        """The next token of each row of logits ``(B, vocabulary)``."""
+        """Returns the next token of each row of logits ``(B, vocabulary)``."""
         if self.temperature == 0:
             return logits.argmax(-1)
         return torch.multinomial((logits.float() / self.temperature).softmax(-1), 1)[:, 0]

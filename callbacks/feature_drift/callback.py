@@ -1,4 +1,4 @@
-"""Observes how far the features of a network drift."""
+"""The observer of how far the features of a network drift."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ NAMES = {"cs": "cosine similarity", "diff": "‖φ − φ₀‖", "fdr": "Fisher
 
 
 def drift_of(features: Tensor, start: Tensor, labels: Tensor, head: nn.Module) -> dict[str, float]:
-    """CS, Diff, FDR and Norm, as ``cs``, ``diff``, ``fdr`` and ``norm``.
+    """Returns CS, Diff, FDR and Norm, as ``cs``, ``diff``, ``fdr`` and ``norm``.
 
     Args:
         features: (N, h).
-        start: (N, h), those of the same examples before the training.
+        start: (N, h), features of the same examples before training.
         labels: (N,) int64.
-        head: With a ``weight``.
+        head: The head, with a ``weight``.
     """
     weight: Any = head.weight
     return {
@@ -39,7 +39,7 @@ def drift_of(features: Tensor, start: Tensor, labels: Tensor, head: nn.Module) -
 
 
 def drift_figure(rows: list[dict[str, float]]) -> Figure:
-    """The four numbers over epochs."""
+    """Draws the four numbers over epochs."""
     figure = new_figure(2, 2, size=(8.0, 5.0))
     epochs = [row["epoch"] for row in rows]
     for axes, (name, text) in zip(figure.axes, NAMES.items(), strict=True):
@@ -54,8 +54,8 @@ class FeatureDrift(Observer):
 
     Args:
         head: Name of the last linear layer; found by default.
-        part: ``val`` or ``test``: the data whose features are looked at.
-        points: Examples of it, at most.
+        part: ``val`` or ``test``: the data whose features are used.
+        points: Largest number of examples.
 
     Raises:
         UserError: a setting is not accepted; there is no linear head (before training), or no such data (at the start).
@@ -77,12 +77,12 @@ class FeatureDrift(Observer):
             self._layer = find_head(model, self.head, f"{self.name}.head")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keeps the features of the start."""
+        """Stores the features at the start."""
         if not self.rows:
             self._look(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compares with them."""
+        """Measures and logs."""
         self._look(trainer, pl_module)
         for name in NAMES:
             pl_module.log(f"feature_drift/{name}", self.rows[-1][name], rank_zero_only=True)
@@ -97,13 +97,13 @@ class FeatureDrift(Observer):
         self.rows.append({"epoch": float(epoch), **drift_of(seen.features, self.start, seen.labels, head)})
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws."""
+        """Draws the figure."""
         log_figure(trainer, self.technique, drift_figure(self.rows))
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen so far, and the features of the start."""
+        """Returns the measurements so far, and the features at the start."""
         return {"rows": self.rows, "start": self.start}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on."""
+        """Restores them."""
         self.rows, self.start = list(state_dict["rows"]), state_dict["start"]

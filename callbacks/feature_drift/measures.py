@@ -1,4 +1,4 @@
-"""How far features move, and how well they tell classes apart."""
+"""Measures of how far features move, and how well they separate classes."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from torch import Tensor
 
 
 def mean_cosine(features: Tensor) -> float:
-    """CS: the mean cosine similarity of the features (N, h) of two different examples."""
+    """Returns CS: the mean cosine similarity of the features (N, h) of two different examples."""
     unit = torch.nn.functional.normalize(features.double(), dim=1)
     count = len(unit)
     return float((unit.sum(0).square().sum() - unit.square().sum()) / (count * (count - 1)))
 
 
 def mean_difference(features: Tensor, start: Tensor) -> float:
-    """Diff: the mean of ‖φ(x) − φ₀(x)‖₂ over examples, of features (N, h) each."""
+    """Returns Diff: the mean of ‖φ(x) − φ₀(x)‖₂ over examples, with features (N, h) each."""
     return float((features.double() - start.double()).norm(dim=1).mean())
 
 
 def fisher_ratio(features: Tensor, labels: Tensor) -> float:
-    """FDR: tr(S_W⁺ S_B), the scatter (h, h) of the classes' means over that within classes (Fisher's criterion).
+    """Returns FDR: tr(S_W⁺ S_B), the scatter (h, h) of class means over that within classes (Fisher's criterion).
 
-    S_W = Σ_c Σ_{i in c} (φ_i − μ_c)(φ_i − μ_c)ᵀ, S_B = Σ_c N_c (μ_c − μ)(μ_c − μ)ᵀ; the pseudo-inverse leaves out
-    directions in which nothing varies.
+    S_W = Σ_c Σ_{i in c} (φ_i − μ_c)(φ_i − μ_c)ᵀ, S_B = Σ_c N_c (μ_c − μ)(μ_c − μ)ᵀ; the pseudo-inverse ignores
+    directions without variation.
 
     Args:
         features: (N, h).

@@ -1,7 +1,7 @@
 """Liger attention: o_t = α · GRM(q, k, v) + β · SWA(q, k, v), on a softmax attention's own projections.
 
-Source: Lan et al. 2025, arXiv 2503.01496. An attention layer is converted by changing its class: its parameters,
-their names and whatever lies on them (adapters, norms of q and k, biases) stay where they are.
+Source: Lan et al. 2025, arXiv 2503.01496. An attention layer is converted by changing its class: its parameters, their
+names and everything on them (adapters, norms of q and k, biases) stay unchanged.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ TRANSFORMERS = ("LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3At
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a layer computes instead of softmax attention.
+    """The settings of a layer's replacement of softmax attention.
 
     Attributes:
-        variant: The recurrence, of :data:`callbacks.liger.gates.KINDS`.
+        variant: The recurrence, one of :data:`callbacks.liger.gates.KINDS`.
         tau: Temperature of the decays; ``None`` for the variant's own (16 for gla).
-        window: w, tokens that softmax attention still sees, the present one among them.
-        alpha: Weight of the recurrence; 0 leaves it out.
-        beta: Weight of the softmax attention; 0 leaves it out.
-        slots: M, of ``gsa``.
-        lower_bound: γ, of ``hgrn2``.
-        chunk: Positions in a chunk of the recurrence, a power of two.
+        window: w, number of tokens of the softmax attention, including the current one.
+        alpha: Weight of the recurrence; 0 omits it.
+        beta: Weight of the softmax attention; 0 omits it.
+        slots: M, for ``gsa``.
+        lower_bound: γ, for ``hgrn2``.
+        chunk: Number of positions in a chunk of the recurrence, a power of two.
 
     Raises:
         UserError: a value is not accepted.
@@ -63,17 +63,17 @@ class Recipe:
         between(0, 1, "[)", lower_bound=self.lower_bound)
 
     def to_plain(self) -> dict[str, Any]:
-        """As a dict."""
+        """Returns it as a dict."""
         return asdict(self)
 
 
 class LigerState(NamedTuple):
-    """What a layer remembers; its size does not depend on how many tokens there were.
+    """A layer's decoding state; its size does not depend on the number of tokens.
 
     Attributes:
-        memory: The recurrence's, ``(B, H_kv, d, d)`` float32 (gsa: ``(B, H_kv, M, 2 d)``); ``None`` for α = 0.
+        memory: State of the recurrence, ``(B, H_kv, d, d)`` float32 (gsa: ``(B, H_kv, M, 2 d)``); ``None`` for α = 0.
         recent: At most w − 1 rotated keys and values; ``None`` for β = 0.
-        position: Tokens so far.
+        position: Number of tokens so far.
     """
 
     memory: Tensor | None
@@ -82,7 +82,7 @@ class LigerState(NamedTuple):
 
 
 class Projections(NamedTuple):
-    """Of T tokens: q ``(B, H, T, d)``, k and v ``(B, H_kv, T, d)``, q and k rotated, and what the decays come from."""
+    """Projections of T tokens: q ``(B, H, T, d)``, k, v ``(B, H_kv, T, d)``, q and k rotated, and the gate's input."""
 
     q: Tensor
     k: Tensor
@@ -101,16 +101,16 @@ def liger_attention(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> tuple[Tensor, LigerState]:
-    """The mixture of both branches, before the output projection.
+    """Computes the sum of both branches, before the output projection.
 
     Args:
         x: The tokens' projections.
-        recipe: What to compute.
-        state: After the tokens before these; ``None`` at the start.
+        recipe: The settings.
+        state: State after the previous tokens; ``None`` at the start.
         mask: ``(B, T)``, false at padding.
-        documents: ``(B, T)`` numbers of packed documents, which do not see each other; only without a state.
-        scale: Of the softmax attention; 1/√d by default.
-        dropout: On the weights of the softmax attention.
+        documents: ``(B, T)`` numbers of packed documents, which do not attend to each other; only without a state.
+        scale: Scale of the softmax attention; 1/√d by default.
+        dropout: Dropout on the weights of the softmax attention.
 
     Returns:
         ``(B, H, T, d)`` in v's type, and the state after these tokens.
@@ -138,11 +138,11 @@ def liger_attention(
 
 
 class LigerAttention(nn.Module):
-    """A converted attention layer; a base class that :func:`convert` puts before the layer's own.
+    """A converted attention layer; a base class that :func:`convert` adds before the layer's own class.
 
     Attributes:
-        recipe: What it computes.
-        as_original: While true it computes what it did before the conversion.
+        recipe: Its settings.
+        as_original: Whether it computes the output of the layer before the conversion.
     """
 
     recipe: Recipe
@@ -153,13 +153,13 @@ class LigerAttention(nn.Module):
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def _gate(self, x: Tensor, k: Tensor) -> Tensor:
-        """What the decays come from: the key, or, in the ablation, a projection of the input."""
+        """Returns the gate's input: the key, or, in the ablation, a projection of the input."""
         projection = getattr(self, "gate_proj", None)
         return k if projection is None else self._heads(projection(x))
 
 
 class LigerMixer(LigerAttention):
-    """One of a token mixer with the attributes of :class:`framework.protocols.RotaryAttention`."""
+    """The conversion of a token mixer with the attributes of :class:`framework.protocols.RotaryAttention`."""
 
     q_proj: nn.Module
     k_proj: nn.Module
@@ -175,7 +175,7 @@ class LigerMixer(LigerAttention):
         return self.o_proj(output.transpose(1, 2).flatten(2))
 
     def extend(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """The same on the tokens that follow ``state``."""
+        """Returns the output for the tokens that follow ``state``, and the new state."""
         if self.as_original:
             inherited: Any = super()
             return inherited.extend(x, state)
@@ -191,7 +191,7 @@ class LigerMixer(LigerAttention):
 
 
 class LigerTransformersAttention(LigerAttention):
-    """One of transformers' Llama, Mistral, Qwen2 or Qwen3; ``generate`` works, with a cache of constant size."""
+    """The conversion of transformers' Llama, Mistral, Qwen2 or Qwen3; ``generate`` works with a cache of fixed size."""
 
     layer_idx: int
     scaling: float
@@ -205,7 +205,7 @@ class LigerTransformersAttention(LigerAttention):
         past_key_values: Any = None,
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
-        """As the layer's own."""
+        """Has the signature of the layer's own ``forward``."""
         if self.as_original:
             return super().forward(
                 hidden_states=hidden_states,
@@ -232,14 +232,14 @@ class LigerTransformersAttention(LigerAttention):
 
 
 def tokens_present(attention_mask: Tensor | None, length: int) -> Tensor | None:
-    """Which of the last ``length`` tokens are no padding, (B, T), from a mask as transformers hands it to a layer.
+    """Returns which of the last ``length`` tokens are not padding, (B, T), from a layer's mask in transformers.
 
     Args:
         attention_mask: ``None``, (B, S), or (B or 1, 1, T, S): boolean, or float with 0 where a key is seen.
         length: T.
 
     Raises:
-        UserError: it is of another kind.
+        UserError: the mask has another form.
     """
     if attention_mask is None:
         return None
@@ -248,12 +248,12 @@ def tokens_present(attention_mask: Tensor | None, length: int) -> Tensor | None:
     if attention_mask.ndim == 2:
         return attention_mask[:, -length:].bool()
     seen = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
-    # whoever is no padding sees itself
+    # a token that is not padding attends to itself
     return seen[:, 0, :, -length:].diagonal(dim1=-2, dim2=-1)
 
 
 def _cached(cache: Any, index: int) -> Any:
-    """The layer's part of a cache of transformers; one of ours is put there at first."""
+    """Returns the layer's part of a cache of transformers; at first a :class:`LigerCacheLayer` is put there."""
     kind = _cache_layer()
     while len(cache.layers) <= index:
         cache.layers.append(cache.layer_class_to_replicate())
@@ -281,7 +281,7 @@ def _cache_layer() -> Any:
             raise UserError("liger: the cache of a linearised layer cannot be used by softmax attention")
 
         def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
-            # older versions hand over the positions
+            # older versions pass the positions
             length = query_length if isinstance(query_length, int) else query_length.shape[0]
             return self.get_seq_length() + length, 0
 
@@ -294,10 +294,10 @@ def _cache_layer() -> Any:
         get_max_cache_shape = get_max_length  # its name in older versions
 
         def offload(self) -> None:
-            """The state is small: it stays."""
+            """Does nothing: the state is small."""
 
         def prefetch(self) -> None:
-            """Nothing was taken away."""
+            """Does nothing: the state was not offloaded."""
 
         def reset(self) -> None:
             self.state = None
@@ -327,7 +327,7 @@ def _cache_layer() -> Any:
 
 
 def kind_of(module: nn.Module) -> type[LigerAttention] | None:
-    """Which of the two classes converts a layer; ``None`` if none does."""
+    """Returns the class that converts a layer; ``None`` if it cannot be converted."""
     cls = type(module)
     if isinstance(module, LigerAttention):
         return None
@@ -345,7 +345,7 @@ def convert(module: nn.Module, recipe: Recipe) -> None:
     """Makes a softmax attention layer a Liger attention, in place.
 
     Raises:
-        UserError: it is of no known kind.
+        UserError: the layer's class is not known.
     """
     kind = kind_of(module)
     if kind is None:
@@ -356,7 +356,7 @@ def convert(module: nn.Module, recipe: Recipe) -> None:
 
 
 def revert(module: LigerAttention) -> None:
-    """Makes it the softmax attention that it was, in place, with the weights of now."""
+    """Restores the layer's softmax attention, in place, with the current weights."""
     layer: Any = module
     layer.__class__ = next(cls for cls in type(module).__mro__[1:] if not issubclass(cls, LigerAttention))
     for name in ("recipe", "as_original"):

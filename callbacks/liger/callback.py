@@ -1,4 +1,4 @@
-"""The technique: linearises a model before its training, or before an epoch of it."""
+"""The technique: linearises a model before training, or before an epoch."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from framework.settings import at_least
 
 
 class Liger(Once):
-    """Turns softmax attention into a gated recurrence and a sliding window, made of the same weights.
+    """Turns softmax attention into a gated recurrence and a sliding window with the same weights.
 
     Args:
         variant: ``gla``, ``hgrn2``, ``gsa``, ``rwkv6``, ``mamba2``, ``retention``, ``mlstm``, or ``linear`` (no decay).
         tau: Temperature of the decays; by default the variant's own: 16 for gla, gsa, retention, mlstm, else 1.
-        window: Tokens that softmax attention still sees, the present one among them.
+        window: Number of tokens of the softmax attention, including the current one.
         alpha: Weight of the recurrence.
-        beta: Weight of the windowed attention; together with ``alpha`` 1, or the output projection sees another scale.
-        hybrid_every: Every so many-th attention stays as it is (8 in the paper's "-H"); 0 for none.
+        beta: Weight of the windowed attention; its sum with ``alpha`` should be 1, otherwise the scale of the output
+            projection's input changes.
+        hybrid_every: Every n-th attention layer is not converted (8 in the paper's "-H"); 0 converts all.
         layers: Names or patterns of attention layers; all by default.
-        gate_projection: Whether the decays come from a random projection of the input, a new parameter ``gate_proj`` in
-            each layer, rather than from the key (the paper's ablation).
-        slots: Slots of ``gsa``.
-        lower_bound: Of the decays of ``hgrn2``.
-        chunk: Positions in a chunk of the recurrence, a power of two.
-        epoch: Before which it is done; 0 for a model that is pretrained already. What needs the new model (``lora``)
-            starts at the same epoch.
-        recovery_optimizer: Fields of the optimiser that differ from then on, such as ``{lr: 0.001}``.
-        recovery_schedule: The same of the schedule, which starts anew, such as ``{name: plateau}``.
+        gate_projection: Whether the decays are computed from a random projection of the input, a new parameter
+            ``gate_proj`` in each layer, rather than from the key (the paper's ablation).
+        slots: Number of slots of ``gsa``.
+        lower_bound: Lower bound of the decays of ``hgrn2``.
+        chunk: Number of positions in a chunk of the recurrence, a power of two.
+        epoch: Epoch before which it is done; 0 for a pretrained model. Techniques that need the new model (``lora``)
+            start at the same epoch.
+        recovery_optimizer: Fields of the optimiser that differ afterwards, such as ``{lr: 0.001}``.
+        recovery_schedule: Fields of the schedule, which starts again, such as ``{name: plateau}``.
 
     Raises:
         UserError: a setting is not accepted, or no attention of the model can be converted (before training).
@@ -75,7 +76,7 @@ class Liger(Once):
         self.recovery_optimizer, self.recovery_schedule = recovery_optimizer, recovery_schedule
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses, before anything is written, a model without such attention and an epoch that is never reached."""
+        """Refuses a model without such attention, and an epoch that is never reached, before anything is written."""
         super().check(model, context)
         if not converted(model):
             select(model, self.layers, self.hybrid_every)
@@ -101,21 +102,21 @@ class Liger(Once):
 
     @classmethod
     def undo(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
-        """Gives softmax attention back, with the weights of now."""
+        """Restores softmax attention, with the current weights."""
         restore(model)
 
     @classmethod
     def fold(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
-        """Leaves the layers converted, since softmax attention would compute something else; the names are plain.
+        """Keeps the layers converted, because softmax attention would have other outputs; the names do not change.
 
         Raises:
-            UserError: with a gate projection there is one more parameter a layer.
+            UserError: a gate projection is one more parameter per layer.
         """
         if decision["gate_projection"]:
             raise UserError("liger.gate_projection: a model with gate projections cannot be folded into a plain one")
 
     def report(self, model: nn.Module, plan: Plan, context: Context) -> None:
-        """Says how many layers were converted."""
+        """Prints how many layers were converted."""
         layers = plan.decision["layers"]
         print(
             f"{self.name}: epoch {plan.epoch}: {len(layers)} attention layers are {self.alpha:g} {self.variant} + "

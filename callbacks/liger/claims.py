@@ -1,4 +1,4 @@
-"""What the Liger paper says, in a form that can fail: identities in full, and two small models that are linearised.
+"""The Liger paper's claims in a form that can fail: identities in full, and two small models that are linearised.
 
 The small models are trained by plain loops; one of them by ``fit`` too.
 """
@@ -121,7 +121,7 @@ def claims(run: Reproduction) -> Iterator[Claim]:
 
 
 def _base(toy: Toy, **changes: Any) -> tuple[Any, Any]:
-    """A softmax model, and its data."""
+    """Returns a softmax model, and its data."""
     from framework.runs.experiment import build
     from framework.runs.quiet import quiet_lightning
 
@@ -271,7 +271,7 @@ def decoding(run: Reproduction) -> Iterator[Claim]:
 
 
 def _grown(state: Any, times: int) -> Any:
-    """A cache of softmax attention as if there had been so many times as many tokens."""
+    """Returns a cache of softmax attention that is enlarged by a factor, as after more tokens."""
     return tree_map(lambda x: x.repeat(1, 1, times, 1) if isinstance(x, Tensor) else x, state)
 
 

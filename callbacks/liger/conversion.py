@@ -1,4 +1,4 @@
-"""Turning the attention of a model into Liger attention and back, in place, without a parameter more or less."""
+"""Converts the attention of a model to Liger attention and back, in place, without adding or removing parameters."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from framework.editing import choose
 from framework.errors import UserError
 
 RECORD = "liger"
-"""Under which name a config of transformers records what its weights were trained for."""
+"""Key in a config of transformers with the recipe for which its weights were trained."""
 
 
 def attentions(model: nn.Module) -> list[str]:
-    """Names of the softmax attention layers that can be converted, in the model's order."""
+    """Returns the names of the softmax attention layers that can be converted, in the model's order."""
     return [name for name, module in model.named_modules() if kind_of(module) is not None]
 
 
 def converted(model: nn.Module) -> dict[str, LigerAttention]:
-    """The converted layers by name."""
+    """Returns the converted layers by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, LigerAttention)}
 
 
 def select(model: nn.Module, layers: Sequence[str] | None = None, hybrid_every: int = 0) -> list[str]:
-    """The layers to convert.
+    """Returns the names of the layers to convert.
 
     Args:
         model: Any model.
         layers: Names or patterns; all that can be converted by default.
-        hybrid_every: Every so many-th of them stays as it is (8 in the paper's "-H"); 0 for none.
+        hybrid_every: Every n-th of them is not converted (8 in the paper's "-H"); 0 converts all.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such layer.
     """
     if hybrid_every < 0 or hybrid_every == 1:
         raise UserError(f"liger.hybrid_every: {hybrid_every} is not accepted; 0 (none stays), or 2 and more")
@@ -69,22 +69,23 @@ def linearize(
     lower_bound: float = 0.0,
     chunk: int = 64,
 ) -> nn.Module:
-    """Replaces softmax attention by α · recurrence + β · attention to a window, in place; weights stay as they are.
+    """Replaces softmax attention by α · recurrence + β · attention to a window, in place; weights are not changed.
 
     Args:
-        model: With attention layers of transformers' Llama, Mistral, Qwen2 or Qwen3, or of our own TransformerLM.
+        model: A model with attention layers of transformers' Llama, Mistral, Qwen2 or Qwen3, or of this project's
+            TransformerLM.
         variant: ``gla``, ``hgrn2``, ``gsa``, ``rwkv6``, ``mamba2``, ``retention``, ``mlstm``, or ``linear`` (no decay).
         tau: Temperature of the decays; the variant's own by default, 16 for gla.
-        window: w, tokens that the attention still sees.
+        window: w, number of tokens of the softmax attention.
         alpha: Weight of the recurrence.
         beta: Weight of the windowed attention.
-        hybrid_every: Every so many-th attention stays as it is; 0 for none.
+        hybrid_every: Every n-th attention layer is not converted; 0 converts all.
         layers: Names or patterns of the attention layers; all by default.
-        gate_projection: Whether the decays come from a random projection of the input, a new parameter ``gate_proj``
-            in each layer, rather than from the key (the paper's ablation).
-        slots: Of ``gsa``.
-        lower_bound: Of the decays of ``hgrn2``.
-        chunk: Positions in a chunk.
+        gate_projection: Whether the decays are computed from a random projection of the input, a new parameter
+            ``gate_proj`` in each layer, rather than from the key (the paper's ablation).
+        slots: Number of slots of ``gsa``.
+        lower_bound: Lower bound of the decays of ``hgrn2``.
+        chunk: Number of positions in a chunk.
 
     Returns:
         The model.
@@ -101,12 +102,12 @@ def linearize(
 
 
 def convert_layers(model: nn.Module, names: Sequence[str], recipe: Recipe) -> None:
-    """Converts the named layers, and says so in the config of a model of transformers.
+    """Converts the named layers, and records it in the config of a model of transformers.
 
     Args:
-        model: Changed in place.
-        names: Of attention layers of softmax.
-        recipe: What they compute from now on.
+        model: The model; changed in place.
+        names: Names of softmax attention layers.
+        recipe: The settings of the conversion.
     """
     for name in names:
         convert(model.get_submodule(name), recipe)
@@ -117,7 +118,7 @@ def convert_layers(model: nn.Module, names: Sequence[str], recipe: Recipe) -> No
 
 
 def add_gate_projections(model: nn.Module, names: Sequence[str]) -> None:
-    """Gives each layer a random projection to as many numbers as a key has."""
+    """Adds a random projection to each layer, to as many numbers as a key has."""
     for name in names:
         layer: Any = model.get_submodule(name)
         weight = layer.k_proj.weight
@@ -125,7 +126,7 @@ def add_gate_projections(model: nn.Module, names: Sequence[str]) -> None:
 
 
 def restore(model: nn.Module) -> nn.Module:
-    """Gives every converted layer its softmax attention back, in place, with the weights of now."""
+    """Restores softmax attention in every converted layer, in place, with the current weights."""
     for layer in converted(model).values():
         revert(layer)
     for part in _pretrained(model).values():
@@ -136,7 +137,7 @@ def restore(model: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
-    """Within it every converted layer computes softmax attention again."""
+    """A context manager in which every converted layer computes softmax attention."""
     layers = list(converted(model).values())
     before = [layer.as_original for layer in layers]
     for layer in layers:
@@ -149,11 +150,12 @@ def disabled(model: nn.Module) -> Iterator[None]:
 
 
 def linearize_as_recorded(model: nn.Module) -> nn.Module:
-    """Converts a model of transformers as its config records it: one that was linearised, trained and written to a
-    folder, which transformers by itself reads as softmax attention.
+    """Converts a model of transformers as recorded in its config.
+
+    It is for a model that was linearised, trained and saved, which transformers itself loads with softmax attention.
 
     Raises:
-        UserError: its config records nothing.
+        UserError: its config has no such record.
     """
     for part in _pretrained(model).values():
         record: Mapping[str, Any] | None = getattr(part.config, RECORD, None)
@@ -166,7 +168,7 @@ def linearize_as_recorded(model: nn.Module) -> nn.Module:
 
 
 def _pretrained(model: nn.Module) -> dict[str, Any]:
-    """The outermost models of transformers within a model, by the prefix of their names."""
+    """Returns the outermost models of transformers within a model, by the prefix of their names."""
     found: dict[str, Any] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(prefix) for prefix in found)

@@ -1,7 +1,7 @@
-"""Decays from the key, without a parameter (Lan et al. 2025, arXiv 2503.01496, Table 1).
+"""Decays that are computed from the key without parameters (Lan et al. 2025, arXiv 2503.01496, Table 1).
 
 A layer's key, before its rotation, is pooled to as many numbers as the recurrence has decays, and squashed to (0, 1).
-Decays are logarithms in float32 here, divided by a temperature τ that the paper's text leaves out and its code has
+Decays are logarithms in float32 here, divided by a temperature τ that is only in the paper's code
 (``gate_logit_normalizer`` = 16 for gla and gsa): at k = 0 half of the state is left after τ tokens.
 """
 
@@ -26,16 +26,16 @@ KINDS: dict[Variant, str] = {
     "mlstm": SCALAR,  # the same gate and, without a normaliser, the same recurrence as retention
     "linear": SCALAR,
 }
-"""Variant to how many decays a head has: one for each key dimension, one, or one for each of its slots."""
+"""Maps each variant to its number of decays per head: one per key dimension, one, or one per slot."""
 
 TEMPERATURES = {"gla": 16.0, "gsa": 16.0, "retention": 16.0, "mlstm": 16.0}
-"""τ where none is given; 1 for the others."""
+"""Default τ; 1 for the others."""
 
 
 def pool(key: Tensor, count: int) -> Tensor:
     """Averages neighbouring entries of each head's key ``(…, d)`` to ``(…, count)``; the identity for d of them.
 
-    ``AdaptiveAvgPool1d`` over all heads at once, as the official code has it, is this: no bin reaches over two heads.
+    This equals ``AdaptiveAvgPool1d`` over all heads, as in the official code: no bin spans two heads.
     """
     if count == key.shape[-1]:
         return key
@@ -45,11 +45,11 @@ def pool(key: Tensor, count: int) -> Tensor:
 def log_decay(
     key: Tensor, variant: Variant, tau: float | None = None, slots: int = 64, lower_bound: float = 0.0
 ) -> Tensor:
-    """ln a_t of a head's key.
+    """Returns ln a_t of a head's key.
 
     Args:
-        key: ``(…, d)``, before its rotation; or what a projection gives instead of it.
-        variant: Of :data:`KINDS`. ``linear`` does not decay.
+        key: ``(…, d)``, before its rotation; or the output of the gate projection.
+        variant: One of :data:`KINDS`. ``linear`` does not decay.
         tau: Temperature; the variant's own by default.
         slots: M, for ``gsa``.
         lower_bound: γ, for ``hgrn2``: a = γ + (1 − γ) σ(k).

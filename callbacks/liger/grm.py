@@ -1,11 +1,11 @@
-"""The gated recurrences that take over from softmax attention, from its own queries, keys and values.
+"""The gated recurrences that replace softmax attention, with its own queries, keys and values.
 
 With φ = softmax over a head's dimension, a_t the decay of :mod:`callbacks.liger.gates` and no scale, no rotation and no
 denominator (Lan et al. 2025, arXiv 2503.01496, Table 1, and its code):
 
 - gla, rwkv6 (a vector of decays), mamba2, retention, mlstm (one), linear (none):
   S_t = diag(a_t) S_{t−1} + φ(k_t)ᵀ v_t, o_t = φ(q_t) S_t;
-- hgrn2: the same with 1 − a_t in place of φ(k_t);
+- hgrn2: the same with 1 − a_t instead of φ(k_t);
 - gsa, M slots, s_t = 1 − a_t: K_t = diag(a_t) K_{t−1} + s_tᵀ k_t, V_t = diag(a_t) V_{t−1} + s_tᵀ v_t,
   o_t = softmax(q_t K_tᵀ) V_t with raw q and k.
 
@@ -46,19 +46,19 @@ def grm(
     form: Form = "chunk",
     chunk: int = 64,
 ) -> tuple[Tensor, Tensor]:
-    """One layer's recurrence.
+    """Computes one layer's recurrence.
 
     Args:
         q: ``(B, H, T, d)``, not rotated.
         k: ``(B, H_kv, T, d)``, not rotated; H a multiple of H_kv.
         v: ``(B, H_kv, T, e)``.
-        log_decay: ``(B, H_kv, T, d)``, ``(…, 1)`` or ``(…, M)``, as the variant has it.
-        variant: Of :data:`callbacks.liger.gates.KINDS`.
-        state: What the call for the tokens before returned.
-        mask: ``(B, T)``, false at padding, which leaves no trace.
-        starts: ``(B, T)``, true where a document begins, which knows nothing of the tokens before.
+        log_decay: ``(B, H_kv, T, d)``, ``(…, 1)`` or ``(…, M)``, depending on the variant.
+        variant: One of :data:`callbacks.liger.gates.KINDS`.
+        state: State returned by the call for the previous tokens.
+        mask: ``(B, T)``, false at padding, which is ignored.
+        starts: ``(B, T)``, true at the start of a document, which does not see earlier tokens.
         form: ``chunk``, ``recurrent`` (token by token), or ``parallel`` (all pairs, without a state: for tests).
-        chunk: Positions in a chunk.
+        chunk: Number of positions in a chunk.
 
     Returns:
         ``(B, H, T, e)`` float32, and the state ``(B, H_kv, d, e)``, for gsa ``(B, H_kv, M, d + e)``.
@@ -95,7 +95,7 @@ def _run(
 def _slots(
     q: Tensor, k: Tensor, v: Tensor, written: Tensor, log_decay: Tensor, state: Tensor | None, form: Form, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """Gated slot attention; the two memories are one tensor (…, M, d + e), which decays row by row."""
+    """Computes gated slot attention; the two memories are one tensor (…, M, d + e), which decays row by row."""
     keys, values = (None, None) if state is None else state.split([k.shape[-1], v.shape[-1]], -1)
     if form == "parallel":
         read = q.unsqueeze(-2) @ _every_state(written, k, log_decay).mT
@@ -117,7 +117,7 @@ def _slots(
 
 
 def _every_state(written: Tensor, x: Tensor, log_decay: Tensor) -> Tensor:
-    """(…, T, M, d): the memory after each token, as a sum over all tokens before; for tests."""
+    """Returns the memory (…, T, M, d) after each token, as a sum over all earlier tokens; for tests."""
     steps = torch.arange(x.shape[-2], device=x.device)
     between = (steps[:, None, None] >= steps) & (steps > steps[:, None])
     weights = torch.einsum("tsr,...rm->...tsm", between.to(log_decay), log_decay).exp()
@@ -128,10 +128,10 @@ def _every_state(written: Tensor, x: Tensor, log_decay: Tensor) -> Tensor:
 def chunk_into_slots(
     q: Tensor, k: Tensor, written: Tensor, log_decay: Tensor, state: Tensor | None = None, chunk: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """o_t = q_t K_tᵀ with K_t = diag(a_t) K_{t−1} + written_tᵀ k_t: linear attention that decays along its output.
+    """Computes o_t = q_t K_tᵀ with K_t = diag(a_t) K_{t−1} + written_tᵀ k_t: attention that decays along its output.
 
-    In chunks as :func:`framework.functional.gated_linear_attention.chunk_gla`, never with the exponential of a positive
-    number.
+    It works in chunks like :func:`framework.functional.gated_linear_attention.chunk_gla`, without exponentials of
+    positive numbers.
 
     Args:
         q: ``(…, T, d)``.

@@ -1,4 +1,4 @@
-"""Softmax attention to the last w tokens, the present one among them, at a cost of T·w."""
+"""Softmax attention to the last w tokens, including the current one, at a cost of T·w."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 32
-"""Queries that share a slice of keys, at least; a window larger than it is a block itself."""
+"""Minimum number of queries that share a slice of keys; a larger window is a block itself."""
 
 
 class Recent(NamedTuple):
-    """What is left of the tokens that the next one can see: at most w − 1.
+    """The tokens that the next one can attend to: at most w − 1.
 
     Attributes:
         keys: (B, H_kv, n, d), rotated.
         values: (B, H_kv, n, e).
-        present: (B, n) boolean, false for padding; ``None`` where there is none.
+        present: (B, n) boolean, false for padding; ``None`` if there is none.
     """
 
     keys: Tensor
@@ -37,17 +37,17 @@ def sliding_window_attention(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Each token attends to itself and the w − 1 before it, those of ``recent`` included.
+    """Computes the attention of each token to itself and the w − 1 before it, including those of ``recent``.
 
     Args:
         q: ``(B, H, T, d)``, rotated.
         k: ``(B, H_kv, T, d)``, rotated.
         v: ``(B, H_kv, T, e)``.
         window: w, at least 1.
-        mask: ``(B, T)``, false at padding, which nobody but itself attends to.
-        documents: ``(B, T)`` numbers; only tokens of one's own are attended to. Not together with ``recent``.
-        recent: The tokens before.
-        scale: On the scores; 1/√d by default.
+        mask: ``(B, T)``, false at padding, to which only padding itself attends.
+        documents: ``(B, T)`` numbers; tokens attend only to their own document. Not together with ``recent``.
+        recent: The previous tokens.
+        scale: Scale of the scores; 1/√d by default.
         dropout: Probability of dropping a weight.
 
     Returns:
@@ -77,7 +77,7 @@ def sliding_window_attention(
 
 
 def _oneself(present: Tensor) -> Tensor:
-    """A row of nothing would be NaN: the last token always sees itself."""
+    """Makes the last token always attend to itself, because an empty row would be NaN."""
     present[:, -1] = True
     return present
 
@@ -92,14 +92,14 @@ def _blocks(
     before: int,
     options: dict[str, Any],
 ) -> Tensor:
-    """Blocks of queries, each with the slice of keys that any of them sees."""
+    """Splits queries into blocks, each with the slice of keys that any of its queries attends to."""
     length, past = q.shape[2], window - 1
     size = min(max(window, BLOCK), length)
     front, end = past - before, -length % size
     batch, number = q.shape[0], (length + end) // size
 
     def sliced(x: Tensor, value: float = 0.0) -> Tensor:
-        """(B, …, past + T + end, d) to (B · N, …, past + size, d), slices that overlap."""
+        """Cuts (B, …, past + T + end, d) into overlapping slices (B · N, …, past + size, d)."""
         x = F.pad(x, (0, 0, front, end), value=value).unfold(-2, past + size, size).mT  # (B, …, N, past + size, d)
         return x.movedim(-3, 1).flatten(0, 1)
 
@@ -122,14 +122,14 @@ def _blocks(
 
 
 def remember(k: Tensor, v: Tensor, window: int, mask: Tensor | None, recent: Recent | None) -> Recent:
-    """What the next token can see after these: the last w − 1 of them and of those before.
+    """Returns the last w − 1 of these and the previous tokens, to which the next token can attend.
 
     Args:
         k: (B, H_kv, T, d), rotated.
         v: (B, H_kv, T, e).
         window: w.
-        mask: (B, T), true where there is no padding; ``None`` for none.
-        recent: What was left before them; ``None`` at the start.
+        mask: (B, T), false at padding; ``None`` for no padding.
+        recent: The previous tokens; ``None`` at the start.
     """
     present = mask.bool() if mask is not None else None
     if recent is not None:

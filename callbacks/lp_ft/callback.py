@@ -1,4 +1,4 @@
-"""The technique: a probe, solved or trained, and the stage after it."""
+"""The technique: a probe, fitted or trained, and the stage after it."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ class LPFT(Once):
     """Probes a linear head, then fine-tunes.
 
     Args:
-        strategy: ``lp_ft``; ``lp`` (the backbone stays frozen) or ``ft`` (no probe, the head is scaled at most).
+        strategy: ``lp_ft``; ``lp`` (the backbone stays frozen) or ``ft`` (no probe, only the scaling of the head).
         head: Name of the last linear layer; found by default.
-        probe_epochs: Epochs that train the head alone; 0 to solve for it before training.
-        Cs: Strengths of the regularisation that a solved probe tries.
-        cv: Folds of its cross-validation.
-        max_iter: Of its solver.
-        head_scale: Multiplies the head's weight before fine-tuning.
-        optimizer: What becomes of the optimiser after ``probe_epochs``: ``reset``, or ``keep`` the head's state.
+        probe_epochs: Number of epochs that train only the head; 0 fits it before training.
+        Cs: Number of regularisation strengths that a fitted probe tries.
+        cv: Number of folds of its cross-validation.
+        max_iter: Largest number of iterations of its solver.
+        head_scale: Factor on the head's weight before fine-tuning.
+        optimizer: Whether to ``reset`` the optimiser after ``probe_epochs``, or to ``keep`` the head's state.
         probe_optimizer: Fields of the optimiser that differ in the probe's epochs, such as ``{lr: 0.01}``.
-        probe_schedule: The same of the schedule, which spans those epochs alone.
+        probe_schedule: Fields of the schedule, which spans only those epochs.
         finetune_optimizer: Fields of the optimiser that differ in fine-tuning.
-        finetune_schedule: The same of its schedule.
-        epoch: Before which it begins. By default at the start, or once earlier techniques leave plain layers.
+        finetune_schedule: Fields of its schedule.
+        epoch: Epoch before which it starts. By default at the start, or when earlier techniques leave plain layers.
 
     Raises:
-        UserError: a setting is not accepted (at once); the model has no linear head, the data does not fit it, or the
-            training ends before the probe does (before training).
+        UserError: a setting is not accepted (in the constructor); the model has no linear head, the data does not fit
+            it, or the training ends before the probe does (before training).
     """
 
     technique: ClassVar[str] = "lp_ft"
@@ -94,23 +94,23 @@ class LPFT(Once):
         self.probe_optimizer, self.probe_schedule = probe_optimizer, probe_schedule
         self.finetune_optimizer, self.finetune_schedule = finetune_optimizer, finetune_schedule
         self.epoch = epoch
-        self._fit: ProbeFit | None = None  # of the edit under way, for its report
+        self._fit: ProbeFit | None = None  # of the current edit, for its report
         self._stilled: list[nn.Module] = []
 
     # when
 
     def settled(self, context: Context) -> int | None:
-        """The epoch before which fine-tuning begins."""
+        """Returns the epoch before which fine-tuning starts."""
         return self.first_epoch(context) + self.probe_epochs
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses a model without a linear head, and a training that ends before fine-tuning begins.
+        """Refuses a model without a linear head, and a training that ends before fine-tuning starts.
 
         Raises:
-            UserError: either is so, or a technique beside it would train a backbone that stays frozen.
+            UserError: either is the case, or another technique would train a backbone that has to stay frozen.
         """
         super().check(model, context)
-        if not ledger_of(model).plans:  # later its layers may be others for a while
+        if not ledger_of(model).plans:  # later its layers may differ temporarily
             find_head(model, self.head, f"{self.name}.head")
         for name, other in context.techniques.items():
             trains = isinstance(other, Edit) and "trainability" in other.changes
@@ -129,10 +129,10 @@ class LPFT(Once):
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuses the same by the number of steps.
+        """Checks the same with the number of steps.
 
         Raises:
-            UserError: ``max_steps`` is reached before.
+            UserError: ``max_steps`` is reached before fine-tuning starts.
         """
         self._stilled = []
         steps, batches = trainer.max_steps, trainer.num_training_batches
@@ -149,11 +149,11 @@ class LPFT(Once):
             )
 
     def in_training(self, context: Context) -> bool:
-        """Not if it is all done at the start."""
+        """Returns whether it is still incomplete after the start."""
         return self.first_epoch(context) + self.probe_epochs > 0
 
     def due(self, context: Context) -> bool:
-        """Where the probe begins, and where it ends."""
+        """Returns true where the probe starts and where it ends."""
         done = [plan for plan in context.plans if plan.name == self.name]
         if not done:
             return super().due(context)
@@ -162,10 +162,10 @@ class LPFT(Once):
     # what
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """Finds the head, and what is trained.
+        """Finds the head and the parameters to train.
 
         Raises:
-            UserError: there is no head, or it is frozen and was to be trained alone.
+            UserError: there is no head, or it is frozen although it should be trained.
         """
         done = [plan for plan in context.plans if plan.name == self.name]
         if done:
@@ -184,7 +184,7 @@ class LPFT(Once):
         return {"phase": self.strategy, "head": head, "trainable": trained, **self._stage(context, False)}
 
     def _stage(self, context: Context, probing: bool) -> dict[str, Any]:
-        """The stage that begins, where anything is different in it."""
+        """Returns the stage that starts, if it differs from the previous one."""
         if self.optimizer == "keep":
             return {}
         optimizer, schedule = self.finetune_optimizer, self.finetune_schedule
@@ -197,11 +197,11 @@ class LPFT(Once):
 
     @classmethod
     def apply(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
-        """Trains what the decision names, and nothing else."""
+        """Makes the decision's parameters trainable, and no others."""
         set_trainable(model, decision["trainable"])
 
     def initialise(self, model: nn.Module, decision: Mapping[str, Any], context: Context) -> None:
-        """Solves for the head, and scales it where fine-tuning begins."""
+        """Fits the head, and scales it before fine-tuning."""
         self._fit = None
         if decision["phase"] == "probe":
             return
@@ -228,7 +228,7 @@ class LPFT(Once):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Keeps all but the head in ``eval`` mode while it is probed: no dropout, no new statistics of batch norms."""
+        """Keeps everything except the head in ``eval`` mode during the probe: no dropout, no update of batch norms."""
         decision = next((p.decision for p in reversed(ledger_of(pl_module).plans) if p.name == self.name), {})
         if decision.get("phase") in ("probe", "lp"):
             head = pl_module.get_submodule(decision["head"])
@@ -242,7 +242,7 @@ class LPFT(Once):
             self._stilled = []
 
     def report(self, model: nn.Module, plan: Plan, context: Context) -> None:
-        """Says what was done."""
+        """Prints a line on the edit."""
         decision = plan.decision
         head = model.get_submodule(decision["head"])
         assert isinstance(head, nn.Linear)

@@ -1,4 +1,4 @@
-"""The plain function: a probed head in any training loop."""
+"""The plain function: a linear probe in any training loop."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def probe(
 
     Args:
         model: Any module whose output is that of a linear layer.
-        batches: The training data: inputs and labels each, read once. Validation data does not belong here.
+        batches: The training data, as inputs and labels; read once. Do not use validation data.
         head: Name of the layer; found by default.
-        Cs: Strengths of the regularisation that are tried.
-        cv: Folds of the cross-validation.
-        max_iter: Of the solver.
-        head_scale: Multiplies V after the fit.
-        seed: Of the fit.
-        key: What errors begin with.
+        Cs: Number of regularisation strengths to try.
+        cv: Number of folds of the cross-validation.
+        max_iter: Largest number of iterations of the solver.
+        head_scale: Factor on V after the fit.
+        seed: Seed of the fit.
+        key: Start of error messages.
 
     Returns:
         The fit, not scaled.
 
     Raises:
-        UserError: there is no such head, the data does not fit it, or the model's output is not the head's.
+        UserError: there is no such head, the data does not fit it, or the model's output is not that of the head.
     """
     name = find_head(model, head, f"{key}.head")
     layer = model.get_submodule(name)

@@ -1,4 +1,4 @@
-"""A weight put together from blocks, each a linear combination of templates."""
+"""Assembles a weight from blocks, each a linear combination of templates."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 
 
 class TemplateBlock(NamedTuple):
-    """A rectangle of a weight: rows ``[top, bottom)`` and columns ``[left, right)``, and what fills it.
+    """A rectangle of a weight: rows ``[top, bottom)`` and columns ``[left, right)``, and its contents.
 
     Attributes:
-        bank: Which set of templates.
-        alpha: Which vector of coefficients.
+        bank: Index of the set of templates.
+        alpha: Index of the vector of coefficients.
     """
 
     bank: int
@@ -31,13 +31,13 @@ class TemplateBlock(NamedTuple):
 def assemble_plainly(
     banks: Sequence[Tensor], alphas: Sequence[Tensor], blocks: Sequence[TemplateBlock], shape: Sequence[int]
 ) -> Tensor:
-    """The weight, block by block: the slow and obvious form of :func:`assemble`.
+    """Assembles the weight block by block: the slow and simple form of :func:`assemble`.
 
     Args:
-        banks: Sets of templates, each ``(T, o, i, …)``; a block takes their upper left corner.
+        banks: Sets of templates, each ``(T, o, i, …)``; a block uses their upper left corner.
         alphas: Coefficients, each ``(T,)``.
         blocks: In any order; together they tile ``shape``.
-        shape: Of the weight.
+        shape: Shape of the weight.
     """
     rows: dict[int, list[Tensor]] = {}
     for block in sorted(blocks, key=lambda block: block.left):
@@ -49,15 +49,15 @@ def assemble_plainly(
 def assemble(
     banks: Sequence[Tensor], alphas: Sequence[Tensor], blocks: Sequence[TemplateBlock], shape: Sequence[int]
 ) -> Tensor:
-    """As :func:`assemble_plainly`; of whole templates in one batched product, whose backward pass is two.
+    """Equals :func:`assemble_plainly`; with whole templates in one batched product, and two in the backward pass.
 
     The templates' precision is kept under autocast.
 
     Args:
-        banks: Sets of templates, each ``(T, o, i, …)``; a block takes their upper left corner.
+        banks: Sets of templates, each ``(T, o, i, …)``; a block uses their upper left corner.
         alphas: Coefficients, each ``(T,)``.
         blocks: In any order; together they tile ``shape``.
-        shape: Of the weight.
+        shape: Shape of the weight.
     """
     first = banks[0]
     with _full_precision(first):
@@ -73,11 +73,11 @@ def assemble(
 
 
 class _Recipe(NamedTuple):
-    """How :func:`assemble` puts a weight of whole templates together.
+    """How :func:`assemble` assembles a weight from whole templates.
 
     Attributes:
         order: Vectors of coefficients, those of set 0 first.
-        split: Sizes of the mixed blocks, one by one.
+        split: Sizes of the mixed blocks.
         places: Order of these dimensions in the weight.
     """
 
@@ -88,7 +88,7 @@ class _Recipe(NamedTuple):
 
 @functools.cache
 def _recipe(blocks: tuple[TemplateBlock, ...], bank: tuple[int, ...], count: int) -> _Recipe | None:
-    """``None`` where blocks are not whole templates, half of them of either set."""
+    """Returns ``None`` if blocks are not whole templates, half of them from each set."""
     rows, columns = bank[1:3]
     order = sorted(blocks, key=lambda block: (block.bank, block.top, block.left))
     whole = all(b.bottom - b.top == rows and b.right - b.left == columns for b in blocks)

@@ -1,4 +1,4 @@
-"""The technique: two members in turn, then the whole."""
+"""The technique: two members one after the other, then the full width."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from framework.settings import above, at_least
 
 
 def check_schedule(values: Mapping[str, Any], key: str = "growth_schedule") -> None:
-    """Refuses what is no part of a schedule before training, and not when the network has been trained up to it.
+    """Checks the fields of a schedule before training, not only when the schedule starts.
 
     Raises:
-        UserError: naming the field.
+        UserError: a field is not accepted; the message names it.
     """
     changed(ScheduleConfig(), values, key)
     known = {part.name: part.default for part in fields(ScheduleConfig)}
@@ -52,33 +52,33 @@ def check_schedule(values: Mapping[str, Any], key: str = "growth_schedule") -> N
 
 
 class MixtureGrowth(Transform):
-    """Trains two half-width members one after the other, then the full width made of both.
+    """Trains two half-width members one after the other, then the full width assembled from both.
 
     Args:
-        member_epochs: Epochs of member 0 and of member 1; the network grows after both.
-        mode: How the new blocks start: ``orthogonal`` (the official code's), ``orthogonal_all``, ``zero``, ``copy``,
-            ``random`` or ``none``.
-        scale: Of the noise of ``copy``, the range of ``random`` and the length of orthogonal coefficients.
-        fold_epoch: Epoch before which the grown layers become plain ones, for techniques that need those; ``None`` to
-            train templates to the end.
-        layers: Names or patterns to ``in``, ``out`` or ``both``; found out by default.
+        member_epochs: Numbers of epochs of member 0 and of member 1; the network grows after both.
+        mode: Initialisation of the new blocks: ``orthogonal`` (the official code's), ``orthogonal_all``, ``zero``,
+            ``copy``, ``random`` or ``none``.
+        scale: Scale of the noise of ``copy``, the range of ``random`` and the length of orthogonal coefficients.
+        fold_epoch: Epoch before which the grown layers become plain ones, for techniques that need those; ``None``
+            trains templates until the end.
+        layers: Maps names or patterns to ``in``, ``out`` or ``both``; found automatically by default.
         input_layers: Layers that read the network's input; the first by default.
-        output_layers: Layers that write its output; the classifier or the last by default.
-        templates: T, templates in each of a layer's two sets.
+        output_layers: Layers that compute its output; the classifier or the last by default.
+        templates: T, number of templates in each of a layer's two sets.
         member_template_sets: The set of each block, ``[0, 1, 0, 1]`` or ``[0, 1, 1, 0]``.
-        init: Of the templates: ``kaiming`` (each with a member's fan-in), ``official``, or ``layer`` (the deviation
-            that the layer's own weights had, for a member's fan-in).
-        banks: Whether layers of one shape share their sets of templates.
-        copy_noise: Where given, member 1 starts as member 0 plus noise of this deviation.
+        init: Initialisation of the templates: ``kaiming`` (each with a member's fan-in), ``official``, or ``layer``
+            (the standard deviation of the layer's original weights, for a member's fan-in).
+        banks: Whether layers of the same shape share their sets of templates.
+        copy_noise: If given, member 1 starts as member 0 plus noise of this standard deviation.
         normalise: Whether member 0 is scaled to the norms of member 1 before growing.
-        freeze_members: Whether the members' coefficients stay as they are after growing.
+        freeze_members: Whether the members' coefficients are frozen after growing.
         growth_lr: Learning rate after growing; the module's own by default.
         growth_schedule: Fields of the schedule that differ after growing, such as ``{cycles: 4, cycle_decay: 0.5}``.
 
     Raises:
-        UserError: a setting is not accepted (at once), the training ends before the network grows (in ``check``, or
-            where it is counted in steps before the first), or the model cannot be converted (in ``decide``, before
-            training).
+        UserError: a setting is not accepted (in the constructor), the training ends before the network grows (in
+            ``check``, or at the start if it is limited by steps), or the model cannot be converted (in ``decide``,
+            before training).
     """
 
     technique = "mixture_growth"
@@ -113,7 +113,7 @@ class MixtureGrowth(Transform):
         above({"the sum of member_epochs": sum(epochs)}, fold_epoch=fold_epoch)
         check_growth(mode, scale)
         sets = list(MEMBER_SETS[0] if member_template_sets is None else member_template_sets)
-        describe(nn.Module(), {}, templates, sets, init)  # refuses what is not accepted
+        describe(nn.Module(), {}, templates, sets, init)  # checks the settings
         at_least(0, copy_noise=copy_noise, growth_lr=growth_lr)
         check_schedule(growth_schedule or {})
         self.member_epochs, self.mode, self.scale, self.fold_epoch = epochs, mode, float(scale), fold_epoch
@@ -124,13 +124,13 @@ class MixtureGrowth(Transform):
 
     @property
     def events(self) -> list[tuple[int, str]]:
-        """Epochs and what is done before them; the first at the start."""
+        """Returns the epochs before which something is done, and what; the first is the start."""
         first, second = self.member_epochs
         found = [(0, "convert"), (first, "member"), (first + second, "grow")]
         return found if self.fold_epoch is None else [*found, (self.fold_epoch, "fold")]
 
     def settled(self, context: Context) -> int | None:
-        """The epoch from which the layers are plain."""
+        """Returns the epoch from which the layers are plain."""
         return self.fold_epoch
 
     def check(self, model: nn.Module, context: Context) -> None:
@@ -173,7 +173,7 @@ class MixtureGrowth(Transform):
                 )
 
     def due(self, context: Context) -> bool:
-        """Whether the next of its events has come."""
+        """Returns whether the next event is due."""
         return self._next(context) is not None
 
     def _next(self, context: Context) -> str | None:
@@ -186,7 +186,7 @@ class MixtureGrowth(Transform):
         return action if context.epoch >= epoch else None
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """What is done: which layers become what, which member comes next, how it grows."""
+        """Returns what is done: which layers are converted how, which member is next, or how it grows."""
         number = sum(plan.name == self.name for plan in context.plans)
         epoch, action = self.events[number]
         until = self.events[number + 1][0] if number + 1 < len(self.events) else None
@@ -217,7 +217,7 @@ class MixtureGrowth(Transform):
             set_phase(model, decision["phase"], bool(decision.get("freeze_members")))
 
     def initialise(self, model: nn.Module, decision: Mapping[str, Any], context: Context) -> None:
-        """Draws templates, or writes what the grown network starts from."""
+        """Draws templates, or writes the initial values of the grown network."""
         if decision["action"] == "convert":
             initialise(model)
         elif decision["action"] == "member" and decision["copy_noise"] is not None:
@@ -227,11 +227,11 @@ class MixtureGrowth(Transform):
 
     @classmethod
     def fold(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
-        """Puts plain layers in place of those made of templates."""
+        """Replaces template layers by plain layers."""
         fold_(model)
 
     def report(self, model: nn.Module, plan: Plan, context: Context) -> None:
-        """Says in one line what was done."""
+        """Prints a line on what was done."""
         action = plan.decision["action"]
         text = {"member": "member 1 trains", "grow": f"grown ({self.mode})", "fold": "folded into plain layers"}
         if action == "convert":

@@ -1,4 +1,4 @@
-"""What the MixtureGrowth paper says, in a form that can fail: perceptrons on MNIST-1D, grown and trained in full.
+"""The MixtureGrowth paper's claims in a form that can fail: perceptrons on MNIST-1D, grown and trained in full.
 
 Every network is trained by a plain loop, with the technique's own plans; one of them by ``fit`` too.
 """
@@ -78,7 +78,7 @@ class _Task:
         return cls(model, settings, x, y, x_test, y_test, batch, *configs)
 
     def network(self, seed: int, widths: Sequence[int] | None = None) -> pl.LightningModule:
-        """The config's module as ``fit`` draws it from a seed, or one of other widths."""
+        """Returns the config's module as ``fit`` draws it from a seed, or one of other widths."""
         pl.seed_everything(seed, verbose=False)
         arguments = {key: value for key, value in self.model.hparams.items() if not key.startswith("_")}
         return type(self.model)(**{**arguments, **({} if widths is None else {"widths": list(widths)})})
@@ -90,8 +90,8 @@ class _Task:
 
         Args:
             model: In place.
-            seed: Of the order.
-            epochs: How many.
+            seed: Seed of the order.
+            epochs: Number of epochs.
             start: Epochs of the run before these.
             lr: Instead of the config's.
             **schedule: Instead of the config's.
@@ -251,7 +251,7 @@ def costs() -> Iterator[Claim]:
 
 
 def mean(values: Any) -> float:
-    """The mean of some numbers."""
+    """Returns the mean of some numbers."""
     values = list(values)
     return sum(values) / len(values)
 
@@ -349,7 +349,7 @@ def through_fit(run: Reproduction, result: _Outcome) -> Iterator[Claim]:
 
 
 def growth_figure(results: Sequence[_Outcome], member_epochs: Sequence[int]) -> Figure:
-    """Accuracy against training FLOPs of each way, and before and after the last epochs of each mode."""
+    """Draws accuracy against training FLOPs of each way, and before and after the last epochs of each mode."""
     figure = new_figure(1, 2, size=(11.5, 4.0))
     axes, bars = figure.axes
     cost = results[0].flops

@@ -1,4 +1,4 @@
-"""Which layers of a model are made of templates, and how: the plan, and carrying it out."""
+"""Plans which layers of a model are converted to templates, and converts them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _BATCH_NORM = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._Instanc
 
 
 def is_weight_layer(module: nn.Module) -> bool:
-    """A plain layer that can be made of templates: Linear, Conv1d and Conv2d without groups, GPT-2's Conv1D."""
+    """Returns whether a plain layer can be converted: Linear, Conv1d and Conv2d without groups, GPT-2's Conv1D."""
     kind = type(module)
     if kind is nn.Linear or (kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")):
         return True
@@ -57,7 +57,7 @@ def is_weight_layer(module: nn.Module) -> bool:
 
 
 def channels_of(module: nn.Module) -> int | None:
-    """Channels of a layer that treats each by itself; ``None`` for any other."""
+    """Returns the channels of a layer that treats them independently; ``None`` for any other."""
     if isinstance(module, _BATCH_NORM):
         return int(module.num_features)
     if type(module) is nn.PReLU and module.num_parameters > 1:
@@ -69,7 +69,7 @@ def channels_of(module: nn.Module) -> int | None:
 
 
 def reason_against(module: nn.Module) -> str:
-    """Why a module keeps a network from being split into two members."""
+    """Returns why a network with this module cannot be split into two members."""
     kind = type(module)
     if isinstance(module, _COUPLING) or "LayerNorm" in kind.__name__ or "RMSNorm" in kind.__name__:
         return "it couples channels, so that two members side by side are not the wide network"
@@ -97,7 +97,7 @@ def _is_tied(module: nn.Module, tied: Mapping[int, list[str]]) -> bool:
 
 
 def obstacles(model: nn.Module) -> dict[str, str]:
-    """Modules that keep the whole of a model from being split, with the reason."""
+    """Returns the modules because of which a model cannot be split as a whole, with the reasons."""
     found = {}
     tied = _tied(model)
     for name, module in model.named_modules():
@@ -114,7 +114,7 @@ def obstacles(model: nn.Module) -> dict[str, str]:
 
 
 def classifiers(model: nn.Module) -> list[str]:
-    """Names of the layers that a model itself calls its output (``get_classifier``, as timm's models have it)."""
+    """Returns the names of a model's output layers (from ``get_classifier``, as in timm's models)."""
     layers: set[int] = set()
     for module in model.modules():
         get = getattr(module, "get_classifier", None)
@@ -126,7 +126,7 @@ def classifiers(model: nn.Module) -> list[str]:
 
 
 def _whole(model: nn.Module, inputs: Sequence[str] | None, outputs: Sequence[str] | None) -> dict[str, str]:
-    """Every layer: the first split over outputs, the output over inputs, all else both ways."""
+    """Plans to convert every layer: the first split over outputs, the output layer over inputs, others both ways."""
     weights = [name for name, module in model.named_modules() if is_weight_layer(module)]
     if len(weights) < 2:
         raise UserError("mixture_growth: a network of two layers or more is needed")
@@ -158,7 +158,7 @@ def _named(names: Sequence[str], patterns: Sequence[str], key: str) -> list[str]
 
 
 def _inside(model: nn.Module) -> dict[str, str]:
-    """The pairs of layers in transformers' MLPs: the first split over outputs, the second over inputs."""
+    """Plans to convert pairs of layers in transformers' MLPs: the first split over outputs, the second over inputs."""
     kinds: dict[str, str] = {}
     tied = _tied(model)
     for prefix, parent in model.named_modules():
@@ -169,7 +169,7 @@ def _inside(model: nn.Module) -> dict[str, str]:
             if any(_is_tied(layer, tied) for layer in layers if layer is not None):
                 continue
             widths = [_widths(layer) for layer in layers if layer is not None]
-            between = getattr(parent, "norm", None)  # as timm has it between the two
+            between = getattr(parent, "norm", None)  # between the two in timm
             coupled = isinstance(between, nn.Module) and any(True for _ in between.parameters())
             names = [f"{prefix}.{name}".lstrip(".") for name in (*firsts, second)]
             if coupled or any(name in kinds for name in names):
@@ -198,21 +198,21 @@ def plan_layers(
     input_layers: Sequence[str] | None = None,
     output_layers: Sequence[str] | None = None,
 ) -> dict[str, str]:
-    """Which layers to convert: name to ``both``, ``in``, ``out`` or ``channels``.
+    """Returns which layers to convert: maps names to ``both``, ``in``, ``out`` or ``channels``.
 
-    With ``layers``, just those. Otherwise every layer, where every parameter of the model belongs to a layer that can
-    be split (then the grown network with zero coefficients is the sum of its members); else the pairs of layers
-    inside transformers' MLPs, all else being left as it is and shared by the members.
+    With ``layers``, only those. Otherwise every layer, if every parameter of the model belongs to a layer that can be
+    split (then the grown network with zero coefficients is the sum of its members); else the pairs of layers inside
+    transformers' MLPs, with everything else shared by the members.
 
     Args:
         model: Any module.
-        layers: Names or patterns to ``both``, ``in`` or ``out`` (batch norms: any of them).
-        input_layers: Of a wholly converted model, layers that read its input; the first by default.
-        output_layers: Those that write its output; ``get_classifier()`` or the last by default.
+        layers: Maps names or patterns to ``both``, ``in`` or ``out`` (batch norms: any of them).
+        input_layers: In a fully converted model, layers that read its input; the first by default.
+        output_layers: Layers that compute its output; ``get_classifier()`` or the last by default.
 
     Raises:
-        UserError: nothing can be converted (every obstacle is named), a pattern names nothing, or a named layer is of
-            a kind that cannot be.
+        UserError: nothing can be converted (the message has the reasons), a pattern matches nothing, or a named layer
+            cannot be converted.
     """
     if layers is not None:
         return _explicit(model, layers)
@@ -275,14 +275,14 @@ def describe(
     member_sets: Sequence[int] = MEMBER_SETS[0],
     init: Init = "kaiming",
 ) -> dict[str, dict[str, Any]]:
-    """All that :func:`convert` needs for each layer, as plain data.
+    """Returns the description of each layer that :func:`convert` needs, as plain data.
 
     Args:
-        model: As it is before the conversion.
-        kinds: From :func:`plan_layers`.
+        model: The model before the conversion.
+        kinds: The plan from :func:`plan_layers`.
         templates: T.
         member_sets: The set of each block.
-        init: Of the templates, see :class:`~callbacks.mixture_growth.layers.TemplateLayer`.
+        init: Initialisation of the templates, see :class:`~callbacks.mixture_growth.layers.TemplateLayer`.
 
     Raises:
         UserError: a setting is not accepted.
@@ -321,7 +321,7 @@ def _deviation(layer: Any) -> float:
 
 
 def bank_groups(layers: Mapping[str, Mapping[str, Any]], model: nn.Module) -> list[list[str]]:
-    """Layers that can share their sets of templates: of one class, kind, number and shape of templates."""
+    """Returns groups of layers that can share templates: of the same class, kind, number and shape of templates."""
     groups: dict[Any, list[str]] = {}
     for name, settings in layers.items():
         if settings["kind"] != CHANNELS:
@@ -337,13 +337,13 @@ def bank_groups(layers: Mapping[str, Mapping[str, Any]], model: nn.Module) -> li
 def convert(
     model: nn.Module, layers: Mapping[str, Mapping[str, Any]], banks: Iterable[Sequence[str]] = (), phase: int = 0
 ) -> list[str]:
-    """Replaces layers as described, in place, and sets the phase; what is converted already stays.
+    """Replaces layers as described, in place, and sets the phase; converted layers are not converted again.
 
-    Values are zeros where they are drawn; see :func:`initialise`.
+    Values that have to be drawn are zeros; see :func:`initialise`.
 
     Args:
         model: Any module.
-        layers: From :func:`describe`.
+        layers: The descriptions from :func:`describe`.
         banks: Groups of layers that share their sets of templates.
         phase: 0, 1 or 2.
 
@@ -384,7 +384,7 @@ def _made(old: nn.Module, settings: Mapping[str, Any]) -> Growing:
 
 
 def initialise(model: nn.Module) -> None:
-    """Fresh templates, coefficients and biases in every template layer, from the global generators."""
+    """Draws templates, coefficients and biases of every template layer from the global generators."""
     for _, layer in template_layers(model):
         layer.reset_parameters()
 
@@ -400,14 +400,14 @@ def convert_to_templates(
     init: Init = "kaiming",
     banks: bool = False,
 ) -> dict[str, str]:
-    """Makes a model of templates, in place, in phase 0 with fresh values (Pham et al. 2024).
+    """Converts a model to templates, in place, in phase 0 with new values (Pham et al. 2024).
 
     Args:
         model: Any module.
         layers: See :func:`plan_layers`.
         input_layers: See :func:`plan_layers`.
         output_layers: See :func:`plan_layers`.
-        templates: T, templates in each of the two sets of a layer.
+        templates: T, number of templates in each of a layer's two sets.
         member_template_sets: The set of each block: ``[0, 1, 0, 1]`` or ``[0, 1, 1, 0]``.
         init: ``kaiming``, ``official`` or ``layer``.
         banks: Whether layers of the same shape share their sets of templates.
@@ -426,22 +426,22 @@ def convert_to_templates(
 
 
 def growing_layers(model: nn.Module) -> Iterator[tuple[str, Growing]]:
-    """Every converted layer once, with its first name."""
+    """Returns every converted layer once, with its first name."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, Growing))
 
 
 def template_layers(model: nn.Module) -> Iterator[tuple[str, TemplateLayer]]:
-    """Every layer made of templates once, with its first name."""
+    """Returns every template layer once, with its first name."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, TemplateLayer))
 
 
 def set_phase(model: nn.Module, phase: int, freeze_members: bool = False) -> None:
-    """Has member 0, member 1 or the whole (2) compute and learn; only what it uses keeps a gradient.
+    """Selects which part computes and is trained: member 0, member 1 or the full width (2).
 
     Args:
-        model: Converted.
+        model: The converted model.
         phase: 0, 1 or 2.
-        freeze_members: Whether the members' coefficients stay as they are in phase 2.
+        freeze_members: Whether the members' coefficients are frozen in phase 2.
 
     Raises:
         UserError: there is no such phase, or the model was not converted.
@@ -461,5 +461,5 @@ def set_phase(model: nn.Module, phase: int, freeze_members: bool = False) -> Non
 
 
 def phase_of(model: nn.Module) -> int | None:
-    """The phase that a model is in; ``None`` if it has no converted layers."""
+    """Returns the model's phase; ``None`` if it has no converted layers."""
     return next((layer.phase for _, layer in growing_layers(model)), None)

@@ -1,7 +1,7 @@
-"""Layers whose weight is put together from templates, and layers that act on each channel by itself.
+"""Layers whose weight is assembled from templates, and layers that treat channels independently.
 
-Each of them is three layers in one: member 0, member 1 and the whole, of which ``phase`` says which one computes. All
-tensors of all three are there from the start, so a state dict has the same names and shapes in every phase.
+Each of them is three layers in one: member 0, member 1 and the full width; ``phase`` selects which one computes. The
+tensors of all three exist from the start, so a state dict has the same names and shapes in every phase.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ MEMBER_SETS = ((0, 1, 0, 1), (0, 1, 1, 0))
 
 
 def halves(width: int) -> tuple[int, int]:
-    """Widths of the two members of a layer of this width: an odd one gives the first member one channel more."""
+    """Returns the widths of a layer's two members; if the width is odd, the first member has one channel more."""
     return width - width // 2, width // 2
 
 
 def frozen_names(layer: nn.Module) -> frozenset[str]:
-    """Parameters of a plain layer that do not learn."""
+    """Returns the names of a plain layer's frozen parameters."""
     return frozenset(name for name, parameter in layer.named_parameters() if not parameter.requires_grad)
 
 
 class Growing(nn.Module):
-    """What both kinds of layers have in common.
+    """The base class of both kinds of layers.
 
     Attributes:
-        phase: 0 or 1 while that member computes, 2 for the whole.
-        frozen: Names of the plain layer's parameters that did not learn when it was converted, and do not here.
+        phase: 0 or 1 if that member computes, 2 for the full width.
+        frozen: Names of the plain layer's parameters that were frozen when it was converted, and stay frozen.
     """
 
     frozen: frozenset[str] = frozenset()
@@ -50,24 +50,24 @@ class Growing(nn.Module):
         self.phase = 0
 
     def member_of(self, name: str) -> int | None:
-        """The member that a parameter of this layer belongs to; ``None`` if only the whole uses it."""
+        """Returns the member of a parameter of this layer; ``None`` if only the full width uses it."""
         raise NotImplementedError
 
     def used_when_grown(self, name: str) -> bool:
-        """Whether the whole uses a parameter of this layer."""
+        """Returns whether the full width uses a parameter of this layer."""
         raise NotImplementedError
 
     def plain_name(self, name: str) -> str:
-        """The plain layer's parameter that one of this layer stands for."""
+        """Returns the plain layer's parameter to which one of this layer corresponds."""
         raise NotImplementedError
 
     def learns(self, name: str, phase: int, freeze_members: bool = False) -> bool:
-        """Whether a parameter of this layer is trained in a phase.
+        """Returns whether a parameter of this layer is trained in a phase.
 
         Args:
-            name: Within the layer.
+            name: Name within the layer.
             phase: 0, 1 or 2.
-            freeze_members: Whether the members' coefficients stay as they are in phase 2.
+            freeze_members: Whether the members' coefficients are frozen in phase 2.
         """
         if self.plain_name(name) in self.frozen:
             return False
@@ -76,31 +76,31 @@ class Growing(nn.Module):
         return self.used_when_grown(name) and not (freeze_members and name in ("alpha_0", "alpha_1"))
 
     def folded(self) -> nn.Module:
-        """A plain layer of full width that computes what this one does in its phase; the idle member is zero."""
+        """Returns a plain layer of full width with this layer's output in its phase; the idle member is zero."""
         raise NotImplementedError
 
 
 class TemplateLayer(Growing):
     """A linear layer or convolution whose weight consists of blocks mixed from templates (Pham et al. 2024).
 
-    Block j is ``B_j = Σ_t alpha_j[t] · templates_s[t]`` with the set s = ``member_sets[j]``. Split both ways the weight
-    is ``[[B_0, B_2], [B_3, B_1]]``, rows being outputs; split over inputs only ``[B_0, B_1]``, over outputs only
-    ``[B_0; B_1]``. Member m computes with B_m alone. Of an odd width the second member has the smaller half, and the
-    templates' last row or column is left out of its blocks.
+    Block j is ``B_j = Σ_t alpha_j[t] · templates_s[t]`` with the set s = ``member_sets[j]``. If it is split both ways
+    the weight is ``[[B_0, B_2], [B_3, B_1]]``, with outputs as rows; if only over inputs ``[B_0, B_1]``, only over
+    outputs ``[B_0; B_1]``. Member m uses only B_m. If the width is odd, the second member has the smaller half, and its
+    blocks omit the templates' last row or column.
 
-    In evaluation mode and without gradients an assembled weight is kept for further calls, until a parameter is
-    written to or a backward pass goes through the layer. torch does not tell of writes through ``parameter.data``: call
-    ``eval()`` after them, which drops what was kept.
+    In evaluation mode and without gradients the assembled weight is cached, until a parameter is written to or a
+    backward pass goes through the layer. Writes through ``parameter.data`` cannot be detected: call ``eval()`` after
+    them, which clears the cache.
 
     Args:
-        layer: The plain one; its class, sizes, device and precision are taken over, its values are not.
+        layer: The plain layer; its class, sizes, device and precision are used, its values are not.
         kind: ``both``, ``in`` or ``out``: the sides that are split between members.
-        templates: T, templates in each of the two sets.
+        templates: T, number of templates in each of the two sets.
         member_sets: The set of each block.
-        init: Of the templates: ``kaiming`` (each with the fan-in of a member), ``official`` (Kaiming on the tensor of
-            all templates, which takes their number for that of outputs) or ``layer`` (``deviation``).
-        deviation: With ``init: layer``, that of a member's weight.
-        bias_bound: Biases are drawn uniformly up to this.
+        init: Initialisation of the templates: ``kaiming`` (each with the fan-in of a member), ``official`` (Kaiming on
+            the tensor of all templates, which uses their number as that of outputs) or ``layer`` (``deviation``).
+        deviation: With ``init: layer``, the standard deviation of a member's weight.
+        bias_bound: Biases are drawn uniformly up to this bound.
 
     Raises:
         UserError: the layer is of another class, has groups, or is too narrow to be split.
@@ -157,7 +157,7 @@ class TemplateLayer(Growing):
 
     @property
     def blocks(self) -> int:
-        """Of the whole weight: 4, or 2 where only one side is split."""
+        """The blocks of the full weight: 4, or 2 if only one side is split."""
         return 4 if self.kind == "both" else 2
 
     def _rows(self, half: int) -> tuple[int, int]:
@@ -169,30 +169,30 @@ class TemplateLayer(Growing):
         return (0, self.in_width) if self.kind == "out" else ((0, first), (first, self.in_width))[half]
 
     def _place(self, block: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Rows and columns of a block in the whole weight."""
+        """Returns the rows and columns of a block in the full weight."""
         row, column = ((0, 0), (1, 1), (0, 1), (1, 0))[block]
         return self._rows(row), self._columns(column)
 
     @staticmethod
     def as_rows(weight: Tensor) -> Tensor:
-        """A plain layer's weight with outputs first, inputs second."""
+        """Returns a plain layer's weight with outputs first, inputs second."""
         return weight
 
     # values
 
     def alphas(self) -> list[nn.Parameter]:
         """Coefficients of each block, each ``(T,)``."""
-        found: Any = self._parameters  # not by attribute: a small layer's step feels it
+        found: Any = self._parameters  # faster than by attribute, which matters for small layers
         return [found[name] for name in self.second_factors]
 
     def banks(self) -> list[nn.Parameter]:
-        """Both sets of templates, each ``(T, rows, columns, …)``."""
+        """Returns both sets of templates, each ``(T, rows, columns, …)``."""
         found: Any = self._parameters
         return [found["templates_0"], found["templates_1"]]
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Fresh templates, coefficients and biases of the members."""
+        """Draws templates, coefficients and biases of the members."""
         alphas = self.alphas()
         start = torch.empty(len(alphas), self.templates, device=alphas[0].device, dtype=torch.float32)
         nn.init.orthogonal_(start)
@@ -210,18 +210,18 @@ class TemplateLayer(Growing):
                 nn.init.uniform_(bias, -self.bias_bound, self.bias_bound)
 
     def block(self, number: int) -> Tensor:
-        """B_j, in its place's size."""
+        """Returns B_j, with the size of its rectangle."""
         (top, bottom), (left, right) = self._place(number)
         block = TemplateBlock(0, 0, 0, bottom - top, 0, right - left)
         bank, alpha = getattr(self, f"templates_{self.member_sets[number]}"), getattr(self, f"alpha_{number}")
         return assemble([bank], [alpha], [block], (bottom - top, right - left, *self.full[2:]))
 
     def whole(self) -> Tensor:
-        """W of the grown layer, outputs first."""
+        """Returns W of the grown layer, outputs first."""
         return assemble(self.banks(), self.alphas(), self._blocks, self.full)
 
     def effective_weight(self) -> Tensor:
-        """What the layer computes with in its phase, outputs first."""
+        """Returns the weight in the layer's phase, outputs first."""
         if self.training:
             return self._assembled()
         if torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:
@@ -229,7 +229,7 @@ class TemplateLayer(Growing):
         if torch.is_grad_enabled():
             weight = self._assembled()
             self._forget()
-            if weight.requires_grad:  # fused optimisers write without raising a tensor's version, but after this
+            if weight.requires_grad:  # fused optimisers write later, without a new tensor version
                 weight.register_hook(self._forget)
             return weight
         used = [*self.banks(), *self.alphas()]
@@ -246,21 +246,21 @@ class TemplateLayer(Growing):
 
     @property
     def weight(self) -> Tensor:
-        """As a plain layer would have it, in this phase."""
+        """That of an equal plain layer, in this phase."""
         return self.as_rows(self.effective_weight())
 
     @property
     def bias(self) -> Tensor | None:
-        """As a plain layer would have it, in this phase."""
+        """That of an equal plain layer, in this phase."""
         if not self.has_bias:
             return None
         return self.bias_grown if self.phase == GROWN else getattr(self, f"bias_{self.phase}")
 
     def narrowed(self, x: Tensor, dim: int) -> Tensor:
-        """The input of the member that computes: as it is, or its channels of an input of full width.
+        """Returns the input of the member that computes: unchanged, or its channels of an input of full width.
 
         Raises:
-            UserError: the input has neither width.
+            UserError: the input has neither of the two widths.
         """
         if self.phase == GROWN or self.kind == "out":
             return x
@@ -275,32 +275,32 @@ class TemplateLayer(Growing):
             "even and members must stay apart"
         )
 
-    # what training, initialisations and other techniques ask
+    # used by training, initialisations and other techniques
 
     def member_of(self, name: str) -> int | None:
-        """Templates, coefficients and biases 0 and 1 are the members'."""
+        """Returns the member of templates, coefficients and biases 0 and 1."""
         stem, _, number = name.rpartition("_")
         return int(number) if stem in ("templates", "alpha", "bias") and number in ("0", "1") else None
 
     def used_when_grown(self, name: str) -> bool:
-        """All but the members' biases."""
+        """Returns true for all parameters except the members' biases."""
         return name not in ("bias_0", "bias_1")
 
     def plain_name(self, name: str) -> str:
-        """Weight or bias."""
+        """Returns ``weight`` or ``bias``."""
         return "bias" if name.startswith("bias") else "weight"
 
     @property
     def second_factors(self) -> tuple[str, ...]:
-        """Names of the coefficients: they multiply the templates."""
+        """Names of the coefficients, which multiply the templates."""
         return tuple(f"alpha_{number}" for number in range(self.blocks))
 
     def parameter_options(self) -> dict[str, dict[str, float]]:
-        """No weight decay on coefficients."""
+        """Returns options without weight decay for coefficients."""
         return {name: {"weight_decay": 0.0} for name in self.second_factors}
 
     def weight_parts(self) -> list[WeightPart]:
-        """Both sets of templates, with the fans of a member and the norm of its coefficients."""
+        """Returns both sets of templates, with the fans of a member and the norm of its coefficients."""
         size = math.prod(self.full[2:])
         parts = []
         for member in (0, 1):
@@ -313,14 +313,14 @@ class TemplateLayer(Growing):
     # copies and moves
 
     def train(self, mode: bool = True) -> TemplateLayer:
-        """As usual; an assembled weight is dropped."""
+        """Sets the mode and clears the cached weight."""
         self._forget()
         return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> TemplateLayer:
         self._forget()
 
-        def applied(tensor: Tensor) -> Tensor:  # templates are no images: channels_last is not for them
+        def applied(tensor: Tensor) -> Tensor:  # channels_last does not apply to templates
             return fn(tensor.reshape(len(tensor), -1)).view(tensor.shape) if tensor.ndim > 3 else fn(tensor)
 
         return super()._apply(applied, *args, **kwargs)  # type: ignore[return-value]
@@ -329,12 +329,12 @@ class TemplateLayer(Growing):
         return {**vars(self), "_kept": None}
 
     def extra_repr(self) -> str:
-        """Sizes and phase."""
+        """Returns sizes and phase."""
         return f"{self.in_width}, {self.out_width}, kind={self.kind}, templates={self.templates}, phase={self.phase}"
 
     @torch.no_grad()
     def folded_tensors(self) -> tuple[Tensor, Tensor | None]:
-        """Weight (outputs first) and bias of full width; of a member they are zero elsewhere."""
+        """Returns weight (outputs first) and bias of full width; outside of a member they are zero."""
         weight = self._assembled()
         if self.phase == GROWN:
             return weight, None if self.bias is None else self.bias.detach().clone()
@@ -348,7 +348,7 @@ class TemplateLayer(Growing):
         return whole, bias
 
     def plain(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
-        """A plain layer with these values, outputs first."""
+        """Returns a plain layer with these values, outputs first."""
         rows = weight.shape[0]
         with torch.device("meta"):
             layer = self._empty(weight.shape[1], rows)
@@ -361,7 +361,7 @@ class TemplateLayer(Growing):
         raise NotImplementedError
 
     def folded(self) -> nn.Module:
-        """A plain layer of the original class, names and sizes."""
+        """Returns a plain layer of the original class, names and sizes."""
         return self.plain(*self.folded_tensors())
 
 
@@ -375,11 +375,11 @@ class TemplateLinear(TemplateLayer):
         self.in_features, self.out_features = self.in_width, self.out_width
 
     def as_rows(self, weight: Tensor) -> Tensor:  # type: ignore[override]
-        """GPT-2's layer has its inputs first."""
+        """Transposes the weight of GPT-2's layer, which has its inputs first."""
         return weight.t() if self.transposed else weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps ``(…, in)`` to ``(…, out)``; in and out of the member that computes, or of the whole."""
+        """Maps ``(…, in)`` to ``(…, out)``; in and out of the member that computes, or of the full width."""
         return F.linear(self.narrowed(x, -1), self.effective_weight(), self.bias)
 
     def _empty(self, inputs: int, outputs: int) -> nn.Module:
@@ -414,7 +414,7 @@ class _TemplateConv(TemplateLayer):
         return self.original(inputs, outputs, self.kernel_size, bias=self.has_bias, **settings)  # type: ignore[call-arg]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps ``(B, in, …)`` to ``(B, out, …)``; in and out of the member that computes, or of the whole."""
+        """Maps ``(B, in, …)`` to ``(B, out, …)``; in and out of the member that computes, or of the full width."""
         return self._convolve(self.narrowed(x, 1), self.effective_weight(), self.bias)
 
 
@@ -427,14 +427,14 @@ class TemplateConv2d(_TemplateConv):
 
 
 class PerChannel(Growing):
-    """A layer that acts on each channel by itself (depthwise convolution, PReLU): one for each member and the whole.
+    """A layer that treats channels independently (depthwise convolution, PReLU): one per member and one of full width.
 
     Args:
-        layer: The plain one; its values are taken over, a member's being those of its channels.
-        width: Its channels.
+        layer: The plain layer; its values are copied, for a member those of its channels.
+        width: Number of channels.
 
     Raises:
-        UserError: there is but one channel.
+        UserError: there is only one channel.
     """
 
     _counts: ClassVar[tuple[str, ...]] = ("num_features", "num_parameters", "in_channels", "out_channels", "groups")
@@ -466,34 +466,34 @@ class PerChannel(Growing):
         return part
 
     def active(self) -> nn.Module:
-        """The plain layer that computes in this phase."""
+        """Returns the plain layer that computes in this phase."""
         return (self.member_0, self.member_1, self.whole)[self.phase]
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the plain layer, on the channels of the member that computes or on all."""
+        """Applies the plain layer, on the channels of the member that computes or on all."""
         return self.active()(x)
 
     def member_of(self, name: str) -> int | None:
-        """By the part that holds it."""
+        """Returns the member whose part contains the parameter."""
         return {"member_0": 0, "member_1": 1}.get(name.partition(".")[0])
 
     def used_when_grown(self, name: str) -> bool:
-        """The whole's own alone."""
+        """Returns true only for parameters of the full width."""
         return name.startswith("whole.")
 
     def plain_name(self, name: str) -> str:
-        """Of the part that holds it."""
+        """Returns the parameter's name within its part."""
         return name.partition(".")[2]
 
     def tensors(self) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
-        """Name, the members' and the whole's tensor, of everything that a state dict holds."""
+        """Yields for every entry of a state dict its name, the members' tensors and that of the full width."""
         parts = [dict(part.state_dict(keep_vars=True)) for part in (self.member_0, self.member_1, self.whole)]
         for name, tensor in parts[2].items():
             yield name, parts[0][name], parts[1][name], tensor
 
     @torch.no_grad()
     def join(self) -> None:
-        """Gives the whole the members' values: joined by channel; of a count, the larger."""
+        """Writes the members' values to the full width: concatenated by channel; of a count, the larger."""
         for _, first, second, whole in self.tensors():
             if whole.ndim and len(whole) == self.width:
                 whole.copy_(torch.cat((first, second)))
@@ -502,7 +502,7 @@ class PerChannel(Growing):
 
     @torch.no_grad()
     def folded(self) -> nn.Module:
-        """The whole; of a member, padded so that the other's channels come out as zero or unused."""
+        """Returns the full width; for a member, padded so that the other's channels are zero or not used."""
         if self.phase == GROWN:
             return self.whole
         layer = copy.deepcopy(self.whole)
@@ -520,7 +520,7 @@ class PerChannel(Growing):
 
 
 class TemplateBatchNorm(PerChannel):
-    """Batch norm (1d, 2d, 3d) with statistics, scales and shifts of each member and of the whole."""
+    """Batch norm (1d, 2d, 3d) with statistics, scales and shifts of each member and of the full width."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__(layer, int(layer.num_features))  # type: ignore[arg-type]

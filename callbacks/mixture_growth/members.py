@@ -1,4 +1,4 @@
-"""What is done with the two members: growing, folding, taking one out, putting one in."""
+"""Operations on the two members: growing, folding, extracting one, loading one."""
 
 from __future__ import annotations
 
@@ -17,34 +17,36 @@ Mode = Literal["orthogonal", "orthogonal_all", "zero", "copy", "random", "none"]
 
 
 def check_growth(mode: Mode, scale: float) -> None:
-    """Refuses what is no way to grow.
+    """Checks the settings of growing.
 
     Raises:
-        UserError: naming the argument.
+        UserError: a setting is not accepted; the message names it.
     """
     one_of(get_args(Mode), mode=mode)
     at_least(0, scale=scale)
 
 
 def least_direction(vectors: Tensor) -> Tensor:
-    """The unit vector with the smallest sum of squared products with the rows of ``(n, T)``; orthogonal to all of them
-    if T > n. Its largest entry is positive."""
+    """Returns the unit vector with the smallest sum of squared products with the rows of ``(n, T)``.
+
+    It is orthogonal to all of them if T > n. Its largest entry is positive.
+    """
     vector = torch.linalg.svd(vectors.double(), full_matrices=True).Vh[-1]
     return vector * vector[vector.abs().argmax()].sign()
 
 
 @torch.no_grad()
 def new_coefficients(layer: TemplateLayer, mode: Mode = "orthogonal", scale: float = 1.0) -> None:
-    """Writes the coefficients of the two new blocks of a layer; one split on one side only has none.
+    """Writes the coefficients of the two new blocks of a layer; a layer that is split on one side only has none.
 
-    ``orthogonal`` (the official code's): alpha_2 stays, alpha_3 is the direction in which alpha_0, alpha_1 and alpha_2
-    vary least. ``orthogonal_all``: the same for alpha_2 first. ``zero``: none of the other member. ``copy``: those of
-    alpha_0 and alpha_1 plus noise of norm ``scale``. ``random``: uniform in [0, scale). ``none``: as drawn at first.
+    ``orthogonal`` (the official code's): alpha_2 is kept, alpha_3 is the direction in which alpha_0, alpha_1 and
+    alpha_2 vary least. ``orthogonal_all``: the same for alpha_2 first. ``zero``: zeros. ``copy``: alpha_0 and alpha_1
+    plus noise of norm ``scale``. ``random``: uniform in [0, scale). ``none``: the initial values are kept.
 
     Args:
-        layer: Made of templates.
-        mode: See above.
-        scale: Of ``copy``'s noise, ``random``'s range and the length of what is made orthogonal.
+        layer: The template layer.
+        mode: One of :data:`MODES`.
+        scale: Norm of ``copy``'s noise, ``random``'s range and length of orthogonal coefficients.
     """
     check_growth(mode, scale)
     alphas = layer.alphas()
@@ -65,17 +67,17 @@ def new_coefficients(layer: TemplateLayer, mode: Mode = "orthogonal", scale: flo
 def normalise_members(layer: TemplateLayer) -> None:
     """Scales member 0's templates and coefficients to the norms of member 1's."""
     for first, second in ((layer.templates_0, layer.templates_1), (layer.alpha_0, layer.alpha_1)):
-        first.mul_(second.norm() / first.norm())  # templates shared by several layers: by 1 after the first
+        first.mul_(second.norm() / first.norm())  # for templates shared by several layers this is 1 after the first
 
 
 @torch.no_grad()
 def write_growth(model: nn.Module, mode: Mode = "orthogonal", scale: float = 1.0, normalise: bool = False) -> None:
-    """The values of the grown network: new coefficients, joined biases and norms. The phase is left as it is.
+    """Writes the values of the grown network: new coefficients, joined biases and norms. The phase is not changed.
 
     Args:
-        model: With growing layers; changed in place.
+        model: A model with growing layers; changed in place.
         mode: See :func:`new_coefficients`.
-        scale: Of what ``mode`` makes, 0 or more.
+        scale: Scale of ``mode``, 0 or more.
         normalise: Whether member 0 is first scaled to the norms of member 1.
 
     Raises:
@@ -107,10 +109,10 @@ def grow(
     With ``mode: zero`` the logits are the sum of the members' logits, for models converted as a whole.
 
     Args:
-        model: Converted; its members trained.
-        mode: How the new blocks' coefficients are set, see :func:`new_coefficients`.
+        model: The converted model with trained members.
+        mode: Initialisation of the new blocks' coefficients, see :func:`new_coefficients`.
         scale: See :func:`new_coefficients`.
-        freeze_members: Whether the members' coefficients stay as they are from here on.
+        freeze_members: Whether the members' coefficients are frozen afterwards.
         normalise: Whether member 0 is scaled to the norms of member 1 first.
 
     Raises:
@@ -124,7 +126,7 @@ def grow(
 
 @torch.no_grad()
 def copy_member(model: nn.Module, noise: float = 0.01) -> None:
-    """Starts member 1 as member 0 with Gaussian noise of this deviation on its templates."""
+    """Initialises member 1 with member 0 plus Gaussian noise of this standard deviation on its templates."""
     done: set[int] = set()
     for _, layer in growing_layers(model):
         if isinstance(layer, PerChannel):
@@ -141,9 +143,9 @@ def copy_member(model: nn.Module, noise: float = 0.01) -> None:
 
 
 def fold_(model: nn.Module) -> nn.Module:
-    """Puts plain layers of the original classes in place of the converted ones; the model computes the same.
+    """Replaces the converted layers by plain layers of the original classes; the model's output does not change.
 
-    In a member's phase they have full width, and zeros where the other member would be.
+    In a member's phase they have full width, with zeros for the other member.
     """
     made: dict[int, nn.Module] = {}
     for module in list(model.modules()):
@@ -172,10 +174,10 @@ def _of_member(layer: Any, index: int) -> Iterator[tuple[str, Tensor]]:
 
 
 def member(model: nn.Module, index: int) -> dict[str, Tensor]:
-    """The state dict of a plain network of half the width that is member ``index``; what is shared is in it too.
+    """Returns member ``index`` as the state dict of a plain network of half the width, including shared tensors.
 
     Args:
-        model: Converted, in any phase.
+        model: The converted model, in any phase.
         index: 0 or 1.
 
     Raises:
@@ -198,20 +200,20 @@ def member(model: nn.Module, index: int) -> dict[str, Tensor]:
 def load_member(
     model: nn.Module, index: int, state: Mapping[str, Tensor], source: int = 0, shared: bool = False
 ) -> list[str]:
-    """Puts trained values into one member.
+    """Loads trained values into one member.
 
-    ``state`` is that of a converted model, of which member ``source`` is taken, or of a plain network of half the
-    width; then the templates get the least correction, in the Euclidean norm, that gives the block its weight.
+    ``state`` is that of a converted model, of which member ``source`` is used, or of a plain network of half the width;
+    then the templates get the smallest correction, in the Euclidean norm, with which the block has that weight.
 
     Args:
-        model: Converted.
+        model: The converted model.
         index: The member to write to, 0 or 1.
-        state: Tensors by name, as in ``model`` or as :func:`member` gives them.
+        state: Tensors by name, as in ``model`` or from :func:`member`.
         source: The member of a converted model's state.
-        shared: Whether what the members share is loaded too.
+        shared: Whether shared tensors are loaded too.
 
     Returns:
-        Names that were written.
+        The names of the tensors that were written.
 
     Raises:
         UserError: the model was not converted; a tensor is missing or has another shape; layers that share templates

@@ -1,4 +1,4 @@
-"""Observes what of the residual a step in the kernel's range can take away."""
+"""The observer of the tangent kernel's split at the start of fine-tuning."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DTYPES: dict[Dtype, torch.dtype] = {"float64": torch.float64, "float32": torch.f
 
 
 def measures(split: Split, delta: Tensor) -> dict[str, float]:
-    """The FT ratio, both ranks and both norms, of a split and δ (N, C)."""
+    """Returns the FT ratio, both ranks and both norms of a split and δ (N, C)."""
     p, f = split.ranks()
     whole = split.finetune.shape[1] ** 0.5 * float(split.pretrain.norm())
     return {
@@ -37,7 +37,7 @@ def measures(split: Split, delta: Tensor) -> dict[str, float]:
 
 
 def spectrum_figure(spectra: dict[str, Tensor]) -> Figure:
-    """Singular values of F in descending order, a line for each name."""
+    """Draws the singular values of F in descending order, a line for each name."""
     figure = new_figure()
     axes = figure.axes[0]
     for name, values in spectra.items():
@@ -49,13 +49,13 @@ def spectrum_figure(spectra: dict[str, Tensor]) -> Figure:
 
 
 class NTKSplit(Observer):
-    """Logs the split of the tangent kernel where fine-tuning begins.
+    """Logs the split of the tangent kernel at the start of fine-tuning.
 
     Args:
         head: Name of the last linear layer; found by default.
-        points: Training examples, at most.
-        dtype: ``float64``, or ``float32`` where the ranks do not matter.
-        chunk: Examples that are differentiated together.
+        points: Largest number of training examples.
+        dtype: ``float64``, or ``float32`` if the ranks do not matter.
+        chunk: Number of examples that are differentiated together.
 
     Raises:
         UserError: a setting is not accepted; there is no linear head (before training).
@@ -79,7 +79,7 @@ class NTKSplit(Observer):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Looks, once, where a part of the backbone is trained."""
+        """Measures once, when a part of the backbone is trained."""
         inside = {id(parameter) for parameter in pl_module.get_submodule(self._layer).parameters()}
         if self.found or not any(p.requires_grad and id(p) not in inside for p in pl_module.parameters()):
             return
@@ -93,7 +93,7 @@ class NTKSplit(Observer):
             pl_module.log(f"ntk_split/{name}", value, on_step=False, on_epoch=True, rank_zero_only=True)
 
     def _points(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[Tensor, Tensor]:
-        """Inputs on the module's device and labels."""
+        """Returns inputs on the module's device, and labels."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         batch = next(iter(batches_of(data, "train", self.name, shuffled=True, size=self.points)))
         x, y = (part[: self.points] for part in pair_of(batch, self.name))
@@ -101,14 +101,14 @@ class NTKSplit(Observer):
         return x.to(pl_module.device), y
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws."""
+        """Draws the figure."""
         if self.spectrum is not None:
             log_figure(trainer, self.technique, spectrum_figure({"F": self.spectrum}))
 
     def state_dict(self) -> dict[str, Any]:
-        """What was found."""
+        """Returns the measurements."""
         return {"found": self.found, "spectrum": self.spectrum}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Does not look again."""
+        """Restores them, so that nothing is measured again."""
         self.found, self.spectrum = dict(state_dict["found"]), state_dict["spectrum"]

@@ -1,4 +1,4 @@
-"""The tangent kernel of f(x) = V φ(x) + b in two parts: what training V gives, and what training φ gives.
+"""The tangent kernel of f(x) = V φ(x) + b in two parts: from training V, and from training φ.
 
 Tomihari, Sato, 2024, arXiv 2405.16747, Prop. 4.1: Θ^f(x, x') = P + F with P = (⟨φ(x), φ(x')⟩ + 1) I_C of the head's
 weight and bias, and F = V J(x) J(x')ᵀ Vᵀ, J the derivatives of φ by the backbone's parameters. A step η of gradient
@@ -21,7 +21,7 @@ from framework.observing.probe import evaluating
 
 @dataclass(frozen=True)
 class Split:
-    """Both parts on N points, and what the model gives there; float64, on the CPU.
+    """Both parts on N points, and the model's output there; float64, on the CPU.
 
     Attributes:
         pretrain: (N, N'), P without its I_C: ⟨φ(x), φ(x')⟩, + 1 with a trained bias.
@@ -32,32 +32,32 @@ class Split:
     finetune: Tensor
 
     def pretrain_whole(self) -> Tensor:
-        """P with its I_C, (N, C, N', C)."""
+        """Returns P with its I_C, (N, C, N', C)."""
         classes = self.finetune.shape[1]
         return torch.einsum("ij,ab->iajb", self.pretrain, torch.eye(classes, dtype=self.pretrain.dtype))
 
     def whole(self) -> Tensor:
-        """P + F (N, C, N', C)."""
+        """Returns P + F (N, C, N', C)."""
         return self.pretrain_whole() + self.finetune
 
     def changes(self, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Σ_i P δ_i and Σ_i F δ_i, (N, C) each, of δ (N', C)."""
+        """Returns Σ_i P δ_i and Σ_i F δ_i, (N, C) each, for δ (N', C)."""
         return self.pretrain @ delta, torch.einsum("iajb,jb->ia", self.finetune, delta)
 
     def ft_ratio(self, delta: Tensor) -> float:
-        """The mean over points of ‖Σ F δ‖ / ‖Σ (P + F) δ‖; it may exceed 1."""
+        """Returns the mean over points of ‖Σ F δ‖ / ‖Σ (P + F) δ‖; it may exceed 1."""
         p, f = self.changes(delta)
         return float((f.norm(dim=1) / (p + f).norm(dim=1)).mean())
 
     def ranks(self) -> tuple[int, int]:
-        """Of P and F as matrices (N C, N' C), at torch's tolerance (largest side × ε × largest singular value)."""
+        """Returns the ranks of P and F as matrices (N C, N' C), at torch's tolerance (largest side × ε × largest σ)."""
         classes = self.finetune.shape[1]
         own = int(torch.linalg.matrix_rank(self.pretrain))
         return classes * own, int(torch.linalg.matrix_rank(self.finetune.flatten(2).flatten(0, 1)))
 
 
 def residual(logits: Tensor, labels: Tensor) -> Tensor:
-    """δ = e_y − softmax(f), (N, C) float64."""
+    """Returns δ = e_y − softmax(f), (N, C) float64."""
     return torch.nn.functional.one_hot(labels, logits.shape[1]).double() - logits.double().softmax(-1)
 
 
@@ -69,20 +69,20 @@ def ntk_split(
     parameters: Collection[str] | None = None,
     chunk: int = 64,
 ) -> Split:
-    """P and F of a model in ``eval`` mode, at its present parameters; exact.
+    """Computes P and F of a model in ``eval`` mode, at its current parameters; exact.
 
-    V stands before the Jacobian of φ from the start: what is differentiated are the C outputs, never the h features.
+    V is multiplied with the Jacobian of φ from the start: the C outputs are differentiated, not the h features.
 
     Args:
-        model: Its output is that of its linear head; each point by itself. Give it in float64 where ranks matter.
+        model: A model whose output is that of its linear head, with independent points. Use float64 if ranks matter.
         head: Full name of the head.
         x: (N, …).
         y: (N', …); by default ``x``.
-        parameters: Of the backbone, by name; by default all that are trained.
-        chunk: Points that are differentiated together.
+        parameters: Names of backbone parameters; by default all trainable ones.
+        chunk: Number of points that are differentiated together.
 
     Raises:
-        UserError: no part of the backbone is trained; the output is not the head's.
+        UserError: no part of the backbone is trained; the output is not that of the head.
     """
     if parameters is None:
         own = [name for name, value in model.named_parameters() if value.requires_grad]
@@ -102,17 +102,17 @@ def ntk_split(
 def kernel_regression(
     train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, max_iter: int = 10_000
 ) -> float:
-    """The paper's kernel regression: logistic regression on the kernel's rows, one for each example and class.
+    """Computes the paper's kernel regression: logistic regression on the kernel's rows, one for each example and class.
 
-    Its targets are the flattened one-hot labels, and so is its score: the share of N C yes-or-no answers that are
-    right, of which 1 − 1/C are for whoever always says no. It is no accuracy of a classifier.
+    Its targets are the flattened one-hot labels, and its score is the share of N C yes-or-no answers that are right;
+    always answering no has a score of 1 − 1/C. It is not the accuracy of a classifier.
 
     Args:
         train: A kernel on the training points (N, C, N, C).
         labels: (N,).
         test: From test to training points (M, C, N, C).
         test_labels: (M,).
-        max_iter: Of the solver.
+        max_iter: Largest number of iterations of the solver.
 
     Returns:
         The score on the test points.

@@ -20,7 +20,7 @@ Source = Literal["circle", "gaussian"]
 
 
 def circle(angles: Tensor) -> Tensor:
-    """(cos γ, sin γ), (N, 2), of angles (N,) in radians."""
+    """Returns (cos γ, sin γ), (N, 2), of angles (N,) in radians."""
     return torch.stack([angles.cos(), angles.sin()], 1)
 
 
@@ -28,7 +28,7 @@ def read_points(path: Path) -> tuple[Tensor, Tensor]:
     """Reads ``.npz`` with ``x`` (N, d) and ``y`` (N,), float64.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: there is no such file, or it has other contents.
     """
     expected = ".npz with x (N, d) and y (N,)"
     arrays = read_npz(path, expected, np.float64)
@@ -53,7 +53,7 @@ class Circle(WholeData):
         angles: γ in radians.
         samples: N of ``gaussian``.
         probes: P.
-        seed: Of the draws.
+        seed: Seed of the draws.
         passes: Batches in an epoch.
 
     Raises:

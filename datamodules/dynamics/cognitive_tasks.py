@@ -33,7 +33,7 @@ def _noise(sigma: float, *shape: int, generator: torch.Generator) -> Tensor:
 
 
 def _labels(choice: Tensor) -> Tensor:
-    """(N, 8): 0, and at the end 1 + the choice."""
+    """Returns (N, 8): 0, and at the end 1 + the choice."""
     y = torch.zeros(len(choice), STEPS, dtype=torch.uint8)
     y[:, -1] = 1 + choice
     return y
@@ -44,7 +44,7 @@ def two_alternatives(trials: int, generator: torch.Generator, sigma: float = 0.1
 
     Args:
         trials: N.
-        generator: Of the draws.
+        generator: Source of randomness.
         sigma: Standard deviation of the noise.
 
     Returns:
@@ -64,7 +64,7 @@ def match_to_sample(trials: int, generator: torch.Generator, sigma: float = 0.1)
 
     Args:
         trials: N.
-        generator: Of the draws.
+        generator: Source of randomness.
         sigma: Standard deviation of the noise.
 
     Returns:
@@ -85,7 +85,7 @@ def context_choice(trials: int, generator: torch.Generator, sigma: float = 0.1) 
 
     Args:
         trials: N.
-        generator: Of the draws.
+        generator: Source of randomness.
         sigma: Standard deviation of the noise, on all channels during the stimulus.
 
     Returns:
@@ -118,7 +118,7 @@ def read_trials(path: Path) -> Trials:
     folder its ``trials.npz``.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: there is no such file, or it has other contents.
     """
     expected = ".npz with x (N, T, I) and y, classes of 0 and more, (N, T) or (N,)"
     path = path / "trials.npz" if path.is_dir() else path
@@ -162,7 +162,7 @@ class CognitiveTasks(WholeData):
         probes: P, at most; without a path drawn before the others.
         test_trials: Without a path.
         sigma: Standard deviation of the noise.
-        seed: Of the draws.
+        seed: Seed of the draws.
         passes: Batches in an epoch.
 
     Raises:

@@ -26,7 +26,7 @@ def tree_features(depth: int, features: int, flip: float, generator: torch.Gener
         depth: Of the tree.
         features: F.
         flip: Probability of a flip.
-        generator: What the values are drawn from.
+        generator: Source of randomness.
 
     Returns:
         (F, 2^depth), float64.
@@ -54,7 +54,7 @@ def read_pairs(path: Path) -> tuple[Tensor, Tensor]:
     ``mnist.npz``, or else ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, plain or with ``.gz``.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: there is no such file, or it has other contents.
     """
     expected = ".npz with X (N_in, P) and Y (N_out, P), or images (P, …) and labels (P,), or x_train and y_train"
     if path.is_dir() and not (path / "mnist.npz").is_file() and any(path.glob("train-*-idx?-ubyte*")):
@@ -82,7 +82,7 @@ def _flat(images: np.ndarray, labels: np.ndarray, path: Path) -> tuple[Tensor, T
 
 
 def whitened(x: Tensor) -> Tensor:
-    """X (N_in, P) mapped to its principal axes with X Xᵀ = I; directions without variance are dropped."""
+    """Returns X (N_in, P) mapped to its principal axes with X Xᵀ = I; directions without variance are dropped."""
     _u, s, vt = torch.linalg.svd(x, full_matrices=False)
     kept = s > 1e-8 * s[0]
     return vt[kept]
@@ -106,7 +106,7 @@ class Correlations(WholeData):
         mean: Whether Σ are means over examples rather than sums.
         whiten: Whether inputs are whitened first, Σ11 = I.
         examples: Whether batches hold the examples too, which networks that are not linear need.
-        seed: Of the tree.
+        seed: Seed of the tree.
         passes: Batches in an epoch.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A few examples with noisy labels to train on, many clean ones to test: several draws at once."""
+"""A few examples with noisy labels to train on, many clean ones to test, in several draws."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class FewExamples(WholeData):
 
     Args:
         path: The user's ``.npz`` with ``X`` (N, M) and ``Y`` (1, M), or images and labels, or a folder with MNIST
-            (:func:`~datamodules.dynamics.correlations.read_pairs`); of classes even and odd are told apart.
+            (:func:`~datamodules.dynamics.correlations.read_pairs`); of classes even and odd are distinguished.
         source: Without a path: ``relu_teacher``, ``digits`` or ``diabetes``.
         inputs: N of the teacher's Gaussian inputs, of variance 1/N.
         teacher: Hidden units of the teacher; its outputs have variance 1.
@@ -69,7 +69,7 @@ class FewExamples(WholeData):
         examples: P.
         tests: T, or as many as are left.
         draws: E: of teacher, noise and which examples.
-        seed: Of the draws.
+        seed: Seed of the draws.
         passes: Batches in an epoch.
 
     Raises:

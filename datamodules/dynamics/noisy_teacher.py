@@ -29,7 +29,7 @@ class NoisyTeacher(WholeData):
         alpha: P/N without a path.
         snr: Variance of the teacher's weights over that of the noise.
         draws: E.
-        seed: Of the draws.
+        seed: Seed of the draws.
         passes: Batches in an epoch.
 
     Raises:
@@ -71,10 +71,10 @@ class NoisyTeacher(WholeData):
 
 
 def read_inputs(path: Path) -> torch.Tensor:
-    """``X`` (N, P) of an ``.npz``, scaled to a mean square of 1/N.
+    """Returns ``X`` (N, P) of an ``.npz``, scaled to a mean square of 1/N.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: there is no such file, or it has other contents.
     """
     expected = ".npz with X (N, P), not all zero"
     arrays = read_npz(path, expected, np.float64)

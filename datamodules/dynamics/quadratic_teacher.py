@@ -23,7 +23,7 @@ def read_samples(path: Path) -> tuple[Tensor, Tensor]:
     """Reads ``.npz`` with ``X`` (n, d) and ``y`` (n,), float64.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: there is no such file, or it has other contents.
     """
     arrays = read_npz(path, EXPECTED, np.float64)
     if not {"X", "y"} <= set(arrays) or arrays["X"].ndim != 2 or arrays["y"].shape != (len(arrays["X"]),):
@@ -35,12 +35,12 @@ def read_samples(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def digits(samples: int, components: int, generator: torch.Generator) -> Tensor:
-    """The first principal components of scikit-learn's digits, whitened, of pictures drawn without replacement.
+    """Returns the first principal components of scikit-learn's digits, whitened, of pictures drawn without replacement.
 
     Args:
         samples: n.
         components: d.
-        generator: What the pictures are drawn from.
+        generator: Source of randomness.
 
     Returns:
         (n, d), float64.
@@ -74,7 +74,7 @@ class QuadraticTeacher(WholeData):
         samples: n.
         width: m, hidden units of the teacher.
         noise: Δ̃, the variance of the centred labels' noise: 2Δ(2 + Δ)/κ for noise of variance Δ in each unit.
-        seed: Of all that is drawn.
+        seed: Seed of all that is drawn.
         passes: Batches in an epoch.
 
     Raises:

@@ -19,14 +19,14 @@ Source = Literal["gaussian", "digits", "image"]
 
 
 def low_rank(n1: int, n2: int, rank: int, condition: float, generator: torch.Generator, symmetric: bool) -> Tensor:
-    """A matrix with singular values evenly from 1 to 1/condition; positive semi-definite if symmetric.
+    """Returns a matrix with singular values evenly from 1 to 1/condition; positive semi-definite if symmetric.
 
     Args:
         n1: Rows.
         n2: Columns; as many as rows where it is symmetric.
-        rank: How many singular values.
+        rank: Number of singular values.
         condition: Largest over smallest of them.
-        generator: What the singular vectors are drawn from.
+        generator: Source of randomness.
         symmetric: Whether left and right ones are the same.
 
     Returns:
@@ -40,13 +40,13 @@ def low_rank(n1: int, n2: int, rank: int, condition: float, generator: torch.Gen
 
 
 def gaussian_operator(measurements: int, n1: int, n2: int, generator: torch.Generator, symmetric: bool) -> Tensor:
-    """A (m, n1 · n2) with entries N(0, 1/m), float64, so that A*A is the identity on average.
+    """Returns a (m, n1 · n2) with entries N(0, 1/m), float64, so that A*A is the identity on average.
 
     Args:
         measurements: m.
         n1: Rows.
         n2: Columns.
-        generator: Where it is drawn from.
+        generator: Source of randomness.
         symmetric: Whether each A_i is replaced by its symmetric part. To symmetric matrices that makes no difference;
             others can then not be recovered.
     """
@@ -57,20 +57,20 @@ def gaussian_operator(measurements: int, n1: int, n2: int, generator: torch.Gene
 
 
 def truncated(matrix: Tensor, rank: int) -> Tensor:
-    """The best approximation of a rank, divided by its largest singular value."""
+    """Returns the best approximation of a given rank, divided by its largest singular value."""
     u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
     return (u[:, :rank] * (s[:rank] / s[0])) @ vt[:rank]
 
 
 def digits_covariance(rank: int) -> Tensor:
-    """The covariance (64, 64) of scikit-learn's digits (pixels over 16), its best part of a rank."""
+    """Returns the covariance (64, 64) of scikit-learn's digits (pixels over 16), its best part of a rank."""
     from sklearn.datasets import load_digits
 
     return truncated(torch.as_tensor(np.cov(load_digits().data / 16, rowvar=False)), rank)
 
 
 def sample_image(rank: int, rows: int = 48, columns: int = 64) -> Tensor:
-    """A grey picture of scikit-learn's, averaged down, its best part of a rank.
+    """Returns a grey picture of scikit-learn's, averaged down, its best part of a rank.
 
     Args:
         rank: Of the picture that is left.
@@ -90,7 +90,7 @@ def read_measurements(path: Path) -> dict[str, Tensor]:
     """Reads ``.npz`` with ``A`` (m, n1, n2), ``y`` (m,) and, optionally, ``M`` (n1, n2); or ``.npy`` with M alone.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: there is no such file, or it has other contents.
     """
     expected = ".npz with A (m, n1, n2) and y (m,), optionally M (n1, n2), or .npy with M (n1, n2)"
     found = read_npz(path, expected, np.float64)
@@ -126,7 +126,7 @@ class MatrixSensing(WholeData):
         measurements: m; 0 for the limit of infinitely many.
         symmetric: Whether the matrix is symmetric and positive semi-definite.
         symmetric_operator: Whether each A_i is made symmetric.
-        seed: Of the matrix and the measurements.
+        seed: Seed of the matrix and the measurements.
         passes: Batches in an epoch.
 
     Raises:

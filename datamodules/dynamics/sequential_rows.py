@@ -20,7 +20,7 @@ Source = Literal["digits", "mnist5k"]
 
 
 def rows_of(part: LabelledImages) -> tuple[Tensor, Tensor]:
-    """x (N, rows, pixels) in [0, 1] and y (N,)."""
+    """Returns x (N, rows, pixels) in [0, 1] and y (N,)."""
     return torch.from_numpy(part.images[:, 0]).float() / 255, torch.from_numpy(part.labels)
 
 

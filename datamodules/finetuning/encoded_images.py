@@ -1,4 +1,4 @@
-"""From images to the features that a frozen encoder has of them."""
+"""Computes the features of images with a frozen encoder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class EncodedImages:
     seed: int
 
     def features(self) -> dict[str, np.ndarray]:
-        """``X_train`` and ``X_test`` float32 (N, n), ``y_train`` and ``y_test`` int64 (N,).
+        """Returns ``X_train`` and ``X_test`` float32 (N, n), ``y_train`` and ``y_test`` int64 (N,).
 
         Raises:
             UserError: a file is missing or broken, the encoder does not fit, or there are too few images.

@@ -28,13 +28,13 @@ def open_encoder(
     weights: str | Path | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> Encode:
-    """A function from images (B, C, side, side) to features (B, n), without gradients, in evaluation mode.
+    """Returns a function from images (B, C, side, side) to features (B, n), without gradients, in evaluation mode.
 
     Args:
         encoder: ``pixels`` for the images themselves; ``timm:NAME`` for what that model's classifier would get; a
             checkpoint of ours, or a run folder; the path of a class; or a module.
-        channels: C, which timm's models are told.
-        layer: Whose output the features are; by default what the last layer with weights gets, and all that a timm
+        channels: C, passed to timm's models.
+        layer: Whose output the features are; by default the input of the last layer with weights, and all that a timm
             model gives.
         weights: A file of weights for timm and for a class; a classifier's in it are not used.
         arguments: Of the constructor of these two.

@@ -15,7 +15,7 @@ EXPECTED = f"an .npz with {', '.join(PARTS)}, or a folder with train.npy and tes
 
 
 def read_features(path: str | Path) -> dict[str, np.ndarray]:
-    """``X_train`` and ``X_test`` float32 (N, n), ``y_train`` and ``y_test`` int64 (N,).
+    """Returns ``X_train`` and ``X_test`` float32 (N, n), ``y_train`` and ``y_test`` int64 (N,).
 
     Args:
         path: The ``.npz``, or the folder of ``train.npy`` and ``test.npy``.
@@ -39,7 +39,7 @@ def read_features(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def checked(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
-    """The arrays in their types.
+    """Returns the arrays in their types.
 
     Raises:
         UserError: shapes do not agree, features are not finite numbers, or labels no whole numbers from 0.

@@ -43,27 +43,27 @@ class FrozenFeatures(DataModule):
             of an ``nn.Module``'s class.
         encoder_source: Images that ``cnn`` is trained on: a source that needs no path (all of its training part); by
             default those of ``source``.
-        encoder_samples: How many of the own training images ``cnn`` is trained on.
+        encoder_samples: Number of its training images on which ``cnn`` is trained.
         encoder_epochs: Passes over them.
         encoder_weights: A file of weights for timm and for a class.
         encoder_args: Arguments of these two's constructor.
-        layer: Layer whose output the features are; by default what the last layer with weights gets.
+        layer: Layer whose output the features are; by default the input of the last layer with weights.
         image_size: Side in pixels that images are resized to; their own by default.
         mean: Subtracted from each channel, white being 1; by default the images' own mean.
         std: Divides each channel; by default the images' own deviation. With ``mean: [0.0]`` and ``std: [1.0]`` they
             are in [0, 1].
         channels: 3 repeats grey images; by default their own.
-        max_train: Training images that are encoded, at most, so many of each class as their shares say.
+        max_train: Largest number of encoded training images, in proportion to the classes.
         max_test: Test images, likewise.
         samples: m, in the training set; by default all there are.
         scale: Whether features are scaled.
         val_fraction: Share of the training part held out for validation.
-        seed: Of the encoder, of all splits and of the drawing of the m samples.
+        seed: Seed of the encoder, of all splits and of the drawing of the m samples.
         cache: An ``.npz`` that the features are written to, and read from if it is there.
         num_classes: Checked against the data where given, so that a config can pass it on to the model.
         features: The same for n.
-        batch_size: Samples in a training batch; the default is all of them.
-        eval_batch_size: Samples in an evaluation batch; ``batch_size`` by default.
+        batch_size: Number of samples in a training batch; the default is all of them.
+        eval_batch_size: Number of samples in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes; 0 is fastest.
         drop_last: Whether training leaves out an incomplete last batch.
 
@@ -72,8 +72,8 @@ class FrozenFeatures(DataModule):
         outside: The same of the test part.
 
     Raises:
-        UserError: a setting is not accepted (at once); a file is missing or broken, the encoder does not fit, or the
-            data is not what was declared (in ``setup``).
+        UserError: a setting is not accepted (in the constructor); a file is missing or broken, the encoder does not
+            fit, or the data is not what was declared (in ``setup``).
     """
 
     def __init__(

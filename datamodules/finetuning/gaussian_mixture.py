@@ -24,17 +24,17 @@ class GaussianMixture(DataModule):
         features: n, even.
         kind: ``easy`` (independent coordinates) or ``hard``.
         samples: m, in the training set; they hold every class.
-        pool: Points that the m are drawn from, as many of each class; 100 n in the paper, which is the default.
+        pool: Points that the m are drawn from, equally many of each class; 100 n in the paper, which is the default.
         val_samples: Points for validation.
-        test_samples: Points for the test, as many of each class.
-        seed: Of everything drawn.
-        batch_size: Points in a training batch; the default is all of them.
+        test_samples: Points for the test, equally many of each class.
+        seed: Seed of everything drawn.
+        batch_size: Number of points in a training batch; the default is all of them.
         eval_batch_size: Points in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes; 0 is fastest.
         drop_last: Whether training leaves out an incomplete last batch.
 
     Attributes:
-        law: What is drawn from.
+        law: The distribution of points.
 
     Raises:
         UserError: a setting is not accepted.

@@ -34,14 +34,14 @@ IGNORED = -100
 
 
 def prompt_of(instruction: str, given: str = "") -> str:
-    """Alpaca's template, up to where the answer begins."""
+    """Alpaca's template, up to where the answer starts."""
     if given:
         return f"{PREAMBLE_WITH_INPUT}\n\n### Instruction:\n{instruction}\n\n### Input:\n{given}\n\n### Response:\n"
     return f"{PREAMBLE}\n\n### Instruction:\n{instruction}\n\n### Response:\n"
 
 
 def help_topics() -> list[Row]:
-    """One record for each of Python's help topics, in alphabetical order."""
+    """Returns one record for each of Python's help topics, in alphabetical order."""
     from pydoc_data.topics import topics
 
     return [
@@ -95,7 +95,8 @@ class InstructionData(DataModule):
         vocab_size: Tokens of the tokenizer (after ``setup`` where there is one).
 
     Raises:
-        UserError: a setting is not accepted (at once); a file is missing or broken, or too short (in ``setup``).
+        UserError: a setting is not accepted (in the constructor); a file is missing or broken, or too short (in
+            ``setup``).
     """
 
     def __init__(
@@ -170,13 +171,13 @@ class InstructionData(DataModule):
         return NamedArrays(input_ids=tokens, labels=labels)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens."""
+        """Returns the text of tokens."""
         assert self.codec is not None
         return self.codec.decode(tokens)
 
 
 def _read(files: list[Path]) -> list[Row]:
-    """The records of files.
+    """Returns the records of files.
 
     Raises:
         UserError: a file is missing or broken, or a record lacks its instruction or its output.
@@ -196,10 +197,10 @@ def _read(files: list[Path]) -> list[Row]:
 
 
 def _json_list(file: Path) -> list[Row] | None:
-    """The records of a file that is one JSON list; ``None`` where it begins as something else (JSON lines).
+    """Returns the records of a file that is one JSON list; ``None`` where it starts as something else (JSON lines).
 
     Raises:
-        UserError: it begins as a list, and is none.
+        UserError: it starts as a list, and is none.
     """
     text = file.read_text(encoding="utf-8")
     if not text.lstrip().startswith("["):

@@ -91,7 +91,7 @@ class LabelledSequences(Dataset):
         return x[0], y[0]
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The batch at ``indices``."""
+        """Returns the batch at ``indices``."""
         return self.sequences.__getitems__(indices)["input_ids"], self.labels[torch.as_tensor(indices)]
 
 
@@ -110,9 +110,9 @@ class LabelledText(DataModule):
             classes.
         ood: Names to files or folders (of a folder the test file) with further test sets.
         tokenizer: Local folder of the encoder's tokenizer; ``null`` takes bytes, 257 tokens.
-        text_column: Of the texts.
-        pair_column: Of second texts, as for inference; none by default.
-        label_column: Of the labels.
+        text_column: Column of the texts.
+        pair_column: Column of second texts, as for inference; none by default.
+        label_column: Column of the labels.
         label_names: The labels as files have them, in the order of their numbers; sorted as found by default.
         length: Tokens of a text, at most.
         train_rows: Training rows at most, at random.
@@ -132,8 +132,8 @@ class LabelledText(DataModule):
         test_names: Of the test loaders.
 
     Raises:
-        UserError: a setting is not accepted (at once); a file is missing or broken, or lacks a column, a label is not
-            known (in ``setup``).
+        UserError: a setting is not accepted (in the constructor); a file is missing or broken, or lacks a column, a
+            label is not known (in ``setup``).
     """
 
     def __init__(
@@ -229,7 +229,7 @@ class LabelledText(DataModule):
         return rows if self.eval_rows is None else [rows[i] for i in rng.permutation(len(rows))[: self.eval_rows]]
 
     def _others(self, path: Path) -> list[Row]:
-        """A further test set: a file, or a folder's test file."""
+        """Returns a further test set: a file, or a folder's test file."""
         files = find_splits(path.expanduser(), ENDINGS)
         own = next(iter(files.get(name) or () for name in ("test", "val", "all") if name in files), None)
         if not own:
@@ -268,12 +268,12 @@ class LabelledText(DataModule):
         return LabelledSequences(tokens, labels, self.pad)
 
     def test_dataloader(self) -> list[Any]:
-        """The test part, then each further set."""
+        """Returns the test part, then each further set."""
         return [self._loader(part, train=False) for part in (self.test_set, *self.ood_sets)]
 
 
 def _natural(label: str) -> tuple[int, float, str]:
-    """Numbers as numbers, then texts."""
+    """Returns numbers as numbers, then texts."""
     try:
         return (0, float(label), label)
     except ValueError:

@@ -32,7 +32,7 @@ def round_sizes(samples: int, per_round: float) -> list[int]:
 
     Args:
         samples: In the whole training set.
-        per_round: Below 1, the share that the first of two rounds shows; at 1, all at once; above, what each round
+        per_round: Below 1, the share that the first of two rounds shows; at 1, all in one round; above, what each round
             adds, the last one adding what is left.
 
     Raises:
@@ -56,7 +56,7 @@ def take(dataset: Any, rows: Tensor, like: Any = None) -> Dataset:
         like: A data set whose transform they get instead of their own.
 
     Raises:
-        UserError: ``like`` is given, and the data set's own transform cannot be told from its data.
+        UserError: ``like`` is given, and the data set's own transform cannot be separated from its data.
     """
     if isinstance(dataset, ArrayDataset):
         part = copy.copy(like if isinstance(like, ArrayDataset) else dataset)
@@ -84,25 +84,25 @@ class RoundData(DataModule):
         base: The datamodule: a class path, a class, or an instance (then without the arguments below that build it).
         base_args: Its constructor's arguments.
         path: Its ``path``, where it takes one and one is given.
-        per_round: Below 1, the share of the training set that the first of two rounds shows; at 1, all at once;
+        per_round: Below 1, the share of the training set that the first of two rounds shows; at 1, all in one round;
             above, how many samples each round adds.
         max_rounds: Rounds to hold at most; all by default.
         holdout: Share of the base's training set that becomes the validation and test set; its own stay unused. The
             paper holds out a third. 0 keeps the base's sets.
         order_seed: Decides what is held out, and what comes when.
-        batch_size: Samples in a training batch, per process.
+        batch_size: Number of samples in a training batch, per process.
         later_batch_size: That of the rounds after the first; the same by default.
-        eval_batch_size: Samples in an evaluation batch; ``batch_size`` by default.
+        eval_batch_size: Number of samples in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes.
         drop_last: Whether training leaves out an incomplete last batch.
 
     Attributes:
         round: The round under way, from 0.
-        rounds: How many there are (after ``setup``).
+        rounds: Number of rounds (after ``setup``).
 
     Raises:
-        UserError: a setting is not accepted (at once); the Trainer does not reload, or the data holds fewer samples
-            than needed (in ``setup``).
+        UserError: a setting is not accepted (in the constructor); the Trainer does not reload, or the data holds fewer
+            samples than needed (in ``setup``).
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class RoundData(DataModule):
         return cls(**arguments)
 
     def __getattr__(self, name: str) -> Any:
-        """What the base says of its data (``num_classes``, ``channels``, ``class_names``, …)."""
+        """Returns an attribute of the base datamodule (``num_classes``, ``channels``, ``class_names``, …)."""
         if name.startswith("_") or "base" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self.__dict__["base"], name)
@@ -223,14 +223,14 @@ class RoundData(DataModule):
         self._show()
 
     def advance(self) -> bool:
-        """Goes on to the next round; returns whether there was one."""
+        """Continues to the next round; returns whether there was one."""
         if self.round + 1 >= self.rounds:
             return False
         self.set_round(self.round + 1)
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """The round under way, and what decides what it shows."""
+        """Returns the round under way, and what decides what it shows."""
         return {"round": self.round, "samples": len(self.order), **self._fixed()}
 
     def _fixed(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def train_small_encoder(
         epochs: Passes over the images.
         lr: Learning rate.
         batch_size: Images in a step.
-        seed: Of the start and the order.
+        seed: Seed of the start and the order.
     """
     with seeded(seed), torch.enable_grad():
         encoder = SmallEncoder(num_classes, x.shape[-1], x.shape[1])

@@ -56,13 +56,13 @@ class Codec:
             self.end = self.tokenizer.pad_token_id or 0
 
     def encode(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
-        """The tokens of each text; ``special`` adds those that the tokenizer starts a text with."""
+        """Returns the tokens of each text; ``special`` adds those that the tokenizer starts a text with."""
         if self.tokenizer is None:
             return [list(text.encode()) for text in texts]
         return self.tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"] if texts else []
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, the end of a document left out."""
+        """Returns the text of tokens, the end of a document left out."""
         if self.tokenizer is None:
             return bytes(token for token in tokens if token < BYTES - 1).decode(errors="replace")
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
@@ -94,7 +94,7 @@ class Sequences(Dataset):
         return {name: value[0] for name, value in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The batch at ``indices``."""
+        """Returns the batch at ``indices``."""
         rows = torch.as_tensor(indices)
         first = self.starts[rows]
         lengths = self.starts[rows + 1] - first
@@ -163,12 +163,12 @@ class TextData(DataModule):
     Args:
         path: A file (``.txt``, ``.jsonl``, ``.csv``, ``.parquet``, ``.arrow``) or a folder with files by split, as
             Hugging Face's ``datasets`` lays them out (``train-00000-of-00001.parquet``, ``test/data-….arrow``).
-        embedded: What is used without a path: ``topics`` (English prose) or ``code``, both of Python itself.
+        embedded: The data used without a path: ``topics`` (English prose) or ``code``, both of Python itself.
         tokenizer: Local folder of a tokenizer of transformers; ``null`` takes bytes, 257 tokens.
         length: Tokens in a block, or at most in a templated row.
         column: The text's column.
         template: A row's text, with columns in braces: ``"Tweet: {text}\\nSarcasm: {label}"``.
-        label_names: What the numbers of the column ``label`` are called, for the template.
+        label_names: Names of the numbers in the column ``label``, for the template.
         train_rows: Rows taken at most from the training split, in order; all by default.
         eval_rows: The same of the validation and the test split.
         val_fraction: Share of the text for validation where no file is: of the training split.
@@ -187,7 +187,8 @@ class TextData(DataModule):
         vocab_size: Tokens of the tokenizer (after ``setup`` where there is one).
 
     Raises:
-        UserError: a setting is not accepted (at once); a file is missing or broken, or lacks a column (in ``setup``).
+        UserError: a setting is not accepted (in the constructor); a file is missing or broken, or lacks a column (in
+            ``setup``).
     """
 
     def __init__(
@@ -342,13 +343,13 @@ class TextData(DataModule):
         return None if self.retention_set is None else self._loader(self.retention_set, train=False)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens."""
+        """Returns the text of tokens."""
         assert self.codec is not None
         return self.codec.decode(tokens)
 
 
 def _fields(template: str) -> list[str]:
-    """The columns that a template names.
+    """Returns the columns that a template names.
 
     Raises:
         UserError: it names none, or is broken.

@@ -32,7 +32,7 @@ def shifted(x: Tensor, noise: float, generator: torch.Generator) -> Tensor:
     Args:
         x: (N, H, W), pixels in [0, 1].
         noise: Its standard deviation.
-        generator: What it is drawn from.
+        generator: Source of randomness.
 
     Returns:
         (N, H, W).
@@ -58,15 +58,16 @@ class TransferDigits(DataModule):
         split_seed: Decides the parts and the noise.
         num_classes: Checked where given, so that a config can pass it on to the model.
         inputs: The same for the number of pixels.
-        batch_size: Samples in a training batch, per process.
+        batch_size: Number of samples in a training batch, per process.
         eval_batch_size: In an evaluation batch.
 
     Attributes:
         source: ``x`` and ``y`` to pretrain on (after ``setup``).
-        test_names: Of the test loaders.
+        test_names: Names of the test loaders.
 
     Raises:
-        UserError: a setting is not accepted (at once); the file is missing, broken or too small (in ``setup``).
+        UserError: a setting is not accepted (in the constructor); the file is missing, broken or too small (in
+            ``setup``).
     """
 
     test_names = ("test", "ood")
@@ -153,5 +154,5 @@ class TransferDigits(DataModule):
         return torch.as_tensor(x[chosen], dtype=torch.float32), torch.as_tensor(places, dtype=torch.int64)
 
     def test_dataloader(self) -> list[object]:
-        """The test part, and its shifted copy."""
+        """Returns the test part, and its shifted copy."""
         return [self._loader(self.test_set, train=False), self._loader(self.shifted_set, train=False)]

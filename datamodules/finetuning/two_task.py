@@ -47,7 +47,7 @@ def mnist1d(num_samples: int = 5000, seed: int = 42) -> dict[str, np.ndarray]:
 
 
 def read_task(source: str | Path | Arrays, test_fraction: float = 0.2, split_seed: int = 0) -> dict[str, np.ndarray]:
-    """One task as float32 ``x`` (N, …) and int64 ``y`` (N,), and the same with ``_test``.
+    """Returns one task as float32 ``x`` (N, …) and int64 ``y`` (N,), and the same with ``_test``.
 
     Args:
         source: An ``.npz`` file or a mapping with ``x``, ``y`` and, optionally, ``x_test``, ``y_test``; or a ``.csv``
@@ -117,12 +117,12 @@ def _is_number(text: str) -> bool:
 
 
 def transformed(task: Mapping[str, np.ndarray], transform: Transform, seed: int = 0) -> dict[str, np.ndarray]:
-    """A second task made of the first, along each sample's last axis.
+    """Returns a second task made of the first, along each sample's last axis.
 
     Args:
         task: As :func:`read_task` returns it.
         transform: ``reverse``, ``permute`` (by one fixed permutation) or ``none``.
-        seed: Of the permutation.
+        seed: Seed of the permutation.
 
     Raises:
         UserError: the transform is not known.
@@ -153,12 +153,12 @@ class TwoTask(DataModule):
         task_b: The task to be learnt, the same way; A transformed by default.
         transform: How B is made from A where it is not given: ``reverse``, ``permute`` or ``none`` (the last axis).
         num_samples: Size of the generated set.
-        seed: Of the generated set, of a permutation, and of the split of files without a test part.
+        seed: Seed of the generated set, of a permutation, and of the split of files without a test part.
         test_fraction: Share held out of files without a test part.
         num_classes: Checked against the data where given, so that a config can pass it on to the model.
         d_input: The same for the number of values in a sample.
-        batch_size: Samples in a training batch, per process.
-        eval_batch_size: Samples in an evaluation batch; ``batch_size`` by default.
+        batch_size: Number of samples in a training batch, per process.
+        eval_batch_size: Number of samples in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes; 0 is fastest.
         drop_last: Whether training leaves out an incomplete last batch.
 
@@ -167,8 +167,8 @@ class TwoTask(DataModule):
         task_b: The same of B.
 
     Raises:
-        UserError: a setting is not accepted (at once); a file is missing or broken, or the data is not what was
-            declared (in ``setup``).
+        UserError: a setting is not accepted (in the constructor); a file is missing or broken, or the data is not what
+            was declared (in ``setup``).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Augmentation and preprocessing of a whole batch of small images at once."""
+"""Augmentation and preprocessing of a whole batch of small images."""
 
 from __future__ import annotations
 

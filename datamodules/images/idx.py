@@ -18,7 +18,7 @@ _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E:
 
 
 def read_idx(path: str | Path) -> np.ndarray:
-    """Reads one IDX file, plain or gzipped (told by the content, not by the name).
+    """Reads one IDX file, plain or gzipped (detected by the content, not by the name).
 
     Args:
         path: The file.
@@ -27,7 +27,7 @@ def read_idx(path: str | Path) -> np.ndarray:
         The array, in the type and the shape that the header gives.
 
     Raises:
-        UserError: the file is missing, is truncated, does not begin with an IDX magic number, or holds more or fewer
+        UserError: the file is missing, is truncated, does not start with an IDX magic number, or holds more or fewer
             bytes than its header says.
     """
     path = Path(path).expanduser()
@@ -54,7 +54,7 @@ def read_idx(path: str | Path) -> np.ndarray:
 
 
 def find_idx(folder: str | Path, name: str) -> Path:
-    """The file ``name`` or ``name.gz`` in ``folder``.
+    """Returns the file ``name`` or ``name.gz`` in ``folder``.
 
     Raises:
         UserError: neither exists.

@@ -27,7 +27,7 @@ class LabelledImages:
         return len(self.labels)
 
     def take(self, rows: np.ndarray) -> LabelledImages:
-        """The images at ``rows``."""
+        """Returns the images at ``rows``."""
         return LabelledImages(self.images[rows], self.labels[rows], self.class_names)
 
 

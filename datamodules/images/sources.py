@@ -14,7 +14,7 @@ from framework.settings import between, one_of
 
 
 class ImageSource(NamedTuple):
-    """What is known of a source before it is read.
+    """The description of a source before it is read.
 
     Attributes:
         image_size: Side of its images in pixels (of MNIST's for ``idx``, whose own is known once it is read).
@@ -51,7 +51,7 @@ class Splits(NamedTuple):
 
 
 def check_source(source: Source, path: str | Path | None) -> ImageSource:
-    """What is known of ``source``.
+    """Returns the description of ``source``.
 
     Raises:
         UserError: there is no such source, it needs a path and has none, or has one and takes none.

@@ -24,7 +24,7 @@ def read_prompts(path: Path) -> tuple[Tensor, Tensor]:
         ``x`` (n, N + 1, d) and ``y`` (n, N + 1, T), float32.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: there is no such file, or it has other contents.
     """
     path = path / "prompts.npz" if path.is_dir() else path
     arrays = read_npz(path, FORMS, np.float32)
@@ -38,7 +38,7 @@ def read_prompts(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def _assemble(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """``x`` and ``y`` of any of the forms; ValueError, KeyError or IndexError where the shapes do not fit."""
+    """Returns ``x`` and ``y`` of any of the forms; ValueError, KeyError or IndexError where the shapes do not fit."""
     if "z" in arrays:
         z, zq, yq = arrays["z"], arrays["zq"], arrays["yq"].reshape(len(arrays["z"]), -1)
         labels = yq.shape[1]

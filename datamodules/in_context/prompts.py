@@ -46,13 +46,13 @@ class _Requests(Dataset):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: list[int]) -> Tensor:
-        """The request (3,) of a batch."""
+        """Returns the request (3,) of a batch."""
         length, place = divmod(indices[0], self.prompts)
         return torch.tensor([self.stream, self.lengths[length], place // self.together])
 
 
 def covariance(kind: Covariance, dim: int, correlation: float, eigenvalues: list[float] | None) -> Tensor:
-    """Λ: the identity, Λ_ij = r^|i−j|, or diagonal.
+    """Returns Λ: the identity, Λ_ij = r^|i−j|, or diagonal.
 
     Args:
         kind: ``ar`` for r^|i−j|; else the identity.
@@ -115,7 +115,7 @@ class Prompts(DataModule):
         dim: d.
         length: N, examples of a training prompt.
         covariance: Λ of a Gaussian x: ``identity``, ``ar`` (``correlation`` to the distance), or ``exponential`` or
-            ``uniform``: diagonal with entries that each prompt draws anew, of mean 1.
+            ``uniform``: diagonal with entries that each prompt draws again, of mean 1.
         correlation: r of ``ar``.
         eigenvalues: A diagonal Λ instead.
         scale: c, multiplies every x before it is labelled.
@@ -127,16 +127,15 @@ class Prompts(DataModule):
         function: f: ``linear``, ``relu``, ``tanh``, ``sine``, ``square`` or ``sign``.
         blocks: For several labels a point: the coordinates that each one's task looks at, for example
             ``[[0, 1, 2, 3], [2, 3, 4, 5]]``.
-        batch_size: Prompts of a step.
-        inner_steps: Steps that one batch is for; the module's number.
-        batches: In an epoch.
-        curriculum: If above 0, prompts begin with 5 coordinates that are not zero and 10 examples; every so many steps
-            there is one coordinate more, and two examples, up to d and N (Garg et al. 2022).
-        eval_lengths: M; by default N/4, N and 4N. N, at which ``val/loss`` is measured, is added where it is not among
-            them.
-        eval_prompts: Of each M in a validation; ten times as many in a test.
-        eval_batch_size: Of them at a time.
-        seed: Of all draws.
+        batch_size: Number of prompts per step.
+        inner_steps: Number of steps per batch; the same as the module's.
+        batches: Number of batches in an epoch.
+        curriculum: If above 0, prompts start with 5 coordinates that are not zero and 10 examples; after this number of
+            steps there is one coordinate more, and two examples, up to d and N (Garg et al. 2022).
+        eval_lengths: M; by default N/4, N and 4N. N, at which ``val/loss`` is measured, is added if it is missing.
+        eval_prompts: Number of prompts of each M in a validation; ten times as many in a test.
+        eval_batch_size: Number of these per batch.
+        seed: Seed of all draws.
 
     Raises:
         UserError: a setting is not accepted; the file cannot be read or is something else (in ``setup``).
@@ -231,7 +230,7 @@ class Prompts(DataModule):
         return _Requests(stream, self.eval_lengths, whole, together)
 
     def train_dataloader(self) -> Any:
-        """Batches by number, in order: what they stand for is random enough."""
+        """Yields batches by number, in order: their contents are random."""
         return ExactLoader(self.train_set)
 
     def _law(self) -> PromptLaw:
@@ -292,7 +291,7 @@ class Prompts(DataModule):
         return (self.law if law is None else law).sample(prompts, length, generator)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
-        """Draws what a request (3,) stands for; on the device that it is on."""
+        """Draws the prompts of a request (3,), on its device."""
         stream, length, number = (int(value) for value in batch)
         epoch = self.trainer.current_epoch if stream == TRAIN and self.trainer is not None else 0
         generator = self._generator(stream, length, number, epoch, device=batch.device)
@@ -308,7 +307,7 @@ class Prompts(DataModule):
         return {name: value.reshape(steps, self.prompts, *value.shape[1:]) for name, value in found.items()}
 
     def _stage(self, length: int) -> tuple[PromptLaw, int]:
-        """The law and the length that the curriculum has come to."""
+        """Returns the law and the length that the curriculum has come to."""
         grown = 0 if self.trainer is None else self.trainer.global_step * self.inner_steps // self.curriculum
         return self.law.with_changes(active=min(self.dim, 5 + grown)), min(length, 10 + 2 * grown)
 

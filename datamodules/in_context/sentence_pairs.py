@@ -112,7 +112,7 @@ class SentencePairs(DataModule):
 
         A: <sentence 1> | B: <sentence 2> | similarity: <0 … 5>
 
-    and a guess stands before the query's answer as ``guess: <0 … 5> |``: ``mean``, the examples' mean, or ``cosine``,
+    and a guess is before the query's answer as ``guess: <0 … 5> |``: ``mean``, the examples' mean, or ``cosine``,
     that of the two sentences, from 0 to 5. A batch holds ``input_ids``, ``attention_mask`` and ``labels`` (B, T), of
     which the answer alone is not -100, ``place`` (B,), the token whose logits answer, ``score`` (B,) from 0 to 5,
     ``guess`` (B,), NaN without one, and ``kind`` (B,), its place in ``guesses``. Scores are given as the nearest of six
@@ -194,7 +194,7 @@ class SentencePairs(DataModule):
     def _prompts(
         self, pairs: list[Pair], scores: np.ndarray, nearness: np.ndarray, part: np.ndarray, rated: int, number: int
     ) -> NamedArrays:
-        """The prompts of the pairs in ``part``, with examples from the first ``rated``."""
+        """Returns the prompts of the pairs in ``part``, with examples from the first ``rated``."""
         rng = np.random.default_rng((self.seed, number))
         rows: list[tuple[list[int], float, float, int]] = []
         for index in part:
@@ -209,7 +209,7 @@ class SentencePairs(DataModule):
         return self._arrays(rows)
 
     def _tokens(self, shown: list[str], asked: str) -> list[int]:
-        """A prompt's tokens up to the level; examples are left out from the front until it is short enough."""
+        """Returns a prompt's tokens up to the level; examples are left out from the front until it is short enough."""
         for start in range(len(shown) + 1):
             (tokens,) = self.codec.encode(["".join([*shown[start:], asked, " 0"])])
             if len(tokens) <= self.length:

@@ -40,7 +40,7 @@ def read_wav(path: Path) -> tuple[int, np.ndarray]:
 
 
 def made_clip(samples: int, rate: int = 44_100) -> np.ndarray:
-    """A deterministic clip (samples,): clicks that ring, a sweep from 0.3 to 15 kHz, and hiss in between."""
+    """Returns a deterministic clip (samples,): clicks that ring, a sweep from 0.3 to 15 kHz, and hiss in between."""
     rng = np.random.default_rng(0)
     t = np.arange(samples) / rate
     length = max(samples / rate, 1e-3)
@@ -62,7 +62,7 @@ class AudioSignal(GridSignal):
         path: A .wav file, or a folder of them; without one a synthesised clip.
         clip: Name of the file in a folder, without ``.wav``.
         max_samples: Samples that are taken, from the start.
-        batch_size: Samples in a training batch, per process; by default all of them, up to 512².
+        batch_size: Number of samples in a training batch, per process; by default all of them, up to 512².
         eval_batch_size: The same for evaluation.
         holdout: Share of the samples, drawn at random, that are not trained on.
         holdout_seed: Decides which.
@@ -70,7 +70,7 @@ class AudioSignal(GridSignal):
         num_workers: Loader processes; 0 is fastest.
 
     Raises:
-        UserError: a setting is not accepted (at once); the file is missing, broken or silent (in ``setup``).
+        UserError: a setting is not accepted (in the constructor); the file is missing, broken or silent (in ``setup``).
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class AudioSignal(GridSignal):
             )
 
     def load(self) -> Tensor:
-        """(N, 1)."""
+        """Returns (N, 1)."""
         if self.path is None:
             self.sample_rate, values = 44_100, made_clip(self.max_samples)
             where = "the synthesised clip"

@@ -21,7 +21,7 @@ def band_noise(samples: int, low: float, high: float, seed: int = 0) -> np.ndarr
         samples: N.
         low: First frequency, as a fraction of Nyquist's.
         high: Last one.
-        seed: Of the noise.
+        seed: Seed of the noise.
 
     Returns:
         Divided by the largest magnitude.
@@ -35,7 +35,7 @@ def band_noise(samples: int, low: float, high: float, seed: int = 0) -> np.ndarr
 
 
 def chirp(samples: int, low: float, high: float) -> np.ndarray:
-    """A linear sweep.
+    """Returns a linear sweep.
 
     Args:
         samples: N.
@@ -56,7 +56,7 @@ def clicks(samples: int, low: float, high: float, seed: int = 0, count: int = 16
         samples: N.
         low: First frequency, as a fraction of Nyquist's.
         high: Last one.
-        seed: Of the places.
+        seed: Seed of the places.
         count: How many, at most N.
 
     Returns:
@@ -87,8 +87,8 @@ class BandNoise(GridSignal):
         low: Lower end of the band, as a fraction of Nyquist's frequency.
         high: Upper end.
         waveform: ``noise``, ``chirp`` (a sweep through the band) or ``clicks`` (impulses limited to it).
-        seed: Of noise and clicks.
-        batch_size: Samples in a training batch, per process; by default all of them, up to 512².
+        seed: Seed of noise and clicks.
+        batch_size: Number of samples in a training batch, per process; by default all of them, up to 512².
         eval_batch_size: The same for evaluation.
         holdout: Share of the samples, drawn at random, that are not trained on.
         holdout_seed: Decides which.
@@ -121,7 +121,7 @@ class BandNoise(GridSignal):
         self.samples, self.low, self.high, self.waveform, self.seed = samples, low, high, waveform, seed
 
     def load(self) -> Tensor:
-        """(N, 1)."""
+        """Returns (N, 1)."""
         if self.waveform == "chirp":
             values = chirp(self.samples, self.low, self.high)
         else:

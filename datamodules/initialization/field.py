@@ -21,7 +21,7 @@ class FieldSignal(GridSignal):
         path: An .npy file of real numbers, or a folder of them.
         array: Name of the file in a folder, without ``.npy``.
         channels_last: Whether the last axis holds channels; otherwise there is one.
-        batch_size: Points in a training batch, per process; by default all of them, up to 512².
+        batch_size: Number of points in a training batch, per process; by default all of them, up to 512².
         eval_batch_size: The same for evaluation.
         holdout: Share of the points, drawn at random, that are not trained on.
         holdout_seed: Decides which.
@@ -29,8 +29,8 @@ class FieldSignal(GridSignal):
         num_workers: Loader processes; 0 is fastest.
 
     Raises:
-        UserError: a setting is not accepted (at once); the file is missing or broken, or holds something else (in
-            ``setup``).
+        UserError: a setting is not accepted (in the constructor); the file is missing or broken, or holds something
+            else (in ``setup``).
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class FieldSignal(GridSignal):
         self.path, self.array, self.channels_last = path, array, channels_last
 
     def load(self) -> Tensor:
-        """(*grid, C).
+        """Returns (*grid, C).
 
         Raises:
             UserError: the file is missing or broken, or holds no array of real numbers on a grid.

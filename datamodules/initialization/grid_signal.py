@@ -33,7 +33,7 @@ class Repeated(ArrayDataset):
         return super().__len__() * self.passes
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
-        """The samples at ``indices`` modulo N."""
+        """Returns the samples at ``indices`` modulo N."""
         return super().__getitems__(torch.as_tensor(indices) % super().__len__())  # type: ignore[arg-type]
 
 
@@ -45,7 +45,7 @@ class GridSignal(DataModule):
     samples that are not trained on.
 
     Args:
-        batch_size: Samples in a training batch, per process; by default all of them, up to 512².
+        batch_size: Number of samples in a training batch, per process; by default all of them, up to 512².
         eval_batch_size: The same for evaluation.
         holdout: Share of the samples, drawn at random, that are not trained on.
         holdout_seed: Decides which.
@@ -57,7 +57,7 @@ class GridSignal(DataModule):
         sample_rate: Of an audio signal in Hz, else ``None``.
 
     Raises:
-        UserError: a setting is not accepted (at once); the signal cannot be read (in ``setup``).
+        UserError: a setting is not accepted (in the constructor); the signal cannot be read (in ``setup``).
     """
 
     sample_rate: int | None = None
@@ -111,7 +111,7 @@ class GridSignal(DataModule):
         self._signal = signal
 
     def target_signal(self) -> Tensor:
-        """(*grid, C) the values to fit, those held out too.
+        """Returns (*grid, C) the values to fit, those held out too.
 
         Raises:
             UserError: ``setup`` was not called.
@@ -122,7 +122,7 @@ class GridSignal(DataModule):
 
 
 def find_file(path: str | Path, suffixes: tuple[str, ...], name: str | None, key: str) -> Path:
-    """A file, or that of a folder's files that ``name`` names (its only one without a name).
+    """Returns a file, or that of a folder's files that ``name`` names (its only one without a name).
 
     Args:
         path: File or folder.
@@ -150,7 +150,7 @@ def find_file(path: str | Path, suffixes: tuple[str, ...], name: str | None, key
 
 
 def normalised(values: Tensor, where: str) -> Tensor:
-    """``values`` divided by the largest magnitude.
+    """Returns ``values`` divided by the largest magnitude.
 
     Raises:
         UserError: one is not finite, or all are zero.

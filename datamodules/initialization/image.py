@@ -18,7 +18,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 def shipped_pictures() -> Path:
-    """The folder of pictures in the installed scikit-image.
+    """Returns the folder of pictures in the installed scikit-image.
 
     Raises:
         UserError: it is not installed.
@@ -30,7 +30,7 @@ def shipped_pictures() -> Path:
 
 
 def read_image(path: Path, channels: int | None = None, size: int | None = None) -> np.ndarray:
-    """A picture (H, W, C), float64 in [-1, 1]; transparency is dropped.
+    """Returns a picture (H, W, C), float64 in [-1, 1]; transparency is dropped.
 
     Args:
         path: Of 8 or 16 bits a channel.
@@ -84,7 +84,7 @@ class ImageSignal(GridSignal):
         num_workers: Loader processes; 0 is fastest.
 
     Raises:
-        UserError: a setting is not accepted (at once); the file is missing or broken (in ``setup``).
+        UserError: a setting is not accepted (in the constructor); the file is missing or broken (in ``setup``).
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class ImageSignal(GridSignal):
             rank_zero_info(f"ImageSignal: no path given, using {name!r} of the pictures that ship with scikit-image")
 
     def load(self) -> Tensor:
-        """(H, W, C)."""
+        """Returns (H, W, C)."""
         folder = self.path or str(shipped_pictures())
         name = self.picture if self.path is not None else self.picture or "camera"
         return torch.from_numpy(

@@ -164,21 +164,22 @@ class Bidmc(DataModule):
         standardise_target: Whether ``y`` has mean 0 and deviation 1 over the training part; multiply by
             ``target_std`` and add ``target_mean`` to go back.
         n: Simulated recordings, 70 % of them for training, 15 % each for validation and test.
-        seed: Of the simulation.
+        seed: Seed of the simulation.
         batch_size: Recordings in a training batch, per process.
         eval_batch_size: Recordings in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes; 0 is fastest here, for the data is in memory.
         drop_last: Whether training leaves out an incomplete last batch.
 
     Attributes:
-        length: Samples in a recording, 4,000 (in files, as found by ``setup``).
+        length: Number of samples in a recording, 4,000 (in files, as found by ``setup``).
         d_input: 2.
         d_output: 1.
         target_mean: Mean of the training targets (after ``setup``).
         target_std: Their deviation (after ``setup``).
 
     Raises:
-        UserError: a setting is refused (at once); NeuroKit2 or a file is missing, or a file broken (in ``setup``).
+        UserError: a setting is refused (in the constructor); NeuroKit2 or a file is missing, or a file broken (in
+            ``setup``).
     """
 
     d_input = 2

@@ -30,13 +30,13 @@ IGNORED = -100
 
 
 def random_facts(subjects: int, relations: int, objects: int, seed: int = 0) -> Tensor:
-    """The object of each (subject, relation), independent and uniform, fixed by the seed.
+    """Returns the object of each (subject, relation), independent and uniform, fixed by the seed.
 
     Args:
         subjects: NS.
         relations: NR.
         objects: NO.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
         (NS, NR), int64, from 0 to NO − 1.
@@ -45,7 +45,7 @@ def random_facts(subjects: int, relations: int, objects: int, seed: int = 0) -> 
 
 
 def capacity_bits(facts: int, objects: int) -> float:
-    """Bits that so many independent facts, uniform over so many objects, hold."""
+    """Returns the bits of a number of independent facts that are uniform over the objects."""
     return facts * math.log2(objects)
 
 
@@ -121,7 +121,7 @@ class FactTable(DataModule):
         subjects: NS, of the random table; of a file's facts checked to be enough where given.
         relations: NR.
         objects: NO.
-        seed: Of the random table.
+        seed: Seed of the random table.
         batch_size: Facts in a training batch.
         eval_batch_size: Facts in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes.

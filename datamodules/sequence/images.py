@@ -75,8 +75,8 @@ class SequentialImages(DataModule):
         class_names: Their names (after ``setup``).
 
     Raises:
-        UserError: a setting is not among what is accepted (at once); a file is missing or broken, or the data is not
-            what was declared (in ``setup``).
+        UserError: a setting is not among what is accepted (in the constructor); a file is missing or broken, or the
+            data is not what was declared (in ``setup``).
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class SequentialImages(DataModule):
         return SequenceDataset(sequences, torch.from_numpy(part.labels), transform=scale)
 
     def _sequences(self, part: LabelledImages) -> Tensor:
-        """``(N, length, d_input)``, kept as bytes where nothing was averaged: a quarter of the memory."""
+        """Returns ``(N, length, d_input)``, kept as bytes where nothing was averaged: a quarter of the memory."""
         images = part.images
         if self.grey and images.shape[1] == 3:
             images = np.einsum("nchw,c->nhw", images, np.array(_LUMINANCE, np.float32))[:, None]

@@ -69,7 +69,7 @@ def evaluate(tokens: Sequence[int] | np.ndarray | Tensor) -> int:
 
 
 def tokenize(text: str) -> list[int]:
-    """Numbers of the tokens of LRA's text form, its parentheses dropped.
+    """Returns numbers of the tokens of LRA's text form, its parentheses dropped.
 
     Raises:
         KeyError: a token is not in :data:`VOCABULARY`.
@@ -115,7 +115,7 @@ def _grow(generator: np.random.Generator, trees: int, min_length: int, max_lengt
 
 
 def _write(levels: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lays trees out as tokens and evaluates them: tokens one after the other, where each tree begins, their values."""
+    """Lays trees out as tokens and evaluates them: tokens one after the other, where each tree starts, their values."""
     starts = np.concatenate([[0], np.cumsum(levels[0]["size"])])
     tokens = np.empty(starts[-1], np.uint8)
     place = starts[:-1]
@@ -151,7 +151,7 @@ def generate_trees(seed: int, min_length: int = 500, max_length: int = 2000) -> 
     """Yields unique random expressions without end, in an order that the seed fixes.
 
     Args:
-        seed: Of the generator.
+        seed: Seed of the generator.
         min_length: Expressions are longer than this many tokens.
         max_length: And shorter than this many.
 
@@ -189,7 +189,7 @@ class ListOpsDataset(Dataset):
 
     Args:
         tokens: uint8, all expressions in a row.
-        starts: Where each begins, and the end, shape ``(N + 1,)``.
+        starts: Where each starts, and the end, shape ``(N + 1,)``.
         values: Their values, shape ``(N,)``.
     """
 
@@ -202,7 +202,7 @@ class ListOpsDataset(Dataset):
 
     @classmethod
     def of(cls, rows: list[np.ndarray], values: list[int]) -> ListOpsDataset:
-        """A data set of separate expressions."""
+        """Returns a data set of separate expressions."""
         starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
         return cls(np.concatenate(rows), starts, np.array(values))
 
@@ -228,7 +228,7 @@ def generate_parts(sizes: tuple[int, ...], seed: int, min_length: int, max_lengt
 
     Args:
         sizes: Expressions of each.
-        seed: Of the generator.
+        seed: Seed of the generator.
         min_length: Expressions are longer than this many tokens.
         max_length: And shorter than this many.
 
@@ -299,7 +299,7 @@ class ListOps(DataModule):
         test_size: Generated test expressions; depend on neither.
         min_length: Generated expressions are longer than this many tokens.
         max_length: And shorter than this many.
-        seed: Of the generator.
+        seed: Seed of the generator.
         cache: Folder that keeps what was generated, one file for each setting; by default nothing is written.
         num_classes: Checked against the data's 10 where given, so that a config can pass it on to the model.
         batch_size: Expressions in a training batch, per process.
@@ -314,7 +314,7 @@ class ListOps(DataModule):
         length: Longest length that generated expressions have; in files the longest found (after ``setup``).
 
     Raises:
-        UserError: a size or length is refused (at once); a file is missing or broken (in ``setup``).
+        UserError: a size or length is refused (in the constructor); a file is missing or broken (in ``setup``).
     """
 
     vocab_size = len(VOCABULARY)

@@ -78,7 +78,7 @@ def generate_mnist1d(samples: int = 5000, test_fraction: float = 0.2, seed: int 
     Args:
         samples: Of both parts together.
         test_fraction: Share of them in the test part.
-        seed: Of the generator.
+        seed: Seed of the generator.
 
     Returns:
         As :func:`read_mnist1d`; the signals have mean 0 and deviation 1 over both parts together.
@@ -116,10 +116,10 @@ class Mnist1D(DataModule):
             the data is generated.
         samples: Signals to generate, both parts together; a multiple of ten.
         test_fraction: Share of them that is the test part.
-        seed: Of the generation.
+        seed: Seed of the generation.
         as_sequence: Whether ``x`` has a last dimension of one channel.
         num_classes: Checked against the data where given, so that a config can pass it on to the model.
-        length: Samples in a signal; checked likewise.
+        length: Number of samples in a signal; checked likewise.
         val_fraction: Share of the training part held out for validation; at 0 the test set is the validation set too.
         split_seed: Decides the validation part.
         batch_size: Signals in a training batch, per process.
@@ -128,8 +128,8 @@ class Mnist1D(DataModule):
         drop_last: Whether training leaves out an incomplete last batch.
 
     Raises:
-        UserError: a setting is not accepted (at once); the file is missing or broken, or the data is not what was
-            declared (in ``setup``).
+        UserError: a setting is not accepted (in the constructor); the file is missing or broken, or the data is not
+            what was declared (in ``setup``).
     """
 
     def __init__(

@@ -2,9 +2,9 @@
 
 Paper: Arora et al. 2023, "Zoology: Measuring and Improving Recall in Efficient Language Models", arXiv 2312.04927.
 
-A sequence of T tokens begins with P distinct pairs ``k v k v …``, keys from 1 … V/2 − 1, values from V/2 … V − 1. After
+A sequence of T tokens starts with P distinct pairs ``k v k v …``, keys from 1 … V/2 − 1, values from V/2 … V − 1. After
 them each key is asked for once: of the (T − 2P)/2 slots of two tokens, P are chosen without replacement with
-probability ∝ a·j^(a−1), so that short distances prevail (a = 0.01), and pair i's key stands at the i-th chosen slot's
+probability ∝ a·j^(a−1), so that short distances prevail (a = 0.01), and pair i's key is at the i-th chosen slot's
 first token, where its value is to be predicted. All other tokens are random.
 """
 
@@ -25,7 +25,7 @@ def mqar_batch(
     """Draws sequences.
 
     Args:
-        generator: Where they are drawn from.
+        generator: Source of randomness.
         samples: B, how many.
         length: T, even.
         vocab_size: V, even.

@@ -3,8 +3,8 @@
 A sequence of 2 P tokens: P writes, each a key with its value, then P queries, each one of those keys, in another order.
 The keys of a sequence are distinct; values are drawn with replacement. A write of key a and value b is the token ``a V
 + b``, a query for key a the token ``K V + a``; a model that is to be measured by its memory alone gives each token the
-sum of an embedding of the key, one of the value, and one of its kind. Training sequences are drawn anew in every epoch;
-validation and test are fixed.
+sum of an embedding of the key, one of the value, and one of its kind. Training sequences are drawn again in every
+epoch; validation and test are fixed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def recall_batch(
         pairs: P, at most K.
         keys: K.
         values: V.
-        generator: Where they are drawn from; torch's global one by default.
+        generator: Source of randomness; torch's global one by default.
 
     Returns:
         Tokens (B, 2 P) int64 below ``K V + K``, and targets (B, 2 P): the value of each query, -100 at the writes.
@@ -47,7 +47,7 @@ class FreshPairs(Dataset):
     """Sequences drawn when they are read, from torch's global generator, which the loader seeds for each batch.
 
     Args:
-        samples: How many there are in an epoch.
+        samples: Number of samples in an epoch.
         pairs: P.
         keys: K.
         values: V.
@@ -128,7 +128,7 @@ class Recall(DataModule):
         self.val_set, self.test_set = fixed
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """``3=17`` for a write of value 17 under key 3, ``3?`` for its query."""
+        """Returns ``3=17`` for a write of value 17 under key 3, ``3?`` for its query."""
         pairs = self.keys * self.values
         words = [f"{t // self.values}={t % self.values}" if t < pairs else f"{t - pairs}?" for t in tokens]
         return " ".join(words)

@@ -154,7 +154,7 @@ class SpeechCommands(DataModule):
             excepted.
         rate: Every ``rate``-th sample is kept, without a filter: 2 is the paper's transfer to 8 kHz.
         synthetic_per_word: Recordings of each synthetic word.
-        seed: Of the synthetic words and of their split.
+        seed: Seed of the synthetic words and of their split.
         num_classes: Checked against the data where given, so that a config can pass it on to the model.
         batch_size: Recordings in a training batch, per process.
         eval_batch_size: Recordings in an evaluation batch; ``batch_size`` by default.
@@ -162,14 +162,14 @@ class SpeechCommands(DataModule):
         drop_last: Whether training leaves out an incomplete last batch.
 
     Attributes:
-        length: Samples in a recording.
+        length: Number of samples in a recording.
         d_input: 1.
         num_classes: Words (after ``setup``).
         class_names: Their names (after ``setup``).
 
     Raises:
-        UserError: a setting is refused (at once); a folder, a list, or a file in it is missing (in ``setup``); a
-            recording cannot be read (when it is).
+        UserError: a setting is refused (in the constructor); a folder, a list, or a file in it is missing (in
+            ``setup``); a recording cannot be read (when it is).
     """
 
     d_input = 1

@@ -19,7 +19,7 @@ BYTES = 256
 
 
 def read_tokens(file: Path, dtype: str | None = None, column: str = "input_ids") -> tuple[np.ndarray, int | None]:
-    """The tokens of one file.
+    """Returns the tokens of one file.
 
     - ``.bin``: numbers one after the other; a ``.json`` of the same name beside it may give ``dtype`` and
       ``vocab_size``. Mapped.

@@ -39,8 +39,8 @@ class Windows(Dataset):
         streams: Each (N,); no window runs from one into the next.
         length: T.
         vocab_size: Tokens there may be.
-        shift: Whether each window begins at random up to T tokens later, drawn from torch's global generator.
-        limit: At most so many windows, the first ones.
+        shift: Whether each window starts at random up to T tokens later, drawn from torch's global generator.
+        limit: Largest number of windows, the first ones.
         where: What the streams are, for messages.
 
     Raises:
@@ -71,7 +71,7 @@ class Windows(Dataset):
         return {name: value[0] for name, value in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The batch at ``indices``."""
+        """Returns the batch at ``indices``."""
         rows = np.asarray(indices)
         which = np.searchsorted(self.ends, rows, side="right")
         first = (rows - np.where(which > 0, self.ends[which - 1], 0)) * self.length
@@ -102,19 +102,20 @@ class TokenData(DataModule):
         length: T, tokens in a window.
         vocab_size: Tokens there may be; 256 for bytes.
         dtype: Type of the numbers in ``.bin`` and headless ``.npy`` files; ``uint16`` where nothing says otherwise.
-        column: Of Arrow files.
+        column: Column of Arrow files.
         tokenizer: Local folder of the tokenizer that made the tokens, to show them as text.
-        shift: Whether training windows begin at random places, another in each epoch, rather than at multiples of T.
+        shift: Whether training windows start at random positions, different in each epoch, rather than at multiples of
+            T.
         val_fraction: Share of a stream without splits for validation.
         test_fraction: Share for the test, at its end.
-        eval_windows: At most so many windows in the validation, and in the test.
+        eval_windows: Largest number of windows in the validation, and in the test.
         batch_size: Windows in a training batch.
         eval_batch_size: Windows in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes.
         drop_last: Whether training leaves out an incomplete last batch.
 
     Raises:
-        UserError: a setting is not accepted (at once); a file is missing or broken, or has more tokens (in
+        UserError: a setting is not accepted (in the constructor); a file is missing or broken, or has more tokens (in
             ``setup``, or when they are read).
     """
 
@@ -188,7 +189,7 @@ class TokenData(DataModule):
         return found
 
     def _cut(self, streams: list[Stream]) -> dict[str, list[Stream]]:
-        """The splits of streams that have none, as if they were one."""
+        """Returns the splits of streams that have none, as if they were one."""
         val, test = self.fractions
         total = sum(map(len, streams))
         bounds = {"train": (0, round(total * (1 - val - test)))}

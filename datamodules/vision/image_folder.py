@@ -142,8 +142,8 @@ class ImageFolderData(DataModule):
         image_size: Side of its images in pixels.
 
     Raises:
-        UserError: a setting is not among what is accepted (at once); a folder or file is missing, holds no images, or
-            is not what was declared (in ``setup``); a file cannot be decoded (when it is read).
+        UserError: a setting is not among what is accepted (in the constructor); a folder or file is missing, holds no
+            images, or is not what was declared (in ``setup``); a file cannot be decoded (when it is read).
     """
 
     def __init__(

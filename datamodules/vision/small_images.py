@@ -23,7 +23,7 @@ class ImageDataset(ArrayDataset):
 
     Args:
         part: The images.
-        transform: What a batch of bytes goes through.
+        transform: Function that is applied to a batch of bytes.
     """
 
     def __init__(self, part: LabelledImages, transform: BatchPreprocess) -> None:
@@ -66,8 +66,8 @@ class SmallImages(DataModule):
         std: Divides each channel (after ``setup``).
 
     Raises:
-        UserError: a setting is not among what is accepted (at once); a file is missing or broken, or the data is not
-            what was declared (in ``setup``).
+        UserError: a setting is not among what is accepted (in the constructor); a file is missing or broken, or the
+            data is not what was declared (in ``setup``).
     """
 
     def __init__(

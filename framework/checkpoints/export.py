@@ -119,8 +119,8 @@ def export(
             (rounded to ``step``, exp-Golomb codes of the frequency ranks) or ``plain``.
         step: Distance between two levels, for the entropy codes.
         include: Patterns of the tensors to compress; ``None`` for all with at least two dimensions.
-        exclude: Patterns
-            of tensors that are not compressed. deep_shape: Whether the weights' histogram is remapped first (see
+        exclude: Patterns of tensors that are not compressed.
+        deep_shape: Whether the weights' histogram is remapped first (see
             :mod:`framework.functional.compression.histogram`); a model in memory is not changed by it.
         cls: Class of a checkpoint's module, which tells parameters from buffers; by default that of the run folder that
             the checkpoint is in. If it is not known, buffers with at least two dimensions are treated as weights.

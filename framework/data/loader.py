@@ -117,7 +117,7 @@ class ExactLoader:
 
     Args:
         dataset: A map-style data set. Reading it must depend on nothing but the index and the global generators.
-        batch_size: Samples in a batch, per rank.
+        batch_size: Number of samples in a batch, per rank.
         shuffle: Whether each epoch has a random order.
         num_workers: Number of processes that read batches; 0 reads in this process.
         drop_last: Whether to drop an incomplete last batch.

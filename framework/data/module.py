@@ -23,8 +23,8 @@ class DataModule(pl.LightningDataModule):
     augmentation draws from torch's, numpy's or Python's global generator, which the loader seeds for each batch.
 
     Args:
-        batch_size: Samples in a training batch, per process.
-        eval_batch_size: Samples in a validation, test or predict batch; ``batch_size`` by default.
+        batch_size: Number of samples in a training batch, per process.
+        eval_batch_size: Number of samples in a validation, test or predict batch; ``batch_size`` by default.
         num_workers: Number of loader processes.
         drop_last: Whether training drops an incomplete last batch.
 

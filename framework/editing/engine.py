@@ -1,4 +1,4 @@
-"""The engine: asks configured techniques for edits, records them, and repeats a checkpoint's.
+"""The engine: calls configured techniques for edits, records them, and repeats those of a checkpoint.
 
 It relies on Lightning's order of hooks: callbacks' ``setup``, module's ``setup``, ``configure_model``, module's
 ``on_load_checkpoint``, weights, callbacks' state, ``configure_optimizers``, ``on_fit_start``, optimiser state,
@@ -64,8 +64,8 @@ def edit(model: nn.Module, technique: Edit, context: Context | None = None) -> P
 
     Args:
         model: Any module; names in the decision are relative to it.
-        technique: What to do.
-        context: What it may look at; an empty one outside a Trainer.
+        technique: The technique.
+        context: Its context; an empty one outside a Trainer.
 
     Raises:
         UserError: the technique refuses the model.
@@ -108,13 +108,13 @@ def _seed(technique: Edit, plans: Sequence[Plan]) -> int:
 
 
 class Editing(Engine):
-    """Runs the engine in a Trainer. The command line always adds it; elsewhere the first technique's ``setup`` does.
+    """Runs the engine in a Trainer. The command line always adds it; otherwise the first technique's ``setup`` does.
 
     Args:
-        checkpoint: The one that the run starts from, as :func:`framework.open_checkpoint` reads it: then nothing is
-            decided, its plans are applied. A plain Trainer does not tell callbacks its ``ckpt_path`` in time; there
-            techniques decide first, and are taken back when the checkpoint turns out to hold something else.
-        folder: Where ``plans.json`` is written, a copy of the ledger for people; nowhere for ``None``.
+        checkpoint: The checkpoint that the run starts from, from :func:`framework.open_checkpoint`; then no edit is
+            decided, and its plans are applied. In a plain Trainer callbacks do not get ``ckpt_path`` in time; there
+            techniques decide first, and their edits are undone if the checkpoint has others.
+        folder: Folder of ``plans.json``, a copy of the ledger for people; ``None`` for no file.
     """
 
     def __init__(self, checkpoint: Mapping[str, Any] | None = None, folder: Path | None = None) -> None:
@@ -128,7 +128,7 @@ class Editing(Engine):
     # start
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Applies the checkpoint's plans, or asks every technique that acts at the start for its edit."""
+        """Applies the checkpoint's plans, or makes the edit of every technique that acts at the start."""
         if self._ready == (id(pl_module), stage):
             return
         configure(pl_module)
@@ -143,20 +143,20 @@ class Editing(Engine):
         if self._plans is None:
             self._start(trainer, pl_module)
         self._write(trainer, pl_module)
-        self._ready = (id(pl_module), stage)  # not before: a run that failed here is prepared anew
+        self._ready = (id(pl_module), stage)  # only now: a run that failed here is prepared again
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """The next run is prepared anew; what the model has is not done twice."""
+        """Makes the next run be prepared again; edits that the model already has are not repeated."""
         self._ready = None
 
     def _start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Asks every technique that acts at the start and was not asked by an earlier run."""
+        """Makes the edits of techniques that act at the start, unless an earlier run made them."""
         ledger, order = ledger_of(module), list(self._techniques)
         for technique in self._edits():
             if _done(module, technique) or not self._acts(trainer, module, technique):
                 continue
             later = [plan for plan in ledger.plans if plan.name in order[order.index(technique.name) :]]
-            if later and ledger.base is not None:  # an evaluation before training did without it: all anew
+            if later and ledger.base is not None:  # an evaluation before training did not make them: all are made again
                 ledger.base.restore()
                 ledger.plans.clear()
                 return self._start(trainer, module)
@@ -181,13 +181,13 @@ class Editing(Engine):
         return Context(trainer=trainer, at=at, epoch=epoch, step=step, techniques=self._techniques)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """From here on there is no way back, and nothing of the old structure needs to be kept."""
+        """Drops the old structure, which cannot be restored any more."""
         ledger_of(pl_module).base = None
-        self._plans = None  # the model goes on from here, and a later run of it too
+        self._plans = None  # this run, and a later one, continues with the edited model
         self._refuse_unreached(trainer, pl_module)
 
     def _refuse_unreached(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """An edit whose epoch lies behind ``max_steps`` would never be made; now the steps of an epoch are known."""
+        """Refuses an edit whose epoch is not reached within ``max_steps``; the steps of an epoch are known now."""
         batches = trainer.num_training_batches
         if trainer.max_steps < 0 or not 0 < batches < math.inf or getattr(trainer, "fast_dev_run", False):
             return
@@ -206,14 +206,14 @@ class Editing(Engine):
     # in training
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Asks the techniques that act at epochs."""
+        """Makes the edits of techniques that act at epochs."""
         for technique in self._epochs:
             self._if_due(trainer, pl_module, technique, "epoch")
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Asks the techniques that act at steps, where no gradients are being accumulated."""
+        """Makes the edits of techniques that act at steps, unless gradients are being accumulated."""
         if self._steps and batch_idx % trainer.accumulate_grad_batches == 0:
             for technique in self._steps:
                 self._if_due(trainer, pl_module, technique, "step")
@@ -234,7 +234,7 @@ class Editing(Engine):
             reset_optimizers(trainer)
         elif type(technique).changes - {"values"}:
             carry_over(trainer, before)
-        if isinstance(trainer.strategy, DDPStrategy):  # the reducer knows only the parameters that it was built with
+        if isinstance(trainer.strategy, DDPStrategy):  # the reducer has only the parameters with which it was built
             trainer.strategy.model = trainer.strategy.lightning_module
             trainer.strategy.configure_ddp()
         for callback in callbacks_of(trainer):
@@ -245,7 +245,7 @@ class Editing(Engine):
         self._write(trainer, module)
 
     def _write(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """``plans.json`` and a line on what is trained."""
+        """Writes ``plans.json``, and prints a line on what is trained."""
         ledger = ledger_of(module)
         if not ledger.plans or self._folder is None or not trainer.is_global_zero:
             return
@@ -260,7 +260,7 @@ class Editing(Engine):
 
 
 def in_order(callbacks: Sequence[Callback]) -> dict[str, Technique]:
-    """The techniques among ``callbacks`` by name, in the order of application.
+    """Returns the techniques among ``callbacks`` by name, in the order of application.
 
     Raises:
         UserError: two have the same name, or they conflict.
@@ -275,15 +275,15 @@ def in_order(callbacks: Sequence[Callback]) -> dict[str, Technique]:
 
 
 def check_run(trainer: pl.Trainer, module: pl.LightningModule, techniques: Mapping[str, Technique]) -> None:
-    """Refuses, before training, what cannot go together.
+    """Refuses combinations that are not possible, before training.
 
     Args:
-        trainer: Of the run.
-        module: Before any edit.
-        techniques: By the names they are configured under.
+        trainer: The run's Trainer.
+        module: The module, before any edit.
+        techniques: The techniques, by configured name.
 
     Raises:
-        UserError: naming the technique, and the other technique or the strategy.
+        UserError: a combination is not possible; the message names the technique, and the other one or the strategy.
     """
     context = Context(trainer=trainer, techniques=techniques)
     _check_needs(context)
@@ -291,7 +291,7 @@ def check_run(trainer: pl.Trainer, module: pl.LightningModule, techniques: Mappi
         technique.check(module, context)
     strategy = trainer.strategy
     kind = getattr(strategy, "strategy_name", type(strategy).__name__)
-    if isinstance(strategy, DDPStrategy):  # as it is typed
+    if isinstance(strategy, DDPStrategy):  # as in the config
         kind = "ddp" if strategy._start_method == "popen" else f"ddp_{strategy._start_method}"
     plain = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
     for name, technique in techniques.items():
@@ -340,10 +340,10 @@ def _check_needs(context: Context) -> None:
 
 
 def _done(module: pl.LightningModule, technique: Edit) -> bool:
-    """Whether the model has this technique's edit already, as after an earlier fit.
+    """Returns whether the model has this technique's edit already, for example after an earlier fit.
 
     Raises:
-        UserError: it has, with other settings.
+        UserError: it has it with other settings.
     """
     plan = next((plan for plan in ledger_of(module).plans if plan.name == technique.name), None)
     repeats = isinstance(technique, Transform) and not isinstance(technique, Once)
@@ -365,17 +365,17 @@ def _differences(plan: Plan, technique: Edit) -> list[str]:
     return [
         f"techniques.{plan.name}.{key}: the checkpoint has {plan.settings[key]!r}, the config {settings[key]!r}"
         for key in plan.settings
-        if key in settings and not same(key)  # an argument may be newer than the checkpoint
+        if key in settings and not same(key)  # the argument may be newer than the checkpoint
     ]
 
 
 def contradictions(checkpoint: Mapping[str, Any], techniques: Mapping[str, Technique]) -> list[str]:
-    """Lines saying where the configured techniques are not those that made a checkpoint."""
+    """Returns lines on the differences between the configured techniques and those of a checkpoint."""
     plans: dict[str, Plan] = {plan.name: plan for plan in read_plans(checkpoint)}
     lines: list[str] = []
     averages = [name for name, technique in techniques.items() if isinstance(technique, WeightAveraging)]
     if checkpoint.get("optimizer_states") and bool(averages) != ("averaging_state" in checkpoint):
-        states = checkpoint.get("callbacks") or {}  # of an average by Lightning's name of its state
+        states = checkpoint.get("callbacks") or {}  # Lightning's name of an average's state
         saved = [key.rpartition(".")[2] for key, state in states.items() if "latest_update_step" in (state or {})]
         where = ".".join(["techniques", *(averages or saved)[:1]])
         has = ("no average of the weights", "one") if averages else ("an average of the weights", "none")

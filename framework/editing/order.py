@@ -1,4 +1,4 @@
-"""The order in which techniques are applied: as configured, corrected by phases and by what techniques declare."""
+"""The order in which techniques are applied: as configured, changed as far as phases and declarations require."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from framework.errors import UserError
 
 
 def resolve(techniques: Mapping[str, type]) -> list[str]:
-    """Names in the order of application: the given one, changed no more than phases, ``before`` and ``after`` ask.
+    """Returns names in the order of application: the given order, changed only as phases and declarations require.
 
     Args:
-        techniques: Configured name to class; a class that is no :class:`Technique` stays where it is.
+        techniques: Maps the configured name to its class; a class that is not a :class:`Technique` keeps its position.
 
     Raises:
-        UserError: two techniques conflict, or what they declare contradicts the phases or itself.
+        UserError: two techniques conflict, or their declarations form a cycle.
     """
     declared = {name: cls for name, cls in techniques.items() if issubclass(cls, Technique)}
     for name, cls in declared.items():

@@ -2,15 +2,16 @@
 
 - :class:`Observer` changes nothing.
 - :class:`Edit` changes structure, trainability or values once, before the optimiser exists.
-- :class:`Once` is an edit that may wait for an epoch, or until other techniques leave the structure alone.
-- :class:`Transform` changes the model in mid-training, at moments that it names, as often as it is due.
-- :class:`Writer` writes to the weights while training or evaluation runs.
+- :class:`Once` is an edit that may wait for an epoch, or until other techniques no longer change the structure.
+- :class:`Transform` changes the model during training too, at moments that it declares.
+- :class:`Writer` writes to the weights during training or evaluation.
 - :class:`framework.editing.penalty.Penalty` adds a term to the training loss.
 
-An edit has three steps. ``decide`` looks at the model, the data and the run and returns plain data. ``apply`` makes
-structure and trainability match such a decision; it needs nothing else, so that a checkpoint can be opened without the
-technique being configured. ``initialise`` writes values; it runs when the edit is made and never on restore, because
-values come from the checkpoint. The engine (:mod:`framework.editing.engine`) calls them; a technique has no ``setup``.
+An edit has three steps. ``decide`` reads the model, the data and the run and returns plain data. ``apply`` makes
+structure and trainability match such a decision; it needs nothing else, so that a checkpoint can be opened even if the
+technique is not configured. ``initialise`` writes values; it is called when the edit is made, and not when a checkpoint
+is opened, because values come from the checkpoint. The engine (:mod:`framework.editing.engine`) calls them; a technique
+has no ``setup``.
 """
 
 from __future__ import annotations
@@ -38,21 +39,21 @@ if TYPE_CHECKING:
 
 Moment = Literal["start", "epoch", "step"]
 OptimizerState = Literal["keep", "reset"]
-IMPORTED: dict[str, type[Edit]] = {}  # registered name to class, as modules are imported
+IMPORTED: dict[str, type[Edit]] = {}  # maps a registered name to its class; filled when modules are imported
 
 
 @dataclass
 class Context:
-    """What an edit may look at besides the model.
+    """The data that an edit may use besides the model.
 
     Attributes:
         trainer: The Trainer, or ``None`` outside one.
         at: ``start`` (before the optimiser exists), ``epoch`` (a training epoch starts) or ``step`` (a batch starts).
-        epoch: Epochs completed.
-        step: Optimiser steps done.
-        seed: Fixed by the run's seed, the technique's name and how often it was applied. The global generators are
-            seeded with it around ``decide``, ``apply`` and ``initialise``, and put back after.
-        plans: What was done to the model before, in order.
+        epoch: Number of completed epochs.
+        step: Number of optimiser steps so far.
+        seed: Seed derived from the run's seed, the technique's name and how often it was applied. The global generators
+            are seeded with it for ``decide``, ``apply`` and ``initialise``, and restored afterwards.
+        plans: The earlier plans of the model, in order.
         techniques: Every configured technique by name, in the order of application.
     """
 
@@ -70,9 +71,9 @@ class Context:
         return getattr(self.trainer, "datamodule", None)
 
     def offering(self, capability: str, asking: Technique | None = None) -> list[Any]:
-        """The configured techniques that offer ``capability`` (:attr:`Technique.offers`), ``asking`` left out.
+        """Returns the configured techniques that offer ``capability`` (:attr:`Technique.offers`), except ``asking``.
 
-        In this way a technique finds another without knowing its name.
+        In this way a technique finds another without its name.
         """
         return [item for item in self.techniques.values() if capability in item.offers and item is not asking]
 
@@ -86,10 +87,10 @@ class Context:
 
 
 class Engine(Callback):
-    """What does every technique's edits in a Trainer; techniques know it by this base alone.
+    """The base class of the engine, which makes all edits in a Trainer; techniques import only this base.
 
     Attributes:
-        chosen: The class that is made where a Trainer has no engine, :class:`framework.editing.engine.Editing`.
+        chosen: The class that is added to a Trainer without an engine, :class:`framework.editing.engine.Editing`.
     """
 
     chosen: ClassVar[type[Engine]]
@@ -101,12 +102,12 @@ class Engine(Callback):
 
 
 def callbacks_of(trainer: pl.Trainer) -> list[Callback]:
-    """The Trainer's own list of callbacks."""
+    """Returns the Trainer's own list of callbacks."""
     return trainer.callbacks  # type: ignore[attr-defined] # set in its constructor by a connector
 
 
 def engine_of(trainer: pl.Trainer) -> Engine:
-    """The Trainer's engine; one is added to its callbacks if there is none."""
+    """Returns the Trainer's engine; one is added to its callbacks if there is none."""
     found = next((callback for callback in callbacks_of(trainer) if isinstance(callback, Engine)), None)
     if found is None:
         found = Engine.chosen()
@@ -115,7 +116,7 @@ def engine_of(trainer: pl.Trainer) -> Engine:
 
 
 class Technique(Callback):
-    """A callback with a name and a place in the order.
+    """A callback with a name and a position in the order.
 
     Attributes:
         technique: Registered name; by default the class's name in snake case.
@@ -156,27 +157,27 @@ class Technique(Callback):
         self._name = value
         self.__dict__.pop("state_key", None)
 
-    @cached_property  # Lightning reads it around every hook
+    @cached_property  # Lightning reads it at every hook
     def state_key(self) -> str:
-        """Two techniques of one class keep apart in a checkpoint."""
+        """The key of its state in a checkpoint, different for two techniques of one class."""
         return f"{type(self).__qualname__}.{self.name}"
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Has the engine do every technique's edit, this one's in its place; a subclass that overrides it calls it."""
+        """Lets the engine make all techniques' edits in order; a subclass that overrides it must call it."""
         engine_of(trainer).setup(trainer, pl_module, stage)
 
     def check(self, model: nn.Module, context: Context) -> None:
         """Called before a run writes or trains anything, with the module as configured.
 
         Raises:
-            UserError: it cannot meet this module or this run, or another technique with these settings.
+            UserError: it cannot be used with this module, this run, or another technique with these settings.
         """
 
     def on_model_edit(self, trainer: pl.Trainer, pl_module: pl.LightningModule, plan: Plan) -> None:
-        """Called on every technique after one edited the model in mid-training, the optimiser included."""
+        """Called on every technique after one edited the model, and its optimiser, during training."""
 
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments as plain data; each must be kept in an attribute of the same name."""
+        """Returns the constructor's arguments as plain data; each must be stored in an attribute of the same name."""
         parameters = list(inspect.signature(type(self).__init__).parameters.values())[1:]
         names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         return {name: plain_data(getattr(self, name), f"{self.name}.{name}") for name in names}
@@ -198,9 +199,9 @@ class Edit(Technique):
 
     Attributes:
         changes: Which of ``structure``, ``trainability`` and ``values`` it changes.
-        version: Of the form of its decisions; raised when that changes, with a :meth:`migrate` for older ones.
-        from_weights: Options of the command line with which it starts a training from the weights in the file
-            ``{path}``, for the message to someone who cannot go on from that file; empty where it does no such thing.
+        version: Version of its decision format; increased when that changes, with a :meth:`migrate` for older ones.
+        from_weights: Command-line options with which it starts a training from the weights in the file ``{path}``, for
+            the message if a run cannot be resumed from that file; empty if it cannot do so.
     """
 
     changes: ClassVar[frozenset[str]] = frozenset()
@@ -212,20 +213,20 @@ class Edit(Technique):
         IMPORTED[cls.technique] = cls
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """Makes a decision: plain data (numbers, text, lists, dicts), with exact names instead of patterns.
+        """Returns a decision: plain data (numbers, text, lists, dicts), with exact names instead of patterns.
 
         Args:
             model: The LightningModule, as earlier edits left it. Names are relative to it.
-            context: The run.
+            context: The context of the run.
 
         Raises:
-            UserError: nothing can be decided; where nothing matches, the message lists the nearest names.
+            UserError: nothing can be decided; if nothing matches, the message lists the nearest names.
         """
         raise NotImplementedError
 
     @classmethod
     def apply(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
-        """Makes structure and ``requires_grad`` match a decision; values need not be right."""
+        """Makes structure and ``requires_grad`` match a decision; values do not matter."""
 
     def initialise(self, model: nn.Module, decision: Mapping[str, Any], context: Context) -> None:
         """Writes values after ``apply``."""
@@ -237,7 +238,7 @@ class Edit(Technique):
 
     @classmethod
     def undo(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
-        """Takes the structure back: the model computes what it did before the edit.
+        """Restores the structure: the model computes the same as before the edit.
 
         Raises:
             UserError: it cannot be undone.
@@ -246,9 +247,9 @@ class Edit(Technique):
 
     @classmethod
     def fold(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
-        """Leaves a plain module that computes what the edited one does, for an export; by default does nothing.
+        """Turns the edited module into a plain one with the same output, for an export; does nothing by default.
 
-        A technique that changes the structure overrides it.
+        A technique that changes the structure must override it.
 
         Raises:
             UserError: it changes the structure and cannot be folded.
@@ -258,26 +259,26 @@ class Edit(Technique):
 
     @classmethod
     def migrate(cls, decision: dict[str, Any], version: int) -> dict[str, Any]:
-        """Turns a decision of an older version into one of today's.
+        """Converts a decision of an older version to the current one.
 
         Raises:
-            UserError: that version is not known any more.
+            UserError: that version is no longer supported.
         """
         raise UserError(
             f"{cls.technique}: the checkpoint's plan has version {version}, this program reads version {cls.version}"
         )
 
     def report(self, model: nn.Module, plan: Plan, context: Context) -> None:
-        """Called once after an edit was made and recorded, on rank 0, to print, log or draw what was chosen."""
+        """Called once on rank 0 after an edit was made and recorded, to print, log or draw the decision."""
 
 
 class Transform(Edit):
-    """A technique that changes the model in mid-training.
+    """A technique that changes the model during training.
 
     Attributes:
-        moments: When :meth:`due` is asked: any of ``start``, ``epoch``, ``step``.
-        optimizer: What becomes of the optimiser: ``keep`` (states of parameters that live on stay) or ``reset``.
-        settles_by: Name of the argument that sets when it leaves the structure alone, for a message.
+        moments: When :meth:`due` is called: any of ``start``, ``epoch``, ``step``.
+        optimizer: Whether the optimiser's state is kept for remaining parameters (``keep``) or reset (``reset``).
+        settles_by: Name of the argument that decides from when it no longer changes the structure, for a message.
     """
 
     moments: ClassVar[frozenset[str]] = frozenset({"epoch"})
@@ -285,24 +286,24 @@ class Transform(Edit):
     settles_by: ClassVar[str] = ""
 
     def in_training(self, context: Context) -> bool:
-        """Whether it may edit after the start, with its settings and beside the techniques of this run."""
+        """Whether it may edit after the start, with its settings and the techniques of this run."""
         return True
 
     def settled(self, context: Context) -> int | None:
-        """The epoch from which it leaves names and shapes alone, ``None`` for never: others may wait for it."""
+        """Returns the epoch from which names and shapes no longer change; ``None`` for never."""
         return 0
 
     def due(self, context: Context) -> bool:
-        """Whether to edit now. The engine asks once at each moment; ``context.plans`` tells what was done already."""
+        """Returns whether to edit now; called once at each moment. ``context.plans`` has the earlier edits."""
         raise NotImplementedError
 
 
 class Once(Transform):
     """An edit that is made once: at the start, or before an epoch where other techniques change the structure first.
 
-    A subclass takes ``epoch`` in its constructor: ``None`` for the start, or for the epoch from which every technique
-    before it is done with the structure (:meth:`Transform.settled`). One that does not mind what earlier techniques do
-    to the layers drops ``plain_layers`` from ``needs``, and never waits.
+    A subclass has the constructor argument ``epoch``: ``None`` for the start, or for the epoch from which every
+    technique before it no longer changes the structure (:meth:`Transform.settled`). A subclass that does not need the
+    model's plain layers removes ``plain_layers`` from ``needs``, and never waits.
     """
 
     moments = frozenset({"start", "epoch"})
@@ -310,11 +311,11 @@ class Once(Transform):
     epoch: int | None = None
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses an epoch at which another technique is not done yet, and one that is never reached."""
+        """Refuses an epoch at which another technique still changes the structure, and one that is never reached."""
         self.first_epoch(context)
 
     def first_epoch(self, context: Context) -> int:
-        """The epoch before which it is made.
+        """Returns the epoch before which it is made.
 
         Raises:
             UserError: a technique changes the structure later, or the training ends before.
@@ -338,7 +339,7 @@ class Once(Transform):
         first = first if self.epoch is None else self.epoch
         last = getattr(context.trainer, "max_epochs", None)
         if getattr(context.trainer, "fast_dev_run", False):
-            return first  # a trial of one epoch, whatever the settings
+            return first  # with one epoch (a trial run) settings do not matter
         if first and last is not None and 0 <= last <= first:
             raise UserError(f"{self.name}.epoch: {first} is not reached, trainer.max_epochs is {last}")
         return first
@@ -349,15 +350,15 @@ class Once(Transform):
         return other is not self and not comes_before(type(self), type(other))
 
     def settled(self, context: Context) -> int | None:
-        """The epoch before which it is made."""
+        """Returns the epoch before which it is made."""
         return self.first_epoch(context)
 
     def in_training(self, context: Context) -> bool:
-        """Not if it is made at the start."""
+        """Whether it is not made at the start."""
         return self.first_epoch(context) > 0
 
     def due(self, context: Context) -> bool:
-        """At its epoch, unless it was made."""
+        """Returns true at its epoch, unless it was made already."""
         if any(plan.name == self.name for plan in context.plans):
             return False
         first = self.first_epoch(context)

@@ -30,8 +30,8 @@ def pretrain(
         epochs: Passes over the samples.
         lr: Learning rate.
         weight_decay: Decoupled weight decay.
-        batch_size: Samples in a step.
-        seed: Of the order.
+        batch_size: Number of samples in a step.
+        seed: Seed of the order.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=x.device.type == "cpu")
     generator = torch.Generator().manual_seed(seed)

@@ -1,1 +1,1 @@
-"""What attention learns to do with the examples in its prompt."""
+"""Methods on in-context learning: how attention uses the examples in its prompt."""

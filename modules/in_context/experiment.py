@@ -30,23 +30,23 @@ Answer = Callable[[Tensor, Tensor], Tensor]
 
 
 class InContext(Ensemble):
-    """A model that answers the query of a prompt; trained on fresh prompts at each of many inner steps.
+    """A model that answers the query of a prompt, trained on new prompts at each of many inner steps.
 
     A training batch holds ``x`` (K, B, N + 1, d) and ``y`` (K, B, N + 1, T) for K inner steps, an evaluation batch
     ``x`` (B, M + 1, d), ``y`` (B, M + 1, T). Evaluations log the mean squared error at the query by length,
     ``val/risk/M``, and of the closed-form predictors ``val/<predictor>/M`` (once: they do not change);
-    ``val/loss`` is that at the length of training, which must be evaluated. A theory's risk stands beside it as
+    ``val/loss`` is that at the length of training, which must be evaluated. A theory's risk is next to it as
     ``val/risk/M/theory``.
     ``risk.npz`` in the run folder has ``length`` (L,), ``risk`` (L, E), ``se`` (L, E), and each predictor (L,).
 
     Args:
         seeds: Members.
-        base_seed: Of the first member's start; each later one adds 1.
+        base_seed: Seed of the first member's start; each later one adds 1.
         clip: Largest norm of a member's gradient; nothing is clipped by default.
-        inner_steps: Steps of a training batch.
-        points: About how many times the members are measured.
+        inner_steps: Number of optimiser steps in one training batch.
+        points: Approximate number of measurements.
         optimizer: By default Adam at 3e-3 without weight decay.
-        schedule: In training batches.
+        schedule: Learning-rate schedule, in training batches.
 
     Raises:
         UserError: a setting is not accepted; the data are not prompts, or hold another number of inner steps.
@@ -76,14 +76,14 @@ class InContext(Ensemble):
         self._closed_form: dict[tuple[str, int], float] = {}
 
     def generators(self) -> list[torch.Generator]:
-        """One for each member's start."""
+        """Returns one for each member's start."""
         return [torch.Generator().manual_seed(self.base_seed + member) for member in range(self.seeds)]
 
     def setup(self, stage: str) -> None:
         """Asks the datamodule what prompts are drawn from.
 
         Raises:
-            UserError: it hands out none, its ``inner_steps`` or its law do not fit the model, or it does not evaluate
+            UserError: it returns none, its ``inner_steps`` or its law do not fit the model, or it does not evaluate
                 at the length of training.
         """
         super().setup(stage)
@@ -102,7 +102,7 @@ class InContext(Ensemble):
         self.fits(data.law)
 
     def fits(self, law: PromptLaw) -> None:
-        """What depends on the law, and what the law must be.
+        """Prepares data that depends on the law, and checks the law.
 
         Raises:
             UserError: the model has other dimensions.
@@ -113,15 +113,15 @@ class InContext(Ensemble):
         raise NotImplementedError
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """As :meth:`answer`."""
+        """Calls :meth:`answer`."""
         return self.answer(x, y)
 
     def settings(self) -> dict[str, Sequence[Any]]:
-        """``seed`` of each member."""
+        """Returns ``seed`` of each member."""
         return {"seed": [self.base_seed + member for member in range(self.seeds)]}
 
     def part(self, batch: Batch, inner: int) -> Batch:
-        """The prompts of one inner step."""
+        """Returns the prompts of one inner step."""
         return {name: value[inner] for name, value in batch.items() if name in ("x", "y")}
 
     def losses(self, batch: Batch) -> Tensor:
@@ -139,12 +139,12 @@ class InContext(Ensemble):
         return [g * factor.view(*factor.shape, *(1,) * (g.ndim - apart)) for g in found]
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss on the prompts that come next; a subclass adds what it knows of its weights."""
+        """Returns the loss on the next prompts; a subclass adds measurements of its weights."""
         inner = min(self.steps_taken % self.inner_steps, len(batch["x"]) - 1)
         return {"loss": self.losses(self.part(batch, inner)), **self.weights_measured()}
 
     def weights_measured(self) -> dict[str, Tensor]:
-        """What is recorded of the weights: names to (E,)."""
+        """Returns the measurements of the weights: maps names to (E,)."""
         return {}
 
     def risk_theory(self, length: int) -> float:
@@ -159,11 +159,11 @@ class InContext(Ensemble):
         self._sums = defaultdict(lambda: defaultdict(list))
 
     def on_validation_epoch_start(self) -> None:
-        """Begins anew."""
+        """Resets the counts."""
         self._start_evaluation()
 
     def on_test_epoch_start(self) -> None:
-        """Begins anew, and with closed forms on other prompts."""
+        """Starts again, and with closed forms on other prompts."""
         self._start_evaluation()
         self._closed_form = {}
 
@@ -185,7 +185,7 @@ class InContext(Ensemble):
         self._evaluate(batch)
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """The members' mean ``prediction`` of the query's labels (B, T), and the ``target``."""
+        """Returns the members' mean ``prediction`` of the query's labels (B, T), and the ``target``."""
         return {"prediction": self.answer(batch["x"], batch["y"]).mean(0), "target": batch["y"][:, -1]}
 
     def on_validation_epoch_end(self) -> None:
@@ -249,7 +249,7 @@ QUIET = ("--wandb.mode=disabled", "--trainer.logger=false", "--trainer.enable_ch
 
 
 def prompts_of(config: str, *overrides: str) -> Any:
-    """The datamodule of a shipped experiment with other settings, set up."""
+    """Returns the datamodule of a shipped experiment with other settings, set up."""
     from framework.runs.experiment import build
 
     _, _, data = build(config, overrides=[*QUIET, *overrides])
@@ -258,11 +258,11 @@ def prompts_of(config: str, *overrides: str) -> Any:
 
 
 def trained(config: str, *overrides: str) -> tuple[InContext, Any]:
-    """A shipped experiment with other settings, fitted without a logger; the model and its datamodule.
+    """Returns a shipped experiment with other settings, fitted without a logger; the model and its datamodule.
 
     Args:
         config: A path or the short name of a shipped config.
-        *overrides: As typed on the command line.
+        *overrides: Options as on the command line.
     """
     from framework.runs.experiment import build
     from framework.runs.quiet import quiet_lightning

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 def moments(x: Tensor, y: Tensor, guess: Tensor | None = None, masked: bool = True, averaged: bool = True) -> Tensor:
-    """G (…, d + 1, d + 1) of ``x`` (…, N + 1, d), ``y`` (…, N + 1, 1).
+    """Returns G (…, d + 1, d + 1) of ``x`` (…, N + 1, d), ``y`` (…, N + 1, 1).
 
     Args:
         x: Examples, the query last.
@@ -49,7 +49,7 @@ class LinearAttention(nn.Module):
         learnt_guess: Whether y_q = ⟨v, x_q⟩ with a learnt v, from 0; else y_q is 0, or what is given to the layer.
         masked: Whether the query is left out of keys and values.
         averaged: Whether attention is divided by N.
-        dtype: Of the parameters.
+        dtype: Type of the parameters.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class LinearAttention(nn.Module):
         self.guess = nn.Parameter(torch.zeros(members, dim, dtype=dtype)) if learnt_guess else None
 
     def forward(self, x: Tensor, y: Tensor, guess: Tensor | None = None) -> Tensor:
-        """(E, B) of ``x`` (B, N + 1, d) and ``y`` (B, N + 1, 1), whose last is not looked at.
+        """Returns (E, B) of ``x`` (B, N + 1, d) and ``y`` (B, N + 1, 1), whose last is not looked at.
 
         Args:
             x: Examples, the query last.
@@ -98,7 +98,7 @@ class LinearAttention(nn.Module):
         return found if last is None else found + last
 
     def parts(self) -> dict[str, Tensor]:
-        """The answer's dependence on degrees of y and x: W11 p22 and what should vanish, each (E, H, …).
+        """Returns the answer's dependence on degrees of y and x: W11 p22 and what should vanish, each (E, H, …).
 
         Returns:
             ``readout`` p_(d+1) W^KQ_11 (E, d, d), summed over heads; ``w21_pv`` (E, H, d); ``w21_kq`` (E, H, d).
@@ -111,7 +111,7 @@ class LinearAttention(nn.Module):
 def whole_layer(
     embedding: Tensor, value: Tensor, key_query: Tensor, masked: bool = True, averaged: bool = True
 ) -> Tensor:
-    """E + Σ_h W^PV_h E M Eᵀ W^KQ_h E / N as it is written, N² costs and all.
+    """Returns E + Σ_h W^PV_h E M Eᵀ W^KQ_h E / N as it is written, N² costs and all.
 
     Args:
         embedding: E (…, d + 1, N + 1), the query last.

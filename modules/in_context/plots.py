@@ -17,7 +17,7 @@ LABELS = {"least_squares": "least squares", "bayes": "Bayes", "ridge": "ridge"}
 
 
 def lengths_figure(table: Mapping[str, np.ndarray], title: str = "") -> Figure:
-    """The error at the query against the number of examples: members as points, theory and closed forms as lines.
+    """Draws the error at the query against the number of examples: members as points, theory and closed forms as lines.
 
     Args:
         table: ``length`` (L,), ``risk`` (L, E), ``theory`` (L,), and closed-form predictors (L,).

@@ -1,4 +1,4 @@
-"""What a prompt's query can be answered with in closed form: the predictors that attention is compared with.
+"""Closed-form predictors of a prompt's query, with which attention is compared.
 
 All take ``x`` (…, N, d), ``y`` (…, N, T), a query (…, d), and return (…, T); leading dimensions are batched.
 """
@@ -14,7 +14,7 @@ from framework.functional.regression_prompts import PromptLaw
 
 
 def _read(query: Tensor, weights: Tensor) -> Tensor:
-    """⟨w, x_q⟩ (…, T) of weights (…, d, T)."""
+    """Returns ⟨w, x_q⟩ (…, T) of weights (…, d, T)."""
     return (query[..., None, :] @ weights)[..., 0, :]
 
 
@@ -75,7 +75,7 @@ def bayes(x: Tensor, y: Tensor, query: Tensor, mean: Tensor, covariance: Tensor,
 def gradient_step(
     x: Tensor, y: Tensor, query: Tensor, preconditioner: Tensor | float = 1.0, start: Tensor | None = None
 ) -> Tensor:
-    """⟨w₀ − Γ (S w₀ − g), x_q⟩: one step on (1/2N) Σ_i (⟨w, x_i⟩ − y_i)², S = Σ x xᵀ/N, g = Σ y x/N.
+    """Returns ⟨w₀ − Γ (S w₀ − g), x_q⟩: one step on (1/2N) Σ_i (⟨w, x_i⟩ − y_i)², S = Σ x xᵀ/N, g = Σ y x/N.
 
     Args:
         x: (…, N, d).
@@ -94,7 +94,7 @@ def gradient_step(
 
 
 def debiased_step(x: Tensor, y: Tensor, query: Tensor, rate: float = 1.0) -> Tensor:
-    """(η/N) Σ_i y_i ⟨x_i − x̄, x_q⟩: the step from 0 that does not see a constant added to all labels.
+    """Returns (η/N) Σ_i y_i ⟨x_i − x̄, x_q⟩: the step from 0 that does not see a constant added to all labels.
 
     Args:
         x: (…, N, d).

@@ -13,7 +13,7 @@ from framework.settings import at_least, divides, multiple_of
 
 
 class KeysValues(NamedTuple):
-    """What softmax attention remembers: rotated keys and values of every token so far, each (B, H_kv, T, d)."""
+    """The state of softmax attention: rotated keys and values of every token so far, each (B, H_kv, T, d)."""
 
     keys: Tensor
     values: Tensor
@@ -67,7 +67,7 @@ class SoftmaxAttention(nn.Module):
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
     def extend(self, x: Tensor, state: KeysValues | None = None) -> tuple[Tensor, KeysValues]:
-        """Goes on from the keys and values so far."""
+        """Returns the output for the next tokens, given the keys and values so far."""
         q, k, v = self._projected(x, 0 if state is None else state.keys.shape[2])
         if state is not None:
             k, v = torch.cat([state.keys, k], 2), torch.cat([state.values, v], 2)
@@ -80,8 +80,8 @@ def causal(queries: int, keys: int, device: torch.device) -> Tensor:
     """Which tokens each of the last ones may see.
 
     Args:
-        queries: How many of the last tokens ask.
-        keys: How many tokens there are.
+        queries: Number of queries, the last tokens.
+        keys: Number of tokens there are.
         device: Where the mask is made.
 
     Returns:

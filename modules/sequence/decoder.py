@@ -1,4 +1,4 @@
-"""The frame of a language model: embedding, blocks of a token mixer and an MLP, head; trained whole, decoded by steps.
+"""The decoder of a language model: embedding, blocks of a token mixer and an MLP, head; with step-by-step decoding.
 
 A *mixer* is a module ``(x, mask=None) -> y`` on (B, T, D) that lets tokens see earlier ones, and ``extend(x, state) ->
 (y, state)``, which runs on from what it remembers (``None`` at the start) by any number of tokens.
@@ -54,7 +54,7 @@ class DecoderBlock(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
     def extend(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """The same on the tokens that follow ``state``."""
+        """Returns the same on the tokens that follow ``state``."""
         mixer: Any = self.mixer
         y, state = mixer.extend(self.mixer_norm(x), state)
         x = x + y
@@ -125,7 +125,7 @@ class DecoderLM(LanguageModel):
     decoder: Decoder
 
     def get_classifier(self) -> nn.Module:
-        """The output layer, by the name that timm's models have for it: techniques leave it whole."""
+        """Returns the output layer, by the name that timm's models have for it: techniques leave it whole."""
         return self.decoder.head
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""A plain multi-layer perceptron on flattened images: the smallest model that techniques are tried on."""
+"""A plain multi-layer perceptron on flattened images: the smallest model for techniques."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class MLP(nn.Module):
         self.head = nn.Linear(width, num_classes)
 
     def get_classifier(self) -> nn.Module:
-        """The linear head."""
+        """Returns the linear head."""
         return self.head
 
     def forward_features(self, x: Tensor) -> Tensor:

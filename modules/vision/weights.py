@@ -32,7 +32,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def head_parameters(model: nn.Module) -> set[str]:
-    """Names of the tensors of the classifier head, as the backbone's ``get_classifier`` gives it."""
+    """Returns names of the tensors of the classifier head, as the backbone's ``get_classifier`` gives it."""
     get_classifier = getattr(model, "get_classifier", None)
     found = get_classifier() if callable(get_classifier) else None
     heads = [part for part in (found if isinstance(found, tuple | list) else [found]) if isinstance(part, nn.Module)]

@@ -15,7 +15,7 @@ class WideBlock(nn.Module):
     Args:
         channels_in: Channels of the input.
         channels: Channels of the output.
-        stride: Of the first convolution and the shortcut.
+        stride: Stride of the first convolution and the shortcut.
         second_norm: Whether the second convolution has a norm before it.
     """
 
@@ -72,7 +72,7 @@ class WideResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def get_classifier(self) -> nn.Module:
-        """The linear head."""
+        """Returns the linear head."""
         return self.head
 
     def forward(self, x: Tensor) -> Tensor:

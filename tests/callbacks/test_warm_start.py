@@ -501,12 +501,12 @@ class TestFiles:
         model = Learner()
         edit(model, WarmStart(str(tmp_path / "w.pt"), 1.0, 0.0, prefix="student."))
         assert torch.equal(model.own, state["student.own"])
-        with pytest.raises(UserError, match=r"prefix: no tensor of the file begins with 'teacher.'; they are student"):
+        with pytest.raises(UserError, match=r"prefix: no tensor of the file starts with 'teacher.'; they are student"):
             edit(Learner(), WarmStart(str(tmp_path / "w.pt"), prefix="teacher."))
         both = {f"{p}.{name}": value for p in ("model", "module") for name, value in Learner().state_dict().items()}
         torch.save(both, tmp_path / "both.pt")
         with pytest.raises(
-            UserError, match=r"fit equally well with 'module.' dropped and with 'model.' dropped; give prefix"
+            UserError, match=r"match equally well with 'module.' dropped and with 'model.' dropped; give prefix"
         ):
             edit(Learner(), WarmStart(str(tmp_path / "both.pt"), strict=False))
 

@@ -239,7 +239,7 @@ def test_the_target_decides(tmp_path):
     model, winner = Sines(), Winner(seed=9)
     torch.manual_seed(0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.warns(UserWarning, match=r"above Nyquist's frequency of 400 samples"):
+    with pytest.warns(UserWarning, match=r"above the Nyquist frequency of 400 samples"):
         trainer(tmp_path, winner, epochs=0).fit(model, Signal())
     (plan,) = ledger_of(model).plans
     psi = spectral_centroid(TONE)

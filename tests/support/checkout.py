@@ -1,4 +1,4 @@
-"""Where this checkout is, and the import path of processes that a test starts."""
+"""The path of this checkout, and the import path of processes that a test starts."""
 
 from __future__ import annotations
 

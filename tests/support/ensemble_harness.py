@@ -1,4 +1,4 @@
-"""Short fits of experiments on learning dynamics: a quiet Trainer, and a run that stops and goes on."""
+"""Short fits of experiments on learning dynamics: a quiet Trainer, and a run that stops and is resumed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from modules.ensemble import Ensemble
 
 
 def trainer(folder: Path, epochs: int = 4, **options: Any) -> pl.Trainer:
-    """Without loggers, checkpoints and output."""
+    """Returns a Trainer without loggers, checkpoints and output."""
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     return pl.Trainer(
         max_epochs=epochs, accelerator="cpu", default_root_dir=folder, enable_checkpointing=False, **quiet, **options
@@ -34,7 +34,7 @@ class StopAfter(pl.Callback):
 
 
 def resumed_is_whole(make: Callable[[], Ensemble], data: Callable[[], pl.LightningDataModule], folder: Path) -> None:
-    """A run of four epochs ends in the same bits as one that stopped after two, in a model with another start."""
+    """Checks that four epochs give bit-identical weights with and without a stop after two, from another initialisation."""
     torch.manual_seed(0)
     whole = make()
     trainer(folder / "whole").fit(whole, data())

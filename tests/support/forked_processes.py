@@ -1,4 +1,4 @@
-"""Python programs that are forked instead of started: everything is imported already, so that one begins at once.
+"""Forks Python programs instead of starting them: everything is imported already, so that they start immediately.
 
 Before a release they are all started for real.
 """
@@ -27,14 +27,14 @@ from resume_harness import in_child, start_child
 from framework.__main__ import main
 
 STARTED = bool(os.environ.get("START_PROCESSES"))
-"""Whether they are started after all, as ``pytest --release`` has it."""
+"""Whether programs are really started, as with ``pytest --release``."""
 LATE = (
     "framework.commands.train", "framework.runs.command_line", "framework.runs.folder", "framework.tracking.trial_callbacks", "framework.sweep.program",
     "framework.tracking.progress", "framework.tracking.provenance", "matplotlib.figure", "omegaconf", "wandb.sdk.launch",
     "wandb.apis.public", "wandb.sdk.lib.gitlib", "framework.commands.sweep", "framework.sweep.figures", "sklearn.ensemble",
     "optuna.importance", "optuna.storages._rdb.storage", "alembic.command", "sqlalchemy.dialects.postgresql.psycopg2",
 )  # fmt: skip
-"""What a run or a sweep imports as it goes along."""
+"""Modules that a run or a sweep imports while it runs."""
 
 
 def import_late() -> None:
@@ -127,7 +127,7 @@ def run_python(command: Sequence[str]) -> int:
 
 @contextmanager
 def forked_by(*modules: ModuleType, popen: type[subprocess.Popen] = ForkedPopen) -> Iterator[None]:
-    """Within it the programs that ``modules`` start by ``subprocess.Popen`` are forked, or what else ``popen`` does."""
+    """A context manager in which ``modules`` fork programs instead of ``subprocess.Popen``, or use another ``popen``."""
     import_late()
     stand_in = SimpleNamespace(**{**vars(subprocess), "Popen": popen})
     with pytest.MonkeyPatch.context() as patch:

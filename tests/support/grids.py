@@ -8,6 +8,6 @@ from framework.sweep.spec import Sweep
 
 
 def grid_point(sweep: Sweep, index: int) -> dict[str, Any]:
-    """Label of every parameter, constants too, to its value at a point of the grid, in W&B's order of points."""
+    """Maps the label of every parameter, including constants, to its value at a grid point, in W&B's order."""
     places = sweep.grid_indices(index)
     return {p.label: p.grid_value(places.get(p.label, 0)) for p in sweep.parameters}

@@ -28,7 +28,7 @@ MACHINERY = ("importlib", "importlib._bootstrap", "importlib._bootstrap_external
 
 
 class Recorder:
-    """A finder that finds nothing, and notes who was the first to import what."""
+    """A finder that finds nothing, and records which module was the first to import each name."""
 
     def __init__(self) -> None:
         self.asked: dict[str, tuple[str, list[str]]] = {}

@@ -1,4 +1,4 @@
-"""What a test asks of processes that it does not wait for, and of things that they do."""
+"""Helpers to wait for conditions and to inspect processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 90.0, said: Callable[[], object] = lambda: "") -> None:
-    """Waits until the condition holds; fails after so many seconds, with what ``said`` gives."""
+    """Waits until the condition holds; fails after a number of seconds, with the text of ``said``."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"nothing happened: {said()}"
@@ -17,12 +17,12 @@ def wait_until(condition: Callable[[], Any], seconds: float = 90.0, said: Callab
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that nobody has waited for yet does not."""
+    """Returns whether a process runs; a zombie does not."""
     return _stat(pid)[:1] not in ([], ["Z"])
 
 
 def descendants_of(pid: int) -> list[int]:
-    """The processes that a process has started, and those that these have."""
+    """Returns the processes that a process has started, and their own child processes."""
     parents = {int(path.name): _stat(int(path.name)) for path in Path("/proc").iterdir() if path.name.isdigit()}
     children = [child for child, stat in parents.items() if stat and int(stat[1]) == pid]
     return [*children, *(further for child in children for further in descendants_of(child))]

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: a server in a temporary folder, reached by a socket in it, gone afterwards."""
+"""A real PostgreSQL server for tests, in a temporary folder with a socket, removed afterwards."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SETTINGS = {
 
 @dataclass
 class Server:
-    """A server that runs.
+    """A running server.
 
     Attributes:
         folder: Where its data and its socket are.
@@ -59,7 +59,7 @@ class Server:
         return psycopg2.connect(host=str(self.folder), user=OWNER, dbname="postgres")
 
     def answers(self) -> bool:
-        """Whether it takes connections."""
+        """Returns whether it accepts connections."""
         import psycopg2
 
         try:

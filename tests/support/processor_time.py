@@ -1,4 +1,4 @@
-"""Says at the end of a test run what the tests cost in processor seconds, those of the processes they started included.
+"""Prints the CPU seconds of the tests at the end of a test run, including those of started processes.
 
 Seconds of the clock depend on what else the machine does; these hardly do. ``tests/conftest.py`` takes the hooks over.
 """
@@ -25,7 +25,7 @@ def _processor_seconds() -> float:
 
 
 def place(nodeid: str) -> str:
-    """What a test's cost is counted for: a method, a suite, or the folder of a part of the framework."""
+    """Returns the group of a test's time: a method, a suite, or a folder of the framework."""
     parts = nodeid.partition("::")[0].removeprefix("tests/").removesuffix(".py").split("/")
     return "/".join(parts[:3] if parts[0] == "modules" else parts[:2])
 
@@ -53,7 +53,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Prints the sum, the dearest places, and each method beyond the guide."""
+    """Prints the sum, the slowest groups, and each method above the limit."""
     if hasattr(config, "workerinput") or not sum(_by_place.values()) > 60:
         return
     terminalreporter.section("processor seconds")

@@ -1,4 +1,4 @@
-"""A small training with everything that a resume can get wrong, run in forked children that can be killed."""
+"""A small training with everything that a resume must restore, run in forked children that can be killed."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Kill(pl.Callback):
 
 
 class KillWhileSaving(AtomicCheckpointIO):
-    """Dies within the n-th save, half of the file being written."""
+    """Ends the process within the n-th save, when half of the file is written."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -244,7 +244,7 @@ def wait_for(pid: int) -> int:
 
 
 def fork() -> int:
-    """``os.fork()``, after which a garbage collection of the child leaves alone what the parent has.
+    """Calls ``os.fork()`` so that garbage collection in the child skips the parent's objects.
 
     Else one that is due soon would be made in every child, and copy all pages of the parent's objects: 0.4 s each.
     """

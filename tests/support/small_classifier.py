@@ -1,4 +1,4 @@
-"""A classifier with a body and a head, its data, and a training of it beside callbacks."""
+"""A classifier with a body and a head, its data, and a training of it with callbacks."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def trained(root, *callbacks, epochs=2, ckpt=None):
 
 
 def leaves_training_alone(root, technique, figure):
-    """A training beside ``technique`` ends in the same weights as without it, and ``figure`` is drawn."""
+    """Checks that a training with ``technique`` gives the same weights as without it, and that ``figure`` is drawn."""
     plain, _, _ = trained(root / "plain")
     seen, _, _ = trained(root, technique)
     for a, b in zip(plain.parameters(), seen.parameters(), strict=True):

@@ -1,4 +1,4 @@
-"""A training of a small language model, the techniques beside it to be chosen; and a module that is none."""
+"""A training of a small language model with chosen techniques; and a module that is not a language model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def trained(root: Path, techniques: Mapping[str, Any]) -> framework.Experiment:
 
 
 def leaves_training_alone(root: Path, name: str, technique: Mapping[str, Any]) -> framework.Experiment:
-    """A training beside the technique, which ends in the same weights as one without it."""
+    """Runs a training with the technique, and checks that the weights are the same as without it."""
     beside, without = trained(root / "a", {name: technique}), trained(root / "b", {})
     for one, other in zip(beside.model.parameters(), without.model.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -42,7 +42,7 @@ def leaves_training_alone(root: Path, name: str, technique: Mapping[str, Any]) -
 
 
 def refuses_other_modules(root: Path, name: str, technique: Mapping[str, Any]) -> None:
-    """Beside a classifier it is refused, by its name."""
+    """Checks that the technique refuses a classifier and that the message has its name."""
     config = {
         **CONFIG,
         "model": {"class_path": "modules.sequence.s4d.S4DClassifier", "init_args": {"d_model": 4}},

@@ -1,4 +1,4 @@
-"""How every config that ships runs small: few steps on little data, papers' settings narrowed, with tiny files."""
+"""Settings with which every shipped config runs in a short time: few steps, little data, smaller models, tiny files."""
 
 from __future__ import annotations
 

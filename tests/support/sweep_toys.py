@@ -1,4 +1,4 @@
-"""A training of a fraction of a second that can go wrong in every way, and programs that are not ours."""
+"""A training of a fraction of a second that can fail in every way, and other programs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def toy_sweep(folder: Path, name: str = "toy", *settings: str, **more: Any) -> P
 
 
 class Toy(pl.LightningModule):
-    """Validation loss ``(x - 0.3)^2 + 1 / (epoch + 1)``, and what ``behave`` says in the second epoch.
+    """Logs the validation loss ``(x - 0.3)^2 + 1 / (epoch + 1)``, and does what ``behave`` says in the second epoch.
 
     Args:
         x: A parameter.

@@ -98,7 +98,7 @@ def write_tsv(folder, rows=ROWS):
 
 
 def write_mnist_npz(folder, samples=40):
-    """Keras's MNIST, of fewer images."""
+    """Writes MNIST in Keras's format, with fewer images."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (samples, 28, 28), dtype=np.uint8)

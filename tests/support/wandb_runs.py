@@ -1,4 +1,4 @@
-"""What W&B recorded in a run folder without a connection."""
+"""Reads the offline W&B runs in a run folder."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def _tensors(weights: Tensor | Iterable[Tensor]) -> list[Tensor]:
 
 
 def _scaled(part: Tensor, step: float) -> Tensor:
-    """``part / step`` rounded half to even, in float32 or float64; exact for a step that is a power of two."""
+    """Returns ``part / step`` rounded half to even, in float32 or float64; exact for a step that is a power of two."""
     return (part.double() if part.dtype == torch.float64 else part.float()).div(step).round_()
 
 

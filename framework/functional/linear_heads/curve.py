@@ -61,7 +61,7 @@ class LearningCurve:
         return np.min([self.mean(head) for head in self.errors if head != NAIVE_BAYES], axis=0)
 
     def crossover(self) -> float:
-        """The m from which logistic regression, at its best C, has the smaller error; NaN if there is none."""
+        """Returns the m from which logistic regression, at its best C, has the smaller error; NaN if there is none."""
         return crossover(self.sizes, self.mean(NAIVE_BAYES), self.discriminative())
 
 

@@ -38,7 +38,7 @@ TIMES = {
 
 
 def model_of(*overrides: str) -> tuple[DeepLinear, Batch]:
-    """The shipped experiment with other settings."""
+    """Returns the shipped experiment with other settings."""
     model, batch = prepared(CONFIG, *overrides)
     assert isinstance(model, DeepLinear)
     return model, batch

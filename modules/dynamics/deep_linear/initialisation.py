@@ -1,4 +1,4 @@
-"""Starts of deep linear networks: decoupled modes, orthogonal, Gaussian, small, and pretrained layer by layer."""
+"""Initialisations of deep linear networks: decoupled modes, orthogonal, Gaussian, small, and layer-wise pretrained."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Init = Literal["decoupled", "orthogonal", "gaussian", "glorot_uniform", "small",
 
 
 def orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    """A Haar-distributed matrix with orthonormal columns (or rows, if there are fewer).
+    """Returns a Haar-distributed matrix with orthonormal columns (or rows, if there are fewer).
 
     Args:
         rows: m.
         columns: n.
-        generator: What it is drawn from.
+        generator: Source of randomness.
 
     Returns:
         (m, n), float64.
@@ -34,13 +34,13 @@ def orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
 
 
 def decoupled(widths: Sequence[int], s31: Tensor, u0: float, generator: torch.Generator) -> list[Tensor]:
-    """W^l = R_(l+1) D R_lᵀ with D = u0^(1/L) on the modes of Σ31, R_1 = V and R_(L+1) = U: modes learn apart.
+    """Returns W^l = R_(l+1) D R_lᵀ with D = u0^(1/L) on the modes of Σ31, R_1 = V and R_(L+1) = U: modes learn apart.
 
     Args:
         widths: N_1 … N_(L+1).
         s31: Σ31 (N_(L+1), N_1).
         u0: The product's strength on each mode.
-        generator: The inner R_l come from it.
+        generator: Source of randomness.
 
     Raises:
         UserError: a hidden layer is narrower than there are modes.
@@ -70,7 +70,7 @@ def draw(
         kind: ``decoupled`` (:func:`decoupled`), ``orthogonal``, ``gaussian`` (standard deviation 1/√fan_in),
             ``glorot_uniform``, ``small`` (Gaussian of ``std``) or ``pretrained`` (:func:`pretrained`).
         widths: N_1 … N_(L+1).
-        generator: Where they are drawn from.
+        generator: Source of randomness.
         s31: For ``decoupled``.
         s11: For ``pretrained``.
         u0: For ``decoupled``.
@@ -109,7 +109,7 @@ def pretrained(widths: Sequence[int], s11: Tensor, generator: torch.Generator) -
     Args:
         widths: N_1 … N_(L+1).
         s11: Σ11 (N_1, N_1).
-        generator: What the frames are drawn from.
+        generator: Source of randomness.
 
     Returns:
         L matrices (N_(l+1), N_l), float64, first layer first.

@@ -1,4 +1,4 @@
-"""How signals and gradients keep their size in deep random networks (Section 4, appendix G)."""
+"""The size of signals and gradients in deep random networks (Section 4, appendix G)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def product_spectrum(size: int, factors: int, orthogonal: bool, generator: torch
 
     Args:
         size: N.
-        factors: How many.
+        factors: Number of factors.
         orthogonal: Whether they are orthogonal.
-        generator: What they are drawn from.
+        generator: Source of randomness.
 
     Returns:
         (N,), float64, in falling order.
@@ -30,14 +30,14 @@ def product_spectrum(size: int, factors: int, orthogonal: bool, generator: torch
 
 
 def tanh_network(gain: float, size: int, depth: int, start: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """x ← g W tanh(x) with W orthogonal, from a Gaussian x of variance ``start``.
+    """Returns x ← g W tanh(x) with W orthogonal, from a Gaussian x of variance ``start``.
 
     Args:
         gain: g.
         size: N.
         depth: Layers.
         start: Variance of the first x.
-        generator: What x and W are drawn from.
+        generator: Source of randomness.
 
     Returns:
         The variance |x|²/N after each layer (depth,), and the Jacobian of the last x by the first (N, N).

@@ -33,7 +33,7 @@ class DeepLinear(Ensemble):
 
     With ``activation`` tanh the network is W^L tanh(W^(L−1) ⋯ tanh(W^1 x)) and is trained on the examples themselves
     (batches hold ``x``, ``y`` and ``count`` too). Its modes are read from its own correlation Σ ŷ xᵀ in place of W, and
-    stand beside the linear network's theory; there is no ``drift``, for nothing is conserved.
+    stand beside the linear network's theory; there is no ``drift``, because nothing is conserved.
 
     Args:
         inputs: N_1.
@@ -48,8 +48,8 @@ class DeepLinear(Ensemble):
         rates: Learning rates, as multiples of the optimiser's.
         seeds: Draws for each rate.
         track: Modes whose strength is recorded, from 1; those beyond the last are left out.
-        inner_steps: Steps in a training step.
-        points: About how many times the members are measured.
+        inner_steps: Number of optimiser steps in one training step.
+        points: Approximate number of measurements.
         optimizer: Plain SGD.
 
     Raises:
@@ -124,12 +124,12 @@ class DeepLinear(Ensemble):
         self.kept = balance(list(self.weights))
 
     def settings(self) -> dict[str, Sequence[Any]]:
-        """``rate`` and ``seed`` of each member."""
+        """Returns ``rate`` and ``seed`` of each member."""
         pairs = [(m * self.optimizer_config.lr, seed) for m in self.multiples for seed in range(self.seeds)]
         return {"rate": [rate for rate, _ in pairs], "seed": [seed for _, seed in pairs]}
 
     def losses(self, batch: Batch) -> Tensor:
-        """½ Σ |y − ŷ|² of each member."""
+        """Returns ½ Σ |y − ŷ|² of each member."""
         if not self.linear:
             return tanh_losses(list(self.weights), batch["x"], batch["y"], batch["count"])
         return losses(list(self.weights), batch["s31"], batch["s11"], batch["syy"])
@@ -144,7 +144,7 @@ class DeepLinear(Ensemble):
         return [self.multiple * g for g in found] if len(self.multiples) > 1 else found
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
-        """See the class."""
+        """Returns the measurements named in the class's docstring."""
         weights = list(self.weights)
         w = product(weights) if self.linear else correlation(weights, batch["x"], batch["count"])
         found = {"loss": self.losses(batch)}
@@ -166,7 +166,7 @@ class DeepLinear(Ensemble):
         return [mode for mode in self.track if mode <= len(self.s)]
 
     def theory(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """See the class."""
+        """Returns the predictions named in the class's docstring."""
         if self.init != "decoupled":
             return {}
         inside = self.v.mT @ batch["s11"] @ self.v
@@ -181,7 +181,7 @@ class DeepLinear(Ensemble):
         return found
 
     def _curve(self, s: float, d: float, t: float) -> float:
-        """u(t) of u' = L u^(2 − 2/L) (s − d u): in closed form for two layers, else by integration in log u."""
+        """Returns u(t) of u' = L u^(2 − 2/L) (s − d u): in closed form for two layers, else by integration in log u."""
         count = len(self.weights)
         if count == 2:
             return float(theory.strength(t, s, self.u0, d=d))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 def product(weights: Sequence[Tensor]) -> Tensor:
-    """W = W^L ⋯ W^1 (E, N_out, N_in), from the narrower end."""
+    """Returns W = W^L ⋯ W^1 (E, N_out, N_in), from the narrower end."""
     if weights[-1].shape[-2] <= weights[0].shape[-1]:
         total = weights[-1]
         for weight in reversed(weights[:-1]):
@@ -31,7 +31,7 @@ def product(weights: Sequence[Tensor]) -> Tensor:
 
 
 def losses(weights: Sequence[Tensor], s31: Tensor, s11: Tensor, syy: Tensor) -> Tensor:
-    """½ (tr Σyy − 2 tr(W Σ31ᵀ) + tr(W Σ11 Wᵀ)) of each member (E,).
+    """Returns ½ (tr Σyy − 2 tr(W Σ31ᵀ) + tr(W Σ11 Wᵀ)) of each member (E,).
 
     Args:
         weights: W^1 … W^L.
@@ -84,12 +84,12 @@ def modes(s31: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]
 
 
 def balance(weights: Sequence[Tensor]) -> list[Tensor]:
-    """W^(l+1)ᵀ W^(l+1) − W^l W^lᵀ between neighbours, (E, N_(l+1), N_(l+1)), which gradient flow conserves."""
+    """Returns W^(l+1)ᵀ W^(l+1) − W^l W^lᵀ between neighbours, (E, N_(l+1), N_(l+1)), which gradient flow conserves."""
     return [after.mT @ after - before @ before.mT for before, after in pairwise(weights)]
 
 
 def best_loss(s31: Tensor, s11: Tensor, syy: Tensor) -> float:
-    """The least loss of any linear map.
+    """Returns the least loss of any linear map.
 
     Args:
         s31: Σ31 (N_out, N_in).

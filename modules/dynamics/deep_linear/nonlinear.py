@@ -21,7 +21,7 @@ def activities(weights: Sequence[Tensor], x: Tensor) -> list[Tensor]:
 
 
 def tanh_losses(weights: Sequence[Tensor], x: Tensor, y: Tensor, count: Tensor) -> Tensor:
-    """½ Σ |y − ŷ|² / ``count`` of each member (E,).
+    """Returns ½ Σ |y − ŷ|² / ``count`` of each member (E,).
 
     Args:
         weights: W^1 … W^L.
@@ -51,7 +51,7 @@ def tanh_gradients(weights: Sequence[Tensor], x: Tensor, y: Tensor, count: Tenso
 
 
 def correlation(weights: Sequence[Tensor], x: Tensor, count: Tensor) -> Tensor:
-    """Σ ŷ xᵀ / ``count`` (E, N_(L+1), N_1): the network's own Σ31, which its modes are read from.
+    """Returns Σ ŷ xᵀ / ``count`` (E, N_(L+1), N_1): the network's own Σ31, which its modes are read from.
 
     Args:
         weights: W^1 … W^L.

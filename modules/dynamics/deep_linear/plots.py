@@ -1,4 +1,4 @@
-"""Pictures: lines for what is predicted, points for what is measured."""
+"""Figures: lines for predictions, points for measurements."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def modes_figure(found: Mapping[str, np.ndarray], tracked: Sequence[int], member: int = 0) -> Figure:
-    """Strengths of modes over steps: points, and the exact solution as lines."""
+    """Draws strengths of modes over steps: points, and the exact solution as lines."""
     figure = new_figure(size=(5.8, 3.8))
     axes = figure.axes[0]
     steps = found["step"]
@@ -48,7 +48,7 @@ def traces_figure(
 
 
 def delay_figure(found: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
-    """Delay of half-learning relative to eq. 11 for each mode: mean and deviation over draws."""
+    """Draws delay of half-learning relative to eq. 11 for each mode: mean and deviation over draws."""
     figure = new_figure(size=(5.0, 3.4))
     axes = figure.axes[0]
     for index, (name, by_mode) in enumerate(found.items()):
@@ -66,7 +66,7 @@ def delay_figure(found: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
 def critical_figure(
     spectra: Mapping[float, np.ndarray], times: Mapping[int, Mapping[float, float]], most: int
 ) -> Figure:
-    """Quantiles of a deep tanh network's Jacobian, and iterations to a loss for each depth, against the gain."""
+    """Draws quantiles of a deep tanh network's Jacobian, and iterations to a loss for each depth, against the gain."""
     figure = new_figure(1, 2, size=(9.2, 3.6))
     left, right = figure.axes
     gains = list(spectra)
@@ -88,7 +88,7 @@ def critical_figure(
 def depth_figure(
     times: Mapping[str, Mapping[int, float]], rates: Mapping[str, Mapping[int, float]], title: str
 ) -> Figure:
-    """Iterations to the threshold and the best rate against depth, for each start."""
+    """Draws iterations to the threshold and the best rate against depth, for each start."""
     figure = new_figure(1, 2, size=(9.2, 3.6))
     for axes, values, label in (
         (figure.axes[0], times, "iterations to threshold"),
@@ -106,7 +106,7 @@ def depth_figure(
 
 
 def spectra_figure(spectra: Mapping[str, np.ndarray]) -> Figure:
-    """Histograms of the singular values of products of random matrices."""
+    """Draws histograms of the singular values of products of random matrices."""
     figure = new_figure(size=(5.6, 3.4))
     axes = figure.axes[0]
     bins = np.linspace(0, 4, 60).tolist()
@@ -118,7 +118,7 @@ def spectra_figure(spectra: Mapping[str, np.ndarray]) -> Figure:
 
 
 def edge_figure(gains: Sequence[float], predicted: Sequence[float], measured: Sequence[float]) -> Figure:
-    """The variance that a deep tanh network ends at, against its gain."""
+    """Draws the variance that a deep tanh network ends at, against its gain."""
     figure = new_figure(size=(4.8, 3.4))
     axes = figure.axes[0]
     axes.plot(gains, predicted, "k", linewidth=1, label="theory")

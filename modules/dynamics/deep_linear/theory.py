@@ -14,7 +14,7 @@ from scipy.integrate import quad
 
 
 def strength(t: ArrayLike, s: ArrayLike, u0: ArrayLike, tau: float = 1.0, d: ArrayLike = 1.0) -> np.ndarray:
-    """u(t) of two layers that start alike (eq. 12): τ u' = 2 u (s − d u).
+    """Returns u(t) of two layers that start alike (eq. 12): τ u' = 2 u (s − d u).
 
     Args:
         t: Iterations.
@@ -97,7 +97,7 @@ def infinite_depth_time(s: float, u0: float, uf: float, tau: float = 1.0) -> flo
 
 
 def largest_step(s: float, layers: int) -> float:
-    """One over the largest curvature at the optimum, L s^((2 N_l − 4)/(N_l − 1)), N_l = L + 1 (eq. 41)."""
+    """Returns one over the largest curvature at the optimum, L s^((2 N_l − 4)/(N_l − 1)), N_l = L + 1 (eq. 41)."""
     return float(1 / (layers * s ** ((2 * layers - 2) / layers)))
 
 

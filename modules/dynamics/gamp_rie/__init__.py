@@ -3,9 +3,9 @@
 Paper: Maillard, Troiani, Martin, Krzakala, Zdeborová, 2024, "Bayes-optimal Learning of an Extensive-Width Neural
 Network from Quadratically Many Samples", NeurIPS, arXiv 2408.03733.
 
-What it is for: what can be learnt at best of a two-layer network with quadratic activation and m = κd hidden units from
-n = αd² samples, an algorithm that learns it, and what gradient descent makes of the same data. Labels depend on
-S = WᵀW/m alone; centred, ỹ_i = Tr(Z_i S) + √Δ̃ ξ_i with Z_i = (x_i x_iᵀ − I)/√d. Errors are κ|S − Ŝ|²/d, 1 at α = 0.
+What it is for: the best possible error for learning a two-layer network with quadratic activation and m = κd hidden
+units from n = αd² samples, an algorithm that reaches it, and gradient descent on the same data. Labels depend on S =
+WᵀW/m alone; centred, ỹ_i = Tr(Z_i S) + √Δ̃ ξ_i with Z_i = (x_i x_iᵀ − I)/√d. Errors are κ|S − Ŝ|²/d, 1 at α = 0.
 
 - :mod:`~modules.dynamics.gamp_rie.spectrum`: the law of S + √t GOE, by a cubic for its Stieltjes transform; outside the
   bulk the root with x'(g) < 0 and the smallest |g|.
@@ -27,7 +27,7 @@ A run leaves ``estimate.npz`` (Ŝ, their average, and W with WᵀW/m closest to 
 
 Cost: an iteration at d = 100, n = 2,500: 10 ms; a point of the theory: some ms.
 
-Composes with observers; techniques that look for linear layers find none.
+It works with observers; techniques for linear layers have no effect.
 
 Limits: Gaussian output noise only. Users' data must be whitened; on covariates that are not Gaussian the theory does
 not hold. Averages over 64 starts at d = 200, as in the paper, need hours on a CPU.

@@ -26,14 +26,14 @@ TABLE = {
 def model_of(
     config: str, d: int, alpha: float, kappa: float, noise: float, seed: int, source: str = "gaussian"
 ) -> tuple[Ensemble, Batch]:
-    """The experiment of a config with other sizes."""
+    """Returns the experiment of a config with other sizes."""
     sizes = [f"source={source}", f"dimension={d}", f"samples={round(alpha * d**2)}", f"width={round(kappa * d)}"]
     sizes += [f"noise={noise}", f"seed={seed}"]
     return prepared(config, *(f"--data.{size}" for size in sizes))
 
 
 def gamp_error(d: int, alpha: float, kappa: float, noise: float, seed: int, source: str = "gaussian") -> float:
-    """κ |S − Ŝ|²/d where GAMP-RIE stops."""
+    """Returns κ |S − Ŝ|²/d where GAMP-RIE stops."""
     batch = model_of(CONFIG, d, alpha, kappa, noise, seed, source)[1]
     start = torch.Generator().manual_seed(1000 + seed)
     state = solve(batch["x"], batch["labels"], round(kappa * d), noise, generator=start)

@@ -38,7 +38,7 @@ def forward(x: Tensor, s: Tensor) -> Tensor:
 
 
 def adjoint(x: Tensor, g: Tensor) -> Tensor:
-    """Σ_i g_i Z_i (d, d) of x (n, d) and g (n,)."""
+    """Returns Σ_i g_i Z_i (d, d) of x (n, d) and g (n,)."""
     d = x.shape[1]
     return (x.mT @ (g[:, None] * x) - g.sum() * torch.eye(d).to(x)) / d**0.5
 
@@ -49,7 +49,7 @@ def wishart(d: int, m: int, generator: torch.Generator | None = None) -> Tensor:
     Args:
         d: Columns of W.
         m: Rows of W.
-        generator: What W is drawn from; torch's global one by default.
+        generator: Source of randomness; torch's global one by default.
 
     Returns:
         (d, d), float64.
@@ -59,7 +59,7 @@ def wishart(d: int, m: int, generator: torch.Generator | None = None) -> Tensor:
 
 
 def begin(estimate: Tensor, n: int, kappa: float) -> State:
-    """The start: c = V = 10/κ, deliberately far off, and ω = 10/√κ.
+    """Returns the start: c = V = 10/κ, deliberately far off, and ω = 10/√κ.
 
     Args:
         estimate: Ŝ (d, d).
@@ -70,7 +70,7 @@ def begin(estimate: Tensor, n: int, kappa: float) -> State:
 
 
 def iterate(state: State, x: Tensor, y: Tensor, kappa: float, noise: float, damping: float) -> State:
-    """One iteration, O(n d²) and one eigendecomposition.
+    """Returns one iteration, O(n d²) and one eigendecomposition.
 
     Args:
         state: See :class:`State`.
@@ -91,7 +91,7 @@ def iterate(state: State, x: Tensor, y: Tensor, kappa: float, noise: float, damp
 
 
 def distance(first: Tensor, second: Tensor, kappa: float) -> Tensor:
-    """κ |S₁ − S₂|²/d over the last two dimensions.
+    """Returns κ |S₁ − S₂|²/d over the last two dimensions.
 
     Args:
         first: S₁ (…, d, d).
@@ -122,9 +122,9 @@ def solve(
         m: Width of the teacher.
         noise: Δ̃.
         damping: See :func:`iterate`.
-        iterations: At most so many.
+        iterations: Largest number of iterations.
         tolerance: Where to stop.
-        generator: Of the start.
+        generator: Source of randomness.
     """
     kappa = m / x.shape[1]
     state = begin(wishart(x.shape[1], m, generator), len(x), kappa)

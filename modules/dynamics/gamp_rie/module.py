@@ -28,8 +28,8 @@ class QuadraticStudent(Ensemble):
         width: m, of the teacher and of the student.
         noise: Δ̃.
         inits: E, independent starts on the same data.
-        inner_steps: Steps in a training step.
-        points: About how many times the members are measured.
+        inner_steps: Number of optimiser steps in one training step.
+        points: Approximate number of measurements.
         optimizer: See :class:`modules.ensemble.Ensemble`.
 
     Raises:
@@ -65,7 +65,7 @@ class QuadraticStudent(Ensemble):
             raise UserError(f"samples, dimension: {self.samples}, {self.dimension}, but the data are {found}")
 
     def settings(self) -> dict[str, Sequence[Any]]:
-        """``init``, the number of the start."""
+        """Returns ``init``, the number of the start."""
         return {"init": list(range(self.inits))}
 
     def estimates(self) -> Tensor:
@@ -73,7 +73,7 @@ class QuadraticStudent(Ensemble):
         raise NotImplementedError
 
     def errors(self, batch: Batch) -> dict[str, Tensor]:
-        """κ |S − Ŝ|²/d of each member and of the mean of all Ŝ, where S is known."""
+        """Returns κ |S − Ŝ|²/d of each member and of the mean of all Ŝ, where S is known."""
         if "matrix" not in batch:
             return {}
         found = self.estimates()
@@ -81,7 +81,7 @@ class QuadraticStudent(Ensemble):
         return {"error": distance(found, batch["matrix"], self.kappa), "average_error": average.expand(self.inits)}
 
     def theory(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """The Bayes-optimal error of the limit d → ∞."""
+        """Returns the Bayes-optimal error of the limit d → ∞."""
         optimum = torch.full((self.inits,), self.optimum, dtype=torch.float64)
         return {"error": optimum} if "matrix" in batch else {}
 
@@ -130,7 +130,7 @@ class GampRie(QuadraticStudent):
         tolerance: A member has converged when κ |Ŝ_new − Ŝ|²/d is below.
         inits: E, independent starts on the same data.
         inner_steps: Iterations in a training step.
-        points: About how many times the members are measured.
+        points: Approximate number of measurements.
 
     Raises:
         UserError: a setting is not accepted; the data have another shape.
@@ -170,7 +170,7 @@ class GampRie(QuadraticStudent):
     converged: Tensor
 
     def estimates(self) -> Tensor:
-        """Ŝ (E, d, d)."""
+        """Returns Ŝ (E, d, d)."""
         return self.estimate.detach()
 
     def gradients(self, batch: Batch) -> list[Tensor]:
@@ -192,7 +192,7 @@ class GampRie(QuadraticStudent):
         return [change]
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
-        """See the class."""
+        """Returns the measurements named in the class's docstring."""
         return self.errors(batch) | {"variance": self.variance, "precision": self.precision}
 
 
@@ -207,8 +207,8 @@ class QuadraticNet(QuadraticStudent):
         width: m, of the teacher and of the student.
         noise: Δ̃.
         inits: E, independent starts on the same data.
-        inner_steps: Steps of gradient descent in a training step.
-        points: About how many times the members are measured.
+        inner_steps: Number of gradient descent steps in one training step.
+        points: Approximate number of measurements.
         optimizer: By default SGD at a rate of 0.5/(1 + αd): the largest eigenvalue of the kernel grows as 1 + αd.
 
     Raises:
@@ -234,7 +234,7 @@ class QuadraticNet(QuadraticStudent):
         self.weight = nn.Parameter(torch.randn(inits, width, dimension, dtype=torch.float64))
 
     def estimates(self) -> Tensor:
-        """Ŝ = WᵀW/m (E, d, d)."""
+        """Returns Ŝ = WᵀW/m (E, d, d)."""
         w = self.weight.detach()
         return w.mT @ w / self.width
 
@@ -245,15 +245,15 @@ class QuadraticNet(QuadraticStudent):
         return hidden, hidden.square().sum(-1) / self.width**0.5 - self.width**0.5 * y
 
     def losses(self, batch: Batch) -> Tensor:
-        """Σ_i (ŷ_i − √m y_i)²/4 (E,)."""
+        """Returns Σ_i (ŷ_i − √m y_i)²/4 (E,)."""
         return self.residual(batch)[1].square().sum(-1) / 4
 
     def gradients(self, batch: Batch) -> list[Tensor]:
-        """As autograd's of :meth:`losses`, without its graph."""
+        """Returns the gradients of :meth:`losses` as by autograd, without a graph."""
         hidden, residual = self.residual(batch)
         scale = (self.width * self.dimension) ** -0.5
         return [(residual[..., None] * hidden).mT @ batch["x"] * scale]
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
-        """See the class."""
+        """Returns the measurements named in the class's docstring."""
         return {"loss": self.losses(batch) / self.samples} | self.errors(batch)

@@ -1,4 +1,4 @@
-"""Pictures: lines for what is predicted, points for what is measured."""
+"""Figures: lines for predictions, points for measurements."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def errors_figure(found: Mapping[str, np.ndarray], optimum: float) -> Figure:
-    """Errors over steps, of single starts and of the average over starts, with the optimum."""
+    """Draws errors over steps, of single starts and of the average over starts, with the optimum."""
     figure = new_figure(size=(5.6, 3.8))
     axes = figure.axes[0]
     axes.plot(found["step"], found["error"].mean(1), "o", markersize=3, label="single start, mean")
@@ -27,7 +27,7 @@ def errors_figure(found: Mapping[str, np.ndarray], optimum: float) -> Figure:
 
 
 def curves_figure(theory: Mapping[str, tuple[np.ndarray, np.ndarray]], points: Mapping[str, tuple]) -> Figure:
-    """MMSE over α as lines, and measured errors of the same names with standard deviations as points."""
+    """Draws MMSE over α as lines, and measured errors of the same names with standard deviations as points."""
     figure = new_figure(size=(5.6, 3.8))
     axes = figure.axes[0]
     for index, (name, curve) in enumerate(theory.items()):
@@ -35,14 +35,14 @@ def curves_figure(theory: Mapping[str, tuple[np.ndarray, np.ndarray]], points: M
         if name in points:
             alpha, mean, deviation = points[name]
             axes.errorbar(alpha, mean, deviation, fmt="o", markersize=4, color=f"C{index}")
-    # with noise the optimum reaches 0 nowhere, and its curve goes on far beyond what is measured
+    # with noise the optimum reaches 0 nowhere, and its curve continues far beyond what is measured
     axes.set(xlabel="α = n / d²", ylabel="κ |S − Ŝ|² / d", ylim=(0, 1.02), xlim=(0, 0.55))
     axes.legend(frameon=False, fontsize=8)
     return figure
 
 
 def phase_figure(kappas: np.ndarray, alphas: np.ndarray, optimum: np.ndarray, recovery: np.ndarray) -> Figure:
-    """The optimal error as a heat map over κ and α, with the line from which on it is 0.
+    """Draws the optimal error as a heat map over κ and α, with the line from which on it is 0.
 
     Args:
         kappas: (K,), ascending.
@@ -61,7 +61,7 @@ def phase_figure(kappas: np.ndarray, alphas: np.ndarray, optimum: np.ndarray, re
 
 
 def optima_figure(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Noiseless optimal errors over α, a line for each κ."""
+    """Draws noiseless optimal errors over α, a line for each κ."""
     figure = new_figure(size=(5.6, 3.8))
     axes = figure.axes[0]
     for name, curve in curves.items():

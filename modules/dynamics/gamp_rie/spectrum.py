@@ -10,7 +10,7 @@ import numpy as np
 
 
 def roots(x: np.ndarray, t: float, kappa: float) -> np.ndarray:
-    """The three roots g (N, 3), complex, of the cubic at x (N,).
+    """Returns the three roots g (N, 3), complex, of the cubic at x (N,).
 
     Args:
         x: Points (N,).
@@ -26,7 +26,7 @@ def roots(x: np.ndarray, t: float, kappa: float) -> np.ndarray:
 
 
 def stieltjes(x: np.ndarray, t: float, kappa: float) -> np.ndarray:
-    """g (N,) at real x (N,): imaginary part π ρ(x), real part the Hilbert transform h(x).
+    """Returns g (N,) at real x (N,): imaginary part π ρ(x), real part the Hilbert transform h(x).
 
     Outside the bulk all roots are real; the one meant has x'(g) < 0 and, of those, the smallest |g|.
 
@@ -46,7 +46,7 @@ def stieltjes(x: np.ndarray, t: float, kappa: float) -> np.ndarray:
 
 
 def density(x: np.ndarray, t: float, kappa: float) -> np.ndarray:
-    """ρ_t(x) (N,).
+    """Returns ρ_t(x) (N,).
 
     Args:
         x: Points (N,).
@@ -64,7 +64,7 @@ def edges(t: float, kappa: float) -> np.ndarray:
 
 
 def moment(t: float, kappa: float, power: int, nodes: int = 400) -> float:
-    """∫ ρ_t(x)^power dx, with x = centre + half · cos φ on each interval, for the edges are square roots.
+    """Returns ∫ ρ_t(x)^power dx, with x = centre + half · cos φ on each interval, for the edges are square roots.
 
     Args:
         t: Variance of the semicircle, above 0.

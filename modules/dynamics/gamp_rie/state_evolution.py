@@ -13,12 +13,12 @@ LARGEST = 1e6  # q̂ beyond which the error is taken for zero
 
 
 def perfect_recovery(kappa: float) -> float:
-    """α_PR, from which on the noiseless error is 0: κ − κ²/2 for κ ≤ 1, else 1/2."""
+    """Returns α_PR, from which on the noiseless error is 0: κ − κ²/2 for κ ≤ 1, else 1/2."""
     return kappa - kappa**2 / 2 if kappa <= 1 else 0.5
 
 
 def mmse(alpha: float, kappa: float, noise: float = 0.0) -> float:
-    """κ (2α/q̂ − Δ̃/2), where q̂ solves 2α − Δ̃ q̂/2 = q̂ F_RIE(1/q̂).
+    """Returns κ (2α/q̂ − Δ̃/2), where q̂ solves 2α − Δ̃ q̂/2 = q̂ F_RIE(1/q̂).
 
     Args:
         alpha: α = n/d² > 0.
@@ -51,7 +51,7 @@ def curve(kappa: float, noise: float = 0.0, points: int = 40) -> tuple[np.ndarra
     Args:
         kappa: κ = m/d > 0.
         noise: Δ̃.
-        points: How many q̂, geometrically up to 1e4, from where the error is nearly 1.
+        points: Number of q̂, geometrically up to 1e4, from where the error is nearly 1.
     """
     q = np.geomspace(1e-2 * min(1.0, kappa**2), 1e4, points)
     left = np.array([error(1 / value, kappa) for value in q])

@@ -3,17 +3,18 @@
 Paper: Advani, Saxe, Sompolinsky, 2020, "High-dimensional dynamics of generalization error in neural networks", Neural
 Networks 132, arXiv 1710.03667.
 
-What it is for: deciding how long to train, how large a network and how small a start, from the number of examples and
-the noise of their labels, and seeing why it is worst to have as many parameters as examples. A linear student of a
-noisy linear teacher, ``dw/dt = (y − w X) Xᵀ``, in the limit of many inputs at α = P/N examples each (noise of variance
-1, teacher weights of variance SNR, first weights of variance INR, ρ Marchenko-Pastur's density of X Xᵀ):
+What it is for: choosing the training time, the network's size and the initialisation's scale from the number of
+examples and the noise of their labels, and seeing why the error is largest if there are as many parameters as examples.
+A linear student of a noisy linear teacher, ``dw/dt = (y − w X) Xᵀ``, in the limit of many inputs at α = P/N examples
+each (noise of variance 1, teacher weights of variance SNR, first weights of variance INR, ρ Marchenko-Pastur's density
+of X Xᵀ):
 
     E_g(t) = 1 + ∫ ρ [(SNR + INR) e^(−2λt) + (1 − e^(−λt))² / λ] dλ + (1 − α)₊ (SNR + INR)
     E_t(t) = (1/α) ∫ ρ [(SNR + INR) λ + 1] e^(−2λt) dλ + (1 − 1/α)₊
 
 :mod:`~modules.dynamics.generalization_dynamics.theory` has these, the best stopping time, the error at the end and that
 of ridge regression; :mod:`~modules.dynamics.generalization_dynamics.students` the exact flow for any data (which never
-moves where no example lies), random ReLU features, and the parts of their error (approximation, null space,
+moves in directions without examples), random ReLU features, and the parts of their error (approximation, null space,
 over-fitting). ``HiddenLayerStudent`` has such features of many widths side by side, or trains all layers (config
 ``generalization_dynamics_features``). The equations were derived from the paper's model; its text was read in parts
 only.
@@ -25,7 +26,7 @@ is 160 times larger at 300 features than at 200 or 600, the early-stopped one fa
 
 Cost: an eigendecomposition of each draw; a closed form is 4,000 nodes, more where α is near 1 and t large.
 
-Composes with observers; techniques that look for linear layers find none.
+It works with observers; techniques for linear layers have no effect.
 
 Limits: no theory of networks trained in all layers, which are a control here; the paper's experiments on MNIST were not
 run.

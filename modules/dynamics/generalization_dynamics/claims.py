@@ -49,7 +49,7 @@ EXAMPLES = 300
 
 
 def model_of(*overrides: str) -> tuple[LinearStudent, Batch]:
-    """The shipped experiment with other settings."""
+    """Returns the shipped experiment with other settings."""
     model, batch = prepared(CONFIG, *overrides)
     assert isinstance(model, LinearStudent)
     return model, batch

@@ -34,8 +34,8 @@ class HiddenLayerStudent(Ensemble):
         std: Standard deviation of the first W.
         readout_std: Standard deviation of the first a.
         exact: Whether to solve the flow of the read-out rather than to take steps.
-        inner_steps: Steps in a training step.
-        points: About how many times the members are measured.
+        inner_steps: Number of optimiser steps in one training step.
+        points: Approximate number of measurements.
         optimizer: Plain SGD; its rate is the time of a step.
 
     Raises:
@@ -81,7 +81,7 @@ class HiddenLayerStudent(Ensemble):
         self._forget()
 
     def _forget(self) -> None:
-        """Leaves out what follows from the weights and the data."""
+        """Removes values that can be computed from the weights and the data."""
         self.solutions: list[StudentFlow] = []
         self.cached: dict[str, list[Tensor]] = {}
 
@@ -91,7 +91,7 @@ class HiddenLayerStudent(Ensemble):
         return list(self.trained) if self.all else [getattr(self, f"frozen_{i}") for i in range(len(self.widths))]
 
     def begin(self, batch: Batch) -> None:
-        """Remembers the first read-outs.
+        """Stores the initial read-outs.
 
         Raises:
             UserError: the data have other sizes.
@@ -103,7 +103,7 @@ class HiddenLayerStudent(Ensemble):
         self._forget()
 
     def settings(self) -> dict[str, Sequence[Any]]:
-        """``width`` and ``draw`` of each member."""
+        """Returns ``width`` and ``draw`` of each member."""
         pairs = [(width, draw) for width in self.widths for draw in range(self.draws)]
         return {"width": [width for width, _ in pairs], "draw": [draw for _, draw in pairs]}
 
@@ -121,12 +121,12 @@ class HiddenLayerStudent(Ensemble):
         return {f"width_{width}": (h.detach(), a.detach()) for width, h, a in pairs}
 
     def outputs(self, batch: Batch, name: str) -> list[Tensor]:
-        """ŷ on ``x`` or ``x_test`` for each width, (E, P)."""
+        """Returns ŷ on ``x`` or ``x_test`` for each width, (E, P)."""
         pairs = zip(self.readout, self.features(batch, name), strict=True)
         return [(a[:, None] @ h)[:, 0] for a, h in pairs]
 
     def losses(self, batch: Batch) -> Tensor:
-        """½ Σ (y − ŷ)² of each member."""
+        """Returns ½ Σ (y − ŷ)² of each member."""
         return torch.cat([0.5 * (y - batch["y"]).square().sum(-1) for y in self.outputs(batch, "x")])
 
     def gradients(self, batch: Batch) -> list[Tensor]:
@@ -153,7 +153,7 @@ class HiddenLayerStudent(Ensemble):
             a.copy_(solution.at(self.steps_taken * self.optimizer_config.lr))
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
-        """See the class."""
+        """Returns the measurements named in the class's docstring."""
         train, test = (self.outputs(batch, name) for name in ("x", "x_test"))
         labels = batch["y_test"]
         time = torch.tensor(self.steps_taken * self.optimizer_config.lr, dtype=torch.float64)
@@ -167,7 +167,7 @@ class HiddenLayerStudent(Ensemble):
         return found
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on from the first read-outs that were."""
+        """Continues from the first read-outs that were."""
         super().on_load_checkpoint(checkpoint)
         self._forget()
 

@@ -22,15 +22,15 @@ class LinearStudent(Ensemble):
 
     Members are draws of teacher and data. Recorded are ``time`` (steps times rate), ``test_error`` (|w̄ − w|²/N plus
     the noise's variance), ``train_error`` (|y − w X|²/P), both over the noise's variance, and ``frozen`` (how far w has
-    moved where no example lies); theory is that of many dimensions.
+    moved in directions without examples); theory is that of many dimensions.
 
     Args:
         inputs: N.
         draws: E.
         inr: Variance of the first weights over that of the noise.
         exact: Whether to solve the flow in the eigenbasis rather than to take steps.
-        inner_steps: Steps in a training step.
-        points: About how many times the members are measured.
+        inner_steps: Number of optimiser steps in one training step.
+        points: Approximate number of measurements.
         optimizer: Plain SGD; its rate is the time of a step.
 
     Raises:
@@ -60,7 +60,7 @@ class LinearStudent(Ensemble):
 
     @torch.no_grad()
     def begin(self, batch: Batch) -> None:
-        """Finds where no example lies.
+        """Finds the directions without examples.
 
         Raises:
             UserError: the data have other sizes.
@@ -74,18 +74,18 @@ class LinearStudent(Ensemble):
         self.solution = None
 
     def settings(self) -> dict[str, Sequence[Any]]:
-        """``draw`` of each member."""
+        """Returns ``draw`` of each member."""
         return {"draw": list(range(self.draws))}
 
     def losses(self, batch: Batch) -> Tensor:
-        """½ |y − w X|² of each member."""
+        """Returns ½ |y − w X|² of each member."""
         return 0.5 * self._left(batch).square().sum(-1)
 
     def _left(self, batch: Batch) -> Tensor:
         return batch["y"] - (self.w[:, None] @ batch["x"])[:, 0]
 
     def gradients(self, batch: Batch) -> list[Tensor]:
-        """(w X − y) Xᵀ."""
+        """Returns (w X − y) Xᵀ."""
         x = batch["x"]
         residual = torch.baddbmm(batch["y"][:, None], self.w[:, None], x, beta=-1)  # half of what @ takes on small data
         return [torch.bmm(residual, x.mT)[:, 0]]
@@ -101,7 +101,7 @@ class LinearStudent(Ensemble):
         self.w.copy_(self.solution.at(self.steps_taken * self.optimizer_config.lr))
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
-        """See the class."""
+        """Returns the measurements named in the class's docstring."""
         noise = batch["noise"]
         moved = (self.empty.mT @ (self.w - self.kept.to(self.w))[..., None]).norm(dim=(-2, -1))
         return {
@@ -112,7 +112,7 @@ class LinearStudent(Ensemble):
         }
 
     def theory(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """See the class."""
+        """Returns the predictions named in the class's docstring."""
         t = step * self.optimizer_config.lr
         alpha, snr = batch["x"].shape[2] / self.inputs, float(batch["snr"])
         one = torch.ones(self.draws, dtype=torch.float64)
@@ -122,11 +122,11 @@ class LinearStudent(Ensemble):
         }
 
     def trained_features(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-        """The inputs (E, N, P) and w (E, N)."""
+        """Returns the inputs (E, N, P) and w (E, N)."""
         return {"w": (batch["x"], self.w.detach())}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on from the first w that was."""
+        """Continues from the first w that was."""
         super().on_load_checkpoint(checkpoint)
         self.solution = None
 

@@ -1,4 +1,4 @@
-"""Pictures: lines for what is predicted, points for what is measured."""
+"""Figures: lines for predictions, points for measurements."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def errors_figure(found: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Test and training error over time: means over draws with their standard errors, and the theory as lines."""
+    """Draws test and training error over time: means over draws with their standard errors, and the theory as lines."""
     figure = new_figure(1, 2, size=(9.2, 3.6))
     for axes, name in zip(figure.axes, ("test_error", "train_error"), strict=True):
         for index, (label, values) in enumerate(found.items()):
@@ -36,7 +36,7 @@ def errors_figure(found: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
 def double_descent_figure(
     panels: Sequence[tuple[Sequence[int], int]], curves: Mapping[str, Mapping[str, Sequence[float]]]
 ) -> Figure:
-    """Test error against the number of features, stopped at the best time and at the end, one panel a data set.
+    """Draws test error against the number of features, stopped at the best time and at the end, one panel a data set.
 
     Args:
         panels: Widths, and the number of examples, of each data set.
@@ -53,7 +53,7 @@ def double_descent_figure(
 
 
 def spectra_figure(panels: Mapping[int, tuple[np.ndarray, float]], examples: int) -> Figure:
-    """Histograms of the small eigenvalues of hidden activity, and Marchenko-Pastur's density, for each width.
+    """Draws histograms of the small eigenvalues of hidden activity, and Marchenko-Pastur's density, for each width.
 
     Args:
         panels: By width: eigenvalues in the law's units, and its α.
@@ -81,7 +81,7 @@ def over_widths(found: Mapping[str, np.ndarray], name: str = "test_error") -> tu
 
 
 def widths_figure(found: Mapping[str, np.ndarray]) -> Figure:
-    """Test error over time for each width (medians of draws), and stopped at the best time and at the end."""
+    """Draws test error over time for each width (medians of draws), and stopped at the best time and at the end."""
     figure = new_figure(1, 2, size=(9.2, 3.6))
     left, right = figure.axes
     widths, best, last = over_widths(found)

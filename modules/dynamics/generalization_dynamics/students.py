@@ -26,7 +26,7 @@ class StudentFlow(NamedTuple):
     shift: Tensor
 
     def at(self, t: float) -> Tensor:
-        """w(t), (…, N); t may be infinite."""
+        """Returns w(t), (…, N); t may be infinite."""
         moving = self.eigenvalues > 0
         gone = torch.where(moving, -torch.expm1(-torch.where(moving, self.eigenvalues, 1.0) * t), 0.0)
         return self.start + (self.basis @ (gone * self.shift)[..., None])[..., 0]
@@ -54,14 +54,14 @@ def random_features(x: Tensor, weights: Tensor) -> Tensor:
 
 
 def bulk_eigenvalues(h: Tensor, large: int) -> tuple[Tensor, float]:
-    """The small eigenvalues of H Hᵀ in Marchenko-Pastur's units, and the ratio α that is theirs.
+    """Returns the small eigenvalues of H Hᵀ in Marchenko-Pastur's units, and the ratio α that is theirs.
 
     Random features of Gaussian inputs have a few large eigenvalues, of their mean and of their linear part, one for
     each input; the rest act as independent noise, of P' = P − ``large`` examples in N' = N_h − ``large`` dimensions.
 
     Args:
         h: (N_h, P).
-        large: How many of the largest eigenvalues are left out.
+        large: Number of largest eigenvalues that are left out.
 
     Returns:
         The next eigenvalues (min(N', P'),), scaled to the mean that ρ has at α = P'/N', and that α.
@@ -75,10 +75,10 @@ class Decomposition(NamedTuple):
     """Parts of a converged read-out's test error (journal version, Fig. 9); their sum is the error, exactly.
 
     Attributes:
-        approximation: E_a, what the best read-out of these features leaves.
-        null_space: E_n, what lies where no example has been.
-        over_fitting: E_o, what was learnt of the residual as if it were noise.
-        cross: Of the last two; near 0 on average.
+        approximation: E_a, the error of the best read-out of these features.
+        null_space: E_n, the error in directions without examples.
+        over_fitting: E_o, the error from fitting the residual as if it were noise.
+        cross: Cross term of the last two; near 0 on average.
     """
 
     approximation: Tensor

@@ -37,14 +37,14 @@ def bulk(alpha: float, nodes: int = NODES) -> tuple[np.ndarray, np.ndarray]:
 
 
 def density(lam: ArrayLike, alpha: float) -> np.ndarray:
-    """The bulk of ρ at λ, without the mass at 0."""
+    """Returns the bulk of ρ at λ, without the mass at 0."""
     lam = np.asarray(lam, dtype=float)
     inside = ((1 + math.sqrt(alpha)) ** 2 - lam) * (lam - (1 - math.sqrt(alpha)) ** 2)
     return np.sqrt(inside.clip(min=0)) / (2 * math.pi * np.where(lam > 0, lam, np.inf))
 
 
 def _nodes(alpha: float, t: float) -> int:
-    """Enough nodes for eigenvalues near 0 to be told apart until t, where the bulk reaches down to it."""
+    """Enough nodes for eigenvalues near 0 to be distinguished until t, where the bulk reaches down to it."""
     near = abs(math.sqrt(alpha) - 1) < 0.1
     return max(NODES, int(200 * math.sqrt(min(t, 1e10)))) if near and math.isfinite(t) else NODES
 
@@ -109,7 +109,7 @@ def final_error(alpha: float, snr: float, inr: float = 0.0) -> float:
 
 
 def optimal_stop(alpha: float, snr: float, inr: float = 0.0) -> tuple[float, float]:
-    """The time at which E_g is least, and E_g there.
+    """Returns the time at which E_g is least, and E_g there.
 
     Args:
         alpha: Examples a dimension.
@@ -131,7 +131,7 @@ def optimal_stop(alpha: float, snr: float, inr: float = 0.0) -> tuple[float, flo
 
 
 def mode_stop(lam: ArrayLike, snr: float, inr: float = 0.0) -> np.ndarray:
-    """The time at which an eigenvalue's own part of E_g is least: ln(1 + (SNR + INR) λ) / λ.
+    """Returns the time at which an eigenvalue's own part of E_g is least: ln(1 + (SNR + INR) λ) / λ.
 
     Args:
         lam: λ, above 0.

@@ -3,8 +3,8 @@
 Paper: Xiong, Ding, Du, 2024, "How Over-Parameterization Slows Down Gradient Descent in Matrix Sensing: The Curses of
 Symmetry and Initialization", ICLR, arXiv 2310.01769.
 
-What it is for: whoever fits a matrix of rank r by gradient descent on factors of k > r columns (recommenders, phase
-retrieval, adapters) and wants to know why it is slow. Measured are ``y_i = <A_i, M>``; with D = A*(A(Z) − y):
+What it is for: understanding why gradient descent on factors of k > r columns converges slowly to a matrix of rank r
+(recommenders, phase retrieval, adapters). Measured are ``y_i = <A_i, M>``; with D = A*(A(Z) − y):
 
     Z = X Xᵀ, ¼ |A(Z) − y|²:   X ← X − η sym(D) X                  k = r exponential, k > r as √(k − r) / (2 η T)
     Z = F Gᵀ, ½ |A(Z) − y|²:   F ← F − η D G,  G ← G − η Dᵀ F      exponential, k > r at a rate of the order of α²

@@ -22,7 +22,7 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 
 def model_of(*overrides: str) -> tuple[MatrixSensing, Batch]:
-    """The shipped experiment with other settings."""
+    """Returns the shipped experiment with other settings."""
     model, batch = prepared(CONFIG, *overrides)
     assert isinstance(model, MatrixSensing)
     return model, batch

@@ -34,8 +34,8 @@ class MatrixSensing(Ensemble):
         init_ratio: α of F over that of G. At 1 the factors are balanced and k > r converges as slowly as X Xᵀ.
         equal_start: Whether G starts as F (over ``init_ratio``), rather than from a draw of its own.
         seeds: Draws for each alpha.
-        inner_steps: Steps of gradient descent in a training step.
-        points: About how many times the members are measured.
+        inner_steps: Number of gradient descent steps in one training step.
+        points: Approximate number of measurements.
         optimizer: Plain SGD, its rate η.
 
     Raises:
@@ -86,7 +86,7 @@ class MatrixSensing(Ensemble):
     start: Tensor
 
     def settings(self) -> dict[str, Sequence[Any]]:
-        """``alpha`` and ``seed`` of each member."""
+        """Returns ``alpha`` and ``seed`` of each member."""
         pairs = [(alpha, seed) for alpha in self.alphas for seed in range(self.seeds)]
         return {"alpha": [alpha for alpha, _ in pairs], "seed": [seed for _, seed in pairs]}
 
@@ -109,23 +109,23 @@ class MatrixSensing(Ensemble):
         return float(self.optimizer_config.lr)
 
     def product(self) -> Tensor:
-        """Z (E, n1, n2)."""
+        """Returns Z (E, n1, n2)."""
         return self.x @ self.x.mT if self.symmetric else self.f @ self.g.mT
 
     def losses(self, batch: Batch) -> Tensor:
-        """¼ |A(X Xᵀ) − y|² or ½ |A(F Gᵀ) − y|²."""
+        """Returns ¼ |A(X Xᵀ) − y|² or ½ |A(F Gᵀ) − y|²."""
         target = batch["y"] if "y" in batch else batch["matrix"]
         return misfit(self.product(), target, batch.get("operator")) / (4 if self.symmetric else 2)
 
     def gradients(self, batch: Batch) -> list[Tensor]:
-        """As autograd's of :meth:`losses`, without its graph."""
+        """Returns the gradients of :meth:`losses` as by autograd, without a graph."""
         target, operator = batch["y"] if "y" in batch else batch["matrix"], batch.get("operator")
         if self.symmetric:
             return [symmetric_gradient(self.x, target, operator)]
         return list(asymmetric_gradients(self.f, self.g, target, operator))
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
-        """See the class."""
+        """Returns the measurements named in the class's docstring."""
         target = batch["y"] if "y" in batch else batch["matrix"]
         self.zero_loss = float(target.square().sum()) / (4 if self.symmetric else 2)
         found = {"loss": self.losses(batch)}
@@ -137,7 +137,7 @@ class MatrixSensing(Ensemble):
         return found
 
     def theory(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """See the class."""
+        """Returns the predictions named in the class's docstring."""
         if not self.symmetric or self.width <= self.rank:
             return {}
         return {"error": torch.full((len(self.x),), redundant_error(step, self.rate, self.width, self.rank))}
@@ -147,7 +147,7 @@ class MatrixSensing(Ensemble):
         return None if self.symmetric else (self.f, self.g)
 
     def relative_loss(self) -> float:
-        """The largest of the members' training losses when last measured, over that of a zero product."""
+        """Returns the largest of the members' training losses when last measured, over that of a zero product."""
         return float((self.history[-1][1]["loss"] / self.zero_loss).max()) if self.history else float("inf")
 
     def draw(self) -> None:

@@ -1,4 +1,4 @@
-"""Pictures: lines for what is predicted, points for what is measured."""
+"""Figures: lines for predictions, points for measurements."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def thinned(curve: Curve, points: int = 30) -> Curve:
 
 
 def errors_figure(measured: Mapping[str, Curve], predicted: Mapping[str, Curve]) -> Figure:
-    """Errors over steps, both axes logarithmic: points, and lines for the theory of the symmetric form."""
+    """Draws errors over steps, both axes logarithmic: points, and lines for the theory of the symmetric form."""
     figure = new_figure(size=(5.6, 3.8))
     axes = figure.axes[0]
     for index, (name, curve) in enumerate(measured.items()):
@@ -41,7 +41,7 @@ def errors_figure(measured: Mapping[str, Curve], predicted: Mapping[str, Curve])
 
 
 def rates_figure(found: Mapping[str, np.ndarray], predicted: np.ndarray, measured: np.ndarray) -> Figure:
-    """Errors of the asymmetric form with the predicted slopes, and measured against predicted rates."""
+    """Draws errors of the asymmetric form with the predicted slopes, and measured against predicted rates."""
     figure = new_figure(1, 2, size=(9.6, 3.8))
     left, right = figure.axes
     alphas = sorted(set(found["alpha"].tolist()))
@@ -69,7 +69,7 @@ def rates_figure(found: Mapping[str, np.ndarray], predicted: np.ndarray, measure
 
 
 def acceleration_figure(found: Mapping[str, np.ndarray], without: Mapping[str, np.ndarray]) -> Figure:
-    """Errors with the step (points) and without it (lines)."""
+    """Draws errors with the step (points) and without it (lines)."""
     figure = new_figure(size=(5.6, 3.8))
     axes = figure.axes[0]
     for index, alpha in enumerate(found["alpha"].tolist()):

@@ -1,4 +1,4 @@
-"""How fast a curve falls: the rate of an exponential, the exponent of a power, and which of the two it is."""
+"""The decay of a curve: the rate of an exponential, the exponent of a power law, and which of the two fits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class DecayRate(NamedTuple):
     Attributes:
         rate: Of e^(−rate · t), or of t^(−rate).
         residual: Root mean square of what is left of log y.
-        points: How many there were in the window.
+        points: Number of points in the window.
     """
 
     rate: float
@@ -43,7 +43,7 @@ def exponential_rate(
     first: float = -np.inf,
     last: float = np.inf,
 ) -> DecayRate:
-    """−d log y / dt by least squares over a window, ``low < y < high`` and ``first <= t <= last``.
+    """Returns −d log y / dt by least squares over a window, ``low < y < high`` and ``first <= t <= last``.
 
     Args:
         t: Times (N,).
@@ -63,7 +63,7 @@ def exponential_rate(
 def power_exponent(
     t: ArrayLike, y: ArrayLike, low: float = 0.0, high: float = np.inf, first: float = 0.0, last: float = np.inf
 ) -> DecayRate:
-    """−d log y / d log t by least squares, over the same window; t above 0.
+    """Returns −d log y / d log t by least squares, over the same window; t above 0.
 
     Args:
         t: Times (N,).

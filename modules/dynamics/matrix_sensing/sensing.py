@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def misfit(product: Tensor, target: Tensor, operator: Tensor | None) -> Tensor:
-    """|A(Z) − y|² of each member (E,).
+    """Returns |A(Z) − y|² of each member (E,).
 
     Args:
         product: Z (E, n1, n2).
@@ -28,7 +28,7 @@ def misfit(product: Tensor, target: Tensor, operator: Tensor | None) -> Tensor:
 
 
 def residual(f: Tensor, g: Tensor, target: Tensor, operator: Tensor | None) -> Tensor:
-    """D (E, n1, n2) of Z = F Gᵀ.
+    """Returns D (E, n1, n2) of Z = F Gᵀ.
 
     Args:
         f: (E, n1, k).
@@ -58,7 +58,7 @@ def symmetric_gradient(x: Tensor, target: Tensor, operator: Tensor | None) -> Te
 
 
 def asymmetric_gradients(f: Tensor, g: Tensor, target: Tensor, operator: Tensor | None) -> tuple[Tensor, Tensor]:
-    """D G and Dᵀ F, of ½ |A(F Gᵀ) − y|².
+    """Returns D G and Dᵀ F, of ½ |A(F Gᵀ) − y|².
 
     Args:
         f: (E, n1, k).

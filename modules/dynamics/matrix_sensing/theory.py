@@ -1,4 +1,4 @@
-"""What the theory says of the rates, in closed form."""
+"""The theory's rates in closed form."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def redundant_error(step: int, rate: float, k: int, rank: int) -> float:
-    """√(k − r) / (2 η T): where |X Xᵀ − M|_F of the symmetric form goes when k > r and A*A is the identity.
+    """Returns √(k − r) / (2 η T): where |X Xᵀ − M|_F of the symmetric form goes when k > r and A*A is the identity.
 
     The k − r redundant singular values obey s ← s (1 − η s²), hence s² → 1/(2 η T), whatever their start.
 
@@ -21,7 +21,7 @@ def redundant_error(step: int, rate: float, k: int, rank: int) -> float:
 
 
 def imbalance(f: Tensor, g: Tensor) -> Tensor:
-    """Δ = Fᵀ F − Gᵀ G (E, k, k), which gradient flow conserves."""
+    """Returns Δ = Fᵀ F − Gᵀ G (E, k, k), which gradient flow conserves."""
     return f.mT @ f - g.mT @ g
 
 
@@ -31,7 +31,7 @@ def redundant_space(g: Tensor, rank: int) -> Tensor:
 
 
 def predicted_rate(start: Tensor, f: Tensor, g: Tensor, rank: int, rate: float) -> Tensor:
-    """−d log|F Gᵀ − M| / dT at the end, (E,): −ln(1 − η λ) of the slowest of what still shrinks.
+    """Returns −d log|F Gᵀ − M| / dT at the end, (E,): −ln(1 − η λ) of the slowest of what still shrinks.
 
     On the redundant space N that is λ_min(Nᵀ Δ₀ N), the paper's; for a large start the parts of F and G beyond M's
     columns and rows are slower, which shrink by 1 − η σ_r(G)² and 1 − η σ_r(F)². Where G starts as the larger factor, F

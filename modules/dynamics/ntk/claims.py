@@ -21,7 +21,7 @@ FIRST = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
 
 
 def model_of(config: str, *overrides: str) -> tuple[NTKRegression, Batch]:
-    """A shipped experiment with other settings."""
+    """Returns a shipped experiment with other settings."""
     model, batch = prepared(config, *overrides)
     assert isinstance(model, NTKRegression)
     return model, batch
@@ -36,7 +36,7 @@ def claims(run: Reproduction) -> Iterator[Claim]:
 
 
 def on_circle(angles: list[float]) -> Tensor:
-    """(cos γ, sin γ), (N, 2), float64."""
+    """Returns (cos γ, sin γ), (N, 2), float64."""
     gamma = torch.tensor(angles, dtype=torch.float64)
     return torch.stack([gamma.cos(), gamma.sin()], 1)
 

@@ -17,13 +17,13 @@ class NTKMLP(nn.Module):
 
     Args:
         inputs: n_0.
-        width: n, of each hidden layer.
+        width: n, width of each hidden layer.
         depth: L, the number of weight matrices.
         outputs: n_L.
         beta: β.
         activation: One of ``framework.functional.ntk.ACTIVATIONS``.
         members: E, networks with draws of their own.
-        dtype: Of the parameters.
+        dtype: Type of the parameters.
 
     Raises:
         UserError: a setting is not accepted.
@@ -51,7 +51,7 @@ class NTKMLP(nn.Module):
         self.biases = nn.ParameterList(torch.randn(members, 1, m, dtype=dtype) for _, m in pairs)
 
     def layers(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """a^0 … a^{L−1} and pre^1 … pre^L, (E, N, n_l) each, of (N, n_0)."""
+        """Returns a^0 … a^{L−1} and pre^1 … pre^L, (E, N, n_l) each, of (N, n_0)."""
         a = x.to(self.weights[0].dtype).expand(self.members, *x.shape)
         activations, before = [a], []
         for weight, bias in zip(self.weights, self.biases, strict=True):
@@ -62,12 +62,12 @@ class NTKMLP(nn.Module):
         return activations[:-1], before
 
     def forward(self, x: Tensor) -> Tensor:
-        """(E, N, n_L) of (N, n_0)."""
+        """Returns (E, N, n_L) of (N, n_0)."""
         return self.layers(x)[1][-1]
 
     @torch.no_grad()
     def _factors(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """a^l (E, N, n_l) and δ^{l+1} = ∂f/∂pre^{l+1} (E, N n_L, n_{l+1}), for l = 0 … L − 1."""
+        """Returns a^l (E, N, n_l) and δ^{l+1} = ∂f/∂pre^{l+1} (E, N n_L, n_{l+1}), for l = 0 … L − 1."""
         activations, before = self.layers(x)
         outputs = before[-1].shape[-1]
         delta = torch.eye(outputs, dtype=before[-1].dtype, device=x.device)
@@ -79,7 +79,7 @@ class NTKMLP(nn.Module):
 
     @torch.no_grad()
     def kernel(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Θ = Σ_l [⟨a^l(x), a^l(y)⟩ / n_l + β²] ⟨δ^{l+1}(x), δ^{l+1}(y)⟩: no Jacobian, O(N n² + N² n).
+        """Returns Θ = Σ_l [⟨a^l(x), a^l(y)⟩ / n_l + β²] ⟨δ^{l+1}(x), δ^{l+1}(y)⟩: no Jacobian, O(N n² + N² n).
 
         Args:
             x: (N, n_0).

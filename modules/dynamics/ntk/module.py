@@ -37,11 +37,11 @@ class NTKRegression(Ensemble):
         depth: L, the number of weight matrices.
         beta: β.
         activation: One of ``framework.functional.ntk.ACTIVATIONS``.
-        amplitude: Of a component.
-        seeds: Members.
+        amplitude: Amplitude of a component.
+        seeds: Number of members.
         dtype: ``float32`` or ``float64``, of the parameters; kernels are summed in float64.
-        inner_steps: Steps of gradient descent in a training step.
-        points: About how many times the members are measured.
+        inner_steps: Number of gradient descent steps in one training step.
+        points: Approximate number of measurements.
         optimizer: Plain SGD, its rate η; by default 1.
 
     Raises:
@@ -73,11 +73,11 @@ class NTKRegression(Ensemble):
         self.net = NTKMLP(inputs, width, depth, 1, beta, activation, seeds, DTYPES[dtype])
 
     def settings(self) -> dict[str, Sequence[Any]]:
-        """``seed`` of each member."""
+        """Returns ``seed`` of each member."""
         return {"seed": list(range(self.seeds))}
 
     def begin(self, batch: Batch) -> None:
-        """Remembers the outputs and the kernels of the start, and the targets.
+        """Stores the outputs and the kernels at the start, and the targets.
 
         Raises:
             UserError: the batch lacks inputs or targets, or has other inputs.
@@ -99,16 +99,16 @@ class NTKRegression(Ensemble):
 
     @torch.no_grad()
     def outputs(self, x: Tensor) -> Tensor:
-        """f (E, N), float64."""
+        """Returns f (E, N), float64."""
         return self.net(x)[..., 0].double()
 
     def losses(self, batch: Batch) -> Tensor:
-        """(1/2N) Σ (f(x_i) − y_i)², (E,)."""
+        """Returns (1/2N) Σ (f(x_i) − y_i)², (E,)."""
         found = self.net(batch["x"])[..., 0]
         return (found - self.kept["targets"].to(found)).square().mean(1) / 2
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
-        """See the class."""
+        """Returns the measurements named in the class's docstring."""
         error = self.outputs(batch["x"]) - self.kept["targets"].to(batch["x"].device)
         found = {"loss": error.square().mean(1) / 2}
         if "probe" in batch:
@@ -122,7 +122,7 @@ class NTKRegression(Ensemble):
         return found
 
     def theory(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """See the class."""
+        """Returns the predictions named in the class's docstring."""
         start, targets = self.kept["outputs"].cpu(), self.kept["targets"].cpu()
         error = self.predictor.on_data(start, targets, step) - targets
         found = {"loss": error.square().mean(1) / 2}

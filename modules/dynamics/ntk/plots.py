@@ -1,4 +1,4 @@
-"""Pictures: lines for what is predicted, points for what is measured."""
+"""Figures: lines for predictions, points for measurements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LABELS = {"loss": "loss", "along": "|g|, along the component", "across": "‖h�
 
 
 def fan_figure(found: Mapping[str, np.ndarray], name: str) -> Figure:
-    """A measurement of each member over steps (points), and its prediction (lines)."""
+    """Draws a measurement of each member over steps (points), and its prediction (lines)."""
     figure = new_figure(size=(5.6, 3.8))
     axes = figure.axes[0]
     axes.plot(found["step"], found[name], "o", markersize=3, color="C0", alpha=0.6)
@@ -50,7 +50,7 @@ def kernel_figure(angles: np.ndarray, limit: np.ndarray, kernels: Mapping[str, n
 def functions_figure(
     angles: np.ndarray, networks: Mapping[str, np.ndarray], mean: np.ndarray, deviation: np.ndarray, data: np.ndarray
 ) -> Figure:
-    """Trained networks on the circle, their 10th, 50th and 90th percentiles as points, and the limit's as lines.
+    """Draws trained networks on the circle, their 10th, 50th and 90th percentiles as points, and the limit's as lines.
 
     Args:
         angles: γ (P,).
@@ -74,7 +74,7 @@ def functions_figure(
 
 
 def components_figure(runs: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """|g| and ‖h‖ over steps for each width (points), and the limit (lines)."""
+    """Draws |g| and ‖h‖ over steps for each width (points), and the limit (lines)."""
     figure = new_figure(1, 2)
     for axes, name in zip(figure.axes, ("along", "across"), strict=True):
         for index, (label, found) in enumerate(runs.items()):

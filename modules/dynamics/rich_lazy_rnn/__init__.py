@@ -3,10 +3,9 @@
 Paper: Liu, Baratin, Cornford, Mihalas, Shea-Brown, Lajoie, 2024, "How Connectivity Structure Shapes Rich and Lazy
 Learning in Neural Circuits", ICLR, arXiv 2310.08513.
 
-What it is for: whoever trains recurrent (or two-layer linear) networks and wants to know whether they keep the tangent
-kernel and the representation that they start with (lazy) or build others (rich), as a function of the structure of the
-first recurrent weights, above all their rank, at one Frobenius norm. Nothing is linearised; laziness is measured after
-training.
+What it is for: measuring whether recurrent (or two-layer linear) networks keep their initial tangent kernel and
+representation (lazy) or learn others (rich), as a function of the structure of the initial recurrent weights, above all
+their rank, at a fixed Frobenius norm. Nothing is linearised; laziness is measured after training.
 
     h_t = relu((1 − a) h_{t−1} + a (W_x x_t + W_h h_{t−1})),  o_t = W_o h_t        no biases, a = 1, all three trained
     W_h(0) = U_r S_r V_rᵀ · ‖G‖/‖U_r S_r V_rᵀ‖,  G = U S Vᵀ,  G_ij ~ N(0, g²/H), g = 1.25

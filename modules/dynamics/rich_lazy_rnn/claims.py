@@ -21,7 +21,7 @@ Table = dict[str, np.ndarray]
 
 
 def model_of(config: str, *overrides: str) -> tuple[LeakyReluRNN, Batch]:
-    """A shipped experiment with other settings."""
+    """Returns a shipped experiment with other settings."""
     model, batch = prepared(config, *overrides)
     assert isinstance(model, LeakyReluRNN)
     return model, batch
@@ -34,7 +34,7 @@ def trained(config: str, *overrides: str, steps: int = STEPS) -> Table:
 
 
 def by_seed(table: Table, measure: str, start: str, g: float | None = None) -> np.ndarray:
-    """A measure of the members with a start, seed by seed."""
+    """Returns a measure of the members with a start, seed by seed."""
     mine = table["start"] == start
     return table[measure][mine if g is None else mine & (table["g"] == g)]
 

@@ -20,12 +20,12 @@ from framework.functional.laziness import kernel_alignment
 
 
 def sphere(tasks: int, dimension: int, generator: torch.Generator) -> Tensor:
-    """β, uniform on the unit sphere.
+    """Returns β, uniform on the unit sphere.
 
     Args:
-        tasks: How many.
+        tasks: Number of tasks.
         dimension: d.
-        generator: What they are drawn from.
+        generator: Source of randomness.
 
     Returns:
         (tasks, d), float64.
@@ -40,7 +40,7 @@ def anisotropic(dimension: int, kappa: float, generator: torch.Generator) -> Ten
     Args:
         dimension: d.
         kappa: κ.
-        generator: What its singular vectors are drawn from.
+        generator: Source of randomness.
 
     Returns:
         (d, d), float64.
@@ -60,12 +60,12 @@ def evenly_ranked(
     """W_1 with equal singular values in random directions, |W_1|_F = σ.
 
     Args:
-        tasks: How many.
+        tasks: Number of tasks.
         hidden: h.
         dimension: d.
-        rank: How many singular values, at most h and d.
+        rank: Number of singular values, at most h and d.
         sigma: σ.
-        generator: What the directions are drawn from.
+        generator: Source of randomness.
 
     Returns:
         (tasks, h, d), float64.
@@ -84,7 +84,7 @@ def aligned(directions: Tensor, hidden: int, sigma: float, generator: torch.Gene
         directions: (…, d, r), orthonormal columns, float64.
         hidden: h, r or more.
         sigma: σ.
-        generator: What the left singular vectors are drawn from.
+        generator: Source of randomness.
 
     Returns:
         (…, h, d), float64.
@@ -101,7 +101,7 @@ def train(w1: Tensor, w2: Tensor, beta: Tensor, rate: float = 0.05, steps: int =
         w2: (E, 1, h).
         beta: (E, d).
         rate: η.
-        steps: How many.
+        steps: Number of steps.
     """
     for _ in range(steps):
         error = w2 @ w1 - beta[:, None]
@@ -137,13 +137,13 @@ def predicted_alignment(w1: Tensor, w2: Tensor, beta: Tensor) -> Tensor:
 
 
 def expected_alignment(eigenvalues: Tensor, b: float) -> float:
-    """E[KA] over tasks uniform on the sphere; ``eigenvalues`` p (d,)."""
+    """Returns E[KA] over tasks uniform on the sphere; ``eigenvalues`` p (d,)."""
     d = len(eigenvalues)
     top = (1 + 1 / d) * (float(eigenvalues.sum()) + d * b)
     return top / ((d + 3) ** 0.5 * float((eigenvalues + b).square().sum()) ** 0.5)
 
 
 def expected_alignment_of_rank(dimension: int, rank: int) -> float:
-    """The same for ``rank`` equal singular values and b = |W_1|²."""
+    """Returns the same for ``rank`` equal singular values and b = |W_1|²."""
     d = dimension
     return (d + 1) ** 2 / (d * ((d + 3) * (d + 2 + 1 / rank)) ** 0.5)

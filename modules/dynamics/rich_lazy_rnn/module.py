@@ -56,8 +56,8 @@ class LeakyReluRNN(Ensemble):
         batch_size: Trials of a step.
         kernel_trials: Of the probe, for the kernel; its side is this times the outputs of a trial.
         dtype: ``float32`` or ``float64``.
-        inner_steps: Steps in a training step.
-        points: About how many times the members are measured.
+        inner_steps: Number of optimiser steps in one training step.
+        points: Approximate number of measurements.
         optimizer: By default SGD at a rate of 0.003 with momentum 0.9.
 
     Raises:
@@ -123,7 +123,7 @@ class LeakyReluRNN(Ensemble):
         self._first: tuple[Tensor, Tensor] | None = None
 
     def _start(self) -> Weights:
-        """The first weights of all members, float64; each seed draws from a generator of its own."""
+        """Returns the first weights of all members, float64; each seed draws from a generator of its own."""
         parts: list[list[Tensor]] = [[], [], []]
         h = self.hidden
         for seed in range(self.seeds):
@@ -150,7 +150,7 @@ class LeakyReluRNN(Ensemble):
         return Weights(*(torch.stack(part) for part in parts))
 
     def settings(self) -> dict[str, Sequence[Any]]:
-        """``seed``, ``g``, ``start`` (``rank 1``, or a structure's name) and ``rank`` (0 for a structure)."""
+        """Returns ``seed``, ``g``, ``start`` (``rank 1``, or a structure's name) and ``rank`` (0 for a structure)."""
         starts = [*((f"rank {rank}", rank) for rank in self.ranks), *((name, 0) for name in self.structures)]
         rows = [(seed, g, *start) for seed in range(self.seeds) for g in self.scales for start in starts]
         return {
@@ -174,7 +174,7 @@ class LeakyReluRNN(Ensemble):
         at_most({"the trials": len(x)}, batch_size=self.batch_size)
 
     def part(self, batch: Batch, inner: int) -> Batch:
-        """The trials of the next step; all of them come once before one comes twice."""
+        """Returns the trials of the next step; all of them come once before one comes twice."""
         trials = len(batch["x"])
         passes, place = divmod(self.steps_taken, trials // self.batch_size)
         if self._order[0] != passes or len(self._order[1]) != trials:
@@ -231,7 +231,7 @@ class LeakyReluRNN(Ensemble):
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, Tensor]:
-        """See the class."""
+        """Returns the measurements named in the class's docstring."""
         probe, last_only = _typed(batch["probe"], self.w_rec), batch["y"].ndim == 1
         if self._first is None:
             self._first = self._looked_at(probe, self.start, last_only)

@@ -84,7 +84,7 @@ def gradients(x: Tensor, h: Tensor, by_output: Tensor, weights: Weights, leak: f
 
 
 def recurrent_kernel(x: Tensor, weights: Weights, leak: float = 1.0, last_only: bool = False) -> Tensor:
-    """K = J Jᵀ (E, N, N), J the derivatives of all outputs by W_h, without J.
+    """Returns K = J Jᵀ (E, N, N), J the derivatives of all outputs by W_h, without J.
 
     With D_s the signal that output k at time t sends back to time s (0 for s > t),
     K[(t, k, b), (t', k', b')] = a² Σ_ss' (D_s · D'_s') (h_{s−1} · h'_{s'−1}), b the trial: a pass back for each (t, k).
@@ -116,7 +116,7 @@ def _kernel(x: Tensor, weights: Weights, leak: float, last_only: bool) -> Tensor
         signals.append(send_back(upstream, active[:, : t + 1], weights.w_rec, leak)[0])
     before, size = h[0, :-1], kinds * trials
     kernel = h.new_zeros(len(observed) * size, len(observed) * size)
-    parts = []  # of each time s from the second on: where its rows begin, and they; the state before the first is 0
+    parts = []  # of each time s from the second on: where its rows start, and they; the state before the first is 0
     for s in range(1, times):
         late = [index for index, t in enumerate(observed) if t >= s]
         parts.append((late[0] * size, torch.cat([signals[index][s] for index in late])))

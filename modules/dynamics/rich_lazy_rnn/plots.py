@@ -1,4 +1,4 @@
-"""Pictures: lines for what is predicted, points for what is measured."""
+"""Figures: lines for predictions, points for measurements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEASURES = {
 
 
 def laziness_figure(*tables: Mapping[str, np.ndarray], titles: tuple[str, ...] = ("",)) -> Figure:
-    """The three measures against the start, a row a table (see ``final``), a point a seed; g by colour."""
+    """Draws the three measures against the start, a row a table (see ``final``), a point a seed; g by colour."""
     figure = new_figure(len(tables), 3, size=(10.5, 3.2 * len(tables)))
     for row, (table, title) in enumerate(zip(tables, titles, strict=True)):
         names = list(dict.fromkeys(table["start"].tolist()))
@@ -46,7 +46,7 @@ def laziness_figure(*tables: Mapping[str, np.ndarray], titles: tuple[str, ...] =
 
 
 def spectra_figure(matrices: Mapping[str, np.ndarray]) -> Figure:
-    """Singular values of each start, and its eigenvalues in the complex plane."""
+    """Draws singular values of each start, and its eigenvalues in the complex plane."""
     figure = new_figure(1, 2, size=(9.6, 3.8))
     left, right = figure.axes
     for index, (name, matrix) in enumerate(matrices.items()):

@@ -1,9 +1,9 @@
 """Causal language modelling with any decoder of transformers, pretrained from a local folder or fresh from its config.
 
-Paper: none; the common ground on which techniques for language models are tried.
+Paper: none; it is the base model for techniques for language models.
 
-What it is for: fine-tuning (or, small, training) a decoder-only language model, to put techniques on: adapters, a
-choice of what to train, an initialisation. ``path`` names a folder in the format of transformers (``config.json``,
+What it is for: fine-tuning (or, at a small size, training) a decoder-only language model with techniques: adapters, a
+choice of trained weights, an initialisation. ``path`` names a folder in the format of transformers (``config.json``,
 ``model.safetensors`` or its shards); ``config`` describes a fresh model (``{model_type: gpt2, n_layer: 4, …}``).
 Nothing is ever downloaded.
 

@@ -15,7 +15,7 @@ from framework.errors import UserError
 
 
 def find_gguf(package_or_gguf: str | Path) -> Path:
-    """The GGUF file: a path, a folder with one, or that of an installed package (which is not imported).
+    """Returns the GGUF file: a path, a folder with one, or that of an installed package (which is not imported).
 
     Raises:
         UserError: there is none, or more than one.

@@ -43,7 +43,7 @@ _TOKENIZER = (
 
 
 def fresh_config(description: Mapping[str, Any]) -> PretrainedConfig:
-    """A model's config from plain data.
+    """Returns a model's config from plain data.
 
     Args:
         description: ``model_type`` and values of that type's config; or all that ``config.json`` holds.
@@ -155,7 +155,7 @@ def _save_pretrained(model: Any, *arguments: Any, **named: Any) -> None:
 
 
 def _choose_experts(model: Any) -> None:
-    """Where torch cannot multiply all experts of a mixture at once (older ones on a CPU), goes one after the other."""
+    """Computes experts one after the other if torch cannot multiply all of them together (older versions on a CPU)."""
     if torch.cuda.is_available() or not getattr(model, "_can_set_experts_implementation", lambda: False)():
         return
     try:
@@ -209,8 +209,8 @@ class CausalLM(LanguageModel):
         lm: The model of transformers.
 
     Raises:
-        UserError: a setting is not accepted, or a file is missing (at once); the datamodule's tokens are not the
-            model's (in ``setup``).
+        UserError: a setting is not accepted, or a file is missing (in the constructor); the datamodule's tokens are not
+            the model's (in ``setup``).
     """
 
     def __init__(
@@ -286,7 +286,7 @@ class CausalLM(LanguageModel):
         return output.logits
 
     def auxiliary_loss(self) -> Tensor | None:
-        """The balancing loss of a mixture of experts that asks for it."""
+        """Returns the balancing loss of a mixture of experts that asks for it."""
         return self._balance
 
     def extend(self, input_ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:

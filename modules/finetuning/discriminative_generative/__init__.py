@@ -3,8 +3,8 @@
 Paper: Zheng, Wu, Bao, Cao, Li, Zhu, 2023, "Revisiting Discriminative vs. Generative Classifiers: Theory and
 Implications", ICML, arXiv 2302.02334.
 
-What it is for: whoever has a frozen encoder and few labels. Both heads are linear rules on the same features, so only
-the fit differs, and their learning curves may cross.
+What it is for: choosing a linear head on a frozen encoder with few labels. Both heads are linear rules on the same
+features, so only the fit differs, and their learning curves may cross.
 
     generative: x | k ~ N(μ_k, diag v), v = Σ_k p_k s_k pooled:  w_k = μ_k / v,  b_k = log p_k − ½ Σ_i μ_ki² / v_i
     discriminative: min ½ ‖W‖² + C Σ_i CE(y_i, W x_i + b)

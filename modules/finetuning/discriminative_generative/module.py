@@ -60,7 +60,7 @@ class LinearHead(Classifier):
         return self.net(x.to(next(self.net.parameters()).dtype))
 
     def linear(self) -> nn.Linear:
-        """The head as a plain layer, float32."""
+        """Returns the head as a plain layer, float32."""
         weight: Any = self.net.weight
         bias: Any = self.net.bias
         return as_rule(weight.detach(), bias.detach()).linear()
@@ -109,7 +109,7 @@ class GaussianHead(LinearHead):
             getattr(self, name).copy_(tensor)
 
     def on_train_epoch_start(self) -> None:
-        """Forgets the epoch before; one that is resumed within an epoch goes on."""
+        """Forgets the epoch before; one that is resumed within an epoch continues."""
         if self.trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
             self.statistics = ClassStatistics.zeros(self.num_classes, self.features).to(self.device)
 
@@ -226,7 +226,7 @@ class LogisticHead(LinearHead):
         return self.optimizer_config.name.lower() == "lbfgs"
 
     def configure_optimizers(self) -> Any:
-        """L-BFGS has neither parameter groups nor weight decay."""
+        """Builds the optimiser; L-BFGS has neither parameter groups nor weight decay."""
         if not self.at_once:
             return super().configure_optimizers()
         optimizer = lbfgs(list(self.net.parameters()), self.max_iter, self.tolerance)
@@ -249,7 +249,7 @@ class LogisticHead(LinearHead):
             raise UserError("trainer.devices: optimizer lbfgs runs in one process; set it to 1")
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The objective over C m; L-BFGS calls it many times in a step."""
+        """Returns the objective over C m; L-BFGS calls it many times in a step."""
         x, y = batch
         samples = len(y) if self.at_once else len(self.trainer.train_dataloader.dataset)  # type: ignore[union-attr]
         loss = logistic_loss(self.net.weight, self.net.bias, x.double(), y, self.c, samples)

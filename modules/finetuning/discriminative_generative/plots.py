@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def assumptions_figure(found: Assumptions) -> Figure:
-    """Histograms of v, β and α with their medians."""
+    """Draws histograms of v, β and α with their medians."""
     figure = new_figure(1, 3, size=(10.5, 3.2))
     titles: Sequence[tuple[str, Tensor]] = (
         ("variance within classes, v", found.variances),
@@ -37,7 +37,7 @@ def assumptions_figure(found: Assumptions) -> Figure:
 
 
 def samples_figure(needed: Mapping[str, Mapping[int, Sequence[int]]], slopes: Mapping[str, float]) -> Figure:
-    """m* over n on logarithmic axes: a point for each draw, a line of the fitted slope.
+    """Draws m* over n on logarithmic axes: a point for each draw, a line of the fitted slope.
 
     Args:
         needed: Name of a head and its K to {n: m* of each draw}.

@@ -1,4 +1,4 @@
-"""How many samples each head needs on a mixture of Gaussians until its error is near the smallest possible."""
+"""The number of samples that each head needs on a mixture of Gaussians for an error near the smallest possible."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Fit = Callable[[Tensor, Tensor], LinearRule]
 
 
 def naive_bayes_fit(classes: int) -> Fit:
-    """The closed form."""
+    """Returns the closed form."""
     return lambda x, y: gaussian_head(ClassStatistics.of(x, y, classes))
 
 
 def logistic_fit(classes: int, c: float = 1.0) -> Fit:
-    """Logistic regression that begins where the last one ended: the minimum is the same, the way to it shorter."""
+    """Logistic regression that starts where the last one ended: the minimum is the same, the way to it shorter."""
     last: list[tuple[Tensor, Tensor]] = []
 
     def fit(x: Tensor, y: Tensor) -> LinearRule:
@@ -38,7 +38,7 @@ def logistic_fit(classes: int, c: float = 1.0) -> Fit:
 
 
 def scaled(fit: Fit) -> Fit:
-    """The same on coordinates scaled to [0, 1] by the points; the rule is one of the unscaled ones."""
+    """Returns the same on coordinates scaled to [0, 1] by the points; the rule is one of the unscaled ones."""
 
     def inner(x: Tensor, y: Tensor) -> LinearRule:
         scaler = RangeScaler.of(x)
@@ -55,7 +55,7 @@ def even_grid(law: MixtureLaw, largest: int | None = None) -> list[int]:
 
 
 def geometric_grid(law: MixtureLaw, largest: int, ratio: float = 1.1, first: int | None = None) -> list[int]:
-    """Numbers of samples, each about a constant times the one before.
+    """Returns numbers of samples, each about a constant times the one before.
 
     Args:
         law: Whose K classes set the default of ``first``.
@@ -75,8 +75,8 @@ def drawn_points(law: MixtureLaw, size: int, seed: int) -> tuple[Tensor, Tensor]
 
     Args:
         law: What they are drawn from.
-        size: How many.
-        seed: Of the draw.
+        size: Number of size.
+        seed: Seed of the draw.
     """
     generator = torch.Generator().manual_seed(seed)
     first = 2 * law.classes
@@ -87,7 +87,7 @@ def drawn_points(law: MixtureLaw, size: int, seed: int) -> tuple[Tensor, Tensor]
 
 
 def error_of(law: MixtureLaw, seed: int = 12345) -> Callable[[LinearRule], float]:
-    """The error on new points: exact for two classes, else on 10,000 of them, as many of each class."""
+    """Returns the error on new points: exact for two classes, else on 10,000 of them, equally many of each class."""
     if law.classes == 2:
         return law.two_class_error
     labels = torch.arange(law.classes).repeat_interleave(TEST_POINTS // law.classes)
@@ -106,7 +106,7 @@ def samples_needed(
 
     Args:
         law: The mixture, ``easy``.
-        fit: Makes what fits a rule to points, anew for each seed.
+        fit: Makes what fits a rule to points, again for each seed.
         grid: Numbers of samples, ascending.
         seeds: Of the points.
         excess: Allowed above the Bayes error.
@@ -127,5 +127,5 @@ def samples_needed(
 
 
 def log_slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """The exponent of a power law through the points, by least squares of the logarithms."""
+    """Returns the exponent of a power law through the points, by least squares of the logarithms."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])

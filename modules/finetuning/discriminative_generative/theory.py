@@ -1,4 +1,4 @@
-"""What is known of the two heads: the bound on the error, and when a few samples are enough for naive Bayes."""
+"""Theory of the two heads: the bound on the error, and when few samples are enough for naive Bayes."""
 
 from __future__ import annotations
 
@@ -71,6 +71,6 @@ def log_ratio(x: Tensor, means: Tensor, variances: Tensor, first: int, second: i
 
 
 def deciles(values: Tensor) -> list[float]:
-    """The 10 %, 20 %, … 90 % quantiles of all that is not NaN."""
+    """Returns the 10 %, 20 %, … 90 % quantiles of all that is not NaN."""
     known = values[~values.isnan()].double()
     return torch.quantile(known, torch.linspace(0.1, 0.9, 9, dtype=torch.float64)).tolist()

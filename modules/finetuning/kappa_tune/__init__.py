@@ -1,4 +1,4 @@
-"""KappaTune's experiment: what a small network forgets of one task while chosen weights learn another.
+"""KappaTune's experiment: how much a small network forgets of one task while chosen weights learn another.
 
 Paper: Ludwig 2025, "The Condition Number as a Scale-Invariant Proxy for Information Encoding in Neural Units", arXiv
 2506.16289.

@@ -151,7 +151,7 @@ def learn_b(
         tasks: ``a`` and ``b``, each with ``x``, ``y``, ``x_test``, ``y_test``.
         lr: Learning rate.
         weight_decay: Decoupled weight decay, of trained parameters only.
-        epochs: At most so many.
+        epochs: Largest number of epochs.
         target: Cross-entropy.
 
     Returns:
@@ -359,7 +359,7 @@ def experiment(run: Reproduction, seeds: Sequence[int] = SEEDS) -> Iterator[Clai
 
 
 def forgetting_figure(found: Mapping[str, _Outcome], dense: Mapping[str, _Outcome]) -> Figure:
-    """Forgetting against what was learnt of B, epoch by epoch; and forgetting at the end, seed by seed.
+    """Draws forgetting against what was learnt of B, epoch by epoch; and forgetting at the end, seed by seed.
 
     Args:
         found: Outcomes of the mixture of experts by setting.

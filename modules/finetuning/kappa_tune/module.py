@@ -128,7 +128,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 class TwoTaskClassifier(Module):
-    """Learns task B with whatever is trainable, and measures what that does to task A.
+    """Learns task B with the trainable parameters, and measures the forgetting of task A.
 
     Batches are ``(x, y)``: ``x`` float ``(B, d_input)``, ``y`` int64 ``(B,)``, of B in training. Validation loaders are
     A, B and, optionally, B's training part. Logs ``train/loss``; ``val/accuracy`` (of B), ``val/accuracy_a``,
@@ -138,7 +138,7 @@ class TwoTaskClassifier(Module):
     Args:
         d_input: Values in a signal.
         num_classes: Classes of both tasks.
-        width: Of the residual stream.
+        width: Width of the residual stream.
         blocks: Residual layers.
         experts: Experts in each layer; 0 for dense layers.
         hidden: Width of an expert.
@@ -153,7 +153,8 @@ class TwoTaskClassifier(Module):
         schedule: Its learning-rate schedule.
 
     Raises:
-        UserError: a size is not accepted, or the file does not fit (at once); there is no task A to pre-train on.
+        UserError: a size is not accepted, or the file does not fit (in the constructor); there is no task A to
+            pre-train on.
     """
 
     def __init__(
@@ -223,7 +224,7 @@ class TwoTaskClassifier(Module):
         self.accuracy_before.fill_(accuracy(self.network, task["x_test"], task["y_test"]))
 
     def on_fit_start(self) -> None:
-        """Says what is trained."""
+        """Prints which parameters are trained."""
         parameters = list(self.parameters())
         self.trained = sum(p.numel() for p in parameters if p.requires_grad) / sum(p.numel() for p in parameters)
 
@@ -270,7 +271,7 @@ class TwoTaskClassifier(Module):
         return {"probabilities": self(x).softmax(-1), "target": y}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leaves the file of pretrained weights out: the checkpoint opens where that file is not."""
+        """Removes the path of the pretrained weights, so that the checkpoint opens without that file."""
         super().on_save_checkpoint(checkpoint)
         if self.CHECKPOINT_HYPER_PARAMS_KEY in checkpoint:
             checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["pretrained"] = None

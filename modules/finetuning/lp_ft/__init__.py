@@ -5,7 +5,7 @@ NeurIPS, arXiv 2405.16747.
 
 What it is for: to tune a pretrained model f(x) = V φ(x) + b on few labels without losing what its features are good
 for elsewhere, and to see why it works. The technique ``lp_ft`` probes the head, before any training or in epochs of its
-own; ``ntk_split`` splits the tangent kernel where fine-tuning begins, P + F (Prop. 4.1); ``feature_drift`` follows φ
+own; ``ntk_split`` splits the tangent kernel where fine-tuning starts, P + F (Prop. 4.1); ``feature_drift`` follows φ
 and ‖V‖; ``temperature_scaling`` calibrates what comes out.
 
 - ``lp_ft.yaml``: a perceptron 64-128-128-64 pretrained on the digits 5-9 of scikit-learn learns 0-4 from 150 labels

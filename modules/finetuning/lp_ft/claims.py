@@ -57,7 +57,7 @@ class _Outcome:
 
 
 def fitted(run: Reproduction, seed: int, *overrides: str) -> _Outcome:
-    """One run of the shipped config with other settings."""
+    """Returns one run of the shipped config with other settings."""
     from framework.runs.experiment import build
     from framework.runs.quiet import quiet_lightning
 
@@ -156,7 +156,7 @@ def head_and_features(ft: list[_Outcome], probed: list[_Outcome], slow: list[_Ou
 
 
 def kernels(run: Reproduction, ft: list[_Outcome], probed: list[_Outcome]) -> Iterator[Claim]:
-    """The tangent kernel in two parts where fine-tuning begins."""
+    """The tangent kernel in two parts where fine-tuning starts."""
     scale = SCALE.format(len(SEEDS))
     ratios = {"random": [o.split["ft_ratio"] for o in ft], "probed": [o.split["ft_ratio"] for o in probed]}
     worst = max(ratios["random"])

@@ -46,7 +46,7 @@ class TransferClassifier(Transferred):
 
     Args:
         inputs: Numbers of an example.
-        widths: Of φ's layers.
+        widths: Widths of φ's layers.
         num_classes: Classes to tune on.
         pretrained: File with a state dict of the network (``.pt``). Without one it is pretrained here on the
             datamodule's ``source``, the same for the same seed, and gets a fresh head.
@@ -56,7 +56,8 @@ class TransferClassifier(Transferred):
         schedule: Its learning-rate schedule.
 
     Raises:
-        UserError: a size is not accepted, or the file does not fit (at once); there is nothing to pretrain on.
+        UserError: a size is not accepted, or the file does not fit (in the constructor); there is nothing to pretrain
+            on.
     """
 
     start_only = ("pretrained",)

@@ -15,7 +15,7 @@ class TransferMLP(nn.Module):
 
     Args:
         inputs: Numbers of an example.
-        widths: Of φ's layers; the last one is h.
+        widths: Widths of φ's layers; the last one is h.
         classes: C.
 
     Raises:
@@ -33,7 +33,7 @@ class TransferMLP(nn.Module):
         self.head = nn.Linear(widths[-1], classes)
 
     def get_classifier(self) -> nn.Module:
-        """The linear head."""
+        """Returns the linear head."""
         return self.head
 
     def forward(self, x: Tensor) -> Tensor:

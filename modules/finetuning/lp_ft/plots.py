@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def training_figure(norms: Mapping[str, np.ndarray], moves: Mapping[str, np.ndarray]) -> Figure:
-    """‖V‖ and mean ‖φ − φ₀‖ over epochs, each seed thin, the mean thick.
+    """Draws ‖V‖ and mean ‖φ − φ₀‖ over epochs, each seed thin, the mean thick.
 
     Args:
         norms: By name (seeds, epochs + 1).
@@ -33,10 +33,10 @@ def training_figure(norms: Mapping[str, np.ndarray], moves: Mapping[str, np.ndar
 
 
 def scale_figure(scales: Sequence[float], moves: Mapping[str, np.ndarray]) -> Figure:
-    """Mean ‖φ − φ₀‖ after the training over the head's scale, a line a seed.
+    """Draws mean ‖φ − φ₀‖ after the training over the head's scale, a line a seed.
 
     Args:
-        scales: What V was multiplied with.
+        scales: Factors on V.
         moves: By seed (scales,).
     """
     figure = new_figure()
@@ -49,7 +49,7 @@ def scale_figure(scales: Sequence[float], moves: Mapping[str, np.ndarray]) -> Fi
 
 
 def spectra_figure(spectra: Mapping[str, Tensor], ranks: Mapping[str, float]) -> Figure:
-    """Singular values of F, and where the rank is."""
+    """Draws singular values of F, and where the rank is."""
     figure = new_figure()
     axes = figure.axes[0]
     for number, (name, values) in enumerate(spectra.items()):
@@ -61,7 +61,7 @@ def spectra_figure(spectra: Mapping[str, Tensor], ranks: Mapping[str, float]) ->
 
 
 def calibration_figure(errors: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
-    """Expected calibration error on the test part before and after temperature scaling, a line a seed."""
+    """Draws expected calibration error on the test part before and after temperature scaling, a line a seed."""
     figure = new_figure()
     axes = figure.axes[0]
     for number, (name, (before, after)) in enumerate(errors.items()):

@@ -28,7 +28,7 @@ class TextNetwork(nn.Module):
     There is no layer with a tanh between, as transformers' own heads for RoBERTa have it.
 
     Args:
-        encoder: Of transformers.
+        encoder: An encoder of transformers.
         classes: C.
         pooling: ``first`` or ``mean``.
         dropout: Before the head.
@@ -42,7 +42,7 @@ class TextNetwork(nn.Module):
         self.head = nn.Linear(encoder.config.hidden_size, classes)
 
     def get_classifier(self) -> nn.Module:
-        """The linear head."""
+        """Returns the linear head."""
         return self.head
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,8 +84,8 @@ class TextClassifier(Transferred):
         schedule: The learning-rate schedule.
 
     Raises:
-        UserError: a setting is not accepted, or a file is missing or broken (at once); the datamodule's tokens are not
-            the encoder's (in ``setup``).
+        UserError: a setting is not accepted, or a file is missing or broken (in the constructor); the datamodule's
+            tokens are not the encoder's (in ``setup``).
     """
 
     def __init__(
@@ -158,7 +158,7 @@ def load_encoder(path: str | Path, attn_implementation: Attention = "sdpa") -> P
 
 
 def fresh_encoder(config: dict[str, Any], attn_implementation: Attention = "sdpa") -> PreTrainedModel:
-    """An encoder with random weights.
+    """Returns an encoder with random weights.
 
     Raises:
         UserError: the config is not accepted.
@@ -173,7 +173,7 @@ def fresh_encoder(config: dict[str, Any], attn_implementation: Attention = "sdpa
 
 
 def without_pooler(model: Any) -> Any:
-    """Takes away the layer that transformers puts on the first token, which nothing here reads."""
+    """Removes the layer that transformers adds on the first token, which is not used here."""
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     return model

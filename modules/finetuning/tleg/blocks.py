@@ -15,7 +15,7 @@ from framework.errors import UserError
 from framework.functional.learngene import layers
 from framework.settings import at_least
 
-# Every token is normalised, then they are averaged: one order for the auxiliary network and for what comes of it.
+# Tokens are normalised, then averaged: the same order for the auxiliary network and its expansions.
 POOLING = {"class_token": False, "global_pool": "avg", "fc_norm": False}
 
 
@@ -56,7 +56,7 @@ class LinearBlocks(nn.Module):
 
     @contextlib.contextmanager
     def at_depth(self, depth: int) -> Iterator[None]:
-        """Within it there are so many layers: what the expansion to that depth computes, before any training of it."""
+        """A context manager that sets the number of layers: the output of the untrained expansion to that depth."""
         before, self.depth = self.depth, depth
         try:
             yield
@@ -95,7 +95,7 @@ def expanded_logits(model: nn.Module, x: Tensor, depth: int) -> Tensor:
     """Logits of an auxiliary network's expansion to another depth.
 
     Args:
-        model: Of :func:`auxiliary`.
+        model: The model from :func:`auxiliary`.
         x: Images ``(B, C, H, W)``.
         depth: Layers.
     """

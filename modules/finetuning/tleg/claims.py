@@ -67,7 +67,7 @@ class _Outcome:
 
 
 def experiment(config: str, *overrides: str) -> Any:
-    """A shipped config, built; its data set up."""
+    """Returns a shipped config, built; its data set up."""
     from framework.runs.experiment import build
     from framework.runs.quiet import quiet_lightning
 
@@ -108,7 +108,7 @@ def outcome(seed: int) -> _Outcome:
 
 
 def transformer(module: LearngeneAux, depth: int, seed: int) -> nn.Module:
-    """A plain one of the auxiliary network's sizes with random weights."""
+    """Returns a plain one of the auxiliary network's sizes with random weights."""
     arguments = vit_arguments(module.hparams["backbone_args"], depth)
     with seeded(mix(seed, depth)):
         return build_backbone(module.hparams["backbone"], backbone_args=arguments, **module.sizes)
@@ -185,7 +185,7 @@ def storage() -> Iterator[Claim]:
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean of some numbers."""
+    """Returns the mean of some numbers."""
     return sum(values) / len(values)
 
 
@@ -298,7 +298,7 @@ def through_fit(run: Reproduction) -> Iterator[Claim]:
 
 
 def depths_figure(results: Sequence[_Outcome]) -> Figure:
-    """Accuracy of the expansion by depth, and by epoch from there beside random weights."""
+    """Draws accuracy of the expansion by depth, and by epoch from there beside random weights."""
     figure = new_figure(1, 2, size=(10.5, 3.8))
     zero_shot, curves = figure.axes
     for number, result in enumerate(results):

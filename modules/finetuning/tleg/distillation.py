@@ -24,7 +24,7 @@ Form = Literal["batchmean", "numel"]
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, tau: float = 1.0, form: Form = "batchmean") -> Tensor:
-    """τ² KL(teacher ‖ student) of softened predictions (Hinton et al. 2015; DeiT's soft form).
+    """Returns τ² KL(teacher ‖ student) of softened predictions (Hinton et al. 2015; DeiT's soft form).
 
     Args:
         student: Logits ``(B, C)``.
@@ -45,15 +45,15 @@ def distillation_loss(student: Tensor, teacher: Tensor, tau: float = 1.0, form: 
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """Where the teacher comes from: a checkpoint of a run, a file of weights, or a short training in place.
+    """The source of the teacher: a checkpoint of a run, a file of weights, or a short training in this process.
 
     Attributes:
         checkpoint: Checkpoint or folder of a run of any classifier here.
         backbone: Otherwise: ``mlp`` or a model of timm, such as the paper's ``levit_384``.
         weights: Local file with the backbone's weights; without one it is trained on the data, which suits small data.
         args: Arguments of the backbone's constructor.
-        epochs: Of the training in place.
-        lr: Of the training in place (AdamW, weight decay 0.01, cosine).
+        epochs: Number of epochs of the short training.
+        lr: Learning rate of the short training (AdamW, weight decay 0.01, cosine).
 
     Raises:
         UserError: a setting is not accepted.
@@ -73,13 +73,13 @@ class TeacherConfig:
 
 
 def build_teacher(config: TeacherConfig, data: Any, sizes: dict[str, int], seed: int, trial: bool = False) -> nn.Module:
-    """A frozen teacher on the CPU, in evaluation mode.
+    """Returns a frozen teacher on the CPU, in evaluation mode.
 
     Args:
-        config: Where it comes from.
-        data: A datamodule, set up; used for a training in place.
+        config: The source of the teacher.
+        data: A datamodule that is set up; used for a short training.
         sizes: ``num_classes``, ``image_size``, ``in_chans``.
-        seed: Of a training in place.
+        seed: Seed of a short training.
         trial: Whether one step of it is enough.
 
     Raises:
@@ -114,7 +114,7 @@ def build_teacher(config: TeacherConfig, data: Any, sizes: dict[str, int], seed:
 
 @torch.no_grad()
 def teacher_logits(teacher: nn.Module, x: Tensor, like: Tensor) -> Tensor:
-    """The teacher's logits, of the student's shape.
+    """Returns the teacher's logits, of the student's shape.
 
     Args:
         teacher: Maps x to logits.

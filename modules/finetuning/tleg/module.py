@@ -32,13 +32,13 @@ from modules.vision.image_classifier import ImageClassifier
 
 @dataclass(frozen=True)
 class AuxiliaryConfig:
-    """A short first stage in place.
+    """The settings of a short first stage in the same run.
 
     Attributes:
         depth: Layers of the auxiliary network.
-        epochs: Of its distillation.
-        lr: Of its distillation (AdamW, cosine).
-        weight_decay: On its matrices.
+        epochs: Number of epochs of its distillation.
+        lr: Learning rate of its distillation (AdamW, cosine).
+        weight_decay: Weight decay of its matrices.
 
     Raises:
         UserError: a setting is not accepted.
@@ -63,7 +63,7 @@ class LearngeneAux(ImageClassifier):
 
     Args:
         depth: Layers of the auxiliary network.
-        teacher: Where the teacher comes from.
+        teacher: The source of the teacher.
         alpha: Share of the distillation in the loss; the rest is cross-entropy.
         tau: Temperature of the distillation.
         form: ``batchmean``, or ``numel`` as DeiT's code divides.
@@ -73,8 +73,9 @@ class LearngeneAux(ImageClassifier):
             so that norms and biases, those of the slope too, have no decay.
 
     Raises:
-        UserError: a setting is not accepted, or the backbone is no vision transformer (at once); the teacher cannot be
-            had, or the data differs (in ``setup``); a technique changed the structure of the blocks (before training).
+        UserError: a setting is not accepted, or the backbone is no vision transformer (in the constructor); the teacher
+            cannot be had, or the data differs (in ``setup``); a technique changed the structure of the blocks (before
+            training).
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class LearngeneAux(ImageClassifier):
         self.teacher_config = as_dataclass(TeacherConfig, teacher)
         share_blocks(self.backbone, depth)
         self._tensors = {*self._blocks.state_dict()}
-        self._teacher: list[nn.Module] = []  # in a list: it is no part of the model, nor of a checkpoint
+        self._teacher: list[nn.Module] = []  # in a list, so that it is not part of the model or of a checkpoint
         self.depth_accuracy = nn.ModuleDict(
             {
                 f"{part}_{depth}": MulticlassAccuracy(self.num_classes, average="micro")
@@ -118,7 +119,7 @@ class LearngeneAux(ImageClassifier):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """What a classifier of the same data needs to know."""
+        """Returns the settings that a classifier of the same data needs."""
         return {"num_classes": self.num_classes, "image_size": self.image_size, "in_chans": self.in_chans}
 
     def find_teacher(self, data: Any, seed: int, trial: bool = False) -> None:
@@ -148,7 +149,7 @@ class LearngeneAux(ImageClassifier):
             teacher.to(self.device)
 
     def objective(self, x: Tensor, logits: Tensor, target: Tensor) -> Tensor:
-        """(1 − α) cross-entropy + α distillation."""
+        """Returns (1 − α) cross-entropy + α distillation."""
         loss = logits.new_zeros(())
         if self.alpha:
             (teacher,) = self._teacher
@@ -205,8 +206,8 @@ class DescendantViT(ImageClassifier):
         **kwargs: Of :class:`~modules.vision.image_classifier.ImageClassifier`.
 
     Raises:
-        UserError: a setting is not accepted (at once); the datamodule's classes, channels or image size differ (in
-            ``setup``).
+        UserError: a setting is not accepted (in the constructor); the datamodule's classes, channels or image size
+            differ (in ``setup``).
     """
 
     def __init__(
@@ -288,8 +289,8 @@ def distil(module: LearngeneAux, data: Any, epochs: int, seed: int, trial: bool 
     Args:
         module: Changed in place.
         data: Set up, with ``train_set`` and ``batch_size``.
-        epochs: How many.
-        seed: Of the order and of augmentation.
+        epochs: Number of epochs.
+        seed: Seed of the order and of augmentation.
         trial: Whether to end after one step.
     """
     train(

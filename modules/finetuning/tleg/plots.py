@@ -34,7 +34,7 @@ def first_component(stack: Tensor) -> tuple[Tensor, float]:
 
 
 def layers_figure(states: Mapping[str, Mapping[str, Tensor]]) -> Figure:
-    """First principal component of each kind of weight over layers, and the line of least squares through it.
+    """Draws first principal component of each kind of weight over layers, and the line of least squares through it.
 
     Args:
         states: State dicts of transformers of two layers and more, by label.
@@ -56,7 +56,7 @@ def layers_figure(states: Mapping[str, Mapping[str, Tensor]]) -> Figure:
 
 
 def depths_figure(scores: Mapping[int, float], trained: int, storage: Sequence[Mapping[str, Any]]) -> Figure:
-    """Accuracy of the expansion by depth, and numbers stored for all depths so far.
+    """Draws accuracy of the expansion by depth, and numbers stored for all depths so far.
 
     Args:
         scores: Accuracy by depth, from 0 to 1.

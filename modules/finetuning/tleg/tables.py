@@ -12,7 +12,7 @@ from framework.functional.learngene import LearngeneTensors
 
 
 def storage_rows(learngene: LearngeneTensors, depths: Sequence[int]) -> list[dict[str, Any]]:
-    """Numbers stored for one model of each depth and for all up to it, beside the learngene that stands for them.
+    """Numbers stored for one model of each depth and for all up to it, and for the learngene that replaces them.
 
     Args:
         learngene: The one.

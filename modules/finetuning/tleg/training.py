@@ -1,4 +1,4 @@
-"""A training of a small model in place, in the order and on the schedule of ``fit``."""
+"""Trains a small model in this process, with the order and the schedule of ``fit``."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def train(
     """Trains ``model`` on a data set of ``(x, y)``; each process on all of it, to the same weights.
 
     Args:
-        model: In place; left in evaluation mode.
-        loss: Of a batch.
+        model: The model; trained in place and left in evaluation mode.
+        loss: Returns the loss of a batch.
         dataset: Map-style, with one or many samples a call.
-        epochs: How many.
-        batch_size: Samples in a step.
+        epochs: Number of epochs.
+        batch_size: Number of samples in a step.
         optimizer: Its settings.
         schedule: Its settings; over these epochs.
-        seed: Of the order and of augmentation.
+        seed: Seed of the order and of augmentation.
         after_epoch: Called after each epoch, in evaluation mode.
         trial: Whether to end after one step.
 

@@ -3,7 +3,7 @@
 Paper: Ash & Adams, 2020, "On Warm-Starting Neural Network Training", NeurIPS, arXiv 1910.08475.
 
 What it is for: data arrives in rounds, and after each the model must use all data so far. Going on from the last
-weights (a warm start, WS) trains faster than starting anew (RI) but generalises worse, although both reach the same
+weights (a warm start, WS) trains faster than starting again (RI) but generalises worse, although both reach the same
 training loss. Shrink and perturb (SP) starts a round from θ = λ θ_old + γ θ_new, θ_new being freshly initialised: as
 good as RI, at close to the cost of WS. (λ, γ) = (0, 1) is RI, (1, 0) is WS; the paper's online runs use λ = 0.6.
 

@@ -127,7 +127,7 @@ class _Task:
 
 
 def network(seed: int) -> nn.Module:
-    """The config's network, drawn from ``seed`` as ``fit`` draws it."""
+    """Returns the config's network, drawn from ``seed`` as ``fit`` draws it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return OnlineLearner().net
@@ -331,20 +331,20 @@ def through_fit(run: Reproduction, task: _Task, first: FirstPhase, results: Resu
 
 
 def mean(values: Any) -> float:
-    """The mean of some numbers."""
+    """Returns the mean of some numbers."""
     values = list(values)
     return sum(values) / len(values)
 
 
 def named(setting: Setting) -> str:
-    """A start in words."""
+    """Returns a start in words."""
     if setting in (RI, WS):
         return "random initialisation" if setting == RI else "warm start"
     return f"λ = {setting[0]:g}, γ = {setting[1]:g}"
 
 
 def imbalance_figure(ratios: Mapping[Setting, Sequence[float]], entropies: Mapping[Setting, Sequence[float]]) -> Figure:
-    """Both measures after the first phase against λ: one line a seed, the mean in black."""
+    """Draws both measures after the first phase against λ: one line a seed, the mean in black."""
     figure = new_figure(1, 2)
     labels = ["1\n(warm start)" if setting == WS else f"{setting[0]:g}" for setting in ratios]
     places = list(range(len(labels)))
@@ -364,7 +364,7 @@ def imbalance_figure(ratios: Mapping[Setting, Sequence[float]], entropies: Mappi
 
 
 def effects_figure(results: Results) -> Figure:
-    """Accuracy and epochs of the second phase against λ, and accuracy over the grid of (λ, γ)."""
+    """Draws accuracy and epochs of the second phase against λ, and accuracy over the grid of (λ, γ)."""
     figure = new_figure(1, 3, size=(13.5, 3.6))
     pairs: tuple[tuple[Mapping[Setting, Mapping[int, float]], str], ...] = (
         (results.accuracy, "test accuracy [%]"),

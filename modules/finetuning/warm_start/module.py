@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
     Args:
         channels_in: Channels of the input.
         channels: Channels of the output.
-        stride: Of the first convolution and the shortcut.
+        stride: Stride of the first convolution and the shortcut.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
@@ -97,7 +97,7 @@ def gradient_norm(module: nn.Module, x: Tensor, y: Tensor, batch_size: int = 128
         module: Maps ``(B, …)`` to logits ``(B, C)``.
         x: Inputs ``(N, …)``, a multiple of ``batch_size`` of which is used.
         y: Classes ``(N,)``.
-        batch_size: Samples in a batch.
+        batch_size: Number of samples in a batch.
 
     Raises:
         ValueError: there are fewer samples than a batch holds.
@@ -123,7 +123,7 @@ def gradient_ratio(
         module: Maps ``(B, …)`` to logits ``(B, C)``.
         old: Inputs ``(N, …)`` and classes ``(N,)`` that the module was trained on.
         new: Those that it has not seen.
-        batch_size: Samples in a batch.
+        batch_size: Number of samples in a batch.
     """
     return gradient_norm(module, *new, batch_size) / gradient_norm(module, *old, batch_size)
 
@@ -143,12 +143,13 @@ class OnlineLearner(Classifier):
         widths: Hidden layers of ``mlp``.
         width: Channels of the first stage of ``resnet18_narrow``.
         optimizer: The optimiser; the paper's is Adam or SGD without weight decay.
-        later_optimizer: That of the rounds after the first, by default the same; it begins where an optimiser is made
-            anew, as the technique ``warm_start`` does in every round.
+        later_optimizer: That of the rounds after the first, by default the same; it is used when an optimiser is made
+            again, as the technique ``warm_start`` does in every round.
         schedule: The learning-rate schedule; the paper's is constant.
 
     Raises:
-        UserError: a setting is not accepted (at once); the datamodule has another number of classes (in ``setup``).
+        UserError: a setting is not accepted (in the constructor); the datamodule has another number of classes (in
+            ``setup``).
     """
 
     def __init__(
@@ -186,5 +187,5 @@ class OnlineLearner(Classifier):
             self.optimizer_config = first
 
     def measures(self, logits: Tensor) -> dict[str, Tensor]:
-        """The entropy of the predictions, in nats."""
+        """Returns the entropy of the predictions, in nats."""
         return {"entropy": prediction_entropy(logits)}

@@ -1,4 +1,4 @@
-"""Training many small perceptrons at once: their weights are stacked, and each has its own order of the data."""
+"""Trains many small perceptrons in parallel: their weights are stacked, and each has its own order of the data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def unstack(weights: Weights, index: int, net: nn.Module) -> nn.Module:
     """Copies the weights of model ``index`` into ``net`` and returns it.
 
     Args:
-        weights: Of M models.
+        weights: Weights of M models.
         index: From 0 to M − 1.
         net: A perceptron of the same shape.
     """
@@ -38,12 +38,12 @@ def unstack(weights: Weights, index: int, net: nn.Module) -> nn.Module:
 
 
 def rows_of(weights: Weights, index: Tensor) -> Weights:
-    """The models at ``index``."""
+    """Returns the models at ``index``."""
     return [(weight[index], bias[index]) for weight, bias in weights]
 
 
 def mixed(shrink: Tensor, old: Weights, perturb: Tensor, new: Weights) -> Weights:
-    """``shrink * old + perturb * new`` of each model.
+    """Returns ``shrink * old + perturb * new`` of each model.
 
     Args:
         shrink: Factors ``(M,)``.
@@ -86,7 +86,7 @@ def train(
 ) -> tuple[Weights, list[int], list[list[float]]]:
     """Trains each model with Adam (Kingma & Ba 2015, torch's defaults) until an epoch's accuracy reaches a threshold.
 
-    A model that is done leaves the stack, so that it costs nothing and changes no more.
+    A model that is done is removed from the stack, so that it takes no more time and does not change.
 
     Args:
         weights: The start, left as it is.
@@ -94,9 +94,9 @@ def train(
         y: Classes ``(N,)``.
         order: ``(model, epoch)`` to the rows of ``x`` that this model reads in this epoch, in order, ``(n,)``; n is
             equal for all models.
-        threshold: Of the accuracy on an epoch's batches while it trains.
-        max_epochs: After which a model is done anyway.
-        batch_size: Samples in a batch; the last one of an epoch may be smaller.
+        threshold: Threshold of the accuracy on an epoch's training batches.
+        max_epochs: Number of epochs after which a model is done anyway.
+        batch_size: Number of samples in a batch; the last one of an epoch may be smaller.
         lr: Learning rate.
 
     Returns:

@@ -27,7 +27,7 @@ RISKS = {
 
 
 def autoregressive(dim: int, correlation: float) -> Tensor:
-    """Λ_ij = r^|i−j|, float64."""
+    """Returns Λ_ij = r^|i−j|, float64."""
     place = torch.arange(dim, dtype=torch.float64)
     return correlation ** (place[:, None] - place).abs()
 
@@ -137,7 +137,7 @@ def risks() -> Iterator[Claim]:
 
 
 def _reader(readout: Tensor) -> Answer:
-    """The predictor ((1/M) Σ y_i x_i)ᵀ A x_q."""
+    """Returns the predictor ((1/M) Σ y_i x_i)ᵀ A x_q."""
 
     def answer(x: Tensor, y: Tensor) -> Tensor:
         mean = (x[:, :-1].mT @ y[:, :-1]) / (x.shape[1] - 1)
@@ -217,7 +217,7 @@ def shifts(run: Reproduction) -> Iterator[Claim]:
 
 
 def random_covariance(run: Reproduction) -> Iterator[Claim]:
-    """A covariance that each prompt draws anew: one readout for all, and an error that more examples do not mend."""
+    """A covariance that each prompt draws again: one readout for all, and an error that more examples do not mend."""
     moments = (1.0, 2.0, 6.0)
     gain = theory.random_spectrum_gain(20, 40, moments)
     yield Claim("Exp(1) diagonal, d = 20, N = 40: b", "none; reference 0.2759", gain, close_to(0.2759, absolute=5e-5))

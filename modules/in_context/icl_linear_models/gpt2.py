@@ -19,9 +19,9 @@ class PromptGPT2(nn.Module):
 
     Args:
         dim: d.
-        width: Of the embedding.
+        width: Width of the embedding.
         layers: Blocks.
-        heads: Of each block.
+        heads: Number of heads of each block.
         positions: Examples that a prompt may have, the query included.
     """
 
@@ -49,7 +49,7 @@ class PromptGPT2(nn.Module):
         self.read_out = nn.Linear(width, 1)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """A prediction of each y_i from what stands before it, (B, N + 1), of (B, N + 1, d) and (B, N + 1, 1)."""
+        """Predicts each y_i from the tokens before it: (B, N + 1), from x (B, N + 1, d) and y (B, N + 1, 1)."""
         labels = nn.functional.pad(y, (0, x.shape[2] - 1))
         tokens = torch.stack([x, labels], 2).flatten(1, 2)[:, :-1]
         hidden = self.body(inputs_embeds=self.read_in(tokens)).last_hidden_state
@@ -61,16 +61,16 @@ class GPT2InContext(InContext):
 
     Args:
         dim: d.
-        width: Of the embedding.
+        width: Width of the embedding.
         layers: Blocks.
-        heads: Of each block.
+        heads: Number of heads of each block.
         positions: Examples that a prompt may have, the query included; longer ones cannot be evaluated.
-        base_seed: Of the start.
+        base_seed: Seed of the start.
         clip: Largest norm of the gradient; null for no limit.
-        inner_steps: Steps of a training batch.
+        inner_steps: Number of optimiser steps in one training batch.
         points: About how many times the loss is recorded.
         optimizer: By default Adam at 1e-4.
-        schedule: In training batches.
+        schedule: Learning-rate schedule, in training batches.
 
     Raises:
         UserError: a setting is not accepted; the prompts have another dimension, or more than one label a point.
@@ -104,7 +104,7 @@ class GPT2InContext(InContext):
             self.net = PromptGPT2(dim, width, layers, heads, positions)
 
     def fits(self, law: PromptLaw) -> None:
-        """Looks at dimensions and lengths.
+        """Checks dimensions and lengths.
 
         Raises:
             UserError: the model has another dimension, or too few positions.
@@ -117,7 +117,7 @@ class GPT2InContext(InContext):
             raise UserError(f"model.positions: {self.positions} is not accepted; above the longest prompt, {longest}")
 
     def answer(self, x: Tensor, y: Tensor) -> Tensor:
-        """(1, B, 1)."""
+        """Returns (1, B, 1)."""
         return self.net(x, y)[:, -1][None, :, None]
 
     def losses(self, batch: dict[str, Tensor]) -> Tensor:  # type: ignore[override]

@@ -33,12 +33,12 @@ class LinearModelsInContext(InContext):
         mask_query: Whether the query is left out of keys and values; the paper has it in.
         normalise: Whether attention is divided by the number of examples.
         seeds: Members, that is starts.
-        base_seed: Of the first start.
+        base_seed: Seed of the first start.
         clip: Largest norm of a member's gradient.
-        inner_steps: Steps of a training batch.
-        points: About how many times the members are measured.
+        inner_steps: Number of optimiser steps in one training batch.
+        points: Approximate number of measurements.
         optimizer: By default Adam at 3e-3.
-        schedule: In training batches.
+        schedule: Learning-rate schedule, in training batches.
 
     Raises:
         UserError: a setting is not accepted; the start is too large for the theorem (σ² ‖Γ‖ √d ≥ 2).
@@ -98,15 +98,15 @@ class LinearModelsInContext(InContext):
             self.predicted = torch.linalg.inv(theory.gamma(cov, length))
 
     def answer(self, x: Tensor, y: Tensor) -> Tensor:
-        """(E, B, 1)."""
+        """Returns (E, B, 1)."""
         return self.layer(x, y)[..., None]
 
     def losses(self, batch: dict[str, Tensor]) -> Tensor:  # type: ignore[override]
-        """½ (ŷ − y_q)², the mean, (E,); the paper's loss has the ½."""
+        """Returns ½ (ŷ − y_q)², the mean, (E,); the paper's loss has the ½."""
         return 0.5 * super().losses(batch)
 
     def weights_measured(self) -> dict[str, Tensor]:
-        """See the class."""
+        """Returns the measurements named in the class's docstring."""
         parts = {name: value.detach().double() for name, value in self.layer.parts().items()}
         found = {name: parts[name].abs().amax((1, 2)) for name in ("w21_pv", "w21_kq")}
         u, matrix = self.layer.value[:, 0, -1].double(), self.layer.key_query[:, 0, :-1, :-1].double()
@@ -119,11 +119,11 @@ class LinearModelsInContext(InContext):
         return found
 
     def risk_theory(self, length: int) -> float:
-        """The predicted readout's error at a length, for linear labels and Gaussian x."""
+        """Returns the predicted readout's error at a length, for linear labels and Gaussian x."""
         return float("nan") if self.predicted is None else self._risk_of(self.predicted, length)
 
     def _risk_of(self, readout: Tensor, length: int) -> float:
-        """The exact error of a readout A (d, d) at a length; NaN where there is no closed form."""
+        """Returns the exact error of a readout A (d, d) at a length; NaN where there is no closed form."""
         law = self.law
         if law is None or law.rows is not None or law.function != "linear":
             return float("nan")

@@ -1,4 +1,4 @@
-"""Pictures: lines for what is predicted, points for what is measured."""
+"""Figures: lines for predictions, points for measurements."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def readout_figure(learnt: np.ndarray, predicted: np.ndarray, found: Mapping[str, np.ndarray]) -> Figure:
-    """The learnt readout, the predicted one, and the distance between them over steps.
+    """Draws the learnt readout, the predicted one, and the distance between them over steps.
 
     Args:
         learnt: u U (d, d) of one member.
@@ -33,7 +33,7 @@ def readout_figure(learnt: np.ndarray, predicted: np.ndarray, found: Mapping[str
 
 
 def flow_figure(time: np.ndarray, loss: np.ndarray, floor: float, step: np.ndarray, trained: np.ndarray) -> Figure:
-    """The loss above its limit along gradient flow (line), and of small gradient steps on prompts (points).
+    """Draws the loss above its limit along gradient flow (line), and of small gradient steps on prompts (points).
 
     Args:
         time: (R,) of the flow.
@@ -54,7 +54,7 @@ def flow_figure(time: np.ndarray, loss: np.ndarray, floor: float, step: np.ndarr
 def scaling_figure(
     scales: np.ndarray, theory: np.ndarray, points: Mapping[str, tuple[np.ndarray, np.ndarray]]
 ) -> Figure:
-    """Error over c² when all covariates are scaled by c: the limit's line, and points of models.
+    """Draws error over c² when all covariates are scaled by c: the limit's line, and points of models.
 
     Args:
         scales: c (R,) of the line.

@@ -1,4 +1,4 @@
-"""What gradient flow makes of a linear attention layer, and what its limit's errors are.
+"""The gradient flow of a linear attention layer, its limit, and the limit's errors.
 
 Equation and theorem numbers are those of Zhang, Frei, Bartlett 2024 (arXiv 2306.09927). Everything is float64.
 """
@@ -16,13 +16,13 @@ from torch import Tensor
 
 
 def gamma(cov: Tensor, length: int) -> Tensor:
-    """Γ = (1 + 1/N) Λ + tr(Λ)/N I, (…, d, d)."""
+    """Returns Γ = (1 + 1/N) Λ + tr(Λ)/N I, (…, d, d)."""
     trace = cov.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     return (1 + 1 / length) * cov + trace / length * torch.eye(cov.shape[-1], dtype=cov.dtype)
 
 
 def population_loss(u: Tensor, key_query: Tensor, cov: Tensor, length: int) -> Tensor:
-    """L(U, u) = ½ u² tr(Γ Λ U Λ Uᵀ) − u tr(Λ² Uᵀ) + ½ tr Λ.
+    """Returns L(U, u) = ½ u² tr(Γ Λ U Λ Uᵀ) − u tr(Λ² Uᵀ) + ½ tr Λ.
 
     Args:
         u: ().
@@ -66,12 +66,12 @@ class LinearFlow(NamedTuple):
 
 
 def balanced_start(dim: int, sigma: float, generator: torch.Generator) -> Tensor:
-    """σ Θ Θᵀ = σ M Mᵀ/‖M Mᵀ‖_F, M Gaussian (Assumption 3.3).
+    """Returns σ Θ Θᵀ = σ M Mᵀ/‖M Mᵀ‖_F, M Gaussian (Assumption 3.3).
 
     Args:
         dim: d.
         sigma: σ.
-        generator: What M is drawn from.
+        generator: Source of randomness.
 
     Returns:
         (d, d), float64.
@@ -116,7 +116,7 @@ def limit(cov: Tensor, length: int) -> tuple[Tensor, float]:
 
 
 def limit_loss(cov: Tensor, length: int) -> float:
-    """½ tr Λ − ½ tr(Λ² Γ⁻¹), the loss there."""
+    """Returns ½ tr Λ − ½ tr(Λ² Γ⁻¹), the loss there."""
     return float(0.5 * cov.trace() - 0.5 * (cov @ cov @ torch.linalg.inv(gamma(cov, length))).trace())
 
 
@@ -128,7 +128,7 @@ def readout_risk(
     second_moment: Tensor | None = None,
     noise: float = 0.0,
 ) -> float:
-    """E (ŷ − ⟨w, x_q⟩)² of ŷ = ((1/M) Σ y_i x_i)ᵀ A x_q, exact for Gaussian x.
+    """Returns E (ŷ − ⟨w, x_q⟩)² of ŷ = ((1/M) Σ y_i x_i)ᵀ A x_q, exact for Gaussian x.
 
     R = tr(W [Q − Λ A Λ_q − Λ_q Aᵀ Λ + Λ_q]) + σ²/M tr(Λ A Λ_q Aᵀ),
     Q = (1 + 1/M) Λ A Λ_q Aᵀ Λ + tr(A Λ_q Aᵀ Λ)/M Λ.
@@ -151,7 +151,7 @@ def readout_risk(
 
 
 def theorem_risk(cov: Tensor, length: int, test_length: int, w: Tensor) -> float:
-    """E (ŷ − y)² of the limit for y = ⟨w, x⟩ (Theorem 4.2).
+    """Returns E (ŷ − y)² of the limit for y = ⟨w, x⟩ (Theorem 4.2).
 
     (1/M) tr(Σ Γ⁻² Λ) + (1/N²) [|w|²_(Γ⁻²Λ³) + 2 tr(Λ) |w|²_(Γ⁻²Λ²) + tr(Λ)² |w|²_(Γ⁻²Λ)], Σ = Cov(y x)
     = Λ w wᵀ Λ + ⟨w, Λ w⟩ Λ.
@@ -188,7 +188,7 @@ def random_spectrum_gain(dim: int, length: int, moments: Sequence[float]) -> flo
 
 
 def random_spectrum_risk(gain: float, dim: int, length: float, moments: Sequence[float]) -> float:
-    """E (ŷ − ⟨w, x_q⟩)² of ŷ = b ((1/M) Σ y_i x_i)ᵀ x_q under such a law, w ~ N(0, I).
+    """Returns E (ŷ − ⟨w, x_q⟩)² of ŷ = b ((1/M) Σ y_i x_i)ᵀ x_q under such a law, w ~ N(0, I).
 
     For a fixed Λ this is Σ_j [b² ((1 + 1/M) λ_j³ + λ_j Σ_k λ_k²/M) − 2 b λ_j² + λ_j]; here its mean.
 
@@ -204,7 +204,7 @@ def random_spectrum_risk(gain: float, dim: int, length: float, moments: Sequence
 
 
 def best_readout(rows: ArrayLike, length: int) -> Tensor:
-    """A* = ((1 − 1/N) Λ² + (1/N) E[x xᵀ x xᵀ])⁻¹ Λ for x of any law with mean 0, here that of ``rows`` (n, d).
+    """Returns A* = ((1 − 1/N) Λ² + (1/N) E[x xᵀ x xᵀ])⁻¹ Λ for x of any law with mean 0, here that of ``rows`` (n, d).
 
     It minimises the expected squared error over readouts for w ~ N(0, I); Γ⁻¹ if x is Gaussian.
     """

@@ -33,7 +33,7 @@ def attend(x: Tensor, y: Tensor, circuits: Circuits) -> tuple[Tensor, Tensor]:
     Args:
         x: (B, N + 1, d), the query last.
         y: (B, N + 1, T); the last is not looked at.
-        circuits: Of E members with H heads.
+        circuits: Circuits of E members with H heads.
 
     Returns:
         (E, B, T), and the attention (B, E, H, N).
@@ -106,7 +106,7 @@ class PromptSoftmaxAttention(nn.Module):
     value: nn.Parameter
 
     def _weights(self, size: int, heads: int) -> list[tuple[nn.Parameter, int]]:
-        """Each weight with its fan-in; that of the output is over all heads."""
+        """Returns each weight with its fan-in; that of the output is over all heads."""
         return [(self.query, size), (self.key, size), (self.value, size), (self.output, size * heads)]
 
     def circuits(self) -> Circuits:
@@ -114,7 +114,7 @@ class PromptSoftmaxAttention(nn.Module):
         return Circuits(self.key.mT @ self.query / self.query.shape[-1] ** 0.5, self.output @ self.value)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """(E, B, T) of ``x`` (B, N + 1, d) and ``y`` (B, N + 1, T)."""
+        """Returns (E, B, T) of ``x`` (B, N + 1, d) and ``y`` (B, N + 1, T)."""
         return attend(x, y, self.circuits())[0]
 
 

@@ -28,7 +28,7 @@ NOTEBOOK = {
 
 
 def law() -> PromptLaw:
-    """The paper's prompts."""
+    """Returns the paper's prompts."""
     eye = torch.eye(DIM, dtype=torch.float64)
     return PromptLaw(eye, torch.zeros(1, DIM, dtype=torch.float64), eye / DIM, NOISE, noisy_query=True)
 

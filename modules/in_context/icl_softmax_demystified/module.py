@@ -36,12 +36,12 @@ class SoftmaxInContext(InContext):
         labels: T, labels of a point.
         init: See :class:`~modules.in_context.icl_softmax_demystified.attention.PromptSoftmaxAttention`.
         seeds: Members, that is starts.
-        base_seed: Of the first start.
+        base_seed: Seed of the first start.
         clip: Largest norm of a member's gradient; null for no limit.
-        inner_steps: Steps of a training batch.
-        points: About how many times the members are measured.
+        inner_steps: Number of optimiser steps in one training batch.
+        points: Approximate number of measurements.
         optimizer: By default Adam at 1e-3.
-        schedule: In training batches.
+        schedule: Learning-rate schedule, in training batches.
 
     Raises:
         UserError: a setting is not accepted; the prompts have other dimensions.
@@ -70,7 +70,7 @@ class SoftmaxInContext(InContext):
         self.probe: tuple[Tensor, Tensor] | None = None
 
     def fits(self, law: PromptLaw) -> None:
-        """Looks at the dimensions.
+        """Checks the dimensions.
 
         Raises:
             UserError: the model has others.
@@ -80,7 +80,7 @@ class SoftmaxInContext(InContext):
             raise UserError(f"{mine}, but the prompts have d = {law.dim} and {law.tasks} labels")
 
     def answer(self, x: Tensor, y: Tensor) -> Tensor:
-        """(E, B, T)."""
+        """Returns (E, B, T)."""
         return self.layer(x, y)
 
     def measure(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
@@ -89,7 +89,7 @@ class SoftmaxInContext(InContext):
         return super().measure(batch)
 
     def weights_measured(self) -> dict[str, Tensor]:
-        """See the class."""
+        """Returns the measurements named in the class's docstring."""
         found = {name: value.detach() for name, value in circuit_measures(self.layer.circuits(), self.dim).items()}
         omega, mu = found["omega"], found["mu"]
         kinds = head_types(omega, mu)
@@ -104,7 +104,7 @@ class SoftmaxInContext(InContext):
         return measured
 
     def _plain(self) -> bool:
-        """Whether the prompts are those of the theory."""
+        """Returns whether the prompts are those of the theory."""
         law, eye = self.law, torch.eye(self.dim, dtype=torch.float64)
         if law is None or law.rows is not None or law.spectrum or law.scale != 1 or law.query_cov is not None:
             return False
@@ -113,7 +113,7 @@ class SoftmaxInContext(InContext):
         return standard and centred and law.tasks == 1 and law.noisy_query and law.function == "linear"
 
     def risk_theory(self, length: int) -> float:
-        """See the class."""
+        """Returns the prediction named in the class's docstring."""
         if self.law is None or not self._plain() or self.heads < 2:
             return float("nan")
         rate = theory.best_debiased_rate(self.dim, self.train_length, self.law.noise)

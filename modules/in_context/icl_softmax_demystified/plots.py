@@ -1,4 +1,4 @@
-"""Pictures: lines for what is predicted, points for what is measured."""
+"""Figures: lines for predictions, points for measurements."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def heads_figure(found: Mapping[str, np.ndarray], heads: int, member: int = 0) -> Figure:
-    """ω and μ of each head of one member, over steps."""
+    """Draws ω and μ of each head of one member, over steps."""
     figure = new_figure(1, 2)
     for axes, name, label in zip(
         figure.axes, ("omega", "mu"), ("ω, mean diagonal of KQ", "μ, last of OV"), strict=True
@@ -29,7 +29,7 @@ def heads_figure(found: Mapping[str, np.ndarray], heads: int, member: int = 0) -
 
 
 def circuits_figure(kq: np.ndarray, ov: np.ndarray) -> Figure:
-    """Heat maps of KQ_h (H, D, D) above OV_h (H, T, D), a column a head."""
+    """Draws heat maps of KQ_h (H, D, D) above OV_h (H, T, D), a column a head."""
     heads = len(kq)
     figure = new_figure(2, heads, size=(2.8 * heads, 4.2))
     for head in range(heads):
@@ -39,7 +39,7 @@ def circuits_figure(kq: np.ndarray, ov: np.ndarray) -> Figure:
 
 
 def attention_figure(attention: np.ndarray, products: np.ndarray) -> Figure:
-    """What each head attends to in one prompt, (N, H), against ⟨x_i, x_q⟩ (N,)."""
+    """Draws what each head attends to in one prompt, (N, H), against ⟨x_i, x_q⟩ (N,)."""
     figure = new_figure(size=(5.0, 3.6))
     axes = figure.axes[0]
     for head in range(attention.shape[1]):
@@ -51,7 +51,7 @@ def attention_figure(attention: np.ndarray, products: np.ndarray) -> Figure:
 
 
 def drift_figure(time: np.ndarray, omega: np.ndarray, mu: np.ndarray, loss: np.ndarray, floor: float) -> Figure:
-    """Two heads in mean field: ω, μ and the loss above its infimum over time."""
+    """Draws two heads in mean field: ω, μ and the loss above its infimum over time."""
     figure = new_figure(1, 2)
     left, right = figure.axes
     left.plot(time, np.abs(omega).max(1), "C0", label="|ω|")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def reduced_answer(x: Tensor, y: Tensor, omega: Tensor, mu: Tensor) -> Tensor:
-    """Σ_h μ_h yᵀ softmax(ω_h X x_q).
+    """Returns Σ_h μ_h yᵀ softmax(ω_h X x_q).
 
     Args:
         x: (B, N + 1, d), the query last.
@@ -74,7 +74,7 @@ def mean_field_gradient(omega: Tensor, mu: Tensor, dim: int, length: int, noise:
 
 
 def best_mu(omega: Tensor, dim: int, length: int, noise: float) -> Tensor:
-    """The μ that minimises it; of least norm where two ω coincide.
+    """Returns the μ that minimises it; of least norm where two ω coincide.
 
     Args:
         omega: ω (H,).
@@ -97,7 +97,7 @@ class AttentionHead(NamedTuple):
 
 
 def single_head(dim: int, length: int, noise: float) -> AttentionHead:
-    """ω* = 1/√d, μ* = √d/(1 + e (1 + s2) d/L), loss 1 + s2 − 1/(1 + e (1 + s2) d/L).
+    """Returns ω* = 1/√d, μ* = √d/(1 + e (1 + s2) d/L), loss 1 + s2 − 1/(1 + e (1 + s2) d/L).
 
     Args:
         dim: d.
@@ -172,7 +172,7 @@ def debiased_step_risk(rate: float, dim: int, length: int, noise: float) -> floa
 
 
 def best_debiased_rate(dim: int, length: int, noise: float) -> float:
-    """η* = L/(L + d + d s2).
+    """Returns η* = L/(L + d + d s2).
 
     Args:
         dim: d.
@@ -195,7 +195,7 @@ def gradient_step_risk(rate: float, dim: int, length: int, noise: float) -> floa
 
 
 def best_gradient_rate(dim: int, length: int, noise: float) -> float:
-    """η* = 1/(1 + (d + 1 + d s2)/L).
+    """Returns η* = 1/(1 + (d + 1 + d s2)/L).
 
     Args:
         dim: d.

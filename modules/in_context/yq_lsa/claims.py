@@ -98,7 +98,7 @@ def oracle() -> Iterator[Claim]:
 
 
 def _trained(mean: float, *overrides: str) -> tuple[InContext, np.ndarray]:
-    """A fitted model, and errors and standard errors of its members (2, E)."""
+    """Returns a fitted model, and errors and standard errors of its members (2, E)."""
     model, data = trained(CONFIG, f"--data.prior_mean={mean}", "--model.points=20", "--model.seeds=2", *overrides)
     return model, risk(model.answer, data.draw(TESTED, LENGTH, index=1))
 

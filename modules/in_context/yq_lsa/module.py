@@ -21,7 +21,7 @@ Guess = Literal["zero", "fixed", "linear"]
 
 
 class GuessingAttention(InContext):
-    """H heads of linear attention; the query's column begins with the guess y_q.
+    """H heads of linear attention; the query's column starts with the guess y_q.
 
     Besides the loss are recorded of each member, for a learnt guess, ``guess`` ‖v − w*‖, ``direction``, the cosine of p
     and (−w*; 1) (one head), and ``preconditioner`` ‖p_(d+1) (W^KQ_11 + w^KQ_12 vᵀ) − Γ*ᵀ‖/‖Γ*‖.
@@ -35,12 +35,12 @@ class GuessingAttention(InContext):
         mask_query: Whether the query is left out of keys and values.
         sigma: Standard deviation of the other weights at the start.
         seeds: Members, that is starts.
-        base_seed: Of the first start.
+        base_seed: Seed of the first start.
         clip: Largest norm of a member's gradient.
-        inner_steps: Steps of a training batch.
-        points: About how many times the members are measured.
+        inner_steps: Number of optimiser steps in one training batch.
+        points: Approximate number of measurements.
         optimizer: By default Adam at 1e-2.
-        schedule: In training batches.
+        schedule: Learning-rate schedule, in training batches.
 
     Raises:
         UserError: a setting is not accepted; the prompts have another dimension, or more than one label a point.
@@ -100,12 +100,12 @@ class GuessingAttention(InContext):
         self.from_zero = theory.best_preconditioner(self.cov, second, self.train_length, law.noise)
 
     def answer(self, x: Tensor, y: Tensor) -> Tensor:
-        """(E, B, 1)."""
+        """Returns (E, B, 1)."""
         given = x[:, -1] @ self.fixed.to(x) if self.guess == "fixed" else None
         return self.layer(x, y, given)[..., None]
 
     def weights_measured(self) -> dict[str, Tensor]:
-        """See the class."""
+        """Returns the measurements named in the class's docstring."""
         if self.law is None or self.layer.guess is None:
             return {}
         v = self.layer.guess.double()
@@ -138,7 +138,7 @@ class GuessingAttention(InContext):
         return float("nan")
 
     def predictors(self) -> dict[str, Predictor]:
-        """One gradient step from 0 and from w*, and the shared ones."""
+        """Returns one gradient step from 0 and from w*, and the shared ones."""
         if self.law is None:
             return {}
         start = self.law.task_mean

@@ -1,4 +1,4 @@
-"""Pictures: lines for what is predicted, points for what is measured."""
+"""Figures: lines for predictions, points for measurements."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN_HEADS = 4
 
 
 def weights_figure(value: np.ndarray, key_query: np.ndarray, guess: np.ndarray | None, mean: np.ndarray) -> Figure:
-    """Heat maps of p_h beside W^KQ_h for the first heads of one member, and the learnt guesses against w*.
+    """Draws heat maps of p_h beside W^KQ_h for the first heads of one member, and the learnt guesses against w*.
 
     Args:
         value: p (H, d + 1).
@@ -45,7 +45,7 @@ def means_figure(
     lines: Mapping[str, np.ndarray],
     points: Mapping[str, tuple[Sequence[float], Sequence[float]]],
 ) -> Figure:
-    """Error against |w*|: closed forms as lines, trained models as points.
+    """Draws error against |w*|: closed forms as lines, trained models as points.
 
     Args:
         means: |w*| (R,) of the lines.
@@ -64,7 +64,7 @@ def means_figure(
 
 
 def heads_figure(heads: Sequence[int], risks: Sequence[float], bound: float, gradient: float) -> Figure:
-    """Error against the number of heads (points), R_MH and R_GD* (lines)."""
+    """Draws error against the number of heads (points), R_MH and R_GD* (lines)."""
     figure = new_figure(size=(5.0, 3.6))
     axes = figure.axes[0]
     axes.plot(heads, risks, "o", markersize=5, color="C0", label="trained, no guess")
@@ -76,7 +76,7 @@ def heads_figure(heads: Sequence[int], risks: Sequence[float], bound: float, gra
 
 
 def guesses_figure(found: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """A language model's answers against the scores, one pair of axes for each kind of guess.
+    """Draws a language model's answers against the scores, one pair of axes for each kind of guess.
 
     Args:
         found: Kind to ``answer`` and ``score`` (n,).

@@ -43,7 +43,7 @@ class SimilarityLM(CausalLM):
         self.val_rows, self.test_rows = (CatMetric(nan_strategy="disable") for _ in range(2))  # gathered over ranks
 
     def levels(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The expected level of each prompt, (B,) float32."""
+        """Returns the expected level of each prompt, (B,) float32."""
         logits = self(batch["input_ids"], batch["attention_mask"])
         rows = torch.arange(len(logits), device=logits.device)
         chosen = logits[rows, batch["place"]][:, self.level_tokens].float()
@@ -56,7 +56,7 @@ class SimilarityLM(CausalLM):
         getattr(self, f"{part}_rows").update(rows)
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """``prediction``, ``score``, ``guess`` and ``kind`` of each prompt."""
+        """Returns ``prediction``, ``score``, ``guess`` and ``kind`` of each prompt."""
         return {"prediction": self.levels(batch), **{name: batch[name] for name in ("score", "guess", "kind")}}
 
     def on_validation_epoch_end(self) -> None:
@@ -70,7 +70,7 @@ class SimilarityLM(CausalLM):
         self.log_figure("guesses", guesses_figure(found))
 
     def _report(self, part: str) -> dict[str, dict[str, Tensor]]:
-        """``answer``, ``score`` and ``guess`` (n,) by the kind of guess."""
+        """Returns ``answer``, ``score`` and ``guess`` (n,) by the kind of guess."""
         metric = getattr(self, f"{part}_rows")
         rows = metric.compute()
         metric.reset()

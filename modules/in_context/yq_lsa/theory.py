@@ -1,4 +1,4 @@
-"""What linear attention can reach on prompts whose tasks have a mean, and what gradient descent reaches.
+"""The best errors of linear attention and of gradient descent on prompts whose tasks have a non-zero mean.
 
 w ~ N(w*, Ψ), x ~ N(0, Λ), labels with noise σ², C examples; errors are E (ŷ − ⟨w, x_q⟩)², of the noiseless label; all
 is float64.
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def best_preconditioner(cov: Tensor, task_cov: Tensor, length: int, noise: float = 0.0) -> Tensor:
-    """Γ* = Ψ Λ [(1 + 1/C) Λ Ψ Λ + (tr(Ψ Λ) + σ²)/C Λ]⁻¹ of one gradient step from w*.
+    """Returns Γ* = Ψ Λ [(1 + 1/C) Λ Ψ Λ + (tr(Ψ Λ) + σ²)/C Λ]⁻¹ of one gradient step from w*.
 
     Args:
         cov: Λ (d, d).
@@ -70,7 +70,7 @@ def multi_head_gap(mean: Tensor, length: int) -> float:
 
 
 def multi_head_answer(x: Tensor, y: Tensor, mean: Tensor) -> Tensor:
-    """The best linear attention without a guess (see :func:`isotropic_rates`).
+    """Returns the best linear attention without a guess (see :func:`isotropic_rates`).
 
     Args:
         x: (B, C + 1, d), the query last.
@@ -108,7 +108,7 @@ def as_gradient_step(start: Tensor, preconditioner: Tensor) -> dict[str, Tensor]
 
 
 def fewer_heads(value: Tensor, key_query: Tensor) -> tuple[Tensor, Tensor]:
-    """The same function with d + 1 heads, of any number of them: p_h = e_h, columns a_(h,j) = (B_j)_(h,·).
+    """Returns the same function with d + 1 heads, of any number of them: p_h = e_h, columns a_(h,j) = (B_j)_(h,·).
 
     The answer is Σ_j z_(q,j) ⟨G, B_j⟩ with B_j = Σ_h a_(h,j) p_hᵀ; G is symmetric.
 

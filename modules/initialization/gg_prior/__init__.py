@@ -1,4 +1,4 @@
-"""Generalised-Gaussian prior: a classifier that tells what its weights cost, and what cheaper ones would lose.
+"""Generalised-Gaussian prior: a classifier that reports the bits of its weights, and its accuracy when they are pruned.
 
 Paper: It Takes a Good Model to Train a Good Model: Generalized Gaussian Priors for Optimized LLMs (Wu et al. 2025,
 arXiv 2506.00486, versions 1 to 3); BackSlash: Rate Constrained Optimized Training of Large Language Models (Wu, Wen &

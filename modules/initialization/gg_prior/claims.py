@@ -267,7 +267,7 @@ class _Task:
 
 @torch.no_grad()
 def pull(parameters: list[nn.Parameter], per_weight_step: float, eps: float) -> None:
-    """w ← w − (λ/N) ν sign(w) (|w| + ε)^(ν−1), ν of all weights as one sample: the formula as it stands."""
+    """w ← w − (λ/N) ν sign(w) (|w| + ε)^(ν−1), ν of all weights as one sample: the plain formula."""
     shape = gg.fit(parameters).shape
     for w in parameters:
         w.sub_(per_weight_step * shape * w.sign() * (w.abs() + eps) ** (shape - 1))
@@ -508,13 +508,13 @@ def through_fit(run: Reproduction, plain: Trained) -> Iterator[Claim]:
 
 
 def mean(values: Any) -> float:
-    """The mean of some numbers."""
+    """Returns the mean of some numbers."""
     values = list(values)
     return sum(values) / len(values)
 
 
 def curve_figure(curve: dict[float, list[Trained]]) -> Figure:
-    """Accuracy, whole and pruned, against bits, a point for each λ/N."""
+    """Draws accuracy, whole and pruned, against bits, a point for each λ/N."""
     figure = new_figure(size=(5.6, 3.8))
     axes = figure.axes[0]
     bits = [mean(t.weights["bits_10"] for t in found) for found in curve.values()]
@@ -533,7 +533,7 @@ def curve_figure(curve: dict[float, list[Trained]]) -> Figure:
 
 
 def shapes_figure(plain: dict[int, Trained], cheap: dict[int, Trained], small: Trained) -> Figure:
-    """ν after each epoch."""
+    """Draws ν after each epoch."""
     figure = new_figure(size=(5.6, 3.6))
     axes = figure.axes[0]
     runs = {
@@ -553,7 +553,7 @@ def shapes_figure(plain: dict[int, Trained], cheap: dict[int, Trained], small: T
 
 
 def histogram_figure(models: dict[str, nn.Module]) -> Figure:
-    """Weights of three networks with the fitted densities, on a logarithmic axis."""
+    """Draws weights of three networks with the fitted densities, on a logarithmic axis."""
     figure = new_figure(1, len(models), (4.0 * len(models), 3.2))
     for axes, (name, model) in zip(figure.axes, models.items(), strict=True):
         w = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
@@ -573,7 +573,7 @@ def histogram_figure(models: dict[str, nn.Module]) -> Figure:
 
 
 def initial_figure(found: dict[float, list[float]]) -> Figure:
-    """Accuracy against the shape of the initial weights."""
+    """Draws accuracy against the shape of the initial weights."""
     figure = new_figure()
     axes = figure.axes[0]
     for shape, values in found.items():

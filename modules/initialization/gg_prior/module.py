@@ -44,7 +44,7 @@ def weight_report(weights: Iterable[Tensor]) -> dict[str, float]:
 
 
 def threshold_of(weights: Iterable[Tensor], share: float) -> float:
-    """The magnitude below which ``share`` of all weights lie: that of the (⌊share · n⌋ + 1)-th smallest."""
+    """Returns the magnitude below which ``share`` of all weights lie: that of the (⌊share · n⌋ + 1)-th smallest."""
     magnitudes = torch.cat([weight.detach().abs().reshape(-1).float() for weight in weights])
     place = min(int(share * len(magnitudes)), len(magnitudes) - 1)
     return float(magnitudes.kthvalue(place + 1).values)
@@ -52,7 +52,7 @@ def threshold_of(weights: Iterable[Tensor], share: float) -> float:
 
 @contextmanager
 def pruned(model: nn.Module, share: float) -> Iterator[None]:
-    """Within it the smallest ``share`` of all parameters (norms and biases too, tied ones once) are 0."""
+    """A context manager in which the smallest ``share`` of all parameters (including norms and biases) is 0."""
     parameters = [p for p in unique_parameters(model).values() if p.is_floating_point()]
     limit = threshold_of(parameters, share)
     kept = [parameter.detach().clone() for parameter in parameters]
@@ -149,7 +149,7 @@ class GGPrior(ImageClassifier):
         self._log_weights()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """As the image classifier, then again with most of the parameters at 0."""
+        """Tests as the image classifier, then again with most of the parameters set to 0."""
         super().test_step(batch, batch_idx)
         if self.prune:
             x, y = batch

@@ -1,10 +1,10 @@
-"""Growing networks: a classifier to be grown from two of half its width, and what its members are worth.
+"""Growing networks: a classifier that is grown from two of half its width, with the accuracy of its members.
 
 Paper: Pham, Teterwak, Nelson, Plummer, 2024, "MixtureGrowth: Growing Neural Networks by Recombining Learned
 Parameters", WACV, arXiv 2311.04251.
 
 What it is for: a wide network for less than its training costs. Two networks of half the width are trained, each at a
-quarter of the full one's FLOPs; then the full width is put together from both and trained for a few epochs more. No
+quarter of the full one's FLOPs; then the full width is assembled from both and trained for a few epochs more. No
 data is needed for the step, and no random weights come in: the new blocks are mixtures of templates that the members
 have learnt.
 

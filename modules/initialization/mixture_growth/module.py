@@ -1,4 +1,4 @@
-"""A classifier to be grown, and what its members are worth."""
+"""A classifier that is grown, with the accuracy of its members."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def mlp(in_features: int, widths: list[int], num_classes: int) -> nn.Sequential:
 
     Args:
         in_features: Inputs.
-        widths: Of the hidden layers.
+        widths: Widths of the hidden layers.
         num_classes: Outputs.
     """
     layers: list[nn.Module] = [Flat(in_features)]
@@ -86,14 +86,14 @@ class SignalNet(nn.Module):
 def build_net(
     name: str, num_classes: int, in_features: int = 40, in_chans: int = 3, widths: list[int] | None = None
 ) -> nn.Module:
-    """A network by name.
+    """Returns a network by name.
 
     Args:
         name: ``mlp``, ``conv1d``, ``wrn-28-10`` and the like, or a model of timm.
         num_classes: Outputs.
         in_features: Inputs of ``mlp``.
         in_chans: Channels of images.
-        widths: Of the hidden layers of ``mlp``, or of the convolutions of ``conv1d``; three of them by default.
+        widths: Widths of the hidden layers of ``mlp``, or of the convolutions of ``conv1d``; three of them by default.
 
     Raises:
         UserError: there is no such network; the nearest names are given.
@@ -166,7 +166,7 @@ class GrowingClassifier(Classifier):
         schedule: The learning-rate schedule; with the technique, of each stage.
 
     Raises:
-        UserError: a setting is not accepted (at once); the datamodule has another number of classes or
+        UserError: a setting is not accepted (in the constructor); the datamodule has another number of classes or
             channels (in ``setup``), or inputs that are not the network's (when it meets one).
     """
 

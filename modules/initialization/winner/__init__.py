@@ -1,11 +1,11 @@
-"""WINNER: networks of sines for one signal, initialised for the signal's frequencies.
+"""WINNER: sine networks for one signal, initialised for the signal's frequencies.
 
 Paper: Spectral Bottleneck in Deep Neural Networks: Noise is All You Need (Chandravamsi, Shenoy, Zinn, Pisnoy, Frankel
 2025, arXiv 2509.09719; Sinusoidal Representation Networks in the title of its second version)
 
 What it is for. Fitting a coordinate network to one signal (a long audio clip, a picture, a measured field) whose energy
-lies at high frequencies. A plain SIREN can stay at zero output there. Gaussian noise on its first two weight matrices,
-sized by the signal's spectral centroid, lets it begin: SIREN². No parameter more, training as before.
+is at high frequencies. A plain SIREN can stay at zero output there. Gaussian noise on its first two weight matrices,
+sized by the signal's spectral centroid, makes it learn: SIREN². It has no additional parameters and the same training.
 
 Equations. h₁ = sin(ω₁ (W₀ x + b₀)), h_{l+1} = sin(ω₀ (W_l h_l + b_l)), linear output. W₀ ~ U(±1/d_in), every later
 matrix U(±√(6/H)/ω₀), biases as torch draws them. Then the technique ``winner`` (``callbacks/winner.py``, with the
@@ -34,7 +34,7 @@ reach thousands, where bfloat16 steps by whole turns. GG initialisation leaves n
 
 Limits. PSNR over the samples that were trained on measures memory; ``data.holdout`` keeps some back and scores them
 apart (``psnr_heldout``). s₀ is in radians a unit of the coordinate and tuned for 150,000 samples: below about 2,200
-samples 3,500 lies above Nyquist's frequency (see ``scale_with_n`` of the technique). A full batch is held at once.
+samples 3,500 is above the Nyquist frequency (see ``scale_with_n`` of the technique). A full batch is held at once.
 """
 
 from modules.initialization.winner.module import INR

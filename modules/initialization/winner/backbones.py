@@ -21,16 +21,16 @@ from framework.settings import at_least, one_of
 
 
 def uniform_linear(in_features: int, out_features: int, bound: float, bias_bound: float | None = None) -> nn.Linear:
-    """A plain linear layer with weights U(-bound, bound) and torch's own biases, U(±1/√inputs).
+    """Returns a plain linear layer with weights U(-bound, bound) and torch's own biases, U(±1/√inputs).
 
-    ``reset_parameters`` of this one layer draws it anew in the same way. It is no subclass: techniques that replace
+    ``reset_parameters`` of this one layer draws it again in the same way. It is no subclass: techniques that replace
     layers by those of their own take plain ones only.
 
     Args:
         in_features: Inputs.
         out_features: Outputs.
-        bound: Of the weights.
-        bias_bound: Of the biases, instead of torch's.
+        bound: Bound of the weights.
+        bias_bound: Bound of the biases, instead of torch's.
     """
     layer = nn.Linear(in_features, out_features)
     _draw_uniform(layer, bound, bias_bound)
@@ -60,7 +60,7 @@ class CoordinateNetwork(nn.Module):
     layers: nn.ModuleList
 
     def encode(self, x: Tensor) -> Tensor:
-        """What the first linear layer is given."""
+        """Returns the input of the first linear layer."""
         return x
 
     def activate(self, index: int, a: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class CoordinateNetwork(nn.Module):
         return self.layers[-1](h)
 
     def activations(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Of each layer but the last, pre-activations and activations (B, width), as in ``forward``."""
+        """Returns the pre-activations and activations (B, width) of each layer except the last, as in ``forward``."""
         h, found = self.encode(x), []
         for index, layer in enumerate(list(self.layers)[:-1]):
             a = layer(h)
@@ -85,7 +85,7 @@ class CoordinateNetwork(nn.Module):
         return found
 
     def pre_activation(self, index: int, a: Tensor) -> Tensor:
-        """What the nonlinearity itself is applied to."""
+        """Returns the input of the nonlinearity."""
         return a
 
 
@@ -126,7 +126,7 @@ class SIREN(CoordinateNetwork):
         self.d_in, self.channels = d_in, channels
 
     def pre_activation(self, index: int, a: Tensor) -> Tensor:
-        """ω (W h + b)."""
+        """Returns ω (W h + b)."""
         return self.omegas[min(index, 1)] * a
 
     def activate(self, index: int, a: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class SIREN(CoordinateNetwork):
         return torch.sin(self.omegas[min(index, 1)] * a)
 
     def sine_layers(self) -> SineLayers:
-        """The first two layers, for a technique that initialises them."""
+        """Returns the first two layers, for a technique that initialises them."""
         return SineLayers("layers.0", "layers.1", *self.omegas, self.d_in, self.channels)
 
 
@@ -148,7 +148,7 @@ class FINER(SIREN):
         hidden_layers: Layers of sines, the first one included.
         omega_first: ω₁.
         omega_hidden: ω₀.
-        bias_bound: Of the first layer's biases; torch's for ``None``.
+        bias_bound: Bound of the first layer's biases; ``None`` for torch's.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class FINER(SIREN):
             self.layers = _sine_stack(d_in, channels, width, hidden_layers, omega_hidden, bias_bound)
 
     def pre_activation(self, index: int, a: Tensor) -> Tensor:
-        """ω (|a| + 1) a; no gradient flows through |a| + 1, as in the authors' form."""
+        """Returns ω (|a| + 1) a; no gradient flows through |a| + 1, as in the authors' form."""
         return self.omegas[min(index, 1)] * (a.detach().abs() + 1) * a
 
     def activate(self, index: int, a: Tensor) -> Tensor:
@@ -216,16 +216,16 @@ class RFF(CoordinateNetwork):
             self.layers = nn.ModuleList([*(nn.Linear(a, b) for a, b in _pairs(sizes)), nn.Linear(width, channels)])
 
     def encode(self, x: Tensor) -> Tensor:
-        """The features (B, 2 ⌊H/2⌋)."""
+        """Returns the features (B, 2 ⌊H/2⌋)."""
         angles = 2 * math.pi * x @ self.frequencies.T
         return torch.cat([angles.cos(), angles.sin()], -1)
 
     def pre_activation(self, index: int, a: Tensor) -> Tensor:
-        """ω₀ a for sines."""
+        """Returns ω₀ a for sines."""
         return self.omega * a if self.activation == "sine" else a
 
     def activate(self, index: int, a: Tensor) -> Tensor:
-        """A sine or a ReLU."""
+        """Returns a sine or a ReLU."""
         return torch.sin(self.omega * a) if self.activation == "sine" else torch.relu(a)
 
 
@@ -251,13 +251,13 @@ class ReLUPE(CoordinateNetwork):
         self.layers = nn.ModuleList([*(nn.Linear(a, b) for a, b in _pairs(sizes)), nn.Linear(width, channels)])
 
     def encode(self, x: Tensor) -> Tensor:
-        """(B, d_in (1 + 2 levels))."""
+        """Returns (B, d_in (1 + 2 levels))."""
         octaves = math.pi * 2.0 ** torch.arange(self.levels, device=x.device, dtype=x.dtype)
         angles = (x[..., None] * octaves).flatten(-2)
         return torch.cat([x, angles.sin(), angles.cos()], -1)
 
     def activate(self, index: int, a: Tensor) -> Tensor:
-        """A ReLU."""
+        """Returns a ReLU."""
         return torch.relu(a)
 
 
@@ -271,11 +271,11 @@ BACKBONES: dict[Backbone, type[CoordinateNetwork]] = {"siren": SIREN, "finer": F
 
 
 def build_backbone(name: Backbone, **arguments: Any) -> CoordinateNetwork:
-    """A coordinate network by name; arguments that it does not take and that are ``None`` are left out.
+    """Builds a coordinate network by name; arguments that it does not have and that are ``None`` are ignored.
 
     Args:
-        name: In :data:`BACKBONES`.
-        **arguments: Of its constructor.
+        name: A name in :data:`BACKBONES`.
+        **arguments: Arguments of its constructor.
 
     Raises:
         UserError: there is no such network, or it does not take an argument, or a size is not positive.

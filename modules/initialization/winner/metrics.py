@@ -1,4 +1,4 @@
-"""How well a signal was fitted: PSNR, and the error in bands of the spectrum."""
+"""Metrics of a fitted signal: PSNR, and the error in bands of the spectrum."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class PSNR(Metric):
         self.count += target.numel()
 
     def compute(self) -> Tensor:
-        """The PSNR; NaN before the first value."""
+        """Returns the PSNR; NaN before the first value."""
         return (10 * torch.log10(self.peak**2 * self.count / self.squares)).float()
 
 
@@ -54,7 +54,7 @@ def band_errors(prediction: Tensor, target: Tensor, bands: int = 4) -> list[floa
     Args:
         prediction: (*grid, C).
         target: The same.
-        bands: How many.
+        bands: Number of bands.
 
     Returns:
         One ratio a band; NaN where the target has less than 1e-12 of its energy.

@@ -27,7 +27,7 @@ _HISTORY = "psnr_history"
 
 
 class INR(Module):
-    """A network that is fitted to one signal: coordinates in, values out, mean squared error.
+    """A network that is trained on one signal: it maps coordinates to values, with mean squared error.
 
     Logged: ``train/loss``; in validation and test ``loss``, ``psnr`` (peak 2, the range of values in [-1, 1]: the
     textbook's), ``psnr_peak1`` (the paper's, 6.02 dB less), where the data holds samples out ``psnr_heldout`` (peak 2)
@@ -48,7 +48,8 @@ class INR(Module):
         schedule: By default the rate falls by 0.99 every 20 epochs.
 
     Raises:
-        UserError: a setting is not accepted (at once); the data's signal has other dimensions (in ``setup``).
+        UserError: a setting is not accepted (in the constructor); the data's signal has other dimensions (in
+            ``setup``).
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class INR(Module):
         self.psnr_history: list[list[float]] = []
 
     def sine_layers(self) -> SineLayers:
-        """The first two layers of a network of sines.
+        """Returns the first two layers of a network of sines.
 
         Raises:
             UserError: the backbone is another one.
@@ -160,7 +161,7 @@ class INR(Module):
         self._evaluate(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
-        """Notes the PSNR for the curve."""
+        """Stores the PSNR for the curve."""
         if not self.trainer.sanity_checking:
             metric: Any = self.scores["val_psnr"]
             value = float(metric.compute())
@@ -178,7 +179,7 @@ class INR(Module):
 
     @torch.no_grad()
     def reconstruct(self, shape: tuple[int, ...]) -> Tensor:
-        """The fit on a grid, (*shape, channels), on the CPU; any resolution will do."""
+        """Returns the fit on a grid, (*shape, channels), on the CPU; any resolution will do."""
         parts = grid_coordinates(shape).split(_POINTS)
         values = [self.net(part.to(self.device)).float().cpu() for part in parts]
         return torch.cat(values).reshape(*shape, self.channels)
@@ -250,6 +251,6 @@ class INR(Module):
         checkpoint[_HISTORY] = self.psnr_history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the curve up again."""
+        """Restores the curve."""
         super().on_load_checkpoint(checkpoint)
         self.psnr_history = list(checkpoint.get(_HISTORY, []))

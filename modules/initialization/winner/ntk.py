@@ -1,4 +1,4 @@
-"""What a network can learn quickly: the eigenvalues and the spectrum of its empirical tangent kernel."""
+"""The eigenvalues and the spectrum of a network's empirical tangent kernel: what it can learn quickly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tangent_kernel(model: nn.Module, x: Tensor, chunk: int = 64) -> Tensor:
 
 
 def kernel_spectrum(kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, and Σ_i λ_i |FFT(v_i)|² / N: how much of the kernel lies at each frequency.
+    """Eigenvalues, and Σ_i λ_i |FFT(v_i)|² / N: the share of the kernel at each frequency.
 
     Args:
         kernel: (N, N), of points in order.

@@ -1,4 +1,4 @@
-"""The pictures: learning curves, waveform and spectrogram, spectra, activations and the tangent kernel."""
+"""The figures: learning curves, waveform and spectrogram, spectra, activations and the tangent kernel."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def psnr_figure(
     references: Mapping[str, float] | None = None,
     ylabel: str = "PSNR [dB]",
 ) -> Figure:
-    """PSNR against epochs.
+    """Draws PSNR against epochs.
 
     Args:
         curves: Label to (epoch, PSNR) pairs; labels that are equal up to a trailing ``#…`` share a colour.
         references: Label to a level that is drawn dashed.
-        ylabel: What the PSNR's peak is.
+        ylabel: Label with the PSNR's peak.
     """
     figure = new_figure(size=(5.2, 3.5))
     axes = figure.axes[0]
@@ -45,7 +45,7 @@ def psnr_figure(
 
 
 def waveform_figure(prediction: np.ndarray, target: np.ndarray, rate: int | None = None) -> Figure:
-    """Target and fit of a signal (N,): all of it, a hundred samples of it, and both spectrograms.
+    """Draws target and fit of a signal (N,): all of it, a hundred samples of it, and both spectrograms.
 
     Args:
         prediction: The fit.
@@ -86,7 +86,7 @@ def _spectrogram(values: np.ndarray, segment: int) -> np.ndarray:
 
 
 def picture_figure(prediction: np.ndarray, target: np.ndarray) -> Figure:
-    """Target, fit and error of a picture (H, W, C) in [-1, 1]."""
+    """Draws target, fit and error of a picture (H, W, C) in [-1, 1]."""
     height, width = target.shape[:2]
     figure = new_figure(1, 3, size=(10.5, 0.6 + 3.3 * height / width))
     error = np.abs(prediction - target).mean(-1)
@@ -101,7 +101,7 @@ def picture_figure(prediction: np.ndarray, target: np.ndarray) -> Figure:
 
 
 def spectrum_figure(prediction: Tensor, target: Tensor, bands: int = 120) -> Figure:
-    """Amplitude of target, fit and error against frequency, means over bands, first channel of (*grid, C)."""
+    """Draws amplitude of target, fit and error against frequency, means over bands, first channel of (*grid, C)."""
     figure = new_figure()
     axes = figure.axes[0]
     for values, label, colour in (
@@ -124,7 +124,7 @@ def spectrum_figure(prediction: Tensor, target: Tensor, bands: int = 120) -> Fig
 
 
 def activation_figure(pre: Sequence[Tensor], post: Sequence[Tensor]) -> Figure:
-    """Power spectral density of each layer's pre-activations and activations at initialisation."""
+    """Draws power spectral density of each layer's pre-activations and activations at initialisation."""
     figure = new_figure(1, 2)
     for axes, spectra, title in zip(figure.axes, (pre, post), ("pre-activations", "activations"), strict=True):
         for index, spectrum in enumerate(spectra):
@@ -139,7 +139,7 @@ def activation_figure(pre: Sequence[Tensor], post: Sequence[Tensor]) -> Figure:
 
 
 def kernel_figure(kernels: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
-    """Eigenvalues of tangent kernels, and at which frequencies they lie.
+    """Draws eigenvalues of tangent kernels, and at which frequencies they lie.
 
     Args:
         kernels: Label to eigenvalues and spectrum (:func:`~modules.initialization.winner.ntk.kernel_spectrum`).

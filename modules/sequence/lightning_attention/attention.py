@@ -72,7 +72,7 @@ def lightning_attention(
 
 @cache
 def triton_found() -> bool:
-    """Whether Triton can be imported."""
+    """Returns whether Triton can be imported."""
     try:
         import triton  # noqa: F401
     except ImportError:
@@ -89,7 +89,7 @@ def alibi_slopes(heads: int) -> Tensor:
 
 
 def layer_slopes(kind: Slopes, heads: int, layer: int, layers: int) -> Tensor:
-    """The slopes (H,) of one layer.
+    """Returns the slopes (H,) of one layer.
 
     Args:
         kind: ``alibi``, what the released models have: ALiBi's, times 1 − l/(L−1) + 1e-5; ``tnl_paper``, what the

@@ -3,7 +3,7 @@
 With A(q, k, v) for o_t = q_t Σ_{s≤t} λ^(t−s) k_sᵀ v_s, and A' for the same with time reversed, the gradients are
 dq = A(do, v, k), dk = A'(v, do, q), dv = A'(k, q, do). One program works on one head and a slice of the value's
 columns, from tile to tile, the state in registers and float32; n is no constant of the kernel, so that another length
-compiles nothing anew. Runs on a CPU too, for tests, when ``TRITON_INTERPRET=1`` is set before it is imported.
+compiles nothing again. Runs on a CPU too, for tests, when ``TRITON_INTERPRET=1`` is set before it is imported.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _attend(
 def _run(
     q: Tensor, k: Tensor, v: Tensor, slope: Tensor, start: Tensor | None = None, reverse: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """A(q, k, v), or A' with ``reverse``, and the last state (B, H, d, e), float32."""
+    """Returns A(q, k, v), or A' with ``reverse``, and the last state (B, H, d, e), float32."""
     batch, heads, n, d = q.shape
     e = v.shape[-1]
     if d > WIDEST:
@@ -99,7 +99,7 @@ class TritonAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, slope: Tensor, start: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """(o, last state)."""
+        """Returns (o, last state)."""
         ctx.save_for_backward(q, k, v, slope, start)
         return _run(q, k, v, slope, start)
 

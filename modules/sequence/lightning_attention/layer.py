@@ -15,7 +15,7 @@ from modules.sequence.lightning_attention.tiled import wide
 
 
 def simple_rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
-    """x / (‖x‖₂/√d) over the last dimension, no parameters (SRMSNorm)."""
+    """Returns x / (‖x‖₂/√d) over the last dimension, no parameters (SRMSNorm)."""
     return F.rms_norm(x, x.shape[-1:], eps=eps**2)  # torch adds it to the square
 
 
@@ -52,7 +52,7 @@ class LRPE(nn.Module):
         self.theta = nn.Parameter(theta.reshape(n_heads, 1, head_dim))
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        """(B, H, T, d) whose first token is number ``start``, to (B, H, T, 2d)."""
+        """Returns (B, H, T, d) whose first token is number ``start``, to (B, H, T, 2d)."""
         positions = torch.arange(start, start + x.shape[2], device=x.device, dtype=torch.float32)[:, None]
         with torch.autocast(x.device.type, enabled=False):
             angle = self.theta.float() * positions
@@ -60,11 +60,11 @@ class LRPE(nn.Module):
 
 
 class AttentionState(NamedTuple):
-    """What linear attention remembers of all tokens so far.
+    """The state of linear attention after all tokens so far.
 
     Attributes:
         memory: S (B, H, d, e), float32.
-        tokens: How many there were.
+        tokens: Number of tokens so far.
     """
 
     memory: Tensor
@@ -119,7 +119,7 @@ class LightningAttention(nn.Module):
         return self._combined(out, u)
 
     def extend(self, x: Tensor, state: AttentionState | None = None) -> tuple[Tensor, AttentionState]:
-        """Goes on from the tokens so far: a single token by one step of the recurrence, more by tiles."""
+        """Returns the output for the next tokens: a single one by a step of the recurrence, more by tiles."""
         tokens = 0 if state is None else state.tokens
         q, k, v, u = self._projected(x, tokens)
         if x.shape[1] == 1 and state is not None:

@@ -14,7 +14,7 @@ def time_figure(lengths: list[int], seconds: dict[str, list[float]]) -> Figure:
     """Draws the time of each form against length, on two logarithmic axes, with lines of slope 1 and 2.
 
     Args:
-        lengths: In tokens.
+        lengths: Lengths in tokens.
         seconds: Name of a form to its times; a form may have been stopped at a shorter length.
     """
     figure = new_figure()

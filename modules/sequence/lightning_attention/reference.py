@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def left_product(q: Tensor, k: Tensor, v: Tensor, slope: Tensor) -> Tensor:
-    """((Q Kᵀ) ⊙ M) V with M_ts = λ^(t−s) for t ≥ s: n² time and memory. What Lightning Attention-1 computes.
+    """Returns ((Q Kᵀ) ⊙ M) V with M_ts = λ^(t−s) for t ≥ s: n² time and memory. What Lightning Attention-1 computes.
 
     Args:
         q: (B, H, T, d).

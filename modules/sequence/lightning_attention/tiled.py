@@ -31,7 +31,7 @@ class Decays(NamedTuple):
 
 
 def decays(slope: Tensor, length: int, block: int, dtype: torch.dtype) -> Decays:
-    """The powers that a sequence in tiles needs.
+    """Returns the powers that a sequence in tiles needs.
 
     Args:
         slope: (H,) at least 0.
@@ -53,7 +53,7 @@ def decays(slope: Tensor, length: int, block: int, dtype: torch.dtype) -> Decays
 
 
 def _tiles(x: Tensor, block: int) -> Tensor:
-    """(B, H, n, d) to (B, H, T, block, d), filled up with zeros."""
+    """Returns (B, H, n, d) to (B, H, T, block, d), filled up with zeros."""
     missing = -x.shape[2] % block
     return (F.pad(x, (0, 0, 0, missing)) if missing else x).unflatten(2, (-1, block))
 
@@ -69,7 +69,7 @@ def _before(added: Tensor, tile: Tensor, start: Tensor | None) -> tuple[Tensor, 
 
 
 def _after(added: Tensor, tile: Tensor, end: Tensor | None) -> tuple[Tensor, Tensor]:
-    """G ← λ^m G + added_i from the last tile to the first: G after each tile, and before the first."""
+    """Returns G ← λ^m G + added_i from the last tile to the first: G after each tile, and before the first."""
     states = torch.empty_like(added)
     state = torch.zeros_like(added[:, :, 0]) if end is None else end.to(added.dtype)
     for i in reversed(range(added.shape[2])):
@@ -118,7 +118,7 @@ class TiledAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, slope: Tensor, start: Tensor | None, block: int
     ) -> tuple[Tensor, Tensor]:
-        """(o, last state); products and sums in float32 at least."""
+        """Returns (o, last state); products and sums in float32 at least."""
         ctx.save_for_backward(q, k, v, slope, start)
         ctx.block = block
         with torch.autocast(q.device.type, enabled=False):

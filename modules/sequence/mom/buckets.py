@@ -20,7 +20,7 @@ class Buckets:
         token: (N,) number ``b T + t`` of each token in the flattened batch.
         memory: (N,) where it goes.
         sizes: Tokens of each memory, M numbers.
-        cu_seqlens: (R + 1,) where each bucket that is not empty begins in the flat order, and the end.
+        cu_seqlens: (R + 1,) where each bucket that is not empty starts in the flat order, and the end.
         valid: (R, L) which places of the padded batch hold a token; L the longest bucket, R the buckets not empty.
     """
 
@@ -51,19 +51,19 @@ class Buckets:
         return rows.index_put((self.row, self.place + past), flat)
 
     def unpack(self, rows: Tensor) -> Tensor:
-        """(R, L, …) to (N, …)."""
+        """Returns (R, L, …) to (N, …)."""
         return rows[self.row, self.place]
 
     def last(self, rows: Tensor, past: int) -> Tensor:
-        """The newest ``past`` entries of each row of :meth:`pack`: (R, past, C)."""
+        """Returns the newest ``past`` entries of each row of :meth:`pack`: (R, past, C)."""
         at = self.counts[:, None] + torch.arange(past, device=rows.device)
         return rows[torch.arange(len(rows), device=rows.device)[:, None], at]
 
     def take(self, values: Tensor) -> Tensor:
-        """(B, M, …) to (R, …)."""
+        """Returns (B, M, …) to (R, …)."""
         return values.transpose(0, 1).flatten(0, 1)[self.occupied]
 
     def put(self, values: Tensor, rows: Tensor) -> Tensor:
-        """``values`` (B, M, …) with the rows (R, …) in their buckets' places; the others as they were."""
+        """Returns ``values`` (B, M, …) with the rows (R, …) in their buckets' places; the others as they were."""
         flat = values.transpose(0, 1).flatten(0, 1).index_copy(0, self.occupied, rows.to(values))
         return flat.unflatten(0, (values.shape[1], self.batch)).transpose(0, 1)

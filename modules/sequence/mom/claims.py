@@ -41,7 +41,7 @@ def claims(run: Reproduction) -> Iterator[Claim]:
 
 
 def _example(**settings: object) -> tuple[MoMLayer, Tensor]:
-    """A layer in float64 whose outputs are of the order of 1, and 50 tokens in 3 rows."""
+    """Returns a layer in float64 whose outputs are of the order of 1, and 50 tokens in 3 rows."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layer = MoMLayer(16, **{"n_heads": 2, "head_dim": 8, **settings}).double()  # type: ignore[arg-type]

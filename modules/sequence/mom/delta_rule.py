@@ -28,7 +28,7 @@ def recurrent_gated_delta_rule(
         v: (B, H, T, e).
         beta: (B, H, T) strength of each write.
         log_decay: (B, H, T), at most 0; no decay if left out.
-        state: (B, H, d, e) to go on from; zeros if left out.
+        state: Initial state (B, H, d, e); zeros by default.
 
     Returns:
         Outputs (B, H, T, e), and the state (B, H, d, e) after the last token.
@@ -55,7 +55,7 @@ def chunk_gated_delta_rule(
     state: Tensor | None = None,
     chunk: int = 64,
 ) -> tuple[Tensor, Tensor]:
-    """The same as :func:`recurrent_gated_delta_rule`, by matrix products of a chunk's size; differentiable.
+    """Returns the same as :func:`recurrent_gated_delta_rule`, by matrix products of a chunk's size; differentiable.
 
     Only differences of cumulated decays that are at most 0 are exponentiated, so that no decay overflows.
 
@@ -105,6 +105,6 @@ def chunk_gated_delta_rule(
 
 
 def _chunks(x: Tensor, size: int) -> Tensor:
-    """(B, H, T, …) to (B, H, N, size, …), padded with zeros at the end."""
+    """Returns (B, H, T, …) to (B, H, N, size, …), padded with zeros at the end."""
     x = F.pad(x, (0, 0, 0, -x.shape[2] % size))
     return x.unflatten(2, (-1, size))

@@ -1,4 +1,4 @@
-"""What random pairs do to each other in a linear memory, and how several memories lower it: the interference law.
+"""The interference law: how random pairs interfere in a linear memory, and how several memories reduce it.
 
 n pairs are written, unit keys drawn at random in R^d. Reading one of them back from one memory returns its value and a
 part of every other: E|o − v|² / |v|² = (n − 1)/d, whatever the dimension of the values. With M memories, of which each
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 def predicted_error(
     pairs: int, key_dim: int, memories: int = 1, weights: tuple[float, ...] = (1.0,), own_keys: bool = True
 ) -> float:
-    """The law; k is the number of ``weights``, which sum to 1.
+    """Returns the law; k is the number of ``weights``, which sum to 1.
 
     Args:
         pairs: n.
@@ -52,7 +52,7 @@ def measured_error(
     Each pair is read by its own key from the memories that it was written to.
 
     Args:
-        generator: Where keys, values and memories are drawn from.
+        generator: Source of randomness.
         draws: Sets of pairs.
         pairs: n.
         key_dim: d.

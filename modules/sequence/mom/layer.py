@@ -20,7 +20,7 @@ Backend = Literal["varlen", "masked", "loop"]
 
 
 class MoMState(NamedTuple):
-    """What a layer remembers, the shared memory last.
+    """The state of a layer, the shared memory last.
 
     Attributes:
         memories: (B, M, H, d, e) float32.
@@ -32,13 +32,13 @@ class MoMState(NamedTuple):
 
 
 class Memory(nn.Module):
-    """What one memory makes of a token: key, value and gates.
+    """The projections of one memory: key, value and gates.
 
     Args:
         d_model: Width of the token.
-        key_width: Of all heads.
-        value_width: Of all heads.
-        gate_proj: Of the update rule; ``None`` without gates.
+        key_width: Width of the keys of all heads.
+        value_width: Width of the values of all heads.
+        gate_proj: Gate projection of the update rule; ``None`` without gates.
     """
 
     def __init__(self, d_model: int, key_width: int, value_width: int, gate_proj: nn.Module | None) -> None:
@@ -69,7 +69,7 @@ class ShortConvolution(nn.Module):
         return short_convolution(x, self.weight)
 
     def at(self, taps: Tensor) -> Tensor:
-        """The same of tokens whose neighbours were gathered: (…, W, C) to (…, C)."""
+        """Returns the same of tokens whose neighbours were gathered: (…, W, C) to (…, C)."""
         return (taps * self.weight.T).sum(-2)
 
 
@@ -161,13 +161,13 @@ class MoMLayer(nn.Module):
         self.balance: Tensor | None = None
 
     def reset_projections(self) -> None:
-        """Draws all weight matrices anew: Xavier's uniform with gain 2^(−2.5), as the authors'."""
+        """Draws all weight matrices again: Xavier's uniform with gain 2^(−2.5), as the authors'."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, gain=2**-2.5)
 
     def memory(self, index: int) -> nn.Module:
-        """The projections of one memory; the shared one has number ``num_memories``."""
+        """Returns the projections of one memory; the shared one has number ``num_memories``."""
         return self.memories[min(index, len(self.memories) - 1)]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -175,7 +175,7 @@ class MoMLayer(nn.Module):
         return self._run(x, mask, None)[0]
 
     def extend(self, x: Tensor, state: MoMState | None = None) -> tuple[Tensor, MoMState]:
-        """Goes on from the memories: (B, T, d_model), T ≥ 1. A decode step updates k memories and the shared one."""
+        """Returns the output for the next tokens (B, T, d_model); a step updates k memories and the shared one."""
         if state is None:
             heads = (self.n_heads, self.head_dim, self.value_dim)
             memories = self.num_memories + self.shared
@@ -255,7 +255,7 @@ class MoMLayer(nn.Module):
             qkv, there = torch.cat([q, k, v], -1), routed[..., m]
             recent = qkv.new_zeros(len(x), self.past, qkv.shape[-1]) if state is None else state.recent[:, m]
             joined = torch.cat([recent.to(qkv), qkv], 1)
-            # Where in ``joined`` the n-th token of this memory stands, those of the past first.
+            # Index in ``joined`` of the n-th token of this memory, past tokens first.
             order = torch.cat([torch.ones_like(there[:, :1]).expand(-1, self.past), there], 1)
             places = (~order).int().argsort(dim=1, stable=True)
             if self.conv is None:
@@ -300,5 +300,5 @@ class MoMLayer(nn.Module):
 
 
 def _stacked(after: list[tuple[Tensor, Tensor]]) -> MoMState | None:
-    """One state of the states of each memory."""
+    """Returns one state of the states of each memory."""
     return MoMState(*(torch.stack(parts, 1) for parts in zip(*after, strict=True))) if after else None

@@ -35,7 +35,7 @@ class MoMLM(DecoderLM):
         backend: ``varlen``, ``masked`` or ``loop``: forms of the same function, see
             :class:`modules.sequence.mom.MoMLayer`.
         renormalize: Whether the weights of a token's memories sum to 1.
-        attention_every: Every so many blocks the mixer is softmax attention (8 in the paper's hybrid); 0 for never.
+        attention_every: Every n-th block uses softmax attention (8 in the paper's hybrid); 0 for none.
         aux_weight: λ, the weight of the balance loss, a mean over layers.
         hidden: Width within the MLP; 8/3 of ``d_model`` rounded up to a multiple of 16 by default.
         tie_embeddings: Whether the head is the embedding's transpose.
@@ -115,7 +115,7 @@ class MoMLM(DecoderLM):
         self.decoder = Decoder(vocab_size, d_model, blocks, norm, tie_embeddings)
 
     def layers(self) -> dict[str, MoMLayer]:
-        """The MoM layers by name."""
+        """Returns the MoM layers by name."""
         found = {}
         for index, block in enumerate(self.decoder.blocks):
             if isinstance(mixer := block.mixer, MoMLayer):
@@ -123,16 +123,16 @@ class MoMLM(DecoderLM):
         return found
 
     def routers(self) -> dict[str, nn.Module]:
-        """The routers by layer, for :class:`framework.protocols.HasRouters`."""
+        """Returns the routers by layer, for :class:`framework.protocols.HasRouters`."""
         return {name: layer.router for name, layer in self.layers().items()}
 
     def auxiliary_loss(self) -> Tensor | None:
-        """λ times the balance loss, a mean over the layers, so that no two layers' collapses cancel."""
+        """Returns λ times the balance loss, a mean over the layers, so that no two layers' collapses cancel."""
         return weighted_balance(list(self.layers().values()), self.aux_weight)
 
 
 def weighted_balance(layers: list[MoMLayer], weight: float) -> Tensor | None:
-    """``weight`` times the mean of the layers' balance losses; each is handed out once."""
+    """Returns ``weight`` times the mean of the layers' balance losses; each is returned once."""
     losses = [layer.balance for layer in layers if layer.balance is not None]
     for layer in layers:
         layer.balance = None  # holds the graph, which nothing needs once it is used
@@ -144,7 +144,7 @@ def check_sizes(n_layers: int, attention_every: int, aux_weight: float) -> None:
 
     Args:
         n_layers: Layers, 1 or more.
-        attention_every: Every so many layers one of softmax attention; 0 for none.
+        attention_every: Every n-th layer uses softmax attention; 0 for none.
         aux_weight: Factor of the balancing loss, 0 or more.
 
     Raises:

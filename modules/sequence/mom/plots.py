@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def interference_figure(
     predicted: Mapping[str, Sequence[float]], measured: Mapping[str, Sequence[float]], pairs: Sequence[int]
 ) -> Figure:
-    """Error of reading a pair back against the number of pairs: lines for the law, dots for the simulation."""
+    """Draws error of reading a pair back against the number of pairs: lines for the law, dots for the simulation."""
     figure = new_figure(size=(5.6, 3.6))
     axes = figure.axes[0]
     for index, (name, values) in enumerate(predicted.items()):
@@ -29,7 +29,7 @@ def interference_figure(
 
 
 def recall_figure(accuracy: Mapping[str, Sequence[float]], reference: Mapping[str, Sequence[float]]) -> Figure:
-    """Query accuracy of each model: a dot a seed, a bar at the mean, crosses at the references."""
+    """Draws query accuracy of each model: a dot a seed, a bar at the mean, crosses at the references."""
     figure = new_figure(size=(7.2, 3.8))
     axes = figure.axes[0]
     for index, (name, values) in enumerate(accuracy.items()):

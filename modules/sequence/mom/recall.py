@@ -112,11 +112,11 @@ class MoMRecall(LanguageModel):
                 raise UserError(f"model.{name}: {getattr(self, name)}, but {type(data).__name__} has {found}")
 
     def get_classifier(self) -> nn.Module:
-        """The output layer, by the name that timm's models have for it: techniques leave it whole."""
+        """Returns the output layer, by the name that timm's models have for it: techniques leave it whole."""
         return self.head
 
     def routers(self) -> dict[str, nn.Module]:
-        """The router, for :class:`framework.protocols.HasRouters`."""
+        """Returns the router, for :class:`framework.protocols.HasRouters`."""
         return {"layer0": self.mixer.router}
 
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -137,10 +137,10 @@ class MoMRecall(LanguageModel):
         return self.head(self.norm(y)), state
 
     def auxiliary_loss(self) -> Tensor | None:
-        """λ times the balance loss; nothing where there is one memory."""
+        """Returns λ times the balance loss; nothing where there is one memory."""
         return weighted_balance([self.mixer], self.aux_weight) if self.mixer.num_memories > 1 else None
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """``prediction`` (B, T), value numbers, and ``target`` (B, T), both -100 where nothing is asked."""
+        """Returns ``prediction`` (B, T), value numbers, and ``target`` (B, T), both -100 where nothing is asked."""
         answers = self(batch["input_ids"], batch.get("attention_mask")).argmax(-1)
         return {"prediction": answers.where(batch["targets"] != IGNORED, IGNORED), "target": batch["targets"]}

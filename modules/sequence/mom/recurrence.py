@@ -41,7 +41,7 @@ def recurrent(
 def scan(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor | None = None, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The same as :func:`recurrent` in the chunked form that fits, by matrix products; differentiable.
+    """Returns the same as :func:`recurrent` in the chunked form that fits, by matrix products; differentiable.
 
     Args:
         q: (R, H, T, d).

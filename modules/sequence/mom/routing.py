@@ -1,4 +1,4 @@
-"""The router of MoM, and what keeps its loads even."""
+"""The router of MoM, and its load-balancing loss."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Router(nn.Module):
 
 
 def balance_loss(routing: Routing, mask: Tensor | None = None) -> Tensor:
-    """M Σ_m f_m P_m of one layer: f the share of tokens that choose m (Σ f = k), P its mean probability.
+    """Returns M Σ_m f_m P_m of one layer: f the share of tokens that choose m (Σ f = k), P its mean probability.
 
     k when all is even, up to M when k memories take everything. The gradient is through P.
 
@@ -58,7 +58,7 @@ def balance_loss(routing: Routing, mask: Tensor | None = None) -> Tensor:
 
 
 def pooled_balance_loss(routings: Sequence[Routing], mask: Tensor | None = None) -> Tensor:
-    """The same over the tokens of all layers at once, as the authors' training code has it; for comparison.
+    """Returns the loss over the tokens of all layers together, as in the authors' training code; for comparison.
 
     It cannot see two layers that collapsed onto different memories.
     """

@@ -1,4 +1,4 @@
-"""How a memory is written: the update rules of the paper's Table 1 that one recurrence states exactly.
+"""The update rules of a memory: those of the paper's Table 1 that one recurrence computes exactly.
 
 Every rule turns what a token projects to into the arguments of :func:`modules.sequence.mom.recurrence.scan`. Per head,
 with row vectors q, k, v and gates g of the token:
@@ -58,7 +58,7 @@ class UpdateRule(nn.Module):
         self.d_model, self.n_heads, self.key_dim = d_model, n_heads, key_dim
 
     def gate_projection(self) -> nn.Module | None:
-        """A new projection (…, d_model) to the gates of one memory; ``None`` where there are none."""
+        """Returns a new projection (…, d_model) to the gates of one memory; ``None`` where there are none."""
         return None
 
     def writes(self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor | None) -> Writes:
@@ -105,7 +105,7 @@ class UpdateRule(nn.Module):
         return o.transpose(1, 2), state
 
     def run(self, what: Writes, state: Tensor | None, reference: bool) -> tuple[Tensor, Tensor]:
-        """The recurrence itself."""
+        """Returns the recurrence itself."""
         return (recurrent if reference else scan)(*what, state)
 
 
@@ -165,7 +165,7 @@ class Mamba2(_Timed):
     """One decay a head, from the step size that also scales the write."""
 
     def gate_projection(self) -> nn.Module:
-        """One number a head."""
+        """Returns one number a head."""
         return nn.Linear(self.d_model, self.n_heads, bias=False)
 
     def writes(self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor | None) -> Writes:
@@ -234,7 +234,7 @@ class RWKV6(GLA):
         return Writes(q, k, v, -logits.exp())
 
     def run(self, what: Writes, state: Tensor | None, reference: bool) -> tuple[Tensor, Tensor]:
-        """The recurrence one token late gives what each finds before it is written."""
+        """Runs the recurrence one token later, so that each token reads the memory before it is written."""
         q, k, v, log_decay, _ = what
         # A decay of the token before it, and its write: the state that a token reads, exactly.
         late_k, late_v, late_decay = (F.pad(x[:, :, :-1], (0, 0, 1, 0)) for x in (k, v, log_decay))
@@ -250,7 +250,7 @@ class DeltaNet(UpdateRule):
     unit_keys = True
 
     def gate_projection(self) -> nn.Module:
-        """One number a head."""
+        """Returns one number a head."""
         return nn.Linear(self.d_model, self.n_heads, bias=False)
 
     def writes(self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor | None) -> Writes:
@@ -291,7 +291,7 @@ RULES: dict[Rule, type[UpdateRule]] = {
 
 
 def build_rule(name: Rule, d_model: int, n_heads: int, key_dim: int) -> UpdateRule:
-    """The rule of this name.
+    """Returns the rule of this name.
 
     Args:
         name: As in this module's table.

@@ -105,7 +105,7 @@ def _discretisation() -> Iterator[Claim]:
     c = torch.tensor([[[1.0 + 0.5j, 0.3 - 1j, -0.2j, 0.7]]], dtype=torch.complex128)
 
     def response(steps: int, disc: Discretisation) -> float:
-        """The output at t = 1 for a unit step."""
+        """Returns the output at t = 1 for a unit step."""
         return float(ssm_kernel(torch.tensor([1 / steps], dtype=torch.float64), modes, ones, c, steps, disc).sum())
 
     error = abs(response(64, "zoh") - response(512, "zoh"))

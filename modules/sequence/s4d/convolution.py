@@ -53,7 +53,7 @@ class _CircularConvolution(torch.autograd.Function):
 
 
 def fft_convolution(u: Tensor, kernel: Tensor, backward_kernel: Tensor | None = None) -> Tensor:
-    """``y_k = Σ_{l ≤ k} K_l u_{k-l}``, plus ``Σ_l K'_l u_{k+l}`` where a backward kernel is given.
+    """Returns ``y_k = Σ_{l ≤ k} K_l u_{k-l}``, plus ``Σ_l K'_l u_{k+l}`` where a backward kernel is given.
 
     The transform is zero-padded to the next fast length of 2L - 1 or more, so nothing wraps around.
 
@@ -78,7 +78,7 @@ def fft_convolution(u: Tensor, kernel: Tensor, backward_kernel: Tensor | None = 
 
 
 def direct_convolution(u: Tensor, kernel: Tensor, backward_kernel: Tensor | None = None) -> Tensor:
-    """The sum that :func:`fft_convolution` computes, as an explicit Toeplitz product of O(L²) cost. For tests.
+    """Returns the sum that :func:`fft_convolution` computes, as an explicit Toeplitz product of O(L²) cost. For tests.
 
     Args:
         u: (B, H, L).

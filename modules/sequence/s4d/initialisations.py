@@ -1,4 +1,4 @@
-"""Where the modes of a diagonal SSM start: the spectra of the paper and of its ablations.
+"""Initialisations of the modes of a diagonal SSM: the spectra of the paper and of its ablations.
 
 A real SSM of state size N is held as N/2 complex modes whose conjugates are implied. Each initialisation gives
 ``A`` (the modes, real parts negative) and ``B`` (their input weights) of shape ``(N/2,)``, in complex128.
@@ -21,7 +21,7 @@ Init = Literal["lin", "inv", "inv2", "quad", "legs", "real", "random_imag", "ran
 
 
 def hippo_legs(n: int) -> tuple[NDArray, NDArray, NDArray]:
-    """The HiPPO-LegS system and its rank-one correction.
+    """Returns the HiPPO-LegS system and its rank-one correction.
 
     Returns:
         ``A`` (N, N) with ``-sqrt((2i+1)(2k+1))`` below the diagonal and ``-(i+1)`` on it, ``B = sqrt(2i+1)`` and
@@ -77,7 +77,7 @@ def initial_modes(
     random_real: bool = False,
     legs_clip: float | None = 2.0,
 ) -> tuple[Tensor, Tensor]:
-    """The starting ``A`` and ``B`` of ``copies`` independent SSMs.
+    """Returns the starting ``A`` and ``B`` of ``copies`` independent SSMs.
 
     With n = 0 … N/2 - 1:
 

@@ -1,4 +1,4 @@
-"""From a continuous diagonal SSM to its convolution kernel: discretisation and the Vandermonde product.
+"""The convolution kernel of a continuous diagonal SSM: discretisation and the Vandermonde product.
 
 Shapes: H channels, M = N/2 complex modes, K kernels per channel, L samples. ``dt`` is (H,), ``A`` and ``B`` are (H, M)
 complex, ``C`` is (K, H, M) complex.
@@ -26,14 +26,14 @@ def full_precision(device: torch.device) -> AbstractContextManager:
 
 
 def expm1(z: Tensor) -> Tensor:
-    """``e^z - 1`` for complex z, exact to rounding near zero (where the plain difference cancels)."""
+    """Returns ``e^z - 1`` for complex z, exact to rounding near zero (where the plain difference cancels)."""
     half = torch.sin(z.imag / 2)
     grown = torch.exp(z.real)
     return torch.complex(torch.expm1(z.real) - 2 * grown * half.square(), grown * torch.sin(z.imag))
 
 
 def phi1(z: Tensor) -> Tensor:
-    """``(e^z - 1) / z``, with its limit 1 at z = 0."""
+    """Returns ``(e^z - 1) / z``, with its limit 1 at z = 0."""
     zero = z == 0
     safe = torch.where(zero, torch.ones_like(z), z)
     return torch.where(zero, 1 + z / 2, expm1(safe) / safe)
@@ -49,7 +49,7 @@ def log_bilinear(z: Tensor) -> Tensor:
 
 
 def discretise(dt: Tensor, A: Tensor, B: Tensor, disc: Discretisation = "zoh") -> tuple[Tensor, Tensor]:
-    """The discrete system of eq. 6, with ``log Ā`` in place of Ā.
+    """Returns the discrete system of eq. 6, with ``log Ā`` in place of Ā.
 
     ZOH: ``Ā = e^{ΔA}``, ``B̄ = (e^{ΔA} - 1)/A · B``. Bilinear: ``Ā = (1 + ΔA/2)/(1 - ΔA/2)``, ``B̄ = Δ/(1 - ΔA/2) · B``.
     ``dss`` is ZOH here; its normalisation belongs to the kernel.
@@ -75,7 +75,7 @@ def discretise(dt: Tensor, A: Tensor, B: Tensor, disc: Discretisation = "zoh") -
 
 
 def vandermonde(c: Tensor, a: Tensor, length: int) -> Tensor:
-    """``2 Re Σ_n c_n e^{a_n l}`` for l = 0 … length-1.
+    """Returns ``2 Re Σ_n c_n e^{a_n l}`` for l = 0 … length-1.
 
     The exponent is split, ``l = T l₁ + l₀`` with ``T ≈ sqrt(length)``, so the sum over modes becomes one real matrix
     product per channel between ``c e^{aTl₁}`` and ``e^{al₀}``: H·M·L multiply-adds as in the plain sum, but only
@@ -112,7 +112,7 @@ def vandermonde(c: Tensor, a: Tensor, length: int) -> Tensor:
 
 
 def vandermonde_naive(c: Tensor, a: Tensor, length: int) -> Tensor:
-    """The plain form of :func:`vandermonde`: holds (H, M, L) complex exponentials. For tests and benchmarks.
+    """Returns the plain form of :func:`vandermonde`: holds (H, M, L) complex exponentials. For tests and benchmarks.
 
     Args:
         c: (K, H, M) complex.
@@ -161,7 +161,7 @@ def ssm_kernel(
     disc: Discretisation = "zoh",
     dss_length: int | None = None,
 ) -> Tensor:
-    """The convolution kernel ``K̄_l = 2 Re Σ_n C_n B̄_n Ā_n^l`` (eq. 7), or the DSS kernel.
+    """Returns the convolution kernel ``K̄_l = 2 Re Σ_n C_n B̄_n Ā_n^l`` (eq. 7), or the DSS kernel.
 
     Args:
         dt: Step sizes (H,).

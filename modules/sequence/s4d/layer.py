@@ -37,7 +37,7 @@ class DiscreteSystem(NamedTuple):
 class S4DLayer(nn.Module):
     """A diagonal state space model for each of H channels: ``x' = A x + B u``, ``y = 2 Re(C x) + D u``.
 
-    The kernel ``K(t) = 2 Re Σ_{n<N/2} C_n B_n e^{A_n t}`` stands for N conjugate-symmetric modes. ``forward`` convolves
+    The kernel ``K(t) = 2 Re Σ_{n<N/2} C_n B_n e^{A_n t}`` represents N conjugate-symmetric modes. ``forward`` convolves
     with it by FFT; ``step`` runs the same numbers as a recurrence in O(N) per sample and channel; ``scan`` takes an
     initial state and returns the final one.
 
@@ -116,7 +116,7 @@ class S4DLayer(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draws the parameters anew; the only place that writes them, so a model built on ``meta`` can be filled."""
+        """Draws the parameters again; the only place that writes them, so a model built on ``meta`` can be filled."""
         device = self.D.device
         low, high = (math.log(value) for value in self.dt_range)
         dt = torch.exp(torch.rand(self.d_model, dtype=torch.float64, device=device) * (high - low) + low)
@@ -137,12 +137,12 @@ class S4DLayer(nn.Module):
         nn.init.normal_(self.D)
 
     def parameter_options(self) -> dict[str, dict[str, float]]:
-        """Δ, A and B learn slowly and are not decayed; everything else takes the optimiser's own settings."""
+        """Returns Δ, A and B learn slowly and are not decayed; everything else takes the optimiser's own settings."""
         names = [name for name in ("inv_dt", "A_real", "A_imag", "B") if isinstance(getattr(self, name), nn.Parameter)]
         return {name: {"max_lr": self.ssm_lr, "weight_decay": 0.0} for name in names}
 
     def continuous(self, rate: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The continuous system ``(Δ, A, B, C)`` in the shapes of :mod:`~modules.sequence.s4d.kernel`.
+        """Returns the continuous system ``(Δ, A, B, C)`` in the shapes of :mod:`~modules.sequence.s4d.kernel`.
 
         Args:
             rate: Factor on Δ: 2 for an input sampled half as often as in training.
@@ -186,12 +186,12 @@ class S4DLayer(nn.Module):
             return y.flatten(1, 2).transpose(1, 2).to(u.dtype).contiguous()
 
     def _with_skip(self, kernel: Tensor) -> Tensor:
-        """The kernel with ``D u`` as part of its first tap, which spares several passes over the signal."""
+        """Returns the kernel with ``D u`` as part of its first tap, which spares several passes over the signal."""
         first = kernel[..., :1] + self.D.to(kernel.dtype).unsqueeze(-1)
         return torch.cat([first, kernel[..., 1:]], dim=-1)
 
     def discrete(self, rate: float = 1.0) -> DiscreteSystem:
-        """The system for :meth:`step`: compute it once, then step as often as the parameters stay the same.
+        """Returns the system for :meth:`step`: compute it once, then step as often as the parameters stay the same.
 
         Raises:
             UserError: the layer is bidirectional, or DSS without a fixed length.
@@ -211,17 +211,17 @@ class S4DLayer(nn.Module):
         return DiscreteSystem(torch.exp(log_a), b, 2 * c)
 
     def initial_state(self, batch: int) -> Tensor:
-        """The zero state, (B, H, N/2) complex."""
+        """Returns the zero state, (B, H, N/2) complex."""
         dtype = torch.complex128 if self.D.dtype == torch.float64 else torch.complex64
         return torch.zeros(batch, self.d_model, self.d_state // 2, dtype=dtype, device=self.D.device)
 
     def step(self, u: Tensor, state: Tensor, system: DiscreteSystem | None = None) -> tuple[Tensor, Tensor]:
-        """One sample of the recurrence ``x_k = Ā x_{k-1} + B̄ u_k``, ``y_k = 2 Re(C x_k) + D u_k``.
+        """Returns one sample of the recurrence ``x_k = Ā x_{k-1} + B̄ u_k``, ``y_k = 2 Re(C x_k) + D u_k``.
 
         Args:
             u: (B, H).
             state: (B, H, N/2) complex.
-            system: What :meth:`discrete` returned; computed anew if left out.
+            system: The system from :meth:`discrete`; computed by default.
 
         Returns:
             Output (B, channels·H) and the next state.
@@ -263,12 +263,12 @@ class S4DLayer(nn.Module):
         return y.flatten(1, 2).transpose(1, 2).to(u.dtype), final
 
     def extra_repr(self) -> str:
-        """What the layer is, for ``print``."""
+        """Returns a description of the layer, for ``print``."""
         return f"{self.d_model}, N={self.d_state}, init={self.init}, disc={self.disc}, n_ssm={self.n_ssm}"
 
 
 def _final_state(u: Tensor, log_a: Tensor, b: Tensor) -> Tensor:
-    """``Σ_k Ā^{L-1-k} B̄ u_k`` as a product per channel with the powers inside a block, then a sum over blocks.
+    """Returns ``Σ_k Ā^{L-1-k} B̄ u_k`` as a product per channel with the powers inside a block, then a sum over blocks.
 
     Args:
         u: (B, H, L).
@@ -293,7 +293,7 @@ def _final_state(u: Tensor, log_a: Tensor, b: Tensor) -> Tensor:
 
 
 def recurrent_forward(layer: S4DLayer, u: Tensor, rate: float = 1.0) -> Tensor:
-    """``layer(u)`` by stepping through the samples. For tests and for checking a trained layer.
+    """Returns ``layer(u)`` by stepping through the samples. For tests and for checking a trained layer.
 
     Args:
         layer: Not bidirectional; with DSS of a fixed length.

@@ -1,4 +1,4 @@
-"""How much of its past input a frozen diagonal SSM keeps in its state: a probe that needs no training."""
+"""Measures how much of its past input a frozen diagonal SSM keeps in its state, without training."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def band_limited_noise(samples: int, seed: int = 0, cutoff: float = 0.05, taps: 
     """Gaussian noise of unit variance below a frequency.
 
     Args:
-        samples: How many.
-        seed: Of the draw.
+        samples: Number of samples.
+        seed: Seed of the draw.
         cutoff: The frequency, as a share of Nyquist's.
         taps: Length of the filter, in samples.
 
@@ -26,7 +26,7 @@ def band_limited_noise(samples: int, seed: int = 0, cutoff: float = 0.05, taps: 
 
 
 def run_modes(modes: NDArray, u: NDArray, dt: float) -> NDArray:
-    """The states of ``x' = A x + u`` under ZOH, as real features [Re x, Im x].
+    """Returns the states of ``x' = A x + u`` under ZOH, as real features [Re x, Im x].
 
     Args:
         modes: A (M,) complex.
@@ -59,10 +59,10 @@ def memory_r2(
 
     Args:
         modes: A (M,), complex.
-        delays: In samples.
+        delays: Delays in samples.
         dt: Δ.
         samples: Length of the drive.
-        seed: Of the noise.
+        seed: Seed of the noise.
         ridge: Relative strength of the regression's penalty.
 
     Returns:

@@ -100,7 +100,7 @@ class S4DBlock(nn.Module):
         return x + z if self.prenorm else self.norm(x + z, mask)
 
     def step(self, x: Tensor, state: Tensor, system: DiscreteSystem) -> tuple[Tensor, Tensor]:
-        """One sample (B, H) in evaluation."""
+        """Returns one sample (B, H) in evaluation."""
         z, state = self.layer.step(self.norm(x) if self.prenorm else x, state, system)
         z = self.mix(self.activation(z))
         return (x + z if self.prenorm else self.norm(x + z)), state
@@ -223,7 +223,7 @@ class S4DBackbone(nn.Module):
 
 
 def padding_mask(lengths: Tensor, length: int) -> Tensor:
-    """(B, L), true on the first ``lengths[b]`` samples."""
+    """Returns (B, L), true on the first ``lengths[b]`` samples."""
     return torch.arange(length, device=lengths.device) < lengths[:, None]
 
 

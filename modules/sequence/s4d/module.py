@@ -22,7 +22,7 @@ Batch = tuple[Tensor, ...] | list[Tensor]
 
 
 class S4DModule(Module):
-    """What the two tasks share: backbone, pooling, head, steps.
+    """The base class of both tasks: backbone, pooling, head, steps.
 
     A batch is ``(x, y)`` or ``(x, y, lengths)``; x is (B, L, d_input) or tokens (B, L), lengths (B,) counts the samples
     that are not padding.
@@ -137,11 +137,11 @@ class S4DModule(Module):
         self.head = nn.Linear(d_model, outputs)
 
     def get_classifier(self) -> nn.Module:
-        """The output layer, by the name that timm's models have for it: techniques train it whole."""
+        """Returns the output layer, by the name that timm's models have for it: techniques train it whole."""
         return self.head
 
     def forward(self, x: Tensor, lengths: Tensor | None = None, rate: float | None = None) -> Tensor:
-        """The head's outputs (B, n_classes or n_outputs).
+        """Returns the head's outputs (B, n_classes or n_outputs).
 
         Args:
             x: (B, L, d_input), or tokens (B, L).
@@ -166,7 +166,7 @@ class S4DModule(Module):
         return x, (rest[0] if rest else None), (rest[1] if len(rest) > 1 else None)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step on a batch; logs its ``train/loss`` and score."""
+        """Returns one step on a batch; logs its ``train/loss`` and score."""
         x, target, lengths = self._unpack(batch)
         output = self(x, lengths)
         loss = self.loss(output, target)
@@ -221,7 +221,7 @@ class S4DModule(Module):
     def memory_curves(self, delays: list[int], samples: int) -> dict[str, list[float]]:
         """Linear memory of each layer's modes, for :class:`framework.protocols.HasMemory`.
 
-        The channel with the median step size stands for its layer.
+        Each layer is represented by the channel with the median step size.
         """
         curves = {}
         for index, layer in enumerate(self.backbone.layers):
@@ -325,7 +325,7 @@ class S4DRegressor(S4DModule):
         return x, None if target is None else target.float().view(len(x), -1), lengths
 
     def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """``prediction`` (B, n_outputs) in the target's unit, and ``target`` where the batch has it."""
+        """Returns ``prediction`` (B, n_outputs) in the target's unit, and ``target`` where the batch has it."""
         x, target, lengths = self._unpack(batch)
         found = {"prediction": self(x, lengths)}
         return found if target is None else found | {"target": target}

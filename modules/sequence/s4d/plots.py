@@ -19,10 +19,10 @@ def memory_figure(
     reference: Mapping[str, Mapping[int, float]],
     floor: float | None = None,
 ) -> Figure:
-    """Linear memory R² against delay for each initialisation, with reference values as crosses.
+    """Draws linear memory R² against delay for each initialisation, with reference values as crosses.
 
     Args:
-        delays: In samples.
+        delays: Delays in samples.
         curves: Name to R² at each delay.
         reference: Name to {delay: R²}.
         floor: R² of predicting from the present sample alone or another level to mark, if any.
@@ -50,7 +50,7 @@ def memory_figure(
 
 
 def training_figure(accuracy: Mapping[str, Sequence[float]], reference: Mapping[str, float]) -> Figure:
-    """Test accuracy of each initialisation: one dot a seed, a bar at the mean, a cross at the reference."""
+    """Draws test accuracy of each initialisation: one dot a seed, a bar at the mean, a cross at the reference."""
     figure = new_figure(size=(6.0, 3.8))
     axes = figure.axes[0]
     names = list(accuracy)

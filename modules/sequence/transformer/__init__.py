@@ -1,4 +1,4 @@
-"""Transformer: a causal language model with softmax attention, the base and the peer of the linear-time ones.
+"""Transformer: a causal language model with softmax attention, as a base and for comparison with linear-time models.
 
 Paper: none; the layout is Llama's (Touvron et al. 2023, arXiv 2302.13971).
 

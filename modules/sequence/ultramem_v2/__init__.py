@@ -1,4 +1,4 @@
-"""UltraMemV2: memory layers beside the FFNs: very many parameters at almost no cost for a token.
+"""UltraMemV2: memory layers parallel to the FFNs, with very many parameters at almost no cost per token.
 
 Paper: UltraMemV2: Memory Networks Scaling to 120B Parameters with Superior Long-Context Learning (Huang, Bao, Min et
 al.; ICLR 2026; arXiv 2508.18756)

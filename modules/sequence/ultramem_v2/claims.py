@@ -64,7 +64,7 @@ def _pair(core: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _core(ratio: float, rank: int = 2) -> Tensor:
-    """A core with singular values 1, ratio, ratio, …"""
+    """Returns a core with singular values 1, ratio, ratio, …"""
     left, right = (torch.linalg.qr(torch.randn(rank, rank, dtype=torch.float64))[0] for _ in range(2))
     values = torch.full((rank,), ratio, dtype=torch.float64)
     values[0] = 1

@@ -13,7 +13,7 @@ SAMPLES = 512  # tokens that scores are measured on
 
 
 def linear_std(d_model: int) -> float:
-    """√(2/(5D)), of every linear layer: a linear of a normed input has variance 0.4 then."""
+    """Returns √(2/(5D)), of every linear layer: a linear of a normed input has variance 0.4 then."""
     return math.sqrt(2 / (5 * d_model))
 
 

@@ -49,7 +49,7 @@ class MemoryConfig:
         key_expand: h; there are h key sets a side and h² blocks of virtual slots for each row of the table.
         shared_tables: g, neighbouring layers whose tables a layer reads.
         shared_query: One query for all ranks rather than one each.
-        shuffle: Whether a fixed random permutation stands between slots and rows.
+        shuffle: Whether slots are mapped to rows by a fixed random permutation.
         init: ``paper`` (appendix A: scores calibrated to mean 1, output variance of the FFN) or ``released`` (constants
             of the released code).
         penalty: α of the Tucker penalty; 0 for none.
@@ -103,13 +103,13 @@ class MemoryConfig:
 
 
 class MemoryLayer(nn.Module):
-    """What memory layers share: keys, a window of the table, and how a token's slots become rows.
+    """The base class of memory layers: keys, a window of the table, and the map from a token's slots to rows.
 
     Args:
         config: Sizes.
         d_model: D.
-        hidden: Inner width of the FFN that the memory stands beside, which its output's variance follows.
-        table: The table, owned by whoever makes it; by default one of the layer's own.
+        hidden: Inner width of the FFN that the memory is next to, which its output's variance follows.
+        table: The table, which belongs to its creator; by default the layer makes its own.
         ring: The windows of the table.
         index: ℓ, the layer's window.
     """
@@ -173,11 +173,11 @@ class MemoryLayer(nn.Module):
         raise NotImplementedError
 
     def standard_deviation(self, layers: int) -> float:
-        """Of the table's entries at the start, for a model of so many memory layers."""
+        """Returns the standard deviation of the table's initial entries, for a number of memory layers."""
         raise NotImplementedError
 
     def balance_loss(self) -> Tensor | None:
-        """The balance loss of the last forward pass in training, without its weight."""
+        """Returns the balance loss of the last forward pass in training, without its weight."""
         return None
 
 
@@ -334,7 +334,7 @@ class PKMLayer(MemoryLayer):
         return chosen._replace(scores=chosen.scores.softmax(1))
 
     def read(self, z: Tensor, rows: Tensor, scores: Tensor, block: Tensor) -> Tensor:
-        """The weighted sum of the values, projected."""
+        """Returns the weighted sum of the values, projected."""
         return self.out(row_sum(scores, self.table.values, rows))
 
     def standard_deviation(self, layers: int) -> float:
@@ -360,7 +360,7 @@ class PEERLayer(PKMLayer):
             self.energy = self.heads * float(self.select(sample).scores.square().sum((1, 2)).mean())
 
     def read(self, z: Tensor, rows: Tensor, scores: Tensor, block: Tensor) -> Tensor:
-        """The experts' outputs, weighted."""
+        """Returns the experts' outputs, weighted."""
         assert self.table.pre_values is not None
         hidden = F.gelu(row_products(z, self.table.pre_values, rows))
         return row_sum(scores * hidden.unsqueeze(-1), self.table.values, rows)
@@ -374,7 +374,7 @@ class PEERLayer(PKMLayer):
         density = torch.exp(-x.square() / 2) / torch.exp(-x.square() / 2).sum()
 
         def variance(std: float) -> float:
-            """Σ ŝ² E[GELU(p·z)²] σ², p·z of deviation σ √D."""
+            """Returns Σ ŝ² E[GELU(p·z)²] σ², p·z of deviation σ √D."""
             return self.energy * std**2 * float((F.gelu(std * self.d_model**0.5 * x).square() * density).sum())
 
         low, high = 0.0, 10.0
@@ -401,7 +401,7 @@ def build_memory(
     sparse: bool = False,
     boost: tuple[float, float] = (1.0, 1.0),
 ) -> tuple[ValueTable, list[MemoryLayer]]:
-    """A table and the layers that share it.
+    """Returns a table and the layers that share it.
 
     Args:
         config: Kind and sizes.

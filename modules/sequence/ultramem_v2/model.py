@@ -22,7 +22,7 @@ class MemoryBlock(nn.Module):
 
     Args:
         d_model: D.
-        n_heads: Of the attention.
+        n_heads: Number of attention heads.
         hidden: Inner width of the FFN.
         memory: The memory layer; ``None`` for an ordinary block.
     """
@@ -43,7 +43,7 @@ class MemoryBlock(nn.Module):
         return self._feed(x + self.mixer(self.mixer_norm(x), mask))
 
     def extend(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """The same on the tokens that follow ``state``."""
+        """Returns the same on the tokens that follow ``state``."""
         y, state = self.mixer.extend(self.mixer_norm(x), state)
         return self._feed(x + y), state
 
@@ -72,7 +72,7 @@ class MemorySpan(nn.Module):
         return x + added.to(x.dtype)
 
     def extend(self, x: Tensor, state: Sequence[Any] | None = None) -> tuple[Tensor, list[Any]]:
-        """The same on the tokens that follow ``state``, one entry a block."""
+        """Returns the same on the tokens that follow ``state``, one entry a block."""
         after: list[Any] = []
         added: Tensor | None = None
         for index, block in enumerate(self.blocks):
@@ -97,15 +97,15 @@ def memory_decoder(
     sparse: bool = False,
     boost: tuple[float, float] = (1.0, 1.0),
 ) -> tuple[Decoder, ValueTable | None, list[MemoryLayer]]:
-    """A decoder with memories, their table, and the memory layers in order.
+    """Returns a decoder with memories, their table, and the memory layers in order.
 
     Args:
         vocab_size: Tokens.
         d_model: D.
         n_layers: L, blocks.
-        n_heads: Of the attention.
+        n_heads: Number of attention heads.
         hidden: Inner width of the FFN.
-        config: Of the memories.
+        config: Settings of the memories.
         memory_layers: Blocks with a memory, from 0; by default all. For ``ultramem`` the blocks that its memories read,
             by default every ``span`` from 1.
         span: For ``ultramem``: blocks from the one that a memory reads to the one that it is added after, both

@@ -29,7 +29,7 @@ from modules.sequence.ultramem_v2.model import memory_decoder
 
 
 class MemoryModel(Module):
-    """What models with memories share: the singular vectors kept up to date, and the auxiliary losses."""
+    """The base class of models with memories: updates of the singular vectors, and auxiliary losses."""
 
     memories: list[MemoryLayer]
     memory_config: MemoryConfig
@@ -95,7 +95,7 @@ class MemoryModel(Module):
         }
 
     def on_fit_start(self) -> None:
-        """Says how many parameters there are, and what becomes of rows that a step does not read."""
+        """Prints the number of parameters, and how rows that a step does not read are updated."""
         report = {name: f"{count:,}" for name, count in self.parameter_report().items()}
         rank_zero_info(
             f"parameters: {report['total']}, {report['tables']} in tables; a token uses {report['activated']}"
@@ -116,7 +116,7 @@ class MemoryModel(Module):
         return core_spectrum(self.memories)
 
     def auxiliary_loss(self) -> Tensor | None:
-        """The Tucker penalty and the balance loss, where they are switched on."""
+        """Returns the Tucker penalty and the balance loss, where they are switched on."""
         config, found = self.memory_config, []
         if config.penalty and len(spectrum := self.core_spectrum()):
             found.append(config.penalty * tucker_penalty(spectrum, config.penalty_margin))
@@ -266,7 +266,7 @@ class FactModel(MemoryModel):
                 raise UserError(f"{name}: {getattr(self, name)}, but {type(data).__name__} has {there}")
 
     def get_classifier(self) -> nn.Module:
-        """The output layer, by the name that timm's models have for it."""
+        """Returns the output layer, by the name that timm's models have for it."""
         return self.head
 
     def forward(self, questions: Tensor) -> Tensor:

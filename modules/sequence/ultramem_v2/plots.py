@@ -30,7 +30,7 @@ def facts_figure(
 
 
 def bytes_figure(losses: Mapping[str, Sequence[float]]) -> Figure:
-    """Validation loss of each model, one line for each seed."""
+    """Draws validation loss of each model, one line for each seed."""
     figure = new_figure(size=(4.6, 3.4))
     axes = figure.axes[0]
     names = list(losses)
@@ -43,7 +43,7 @@ def bytes_figure(losses: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def spread_figure(recall: Mapping[float, float], ratios: Mapping[str, tuple[float, float]]) -> Figure:
-    """Recall of retrieval against λ₂/λ₁, and mean score and output variance after the initialisation.
+    """Draws recall of retrieval against λ₂/λ₁, and mean score and output variance after the initialisation.
 
     Args:
         recall: λ₂/λ₁ to the share of the reachable best slots that are found.

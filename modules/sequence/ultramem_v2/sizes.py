@@ -1,4 +1,4 @@
-"""How many parameters there are, how many of them a token uses, and what it costs."""
+"""The number of parameters, the number that a token uses, and its multiply-adds."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class Sizes:
     """Parameters of a model, norms and cores left out, as the paper counts them.
 
     Attributes:
-        attention: Of all blocks.
-        ffn: Of all blocks.
+        attention: Parameters of the attention of all blocks.
+        ffn: Parameters of the FFNs of all blocks.
         keys: Queries and keys of the memories.
         projections: W_p and W_o of the memories.
         tables: Values and pre-values.
         embedding: Embedding, and head unless tied.
-        head: Of these, the ones that a token's logits use.
+        head: The ones among these that a token's logits use.
         read: Numbers of the tables that a token reads.
     """
 
@@ -33,26 +33,26 @@ class Sizes:
 
     @property
     def total(self) -> int:
-        """All, embeddings left out."""
+        """All parameters except embeddings."""
         return self.attention + self.ffn + self.keys + self.projections + self.tables
 
     @property
     def activated(self) -> int:
-        """What a token uses, the head among it."""
+        """The parameters that a token uses, including the head."""
         return self.attention + self.ffn + self.keys + self.projections + self.read + self.head
 
 
 def sizes(
     vocab_size: int, d_model: int, n_layers: int, hidden: int, config: MemoryConfig, tie_embeddings: bool = False
 ) -> Sizes:
-    """The sizes of a decoder with an UltraMemV2 memory (or ``none``) in each block.
+    """Returns the sizes of a decoder with an UltraMemV2 memory (or ``none``) in each block.
 
     Args:
         vocab_size: Tokens.
         d_model: D.
         n_layers: L.
         hidden: Inner width of the FFN.
-        config: Of the memories.
+        config: Settings of the memories.
         tie_embeddings: Whether the head is the embedding's transpose.
     """
     memories = n_layers if config.kind == "ultramem_v2" else 0
@@ -81,7 +81,7 @@ def token_macs(d_model: int, hidden: int, config: MemoryConfig) -> int:
     Args:
         d_model: D.
         hidden: Inner width of the FFN.
-        config: Of the memory.
+        config: Settings of the memory.
     """
     ffn = 3 * d_model * hidden
     if config.kind != "ultramem_v2":

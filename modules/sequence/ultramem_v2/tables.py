@@ -28,7 +28,7 @@ class MemoryRows(nn.Embedding):
         self.boost = boost
 
     def parameter_options(self) -> dict[str, dict[str, Any]]:
-        """A learning rate that begins higher, see :func:`framework.optim.parameter_groups`."""
+        """Returns a learning rate that starts higher, see :func:`framework.optim.parameter_groups`."""
         return {"weight": {"boost": self.boost}} if self.boost[0] != 1 else {}
 
 
@@ -62,9 +62,9 @@ class ValueTable(nn.Module):
 
 
 class Ring:
-    """Which rows of the global table a layer reads: a window that begins at its own part and goes round the end.
+    """Which rows of the global table a layer reads: a window that starts at its own part and goes round the end.
 
-    Layer ℓ's slot s lies in row ``(s + ℓ N²) mod (L N²)``; the window has N_eff² rows, ``N_eff = ⌊√(g N²)⌋``, so that
+    Layer ℓ's slot s is in row ``(s + ℓ N²) mod (L N²)``; the window has N_eff² rows, ``N_eff = ⌊√(g N²)⌋``, so that
     each layer reads the tables of g neighbouring layers. g = 1: tables apart. g = L: every layer reads (nearly) all.
 
     Args:

@@ -81,7 +81,7 @@ def slot_scores(rows: Tensor, columns: Tensor, cores: Tensor, i: Tensor, j: Tens
 
 
 def tdqkr(rows: Tensor, columns: Tensor, cores: Tensor, u: Tensor, t: Tensor, top: int) -> Selection:
-    """The ``top`` best slots of each token, best first (section 3.1 of the paper; multi-core of UltraMem).
+    """Returns the ``top`` best slots of each token, best first (section 3.1 of the paper; multi-core of UltraMem).
 
     Args:
         rows: (r, T, N) row scores.
@@ -106,7 +106,7 @@ def tdqkr(rows: Tensor, columns: Tensor, cores: Tensor, u: Tensor, t: Tensor, to
 def exhaustive(
     rows: Tensor, columns: Tensor, cores: Tensor, top: int, u: Tensor | None = None, t: Tensor | None = None
 ) -> Selection:
-    """The same by scoring all N² slots: the slow reference.
+    """Returns the same by scoring all N² slots: the slow reference.
 
     Args:
         rows: (r, T, N).

@@ -14,7 +14,7 @@ Expected numbers: see the comments of the configs (``vision/image_classifier*.ya
 Cost: that of the backbone; logging adds one confusion matrix at the end of a test.
 
 Composes with every technique that works on linear layers, convolutions or attention of the backbone: structural
-edits, trainability and transforms in mid-training.
+edits, trainability and transforms during training.
 
 Limits: one label an image; images are square.
 """

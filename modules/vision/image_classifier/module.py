@@ -40,7 +40,7 @@ def build_backbone(
     Args:
         name: A model of timm, or a name in :data:`BACKBONES`.
         num_classes: Outputs.
-        image_size: Side of the images in pixels; told to those models that want to know.
+        image_size: Side of the images in pixels; passed to models that accept it.
         in_chans: Channels of the images.
         drop_rate: Dropout, in the places where the model has it.
         drop_path_rate: Stochastic depth.
@@ -116,7 +116,7 @@ class ImageClassifier(Module):
 
     Raises:
         UserError: there is no such backbone, it refuses an argument, a rate is out of its range, or the weights do
-            not fit (at once); the datamodule's classes, channels or image size differ (in ``setup``).
+            not fit (in the constructor); the datamodule's classes, channels or image size differ (in ``setup``).
     """
 
     start_only = ("weights",)
@@ -196,7 +196,7 @@ class ImageClassifier(Module):
         return self.backbone(x)
 
     def objective(self, x: Tensor, logits: Tensor, target: Tensor) -> Tensor:
-        """What is minimised; here cross-entropy.
+        """Returns the training loss; here cross-entropy.
 
         Args:
             x: Images ``(B, in_chans, image_size, image_size)``, as the model saw them.
@@ -207,7 +207,7 @@ class ImageClassifier(Module):
         return F.cross_entropy(logits, target, label_smoothing=smoothing)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The objective on a batch, mixed where that is asked for."""
+        """Returns the objective on a batch, mixed where that is asked for."""
         x, y = batch
         # mixing pairs images, so an odd last batch stays as it is
         x, target = self._mixed(x, y) if self._mix is not None and len(x) % 2 == 0 else (x, y)

@@ -200,7 +200,7 @@ def test_where_there_is_no_or_more_than_one_transformer():
         expand_into(nn.Linear(2, 2), learngene)
     with pytest.raises(UserError, match="ModuleList has 2: 0, 1"):
         expand_into(nn.ModuleList([vit(1), vit(1)]), learngene)
-    with pytest.raises(UserError, match="no list of layers to expand into"):
+    with pytest.raises(UserError, match="not a list of layers"):
         expand_into(auxiliary(), learngene)
 
 
