@@ -93,8 +93,8 @@ class InputGradientPenalty(Penalty):
         embed: str | None = None,
     ) -> None:
         super().__init__(weight, net, embed)
-        at_least(0, **{"input_gradient_penalty.outputs": outputs})
-        not_empty(**{"input_gradient_penalty.outputs": outputs})
+        at_least(0, outputs=outputs)
+        not_empty(outputs=outputs)
         self.outputs, self.squared = outputs, squared
 
     def penalty(self, module: pl.LightningModule, batch: Any, outputs: Any, captured: Captured) -> Tensor:

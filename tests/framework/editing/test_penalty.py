@@ -336,7 +336,7 @@ class ByHand(Net):
 
 
 def test_what_is_refused_before_training(tmp_path):
-    with pytest.raises(UserError, match=r"^drawn.weight: -1 is not accepted; at least 0"):
+    with pytest.raises(UserError, match=r"^weight: -1 is not accepted; at least 0"):
         Drawn(-1)
     with pytest.raises(UserError, match=r"techniques.drawn and manual optimisation cannot be combined: ByHand calls"):
         train(tmp_path, Drawn(), module=ByHand())
