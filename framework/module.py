@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
@@ -21,11 +22,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def as_dataclass(cls: type[T], value: T | dict[str, Any] | None) -> T:
-    """Makes a ``cls`` of a mapping (as a checkpoint holds it) or of ``None`` (all defaults); a ``cls`` stays."""
+def as_dataclass(cls: type[T], value: T | dict[str, Any] | None, default: T | None = None) -> T:
+    """Makes a ``cls`` of a mapping, as a checkpoint holds it; a ``cls`` stays.
+
+    Args:
+        cls: A dataclass.
+        value: The mapping, a ``cls``, or ``None`` for the default.
+        default: What fields have that the mapping leaves out; the class's own by default.
+    """
     if isinstance(value, cls):
         return value
-    return cls(**(value or {}))  # type: ignore[arg-type]
+    given: Any = value or {}
+    return cls(**given) if default is None else replace(default, **given)  # type: ignore[type-var]
 
 
 class Module(pl.LightningModule):

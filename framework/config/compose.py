@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from framework.config import yaml12
+from framework.config.moved import regroup
 from framework.errors import UserError
 from framework.paths import find_config
 from framework.settings import brief
@@ -78,6 +79,9 @@ class Composed:
         origins: Key path to ``file:line`` or ``command line``.
         problems: Mistakes found so far, each one message.
         incomplete: Whether a file could not be read, so that missing keys mean nothing.
+        moves: By the key path of a class's arguments, those that have other names now (see
+            :mod:`framework.config.moved`).
+        moved: The moves that were made, by the place of the class.
         method: The stem of the first config file that has a model, else of the first; ``None`` without a file.
     """
 
@@ -85,6 +89,8 @@ class Composed:
     origins: dict[KeyPath, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     incomplete: bool = False
+    moves: Mapping[KeyPath, Mapping[str, str]] = field(default_factory=dict)
+    moved: dict[str, dict[str, str]] = field(default_factory=dict)
     method: str | None = None
 
     def origin(self, path: KeyPath) -> str:
@@ -249,15 +255,22 @@ def _put(tree: dict[str, Any], path: KeyPath, value: Any) -> None:
         tree[path[-1]] = value
 
 
-def compose(request: Request, subcommand: str, techniques: Mapping[str, str]) -> Composed:
+def compose(
+    request: Request,
+    subcommand: str,
+    techniques: Mapping[str, str],
+    moves: Mapping[KeyPath, Mapping[str, str]] | None = None,
+) -> Composed:
     """Merges the layers of ``request``.
 
     Args:
         request: What was asked for.
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``; decides which further keys are accepted.
         techniques: Registered technique name to class path.
+        moves: See :class:`Composed`.
     """
     composed = Composed(problems=list(request.problems), incomplete=any(not layer.origin for layer in request.layers))
+    composed.moves = moves or {}
     composed.method = request.method or (request.files[0].stem if request.files else None)
     for layer in request.layers:
         _merge_layer(composed, layer)
@@ -337,6 +350,7 @@ def _merge_section(composed: Composed, layer: Layer, path: KeyPath, value: Any) 
                 canonical[key] = item
         else:
             canonical.setdefault("init_args", {})[key] = item
+    canonical = _regrouped(composed, path, canonical)
     composed.origins.setdefault(path, _place(layer, path, bare=True))
     old = parent.get(name)
     if (
@@ -345,10 +359,29 @@ def _merge_section(composed: Composed, layer: Layer, path: KeyPath, value: Any) 
         and _other_class(old.get("class_path"), canonical["class_path"])
     ):
         parent[name] = old = None
+        composed.moved.pop(".".join(path), None)
     if not isinstance(old, dict):
         parent[name] = {}
     for key, item in canonical.items():
         _merge(parent[name], key, item)
+
+
+def _regrouped(composed: Composed, path: KeyPath, canonical: dict[str, Any]) -> dict[str, Any]:
+    """What a layer says of one class, with the settings that have moved where they are now."""
+    for place, moves in composed.moves.items():
+        if place[: len(path)] != path:
+            continue
+        canonical = node = _copy(canonical)
+        *way, last = place[len(path) :]
+        for key in way:
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(node.get(last), dict):
+            node[last], made = regroup(node[last], moves)
+            for old, new in made.items():
+                composed.origins[(*place, *new.split("."))] = composed.origins.get((*place, old), "")
+            if made:
+                composed.moved.setdefault(".".join(key for key in place if key != "init_args"), {}).update(made)
+    return canonical
 
 
 def _other_class(old: Any, new: Any) -> bool:

@@ -140,7 +140,7 @@ def test_stochastic_gradients_come_to_the_same_minimum(tmp_path):
 def test_what_the_heads_refuse(tmp_path):
     with pytest.raises(UserError, match="c: -1"):
         LogisticHead(3, 2, c=-1)
-    with pytest.raises(UserError, match="max_iter 0"):
+    with pytest.raises(UserError, match="max_iter: 0"):
         LogisticHead(3, 2, max_iter=0)
     with pytest.raises(UserError, match="features: 0"):
         GaussianHead(0, 2)

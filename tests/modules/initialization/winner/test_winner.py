@@ -155,7 +155,7 @@ def test_the_arguments_of_sines_are_single_precision_under_autocast():
 
 def test_unknown_backbones_and_arguments_are_refused():
     with pytest.raises(
-        UserError, match=r"backbone: 'sirene' is not accepted; one of siren, finer, rff, relu_pe; nearest: siren"
+        UserError, match=r"backbone: 'sirene' is not one of siren, finer, rff, relu_pe; did you mean 'siren'"
     ):
         INR(backbone="sirene")
     with pytest.raises(UserError, match=r"backbone_args.omega_first: relu_pe does not take it"):
