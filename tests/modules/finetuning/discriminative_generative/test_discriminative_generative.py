@@ -90,7 +90,7 @@ class Cut(pl.Callback):
 def test_statistics_survive_a_cut_within_the_epoch(tmp_path):
     def experiment(name, *more):
         base = [f"--run.root={tmp_path}", "--wandb.mode=disabled", "--techniques.probe_heads=null"]
-        base += ["--data.source=digits", "--data.encoder=pixels", "--data.features=64", "--data.batch_size=100"]
+        base += ["--data.source=digits", "--data.encoder.name=pixels", "--data.features=64", "--data.batch_size=100"]
         base += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
         given = [f"--run.name={name}"] if name else []
         return build("finetuning/discriminative_generative", overrides=[*base, *given, *more])
