@@ -28,7 +28,7 @@ from modules.finetuning.discriminative_generative.simulation import (
 )
 from modules.finetuning.discriminative_generative.theory import assumptions, deciles, log_ratio, pinsker_bound
 
-DIGITS = {"source": "digits", "encoder": "pixels"}
+DIGITS = {"source": "digits", "encoder": {"name": "pixels"}}
 
 
 def fitted(root, model, data, epochs=1, **more):

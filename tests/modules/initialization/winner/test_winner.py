@@ -162,7 +162,7 @@ def test_unknown_backbones_and_arguments_are_refused():
         INR(backbone="relu_pe", omega_first=30.0)
     with pytest.raises(UserError, match=r"width: 1 is not accepted"):
         INR(width=1)
-    with pytest.raises(UserError, match=r"activation: 'tanh' is not accepted; sine or relu"):
+    with pytest.raises(UserError, match=r"activation: 'tanh' is not one of sine, relu"):
         INR(backbone="rff", backbone_args={"activation": "tanh"})
     module = INR(backbone="relu_pe", width=8)
     with pytest.raises(UserError, match=r"ReLUPE does not begin with two layers of sines"):

@@ -98,7 +98,7 @@ def test_half_lives_grow_with_depth_and_head():
 def test_bad_settings_are_named():
     for changed, message in [
         ({"form": "fast"}, "form: 'fast' is not one of auto, tiled, triton, left_product"),
-        ({"n_heads": 5}, "n_heads: 5 is not accepted; it must divide d_model = 24"),
+        ({"n_heads": 5}, "n_heads: 5 is not accepted; a divisor of 24"),
         ({"n_layers": 0}, "n_layers: 0 is not accepted"),
         ({"vocab_size": 0}, "vocab_size: 0 is not accepted"),
         ({"slopes": "no"}, "slopes: 'no' is not one of"),
