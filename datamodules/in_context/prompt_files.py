@@ -33,7 +33,7 @@ def read_prompts(path: Path) -> tuple[Tensor, Tensor]:
     except (KeyError, ValueError, IndexError):
         raise UserError(f"path: {path} holds {shapes_of(arrays)}; expected: {FORMS}") from None
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise UserError(f"path: {path} holds numbers that are not finite")
+        raise UserError(f"path: {path} has numbers that are not finite")
     return torch.as_tensor(x), torch.as_tensor(y)
 
 

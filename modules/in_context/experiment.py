@@ -89,7 +89,7 @@ class InContext(Ensemble):
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, HandsOutPrompts):
-            raise UserError(f"data: {type(data).__name__} hands out no regression prompts")
+            raise UserError(f"data: {type(data).__name__} has no regression prompts")
         steps = getattr(data, "inner_steps", self.inner_steps)
         if steps != self.inner_steps:
             raise UserError(f"model.inner_steps: {self.inner_steps}, but data.inner_steps is {steps}; they must agree")

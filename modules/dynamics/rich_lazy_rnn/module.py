@@ -165,7 +165,7 @@ class LeakyReluRNN(Ensemble):
             UserError: the batch lacks a part, or has other inputs, more classes or too few trials.
         """
         if missing := [name for name in ("x", "y", "probe", "test_x", "test_y") if name not in batch]:
-            raise UserError(f"the batch holds {', '.join(batch)}; {', '.join(missing)} is needed too")
+            raise UserError(f"the batch has {', '.join(batch)}; {', '.join(missing)} is needed too")
         x, y = batch["x"], batch["y"]
         if x.shape[2] != self.inputs:
             raise UserError(f"inputs: {self.inputs}, but the data have {x.shape[2]}")
