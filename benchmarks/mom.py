@@ -14,7 +14,7 @@ from _timing import medians
 from torch import Tensor, nn
 
 from framework.claims import at_most
-from modules.sequence.mom import MoMLayer
+from modules.sequence.mom import Memories, MoMLayer
 from modules.sequence.mom.delta_rule import chunk_gated_delta_rule, recurrent_gated_delta_rule
 
 
@@ -32,8 +32,9 @@ def passes(layers: list[nn.Module], x: Tensor) -> Callable[[], object]:
 def layers(rule: str, width: int, length: int, batch: int) -> Iterator[Row]:
     """2 of 4 memories and the shared one against three layers of a single memory, and the forms against each other."""
     x = torch.randn(batch, length, width)
-    mixture = {name: MoMLayer(width, 4, rule=rule, backend=name) for name in ("varlen", "masked")}
-    single: list[nn.Module] = [MoMLayer(width, 4, num_memories=1, topk=1, shared=False, rule=rule) for _ in range(3)]
+    mixture = {name: MoMLayer(width, 4, memory=Memories(rule=rule, backend=name)) for name in ("varlen", "masked")}
+    alone = Memories(num_memories=1, topk=1, shared=False, rule=rule)
+    single: list[nn.Module] = [MoMLayer(width, 4, memory=alone) for _ in range(3)]
     calls = {"three single": passes(single, x)} | {name: passes([layer], x) for name, layer in mixture.items()}
     took = dict(zip(calls, medians(calls.values(), 5, warmups=2), strict=True))
     what = f"{rule}, width {width}, {batch} x {length} tokens"

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from framework.claims import at_most
-from modules.sequence.s4d import S4DLayer
+from modules.sequence.s4d import SSM, S4DLayer
 from modules.sequence.s4d import layer as layer_module
 from modules.sequence.s4d.kernel import ssm_kernel, vandermonde_naive
 
@@ -50,7 +50,7 @@ def peak_bytes(run: Callable[[], None], device: str) -> int:
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:
     torch.manual_seed(0)
-    layer = S4DLayer(options.channels, options.state).to(options.device)
+    layer = S4DLayer(options.channels, SSM(options.state)).to(options.device)
     ours = (layer_module.ssm_kernel, layer_module.fft_convolution)
 
     def kernel(length: int) -> None:

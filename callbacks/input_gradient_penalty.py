@@ -1,12 +1,12 @@
 """Input-gradient penalty: adds the size of the gradient by the input to the training loss (double backpropagation).
 
-Paper: Improving generalization performance using double backpropagation (Drucker & LeCun, IEEE Transactions on Neural
-Networks 3(6), 991-997, 1992); Improving the Adversarial Robustness and Interpretability of Deep Neural Networks by
-Regularizing their Input Gradients (Ross & Doshi-Velez, AAAI 2018, arXiv 1711.09404).
+Paper: Improving the Adversarial Robustness and Interpretability of Deep Neural Networks by Regularizing their Input
+Gradients (Ross & Doshi-Velez, AAAI 2018, arXiv 1711.09404), after Improving generalization performance using double
+backpropagation (Drucker & LeCun, IEEE Transactions on Neural Networks 3(6), 991-997, 1992).
 
 The objective is the loss plus ``weight`` times the mean over the samples b of
 
-    ‖∂ℓ_b / ∂x_b‖²        the paper's ½ Σ_i (∂E/∂x_i)² for twice its weight
+    ‖∂ℓ_b / ∂x_b‖²        Drucker & LeCun's ½ Σ_i (∂E/∂x_i)² for twice the weight
 
 with ℓ_b the loss of a sample, so that a small change of the input changes the loss little. With ``outputs`` it is
 Σ_k ‖∂f_k / ∂x_b‖² over the chosen outputs f_k instead, rows of the Jacobian, at one backward pass each. With
@@ -93,12 +93,16 @@ class InputGradientPenalty(Penalty):
         embed: str | None = None,
     ) -> None:
         super().__init__(weight, net, embed)
-        at_least(0, **{"input_gradient_penalty.outputs": outputs})
-        not_empty(**{"input_gradient_penalty.outputs": outputs})
+        at_least(0, outputs=outputs)
+        not_empty(outputs=outputs)
         self.outputs, self.squared = outputs, squared
 
     def penalty(self, module: pl.LightningModule, batch: Any, outputs: Any, captured: Captured) -> Tensor:
-        """See the module's docstring."""
+        """See the module's docstring.
+
+        Raises:
+            UserError: the network has no such output.
+        """
         if self.outputs is None:
             loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
             gradient = captured.gradient(loss)

@@ -276,7 +276,7 @@ class LoRA(Once):
             accepted = ", ".join(INITIALISATIONS)
             raise UserError(f"init_lora_weights: {text!r} is not accepted; true, false, {accepted}")
         if init_lora_weights == "orthogonal":
-            multiple_of(2, rank=rank)
+            multiple_of({"init_lora_weights: orthogonal": 2}, rank=rank)
         self.rank = rank
         self.alpha = alpha
         self.dropout = dropout

@@ -18,7 +18,7 @@ weights once and writes a gradient of each. Limits: an L1 penalty under a gradie
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 import torch
@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from framework.editing import Captured, Penalty, trained_parameters
 from framework.settings import one_of
 
-NORMS = ("l2", "l1", "group")
+Norm = Literal["l2", "l1", "group"]
 
 
-def weight_norm(tensors: Iterable[Tensor], norm: str = "l2") -> Tensor:
+def weight_norm(tensors: Iterable[Tensor], norm: Norm = "l2") -> Tensor:
     """½ Σ w², Σ |w| or Σ ‖W‖₂, a scalar in float32 or wider; of no tensors 0.
 
     Args:
@@ -40,12 +40,12 @@ def weight_norm(tensors: Iterable[Tensor], norm: str = "l2") -> Tensor:
     Raises:
         UserError: the norm is not known.
     """
-    one_of(NORMS, norm=norm)
+    one_of(get_args(Norm), norm=norm)
     parts = [_part(tensor.to(torch.promote_types(tensor.dtype, torch.float32)), norm) for tensor in tensors]
     return torch.stack(parts).sum() if parts else torch.zeros(())
 
 
-def _part(tensor: Tensor, norm: str) -> Tensor:
+def _part(tensor: Tensor, norm: Norm) -> Tensor:
     if norm == "l2":
         return tensor.square().sum() / 2
     return tensor.abs().sum() if norm == "l1" else torch.linalg.vector_norm(tensor)
@@ -70,12 +70,12 @@ class WeightPenalty(Penalty):
     def __init__(
         self,
         weight: float = 1e-4,
-        norm: Literal["l2", "l1", "group"] = "l2",
+        norm: Norm = "l2",
         include: list[str] | None = None,
         exclude: list[str] | None = None,
     ) -> None:
         super().__init__(weight)
-        one_of(NORMS, **{"weight_penalty.norm": norm})
+        one_of(get_args(Norm), norm=norm)
         self.norm, self.include, self.exclude = norm, include, exclude
         self._chosen: list[nn.Parameter] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
@@ -21,11 +22,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def as_dataclass(cls: type[T], value: T | dict[str, Any] | None) -> T:
-    """Converts a mapping (as in a checkpoint) or ``None`` (all defaults) to ``cls``; returns a ``cls`` unchanged."""
+def as_dataclass(cls: type[T], value: T | dict[str, Any] | None, default: T | None = None) -> T:
+    """Converts a mapping, as in a checkpoint, to ``cls``; returns a ``cls`` unchanged.
+
+    Args:
+        cls: A dataclass.
+        value: The mapping, a ``cls``, or ``None`` for the default.
+        default: Provides the fields that the mapping does not have; the class's defaults if ``None``.
+    """
     if isinstance(value, cls):
         return value
-    return cls(**(value or {}))  # type: ignore[arg-type]
+    given: Any = value or {}
+    return cls(**given) if default is None else replace(default, **given)  # type: ignore[type-var]
 
 
 class Module(pl.LightningModule):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +16,34 @@ from torchmetrics import MeanMetric, Metric
 from framework import Module, OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
 from framework.files import write_text
+from framework.module import as_dataclass
 from framework.settings import at_least
 
 Batch = Mapping[str, Tensor]
 IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How ``predict`` continues sequences.
+
+    Attributes:
+        prompt_length: Tokens of each sequence that it starts from.
+        max_new_tokens: Tokens that it adds.
+        temperature: 0 takes the likeliest token, otherwise sampled at this temperature.
+
+    Raises:
+        UserError: a number is not accepted.
+    """
+
+    prompt_length: int = 32
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        lengths = {"prompt_length": self.prompt_length, "max_new_tokens": self.max_new_tokens}
+        at_least(1, **{f"generation.{name}": value for name, value in lengths.items()})
+        at_least(0, **{"generation.temperature": self.temperature})
 
 
 def aligned(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -89,9 +114,7 @@ class LanguageModel(Module):
 
     Args:
         vocab_size: Tokens.
-        prompt_length: Tokens of each sequence that ``predict`` starts from.
-        max_new_tokens: Tokens that it adds.
-        temperature: 0 takes the likeliest token, otherwise sampled at this temperature.
+        generation: How ``predict`` continues sequences.
         optimizer: The optimiser.
         schedule: The learning-rate schedule.
 
@@ -99,20 +122,21 @@ class LanguageModel(Module):
         UserError: a setting is not accepted; the datamodule has more tokens than the model (in ``setup``).
     """
 
+    moved: ClassVar[dict[str, str]] = {
+        name: f"generation.{name}" for name in ("prompt_length", "max_new_tokens", "temperature")
+    }
+
     def __init__(
         self,
         vocab_size: int,
-        prompt_length: int = 32,
-        max_new_tokens: int = 32,
-        temperature: float = 0.0,
+        generation: Generation | None = None,
         optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
-        at_least(1, vocab_size=vocab_size, prompt_length=prompt_length, max_new_tokens=max_new_tokens)
-        at_least(0, temperature=temperature)
+        at_least(1, vocab_size=vocab_size)
         self.vocab_size = vocab_size
-        self.prompt_length, self.max_new_tokens, self.temperature = prompt_length, max_new_tokens, temperature
+        self.generation = as_dataclass(Generation, generation)
         self.val_loss, self.test_loss = Perplexity(log=True), Perplexity(log=True)
         self.val_perplexity, self.test_perplexity = Perplexity(), Perplexity()
         self.val_accuracy, self.test_accuracy = MeanMetric(), MeanMetric()
@@ -187,7 +211,7 @@ class LanguageModel(Module):
 
     @torch.no_grad()
     def generate(self, prompt: Tensor) -> tuple[Tensor, Tensor]:
-        """Continues prompts ``(B, P)`` by ``max_new_tokens`` tokens; returns both parts.
+        """Continues prompts ``(B, P)`` by ``generation.max_new_tokens`` tokens; returns both parts.
 
         With a temperature above 0 it draws from torch's global generator.
         """
@@ -195,23 +219,24 @@ class LanguageModel(Module):
         logits, state = self.extend(prompt)
         while True:
             added.append(self._pick(logits[:, -1]))
-            if len(added) == self.max_new_tokens:
+            if len(added) == self.generation.max_new_tokens:
                 return prompt, torch.stack(added, 1)
             logits, state = self.extend(added[-1][:, None], state)
 
     def _pick(self, logits: Tensor) -> Tensor:
         """Returns the next token of each row of logits ``(B, vocabulary)``."""
-        if self.temperature == 0:
+        temperature = self.generation.temperature
+        if temperature == 0:
             return logits.argmax(-1)
-        return torch.multinomial((logits.float() / self.temperature).softmax(-1), 1)[:, 0]
+        return torch.multinomial((logits.float() / temperature).softmax(-1), 1)[:, 0]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Continues the first ``prompt_length`` tokens of each sequence.
+        """Continues the first ``generation.prompt_length`` tokens of each sequence.
 
         Returns:
             ``prompt`` ``(B, prompt_length)`` and ``continuation`` ``(B, max_new_tokens)``.
         """
-        length = min(self.prompt_length, batch["input_ids"].shape[1])
+        length = min(self.generation.prompt_length, batch["input_ids"].shape[1])
         prompt, continuation = self.generate(batch["input_ids"][:, :length])
         decode = getattr(getattr(self._trainer, "datamodule", None), "decode", None)
         if callable(decode):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from datamodules.finetuning.encoded_images import EncodedImages
+from datamodules.finetuning.encoded_images import EncodedImages, EncoderConfig, ImageConfig
 from datamodules.finetuning.feature_files import EXPECTED, read_features, write_features
 from datamodules.images.labelled import stratified_split
 from datamodules.images.sources import Source, check_source
@@ -18,7 +18,8 @@ from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
 from framework.functional.linear_heads import RangeScaler, draw_subset
-from framework.settings import above, at_least, between, finite, one_of
+from framework.module import as_dataclass
+from framework.settings import at_least, between, one_of
 
 ALL = 100_000
 
@@ -38,23 +39,8 @@ class FrozenFeatures(DataModule):
             ``cifar10``, ``cifar100``; or ``features`` for features from a file.
         path: Folder of the images; of ``features`` an ``.npz`` with X_train, y_train, X_test, y_test, or a folder
             with ``train.npy`` and ``test.npy``, whose rows end with the label.
-        encoder: ``cnn`` for a small network that is trained here on ``encoder_samples`` images, which serve for
-            nothing else; ``pixels`` for no encoder; ``timm:NAME``; a checkpoint of ours or a run folder; or the path
-            of an ``nn.Module``'s class.
-        encoder_source: Images that ``cnn`` is trained on: a source that needs no path (all of its training part); by
-            default those of ``source``.
-        encoder_samples: Number of its training images on which ``cnn`` is trained.
-        encoder_epochs: Passes over them.
-        encoder_weights: A file of weights for timm and for a class.
-        encoder_args: Arguments of these two's constructor.
-        layer: Layer whose output the features are; by default the input of the last layer with weights.
-        image_size: Side in pixels that images are resized to; their own by default.
-        mean: Subtracted from each channel, white being 1; by default the images' own mean.
-        std: Divides each channel; by default the images' own deviation. With ``mean: [0.0]`` and ``std: [1.0]`` they
-            are in [0, 1].
-        channels: 3 repeats grey images; by default their own.
-        max_train: Largest number of encoded training images, in proportion to the classes.
-        max_test: Test images, likewise.
+        encoder: What turns images into features: by default a small network that is trained here.
+        images: How the images are prepared for the encoder.
         samples: m, in the training set; by default all there are.
         scale: Whether features are scaled.
         val_fraction: Share of the training part held out for validation.
@@ -76,23 +62,20 @@ class FrozenFeatures(DataModule):
             fit, or the data is not what was declared (in ``setup``).
     """
 
+    moved: ClassVar[dict[str, str]] = {
+        "encoder": "encoder.name",
+        **{f"encoder_{name}": f"encoder.{name}" for name in ("source", "samples", "epochs", "weights", "args")},
+        "layer": "encoder.layer",
+        "image_size": "images.size",
+        **{name: f"images.{name}" for name in ("mean", "std", "channels", "max_train", "max_test")},
+    }
+
     def __init__(
         self,
         source: Source | Literal["features"] = "mnist5k",
         path: str | Path | None = None,
-        encoder: str = "cnn",
-        encoder_source: Source | None = None,
-        encoder_samples: int = 1500,
-        encoder_epochs: int = 10,
-        encoder_weights: str | Path | None = None,
-        encoder_args: dict[str, Any] | None = None,
-        layer: str | None = None,
-        image_size: int | None = None,
-        mean: tuple[float, ...] | None = None,
-        std: tuple[float, ...] | None = None,
-        channels: int | None = None,
-        max_train: int | None = None,
-        max_test: int | None = None,
+        encoder: EncoderConfig = EncoderConfig(),
+        images: ImageConfig = ImageConfig(),
         samples: int | None = None,
         scale: bool = True,
         val_fraction: float = 0.1,
@@ -106,24 +89,10 @@ class FrozenFeatures(DataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
-        at_least(1, channels=channels, num_classes=num_classes, features=features)
-        finite(mean=mean)
-        above(0, std=std)
+        at_least(1, num_classes=num_classes, features=features, samples=samples)
         one_of([*get_args(Source), "features"], source=source)
         between(0, 1, "()", val_fraction=val_fraction)
-        at_least(
-            1,
-            encoder_samples=encoder_samples,
-            encoder_epochs=encoder_epochs,
-            samples=samples,
-            max_train=max_train,
-            max_test=max_test,
-            image_size=image_size,
-        )
-        if encoder_source is not None and encoder != "cnn":
-            raise UserError(f"encoder_source: {encoder_source!r} given, but encoder {encoder!r} is not trained here")
-        if encoder_source is not None:
-            check_source(encoder_source, None)
+        encoder, images = as_dataclass(EncoderConfig, encoder), as_dataclass(ImageConfig, images)
         self.source, self.path, self.encoder, self.cache = source, path, encoder, cache
         self.samples, self.scale, self.val_fraction, self.seed = samples, scale, val_fraction, seed
         self._declared = {"num_classes": num_classes, "features": features}
@@ -136,24 +105,7 @@ class FrozenFeatures(DataModule):
                 raise UserError(f"path: source 'features' needs one: {EXPECTED}")
             return
         known = check_source(source, path)
-        self.images = EncodedImages(
-            source=source,
-            path=path,
-            encoder=encoder,
-            encoder_source=encoder_source,
-            encoder_samples=encoder_samples,
-            encoder_epochs=encoder_epochs,
-            weights=encoder_weights,
-            arguments=dict(encoder_args or {}),
-            layer=layer,
-            image_size=image_size,
-            mean=mean,
-            std=std,
-            channels=channels,
-            max_train=max_train,
-            max_test=max_test,
-            seed=seed,
-        )
+        self.images = EncodedImages(source, path, encoder, images, seed)
         if path is None:
             rank_zero_info(f"{type(self).__name__}: no path given, using {known.description}")
 
@@ -196,5 +148,5 @@ class FrozenFeatures(DataModule):
             return read_features(str(self.path))
         arrays = self.images.features()
         if self.cache is not None:
-            write_features(self.cache, arrays, self.encoder)
+            write_features(self.cache, arrays, self.encoder.name)
         return arrays

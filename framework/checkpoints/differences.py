@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 from jsonargparse import Namespace
 
 from framework.config import explain
+from framework.config.moved import moves_of, regroup
 from framework.config.places import names_a_path, same_place
 from framework.errors import UserError
 from framework.optim import OptimizerConfig, ScheduleConfig, other_optimizer, to_plateau
@@ -89,9 +90,8 @@ def _arguments(
     """Returns the module's arguments, from the checkpoint and from the config."""
     cls = explain.find_class(settings["model"]["class_path"], pl.LightningModule)
     skipped = getattr(cls, "start_only", ())
-    saved = {
-        k: v for k, v in checkpoint.get("hyper_parameters", {}).items() if not k.startswith("_") and k not in skipped
-    }
+    saved, _ = regroup(checkpoint.get("hyper_parameters", {}), moves_of(cls))
+    saved = {key: value for key, value in saved.items() if not key.startswith("_") and key not in skipped}
     arguments = settings.get("model", Namespace()).get("init_args") or Namespace()
     configured = arguments.as_dict() if isinstance(arguments, Namespace) else dict(arguments)
     for key, kind in CONFIGS.items():

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 from framework.checkpoints.finding import find_checkpoint, folder_of
 from framework.checkpoints.reading import open_checkpoint
 from framework.config import explain, yaml12
+from framework.config.moved import moves_of, regroup
 from framework.editing.ledger import attach, configure
 from framework.errors import UserError
 
@@ -53,14 +54,15 @@ def open_model(
 
 
 def _from_class(path: Path, cls: type[pl.LightningModule], checkpoint: Any, given: dict[str, Any]) -> Any:
-    saved = checkpoint.get("hyper_parameters") or {}
+    moves = moves_of(cls)
+    saved, _ = regroup(checkpoint.get("hyper_parameters") or {}, moves)
     if name := checkpoint.get("hparams_name") if checkpoint.get("hparams_name") != "kwargs" else None:
         saved = {name: saved}
     parameters = inspect.signature(cls.__init__).parameters
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     saved = {k: v for k, v in saved.items() if (anything or k in parameters) and not k.startswith("_")}
     try:
-        return cls(**{**saved, **given})
+        return cls(**regroup({**saved, **given}, moves)[0])
     except TypeError as error:
         raise UserError(f"{path}: {cls.__name__} cannot be built from the checkpoint's arguments: {error}") from error
 
@@ -84,5 +86,7 @@ def _from_config(path: Path, checkpoint: Any, given: dict[str, Any]) -> Any:
     from framework.config.instantiate import instantiate
 
     start_only = dict.fromkeys(getattr(cls, "start_only", ()))
-    settings["init_args"] = {**(settings.get("init_args") or {}), **start_only, **given}
+    moves = moves_of(cls)
+    arguments, _ = regroup(settings.get("init_args") or {}, moves)
+    settings["init_args"] = regroup({**arguments, **start_only, **given}, moves)[0]
     return instantiate(pl.LightningModule, settings, str(folder / "config.yaml"))

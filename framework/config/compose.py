@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from framework.config import yaml12
+from framework.config.moved import regroup
 from framework.errors import UserError
 from framework.paths import find_config
 from framework.settings import brief
@@ -78,6 +79,9 @@ class Composed:
         origins: Maps each key path to ``file:line`` or ``command line``.
         problems: Mistakes found so far, one message each.
         incomplete: Whether a file could not be read, so that a missing key is not reported.
+        moves: For the key path of a class's arguments, the arguments that have been renamed (see
+            :mod:`framework.config.moved`).
+        moved: The renamings that were made, by the key path of the class.
         method: Name, without its suffix, of the first config file that has a model, else of the first file; ``None``
             without a file.
     """
@@ -86,6 +90,8 @@ class Composed:
     origins: dict[KeyPath, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     incomplete: bool = False
+    moves: Mapping[KeyPath, Mapping[str, str]] = field(default_factory=dict)
+    moved: dict[str, dict[str, str]] = field(default_factory=dict)
     method: str | None = None
 
     def origin(self, path: KeyPath) -> str:
@@ -251,15 +257,22 @@ def _put(tree: dict[str, Any], path: KeyPath, value: Any) -> None:
         tree[path[-1]] = value
 
 
-def compose(request: Request, subcommand: str, techniques: Mapping[str, str]) -> Composed:
+def compose(
+    request: Request,
+    subcommand: str,
+    techniques: Mapping[str, str],
+    moves: Mapping[KeyPath, Mapping[str, str]] | None = None,
+) -> Composed:
     """Merges the layers of a request.
 
     Args:
         request: The layers and options.
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``; it decides which other keys are accepted.
         techniques: Maps each registered technique's name to its class path.
+        moves: See :class:`Composed`.
     """
     composed = Composed(problems=list(request.problems), incomplete=any(not layer.origin for layer in request.layers))
+    composed.moves = moves or {}
     composed.method = request.method or (request.files[0].stem if request.files else None)
     for layer in request.layers:
         _merge_layer(composed, layer)
@@ -339,6 +352,7 @@ def _merge_section(composed: Composed, layer: Layer, path: KeyPath, value: Any) 
                 canonical[key] = item
         else:
             canonical.setdefault("init_args", {})[key] = item
+    canonical = _regrouped(composed, path, canonical)
     composed.origins.setdefault(path, _place(layer, path, bare=True))
     old = parent.get(name)
     if (
@@ -347,10 +361,29 @@ def _merge_section(composed: Composed, layer: Layer, path: KeyPath, value: Any) 
         and _other_class(old.get("class_path"), canonical["class_path"])
     ):
         parent[name] = old = None
+        composed.moved.pop(".".join(path), None)
     if not isinstance(old, dict):
         parent[name] = {}
     for key, item in canonical.items():
         _merge(parent[name], key, item)
+
+
+def _regrouped(composed: Composed, path: KeyPath, canonical: dict[str, Any]) -> dict[str, Any]:
+    """What a layer says of one class, with the settings that have moved where they are now."""
+    for place, moves in composed.moves.items():
+        if place[: len(path)] != path:
+            continue
+        canonical = node = _copy(canonical)
+        *way, last = place[len(path) :]
+        for key in way:
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(node.get(last), dict):
+            node[last], made = regroup(node[last], moves)
+            for old, new in made.items():
+                composed.origins[(*place, *new.split("."))] = composed.origins.get((*place, old), "")
+            if made:
+                composed.moved.setdefault(".".join(key for key in place if key != "init_args"), {}).update(made)
+    return canonical
 
 
 def _other_class(old: Any, new: Any) -> bool:

@@ -10,6 +10,7 @@ from framework.config.compose import Composed, KeyPath
 
 # ``${data.num_classes}`` is ``${data.init_args.num_classes}``, as in an override.
 _SHORT = re.compile(r"(\$\{\s*(?:model|data|techniques\.\w+)\.)(?!init_args\b|class_path\b|dict_kwargs\b)")
+_REFERENCE = re.compile(r"\$\{\s*([\w.]+)\s*\}")
 
 
 def has_interpolation(value: Any) -> bool:
@@ -34,6 +35,11 @@ def interpolate(composed: Composed, defaults: Callable[[], dict[str, Any]]) -> N
     from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
     broken: set[KeyPath] = set()
+    renamed = {
+        ".".join((*place, old)): ".".join((*place, new))
+        for place, moves in composed.moves.items()
+        for old, new in moves.items()
+    }
 
     def short_forms(value: Any, path: KeyPath = ()) -> Any:
         if isinstance(value, Mapping):
@@ -43,6 +49,7 @@ def interpolate(composed: Composed, defaults: Callable[[], dict[str, Any]]) -> N
         if not (isinstance(value, str) and "${" in value):
             return value
         value = _SHORT.sub(r"\1init_args.", value)
+        value = _REFERENCE.sub(lambda found: f"${{{renamed.get(found[1], found[1])}}}", value)
         try:
             OmegaConf.create({"value": value})
         except GrammarParseError as error:

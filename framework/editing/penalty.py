@@ -56,7 +56,7 @@ class Penalty(Technique):
     captures: ClassVar[Literal["nothing", "outputs", "inputs"]] = "nothing"
 
     def __init__(self, weight: float, net: str | None = None, embed: str | None = None) -> None:
-        at_least(0, **{f"{self.technique}.weight": weight})
+        at_least(0, weight=weight)
         self.weight, self.net, self.embed = weight, net, embed
         self._batches = 0
         self._seed: tuple[int, ...] = (0,)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from framework import catalogue
 from framework.checkpoints.finding import find_checkpoint, folder_of
 from framework.config import explain
-from framework.config.compose import Composed, Request, compose, read_command_line
+from framework.config.compose import CLASS_SECTIONS, Composed, KeyPath, Request, compose, read_command_line
 from framework.config.interpolate import interpolate
+from framework.config.moved import moves_of
 from framework.config.places import make_absolute
 from framework.editing import order
 from framework.errors import UserError
@@ -37,7 +40,7 @@ def prepare(request: Request, subcommand: str, command: Sequence[str] | None = N
         UserError: there are mistakes that can be found before types are checked; the message has all of them.
     """
     techniques = catalogue.techniques()
-    composed = compose(request, subcommand, techniques)
+    composed = _composed(request, subcommand, techniques)
     checkpoint: Path | None = None
     if command is not None and not composed.incomplete:
         _go_on_with_own_run(composed, command)
@@ -54,7 +57,7 @@ def prepare(request: Request, subcommand: str, command: Sequence[str] | None = N
                     raise UserError(f"no --config is given, and there is no config.yaml beside {checkpoint}")
                 saved = read_command_line(["--config", str(folder / "config.yaml")])
                 request = Request(layers=[*saved.layers, *request.layers], files=request.files, method=request.method)
-                composed = compose(request, subcommand, techniques)
+                composed = _composed(request, subcommand, techniques)
             composed.tree["ckpt_path"] = str(checkpoint)
         except UserError as error:
             composed.problems.append(str(error))
@@ -76,7 +79,51 @@ def prepare(request: Request, subcommand: str, command: Sequence[str] | None = N
     if composed.problems:
         problems = [*composed.problems, *explain.explain(composed, BASES, {**GROUPS, "trainer": pl.Trainer})]
         raise UserError("\n".join(dict.fromkeys(problems)))
+    _say_what_moved(composed)
     return composed, checkpoint
+
+
+def _composed(request: Request, subcommand: str, techniques: Mapping[str, str]) -> Composed:
+    """Composes; where classes have settings that moved, once more, with these under their present names."""
+    composed = compose(request, subcommand, techniques)
+    moves = _moves(composed.tree)
+    return compose(request, subcommand, techniques, moves) if moves else composed
+
+
+def _moves(tree: Mapping[str, Any]) -> dict[KeyPath, Mapping[str, str]]:
+    """The settings of every configured class that have moved, by the key path of its arguments."""
+    found: dict[KeyPath, Mapping[str, str]] = {}
+
+    def look(path: KeyPath, settings: Any, base: type) -> None:
+        if not isinstance(settings, Mapping):
+            return
+        if "class_path" in settings:
+            try:
+                moves = moves_of(explain.find_class(settings["class_path"], base))
+            except explain.UnknownClass:  # will be said with the types
+                return
+            path, settings = (*path, "init_args"), settings.get("init_args")
+            if moves:
+                found[path] = moves
+        for key, value in settings.items() if isinstance(settings, Mapping) else ():
+            look((*path, key), value, object)
+
+    for section in CLASS_SECTIONS:
+        look((section,), tree.get(section), BASES[section])
+    for name, settings in (tree.get("techniques") or {}).items():
+        look(("techniques", name), settings, BASES["techniques"])
+    return found
+
+
+@rank_zero_only
+def _say_what_moved(composed: Composed) -> None:
+    for where, made in composed.moved.items():
+        groups: dict[str, list[str]] = {}
+        for old, new in made.items():
+            group, _, name = new.rpartition(".")
+            groups.setdefault(f"in {group}" if name == old else new, []).append(old)
+        texts = (f"{', '.join(old)} {'is' if len(old) == 1 else 'are'} now {new}" for new, old in groups.items())
+        print(f"{where}: {'; '.join(texts)}", file=sys.stderr)
 
 
 def _go_on_with_own_run(composed: Composed, command: Sequence[str]) -> None:

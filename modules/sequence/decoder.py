@@ -15,6 +15,11 @@ from torch import BoolTensor, Tensor, nn
 from modules.language_model import LanguageModel
 
 
+def mlp_width(d_model: int, hidden: int | None = None) -> int:
+    """``hidden``; by default 8/3 of ``d_model`` rounded up to a multiple of 16."""
+    return hidden or -(-8 * d_model // 48) * 16
+
+
 class SwiGLU(nn.Module):
     """(SiLU(x W_gate) ⊙ x W_up) W_down (Shazeer 2020, arXiv 2002.05202), in Llama's layout.
 

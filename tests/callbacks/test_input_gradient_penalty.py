@@ -127,9 +127,9 @@ def test_as_if_the_module_added_it_itself(tmp_path, options):
 
 
 def test_what_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"^input_gradient_penalty.outputs: \[0, -1\] is not accepted; each at least 0"):
+    with pytest.raises(UserError, match=r"^outputs: \[0, -1\] is not accepted; each at least 0"):
         InputGradientPenalty(outputs=[0, -1])
-    with pytest.raises(UserError, match=r"^input_gradient_penalty.outputs: \[\] is not accepted"):
+    with pytest.raises(UserError, match=r"^outputs: \[\] is not accepted"):
         InputGradientPenalty(outputs=[])
     with pytest.raises(UserError, match=r"outputs: 3 is not accepted; the network has 3 outputs, from 0"):
         train(tmp_path, InputGradientPenalty(outputs=[1, 3], embed="embed"))

@@ -93,9 +93,9 @@ def test_what_is_frozen_is_left_out():
 
 
 def test_what_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"^weight_penalty.norm: 'l3' is not one of l2, l1, group"):
+    with pytest.raises(UserError, match=r"^norm: 'l3' is not one of l2, l1, group"):
         WeightPenalty(0.1, "l3")
-    with pytest.raises(UserError, match=r"^weight_penalty.weight: -1 is not accepted; at least 0"):
+    with pytest.raises(UserError, match=r"^weight: -1 is not accepted; at least 0"):
         WeightPenalty(-1)
     with pytest.raises(UserError, match=r"techniques.weight_penalty.include: 'frist.\*' names nothing in the model"):
         train(tmp_path, WeightPenalty(0.1, include=["frist.*"]))

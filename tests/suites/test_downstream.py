@@ -123,7 +123,7 @@ class Shout(Callback):
     "experiment.yaml": """
 model:
   class_path: lab.model.LabClassifier
-  init_args: {loudness: 2.0, d_input: 1, n_classes: 10, d_model: 8, n_layers: 1, d_state: 4}
+  init_args: {loudness: 2.0, d_input: 1, n_classes: 10, d_model: 8, n_layers: 1, ssm: {d_state: 4}}
 data:
   class_path: lab.model.LabDigits
   init_args: {source: digits, keep: 64}

@@ -16,7 +16,12 @@ CONFIG = {
     "seed_everything": 0,
     "model": {
         "class_path": "modules.sequence.lightning_attention.TransNormerLM",
-        "init_args": {"d_model": 16, "n_layers": 2, "n_heads": 2, "max_new_tokens": 5, "temperature": 0.9},
+        "init_args": {
+            "d_model": 16,
+            "n_layers": 2,
+            "n_heads": 2,
+            "generation": {"max_new_tokens": 5, "temperature": 0.9},
+        },
     },
     "data": {
         "class_path": "datamodules.sequence.tokens.TokenData",

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from framework.data.loader import ExactLoader
 from framework.errors import UserError
-from framework.module import OptimizerConfig, ScheduleConfig
+from framework.module import OptimizerConfig, ScheduleConfig, as_dataclass
 from framework.plain import plain_data
 from framework.settings import exactly_one, one_of
-from modules.language_model import Batch, LanguageModel, Perplexity, token_losses
+from modules.language_model import Batch, Generation, LanguageModel, Perplexity, token_losses
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -183,6 +183,7 @@ def quiet_loading() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+GENERATION = Generation(max_new_tokens=32)
 POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # tables of learned positions
 
 
@@ -199,9 +200,7 @@ class CausalLM(LanguageModel):
         attn_implementation: ``sdpa``, ``eager``, or another of transformers that is installed.
         dtype: Type of the weights: ``float32``, ``bfloat16``, ``float16``, or ``auto`` as in the folder.
         gradient_checkpointing: Whether activations are computed again in the backward pass, to save memory.
-        prompt_length: Tokens of each sequence that ``predict`` starts from.
-        max_new_tokens: Tokens that it adds.
-        temperature: 0 takes the likeliest token, otherwise sampled at this temperature.
+        generation: How ``predict`` continues sequences.
         optimizer: The optimiser.
         schedule: The learning-rate schedule.
 
@@ -220,13 +219,11 @@ class CausalLM(LanguageModel):
         attn_implementation: Attention = "sdpa",
         dtype: Dtype = "float32",
         gradient_checkpointing: bool = False,
-        prompt_length: int = 32,
-        max_new_tokens: int = 32,
-        temperature: float = 0.0,
+        generation: Generation = GENERATION,
         optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
     ) -> None:
-        super().__init__(1, prompt_length, max_new_tokens, temperature, optimizer, schedule)
+        super().__init__(1, as_dataclass(Generation, generation, GENERATION), optimizer, schedule)
         self.save_hyperparameters()
         exactly_one(path=path, config=config)
         one_of(get_args(Dtype), dtype=dtype)
@@ -339,25 +336,27 @@ class CausalLM(LanguageModel):
 
     @torch.no_grad()
     def generate(self, prompt: Tensor) -> tuple[Tensor, Tensor]:
-        """Continues prompts ``(B, P)`` by ``max_new_tokens`` tokens; returns both parts.
+        """Continues prompts ``(B, P)`` by ``generation.max_new_tokens`` tokens; returns both parts.
 
         With a temperature above 0 it draws from torch's global generator.
         """
         end = self.lm.config.eos_token_id
         end = end[0] if isinstance(end, list | tuple) else end
         settings: dict[str, Any] = {"do_sample": False}
-        if self.temperature > 0:
-            settings = {"do_sample": True, "temperature": self.temperature, "top_k": 0}
+        if self.generation.temperature > 0:
+            settings = {"do_sample": True, "temperature": self.generation.temperature, "top_k": 0}
         lm: Any = self.lm
         tokens = lm.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=self.generation.max_new_tokens,
             pad_token_id=end if end is not None else 0,
             **settings,
         )
         added = tokens[:, prompt.shape[1] :]
-        return prompt, F.pad(added, (0, self.max_new_tokens - added.shape[1]), value=end if end is not None else 0)
+        return prompt, F.pad(
+            added, (0, self.generation.max_new_tokens - added.shape[1]), value=end if end is not None else 0
+        )
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Writes the model as transformers reads it, with the tokenizer's files where it was loaded with them.

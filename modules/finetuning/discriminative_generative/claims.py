@@ -171,8 +171,8 @@ def real_features(run: Reproduction) -> Iterator[Claim]:
 
     sizes = [20, 100, 200, 1000]
     controls = {
-        "CNN of scikit-learn's digits": ["--data.encoder_source=digits", "--data.image_size=28"],
-        "raw pixels": ["--data.encoder=pixels", "--data.features=784"],
+        "CNN of scikit-learn's digits": ["--data.encoder.source=digits", "--data.images.size=28"],
+        "raw pixels": ["--data.encoder.name=pixels", "--data.features=784"],
     }
     curves = {"supervised CNN": curve}
     for name, overrides in controls.items():
@@ -190,8 +190,13 @@ def fashion(run: Reproduction) -> Iterator[Claim]:
     if not FASHION.is_dir():
         print(f"  left out: {FASHION} is not installed")
         return
-    own = ["--data.source=idx", f"--data.path={FASHION}", "--data.encoder_samples=10000", "--data.encoder_epochs=5"]
-    own += ["--data.mean=[0.0]", "--data.std=[1.0]", "--data.max_train=8000", "--data.max_test=3000"]
+    own = ["--data.source=idx", f"--data.path={FASHION}", "--data.encoder.samples=10000", "--data.encoder.epochs=5"]
+    own += [
+        "--data.images.mean=[0.0]",
+        "--data.images.std=[1.0]",
+        "--data.images.max_train=8000",
+        "--data.images.max_test=3000",
+    ]
     curve = _curve([20, 50, 100, 200, 1000], 20, *own, c=(1.0, 10.0))
     scale = "128 features of a CNN trained on 10,000 images of Fashion-MNIST, 20 draws"
     text = "Fashion-MNIST: naive Bayes ahead of logistic regression at its best C, m = {}"

@@ -67,7 +67,7 @@ def flow(run: Reproduction) -> Iterator[Claim]:
     floor = theory.limit_loss(cov, length)
     yield Claim("loss at the end − ½ tr Λ + ½ tr(Λ² Γ⁻¹)", "0", abs(found.loss[-1] - floor), at_most(1e-10))
 
-    overrides = ["--data.covariance=identity", "--model.optimizer.name=sgd", "--model.optimizer.lr=0.02"]
+    overrides = ["--data.law.covariance=identity", "--model.optimizer.name=sgd", "--model.optimizer.lr=0.02"]
     overrides += ["--model.schedule.name=constant", "--model.clip=null", "--model.sigma=0.3", "--model.seeds=1"]
     model, _ = trained(CONFIG, *overrides, "--data.batches=20", "--trainer.max_epochs=1")
     eye = torch.eye(5, dtype=torch.float64)
@@ -234,7 +234,7 @@ def random_covariance(run: Reproduction) -> Iterator[Claim]:
         top, bottom = top + float(answered @ truth), bottom + float(truth @ truth)
     text = "slope of the answers on the truth, M = 1,000"
     yield Claim(text, "none; reference 2 b = 0.552", top / bottom, close_to(2 * gain, relative=0.03))
-    model, _ = trained(CONFIG, "--data.covariance=exponential", "--model.seeds=2", "--model.clip=30")
+    model, _ = trained(CONFIG, "--data.law.covariance=exponential", "--model.seeds=2", "--model.clip=30")
     layer = cast(LinearAttention, model.layer)
     trained_gain = float(layer.parts()["readout"].diagonal(dim1=1, dim2=2).mean())
     predicted = theory.random_spectrum_gain(5, 20, moments)

@@ -23,7 +23,7 @@ Cost: O(H L d) a prompt; 30,000 steps of 256 prompts with four starts took two m
 Composes with observers and with techniques that change values; members are tensors of more than two dimensions.
 
 Limits: two heads that start with one sign can stay one head (``--model.init=opposite``, or more heads). The theory is
-for isotropic covariates; with ``--data.covariance=ar`` only the simulation is there.
+for isotropic covariates; with ``--data.law.covariance=ar`` only the simulation is there.
 """
 
 from modules.in_context.icl_softmax_demystified.module import SoftmaxInContext

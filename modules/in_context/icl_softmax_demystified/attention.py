@@ -80,7 +80,7 @@ class PromptSoftmaxAttention(nn.Module):
         super().__init__()
         one_of(get_args(Init), init=init)
         if init == "opposite":
-            multiple_of(2, heads=heads)
+            multiple_of({"init: opposite": 2}, heads=heads)
         generators = [torch.Generator().manual_seed(0)] if generators is None else generators
         size, members = dim + labels, len(generators)
         for name in ("query", "key", "value"):

@@ -68,7 +68,7 @@ def identities() -> Iterator[Claim]:
 
 def oracle() -> Iterator[Claim]:
     """The closed forms on drawn prompts."""
-    data = prompts_of(CONFIG, "--data.prior_mean=4.0")
+    data = prompts_of(CONFIG, "--data.law.prior_mean=4.0")
     mean = data.law.task_mean[0]
     measured = risk(lambda x, y: theory.multi_head_answer(x, y, mean), data.draw(TESTED, LENGTH))
     eye = torch.eye(DIM, dtype=torch.float64)
@@ -99,7 +99,7 @@ def oracle() -> Iterator[Claim]:
 
 def _trained(mean: float, *overrides: str) -> tuple[InContext, np.ndarray]:
     """Returns a fitted model, and errors and standard errors of its members (2, E)."""
-    model, data = trained(CONFIG, f"--data.prior_mean={mean}", "--model.points=20", "--model.seeds=2", *overrides)
+    model, data = trained(CONFIG, f"--data.law.prior_mean={mean}", "--model.points=20", "--model.seeds=2", *overrides)
     return model, risk(model.answer, data.draw(TESTED, LENGTH, index=1))
 
 

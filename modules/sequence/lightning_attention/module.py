@@ -9,7 +9,8 @@ from torch import nn
 
 from framework import OptimizerConfig, ScheduleConfig
 from framework.settings import at_least, one_of
-from modules.sequence.decoder import Decoder, DecoderBlock, DecoderLM
+from modules.language_model import Generation
+from modules.sequence.decoder import Decoder, DecoderBlock, DecoderLM, mlp_width
 from modules.sequence.lightning_attention.attention import Form, Slopes, layer_slopes
 from modules.sequence.lightning_attention.layer import LightningAttention, SimpleGLU, SRMSNorm
 
@@ -30,9 +31,7 @@ class TransNormerLM(DecoderLM):
         scale_embedding: Whether the embedding's output is multiplied by √d.
         tie_embeddings: Whether the head is the embedding's transpose.
         init_std: Standard deviation that all weight matrices are drawn with.
-        prompt_length: Tokens of each sequence that ``predict`` starts from.
-        max_new_tokens: Tokens that it adds.
-        temperature: 0 takes the likeliest token, otherwise sampled at this temperature.
+        generation: How ``predict`` continues sequences.
         optimizer: The optimiser.
         schedule: The learning-rate schedule.
 
@@ -54,18 +53,16 @@ class TransNormerLM(DecoderLM):
         scale_embedding: bool = True,
         tie_embeddings: bool = False,
         init_std: float = 0.02,
-        prompt_length: int = 32,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
+        generation: Generation = Generation(),
         optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
     ) -> None:
-        super().__init__(vocab_size, prompt_length, max_new_tokens, temperature, optimizer, schedule)
+        super().__init__(vocab_size, generation, optimizer, schedule)
         at_least(1, d_model=d_model, n_layers=n_layers, n_heads=n_heads, hidden=hidden, block=block)
         at_least(0, init_std=init_std)
         self.save_hyperparameters()
         one_of(get_args(Form), form=form)
-        width = hidden or -(-8 * d_model // 48) * 16
+        width = mlp_width(d_model, hidden)
         blocks = []
         for layer in range(n_layers):
             decay = layer_slopes(slopes, n_heads, layer, n_layers)

@@ -42,14 +42,24 @@ Composes with every technique that works on linear layers; ``memory_load`` shows
 ``length_extrapolation`` and ``throughput`` what length does.
 
 Limits: no custom kernel; on a GPU the sorted form is batched matrix products over buckets padded to the longest, and
-its speed there is not known. A capacity (``capacity``) makes what is kept depend on later tokens. With λ = 0 memories
-fall idle within a few hundred steps.
+its speed there is not known. A capacity (``memory.capacity``) makes what is kept depend on later tokens. With λ = 0
+memories fall idle within a few hundred steps.
 """
 
-from modules.sequence.mom.layer import MoMLayer, MoMState
+from modules.sequence.mom.layer import Memories, MoMLayer, MoMState
 from modules.sequence.mom.module import MoMLM
 from modules.sequence.mom.recall import MoMRecall
 from modules.sequence.mom.routing import Router, balance_loss, pooled_balance_loss
 from modules.sequence.mom.rules import RULES
 
-__all__ = ["RULES", "MoMLM", "MoMLayer", "MoMRecall", "MoMState", "Router", "balance_loss", "pooled_balance_loss"]
+__all__ = [
+    "RULES",
+    "Memories",
+    "MoMLM",
+    "MoMLayer",
+    "MoMRecall",
+    "MoMState",
+    "Router",
+    "balance_loss",
+    "pooled_balance_loss",
+]

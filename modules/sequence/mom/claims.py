@@ -13,22 +13,22 @@ from torch.nn import functional as F
 from framework.claims import Claim, Reproduction, at_least, at_most, close_to
 from framework.protocols import Routing
 from modules.sequence.mom.interference import measured_error, predicted_error
-from modules.sequence.mom.layer import MoMLayer
+from modules.sequence.mom.layer import Memories, MoMLayer
 from modules.sequence.mom.plots import interference_figure, recall_figure
 from modules.sequence.mom.routing import balance_loss, pooled_balance_loss
 from modules.sequence.mom.rules import RULES
 
 REDUCED = "fused pairs: 1 layer, linear memories of 8 key dimensions, 32 of 64 keys, 1,000 steps"
-SINGLE = {"num_memories": 1, "topk": 1, "shared": "false"}
+SINGLE = {"memory.num_memories": 1, "memory.topk": 1, "memory.shared": "false"}
 # Name, overrides of the config, reference accuracies of seeds 0 and 1 or of seed 0.
 MODELS: dict[str, tuple[dict[str, object], tuple[float, ...]]] = {
     "single": (SINGLE, (0.782, 0.781)),
-    "single,\nvalues × 3": ({**SINGLE, "expand_v": 18.0}, (0.780, 0.781)),
-    "2 of 4": ({"num_memories": 4, "shared": "false"}, (0.941, 0.930)),
-    "2 of 4\n+ shared": ({"num_memories": 4}, (0.974, 0.972)),
-    "2 of 8\n+ shared": ({"num_memories": 8}, (0.983,)),
-    "single,\nkeys × 3": ({**SINGLE, "head_dim": 24, "expand_v": 2.0}, (0.984,)),
-    "1 of 4": ({"num_memories": 4, "topk": 1, "shared": "false"}, (0.494,)),
+    "single,\nvalues × 3": ({**SINGLE, "memory.expand_v": 18.0}, (0.780, 0.781)),
+    "2 of 4": ({"memory.num_memories": 4, "memory.shared": "false"}, (0.941, 0.930)),
+    "2 of 4\n+ shared": ({"memory.num_memories": 4}, (0.974, 0.972)),
+    "2 of 8\n+ shared": ({"memory.num_memories": 8}, (0.983,)),
+    "single,\nkeys × 3": ({**SINGLE, "head_dim": 24, "memory.expand_v": 2.0}, (0.984,)),
+    "1 of 4": ({"memory.num_memories": 4, "memory.topk": 1, "memory.shared": "false"}, (0.494,)),
 }
 
 
@@ -40,11 +40,11 @@ def claims(run: Reproduction) -> Iterator[Claim]:
     yield from collapse(run)
 
 
-def _example(**settings: object) -> tuple[MoMLayer, Tensor]:
+def _example(memory: Memories = Memories()) -> tuple[MoMLayer, Tensor]:
     """Returns a layer in float64 whose outputs are of the order of 1, and 50 tokens in 3 rows."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        layer = MoMLayer(16, **{"n_heads": 2, "head_dim": 8, **settings}).double()  # type: ignore[arg-type]
+        layer = MoMLayer(16, 2, 8, memory).double()
         x = torch.randn(3, 50, 16, dtype=torch.float64)
     for parameter in layer.parameters():
         if parameter.ndim == 2:
@@ -61,7 +61,7 @@ def identities() -> Iterator[Claim]:
     """The forms of the layer agree; memories are isolated; the balance loss has its values."""
     worst = {"forms": 0.0, "decoding": 0.0}
     for rule in RULES:
-        layer, x = _example(rule=rule)
+        layer, x = _example(Memories(rule=rule))
         layer.router.proj.weight[3] = 0
         layer.router.proj.weight[3, 0] = -1e3
         x[2, :, 0] = x[2, :, 0].abs() + 0.1  # row 2 leaves memory 3 empty
@@ -82,7 +82,7 @@ def identities() -> Iterator[Claim]:
     yield Claim(text, "equal", worst["forms"], at_most(1e-10))
     yield Claim(f"decoding token by token is the whole: {what}", "equal", worst["decoding"], at_most(1e-10))
 
-    layer, x = _example(num_memories=1, topk=1, shared=False)
+    layer, x = _example(Memories(num_memories=1, topk=1, shared=False))
     memory = layer.memory(0)
     qkv = torch.cat([layer.q_proj(x), *memory(x)[:2]], -1).transpose(1, 2)
     assert layer.conv is not None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,50 @@ class ShortConvolution(nn.Module):
         return (taps * self.weight.T).sum(-2)
 
 
+@dataclass(frozen=True)
+class Memories:
+    """How many memories there are, how they are written and read.
+
+    Attributes:
+        expand_v: Dimension of a value over d.
+        num_memories: M, without the shared one.
+        topk: k, memories that a token writes to and reads from.
+        shared: Whether there is a memory that takes every token.
+        rule: How memories are written, see :mod:`modules.sequence.mom.rules`.
+        single_kv_proj: Whether all memories share one projection to keys, values and gates.
+        capacity: In training, each memory and row keeps only its newest ``⌈capacity · T / k⌉`` tokens: that bounds the
+            longest bucket, but what is dropped depends on later tokens. By default all are kept.
+        conv_size: Width of the short convolution; 0 for none, and no SiLU on q, k, v then.
+        renormalize: Whether the weights of a token's memories sum to 1.
+        backend: ``varlen``, ``masked`` or ``loop``: forms of the same function, see :class:`MoMLayer`.
+
+    Raises:
+        UserError: a setting is not accepted.
+    """
+
+    expand_v: float = 1.0
+    num_memories: int = 4
+    topk: int = 2
+    shared: bool = True
+    rule: Rule = "gated_deltanet"
+    single_kv_proj: bool = False
+    capacity: float | None = None
+    conv_size: int = 4
+    renormalize: bool = True
+    backend: Backend = "varlen"
+
+    def __post_init__(self) -> None:
+        def named(*names: str) -> dict[str, Any]:
+            return {f"memory.{name}": getattr(self, name) for name in names}
+
+        above(0, **named("expand_v", "capacity"))
+        at_least(1, **named("num_memories", "topk"))
+        at_most({"memory.num_memories": self.num_memories}, **named("topk"))
+        at_least(0, **named("conv_size"))
+        one_of(get_args(Rule), **named("rule"))
+        one_of(get_args(Backend), **named("backend"))
+
+
 class MoMLayer(nn.Module):
     """Mixture-of-Memories as a token mixer: ``forward(x, mask)`` and ``extend(x, state)``.
 
@@ -91,18 +136,8 @@ class MoMLayer(nn.Module):
         d_model: D.
         n_heads: H.
         head_dim: d of a query and a key; ``d_model / n_heads`` by default.
-        expand_v: Dimension of a value over d.
-        num_memories: M, without the shared one.
-        topk: k.
-        shared: Whether there is a memory that takes every token.
-        rule: How memories are written, see :mod:`modules.sequence.mom.rules`.
-        single_kv_proj: Whether all memories share one projection to keys, values and gates.
-        capacity: In training, each memory and row keeps only its newest ``⌈capacity · T / k⌉`` tokens: that bounds the
-            longest bucket, but what is dropped depends on later tokens. By default all are kept.
-        conv_size: Width of the short convolution; 0 for none, and no SiLU on q, k, v then.
+        memory: The memories.
         output_gate: Whether what is read is multiplied by SiLU of a projection of the token.
-        renormalize: See :class:`~modules.sequence.mom.routing.Router`.
-        backend: ``varlen``, ``masked`` or ``loop``.
 
     Attributes:
         balance: The balance loss of the last batch seen in training mode; ``None`` before.
@@ -116,44 +151,32 @@ class MoMLayer(nn.Module):
         d_model: int,
         n_heads: int = 4,
         head_dim: int | None = None,
-        expand_v: float = 1.0,
-        num_memories: int = 4,
-        topk: int = 2,
-        shared: bool = True,
-        rule: Rule = "gated_deltanet",
-        single_kv_proj: bool = False,
-        capacity: float | None = None,
-        conv_size: int = 4,
+        memory: Memories = Memories(),
         output_gate: bool = True,
-        renormalize: bool = True,
-        backend: Backend = "varlen",
     ) -> None:
         super().__init__()
         if head_dim is None:
             divides({"d_model": d_model}, n_heads=n_heads)
         at_least(1, n_heads=n_heads)
         self.head_dim = d_model // n_heads if head_dim is None else head_dim
-        self.value_dim = round(self.head_dim * expand_v)
-        if self.head_dim < 1 or self.value_dim < 1 or abs(self.value_dim - self.head_dim * expand_v) > 1e-6:
-            raise UserError(f"expand_v: {expand_v} times head_dim = {self.head_dim} is not a whole number above 0")
-        at_least(1, num_memories=num_memories, topk=topk)
-        at_most({"num_memories": num_memories}, topk=topk)
-        above(0, capacity=capacity)
-        at_least(0, conv_size=conv_size)
-        one_of(get_args(Backend), backend=backend)
-        self.d_model, self.n_heads, self.num_memories, self.topk = d_model, n_heads, num_memories, topk
-        self.shared, self.capacity, self.backend = shared, capacity, backend
+        self.value_dim = round(self.head_dim * memory.expand_v)
+        if self.head_dim < 1 or self.value_dim < 1 or abs(self.value_dim - self.head_dim * memory.expand_v) > 1e-6:
+            raise UserError(
+                f"memory.expand_v: {memory.expand_v} times head_dim = {self.head_dim} is not a whole number above 0"
+            )
+        self.d_model, self.n_heads, self.num_memories, self.topk = d_model, n_heads, memory.num_memories, memory.topk
+        self.shared, self.capacity, self.backend = memory.shared, memory.capacity, memory.backend
         key_width, value_width = n_heads * self.head_dim, n_heads * self.value_dim
         self.widths = [key_width, key_width, value_width]
-        self.router = Router(d_model, num_memories, topk, renormalize)
+        self.router = Router(d_model, memory.num_memories, memory.topk, memory.renormalize)
         self.q_proj = nn.Linear(d_model, key_width, bias=False)
-        self.rule = build_rule(rule, d_model, n_heads, self.head_dim)
+        self.rule = build_rule(memory.rule, d_model, n_heads, self.head_dim)
         self.memories = nn.ModuleList(
             Memory(d_model, key_width, value_width, self.rule.gate_projection())
-            for _ in range(1 if single_kv_proj else num_memories + shared)
+            for _ in range(1 if memory.single_kv_proj else memory.num_memories + memory.shared)
         )
-        self.conv = ShortConvolution(sum(self.widths), conv_size) if conv_size else None
-        self.past = max(conv_size - 1, 0)
+        self.conv = ShortConvolution(sum(self.widths), memory.conv_size) if memory.conv_size else None
+        self.past = max(memory.conv_size - 1, 0)
         self.gate_proj = nn.Linear(d_model, value_width, bias=False) if output_gate else None
         self.norm = nn.RMSNorm(self.value_dim, eps=1e-5)
         self.o_proj = nn.Linear(value_width, d_model, bias=False)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
-from framework.settings import above, at_least, finite
+from framework.module import as_dataclass
+from framework.settings import at_least, finite
+from modules.language_model import Generation
 from modules.sequence.attention import SoftmaxAttention
-from modules.sequence.decoder import Decoder, DecoderBlock, DecoderLM, SwiGLU
-from modules.sequence.mom.layer import Backend, MoMLayer
-from modules.sequence.mom.rules import Rule
+from modules.sequence.decoder import Decoder, DecoderBlock, DecoderLM, SwiGLU, mlp_width
+from modules.sequence.mom.layer import Memories, MoMLayer
+
+IN_MEMORY = {
+    name: f"memory.{name}"
+    for name in (
+        *("expand_v", "num_memories", "topk", "shared", "rule", "single_kv_proj", "capacity", "conv_size"),
+        *("renormalize", "backend"),
+    )
+}
+"""Former arguments of a model, and what they are now."""
 
 
 class MoMLM(DecoderLM):
@@ -23,31 +35,20 @@ class MoMLM(DecoderLM):
         n_layers: Blocks.
         n_heads: Heads of each memory.
         head_dim: d of a query and a key; ``d_model / n_heads`` by default.
-        expand_v: Dimension of a value over d.
-        num_memories: M, without the shared one.
-        topk: k, memories that a token writes to and reads from.
-        shared: Whether there is a memory that takes every token.
-        rule: How memories are written: ``linear``, ``retnet``, ``mamba2``, ``gla``, ``hgrn2``, ``rwkv6``, ``deltanet``
-            or ``gated_deltanet``.
-        single_kv_proj: Whether all memories share one projection to keys, values and gates.
-        capacity: In training, each memory keeps only its newest ``⌈capacity · T / k⌉`` tokens; all by default.
-        conv_size: Width of the short convolution on q, k and v; 0 for none.
-        backend: ``varlen``, ``masked`` or ``loop``: forms of the same function, see
-            :class:`modules.sequence.mom.MoMLayer`.
-        renormalize: Whether the weights of a token's memories sum to 1.
+        memory: Number of memories, and how they are written and read.
         attention_every: Every n-th block uses softmax attention (8 in the paper's hybrid); 0 for none.
         aux_weight: λ, the weight of the balance loss, a mean over layers.
         hidden: Width within the MLP; 8/3 of ``d_model`` rounded up to a multiple of 16 by default.
         tie_embeddings: Whether the head is the embedding's transpose.
-        prompt_length: Tokens of each sequence that ``predict`` starts from.
-        max_new_tokens: Tokens that it adds.
-        temperature: 0 takes the likeliest token, otherwise sampled at this temperature.
+        generation: How ``predict`` continues sequences.
         optimizer: The optimiser.
         schedule: The learning-rate schedule.
 
     Raises:
         UserError: a setting is not accepted.
     """
+
+    moved: ClassVar[dict[str, str]] = IN_MEMORY
 
     def __init__(
         self,
@@ -56,34 +57,22 @@ class MoMLM(DecoderLM):
         n_layers: int = 4,
         n_heads: int = 4,
         head_dim: int | None = None,
-        expand_v: float = 1.0,
-        num_memories: int = 4,
-        topk: int = 2,
-        shared: bool = True,
-        rule: Rule = "gated_deltanet",
-        single_kv_proj: bool = False,
-        capacity: float | None = None,
-        conv_size: int = 4,
-        backend: Backend = "varlen",
-        renormalize: bool = True,
+        memory: Memories = Memories(),
         attention_every: int = 0,
         aux_weight: float = 1e-3,
         hidden: int | None = None,
         tie_embeddings: bool = True,
-        prompt_length: int = 32,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
+        generation: Generation = Generation(),
         optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
     ) -> None:
-        super().__init__(vocab_size, prompt_length, max_new_tokens, temperature, optimizer, schedule)
-        finite(capacity=capacity, aux_weight=aux_weight)
+        super().__init__(vocab_size, generation, optimizer, schedule)
+        finite(aux_weight=aux_weight)
         at_least(1, d_model=d_model, n_layers=n_layers, n_heads=n_heads, head_dim=head_dim, hidden=hidden)
-        above(0, expand_v=expand_v)
         self.save_hyperparameters()
         check_sizes(n_layers=n_layers, attention_every=attention_every, aux_weight=aux_weight)
         self.aux_weight = aux_weight
-        width = hidden or -(-8 * d_model // 48) * 16
+        width = mlp_width(d_model, hidden)
         blocks = []
         for index in range(n_layers):
             mlp = SwiGLU(d_model, width)
@@ -95,21 +84,7 @@ class MoMLM(DecoderLM):
                 for module in mixer.children():
                     nn.init.xavier_uniform_(module.weight, gain=2**-2.5)  # type: ignore[arg-type]
             else:
-                mixer = MoMLayer(
-                    d_model,
-                    n_heads,
-                    head_dim,
-                    expand_v,
-                    num_memories,
-                    topk,
-                    shared,
-                    rule,
-                    single_kv_proj,
-                    capacity,
-                    conv_size,
-                    renormalize=renormalize,
-                    backend=backend,
-                )
+                mixer = MoMLayer(d_model, n_heads, head_dim, as_dataclass(Memories, memory))
             blocks.append(DecoderBlock(mixer, mlp, lambda: nn.RMSNorm(d_model, eps=1e-6)))
         norm = nn.RMSNorm(d_model, eps=1e-6)
         self.decoder = Decoder(vocab_size, d_model, blocks, norm, tie_embeddings)

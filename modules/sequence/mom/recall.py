@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
+from framework.module import as_dataclass
 from framework.settings import above, at_least, finite
-from modules.language_model import IGNORED, LanguageModel
-from modules.sequence.mom.layer import Backend, MoMLayer
-from modules.sequence.mom.module import check_sizes, weighted_balance
-from modules.sequence.mom.rules import Rule
+from modules.language_model import IGNORED, Generation, LanguageModel
+from modules.sequence.mom.layer import Memories, MoMLayer
+from modules.sequence.mom.module import IN_MEMORY, check_sizes, weighted_balance
+
+MEMORY = Memories(expand_v=6.0, rule="linear", conv_size=0)
 
 
 class MoMRecall(LanguageModel):
@@ -30,13 +32,8 @@ class MoMRecall(LanguageModel):
         d_model: Width.
         n_heads: Heads of each memory.
         head_dim: d of a query and a key: what bounds the pairs that one memory keeps apart.
-        expand_v: Dimension of a value over d.
-        num_memories: M, without the shared one; 1 with ``topk`` 1 and no shared one is a single memory.
-        topk: k.
-        shared: Whether there is a memory that takes every token.
-        rule: How memories are written, see :class:`modules.sequence.mom.MoMLM`.
-        renormalize: Whether the weights of a token's memories sum to 1.
-        backend: ``varlen``, ``masked`` or ``loop``.
+        memory: The memories: by default four, written by the rule ``linear``, with values of six times d and no
+            convolution; with ``num_memories`` 1, ``topk`` 1 and no shared one it is a single memory.
         aux_weight: λ, the weight of the balance loss.
         init_std: Standard deviation of the embeddings at the start. The norm after them takes it away, so it says how
             fast they turn: at 1 the router hardly learns, at 0.02 it learns well or not at all, as the seed has it.
@@ -47,6 +44,8 @@ class MoMRecall(LanguageModel):
         UserError: a setting is not accepted; the datamodule has other keys or values (in ``setup``).
     """
 
+    moved: ClassVar[dict[str, str]] = IN_MEMORY
+
     def __init__(
         self,
         keys: int = 64,
@@ -54,24 +53,17 @@ class MoMRecall(LanguageModel):
         d_model: int = 48,
         n_heads: int = 1,
         head_dim: int = 8,
-        expand_v: float = 6.0,
-        num_memories: int = 4,
-        topk: int = 2,
-        shared: bool = True,
-        rule: Rule = "linear",
-        renormalize: bool = True,
-        backend: Backend = "varlen",
+        memory: Memories = MEMORY,
         aux_weight: float = 0.01,
         init_std: float = 0.3,
         optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
     ) -> None:
         at_least(1, keys=keys, values=values)
-        above(0, init_std=init_std)
-        super().__init__(keys * values + keys, optimizer=optimizer, schedule=schedule)
+        super().__init__(keys * values + keys, Generation(max_new_tokens=32), optimizer, schedule)
         finite(aux_weight=aux_weight)
         at_least(1, d_model=d_model, n_heads=n_heads, head_dim=head_dim)
-        above(0, expand_v=expand_v, init_std=init_std)
+        above(0, init_std=init_std)
         self.save_hyperparameters()
         check_sizes(1, 0, aux_weight)
         self.keys, self.values, self.aux_weight = keys, values, aux_weight
@@ -79,20 +71,7 @@ class MoMRecall(LanguageModel):
         for embedding in (self.key, self.value, self.kind):
             nn.init.normal_(embedding.weight, std=init_std)
         self.mixer_norm = nn.RMSNorm(d_model, eps=1e-6)
-        self.mixer = MoMLayer(
-            d_model,
-            n_heads,
-            head_dim,
-            expand_v,
-            num_memories,
-            topk,
-            shared,
-            rule,
-            conv_size=0,
-            output_gate=False,
-            renormalize=renormalize,
-            backend=backend,
-        )
+        self.mixer = MoMLayer(d_model, n_heads, head_dim, as_dataclass(Memories, memory, MEMORY), output_gate=False)
         for module in self.mixer.modules():
             if isinstance(module, nn.Linear):
                 module.reset_parameters()  # the paper's small gain leaves a single memory untrained after 1,000 steps

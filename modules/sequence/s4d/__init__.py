@@ -36,10 +36,10 @@ Limits. Double backward through the convolution is refused. A random spectrum or
 says. S4D-Lin fails Path-X in the paper. The range of Δ must suit the length: 1/Δ should cover 10 … L samples. The phase
 of LegS eigenvectors is fixed by a real first entry, so that clipping ``|Im B|`` at 2 gives the same everywhere; other
 code clips in whatever phase its LAPACK returns. Under DSS the kernel depends on the length of the input unless
-``dss_length`` is given.
+``ssm.dss_length`` is given.
 """
 
-from modules.sequence.s4d.layer import S4DLayer
+from modules.sequence.s4d.layer import SSM, S4DLayer
 from modules.sequence.s4d.module import S4DClassifier, S4DRegressor
 
-__all__ = ["S4DClassifier", "S4DLayer", "S4DRegressor"]
+__all__ = ["SSM", "S4DClassifier", "S4DLayer", "S4DRegressor"]

@@ -12,7 +12,7 @@ from framework.claims import Claim, Reproduction, at_least, at_most, close_to
 from modules.sequence.s4d.convolution import direct_convolution
 from modules.sequence.s4d.initialisations import Init, hippo_legs, initial_modes, legs_frequencies, legs_modes
 from modules.sequence.s4d.kernel import Discretisation, discretise, ssm_kernel
-from modules.sequence.s4d.layer import S4DLayer, recurrent_forward
+from modules.sequence.s4d.layer import SSM, S4DLayer, recurrent_forward
 from modules.sequence.s4d.memory import memory_r2
 from modules.sequence.s4d.plots import memory_figure, training_figure
 
@@ -39,10 +39,10 @@ def claims(run: Reproduction) -> Iterator[Claim]:
     yield from trained(run)
 
 
-def _example(dtype: torch.dtype = torch.float64, **options: object) -> tuple[S4DLayer, torch.Tensor]:
+def _example(dtype: torch.dtype = torch.float64) -> tuple[S4DLayer, torch.Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        layer = S4DLayer(3, 16, init="random_imag", random_real=True, **options).to(dtype)  # type: ignore[arg-type]
+        layer = S4DLayer(3, SSM(16, "random_imag", random_real=True)).to(dtype)
         return layer, torch.randn(2, 257, 3, dtype=torch.float64).to(dtype)
 
 
@@ -162,7 +162,7 @@ def trained(run: Reproduction) -> Iterator[Claim]:
     """Test accuracy from each initialisation, three seeds each, through ``fit``."""
     accuracy = {
         init: [
-            run.fit("sequence/s4d_smnist", f"--model.init={init}", f"--seed_everything={seed}")["val/accuracy"]
+            run.fit("sequence/s4d_smnist", f"--model.ssm.init={init}", f"--seed_everything={seed}")["val/accuracy"]
             for seed in SEEDS
         ]
         for init in TRAINED

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from framework.errors import UserError
-from framework.settings import above, at_least, at_most, divides, one_of
+from framework.settings import above, at_least, at_most, divides, finite, multiple_of, one_of
 from modules.sequence.s4d.convolution import fft_convolution
 from modules.sequence.s4d.initialisations import Init, initial_modes
 from modules.sequence.s4d.kernel import Discretisation, discretise, dss_system, full_precision, ssm_kernel, vandermonde
@@ -34,15 +35,11 @@ class DiscreteSystem(NamedTuple):
     c: Tensor
 
 
-class S4DLayer(nn.Module):
-    """A diagonal state space model for each of H channels: ``x' = A x + B u``, ``y = 2 Re(C x) + D u``.
+@dataclass(frozen=True)
+class SSM:
+    """A channel's state space model: its size, how it starts, is discretised and stored.
 
-    The kernel ``K(t) = 2 Re Σ_{n<N/2} C_n B_n e^{A_n t}`` represents N conjugate-symmetric modes. ``forward`` convolves
-    with it by FFT; ``step`` runs the same numbers as a recurrence in O(N) per sample and channel; ``scan`` takes an
-    initial state and returns the final one.
-
-    Args:
-        d_model: H, the number of channels.
+    Attributes:
         d_state: N, the real state size of each channel, even; N/2 complex modes are stored.
         init: Spectrum at the start: see :func:`~modules.sequence.s4d.initialisations.initial_modes`.
         disc: ``zoh``, ``bilinear`` (eq. 6), or ``dss``, the row-softmax kernel of Gupta et al. (2022), which is
@@ -52,66 +49,94 @@ class S4DLayer(nn.Module):
         dt_transform: How Δ is stored: ``exp`` or ``softplus``.
         dt_min: Smallest step size at the start, in units of one sample; 1/Δ should cover 10 … L samples.
         dt_max: Largest step size at the start; Δ is log-uniform in between.
-        n_ssm: Independent copies of (A, B), a divisor of H; channel h uses copy ``h mod n_ssm``. H by default.
+        n_ssm: Independent copies of (A, B), a divisor of the channels H; channel h uses copy ``h mod
+            n_ssm``. H by default.
         channels: Kernels (C, D) for each channel; the output has ``channels`` times H features.
         bidirectional: A second kernel on the reversed input.
         train_B: Whether B is trained or frozen.
         imag_scale: Factor on Im A at the start (ablation).
         random_real: Draw ``-Re A`` from U[0, 1) (ablation).
-        ssm_lr: Cap on the learning rate of Δ, A and B, which also get no weight decay.
+        lr: Cap on the learning rate of Δ, A and B, which also get no weight decay.
         dss_length: For ``disc: dss`` a fixed length of the softmax; by default the length of the input. The recurrent
             forms need it.
+
+    Raises:
+        UserError: a setting is not accepted.
+    """
+
+    d_state: int = 64
+    init: Init = "lin"
+    disc: Discretisation = "zoh"
+    real_transform: RealTransform = "exp"
+    dt_transform: DtTransform = "exp"
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+    n_ssm: int | None = None
+    channels: int = 1
+    bidirectional: bool = False
+    train_B: bool = True
+    imag_scale: float = 1.0
+    random_real: bool = False
+    lr: float = 1e-3
+    dss_length: int | None = None
+
+    def __post_init__(self) -> None:
+        def named(*names: str) -> dict[str, Any]:
+            return {f"ssm.{name}": getattr(self, name) for name in names}
+
+        multiple_of(2, **named("d_state"))
+        one_of(get_args(Init), **named("init"))
+        one_of(get_args(Discretisation), **named("disc"))
+        one_of(get_args(RealTransform), **named("real_transform"))
+        one_of(get_args(DtTransform), **named("dt_transform"))
+        above(0, **named("dt_min"))
+        at_most({"ssm.dt_max": self.dt_max}, **named("dt_min"))
+        finite(**named("dt_max", "imag_scale"))
+        at_least(1, **named("channels", "dss_length"))
+        at_least(0, **named("lr"))
+
+
+class S4DLayer(nn.Module):
+    """A diagonal state space model for each of H channels: ``x' = A x + B u``, ``y = 2 Re(C x) + D u``.
+
+    The kernel ``K(t) = 2 Re Σ_{n<N/2} C_n B_n e^{A_n t}`` stands for N conjugate-symmetric modes. ``forward`` convolves
+    with it by FFT; ``step`` runs the same numbers as a recurrence in O(N) per sample and channel; ``scan`` takes an
+    initial state and returns the final one.
+
+    Args:
+        d_model: H, the number of channels.
+        ssm: Of each channel's state space model.
 
     Raises:
         UserError: an argument is not accepted.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        d_state: int = 64,
-        *,
-        init: Init = "lin",
-        disc: Discretisation = "zoh",
-        real_transform: RealTransform = "exp",
-        dt_transform: DtTransform = "exp",
-        dt_min: float = 1e-3,
-        dt_max: float = 1e-1,
-        n_ssm: int | None = None,
-        channels: int = 1,
-        bidirectional: bool = False,
-        train_B: bool = True,
-        imag_scale: float = 1.0,
-        random_real: bool = False,
-        ssm_lr: float = 1e-3,
-        dss_length: int | None = None,
-    ) -> None:
+    def __init__(self, d_model: int, ssm: SSM = SSM()) -> None:
         super().__init__()
-        one_of(get_args(Discretisation), disc=disc)
-        one_of(get_args(RealTransform), real_transform=real_transform)
-        one_of(get_args(DtTransform), dt_transform=dt_transform)
         at_least(1, d_model=d_model)
-        divides({"d_model": d_model}, n_ssm=n_ssm)
-        copies = d_model if n_ssm is None else n_ssm
-        above(0, dt_min=dt_min)
-        at_most({"dt_max": dt_max}, dt_min=dt_min)
-        at_least(1, channels=channels)
-        self.d_model, self.d_state, self.n_ssm, self.channels = d_model, d_state, copies, channels
-        self.init, self.disc, self.bidirectional, self.dss_length = init, disc, bidirectional, dss_length
-        self.real_transform, self.dt_transform = real_transform, dt_transform
-        self.dt_range = dt_min, dt_max
-        self.imag_scale, self.random_real, self.ssm_lr = imag_scale, random_real, ssm_lr
+        divides({"d_model": d_model}, **{"ssm.n_ssm": ssm.n_ssm})
+        d_state, copies = ssm.d_state, d_model if ssm.n_ssm is None else ssm.n_ssm
+        self.d_model, self.d_state, self.n_ssm, self.channels = d_model, d_state, copies, ssm.channels
+        self.init, self.disc, self.bidirectional, self.dss_length = (
+            ssm.init,
+            ssm.disc,
+            ssm.bidirectional,
+            ssm.dss_length,
+        )
+        self.real_transform, self.dt_transform = ssm.real_transform, ssm.dt_transform
+        self.dt_range = ssm.dt_min, ssm.dt_max
+        self.imag_scale, self.random_real, self.ssm_lr = ssm.imag_scale, ssm.random_real, ssm.lr
 
         self.inv_dt = nn.Parameter(torch.empty(d_model))
         self.A_real = nn.Parameter(torch.empty(copies, d_state // 2))
         self.A_imag = nn.Parameter(torch.empty(copies, d_state // 2))
-        if train_B:
+        if ssm.train_B:
             self.B = nn.Parameter(torch.empty(copies, d_state // 2, 2))
         else:
             self.register_buffer("B", torch.empty(copies, d_state // 2, 2))
-        directions = 2 if bidirectional else 1
-        self.C = nn.Parameter(torch.empty(channels * directions, d_model, d_state // 2, 2))
-        self.D = nn.Parameter(torch.empty(channels, d_model))
+        directions = 2 if ssm.bidirectional else 1
+        self.C = nn.Parameter(torch.empty(ssm.channels * directions, d_model, d_state // 2, 2))
+        self.D = nn.Parameter(torch.empty(ssm.channels, d_model))
         self.reset_parameters()
 
     @torch.no_grad()
@@ -201,7 +226,7 @@ class S4DLayer(nn.Module):
         dt, modes, weights, c = self.continuous(rate)
         if self.disc == "dss":
             if self.dss_length is None:
-                raise UserError("dss_length: None is not accepted in the recurrent form; give the training length")
+                raise UserError("ssm.dss_length: None is not accepted in the recurrent form; give the training length")
             scale, _, growing = dss_system(dt, modes, weights, c, self.dss_length)
             z = dt[:, None] * modes
             # A growing mode's weights are normalised to its last sample, where the recurrence starts from the first.
@@ -311,4 +336,4 @@ def recurrent_forward(layer: S4DLayer, u: Tensor, rate: float = 1.0) -> Tensor:
     return torch.stack(rows, dim=1)
 
 
-__all__ = ["DiscreteSystem", "S4DLayer", "recurrent_forward"]
+__all__ = ["SSM", "DiscreteSystem", "S4DLayer", "recurrent_forward"]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from framework.errors import UserError
 from framework.settings import at_least, between, one_of
-from modules.sequence.s4d.layer import DiscreteSystem, S4DLayer
+from modules.sequence.s4d.layer import SSM, DiscreteSystem, S4DLayer
 
 Norm = Literal["layer", "batch"]
 Activation = Literal["gelu", "relu", "silu", "id"]
@@ -114,14 +114,13 @@ class S4DBackbone(nn.Module):
         vocabulary: Number of tokens, for integer inputs.
         d_model: H.
         n_layers: Blocks.
-        d_state: N.
+        ssm: The state space model of each channel.
         norm: ``layer`` or ``batch``.
         prenorm: Norm before the layer rather than after the sum; a last norm is then added.
         dropout: Probability.
         tie_dropout: One dropout mask for all samples of a sequence.
         activation: ``gelu``, ``relu``, ``silu`` or ``id``.
         final_act: ``glu`` or ``id``.
-        layer: Further arguments of each :class:`S4DLayer`.
 
     Raises:
         UserError: an argument is not accepted.
@@ -134,14 +133,13 @@ class S4DBackbone(nn.Module):
         *,
         d_model: int = 64,
         n_layers: int = 4,
-        d_state: int = 64,
+        ssm: SSM = SSM(),
         norm: Norm = "layer",
         prenorm: bool = False,
         dropout: float = 0.0,
         tie_dropout: bool = True,
         activation: Activation = "gelu",
         final_act: FinalActivation = "glu",
-        **layer: object,
     ) -> None:
         super().__init__()
         one_of(get_args(Norm), norm=norm)
@@ -152,12 +150,12 @@ class S4DBackbone(nn.Module):
         at_least(1, vocabulary=vocabulary)
         if vocabulary is None:
             at_least(1, d_input=d_input)
-        at_least(1, d_model=d_model, d_state=d_state)
+        at_least(1, d_model=d_model)
         self.d_input = d_input
         self.encoder = nn.Linear(d_input, d_model) if vocabulary is None else nn.Embedding(vocabulary, d_model)
         self.blocks = nn.ModuleList(
             S4DBlock(
-                S4DLayer(d_model, d_state, **layer),  # type: ignore[arg-type]
+                S4DLayer(d_model, ssm),
                 norm=norm,
                 prenorm=prenorm,
                 dropout=dropout,

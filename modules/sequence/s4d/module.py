@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Accuracy, MeanSquaredError, Metric
 
-from framework.module import Module, OptimizerConfig, ScheduleConfig
+from framework.module import Module, OptimizerConfig, ScheduleConfig, as_dataclass
 from framework.protocols import KernelData
 from framework.settings import above, at_least, between, finite, one_of
-from modules.sequence.s4d.initialisations import Init
-from modules.sequence.s4d.kernel import Discretisation
-from modules.sequence.s4d.layer import DtTransform, RealTransform
+from modules.sequence.s4d.layer import SSM
 from modules.sequence.s4d.memory import memory_r2
 from modules.sequence.s4d.model import Activation, FinalActivation, Norm, Pooling, S4DBackbone, pool
 
@@ -33,21 +31,7 @@ class S4DModule(Module):
         vocabulary: Number of tokens where inputs are integers, else ``None``.
         d_model: H, channels of every layer.
         n_layers: Blocks.
-        d_state: N, real state size of each channel (N/2 complex modes), even.
-        init: Spectrum at the start: ``lin`` (eq. 9), ``inv`` (eq. 8), ``legs``, ``real``; for ablations ``inv2``,
-            ``quad``, ``random_imag``, ``random_normal``.
-        disc: ``zoh``, ``bilinear`` (eq. 6) or ``dss`` (row-softmax kernel of Gupta et al. 2022).
-        real_transform: How Re A is stored: ``exp``, ``relu`` or ``none``.
-        dt_transform: How Δ is stored: ``exp`` or ``softplus``.
-        dt_min: Smallest initial step size, in samples; 1/Δ should cover 10 … L samples.
-        dt_max: Largest initial step size.
-        n_ssm: Independent copies of (A, B) in a layer, a divisor of ``d_model``; one a channel by default.
-        channels: Kernels for each channel.
-        bidirectional: A second kernel on the reversed input.
-        train_B: Whether B is trained.
-        imag_scale: Factor on Im A at the start (ablation).
-        random_real: Draw ``-Re A`` from U[0, 1) (ablation).
-        dss_length: Length that the DSS softmax normalises over; the input's by default.
+        ssm: The state space model of each channel: its size, how it starts, is discretised and stored.
         norm: ``layer`` or ``batch``.
         prenorm: Norm before each layer rather than after the residual sum.
         dropout: Probability of dropping a feature.
@@ -56,7 +40,6 @@ class S4DModule(Module):
         final_act: Of each block's position-wise map: ``glu`` or ``id``.
         pooling: ``mean`` over time or the ``last`` sample.
         rate: Factor on Δ: 2 runs a trained model on input sampled half as often.
-        ssm_lr: Cap on the learning rate of Δ, A and B, which get no weight decay.
         optimizer: The optimiser; AdamW at 1e-2 is the paper's.
         schedule: The learning-rate schedule.
 
@@ -65,6 +48,13 @@ class S4DModule(Module):
     """
 
     score_name: str
+    moved: ClassVar[dict[str, str]] = {"ssm_lr": "ssm.lr"} | {
+        name: f"ssm.{name}"
+        for name in (
+            *("d_state", "init", "disc", "real_transform", "dt_transform", "dt_min", "dt_max", "n_ssm", "channels"),
+            *("bidirectional", "train_B", "imag_scale", "random_real", "dss_length"),
+        )
+    }
 
     def __init__(
         self,
@@ -73,20 +63,7 @@ class S4DModule(Module):
         vocabulary: int | None = None,
         d_model: int = 64,
         n_layers: int = 4,
-        d_state: int = 64,
-        init: Init = "lin",
-        disc: Discretisation = "zoh",
-        real_transform: RealTransform = "exp",
-        dt_transform: DtTransform = "exp",
-        dt_min: float = 1e-3,
-        dt_max: float = 1e-1,
-        n_ssm: int | None = None,
-        channels: int = 1,
-        bidirectional: bool = False,
-        train_B: bool = True,
-        imag_scale: float = 1.0,
-        random_real: bool = False,
-        dss_length: int | None = None,
+        ssm: SSM = SSM(),
         norm: Norm = "layer",
         prenorm: bool = False,
         dropout: float = 0.0,
@@ -95,14 +72,10 @@ class S4DModule(Module):
         final_act: FinalActivation = "glu",
         pooling: Pooling = "mean",
         rate: float = 1.0,
-        ssm_lr: float = 1e-3,
         optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
-        at_least(0, ssm_lr=ssm_lr)
-        at_least(1, dss_length=dss_length)
-        finite(dt_max=dt_max, imag_scale=imag_scale, rate=rate)
         self.save_hyperparameters(ignore=["outputs"])
         one_of(get_args(Pooling), pooling=pooling)
         above(0, rate=rate)
@@ -112,27 +85,13 @@ class S4DModule(Module):
             vocabulary=vocabulary,
             d_model=d_model,
             n_layers=n_layers,
-            d_state=d_state,
-            init=init,
-            disc=disc,
-            real_transform=real_transform,
-            dt_transform=dt_transform,
-            dt_min=dt_min,
-            dt_max=dt_max,
-            n_ssm=n_ssm,
-            channels=channels,
-            bidirectional=bidirectional,
-            train_B=train_B,
-            imag_scale=imag_scale,
-            random_real=random_real,
-            dss_length=dss_length,
+            ssm=as_dataclass(SSM, ssm),
             norm=norm,
             prenorm=prenorm,
             dropout=dropout,
             tie_dropout=tie_dropout,
             activation=activation,
             final_act=final_act,
-            ssm_lr=ssm_lr,
         )
         self.head = nn.Linear(d_model, outputs)
 

@@ -6,8 +6,9 @@ from torch import nn
 
 from framework import OptimizerConfig, ScheduleConfig
 from framework.settings import above, at_least
+from modules.language_model import Generation
 from modules.sequence.attention import SoftmaxAttention
-from modules.sequence.decoder import Decoder, DecoderBlock, DecoderLM, SwiGLU
+from modules.sequence.decoder import Decoder, DecoderBlock, DecoderLM, SwiGLU, mlp_width
 
 
 class TransformerLM(DecoderLM):
@@ -23,9 +24,7 @@ class TransformerLM(DecoderLM):
         rope_base: Base of the rotary positions.
         tie_embeddings: Whether the head is the embedding's transpose.
         init_std: Standard deviation that all weight matrices are drawn with.
-        prompt_length: Tokens of each sequence that ``predict`` starts from.
-        max_new_tokens: Tokens that it adds.
-        temperature: 0 takes the likeliest token, otherwise sampled at this temperature.
+        generation: How ``predict`` continues sequences.
         optimizer: The optimiser.
         schedule: The learning-rate schedule.
 
@@ -44,18 +43,16 @@ class TransformerLM(DecoderLM):
         rope_base: float = 10000.0,
         tie_embeddings: bool = False,
         init_std: float = 0.02,
-        prompt_length: int = 32,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
+        generation: Generation = Generation(),
         optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
     ) -> None:
-        super().__init__(vocab_size, prompt_length, max_new_tokens, temperature, optimizer, schedule)
+        super().__init__(vocab_size, generation, optimizer, schedule)
         at_least(1, d_model=d_model, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads, hidden=hidden)
         above(0, rope_base=rope_base)
         at_least(0, init_std=init_std)
         self.save_hyperparameters()
-        width = hidden or -(-8 * d_model // 48) * 16
+        width = mlp_width(d_model, hidden)
         blocks = [
             DecoderBlock(
                 SoftmaxAttention(d_model, n_heads, n_kv_heads, rope_base),

@@ -16,7 +16,8 @@ from framework.errors import UserError
 from framework.module import Module, OptimizerConfig, ScheduleConfig, as_dataclass
 from framework.optim.row_adamw import clip_norm_
 from framework.settings import above, at_least, between
-from modules.sequence.decoder import DecoderLM, SwiGLU
+from modules.language_model import Generation
+from modules.sequence.decoder import DecoderLM, SwiGLU, mlp_width
 from modules.sequence.ultramem_v2.layers import (
     MemoryConfig,
     MemoryLayer,
@@ -140,9 +141,7 @@ class UltraMemLM(MemoryModel, DecoderLM):
         tie_embeddings: Whether the head is the embedding's transpose.
         value_boost: c, learning rate of the tables at the start as a multiple of the others'.
         value_boost_share: ρ, share of training in which it falls to 1.
-        prompt_length: Tokens of each sequence that ``predict`` starts from.
-        max_new_tokens: Tokens that it adds.
-        temperature: 0 takes the likeliest token, otherwise sampled at this temperature.
+        generation: How ``predict`` continues sequences.
         optimizer: The optimiser; with ``row_adamw`` only rows that were read cost time.
         schedule: The learning-rate schedule.
 
@@ -163,18 +162,16 @@ class UltraMemLM(MemoryModel, DecoderLM):
         tie_embeddings: bool = False,
         value_boost: float = 1.0,
         value_boost_share: float = 1.0,
-        prompt_length: int = 32,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
+        generation: Generation = Generation(),
         optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
     ) -> None:
-        super().__init__(vocab_size, prompt_length, max_new_tokens, temperature, optimizer=optimizer, schedule=schedule)
+        super().__init__(vocab_size, generation, optimizer=optimizer, schedule=schedule)
         at_least(1, d_model=d_model, n_layers=n_layers, n_heads=n_heads, hidden=hidden, memory_span=memory_span)
         self.save_hyperparameters()
         at_least(1, n_layers=n_layers)
         table = self.set_memory(memory, value_boost, value_boost_share)
-        width = hidden or -(-8 * d_model // 48) * 16
+        width = mlp_width(d_model, hidden)
         self.decoder, self.table, self.memories = memory_decoder(
             vocab_size,
             d_model,

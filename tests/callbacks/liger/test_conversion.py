@@ -113,7 +113,7 @@ def test_decoding_is_the_forward_pass_and_its_state_stays_small(variant):
 
 
 def test_generate_works():
-    model = linearize(ours(max_new_tokens=12), window=8)
+    model = linearize(ours(generation={"max_new_tokens": 12}), window=8)
     prompt, added = model.generate(tokens(20))
     together = torch.cat([prompt, added], 1)
     greedy = logits(model, together)[:, 19:-1].argmax(-1)

@@ -1,11 +1,14 @@
 """Frozen features: encoders, files, the drawn samples and their scale, and the mixture of the simulation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from tiny_files import write_feature_tables, write_features_npz, write_idx
 from torch import nn
 
+from datamodules.finetuning.encoded_images import EncoderConfig, ImageConfig
 from datamodules.finetuning.feature_files import read_features, write_features
 from datamodules.finetuning.frozen_features import FrozenFeatures
 from datamodules.finetuning.gaussian_mixture import GaussianMixture
@@ -29,7 +32,7 @@ HERE = f"{__name__}.Halves"
 
 
 def test_only_the_drawn_samples_set_the_scale():
-    data = FrozenFeatures("digits", encoder="pixels", samples=40, seed=3)
+    data = FrozenFeatures("digits", encoder=EncoderConfig("pixels"), samples=40, seed=3)
     data.setup()
     data.setup()
     x, y = data.train_set.tensors
@@ -39,7 +42,7 @@ def test_only_the_drawn_samples_set_the_scale():
     assert (low == 0).all()
     assert set(high.tolist()) <= {0.0, 1.0}
     assert data.test_set.tensors[0].max() > 1  # not clipped
-    raw = FrozenFeatures("digits", encoder="pixels", samples=40, seed=3, scale=False)
+    raw = FrozenFeatures("digits", encoder=EncoderConfig("pixels"), samples=40, seed=3, scale=False)
     raw.setup()
     width = raw.train_set.tensors[0].amax(0) - raw.train_set.tensors[0].amin(0)
     width[width == 0] = 1
@@ -49,7 +52,7 @@ def test_only_the_drawn_samples_set_the_scale():
     assert len(data.pool[1]) == 1438
     assert len(data.val_set) == 144
     assert (data.num_classes, data.features) == (10, 64)
-    other = FrozenFeatures("digits", encoder="pixels", samples=40, seed=4)
+    other = FrozenFeatures("digits", encoder=EncoderConfig("pixels"), samples=40, seed=4)
     other.setup()
     assert not torch.equal(other.train_set.tensors[1], y)
 
@@ -62,7 +65,7 @@ def test_the_small_network_is_trained_on_images_that_serve_for_nothing_else(monk
     monkeypatch.setattr(encoded_images, "train_small_encoder", lambda x, *a, **k: seen.append(x) or train(x, *a, **k))
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    given = {"encoder_samples": 500, "encoder_epochs": 8, "image_size": 16}
+    given = {"encoder": EncoderConfig(samples=500, epochs=8), "images": ImageConfig(16)}
     data = FrozenFeatures("digits", **given)
     data.setup()
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -77,7 +80,7 @@ def test_the_small_network_is_trained_on_images_that_serve_for_nothing_else(monk
     again = FrozenFeatures("digits", **given)
     again.setup()
     assert torch.equal(again.pool[0], x)
-    foreign = FrozenFeatures("digits", encoder_source="digits", image_size=16, encoder_epochs=1)
+    foreign = FrozenFeatures("digits", None, EncoderConfig(source="digits", epochs=1), ImageConfig(16))
     foreign.setup()
     assert len(foreign.pool[1]) == 1438
 
@@ -95,35 +98,35 @@ def test_a_class_its_layer_and_its_weights(tmp_path):
     torch.manual_seed(0)
     net = Halves()
     torch.save({"state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, tmp_path / "w.pt")
-    plain = {"mean": [0.0], "std": [1.0], "encoder_weights": str(tmp_path / "w.pt"), "scale": False}
-    data = FrozenFeatures("digits", encoder=HERE, **plain)
+    halves = EncoderConfig(HERE, weights=str(tmp_path / "w.pt"))
+    plain = {"images": ImageConfig(mean=[0.0], std=[1.0]), "scale": False}
+    data = FrozenFeatures("digits", encoder=halves, **plain)
     data.setup()
-    pixels = FrozenFeatures("digits", encoder="pixels", mean=[0.0], std=[1.0])
+    pixels = FrozenFeatures("digits", encoder=EncoderConfig("pixels"), images=ImageConfig(mean=[0.0], std=[1.0]))
     pixels.setup()
     assert float(pixels.pool[0].max()) == 1
     with torch.no_grad():
         torch.testing.assert_close(data.pool[0], net.inner(pixels.pool[0]).relu())
-        named = FrozenFeatures("digits", encoder=HERE, layer="inner", **plain)
+        named = FrozenFeatures("digits", encoder=replace(halves, layer="inner"), **plain)
         named.setup()
         torch.testing.assert_close(named.pool[0], net.inner(pixels.pool[0]))
     with pytest.raises(UserError, match="layer: 'outer' names nothing"):
-        FrozenFeatures("digits", encoder=HERE, layer="outer").setup()
+        FrozenFeatures("digits", encoder=EncoderConfig(HERE, layer="outer")).setup()
     with pytest.raises(UserError, match=r"w.pt does not fit: inner.weight: 3x64 in the file, 4x64 in the model"):
-        FrozenFeatures("digits", encoder=HERE, encoder_args={"width": 4}, **plain).setup()
+        FrozenFeatures("digits", encoder=replace(halves, args={"width": 4}), **plain).setup()
     with pytest.raises(UserError, match="refused its arguments"):
-        FrozenFeatures("digits", encoder=HERE, encoder_args={"depth": 4}).setup()
+        FrozenFeatures("digits", encoder=EncoderConfig(HERE, args={"depth": 4})).setup()
 
 
 def test_a_model_of_timm_gives_what_its_classifier_gets():
     given = {"channels": [4, 4, 8, 8], "stem_width": 4}
-    data = FrozenFeatures(
-        "digits", encoder="timm:resnet10t", encoder_args=given, image_size=32, max_train=100, max_test=20
-    )
+    encoder, images = EncoderConfig("timm:resnet10t", args=given), ImageConfig(32, max_train=100, max_test=20)
+    data = FrozenFeatures("digits", encoder=encoder, images=images)
     data.setup()
     assert data.pool[0].shape == (100, 8)
     assert data.outside[0].shape == (20, 8)
     with pytest.raises(UserError, match="timm has no model 'resnet10x'; nearest: resnet10t"):
-        FrozenFeatures("digits", encoder="timm:resnet10x").setup()
+        FrozenFeatures("digits", encoder=EncoderConfig("timm:resnet10x")).setup()
 
 
 def test_a_checkpoint_of_ours(tmp_path):
@@ -137,19 +140,18 @@ def test_a_checkpoint_of_ours(tmp_path):
     ]
     experiment = build("vision/image_classifier_digits", overrides=quiet)
     experiment.fit()
-    data = FrozenFeatures(
-        "digits", encoder=str(experiment.folder), image_size=experiment.datamodule.image_size, max_test=30
-    )
+    images = ImageConfig(experiment.datamodule.image_size, max_test=30)
+    data = FrozenFeatures("digits", encoder=EncoderConfig(str(experiment.folder)), images=images)
     data.setup()
     model = experiment.model.eval()
     seen = []
     layers = [m for m in model.modules() if any(p.ndim > 1 for p in m.parameters(recurse=False))]
     layers[-1].register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
-    images = FrozenFeatures("digits", encoder="pixels", image_size=experiment.datamodule.image_size, max_test=30)
-    images.setup()
+    pixels = FrozenFeatures("digits", encoder=EncoderConfig("pixels"), images=images)
+    pixels.setup()
     side = experiment.datamodule.image_size
     with torch.no_grad():
-        model(images.outside[0].view(-1, 1, side, side))
+        model(pixels.outside[0].view(-1, 1, side, side))
     torch.testing.assert_close(data.outside[0], seen[0].flatten(1), rtol=1e-4, atol=1e-4)
 
 
@@ -173,7 +175,7 @@ def test_features_from_files(tmp_path):
 def test_the_cache_is_written_once_and_read(tmp_path):
     write_idx(tmp_path / "idx", n_train=80)
     cache = tmp_path / "cache" / "f.npz"
-    given = {"source": "idx", "path": str(tmp_path / "idx"), "encoder": "pixels", "cache": str(cache)}
+    given = {"source": "idx", "path": str(tmp_path / "idx"), "encoder": {"name": "pixels"}, "cache": str(cache)}
     first = FrozenFeatures(**given)
     first.setup()
     (tmp_path / "idx" / "train-images-idx3-ubyte.gz").unlink()  # nothing is computed again
@@ -222,8 +224,8 @@ def test_missing_and_broken_files(tmp_path):
         ({"source": "idx"}, "needs one"),
         ({"source": "digits", "val_fraction": 0.0}, "val_fraction"),
         ({"source": "digits", "samples": 0}, "samples: 0"),
-        ({"source": "digits", "encoder": "pixels", "encoder_source": "digits"}, "is not trained here"),
-        ({"source": "digits", "encoder_source": "idx"}, "needs one"),
+        ({"source": "digits", "encoder": {"name": "pixels", "source": "digits"}}, "is not trained here"),
+        ({"source": "digits", "encoder": {"source": "idx"}}, "needs one"),
     ],
 )
 def test_settings_are_refused_at_once(given, said):
@@ -234,14 +236,14 @@ def test_settings_are_refused_at_once(given, said):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"num_classes": 9, "encoder": "pixels"}, r"num_classes: 9 was given, the data has 10"),
-        ({"features": 9, "encoder": "pixels"}, r"features: 9 was given, the data has 64"),
-        ({"samples": 5, "encoder": "pixels"}, "samples: 5 is not accepted; from 10"),
-        ({"encoder": "resnet"}, "encoder: 'resnet' is not accepted"),
-        ({"encoder": "nowhere.ckpt"}, "nowhere.ckpt"),
-        ({"encoder_samples": 1438, "image_size": 16}, "encoder_samples: 1438 is not accepted; at most 1437"),
-        ({"image_size": 16}, "encoder_samples: 1500"),
-        ({"encoder_samples": 100}, "image_size: 8 is too small"),
+        ({"num_classes": 9, "encoder": {"name": "pixels"}}, r"num_classes: 9 was given, the data has 10"),
+        ({"features": 9, "encoder": {"name": "pixels"}}, r"features: 9 was given, the data has 64"),
+        ({"samples": 5, "encoder": {"name": "pixels"}}, "samples: 5 is not accepted; from 10"),
+        ({"encoder": {"name": "resnet"}}, "encoder: 'resnet' is not accepted"),
+        ({"encoder": {"name": "nowhere.ckpt"}}, "nowhere.ckpt"),
+        ({"encoder": {"samples": 1438}, "images": {"size": 16}}, "encoder.samples: 1438 is not accepted; at most 1437"),
+        ({"images": {"size": 16}}, "encoder.samples: 1500"),
+        ({"encoder": {"samples": 100}}, "images.size: 8 is too small"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_setup(given, said):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.in_context.law import real_rows
 from datamodules.in_context.prompt_files import read_prompts
-from datamodules.in_context.prompts import Prompts, real_rows
+from datamodules.in_context.prompts import Prompts
 from framework.errors import UserError
 from framework.protocols import HandsOutPrompts
 
@@ -74,8 +75,8 @@ def test_the_curriculum_grows_dimensions_and_lengths():
 
 
 def test_a_mean_by_its_norm_or_by_its_entries():
-    assert prepared(prior_mean=2.0).law.task_mean.norm().item() == pytest.approx(2.0)
-    assert prepared(dim=2, prior_mean=[1.0, -1.0]).law.task_mean.tolist() == [[1.0, -1.0]]
+    assert prepared(law={"prior_mean": 2.0}).law.task_mean.norm().item() == pytest.approx(2.0)
+    assert prepared(dim=2, law={"prior_mean": [1.0, -1.0]}).law.task_mean.tolist() == [[1.0, -1.0]]
 
 
 @pytest.mark.parametrize("whiten", [False, True])
@@ -123,12 +124,12 @@ def test_a_file_trains_on_most_of_it_and_evaluates_on_the_rest(tmp_path):
     ("options", "said"),
     [
         ({"dim": 0}, "dim: 0"),
-        ({"noise": -1.0}, "noise: -1.0"),
-        ({"covariance": "arr"}, "covariance: 'arr' is not one of identity, ar"),
+        ({"law": {"noise": -1.0}}, "law.noise: -1.0"),
+        ({"law": {"covariance": "arr"}}, "law.covariance: 'arr' is not one of identity, ar"),
         ({"source": "iris"}, "source: 'iris'"),
-        ({"function": "cube"}, "function: 'cube'"),
+        ({"law": {"function": "cube"}}, "law.function: 'cube'"),
         ({"eval_lengths": []}, "eval_lengths"),
-        ({"scale": 0.0}, "scale: 0.0"),
+        ({"law": {"scale": 0.0}}, "law.scale: 0.0"),
     ],
 )
 def test_bad_settings_are_named(options, said):
@@ -139,10 +140,10 @@ def test_bad_settings_are_named(options, said):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"covariance": "ar", "correlation": 1.0}, "correlation: 1.0"),
-        ({"eigenvalues": [1.0, 2.0]}, "eigenvalues"),
-        ({"prior_mean": [1.0]}, "prior_mean"),
-        ({"blocks": [[0, 9]]}, "blocks"),
+        ({"law": {"covariance": "ar", "correlation": 1.0}}, "correlation: 1.0"),
+        ({"law": {"eigenvalues": [1.0, 2.0]}}, "law.eigenvalues"),
+        ({"law": {"prior_mean": [1.0]}}, "law.prior_mean"),
+        ({"law": {"blocks": [[0, 9]]}}, "law.blocks"),
         ({"source": "diabetes"}, "dim: 5 is not accepted; diabetes has 10 columns"),
         ({"path": "nowhere.npz"}, "nowhere.npz not found"),
     ],

@@ -150,7 +150,7 @@ def test_same_place(tmp_path, monkeypatch):
     assert not names_a_path(str | None)
 
 
-WORDS = ("path", "checkpoint", "tokenizer", "pretrained", "weights", "encoder_weights", "cache")
+WORDS = ("path", "checkpoint", "tokenizer", "pretrained", "weights", "cache")
 
 
 def test_every_setting_that_is_a_path_has_the_type_of_one():

@@ -56,7 +56,7 @@ def test_a_run_writes_its_tables_pictures_and_predictions(tmp_path, monkeypatch)
     assert table["length"].tolist() == [3, 5, 10, 20, 40, 80, 160]
     assert table["risk"].shape == (7, 4)
     assert {path.name for path in (folder / "figures").iterdir()} == {"risk.png", "readout.png"}
-    assert main(["test", "--ckpt_path", str(folder), "--data.scale=2.0", "--wandb.mode=disabled"]) == 0
+    assert main(["test", "--ckpt_path", str(folder), "--data.law.scale=2.0", "--wandb.mode=disabled"]) == 0
     shifted = np.load(folder / "test" / "risk.npz")
     assert shifted["risk"][3].mean() > 3 * table["risk"][3].mean()
     assert main(["predict", "--ckpt_path", str(folder), "--wandb.mode=disabled"]) == 0

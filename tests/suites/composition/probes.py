@@ -77,9 +77,10 @@ class GPT2(nn.Module):
 class S4D(nn.Module):
     def __init__(self) -> None:
         super().__init__()
+        from modules.sequence.s4d.layer import SSM
         from modules.sequence.s4d.model import S4DBackbone
 
-        self.backbone = S4DBackbone(d_input=1, d_model=8, n_layers=2, dropout=0.1, d_state=4)
+        self.backbone = S4DBackbone(d_input=1, d_model=8, n_layers=2, dropout=0.1, ssm=SSM(4))
         self.head = nn.Linear(8, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ def test_the_one_step_takes_the_start_out_of_the_rate(tmp_path):
     [
         ({"epoch": 6}, {}, "epoch: 6 is not reached"),
         ({}, {"symmetric": True}, "has no two factors"),
-        ({"epoch": 1, "rank": 5}, {}, "rank: 5 is not accepted; at most the factors' width 4"),
+        ({"epoch": 1, "rank": 5}, {}, r"rank: 5 is not accepted; at most 4 \(the factors' width\)"),
     ],
 )
 def test_the_step_refuses_what_it_cannot_do(tmp_path, step, model, message):
@@ -149,7 +149,7 @@ def test_the_step_refuses_what_it_cannot_do(tmp_path, step, model, message):
 @pytest.mark.parametrize("options", [{"epoch": -1}, {"rank": 0}, {"beta": 0.0}, {"loss": 0.0}, {"gap": -1.0}])
 def test_bad_settings_of_the_step_are_named(options):
     (name,) = options
-    with pytest.raises(UserError, match=f"rebalance_factors.{name}: .* is not accepted"):
+    with pytest.raises(UserError, match=f"^{name}: .* is not accepted"):
         RebalanceFactors(**options)
 
 

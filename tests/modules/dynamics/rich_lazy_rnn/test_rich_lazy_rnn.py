@@ -213,7 +213,7 @@ def test_data_of_another_shape_are_refused():
         LeakyReluRNN(**SMALL).begin(batch_of(task="cxt"))
     with pytest.raises(UserError, match=r"^outputs: 2, but the data have class 2"):
         LeakyReluRNN(**SMALL, outputs=2).begin(batch_of())
-    with pytest.raises(UserError, match=r"^batch_size: 8 is not accepted; there are 3 trials"):
+    with pytest.raises(UserError, match=r"^batch_size: 8 is not accepted; at most 3 "):
         LeakyReluRNN(**SMALL).begin(batch_of(trials=3))
     with pytest.raises(UserError, match="probe, test_x, test_y is needed too"):
         LeakyReluRNN(**SMALL).begin({"x": torch.zeros(9, 2, 3), "y": torch.zeros(9)})

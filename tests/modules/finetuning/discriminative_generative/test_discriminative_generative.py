@@ -28,7 +28,7 @@ from modules.finetuning.discriminative_generative.simulation import (
 )
 from modules.finetuning.discriminative_generative.theory import assumptions, deciles, log_ratio, pinsker_bound
 
-DIGITS = {"source": "digits", "encoder": "pixels"}
+DIGITS = {"source": "digits", "encoder": {"name": "pixels"}}
 
 
 def fitted(root, model, data, epochs=1, **more):
@@ -90,7 +90,7 @@ class Cut(pl.Callback):
 def test_statistics_survive_a_cut_within_the_epoch(tmp_path):
     def experiment(name, *more):
         base = [f"--run.root={tmp_path}", "--wandb.mode=disabled", "--techniques.probe_heads=null"]
-        base += ["--data.source=digits", "--data.encoder=pixels", "--data.features=64", "--data.batch_size=100"]
+        base += ["--data.source=digits", "--data.encoder.name=pixels", "--data.features=64", "--data.batch_size=100"]
         base += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
         given = [f"--run.name={name}"] if name else []
         return build("finetuning/discriminative_generative", overrides=[*base, *given, *more])
@@ -140,7 +140,7 @@ def test_stochastic_gradients_come_to_the_same_minimum(tmp_path):
 def test_what_the_heads_refuse(tmp_path):
     with pytest.raises(UserError, match="c: -1"):
         LogisticHead(3, 2, c=-1)
-    with pytest.raises(UserError, match="max_iter 0"):
+    with pytest.raises(UserError, match="max_iter: 0"):
         LogisticHead(3, 2, max_iter=0)
     with pytest.raises(UserError, match="features: 0"):
         GaussianHead(0, 2)

@@ -59,7 +59,7 @@ def test_what_the_digits_refuse(tmp_path):
         framework.build({"model": model, "data": data}, [*QUIET, f"--run.root={tmp_path}"]).fit()
     with pytest.raises(UserError, match="pretrain_epochs: -1"):
         TransferClassifier(pretrain_epochs=-1)
-    with pytest.raises(UserError, match=r"model.widths: \[0\] on 64 inputs"):
+    with pytest.raises(UserError, match=r"^widths: \[0\] is not accepted; each at least 1"):
         TransferMLP(widths=[0])
 
 
@@ -133,7 +133,7 @@ def test_texts_through_fit_and_a_checkpoint_without_the_folder(tmp_path):
 def test_what_texts_refuse(encoder, tmp_path):
     small = {"model_type": "bert", "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
     for options, message in (
-        ({}, "path, config: give one of them"),
+        ({}, "path: exactly one of path, config is needed"),
         ({"path": encoder, "pooling": "last"}, "pooling: 'last' is not one of first, mean"),
         ({"path": encoder, "head_dropout": 1.0}, "head_dropout: 1.0"),
         ({"path": encoder, "num_classes": 1}, "num_classes: 1"),

@@ -280,8 +280,11 @@ def test_what_is_stored_adds_up():
         ({"backbone_args": {"depth": 3}}, "backbone_args.depth: 3 is not accepted here; give depth"),
         ({"weights": "w.pth"}, "weights: w.pth is not accepted, the layers of this network are not its own"),
         ({"drop_path_rate": 0.1}, "drop_path_rate: 0.1 is not accepted"),
-        ({"teacher": {"epochs": 0}}, "teacher: epochs 0"),
-        ({"teacher": {"checkpoint": "a", "weights": "b"}}, "teacher.weights: not accepted beside teacher.checkpoint"),
+        ({"teacher": {"epochs": 0}}, "teacher.epochs: 0"),
+        (
+            {"teacher": {"checkpoint": "a", "weights": "b"}},
+            "at most one of teacher.checkpoint, teacher.weights is accepted",
+        ),
         ({"backbone": "resnet10t", "backbone_args": {}}, "backbone"),
     ],
 )
@@ -299,7 +302,7 @@ def test_data_of_other_classes_is_said_before_the_first_stage(tmp_path):
 def test_bad_settings_of_the_second_stage_are_named():
     with pytest.raises(UserError, match="depth: 0 is not accepted"):
         descendant(0)
-    with pytest.raises(UserError, match="auxiliary: epochs 0"):
+    with pytest.raises(UserError, match=r"auxiliary.epochs: 0"):
         descendant(auxiliary={"epochs": 0})
     with pytest.raises(UserError, match=r"form: 'sum' is not one of"):
         distillation_loss(torch.zeros(1, 2), torch.zeros(1, 2), form="sum")

@@ -198,7 +198,7 @@ def test_training_records_circuits():
         (["--model.labels=2"], "model.labels: 2, but the prompts have d = 5 and 1 labels"),
         (["--model.heads=0"], "heads: 0"),
         (["--model.init=odd"], "init: 'odd'"),
-        (["--model.init=opposite", "--model.heads=3"], "heads: 3 is not accepted with init 'opposite'"),
+        (["--model.init=opposite", "--model.heads=3"], r"heads: 3 is not accepted; a multiple of 2 \(init: opposite\)"),
     ],
 )
 def test_bad_settings_are_named(overrides, said):

@@ -155,14 +155,14 @@ def test_the_arguments_of_sines_are_single_precision_under_autocast():
 
 def test_unknown_backbones_and_arguments_are_refused():
     with pytest.raises(
-        UserError, match=r"backbone: 'sirene' is not accepted; one of siren, finer, rff, relu_pe; nearest: siren"
+        UserError, match=r"backbone: 'sirene' is not one of siren, finer, rff, relu_pe; did you mean 'siren'"
     ):
         INR(backbone="sirene")
     with pytest.raises(UserError, match=r"backbone_args.omega_first: relu_pe does not take it"):
         INR(backbone="relu_pe", omega_first=30.0)
     with pytest.raises(UserError, match=r"width: 1 is not accepted"):
         INR(width=1)
-    with pytest.raises(UserError, match=r"activation: 'tanh' is not accepted; sine or relu"):
+    with pytest.raises(UserError, match=r"activation: 'tanh' is not one of sine, relu"):
         INR(backbone="rff", backbone_args={"activation": "tanh"})
     module = INR(backbone="relu_pe", width=8)
     with pytest.raises(UserError, match=r"ReLUPE does not begin with two layers of sines"):

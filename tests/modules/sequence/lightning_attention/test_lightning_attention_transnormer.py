@@ -64,7 +64,7 @@ def test_prefill_and_steps_equal_one_pass(cut):
 
 
 def test_generation_takes_the_likeliest_token_each_time():
-    model = small(max_new_tokens=5).eval()
+    model = small(generation={"max_new_tokens": 5}).eval()
     prompt = torch.randint(50, (2, 6))
     tokens = prompt
     for _ in range(5):
@@ -98,11 +98,11 @@ def test_half_lives_grow_with_depth_and_head():
 def test_bad_settings_are_named():
     for changed, message in [
         ({"form": "fast"}, "form: 'fast' is not one of auto, tiled, triton, left_product"),
-        ({"n_heads": 5}, "n_heads: 5 is not accepted; it must divide d_model = 24"),
+        ({"n_heads": 5}, "n_heads: 5 is not accepted; a divisor of 24"),
         ({"n_layers": 0}, "n_layers: 0 is not accepted"),
         ({"vocab_size": 0}, "vocab_size: 0 is not accepted"),
         ({"slopes": "no"}, "slopes: 'no' is not one of"),
-        ({"temperature": -1.0}, "temperature: -1.0 is not accepted; at least 0"),
+        ({"generation": {"temperature": -1.0}}, "generation.temperature: -1.0 is not accepted; at least 0"),
     ]:
         with pytest.raises(UserError, match=message):
             small(**changed)

@@ -8,15 +8,18 @@ from torch.nn import functional as F
 
 from framework.errors import UserError
 from modules.sequence.mom.buckets import Buckets
-from modules.sequence.mom.layer import MoMLayer
+from modules.sequence.mom.layer import Memories, MoMLayer
 from modules.sequence.mom.routing import Router, Routing, balance_loss, pooled_balance_loss
 from modules.sequence.mom.rules import RULES
+
+OWN = ("n_heads", "head_dim", "output_gate")
 
 
 def layer_of(seed=0, scale=4.0, **settings):
     """A layer in float64 whose outputs are of the order of 1."""
     torch.manual_seed(seed)
-    layer = MoMLayer(16, **{"n_heads": 2, "head_dim": 8, **settings}).double()
+    own = {"n_heads": 2, "head_dim": 8} | {key: settings.pop(key) for key in OWN if key in settings}
+    layer = MoMLayer(16, memory=Memories(**settings), **own).double()
     with torch.no_grad():
         for parameter in layer.parameters():
             if parameter.ndim == 2:
@@ -307,12 +310,12 @@ def test_buckets_are_the_stable_sort_by_memory_and_row():
     ("settings", "message"),
     [
         ({"n_heads": 3, "head_dim": None}, "n_heads: 3"),
-        ({"topk": 5}, "topk: 5 of num_memories = 4"),
-        ({"topk": 0}, "topk: 0"),
-        ({"expand_v": 0.3}, "expand_v: 0.3"),
-        ({"capacity": 0.0}, "capacity: 0.0"),
-        ({"conv_size": -1}, "conv_size: -1"),
-        ({"backend": "triton"}, "backend: 'triton' is not one of varlen, masked, loop"),
+        ({"topk": 5}, r"memory.topk: 5 is not accepted; at most 4 \(memory.num_memories\)"),
+        ({"topk": 0}, "memory.topk: 0"),
+        ({"expand_v": 0.3}, "memory.expand_v: 0.3"),
+        ({"capacity": 0.0}, "memory.capacity: 0.0"),
+        ({"conv_size": -1}, "memory.conv_size: -1"),
+        ({"backend": "triton"}, "memory.backend: 'triton' is not one of varlen, masked, loop"),
     ],
 )
 def test_bad_settings_are_told(settings, message):

@@ -18,7 +18,16 @@ from modules.sequence.mom.rules import RULES
 
 def small(seed=0, **settings):
     torch.manual_seed(seed)
-    return MoMLM(**{"vocab_size": 50, "d_model": 16, "n_layers": 2, "n_heads": 2, "max_new_tokens": 4, **settings})
+    return MoMLM(
+        **{
+            "vocab_size": 50,
+            "d_model": 16,
+            "n_layers": 2,
+            "n_heads": 2,
+            "generation": {"max_new_tokens": 4},
+            **settings,
+        }
+    )
 
 
 def batch(seed=0):
@@ -47,7 +56,7 @@ def test_the_hybrid_has_attention_where_it_says():
     assert list(model.routers()) == ["layer0", "layer1", "layer2", "layer4", "layer5", "layer6"]
 
 
-@pytest.mark.parametrize("settings", [*({"rule": rule} for rule in RULES), {"attention_every": 2}])
+@pytest.mark.parametrize("settings", [*({"memory": {"rule": rule}} for rule in RULES), {"attention_every": 2}])
 def test_decoding_equals_the_whole(settings):
     model = small(**settings).double().eval()
     tokens = batch()["input_ids"]
@@ -79,7 +88,7 @@ def test_they_meet_the_protocols():
 
 def recall_model(**settings):
     torch.manual_seed(0)
-    return MoMRecall(**{"keys": 8, "values": 4, "d_model": 12, "head_dim": 4, "expand_v": 2.0, **settings})
+    return MoMRecall(**{"keys": 8, "values": 4, "d_model": 12, "head_dim": 4, "memory": {"expand_v": 2.0}, **settings})
 
 
 def test_a_fused_token_is_the_sum_of_its_parts():
@@ -161,7 +170,7 @@ def test_a_checkpoint_opens_with_weights_only_and_goes_on(tmp_path):
 
 def _train_rank():
     # A memory that nobody chooses still takes part in the gradient, or DDP would wait for it.
-    model = recall_model(num_memories=6, topk=1)
+    model = recall_model(memory={"expand_v": 2.0, "num_memories": 6, "topk": 1})
     with torch.no_grad():
         model.mixer.router.proj.weight[5] = 0
         model.mixer.router.proj.weight[:5] += 1.0
@@ -180,7 +189,7 @@ def test_two_processes_stay_together():
 
 def test_every_parameter_gets_a_gradient_even_of_a_memory_that_nobody_chose():
     for backend in ("varlen", "masked"):
-        model = small(backend=backend)
+        model = small(memory={"backend": backend})
         for layer in model.layers().values():
             with torch.no_grad():
                 layer.router.proj.weight.zero_()  # ties: memories 0 and 1 take everything
@@ -205,7 +214,7 @@ def test_balance_is_k_at_even_loads_in_expectation():
         ({"n_layers": 0}, "n_layers: 0"),
         ({"attention_every": 1}, "attention_every: 1"),
         ({"aux_weight": -1.0}, "aux_weight: -1.0"),
-        ({"rule": "gsa"}, "rule: 'gsa' is not one of"),
+        ({"memory": {"rule": "gsa"}}, "memory.rule: 'gsa' is not one of"),
     ],
 )
 def test_bad_settings_are_told(settings, message):

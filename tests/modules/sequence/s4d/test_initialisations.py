@@ -142,5 +142,5 @@ def test_only_the_structured_spectra_remember(kind, low, high):
 def test_bad_choices_are_named():
     with pytest.raises(UserError, match=r"init: 'lag' is not one of lin, inv"):
         initial_modes("lag", 8)
-    with pytest.raises(UserError, match=r"d_state: 7 .* even"):
+    with pytest.raises(UserError, match=r"d_state: 7 .* a multiple of 2"):
         initial_modes("lin", 7)

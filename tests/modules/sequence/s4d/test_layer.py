@@ -9,7 +9,7 @@ import torch
 from torch.func import functional_call
 
 from framework.errors import UserError
-from modules.sequence.s4d import S4DLayer
+from modules.sequence.s4d import SSM, S4DLayer
 from modules.sequence.s4d.convolution import direct_convolution
 from modules.sequence.s4d.initialisations import Init
 from modules.sequence.s4d.layer import DtTransform, RealTransform, recurrent_forward
@@ -17,7 +17,7 @@ from modules.sequence.s4d.layer import DtTransform, RealTransform, recurrent_for
 
 def make(h=3, n=16, dtype=torch.float64, **options):
     torch.manual_seed(0)
-    return S4DLayer(h, n, **options).to(dtype)
+    return S4DLayer(h, SSM(n, **options)).to(dtype)
 
 
 def direct(layer, u, rate=1.0):
@@ -142,7 +142,7 @@ def test_slow_parameters_are_declared_and_b_can_be_frozen():
 
 def test_meta_then_materialised():
     with torch.device("meta"):
-        layer = S4DLayer(8, 16, init="legs")
+        layer = S4DLayer(8, SSM(16, "legs"))
     assert layer.C.is_meta
     layer.to_empty(device="cpu").reset_parameters()
     assert layer(torch.randn(1, 20, 8)).isfinite().all()
@@ -152,7 +152,7 @@ def test_copies_and_state_dict():
     layer = make(dtype=torch.float32, init="inv")
     u = torch.randn(1, 30, 3)
     assert torch.equal(copy.deepcopy(layer)(u), layer(u))
-    other = S4DLayer(3, 16)
+    other = S4DLayer(3, SSM(16))
     other.load_state_dict(layer.state_dict())
     assert torch.equal(other(u), layer(u))
 
@@ -171,14 +171,14 @@ def test_low_precision_around_it_does_not_reach_the_kernel():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"disc": "zho"}, "disc: 'zho'.*did you mean 'zoh'"),
+        ({"disc": "zho"}, "ssm.disc: 'zho'.*did you mean 'zoh'"),
         ({"init": "linear"}, "init: 'linear'.*did you mean 'lin'"),
         ({"real_transform": "expp"}, "real_transform: 'expp'.*did you mean 'exp'"),
         ({"dt_transform": "log"}, "dt_transform: 'log' is not one of exp, softplus"),
-        ({"n_ssm": 2}, "n_ssm: 2 .* divisor of d_model, 3"),
-        ({"dt_min": 1.0}, "dt_min: 1.0 .* dt_max"),
-        ({"n": 5}, "d_state: 5 .* even"),
-        ({"channels": 0}, "channels: 0"),
+        ({"n_ssm": 2}, r"ssm.n_ssm: 2 .* divisor of 3 \(d_model\)"),
+        ({"dt_min": 1.0}, r"ssm.dt_min: 1.0 .*dt_max"),
+        ({"n": 5}, r"ssm.d_state: 5 .* a multiple of 2"),
+        ({"channels": 0}, "ssm.channels: 0"),
     ],
 )
 def test_bad_settings_are_named(options, message):
@@ -187,5 +187,5 @@ def test_bad_settings_are_named(options, message):
 
 
 def test_the_recurrent_form_of_dss_needs_a_length():
-    with pytest.raises(UserError, match="dss_length: None"):
+    with pytest.raises(UserError, match=r"ssm\.dss_length: None"):
         make(disc="dss").discrete()

@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from framework.errors import UserError
 from framework.optim import OptimizerConfig, ScheduleConfig, parameter_groups
 from framework.protocols import HasKernels, HasMemory, RateTransferable
-from modules.sequence.s4d import S4DClassifier, S4DRegressor
+from modules.sequence.s4d import SSM, S4DClassifier, S4DRegressor
 from modules.sequence.s4d.model import S4DBackbone, TiedDropout, pool
 
-SMALL = {"d_model": 16, "n_layers": 2, "d_state": 8}
+SMALL = {"d_model": 16, "n_layers": 2, "ssm": SSM(8)}
 
 
 def trainer(folder, **options):
@@ -41,8 +41,8 @@ def digits(batch_size=50):
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_padding_changes_nothing(norm, prenorm, pooling, bidirectional):
     torch.manual_seed(0)
-    options = {"norm": norm, "prenorm": prenorm, "pooling": pooling, "bidirectional": bidirectional}
-    model = S4DClassifier(vocabulary=7, **SMALL, **options)
+    options = {"norm": norm, "prenorm": prenorm, "pooling": pooling, "ssm": SSM(8, bidirectional=bidirectional)}
+    model = S4DClassifier(vocabulary=7, **SMALL | options)
     short, long = torch.randint(7, (1, 20)), torch.randint(7, (1, 33))
     padded = torch.cat([torch.cat([short, torch.full((1, 13), 3)], 1), long])
     lengths = torch.tensor([20, 33])
@@ -105,7 +105,7 @@ def test_learns_the_digits(tmp_path):
     model = S4DClassifier(
         d_model=32,
         n_layers=2,
-        d_state=16,
+        ssm=SSM(16),
         optimizer=OptimizerConfig(lr=1e-2),
         schedule=ScheduleConfig("onecycle"),
     )
@@ -146,7 +146,9 @@ def test_tokens_lengths_and_predictions(tmp_path):
 
 def test_checkpoint_loads_as_plain_data(tmp_path):
     train, test = digits()
-    model = S4DClassifier(**SMALL, init="inv", optimizer=OptimizerConfig(lr=3e-3), schedule={"name": "cosine"})
+    model = S4DClassifier(
+        **SMALL | {"ssm": SSM(8, "inv")}, optimizer=OptimizerConfig(lr=3e-3), schedule={"name": "cosine"}
+    )
     run = trainer(tmp_path, limit_train_batches=2, limit_val_batches=1)
     run.fit(model, train, test)
     run.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
@@ -160,7 +162,7 @@ def test_checkpoint_loads_as_plain_data(tmp_path):
 
 def test_builds_on_meta():
     with torch.device("meta"):
-        model = S4DClassifier(3, d_model=512, n_layers=6, init="legs", n_ssm=2, bidirectional=True)
+        model = S4DClassifier(3, d_model=512, n_layers=6, ssm=SSM(init="legs", n_ssm=2, bidirectional=True))
     assert all(p.is_meta for p in model.parameters())
     assert model(torch.empty(2, 64, 3, device="meta")).shape == (2, 10)
 
@@ -201,7 +203,7 @@ def test_what_callbacks_ask_for():
         ({"dropout": 1.0}, "dropout: 1.0"),
         ({"n_classes": 1}, "n_classes: 1"),
         ({"rate": 0.0}, "rate: 0.0"),
-        ({"init": "leg"}, "init: 'leg'.*did you mean 'legs'"),
+        ({"ssm": {"init": "leg"}}, "ssm.init: 'leg'.*did you mean 'legs'"),
     ],
 )
 def test_bad_settings_are_named(options, message):

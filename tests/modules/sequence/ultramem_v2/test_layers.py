@@ -322,11 +322,11 @@ def test_multiply_adds_against_torchs_count():
     [
         ({"kind": "ultramemv2"}, "memory.kind: 'ultramemv2'.*did you mean 'ultramem_v2'"),
         ({"init": "papre"}, "memory.init: 'papre'"),
-        ({"top": 37}, "memory.top: 37.*at most the 36 slots"),
-        ({"d_value": 5}, "memory.d_value: 5.*multiple of cores = 2"),
+        ({"top": 37}, "memory.top: 37.*at most 36"),
+        ({"d_value": 5}, "memory.d_value: 5.*multiple of 2"),
         ({"n_keys": 0}, "memory.n_keys: 0"),
         ({"balance": -1.0}, "memory.balance: -1.0"),
-        ({"shared_tables": 3}, "shared_tables: 3.*the 2 layers"),
+        ({"shared_tables": 3}, "shared_tables: 3.*at most 2 "),
     ],
 )
 def test_bad_settings_are_named(options, message):
