@@ -270,8 +270,7 @@ def mistakes_of(key: str) -> Iterator[None]:
 
 
 def _refuse_once_differentiable(root: Node, end: Node, key: str) -> None:
-    """Refuses functions that say that they can be differentiated once: some of their gradients would silently count
-    as constant."""
+    """Refuses functions that are ``once_differentiable``: their gradients would silently count as constant."""
     for node in _between(root, end):
         function: Any = getattr(node, "_forward_cls", None)
         backward = getattr(function, "backward", None)
