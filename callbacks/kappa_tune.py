@@ -536,7 +536,7 @@ class KappaTune(Once):
             what = f"{drawn.name} has overwritten the weights that the model was given"
         else:
             what = f"{drawn.name} has drawn fresh weights"
-        rank_zero_warn(f"{self.name}: {what}: they know nothing, and their shapes alone decide the ranking")
+        rank_zero_warn(f"{self.name}: {what}: they contain nothing learnt, so only their shapes decide the ranking")
 
     @classmethod
     def apply(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:

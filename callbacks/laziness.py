@@ -135,7 +135,7 @@ class Laziness(ProbeObserver):
         kernel = blockwise_kernel(module, x, names, self.chunk) if self.kernel else None
         if {name: value.shape for name, value in now.items()} != {n: w.shape for n, w in self.weights.items()}:
             if self.weights:
-                rank_zero_info("laziness: the parameters are others than at the start; compared from here on")
+                rank_zero_info("laziness: the model has other parameters than at the start; it is compared from now on")
             self.weights = {name: value.clone() for name, value in now.items()}
             self.activity, self.start = activity, kernel
         assert self.activity is not None

@@ -82,8 +82,8 @@ class Learngene(Edit):
             genes = model.make_learngene(context.datamodule, bool(getattr(context.trainer, "fast_dev_run", False)))
         else:
             raise UserError(
-                f"learngene.path: None is not accepted with {type(model).__name__}, which makes none; the file or run "
-                "folder that finetuning/tleg writes"
+                f"learngene.path: None is not accepted with {type(model).__name__}, which trains none; the file or "
+                "run folder that finetuning/tleg writes"
             )
         values, kept = matched(transformer, genes, self.head)
         self._genes = genes

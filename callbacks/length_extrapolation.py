@@ -139,7 +139,9 @@ class LengthExtrapolation(Observer):
             UserError: it has no ``extend``.
         """
         if not isinstance(model, Generates):
-            raise UserError(f"length_extrapolation: {type(model).__name__} is no language model (it lacks extend)")
+            raise UserError(
+                f"length_extrapolation: {type(model).__name__} is not a language model (it lacks the method extend)"
+            )
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measures, writes, logs and draws."""

@@ -379,7 +379,7 @@ class LoRA(Once):
             UserError: their initialisation changed the layers' own weights.
         """
         if decision["changes_base"]:
-            raise UserError("lora cannot be taken back: its initialisation changed the layers' own weights; fold it")
+            raise UserError("lora cannot be undone: its initialisation changed the layers' weights; fold it instead")
         unload(model, decision["adapter"])
 
     @classmethod

@@ -71,7 +71,7 @@ def _batch(dataset: Any, rows: list[int]) -> tuple[Tensor, Tensor]:
     batch = many(rows) if callable(many) else torch.utils.data.default_collate([dataset[row] for row in rows])
     x, y = pair_of(batch, "probe_heads")
     if y.is_floating_point() or y.ndim != 1:
-        raise UserError("probe_heads: a batch must be inputs and a class for each")
+        raise UserError("probe_heads: a batch must be a pair of inputs and their classes")
     return x, y
 
 
@@ -114,7 +114,7 @@ class ProbeHeads(Observer):
         not_empty(sizes=self.sizes, c=self.c)
         at_least(2, sizes=self.sizes, limit=limit)
         if list(self.sizes) != sorted(set(self.sizes)):
-            raise UserError(f"sizes: {list(self.sizes)} is not accepted; ascending")
+            raise UserError(f"sizes: {list(self.sizes)} is not accepted; numbers in ascending order")
         above(0, c=self.c)
         one_of(get_args(Part), draw_from=draw_from)
         at_least(1, repeats=repeats)
@@ -128,7 +128,7 @@ class ProbeHeads(Observer):
             UserError: it has no ``forward``.
         """
         if type(model).forward is pl.LightningModule.forward:
-            raise UserError(f"{self.name}: {type(model).__name__} has no forward, so there are no features to take")
+            raise UserError(f"{self.name}: {type(model).__name__} has no forward, so it has no features")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuses data without sets to draw from.

@@ -134,7 +134,9 @@ class PromptShift(Observer):
             UserError: it has no ``answer``.
         """
         if not isinstance(model, AnswersPrompts):
-            raise UserError(f"prompt_shift: {type(model).__name__} answers no regression prompts (it lacks answer)")
+            raise UserError(
+                f"prompt_shift: {type(model).__name__} does not answer prompts (it lacks the method answer)"
+            )
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measures, writes, logs and draws.
@@ -146,7 +148,7 @@ class PromptShift(Observer):
             return
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, HandsOutPrompts):
-            raise UserError(f"prompt_shift: {type(data).__name__} hands out no regression prompts")
+            raise UserError(f"prompt_shift: {type(data).__name__} has no regression prompts")
         length = data.length if self.length is None else self.length
         found: dict[str, dict[float, dict[str, float]]] = {}
         with evaluating(pl_module):

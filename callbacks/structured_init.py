@@ -220,4 +220,4 @@ class StructuredInit(Edit):
         """Prints a line on what was rewritten."""
         names = plan.decision["weights"]
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        rank_zero_info(f"structured_init: {self.kind}, at the norm they had: {shown}")
+        rank_zero_info(f"structured_init: {self.kind}, with the norm unchanged: {shown}")

@@ -156,7 +156,7 @@ class Throughput(Observer):
             UserError: it has no ``extend``.
         """
         if not isinstance(model, Generates):
-            raise UserError(f"throughput: {type(model).__name__} is no language model (it lacks the method extend)")
+            raise UserError(f"throughput: {type(model).__name__} is not a language model (it lacks the method extend)")
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measures, writes and draws."""

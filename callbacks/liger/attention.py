@@ -312,7 +312,7 @@ def _cache_layer() -> Any:
             self._each(lambda x: x.repeat_interleave(repeats, 0))
 
         def crop(self, *args: Any) -> None:
-            raise UserError("liger: what a recurrence has read cannot be taken back (assisted generation)")
+            raise UserError("liger: tokens cannot be removed from a recurrent state, as assisted generation does")
 
         def _each(self, change: Any) -> None:
             if self.state is not None:

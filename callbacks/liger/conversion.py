@@ -39,7 +39,7 @@ def select(model: nn.Module, layers: Sequence[str] | None = None, hybrid_every: 
         UserError: there is no such layer.
     """
     if hybrid_every < 0 or hybrid_every == 1:
-        raise UserError(f"liger.hybrid_every: {hybrid_every} is not accepted; 0 (none stays), or 2 and more")
+        raise UserError(f"liger.hybrid_every: {hybrid_every} is not accepted; 0 (all are converted), or 2 and more")
     known = attentions(model)
     if not known:
         if done := converted(model):

@@ -85,9 +85,11 @@ class LPFT(Once):
             else:
                 changed(OptimizerConfig(), values or {}, key)
             if values and optimizer == "keep":
-                raise UserError(f"{key}: {values} is not accepted with optimizer keep, which goes on as it is")
+                raise UserError(f"{key}: {values} is not accepted with optimizer keep, which changes nothing")
             if values and key.startswith("probe") and not probe_epochs:
-                raise UserError(f"{key}: {values} is not accepted without probe_epochs; a solved probe has none")
+                raise UserError(
+                    f"{key}: {values} is not accepted without probe_epochs; a solved probe has no use for it"
+                )
         self.strategy, self.head, self.probe_epochs = strategy, head, probe_epochs
         self.Cs, self.cv, self.max_iter, self.head_scale = Cs, cv, max_iter, float(head_scale)
         self.optimizer = optimizer

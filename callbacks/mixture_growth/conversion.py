@@ -133,7 +133,7 @@ def _whole(model: nn.Module, inputs: Sequence[str] | None, outputs: Sequence[str
     first = _named(weights, inputs, "input_layers") if inputs else weights[:1]
     last = _named(weights, outputs, "output_layers") if outputs else classifiers(model) or weights[-1:]
     if both := set(first) & set(last):
-        raise UserError(f"mixture_growth.output_layers: {sorted(both)[0]} is the first layer too, nothing is between")
+        raise UserError(f"mixture_growth.output_layers: {sorted(both)[0]} is also the first layer, nothing is between")
     start = weights.index(first[0])
     kinds, seen = {}, 0
     for name, module in model.named_modules():
@@ -222,7 +222,7 @@ def plan_layers(
     inside = {} if "it is made of templates already" in against.values() else _inside(model)
     if inside and (input_layers or output_layers):
         key = "input_layers" if input_layers else "output_layers"
-        raise UserError(f"mixture_growth.{key}: not accepted where only the MLPs inside blocks are split; give layers")
+        raise UserError(f"mixture_growth.{key}: not accepted if only the MLPs inside blocks are split; give layers")
     if inside:
         return inside
     lines = [f"{name} ({_kind(model, name)}): {reason}" for name, reason in list(against.items())[:8]]

@@ -225,7 +225,7 @@ def load_member(
 
     def take(target: Tensor, key: str) -> None:
         if key not in state:
-            raise UserError(f"mixture_growth.load_member: {key} is missing in the state that is to be loaded")
+            raise UserError(f"mixture_growth.load_member: {key} is missing in the loaded state")
         if target.shape != state[key].shape:
             found, expected = tuple(state[key].shape), tuple(target.shape)
             raise UserError(f"mixture_growth.load_member: {key} is {found}, {expected} was expected")

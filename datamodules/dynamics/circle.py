@@ -36,7 +36,7 @@ def read_points(path: Path) -> tuple[Tensor, Tensor]:
     if x is None or y is None or x.ndim != 2 or not len(x) or y.shape != (len(x),):
         raise UserError(f"path: {path} holds {shapes_of(arrays)}; expected: {expected}")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise UserError(f"path: {path} holds numbers that are not finite")
+        raise UserError(f"path: {path} has numbers that are not finite")
     return torch.as_tensor(x), torch.as_tensor(y)
 
 

@@ -1,7 +1,7 @@
 """Trials of small cognitive tasks: two-alternative choice, delayed match to sample, context-dependent choice.
 
-The tasks and their timings of neurogym, as Liu et al. 2024 (arXiv 2310.08513) use them: 8 steps of 100 ms, Gaussian
-noise of standard deviation 0.1, fixation (class 0) to be held until the last step, where the choice is made.
+Tasks and timings are those of neurogym, as Liu et al. 2024 (arXiv 2310.08513) use them: 8 steps of 100 ms, Gaussian
+noise of standard deviation 0.1; the target is fixation (class 0) until the last step, which is the choice.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _noise(sigma: float, *shape: int, generator: torch.Generator) -> Tensor:
 
 
 def _labels(choice: Tensor) -> Tensor:
-    """Returns (N, 8): 0, and at the end 1 + the choice."""
+    """Returns (N, 8): 0, and 1 + the choice in the last step."""
     y = torch.zeros(len(choice), STEPS, dtype=torch.uint8)
     y[:, -1] = 1 + choice
     return y
@@ -89,8 +89,8 @@ def context_choice(trials: int, generator: torch.Generator, sigma: float = 0.1) 
         sigma: Standard deviation of the noise, on all channels during the stimulus.
 
     Returns:
-        x (N, 8, 7) float32: fixation, two channels of each modality, (1 ± coherence/100)/2, and the cue, which is there
-        at all steps; y (N, 8).
+        x (N, 8, 7) float32: fixation, two channels of each modality, (1 ± coherence/100)/2, and the cue, present in all
+        steps; y (N, 8).
     """
     context = torch.randint(2, (trials,), generator=generator)
     choices = torch.randint(2, (trials, 2), generator=generator)
@@ -114,8 +114,8 @@ TASKS: dict[Task, Callable[[int, torch.Generator, float], Trials]] = {
 
 
 def read_trials(path: Path) -> Trials:
-    """Reads ``.npz`` with ``x`` (N, T, I) and ``y``, classes (N, T), or (N,) where only the last step counts; of a
-    folder its ``trials.npz``.
+    """Reads ``.npz`` with ``x`` (N, T, I) and classes ``y`` (N, T), or (N,) if only the last step counts; in a folder
+    it reads ``trials.npz``.
 
     Raises:
         UserError: there is no such file, or it has other contents.
@@ -129,20 +129,20 @@ def read_trials(path: Path) -> Trials:
     if x.ndim != 3 or not len(x) or y.shape not in (x.shape[:2], x.shape[:1]) or y.dtype.kind not in "iu":
         raise UserError(f"path: {path} holds x {x.shape} and y {y.shape} {y.dtype.name}; expected: {expected}")
     if not np.isfinite(x).all() or y.min() < 0:
-        raise UserError(f"path: {path} holds numbers that are not finite, or classes below 0; expected: {expected}")
+        raise UserError(f"path: {path} has numbers that are not finite, or classes below 0; expected: {expected}")
     return torch.as_tensor(x), torch.as_tensor(y.astype(np.int64))
 
 
 def held_out(x: Tensor, y: Tensor, probes: int) -> dict[str, Tensor]:
-    """A batch of trials: ``x`` and ``y``, ``probe`` the first of them, ``test_x`` and ``test_y`` the last fifth.
+    """A batch of trials: ``x`` and ``y``; ``probe``, the first of them; ``test_x`` and ``test_y``, the last fifth.
 
     Args:
         x: (N, T, I).
         y: Classes (N, T).
-        probes: Most trials of ``probe``.
+        probes: Largest number of trials in ``probe``.
 
     Raises:
-        UserError: there are fewer than two.
+        UserError: there are fewer than two trials.
     """
     if len(x) < 2:
         raise UserError("path: one trial is not enough; two or more are needed, a fifth of them to test on")
@@ -158,9 +158,9 @@ class CognitiveTasks(WholeData):
     Args:
         path: The user's ``.npz`` (:func:`read_trials`); its last fifth is for testing.
         task: Without a path: ``2af`` (3 inputs), ``dms`` (3 inputs) or ``cxt`` (7 inputs), all of 3 classes.
-        trials: N; the batch size times the steps makes every trial of training a new one.
-        probes: P, at most; without a path drawn before the others.
-        test_trials: Without a path.
+        trials: N; with N = batch size times number of steps, no trial is used twice.
+        probes: Largest P; without a path these trials are drawn before the others.
+        test_trials: Number of test trials without a path.
         sigma: Standard deviation of the noise.
         seed: Seed of the draws.
         passes: Batches in an epoch.

@@ -1,4 +1,4 @@
-"""Correlations of inputs and outputs: all that a linear network learns from."""
+"""Correlations of inputs and outputs, the only data that a linear network's training depends on."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 def read_pairs(path: Path) -> tuple[Tensor, Tensor]:
     """Reads ``.npz`` with ``X`` (N_in, P) and ``Y`` (N_out, P), or with ``images`` (P, …) and ``labels`` (P,), or
-    MNIST's ``x_train`` and ``y_train``; images of bytes are divided by 255, labels become one-hot. Of a folder it reads
+    MNIST's ``x_train`` and ``y_train``; images of bytes are divided by 255, labels become one-hot. In a folder it reads
     ``mnist.npz``, or else ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, plain or with ``.gz``.
 
     Raises:
@@ -89,10 +89,10 @@ def whitened(x: Tensor) -> Tensor:
 
 
 class Correlations(WholeData):
-    """Correlations of a data set; each batch is all of them.
+    """Correlations of a data set; each batch has all of them.
 
     ``s11`` Σ11 (N_in, N_in), ``s31`` Σ31 (N_out, N_in) and ``syy`` tr Σyy; with ``examples`` also ``x`` (N_in, P),
-    ``y`` (N_out, P) and ``count``, what sums over them are divided by.
+    ``y`` (N_out, P) and ``count``, the divisor of sums over them.
 
     Reads: ``.npz`` of X and Y, MNIST's files, or images and labels. Without a path: hierarchical data, scikit-learn's
     digits.
@@ -100,12 +100,12 @@ class Correlations(WholeData):
     Args:
         path: The user's file (:func:`read_pairs`).
         source: Without a path: ``tree`` (the paper's hierarchical data, one-hot inputs) or ``digits``.
-        depth: Of the tree; 2^depth items.
+        depth: Depth of the tree, which has 2^depth items.
         features: Outputs of the tree.
         flip: Probability that a child differs from its parent.
-        mean: Whether Σ are means over examples rather than sums.
-        whiten: Whether inputs are whitened first, Σ11 = I.
-        examples: Whether batches hold the examples too, which networks that are not linear need.
+        mean: Whether Σ11 and Σ31 are means over examples instead of sums.
+        whiten: Whether inputs are whitened first, so that Σ11 = I.
+        examples: Whether batches also have the examples, which nonlinear networks need.
         seed: Seed of the tree.
         passes: Batches in an epoch.
 

@@ -1,4 +1,4 @@
-"""Pictures and one principal component of the limit tangent kernel on them: a direction to learn along."""
+"""Pictures and one principal component of the limit tangent kernel on them, the direction to be learnt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DigitsComponent(WholeData):
     Args:
         path: Folder with MNIST's ``train-images-idx3-ubyte[.gz]``; by default scikit-learn's digits, d = 64.
         samples: N.
-        index: Which component, from 1 for the largest eigenvalue.
+        index: Number of the component; 1 has the largest eigenvalue.
         depth: L of the kernel.
         beta: β of the kernel.
         activation: σ of the kernel, one of ``framework.functional.ntk.ACTIVATIONS``.

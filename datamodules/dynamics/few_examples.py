@@ -39,36 +39,36 @@ def embedded(source: Source) -> tuple[Tensor, Tensor]:
 
 
 def from_file(path: Path) -> tuple[Tensor, Tensor]:
-    """What :func:`~datamodules.dynamics.correlations.read_pairs` reads: classes become even or odd, a single output row
-    stays what it is.
+    """Reads a file by :func:`~datamodules.dynamics.correlations.read_pairs`; classes become even or odd, a single
+    output row is not changed.
 
     Raises:
         UserError: the file cannot be read or is something else.
     """
     x, y = read_pairs(path)
     if not (x.isfinite().all() and y.isfinite().all()):
-        raise UserError(f"path: {path} holds numbers that are not finite")
+        raise UserError(f"path: {path} has numbers that are not finite")
     return pooled(x, y[0] if len(y) == 1 else parity(y.argmax(0)))
 
 
 class FewExamples(WholeData):
-    """Draws of ``examples`` inputs with noisy labels, and clean ones to test on; each batch is all of them.
+    """Draws of ``examples`` inputs with noisy labels, and clean ones for testing; each batch has all of them.
 
-    A batch holds ``x`` (E, N, P), ``y`` (E, P), ``x_test`` (E, N, T) and ``y_test`` (E, T), float64.
+    A batch has ``x`` (E, N, P), ``y`` (E, P), ``x_test`` (E, N, T) and ``y_test`` (E, T), float64.
 
     Reads: ``.npz`` of X and Y, MNIST. Without a path: a ReLU teacher, scikit-learn's digits and diabetes.
 
     Args:
         path: The user's ``.npz`` with ``X`` (N, M) and ``Y`` (1, M), or images and labels, or a folder with MNIST
-            (:func:`~datamodules.dynamics.correlations.read_pairs`); of classes even and odd are distinguished.
+            (:func:`~datamodules.dynamics.correlations.read_pairs`); classes become even or odd.
         source: Without a path: ``relu_teacher``, ``digits`` or ``diabetes``.
         inputs: N of the teacher's Gaussian inputs, of variance 1/N.
         teacher: Hidden units of the teacher; its outputs have variance 1.
         noise: Standard deviation of the noise on outputs of variance 1.
         flip: Share of labels ±1 that are flipped.
         examples: P.
-        tests: T, or as many as are left.
-        draws: E: of teacher, noise and which examples.
+        tests: T; fewer if fewer are left.
+        draws: E, number of draws of teacher, noise and examples.
         seed: Seed of the draws.
         passes: Batches in an epoch.
 
@@ -117,7 +117,7 @@ class FewExamples(WholeData):
             pool = from_file(Path(self.path).expanduser())
         elif self.source != "relu_teacher":
             pool = embedded(self.source)
-        if pool is not None:  # at least one is left to test
+        if pool is not None:  # at least one is left for testing
             at_most({"all but one": len(pool[1]) - 1}, examples=self.examples)
         rows = []
         for draw in range(self.draws):

@@ -15,16 +15,16 @@ from framework.settings import above, at_least
 
 
 class NoisyTeacher(WholeData):
-    """Draws of ``y = w̄ X + ε``; each batch is all of them.
+    """Draws of ``y = w̄ X + ε``; each batch has all of them.
 
-    A batch holds ``x`` (E, N, P) with entries of variance 1/N, ``y`` (E, P), ``teacher`` (E, N) of variance SNR, and
+    A batch has ``x`` (E, N, P) with entries of variance 1/N, ``y`` (E, P), ``teacher`` (E, N) of variance SNR, and
     the numbers ``snr`` and ``noise`` (the variance of ε, 1).
 
     Reads: ``.npz`` of inputs. Without a path: it is generated.
 
     Args:
-        path: An ``.npz`` with ``X`` (N, P) to use as every draw's inputs, scaled to a mean square of 1/N; teacher and
-            noise are drawn.
+        path: An ``.npz`` with ``X`` (N, P), the inputs of every draw, scaled to a mean square of 1/N; only teacher and
+            noise are drawn then.
         inputs: N without a path.
         alpha: P/N without a path.
         snr: Variance of the teacher's weights over that of the noise.

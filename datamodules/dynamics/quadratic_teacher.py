@@ -30,7 +30,7 @@ def read_samples(path: Path) -> tuple[Tensor, Tensor]:
         raise UserError(f"path: {path} holds {shapes_of(arrays)}; expected: {EXPECTED}")
     x, y = (torch.as_tensor(arrays[name]) for name in ("X", "y"))
     if not (x.isfinite().all() and y.isfinite().all()):
-        raise UserError(f"path: {path} holds numbers that are not finite; expected: {EXPECTED}")
+        raise UserError(f"path: {path} has numbers that are not finite; expected: {EXPECTED}")
     return x, y
 
 
@@ -46,7 +46,7 @@ def digits(samples: int, components: int, generator: torch.Generator) -> Tensor:
         (n, d), float64.
 
     Raises:
-        UserError: there are not as many pictures, or components.
+        UserError: there are fewer pictures, or fewer components.
     """
     from sklearn.datasets import load_digits
 
@@ -59,22 +59,22 @@ def digits(samples: int, components: int, generator: torch.Generator) -> Tensor:
 
 
 class QuadraticTeacher(WholeData):
-    """Samples of y = xᵀ S x / d + noise with S = WᵀW/m and Gaussian W; each batch is all of them.
+    """Samples of y = xᵀ S x / d + noise with S = WᵀW/m and Gaussian W; each batch has all of them.
 
-    A batch holds ``x`` (n, d), ``labels`` ỹ (n,) = Tr(Z_i S) + √Δ̃ ξ_i, ``level``, what y = level + ỹ/√d is centred
-    by, and ``matrix`` S (d, d) if it is known; all float64. A file's labels are centred by their mean.
+    A batch has ``x`` (n, d), ``labels`` ỹ (n,) = Tr(Z_i S) + √Δ̃ ξ_i, the number ``level`` of y = level + ỹ/√d, and
+    ``matrix`` S (d, d) if it is known; all float64. A file's labels are centred by their mean.
 
     Reads: ``.npz`` of X and y. Without a path: it is generated, or on scikit-learn's digits.
 
     Args:
         path: The user's ``.npz`` (:func:`read_samples`).
-        source: Without a path: x is ``gaussian``, or real but not Gaussian, so that the theory does not hold:
-            ``digits`` (:func:`digits`).
+        source: Without a path: ``gaussian`` x, or ``digits`` (:func:`digits`), which are real but not Gaussian, so that
+            the theory does not hold.
         dimension: d.
         samples: n.
         width: m, hidden units of the teacher.
         noise: Δ̃, the variance of the centred labels' noise: 2Δ(2 + Δ)/κ for noise of variance Δ in each unit.
-        seed: Seed of all that is drawn.
+        seed: Seed of all draws.
         passes: Batches in an epoch.
 
     Raises:

@@ -23,11 +23,11 @@ def low_rank(n1: int, n2: int, rank: int, condition: float, generator: torch.Gen
 
     Args:
         n1: Rows.
-        n2: Columns; as many as rows where it is symmetric.
+        n2: Columns; equal to the rows if it is symmetric.
         rank: Number of singular values.
-        condition: Largest over smallest of them.
+        condition: Largest singular value divided by the smallest.
         generator: Source of randomness.
-        symmetric: Whether left and right ones are the same.
+        symmetric: Whether left and right singular vectors are the same.
 
     Returns:
         (n1, n2), float64.
@@ -47,8 +47,8 @@ def gaussian_operator(measurements: int, n1: int, n2: int, generator: torch.Gene
         n1: Rows.
         n2: Columns.
         generator: Source of randomness.
-        symmetric: Whether each A_i is replaced by its symmetric part. To symmetric matrices that makes no difference;
-            others can then not be recovered.
+        symmetric: Whether each A_i is replaced by its symmetric part. This makes no difference for symmetric matrices;
+            others cannot be recovered then.
     """
     a = torch.randn(measurements, n1, n2, dtype=torch.float64, generator=generator) / measurements**0.5
     if symmetric:
@@ -57,23 +57,23 @@ def gaussian_operator(measurements: int, n1: int, n2: int, generator: torch.Gene
 
 
 def truncated(matrix: Tensor, rank: int) -> Tensor:
-    """Returns the best approximation of a given rank, divided by its largest singular value."""
+    """Returns the best approximation of the given rank, divided by its largest singular value."""
     u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
     return (u[:, :rank] * (s[:rank] / s[0])) @ vt[:rank]
 
 
 def digits_covariance(rank: int) -> Tensor:
-    """Returns the covariance (64, 64) of scikit-learn's digits (pixels over 16), its best part of a rank."""
+    """Returns the best approximation of a rank of the covariance (64, 64) of scikit-learn's digits (pixels over 16)."""
     from sklearn.datasets import load_digits
 
     return truncated(torch.as_tensor(np.cov(load_digits().data / 16, rowvar=False)), rank)
 
 
 def sample_image(rank: int, rows: int = 48, columns: int = 64) -> Tensor:
-    """Returns a grey picture of scikit-learn's, averaged down, its best part of a rank.
+    """Returns the best approximation of a rank of a grey picture of scikit-learn's, downsampled by averaging.
 
     Args:
-        rank: Of the picture that is left.
+        rank: Rank of the result.
         rows: Pixels.
         columns: Pixels.
 
@@ -108,21 +108,22 @@ def read_measurements(path: Path) -> dict[str, Tensor]:
 
 
 class MatrixSensing(WholeData):
-    """Noiseless linear measurements of a matrix; each batch is all of them.
+    """Noiseless linear measurements of a matrix; each batch has all of them.
 
-    A batch holds ``matrix`` M (n1, n2) if it is known, ``y`` (m,), and ``operator`` A (m, n1 · n2); with
-    ``measurements`` 0 the operator is the identity, and ``y`` and ``operator`` are not there.
+    A batch has ``matrix`` M (n1, n2) if it is known, ``y`` (m,), and ``operator`` A (m, n1 · n2); with ``measurements:
+    0`` the operator is the identity, and a batch has no ``y`` and no ``operator``.
 
-    Reads: ``.npz`` of measurements, ``.npy`` of a matrix. Without a path: it is generated, or parts of real ones.
+    Reads: ``.npz`` of measurements, ``.npy`` of a matrix. Without a path: a generated matrix, or an approximation of a
+        real one.
 
     Args:
         path: The user's ``.npz`` or ``.npy`` (:func:`read_measurements`).
-        source: Without a path: ``gaussian`` (random singular vectors, as in the paper), ``digits`` (part of a
-            covariance, symmetric) or ``image`` (part of a picture).
-        rows: n1 of ``gaussian``.
+        source: Without a path: ``gaussian`` (random singular vectors, as in the paper), ``digits`` (approximation of a
+            covariance, symmetric) or ``image`` (approximation of a picture).
+        rows: n1, for ``gaussian``.
         columns: n2; by default n1.
         rank: r of the matrix.
-        condition: Largest over smallest singular value, of ``gaussian``.
+        condition: Largest singular value divided by the smallest, for ``gaussian``.
         measurements: m; 0 for the limit of infinitely many.
         symmetric: Whether the matrix is symmetric and positive semi-definite.
         symmetric_operator: Whether each A_i is made symmetric.

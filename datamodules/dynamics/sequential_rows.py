@@ -1,4 +1,4 @@
-"""Pictures read row by row: sequential digits and MNIST, a row of pixels a step, one class a picture."""
+"""Pictures read row by row: sequential digits and MNIST, one row of pixels for each step, one class a picture."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def rows_of(part: LabelledImages) -> tuple[Tensor, Tensor]:
 
 
 def read_square_images(path: Path) -> tuple[Tensor, Tensor]:
-    """The same of an ``.npz`` of images and labels (:func:`datamodules.dynamics.correlations.read_pairs`), square ones.
+    """Returns the same from an ``.npz`` of square images and labels
+    (:func:`~datamodules.dynamics.correlations.read_pairs`).
 
     Raises:
         UserError: there is no such file, it holds something else, or the images are not square.
@@ -33,7 +34,7 @@ def read_square_images(path: Path) -> tuple[Tensor, Tensor]:
     pixels, kinds = read_pairs(path)
     side = round(len(pixels) ** 0.5)
     if side**2 != len(pixels):
-        raise UserError(f"path: {path} holds images of {len(pixels)} pixels, which are not square")
+        raise UserError(f"path: {path} has images of {len(pixels)} pixels, which are not square")
     return pixels.T.reshape(-1, side, side).float(), kinds.argmax(0)
 
 
@@ -47,8 +48,8 @@ class SequentialRows(WholeData):
         path: A folder with MNIST's IDX files, or an ``.npz`` of images and labels (or with ``x_train`` and ``y_train``,
             as Keras has MNIST), of which a fifth is for testing.
         source: Without a path: ``digits`` (scikit-learn's, 8 x 8) or ``mnist5k`` (5,000 digits of MNIST, 28 x 28).
-        probes: Pictures of the probe, at most: the first for training.
-        seed: Decides which of them are for testing, where there is no official part, and their order.
+        probes: Largest number of pictures in the probe, which are the first of the training part.
+        seed: Seed of the order, and of the choice of test pictures if there is no official test part.
         passes: Batches in an epoch.
 
     Raises:

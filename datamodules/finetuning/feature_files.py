@@ -50,9 +50,9 @@ def checked(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarra
         if x.ndim != 2 or y.shape != (len(x),) or not len(x) or not x.shape[1]:
             raise UserError(f"path: {where}: X_{part} has the shape {x.shape} and y_{part} {y.shape}; (N, n) and (N,)")
         if x.dtype.kind not in "fiub" or not np.isfinite(x).all():
-            raise UserError(f"path: {where}: X_{part} holds something else than finite numbers")
+            raise UserError(f"path: {where}: X_{part} has values that are not finite numbers")
         if y.dtype.kind not in "fiu" or not np.array_equal(y, np.rint(y)) or y.min() < 0:
-            raise UserError(f"path: {where}: y_{part} holds something else than whole numbers from 0")
+            raise UserError(f"path: {where}: y_{part} has values that are not whole numbers from 0")
         result |= {f"X_{part}": x.astype(np.float32), f"y_{part}": y.astype(np.int64)}
     if result["X_train"].shape[1] != result["X_test"].shape[1]:
         raise UserError(f"path: {where}: X_train {result['X_train'].shape} and X_test {result['X_test'].shape} differ")

@@ -138,7 +138,7 @@ class RoundData(DataModule):
     def _build(self, base: Any, arguments: dict[str, Any], path: str | Path | None) -> DataModule:
         if isinstance(base, DataModule):
             if arguments or path is not None:
-                raise UserError("base_args: an instance is given as base, which is built already")
+                raise UserError("base_args: not accepted if base is an instance")
             return base
         cls = base if isinstance(base, type) else _find_class(str(base))
         if not (isinstance(cls, type) and issubclass(cls, DataModule)):

@@ -149,7 +149,7 @@ class TransferDigits(DataModule):
     def _of(self, x: np.ndarray, y: np.ndarray, classes: list[int]) -> tuple[Tensor, Tensor]:
         chosen = np.isin(y, classes)
         if missing := [label for label in classes if not (y == label).any()]:
-            raise UserError(f"path: {self.path or 'the digits'} holds no example of class {missing[0]}")
+            raise UserError(f"path: {self.path or 'the digits'} has no example of class {missing[0]}")
         places = np.searchsorted(np.sort(classes), y[chosen])
         return torch.as_tensor(x[chosen], dtype=torch.float32), torch.as_tensor(places, dtype=torch.int64)
 

@@ -61,9 +61,9 @@ def read_task(source: str | Path | Arrays, test_fraction: float = 0.2, split_see
     where = "arrays" if isinstance(source, Mapping) else str(source)
     arrays = dict(source) if isinstance(source, Mapping) else _read_file(Path(source))
     if missing := [part for part in PARTS[:2] if part not in arrays]:
-        raise UserError(f"{where}: holds no array {missing[0]!r}; x and y are needed, x_test and y_test optional")
+        raise UserError(f"{where}: no array {missing[0]!r}; x and y are needed, x_test and y_test are optional")
     if ("x_test" in arrays) != ("y_test" in arrays):
-        raise UserError(f"{where}: holds one of x_test and y_test; both are needed, or neither")
+        raise UserError(f"{where}: has only one of x_test and y_test; both are needed, or neither")
     try:
         x, y = np.asarray(arrays["x"], dtype=np.float32), np.asarray(arrays["y"])
         if "x_test" not in arrays:
@@ -82,7 +82,7 @@ def read_task(source: str | Path | Arrays, test_fraction: float = 0.2, split_see
         if not np.isfinite(a).all():
             raise UserError(f"{where}: {samples} has entries that are not finite")
         if not np.array_equal(b, np.rint(b)) or b.min() < 0:
-            raise UserError(f"{where}: {labels} holds labels that are not whole numbers from 0")
+            raise UserError(f"{where}: {labels} has labels that are not whole numbers from 0")
         parts[labels] = b.astype(np.int64)
     if parts["x"].shape[1:] != parts["x_test"].shape[1:]:
         raise UserError(f"{where}: x has samples {parts['x'].shape[1:]}, x_test {parts['x_test'].shape[1:]}")

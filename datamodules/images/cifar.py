@@ -24,7 +24,7 @@ def _read_batch(path: Path) -> dict[str, Any]:
     except Exception as error:  # a broken pickle can raise nearly anything
         raise UserError(f"{path}: not a batch of CIFAR's python version, nothing of it was used: {error}") from error
     if not isinstance(batch, dict):
-        raise UserError(f"{path}: holds a {type(batch).__name__}, a batch of CIFAR is a dict")
+        raise UserError(f"{path}: has a {type(batch).__name__}; a batch of CIFAR is a dict")
     return batch
 
 

@@ -49,7 +49,7 @@ def read_idx(path: str | Path) -> np.ndarray:
     dtype = np.dtype(_TYPES[data[2]])
     expected = start + math.prod(shape) * dtype.itemsize
     if len(data) != expected:
-        raise UserError(f"{path}: holds {len(data)} bytes, its header (shape {shape}, {dtype.name}) says {expected}")
+        raise UserError(f"{path}: has {len(data)} bytes, but its header (shape {shape}, {dtype.name}) says {expected}")
     return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
 

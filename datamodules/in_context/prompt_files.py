@@ -18,7 +18,7 @@ FORMS = (
 
 
 def read_prompts(path: Path) -> tuple[Tensor, Tensor]:
-    """Reads prompts of one length; of a folder its ``prompts.npz``.
+    """Reads prompts of one length; in a folder it reads ``prompts.npz``.
 
     Returns:
         ``x`` (n, N + 1, d) and ``y`` (n, N + 1, T), float32.
@@ -33,12 +33,12 @@ def read_prompts(path: Path) -> tuple[Tensor, Tensor]:
     except (KeyError, ValueError, IndexError):
         raise UserError(f"path: {path} holds {shapes_of(arrays)}; expected: {FORMS}") from None
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise UserError(f"path: {path} holds numbers that are not finite")
+        raise UserError(f"path: {path} has numbers that are not finite")
     return torch.as_tensor(x), torch.as_tensor(y)
 
 
 def _assemble(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns ``x`` and ``y`` of any of the forms; ValueError, KeyError or IndexError where the shapes do not fit."""
+    """Returns ``x`` and ``y`` of any of the forms; raises ValueError, KeyError or IndexError if shapes do not fit."""
     if "z" in arrays:
         z, zq, yq = arrays["z"], arrays["zq"], arrays["yq"].reshape(len(arrays["z"]), -1)
         labels = yq.shape[1]

@@ -1,4 +1,4 @@
-"""Regression prompts, drawn on the device batch by batch, or from the user's files."""
+"""Regression prompts, generated on the device batch by batch, or from the user's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pairs of sentences with a rated similarity, as prompts with rated examples and, for the last pair, a guess."""
+"""Pairs of sentences with a rated similarity, as prompts with rated examples and a guess for the last pair."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Pair = tuple[str, str, float]
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Reads lines ``sentence1<TAB>sentence2<TAB>score``; a first line whose score is no number is a header.
+    """Reads lines ``sentence1<TAB>sentence2<TAB>score``; a first line without a number as score is a header.
 
     Raises:
-        UserError: there is no such file, or a line is something else.
+        UserError: there is no such file, or a line has another form.
     """
     expected = "lines of sentence1, sentence2 and score, with tabs between, are expected"
     if not path.is_file():
@@ -49,7 +49,7 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def edited_pairs(count: int, seed: int) -> list[Pair]:
-    """Sentences of Python's help topics beside copies with some words from another; score 5 × the share that stayed."""
+    """Sentences of Python's help topics and copies with some words replaced; score 5 × the share of kept words."""
     text = " ".join(row["text"] for row in embedded("topics"))
     sentences = [s.split() for s in re.split(r"(?<=[.!?])\s+", text)]
     sentences = [s for s in sentences if 5 <= len(s) <= 12 and all(re.fullmatch(r"[A-Za-z,.'-]+", w) for w in s)]
@@ -66,14 +66,14 @@ def edited_pairs(count: int, seed: int) -> list[Pair]:
 
 
 def cosines(pairs: Sequence[Pair], encoder: str | None) -> np.ndarray:
-    """Cosine of the two sentences of each pair, (n,): of their TF-IDF vectors, or of an encoder's mean hidden state.
+    """Cosine similarity of the sentences of each pair, (n,), by TF-IDF vectors or an encoder's mean hidden states.
 
     Args:
         pairs: The pairs.
         encoder: Local folder of an encoder in the format of transformers.
 
     Raises:
-        UserError: the folder holds none.
+        UserError: the folder has no encoder.
     """
     sides = [[pair[0] for pair in pairs], [pair[1] for pair in pairs]]
     if encoder is None:
@@ -112,11 +112,11 @@ class SentencePairs(DataModule):
 
         A: <sentence 1> | B: <sentence 2> | similarity: <0 … 5>
 
-    and a guess is before the query's answer as ``guess: <0 … 5> |``: ``mean``, the examples' mean, or ``cosine``,
-    that of the two sentences, from 0 to 5. A batch holds ``input_ids``, ``attention_mask`` and ``labels`` (B, T), of
-    which the answer alone is not -100, ``place`` (B,), the token whose logits answer, ``score`` (B,) from 0 to 5,
-    ``guess`` (B,), NaN without one, and ``kind`` (B,), its place in ``guesses``. Scores are given as the nearest of six
-    levels.
+    and the query's answer is preceded by a guess, ``guess: <0 … 5> |``: ``mean``, the examples' mean, or ``cosine``,
+    the cosine similarity of the two sentences scaled to 0 … 5. A batch has ``input_ids``, ``attention_mask`` and
+    ``labels`` (B, T), of which only the answer is not -100, ``place`` (B,), the position of the token whose logits give
+    the answer, ``score`` (B,) from 0 to 5, ``guess`` (B,), NaN without one, and ``kind`` (B,), its index in
+    ``guesses``. Scores are rounded to the nearest of six levels.
 
     Reads: TSV of two sentences and a score. Without a path: edited sentences of Python's help.
 
@@ -125,12 +125,12 @@ class SentencePairs(DataModule):
         score_range: Lowest and highest score of the file.
         tokenizer: Local folder of the model's tokenizer; by default the tokens are bytes.
         encoder: Local folder of a sentence encoder for the guess ``cosine``; by default TF-IDF.
-        guesses: Any of ``none``, ``mean``, ``cosine``; each pair is asked once with each.
+        guesses: Any of ``none``, ``mean``, ``cosine``; there is one prompt for each pair and kind.
         examples: Rated pairs in a prompt.
-        pairs: Made without a path.
+        pairs: Number of pairs that are generated without a path.
         length: Longest prompt in tokens; longer ones lose examples from the front.
         batch_size: Prompts of a batch.
-        seed: Which pairs are examples of which, and of the made ones.
+        seed: Seed of the choice of examples, and of the generated pairs.
 
     Raises:
         UserError: a setting is not accepted; a file is missing or broken (in ``setup``).
@@ -168,7 +168,7 @@ class SentencePairs(DataModule):
             raise UserError(f"tokenizer: {tokenizer} does not tell the digits 0 to 5 apart by a token each")
 
     def setup(self, stage: str) -> None:
-        """Reads or makes the pairs and their prompts: four fifths train, a tenth each validates and tests.
+        """Reads or generates the pairs and their prompts: 80 % for training, 10 % for validation, 10 % for the test.
 
         Raises:
             UserError: the file is missing or broken, holds too few pairs, or scores outside of ``score_range``.
@@ -214,7 +214,7 @@ class SentencePairs(DataModule):
             (tokens,) = self.codec.encode(["".join([*shown[start:], asked, " 0"])])
             if len(tokens) <= self.length:
                 break
-        return tokens[-self.length : -1]  # of an answer with its space as a token of its own, the space stays
+        return tokens[-self.length : -1]  # if the space before the answer is a separate token, it stays
 
     def _arrays(self, rows: list[tuple[list[int], float, float, int]]) -> NamedArrays:
         longest = max(len(tokens) for tokens, *_ in rows) + 1

@@ -99,7 +99,7 @@ class GridSignal(DataModule):
         generator = torch.Generator().manual_seed(self.holdout_seed)
         held[torch.randperm(samples, generator=generator)[: round(self.holdout * samples)]] = True
         if bool(held.all()):
-            raise UserError(f"holdout: {self.holdout} is not accepted, it leaves none of {samples} samples")
+            raise UserError(f"holdout: {self.holdout} is not accepted, it leaves no training samples of {samples}")
         x_train, y_train = (x[~held], y[~held]) if self.holdout else (x, y)
         world = 1 if self.trainer is None else self.trainer.world_size
         if self._asked_batch is None and world == 1 and len(x_train) <= LARGEST_BATCH:
@@ -159,5 +159,5 @@ def normalised(values: Tensor, where: str) -> Tensor:
         raise UserError(f"{where}: some values are not finite")
     peak = float(values.abs().max()) if values.numel() else 0.0
     if not peak:
-        raise UserError(f"{where}: there is nothing but zeros in it")
+        raise UserError(f"{where}: all values are zero")
     return (values.double() / peak).float()

@@ -376,7 +376,7 @@ class ListOps(DataModule):
                         ListOpsDataset(saved[f"tokens{i}"], saved[f"starts{i}"], saved[f"values{i}"]) for i in range(3)
                     )
             except Exception as error:  # numpy and zipfile raise many types
-                raise UserError(f"{file}: not a cache of ListOps ({error}); delete it to generate it anew") from error
+                raise UserError(f"{file}: not a cache of ListOps ({error}); delete it to generate it again") from error
         parts = generate_parts(*settings)
         arrays: dict[str, Any] = {}
         for i, part in enumerate(parts):

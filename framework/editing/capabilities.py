@@ -15,8 +15,8 @@ RANKING = "ranking"
 ADAPTERS = "adapters"
 
 CAPABILITIES = {
-    PLAIN_LAYERS: "the model's own layers. A Transform of an earlier phase takes them away until it has settled, so "
-    "only `needs` names this one",
+    PLAIN_LAYERS: "the model's own layers. A Transform of an earlier phase replaces them until it has settled; this "
+    "capability is only used in `needs`",
     FRESH_WEIGHTS: "draws weights as a layer's own initialisation would; `initialise` with another seed draws others",
     TRAINED_WEIGHTS: "writes weights that were trained before",
     NOISE: "shrinks weights or adds noise to them before training; `noised(model)` returns the names of the parameters",

@@ -1,7 +1,7 @@
-"""What a training step's own forward pass computes, watched by hooks that exist only within the step.
+"""Captures what the forward pass of a training step computes, by hooks that exist only within the step.
 
-Nothing runs a second time: batch norm sees the batch once, and dropout draws once. The input that the network is given
-requires gradients before the network sees it, so that a gradient by it has a graph of its own (double backward).
+There is no second forward pass: batch norm sees the batch once, and dropout draws once. The network's input is made to
+require gradients before the network is called, so that the gradient by it has a graph (double backward).
 """
 
 from __future__ import annotations
@@ -35,17 +35,18 @@ _REMEDIES = (
 
 @dataclass
 class Captured:
-    """What a penalty may use besides the batch and what ``training_step`` returned.
+    """The data that a penalty may use besides the batch and the output of ``training_step``.
 
     Attributes:
         seed: Numbers that fix this batch's random draws: of the run, the penalty, the rank and the batch.
-        key: Of the penalty, for messages.
-        output: What the network returned: the tensor, its ``logits``, or the first of several. ``None`` where nothing
-            was captured.
-        input: The values (B, …) that the network was given, or that the embedding gave; no gradients flow through
-            them. ``None`` where only the output was captured.
-        edge: The place of ``input`` in the graph, to differentiate by.
-        first: Whether :meth:`gradient` looks for functions without a second derivative first: in the first step.
+        key: Key of the penalty in the config, for messages.
+        output: The network's output: the tensor, its ``logits``, or the first of several. ``None`` if nothing was
+            captured.
+        input: The input (B, …) of the network, or the output of the embedding; no gradients flow through it. ``None``
+            if only the output was captured.
+        edge: Position of ``input`` in the autograd graph, for derivatives by it.
+        first: Whether this is the first step, in which :meth:`gradient` checks for functions without a second
+            derivative.
     """
 
     seed: tuple[int, ...] = (0,)
@@ -57,7 +58,7 @@ class Captured:
 
     @cached_property
     def generator(self) -> torch.Generator:
-        """A generator on the CPU for this batch, apart from the global ones: draw there and move the draw."""
+        """A generator on the CPU for this batch, separate from the global ones; draw on the CPU and move the result."""
         return torch.Generator().manual_seed(mix(*self.seed))
 
     def gradient(self, of: Tensor, along: Tensor | None = None) -> Tensor:
@@ -88,7 +89,7 @@ class Captured:
 
 
 class Capture:
-    """The hooks on one network, put on for a step and taken off after it.
+    """The hooks on one network, registered for a step and removed after it.
 
     Args:
         module: The LightningModule.
@@ -96,10 +97,10 @@ class Capture:
             ``None``.
         embed: Name of the submodule whose output counts as the input, as a token embedding's.
         inputs: Whether the input is made to require gradients.
-        key: Of the penalty, for messages.
+        key: Key of the penalty in the config, for messages.
 
     Raises:
-        UserError: a name is not there, or the network is compiled.
+        UserError: there is no such submodule, or the network is compiled.
     """
 
     def __init__(
@@ -116,10 +117,10 @@ class Capture:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Within it, which is to be one training step, the network's calls are seen.
+        """A context manager for one training step that records the network's calls.
 
         Raises:
-            UserError: the network was called twice, or got no input that gradients can be taken by.
+            UserError: the network was called twice, or got no input that can have gradients.
         """
         self._calls = dict.fromkeys(self._calls, 0)
         self._captured = Captured(key=self.key, first=self._first)
@@ -136,13 +137,13 @@ class Capture:
             yield
 
     def captured(self, seed: tuple[int, ...]) -> Captured:
-        """What the last step computed.
+        """Returns what the last step computed.
 
         Args:
             seed: See :class:`Captured`.
 
         Raises:
-            UserError: the network or the embedding was not called; the message lists what was.
+            UserError: the network or the embedding was not called; the message lists the submodules that were.
         """
         for what, name in zip(self._calls, self.asked, strict=True):
             if not self._calls[what] and (what == "net" or (self.inputs and self.embed is not None)):
@@ -155,7 +156,7 @@ class Capture:
         return replace(self._captured, seed=seed)
 
     def forget(self) -> None:
-        """Drops what was captured: it holds the step's graph."""
+        """Drops what was captured, which keeps the step's graph in memory."""
         self._captured = Captured()
         self._first = False
 
@@ -194,14 +195,14 @@ class Capture:
         return self._open(output)
 
     def _open(self, x: Tensor) -> Tensor:
-        """``x`` as part of a graph, its place noted: an edge holds where later code works in place."""
+        """Returns ``x`` as part of a graph and stores its edge, which stays valid if later code works in place."""
         self._captured.input = x.detach()
         if not torch.is_grad_enabled():
             return x
         if x.requires_grad:
             self._captured.edge = get_gradient_edge(x)
             return x
-        # the batch keeps its own flags; the clone may be worked on in place, which a leaf may not
+        # the batch's tensors keep their flags; unlike a leaf, the clone may be changed in place
         leaf = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
         self._captured.edge = get_gradient_edge(leaf)
         return leaf.clone()
@@ -219,15 +220,15 @@ class Capture:
 
 
 def submodule(module: nn.Module, name: str | None, key: str) -> nn.Module:
-    """The one submodule of a name, or of its last parts; the module itself for ``None``.
+    """Returns the submodule with this name or these last parts of a name; the module itself for ``None``.
 
     Args:
         module: The LightningModule.
         name: As :func:`framework.editing.matches` takes it.
-        key: Where it was configured, for messages.
+        key: Key in the config, for messages.
 
     Raises:
-        UserError: there is none, the nearest are listed, or there are several.
+        UserError: there is none (the message lists the nearest names), or there are several.
     """
     if name is None:
         return module
@@ -238,10 +239,10 @@ def submodule(module: nn.Module, name: str | None, key: str) -> nn.Module:
 
 
 def refuse_compiled(module: nn.Module, key: str) -> None:
-    """Refuses a network that hooks do not see into, and that has no second derivative.
+    """Refuses a compiled network, whose submodules call no hooks and which has no second derivative.
 
     Raises:
-        UserError: the module or a part of it is compiled; the message names it.
+        UserError: the module or a submodule is compiled; the message names it.
     """
     for name, part in module.named_modules():
         compiled = isinstance(part, OptimizedModule) or getattr(part, "_compiled_call_impl", None) is not None
@@ -254,7 +255,7 @@ def refuse_compiled(module: nn.Module, key: str) -> None:
 
 @contextmanager
 def mistakes_of(key: str) -> Iterator[None]:
-    """Turns what torch raises where something has no second derivative into a user's mistake, told under ``key``.
+    """Turns torch's errors about missing second derivatives into a UserError that names ``key``.
 
     Raises:
         UserError: there was such an error.
@@ -269,8 +270,7 @@ def mistakes_of(key: str) -> Iterator[None]:
 
 
 def _refuse_once_differentiable(root: Node, end: Node, key: str) -> None:
-    """Refuses functions that say that they can be differentiated once: some of their gradients would silently count
-    as constant."""
+    """Refuses functions that are ``once_differentiable``: their gradients would silently count as constant."""
     for node in _between(root, end):
         function: Any = getattr(node, "_forward_cls", None)
         backward = getattr(function, "backward", None)
@@ -282,7 +282,7 @@ def _refuse_once_differentiable(root: Node, end: Node, key: str) -> None:
 
 
 def _between(root: Node, end: Node) -> set[Node]:
-    """The nodes that a gradient passes from ``root`` to ``end``."""
+    """Returns the graph's nodes that a gradient passes from ``root`` to ``end``."""
     parents: dict[Node, list[Node]] = {root: []}
     left = [root]
     while left:

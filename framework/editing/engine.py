@@ -143,7 +143,7 @@ class Editing(Engine):
         if self._plans is None:
             self._start(trainer, pl_module)
         self._write(trainer, pl_module)
-        self._ready = (id(pl_module), stage)  # only now: a run that failed here is prepared again
+        self._ready = (id(pl_module), stage)  # only here: if the lines above fail, the next run must prepare again
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Makes the next run be prepared again; edits that the model already has are not repeated."""
@@ -314,7 +314,7 @@ def check_run(trainer: pl.Trainer, module: pl.LightningModule, techniques: Mappi
 
 
 def _check_needs(context: Context) -> None:
-    """Refuses a technique whose needs nothing in the run meets.
+    """Refuses a technique whose needs are not offered by any technique of the run.
 
     Raises:
         UserError: naming the technique and what it needs.

@@ -28,27 +28,27 @@ Phase = Literal[
 MEANING: dict[Phase, str] = {
     "grow": "replaces layers by ones that grow in training",
     "draw": "draws fresh weights",
-    "predict": "writes weights that something trained before gives for this model",
-    "pattern": "gives the weights that are there a structure",
-    "carry": "loads earlier weights, or shrinks and perturbs those that are there",
+    "predict": "writes weights computed for this model from a result of earlier training",
+    "pattern": "gives a structure to the existing weights",
+    "carry": "loads saved weights, or shrinks and perturbs the existing ones",
     "noise": "adds noise to weights",
-    "convert": "replaces layers by others that compute with the same weights",
-    "probe": "fits a part on the features of the rest",
+    "convert": "replaces layers by others with the same weights",
+    "probe": "fits the head on the features of the other layers",
     "select": "chooses what is trained",
     "adapt": "adds small trainable layers",
-    "remap": "maps trained weights to others in mid-training",
+    "remap": "remaps trained weights during training",
     "update": "takes part in every optimiser step, or in every evaluation",
-    "average": "averages the weights that all others leave",
+    "average": "averages the weights after all other techniques",
 }
 PHASES: tuple[Phase, ...] = get_args(Phase)
 _RANK: dict[Phase | None, int] = {phase: rank for rank, phase in enumerate(PHASES)}
 
 
 def comes_before(one: type[Technique], other: type[Technique]) -> bool:
-    """Whether ``one`` has to be applied before ``other``: by what either declares, else by their phases.
+    """Whether ``one`` must be applied before ``other``: by their declarations, otherwise by their phases.
 
-    ``average`` comes after every technique, with a phase or without. Two techniques of one phase, or of which one has
-    none, have no order of their own: the config's order holds.
+    ``average`` comes after every technique, with a phase or without. Two techniques of the same phase, or one
+    without a phase, keep the order of the config.
     """
     if one is other:
         return False

@@ -73,15 +73,14 @@ class Context:
     def offering(self, capability: str, asking: Technique | None = None) -> list[Any]:
         """Returns the configured techniques that offer ``capability`` (:attr:`Technique.offers`), except ``asking``.
 
-        In this way a technique finds another without its name.
+        With it a technique finds another one without knowing its name.
         """
         return [item for item in self.techniques.values() if capability in item.offers and item is not asking]
 
     def decided(self, *keys: str) -> Plan | None:
         """The latest plan whose decision holds one of ``keys``, or ``None``.
 
-        In this way a technique uses what an earlier one chose: ``target_modules`` are the modules that an adapter is to
-        be put on.
+        With it a technique uses what an earlier one chose: ``target_modules`` are the modules that get adapters.
         """
         return next((p for p in reversed(self.plans) if any(p.decision.get(k) is not None for k in keys)), None)
 
@@ -188,9 +187,9 @@ class Observer(Technique):
 
 
 class Writer(Technique):
-    """A technique that writes to the weights in training or evaluation, outside of edits.
+    """A technique that writes to the weights during training or evaluation, apart from edits.
 
-    As edits are, it is refused where a process has only a part of each weight.
+    Like an edit, it is refused if a process has only a part of each weight.
     """
 
 
@@ -286,7 +285,7 @@ class Transform(Edit):
     settles_by: ClassVar[str] = ""
 
     def in_training(self, context: Context) -> bool:
-        """Whether it may edit after the start, with its settings and the techniques of this run."""
+        """Whether it can edit after the start, given its settings and the techniques of this run."""
         return True
 
     def settled(self, context: Context) -> int | None:

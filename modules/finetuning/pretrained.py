@@ -53,7 +53,7 @@ def load_network(network: nn.Module, path: str | Path) -> None:
         UserError: the file is missing, is not a state dict, or does not fit.
     """
     if not Path(path).is_file():
-        raise UserError(f"model.pretrained: {path} is no file; a state dict saved by torch is expected")
+        raise UserError(f"model.pretrained: {path} is not a file; expected a state dict saved by torch")
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:

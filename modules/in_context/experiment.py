@@ -1,7 +1,7 @@
-"""Small attention models trained on regression prompts, several starts side by side: the base class.
+"""Small attention models trained on regression prompts, with several seeds in one module: the base class.
 
-Members differ in their starts and share the prompts, so that a member is what a run with its start alone would be, and
-what costs most, reading the prompts, is done once for all.
+Members differ in their initial weights and share the prompts. Each member is the same as in a run with its seed alone,
+and the most expensive part, reading the prompts, is done once for all members.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ Answer = Callable[[Tensor, Tensor], Tensor]
 class InContext(Ensemble):
     """A model that answers the query of a prompt, trained on new prompts at each of many inner steps.
 
-    A training batch holds ``x`` (K, B, N + 1, d) and ``y`` (K, B, N + 1, T) for K inner steps, an evaluation batch
-    ``x`` (B, M + 1, d), ``y`` (B, M + 1, T). Evaluations log the mean squared error at the query by length,
-    ``val/risk/M``, and of the closed-form predictors ``val/<predictor>/M`` (once: they do not change);
-    ``val/loss`` is that at the length of training, which must be evaluated. A theory's risk is next to it as
-    ``val/risk/M/theory``.
-    ``risk.npz`` in the run folder has ``length`` (L,), ``risk`` (L, E), ``se`` (L, E), and each predictor (L,).
+    A training batch has ``x`` (K, B, N + 1, d) and ``y`` (K, B, N + 1, T) for K inner steps, an evaluation batch ``x``
+    (B, M + 1, d), ``y`` (B, M + 1, T). Evaluations log the mean squared error at the query for each length,
+    ``val/risk/M``, and that of the closed-form predictors, ``val/<predictor>/M`` (once: they do not change).
+    ``val/loss`` is the error at the length of training, which must be among the evaluated lengths. A theory's
+    prediction is logged as ``val/risk/M/theory``. ``risk.npz`` in the run folder has ``length`` (L,), ``risk`` (L, E),
+    ``se`` (L, E), and each predictor (L,).
 
     Args:
-        seeds: Members.
-        base_seed: Seed of the first member's start; each later one adds 1.
-        clip: Largest norm of a member's gradient; nothing is clipped by default.
+        seeds: Number of members.
+        base_seed: Seed of the first member; each later one adds 1.
+        clip: Largest norm of a member's gradient; by default there is no clipping.
         inner_steps: Number of optimiser steps in one training batch.
         points: Approximate number of measurements.
         optimizer: By default Adam at 3e-3 without weight decay.
         schedule: Learning-rate schedule, in training batches.
 
     Raises:
-        UserError: a setting is not accepted; the data are not prompts, or hold another number of inner steps.
+        UserError: a setting is not accepted; the data are not prompts, or have another number of inner steps.
     """
 
     members_first: ClassVar[bool] = True
-    """Whether the first dimension of each parameter counts members; else there is one member."""
+    """Whether the first dimension of each parameter is that of members; otherwise there is one member."""
 
     def __init__(
         self,
@@ -76,11 +76,11 @@ class InContext(Ensemble):
         self._closed_form: dict[tuple[str, int], float] = {}
 
     def generators(self) -> list[torch.Generator]:
-        """Returns one for each member's start."""
+        """Returns one generator for each member's initial weights."""
         return [torch.Generator().manual_seed(self.base_seed + member) for member in range(self.seeds)]
 
     def setup(self, stage: str) -> None:
-        """Asks the datamodule what prompts are drawn from.
+        """Gets the law of the prompts from the datamodule.
 
         Raises:
             UserError: it returns none, its ``inner_steps`` or its law do not fit the model, or it does not evaluate
@@ -89,7 +89,7 @@ class InContext(Ensemble):
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, HandsOutPrompts):
-            raise UserError(f"data: {type(data).__name__} hands out no regression prompts")
+            raise UserError(f"data: {type(data).__name__} has no regression prompts")
         steps = getattr(data, "inner_steps", self.inner_steps)
         if steps != self.inner_steps:
             raise UserError(f"model.inner_steps: {self.inner_steps}, but data.inner_steps is {steps}; they must agree")
@@ -109,7 +109,7 @@ class InContext(Ensemble):
         """
 
     def answer(self, x: Tensor, y: Tensor) -> Tensor:
-        """(E, B, T) of ``x`` (B, N + 1, d) and ``y`` (B, N + 1, T), whose last is the query's and not looked at."""
+        """(E, B, T) of ``x`` (B, N + 1, d) and ``y`` (B, N + 1, T); the last label is the query's and is not used."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ class InContext(Ensemble):
         return (self.answer(batch["x"], batch["y"]) - batch["y"][:, -1]).square().mean((1, 2))
 
     def gradients(self, batch: Batch) -> list[Tensor]:
-        """By autograd; each member's cut to the norm ``clip``."""
+        """Gradients by autograd; each member's norm is clipped at ``clip``."""
         found = super().gradients(batch)
         if self.clip is None:
             return found
@@ -148,7 +148,7 @@ class InContext(Ensemble):
         return {}
 
     def risk_theory(self, length: int) -> float:
-        """The mean squared error that is predicted of the trained model at a length; NaN without a prediction."""
+        """Returns the predicted mean squared error of the trained model at a length; NaN without a prediction."""
         return float("nan")
 
     def predictors(self) -> dict[str, Predictor]:
@@ -163,7 +163,7 @@ class InContext(Ensemble):
         self._start_evaluation()
 
     def on_test_epoch_start(self) -> None:
-        """Starts again, and with closed forms on other prompts."""
+        """Resets the sums and the closed forms, because the test has other prompts."""
         self._start_evaluation()
         self._closed_form = {}
 
@@ -230,7 +230,7 @@ class InContext(Ensemble):
         if self.train_length in errors:
             return self.train_length
         if self.trainer.sanity_checking or self._fast():
-            return min(errors)  # of a few batches, of which nothing is kept
+            return min(errors)  # a trial run of a few batches, whose results are not kept
         raise UserError(
             f"trainer.limit_{stage}_batches: the loss is that at data.length {self.train_length}, but the evaluation "
             f"ended after the lengths {', '.join(map(str, sorted(errors)))}; more batches are needed"
@@ -240,7 +240,7 @@ class InContext(Ensemble):
         return bool(getattr(self.trainer, "fast_dev_run", False))
 
     def draw(self) -> None:
-        """Errors by length at the end of training; a subclass adds its own pictures."""
+        """Errors by length at the end of training; a subclass adds its own figures."""
         if hasattr(self, "risks"):
             self.log_figure("risk", lengths_figure(self.risks))
 
@@ -249,7 +249,7 @@ QUIET = ("--wandb.mode=disabled", "--trainer.logger=false", "--trainer.enable_ch
 
 
 def prompts_of(config: str, *overrides: str) -> Any:
-    """Returns the datamodule of a shipped experiment with other settings, set up."""
+    """Returns the datamodule of a shipped experiment with other settings, after ``setup``."""
     from framework.runs.experiment import build
 
     _, _, data = build(config, overrides=[*QUIET, *overrides])
@@ -279,7 +279,7 @@ def risk(answer: Answer, prompts: Mapping[str, Tensor], chunk: int = 8192) -> np
     """Mean squared errors at the query and their standard errors, (2, E), over prompts of one length.
 
     Args:
-        answer: As :meth:`InContext.answer`.
+        answer: Function like :meth:`InContext.answer`.
         prompts: ``x`` (B, N + 1, d), ``y`` (B, N + 1, T).
         chunk: Prompts at a time.
     """

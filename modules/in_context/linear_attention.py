@@ -1,11 +1,11 @@
-"""One layer of linear self-attention on a prompt, in the part that its answer depends on.
+"""One layer of linear self-attention on a prompt, reduced to the part that the answer depends on.
 
 With z_i = (x_i; y_i), z_q = (x_q; y_q) and G = (1/N) Σ_i z_i z_iᵀ, the layer
 ``f(E) = E + Σ_h W^PV_h E M Eᵀ W^KQ_h E / N`` answers in its last row and column
 
     ŷ = y_q + Σ_h p_hᵀ G W^KQ_h z_q,    p_h the last row of W^PV_h
 
-so that a prompt costs O(N d²) rather than O(N² d). M masks the query out of keys and values; without it z_q z_qᵀ/N is
+so that a prompt costs O(N d²) rather than O(N² d). M masks the query out of keys and values; without M, z_q z_qᵀ/N is
 part of G (Zhang, Frei, Bartlett 2024, eq. 3.6; Xie et al. 2025).
 """
 
@@ -20,8 +20,8 @@ def moments(x: Tensor, y: Tensor, guess: Tensor | None = None, masked: bool = Tr
 
     Args:
         x: Examples, the query last.
-        y: Labels; the last is not looked at.
-        guess: y_q (…,), where the query is not masked; by default 0.
+        y: Labels; the last is not used.
+        guess: y_q (…,), if the query is not masked; by default 0.
         masked: Whether the query is left out.
         averaged: Whether the sum is divided by N.
     """
@@ -46,7 +46,8 @@ class LinearAttention(nn.Module):
         dim: d.
         heads: H.
         members: E.
-        learnt_guess: Whether y_q = ⟨v, x_q⟩ with a learnt v, from 0; else y_q is 0, or what is given to the layer.
+        learnt_guess: Whether y_q = ⟨v, x_q⟩ with a learnt v that starts at 0; otherwise y_q is 0, or is passed to
+            ``forward``.
         masked: Whether the query is left out of keys and values.
         averaged: Whether attention is divided by N.
         dtype: Type of the parameters.
@@ -69,12 +70,12 @@ class LinearAttention(nn.Module):
         self.guess = nn.Parameter(torch.zeros(members, dim, dtype=dtype)) if learnt_guess else None
 
     def forward(self, x: Tensor, y: Tensor, guess: Tensor | None = None) -> Tensor:
-        """Returns (E, B) of ``x`` (B, N + 1, d) and ``y`` (B, N + 1, 1), whose last is not looked at.
+        """Returns (E, B) of ``x`` (B, N + 1, d) and ``y`` (B, N + 1, 1), whose last label is not used.
 
         Args:
             x: Examples, the query last.
             y: Labels.
-            guess: y_q, (B,), where it is not learnt; by default 0.
+            guess: y_q, (B,), if it is not learnt; by default 0.
         """
         x, y = x.to(self.value.dtype), y.to(self.value.dtype)
         query = x[:, -1]
@@ -98,7 +99,7 @@ class LinearAttention(nn.Module):
         return found if last is None else found + last
 
     def parts(self) -> dict[str, Tensor]:
-        """Returns the answer's dependence on degrees of y and x: W11 p22 and what should vanish, each (E, H, …).
+        """Returns the readout, and the blocks of the weights that should vanish, each (E, H, …).
 
         Returns:
             ``readout`` p_(d+1) W^KQ_11 (E, d, d), summed over heads; ``w21_pv`` (E, H, d); ``w21_kq`` (E, H, d).
@@ -111,7 +112,7 @@ class LinearAttention(nn.Module):
 def whole_layer(
     embedding: Tensor, value: Tensor, key_query: Tensor, masked: bool = True, averaged: bool = True
 ) -> Tensor:
-    """Returns E + Σ_h W^PV_h E M Eᵀ W^KQ_h E / N as it is written, N² costs and all.
+    """Returns E + Σ_h W^PV_h E M Eᵀ W^KQ_h E / N by the formula as written, at a cost of N².
 
     Args:
         embedding: E (…, d + 1, N + 1), the query last.

@@ -1,4 +1,4 @@
-"""Pictures that the experiments share: lines for what is predicted, points for what is measured."""
+"""Figures that the experiments share: lines for predictions, points for measurements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def lengths_figure(table: Mapping[str, np.ndarray], title: str = "") -> Figure:
 
     Args:
         table: ``length`` (L,), ``risk`` (L, E), ``theory`` (L,), and closed-form predictors (L,).
-        title: Above the axes.
+        title: Title above the axes.
     """
     figure = new_figure(size=(5.6, 3.8))
     axes = figure.axes[0]
@@ -30,7 +30,7 @@ def lengths_figure(table: Mapping[str, np.ndarray], title: str = "") -> Figure:
         axes.plot(lengths, table["theory"], "k", linewidth=1, label="theory")
     others = [name for name in table if name not in ("length", "risk", "se", "theory")]
     for index, name in enumerate(others, 1):
-        shown = np.where(table[name] > 1e-6, table[name], np.nan)  # exact predictors have no place on a log scale
+        shown = np.where(table[name] > 1e-6, table[name], np.nan)  # exact predictors cannot be shown on a log scale
         if np.isfinite(shown).sum() > 1:
             label = LABELS.get(name, name.replace("_", " "))
             axes.plot(lengths, shown, "--", linewidth=1, color=f"C{index}", label=label)
@@ -45,7 +45,7 @@ def lengths_figure(table: Mapping[str, np.ndarray], title: str = "") -> Figure:
 
 
 def draw_matrix(axes: Axes, matrix: np.ndarray, title: str) -> None:
-    """A heat map on a scale of its own that is symmetric about zero, with its colour bar."""
+    """Draws a heat map with its own scale, symmetric about zero, and a colour bar."""
     top = float(np.abs(matrix).max()) or 1.0
     shown = axes.imshow(matrix, cmap="RdBu_r", vmin=-top, vmax=top)
     axes.set_title(title, fontsize=9)

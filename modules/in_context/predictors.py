@@ -1,4 +1,4 @@
-"""Closed-form predictors of a prompt's query, with which attention is compared.
+"""Closed-form predictors of a prompt's query, to compare attention with.
 
 All take ``x`` (…, N, d), ``y`` (…, N, T), a query (…, d), and return (…, T); leading dimensions are batched.
 """
@@ -29,7 +29,7 @@ def _solved(x: Tensor, y: Tensor, penalty: float) -> Tensor:
 
 
 def least_squares(x: Tensor, y: Tensor, query: Tensor) -> Tensor:
-    """Ordinary least squares; where N < d the solution of least norm.
+    """Ordinary least squares; if N < d the solution of smallest norm.
 
     Args:
         x: (…, N, d).
@@ -94,7 +94,7 @@ def gradient_step(
 
 
 def debiased_step(x: Tensor, y: Tensor, query: Tensor, rate: float = 1.0) -> Tensor:
-    """Returns (η/N) Σ_i y_i ⟨x_i − x̄, x_q⟩: the step from 0 that does not see a constant added to all labels.
+    """Returns (η/N) Σ_i y_i ⟨x_i − x̄, x_q⟩: the step from 0 that is invariant to a constant added to all labels.
 
     Args:
         x: (…, N, d).
@@ -109,7 +109,7 @@ Predictor = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def baselines(law: PromptLaw) -> dict[str, Predictor]:
-    """Predictors that know the law: ``least_squares``, ``bayes`` (exact for linear labels, Gaussian prior)."""
+    """Predictors that use the law: ``least_squares``, ``bayes`` (exact for linear labels, Gaussian prior)."""
     found: dict[str, Predictor] = {"least_squares": least_squares}
     mask = torch.ones_like(law.task_mean) if law.mask is None else law.mask
     if law.tasks == 1 or law.mask is None:

@@ -277,9 +277,9 @@ def test_fresh_weights_are_warned_of():
         return KappaTune(num_tensors=1).decide(linears(), Context(techniques=techniques, plans=plans))
 
     for done in (("gg_init",), ("warm_start", "gg_init"), ("gg_init", "winner")):
-        with pytest.warns(UserWarning, match="gg_init has drawn fresh weights: they know nothing"):
+        with pytest.warns(UserWarning, match="gg_init has drawn fresh weights: they contain nothing learnt"):
             decide(*done)
-    with pytest.warns(UserWarning, match="winner has added noise to weights: they know nothing"):
+    with pytest.warns(UserWarning, match="winner has added noise to weights: they contain nothing learnt"):
         decide("gg_init", "warm_start", "winner")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

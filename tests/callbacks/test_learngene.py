@@ -86,7 +86,7 @@ def test_a_module_that_makes_one_is_asked_where_no_file_is_given():
     assert model.asked == (None, False)
     assert (plan.decision["path"], plan.decision["sha256"]) == (None, None)
     assert torch.equal(model.backbone.pos_embed, own.shared["pos_embed"])
-    with pytest.raises(UserError, match=r"learngene.path: None is not accepted with Net, which makes none"):
+    with pytest.raises(UserError, match=r"learngene.path: None is not accepted with Net, which trains none"):
         edit(Net(), Learngene())
 
 

@@ -126,7 +126,7 @@ def test_models_and_data_that_it_refuses(tmp_path):
         ProbeHeads().check(Module(), Context())
     with pytest.raises(UserError, match="layer: 'bodi' names nothing in the model; nearest: body"):
         trained(tmp_path, [ProbeHeads(layer="bodi")], epochs=1)
-    with pytest.raises(UserError, match="a class for each"):
+    with pytest.raises(UserError, match="a pair of inputs and their classes"):
         features_of(Net().eval(), ArrayDataset(torch.randn(5, 4), torch.randn(5)))
 
     class NoValidation(Blobs):

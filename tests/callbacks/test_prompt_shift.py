@@ -75,4 +75,4 @@ def test_bad_settings_are_named(options, said):
 def test_modules_that_answer_nothing_are_refused(capsys):
     shift = ["--config", "callbacks/prompt_shift", "--trainer.fast_dev_run=true"]
     assert main(["fit", "--config", "dynamics/matrix_sensing", *shift]) == 2
-    assert "answers no regression prompts" in capsys.readouterr().err
+    assert "does not answer prompts" in capsys.readouterr().err

@@ -29,12 +29,12 @@ def orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
     """
     tall = torch.randn(max(rows, columns), min(rows, columns), dtype=torch.float64, generator=generator)
     q, r = torch.linalg.qr(tall)
-    q = q * r.diagonal().sign()  # without it QR's own signs are left
+    q = q * r.diagonal().sign()  # without it the signs would be those of the QR algorithm
     return q if rows >= columns else q.mT
 
 
 def decoupled(widths: Sequence[int], s31: Tensor, u0: float, generator: torch.Generator) -> list[Tensor]:
-    """Returns W^l = R_(l+1) D R_lᵀ with D = u0^(1/L) on the modes of Σ31, R_1 = V and R_(L+1) = U: modes learn apart.
+    """Returns W^l = R_(l+1) D R_lᵀ with D = u0^(1/L) on the modes of Σ31, R_1 = V and R_(L+1) = U (modes independent).
 
     Args:
         widths: N_1 … N_(L+1).
@@ -43,7 +43,7 @@ def decoupled(widths: Sequence[int], s31: Tensor, u0: float, generator: torch.Ge
         generator: Source of randomness.
 
     Raises:
-        UserError: a hidden layer is narrower than there are modes.
+        UserError: a hidden layer has fewer units than there are modes.
     """
     u, _, v = modes(s31)
     count = u.shape[1]
@@ -101,10 +101,10 @@ def draw(
 
 
 def pretrained(widths: Sequence[int], s11: Tensor, generator: torch.Generator) -> list[Tensor]:
-    """Greedy layer-wise linear autoencoders, each taken where its training ends (Section 3).
+    """Returns the weights of greedy layer-wise linear autoencoders, in closed form as after training (Section 3).
 
-    The best linear autoencoder of width N_(l+1) projects on the leading principal components of what comes into it, in
-    any orthonormal frame; the last layer, which has no layer after it to be reconstructed from, is orthogonal.
+    The best linear autoencoder of width N_(l+1) projects its input on the leading principal components, in any
+    orthonormal basis. The last layer is not trained as an autoencoder; it is a random orthogonal matrix.
 
     Args:
         widths: N_1 … N_(L+1).
@@ -126,12 +126,12 @@ def pretrained(widths: Sequence[int], s11: Tensor, generator: torch.Generator) -
 
 
 def consistency(s31: Tensor, s11: Tensor, axes: Tensor | None = None) -> float:
-    """Off-diagonal over total Frobenius norm of Vᵀ Σ11 V: 0 where pretraining finds the task's axes (eq. 18).
+    """Off-diagonal over total Frobenius norm of Vᵀ Σ11 V: 0 if pretraining finds the task's axes (eq. 18).
 
     Args:
         s31: Σ31, whose right singular vectors are V.
         s11: Σ11.
-        axes: (N_in, r) in place of V.
+        axes: (N_in, r), used in place of V.
     """
     v = modes(s31)[2] if axes is None else axes
     m = v.mT @ s11 @ v

@@ -18,7 +18,7 @@ def product_spectrum(size: int, factors: int, orthogonal: bool, generator: torch
         generator: Source of randomness.
 
     Returns:
-        (N,), float64, in falling order.
+        (N,), float64, in descending order.
     """
     total = torch.eye(size, dtype=torch.float64)
     for _ in range(factors):

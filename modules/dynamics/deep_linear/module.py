@@ -1,4 +1,4 @@
-"""Deep linear networks, and tanh networks of the same shapes, as a LightningModule: rates and draws side by side."""
+"""Deep linear and tanh networks as a LightningModule: several learning rates and seeds trained together."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Activation = Literal["linear", "tanh"]
 class DeepLinear(Ensemble):
     """Trains W = W^L ⋯ W^1 by full-batch gradient descent on Σ11 = X Xᵀ and Σ31 = Y Xᵀ (eq. 13).
 
-    Members are all pairs of a rate and a seed. Recorded are ``loss`` (½ Σ |y − W x|²), the strength of chosen modes of
-    Σ31 in W (``mode/1`` is the strongest), ``crosstalk`` (the largest entry of Uᵀ W V off the diagonal) and ``drift``
-    (the largest change of W^(l+1)ᵀ W^(l+1) − W^l W^lᵀ, relative to |W^l W^lᵀ|). ``mode/…/theory`` is eq. 15 where the
-    start is decoupled and Σ11 has the task's axes.
+    There is a member for each pair of a rate and a seed. It records ``loss`` (½ Σ |y − W x|²), the strength of chosen
+    modes of Σ31 in W (``mode/1`` is the strongest), ``crosstalk`` (the largest entry of Uᵀ W V off the diagonal) and
+    ``drift`` (the largest change of W^(l+1)ᵀ W^(l+1) − W^l W^lᵀ, relative to |W^l W^lᵀ|). ``mode/…/theory`` is eq. 15,
+    available if the start is decoupled and Σ11 has the task's axes.
 
     With ``activation`` tanh the network is W^L tanh(W^(L−1) ⋯ tanh(W^1 x)) and is trained on the examples themselves
-    (batches hold ``x``, ``y`` and ``count`` too). Its modes are read from its own correlation Σ ŷ xᵀ in place of W, and
-    stand beside the linear network's theory; there is no ``drift``, because nothing is conserved.
+    (batches also have ``x``, ``y`` and ``count``). Its modes are computed from its own correlation Σ ŷ xᵀ in place of W
+    and compared with the linear network's theory. There is no ``drift``, because nothing is conserved.
 
     Args:
         inputs: N_1.
@@ -43,11 +43,11 @@ class DeepLinear(Ensemble):
         init: ``decoupled``, ``orthogonal``, ``gaussian``, ``glorot_uniform``, ``small`` or ``pretrained``.
         u0: For ``decoupled``: strength of the modes in W at the start.
         std: For ``small``: standard deviation of each weight.
-        gain: For ``orthogonal``, ``gaussian`` and ``glorot_uniform``: what each matrix is multiplied by.
+        gain: For ``orthogonal``, ``gaussian`` and ``glorot_uniform``: factor of each matrix.
         activation: ``linear`` or ``tanh``.
         rates: Learning rates, as multiples of the optimiser's.
-        seeds: Draws for each rate.
-        track: Modes whose strength is recorded, from 1; those beyond the last are left out.
+        seeds: Number of seeds for each rate.
+        track: Numbers of the modes whose strength is recorded, from 1; numbers above that of the last mode are ignored.
         inner_steps: Number of optimiser steps in one training step.
         points: Approximate number of measurements.
         optimizer: Plain SGD.
@@ -103,7 +103,7 @@ class DeepLinear(Ensemble):
 
     @torch.no_grad()
     def begin(self, batch: Batch) -> None:
-        """Draws the weights: those of a seed are the same for each rate.
+        """Draws the weights; a seed gives the same weights for every rate.
 
         Raises:
             UserError: the data have other sizes, or a tanh network gets no examples.

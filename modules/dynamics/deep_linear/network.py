@@ -1,4 +1,4 @@
-"""A product of weight matrices trained on correlations: its loss and gradient, for many members at once.
+"""A product of weight matrices trained on correlations: its loss and gradient, for many members together.
 
 Saxe, McClelland, Ganguli 2014, arXiv 1312.6120. With ``Σ11 = X Xᵀ``, ``Σ31 = Y Xᵀ`` and W = W^L ⋯ W^1 (eq. 13)
 
@@ -53,7 +53,7 @@ def gradients(weights: Sequence[Tensor], s31: Tensor, s11: Tensor) -> list[Tenso
         s31: (N_out, N_in).
         s11: (N_in, N_in).
     """
-    bmm, members = torch.bmm, len(weights[0])  # on small matrices half of what @ takes, which looks at shapes first
+    bmm, members = torch.bmm, len(weights[0])  # for small matrices takes half the time of @, which checks shapes first
     s11 = s11.expand(members, -1, -1)
     if s31.shape[0] < s31.shape[1]:
         ahead = [weights[-1]]  # W^L ⋯ W^(l+1), N_out rows
@@ -77,7 +77,7 @@ def gradients(weights: Sequence[Tensor], s31: Tensor, s11: Tensor) -> list[Tenso
 
 
 def modes(s31: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """U (N_out, r), s (r,), V (N_in, r) of Σ31 = U diag(s) Vᵀ; r the modes with s above 1e-10 of the largest."""
+    """U (N_out, r), s (r,), V (N_in, r) of Σ31 = U diag(s) Vᵀ, for the r modes with s above 1e-10 of the largest."""
     u, s, vt = torch.linalg.svd(s31, full_matrices=False)
     count = int((s > 1e-10 * s[0]).sum()) if rank is None else rank
     return u[:, :count], s[:count], vt[:count].mT
@@ -89,7 +89,7 @@ def balance(weights: Sequence[Tensor]) -> list[Tensor]:
 
 
 def best_loss(s31: Tensor, s11: Tensor, syy: Tensor) -> float:
-    """Returns the least loss of any linear map.
+    """Returns the smallest loss that a linear map can have.
 
     Args:
         s31: Σ31 (N_out, N_in).

@@ -1,4 +1,4 @@
-"""The same networks with tanh between the layers: outputs, loss and gradient on the examples, for many members at once.
+"""The same networks with tanh between the layers: outputs, loss and gradient on the examples, for many members.
 
 Saxe, McClelland, Ganguli 2014, arXiv 1312.6120, Fig. 3 and Section 4: ŷ = W^L tanh(W^(L−1) ⋯ tanh(W^1 x)). Weights are
 lists of L tensors (E, N_(l+1), N_l), first layer first; X (N_1, P) and Y (N_(L+1), P) have a column for each example.
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def activities(weights: Sequence[Tensor], x: Tensor) -> list[Tensor]:
-    """What goes into each layer, X first, and last the output ŷ: L + 1 tensors (E, N_l, P)."""
+    """The input of each layer, X first, and then the output ŷ: L + 1 tensors (E, N_l, P)."""
     found = [x.expand(len(weights[0]), -1, -1)]
     for weight in weights[:-1]:
         found.append((weight @ found[-1]).tanh())
@@ -27,7 +27,7 @@ def tanh_losses(weights: Sequence[Tensor], x: Tensor, y: Tensor, count: Tensor) 
         weights: W^1 … W^L.
         x: X (N_1, P).
         y: Y (N_(L+1), P).
-        count: What the sums are divided by, ().
+        count: Divisor of the sums, ().
     """
     return 0.5 * (activities(weights, x)[-1] - y).square().sum((-2, -1)) / count
 
@@ -39,7 +39,7 @@ def tanh_gradients(weights: Sequence[Tensor], x: Tensor, y: Tensor, count: Tenso
         weights: W^1 … W^L.
         x: X (N_1, P).
         y: Y (N_(L+1), P).
-        count: What the sums are divided by, ().
+        count: Divisor of the sums, ().
     """
     *inside, output = activities(weights, x)
     error = (output - y) / count
@@ -51,12 +51,12 @@ def tanh_gradients(weights: Sequence[Tensor], x: Tensor, y: Tensor, count: Tenso
 
 
 def correlation(weights: Sequence[Tensor], x: Tensor, count: Tensor) -> Tensor:
-    """Returns Σ ŷ xᵀ / ``count`` (E, N_(L+1), N_1): the network's own Σ31, which its modes are read from.
+    """Returns Σ ŷ xᵀ / ``count`` (E, N_(L+1), N_1): the network's own Σ31, from which its modes are computed.
 
     Args:
         weights: W^1 … W^L.
         x: X (N_1, P).
-        count: What the sum is divided by, ().
+        count: Divisor of the sum, ().
     """
     return activities(weights, x)[-1] @ x.mT / count
 

@@ -118,7 +118,7 @@ def spectra_figure(spectra: Mapping[str, np.ndarray]) -> Figure:
 
 
 def edge_figure(gains: Sequence[float], predicted: Sequence[float], measured: Sequence[float]) -> Figure:
-    """Draws the variance that a deep tanh network ends at, against its gain."""
+    """Draws the variance of a deep tanh network's last layers against its gain."""
     figure = new_figure(size=(4.8, 3.4))
     axes = figure.axes[0]
     axes.plot(gains, predicted, "k", linewidth=1, label="theory")

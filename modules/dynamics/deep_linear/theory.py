@@ -1,7 +1,7 @@
 """Exact learning curves of deep linear networks.
 
 Equation numbers are those of Saxe et al. 2014 (arXiv 1312.6120). τ is one over the learning rate, t counts iterations,
-s is a mode's strength in Σ31 and u what the network has learnt of it; Σ11 = I.
+s is a mode's strength in Σ31 and u its strength in the network; Σ11 = I.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from scipy.integrate import quad
 
 
 def strength(t: ArrayLike, s: ArrayLike, u0: ArrayLike, tau: float = 1.0, d: ArrayLike = 1.0) -> np.ndarray:
-    """Returns u(t) of two layers that start alike (eq. 12): τ u' = 2 u (s − d u).
+    """Returns u(t) of two layers that start equal (eq. 12): τ u' = 2 u (s − d u).
 
     Args:
         t: Iterations.
         s: Strength in Σ31.
         u0: At t = 0.
         tau: τ.
-        d: The input's variance along the mode, where Σ11 has the task's axes (appendix E); 1 for white input.
+        d: The input's variance along the mode if Σ11 has the task's axes (appendix E); 1 for white input.
     """
     t, s, u0, d = (np.asarray(x, dtype=float) for x in (t, s, u0, d))
     top = s / d
@@ -32,7 +32,7 @@ def learning_time(s: ArrayLike, u0: ArrayLike, uf: ArrayLike, tau: float = 1.0) 
     """Iterations from u0 to uf (eq. 11).
 
     Args:
-        s: The mode's strength, above 0; all broadcast to each other.
+        s: The mode's strength, above 0; all arguments broadcast.
         u0: Start, between 0 and s.
         uf: End, between 0 and s.
         tau: τ.
@@ -44,7 +44,7 @@ def learning_time(s: ArrayLike, u0: ArrayLike, uf: ArrayLike, tau: float = 1.0) 
 def unequal_time(s: float, a0: float, b0: float, uf: float, tau: float = 1.0) -> float:
     """Iterations until a b = uf of τ a' = b (s − a b), τ b' = a (s − a b) from a0 ≠ b0, both above 0 (appendix A).
 
-    The appendix prints ``a b = c0 sinh θ`` and ``τ θ' = s − c0 sinh θ``, each a factor 2 off; with what is right
+    The appendix prints ``a b = c0 sinh θ`` and ``τ θ' = s − c0 sinh θ``, each a factor 2 off; with the right ones,
 
         t = (2 τ / q) [artanh((c0 + 2 s tanh(θ/2)) / q)] from θ0 to θf,  q = √(c0² + 4 s²),  θ = arsinh(2 a b / c0).
 
@@ -122,7 +122,7 @@ def tree_strengths(depth: int = 5, flip: float = 0.1, features: int = 1000) -> d
 
 
 def tanh_variance(gain: float, steps: int = 2000, nodes: int = 200) -> float:
-    """q_∞ of q ← g² E_z[tanh(√q z)²], the variance that a deep tanh network's activity ends at (Section 4).
+    """q_∞ of q ← g² E_z[tanh(√q z)²], the limit of the activations' variance in a deep tanh network (Section 4).
 
     Args:
         gain: g.

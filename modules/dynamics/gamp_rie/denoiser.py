@@ -15,7 +15,7 @@ def denoise(r: Tensor, t: float, kappa: float) -> Tensor:
     """f_RIE(R, t) = U diag(λ − 2 t h_t(λ)) Uᵀ.
 
     Args:
-        r: R = U diag(λ) Uᵀ (d, d); its symmetric part is taken.
+        r: R = U diag(λ) Uᵀ (d, d); only its symmetric part is used.
         t: Variance of the noise.
         kappa: κ = m/d.
     """

@@ -1,6 +1,6 @@
 """Generalised approximate message passing with the RIE denoiser, for y_i = Tr(Z_i S) + √Δ̃ ξ_i.
 
-Z_i = (x_i x_iᵀ − I)/√d is never built: it would be d² numbers a sample.
+Z_i = (x_i x_iᵀ − I)/√d is never built: it would have d² numbers for each sample.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from modules.dynamics.gamp_rie.denoiser import denoise, error
 
 @dataclass
 class State:
-    """What an iteration passes to the next.
+    """State that one iteration passes to the next.
 
     Attributes:
         estimate: Ŝ (d, d).
@@ -59,7 +59,7 @@ def wishart(d: int, m: int, generator: torch.Generator | None = None) -> Tensor:
 
 
 def begin(estimate: Tensor, n: int, kappa: float) -> State:
-    """Returns the start: c = V = 10/κ, deliberately far off, and ω = 10/√κ.
+    """Returns the initial state: c = V = 10/κ, deliberately too large, and ω = 10/√κ.
 
     Args:
         estimate: Ŝ (d, d).
@@ -70,7 +70,7 @@ def begin(estimate: Tensor, n: int, kappa: float) -> State:
 
 
 def iterate(state: State, x: Tensor, y: Tensor, kappa: float, noise: float, damping: float) -> State:
-    """Returns one iteration, O(n d²) and one eigendecomposition.
+    """Returns the state after one iteration; costs O(n d²) and one eigendecomposition.
 
     Args:
         state: See :class:`State`.
@@ -123,7 +123,7 @@ def solve(
         noise: Δ̃.
         damping: See :func:`iterate`.
         iterations: Largest number of iterations.
-        tolerance: Where to stop.
+        tolerance: Change of Ŝ below which it stops.
         generator: Source of randomness.
     """
     kappa = m / x.shape[1]

@@ -1,4 +1,4 @@
-"""GAMP-RIE and gradient descent on the same data as LightningModules: members are starts, side by side."""
+"""GAMP-RIE and gradient descent on the same data as LightningModules; members differ in their initial values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from modules.ensemble import Batch, Ensemble
 
 
 class QuadraticStudent(Ensemble):
-    """What the two have in common: the sizes, the optimal error and the picture.
+    """Base class of the two: sizes, optimal error and figure.
 
     Args:
         dimension: d.
@@ -73,7 +73,7 @@ class QuadraticStudent(Ensemble):
         raise NotImplementedError
 
     def errors(self, batch: Batch) -> dict[str, Tensor]:
-        """Returns κ |S − Ŝ|²/d of each member and of the mean of all Ŝ, where S is known."""
+        """Returns κ |S − Ŝ|²/d of each member and of the mean of all Ŝ, if S is known."""
         if "matrix" not in batch:
             return {}
         found = self.estimates()
@@ -95,7 +95,7 @@ class QuadraticStudent(Ensemble):
         return {"estimate": estimate, "average": estimate.mean(0), "weights": torch.cat([weights, missing], 1)}
 
     def on_train_end(self) -> None:
-        """As the base class's; and writes ``estimate.npz`` (:meth:`solution`)."""
+        """Calls the base class's method and writes ``estimate.npz`` (:meth:`solution`)."""
         super().on_train_end()
         if self.trainer.is_global_zero:
             arrays: dict[str, Any] = {name: value.cpu().numpy() for name, value in self.solution().items()}
@@ -117,9 +117,9 @@ class QuadraticStudent(Ensemble):
 
 
 class GampRie(QuadraticStudent):
-    """Iterates GAMP-RIE; a step is an iteration, and a member that has converged stays as it is.
+    """Runs GAMP-RIE; a step is an iteration, and a member that has converged no longer changes.
 
-    Recorded of each member are ``error``, ``average_error``, ``variance`` V and ``precision`` A.
+    It records for each member ``error``, ``average_error``, ``variance`` V and ``precision`` A.
 
     Args:
         dimension: d.
@@ -127,7 +127,7 @@ class GampRie(QuadraticStudent):
         width: m, of the teacher.
         noise: Δ̃.
         damping: Share of the old V and ω that is kept, in [0, 1).
-        tolerance: A member has converged when κ |Ŝ_new − Ŝ|²/d is below.
+        tolerance: A member has converged if κ |Ŝ_new − Ŝ|²/d is below this.
         inits: E, independent starts on the same data.
         inner_steps: Iterations in a training step.
         points: Approximate number of measurements.
@@ -148,7 +148,7 @@ class GampRie(QuadraticStudent):
         inner_steps: int = 1,
         points: int = 100,
     ) -> None:
-        # SGD at rate 1 on (old − new) sets the new estimate: Lightning counts its steps
+        # SGD at rate 1 with the gradient (old − new) sets the new estimate, so that Lightning counts the steps
         unit = OptimizerConfig("sgd", lr=1.0, weight_decay=0.0)
         super().__init__(dimension, samples, width, noise, inits, inner_steps, points, unit)
         at_least(0, noise=noise, tolerance=tolerance)
@@ -174,7 +174,7 @@ class GampRie(QuadraticStudent):
         return self.estimate.detach()
 
     def gradients(self, batch: Batch) -> list[Tensor]:
-        """Iterates: Ŝ − Ŝ_new (E, d, d); the rest of the state is changed."""
+        """Runs an iteration and returns Ŝ − Ŝ_new (E, d, d); the rest of the state is updated in place."""
         change = torch.zeros_like(self.estimate)
         for e in range(self.inits):
             if self.converged[e]:
@@ -199,7 +199,7 @@ class GampRie(QuadraticStudent):
 class QuadraticNet(QuadraticStudent):
     """Trains ŷ(x) = (1/√m) Σ_k (w_k·x/√d)² by gradient descent on Σ_i (ŷ_i − √m y_i)²/4 from w ~ N(0, 1).
 
-    Recorded of each member are ``loss`` (over n), ``error`` and ``average_error``, of the mean of all members' Ŝ.
+    It records for each member ``loss`` (divided by n), ``error`` and ``average_error``, of the mean of all members' Ŝ.
 
     Args:
         dimension: d.

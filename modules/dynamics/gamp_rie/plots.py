@@ -35,14 +35,14 @@ def curves_figure(theory: Mapping[str, tuple[np.ndarray, np.ndarray]], points: M
         if name in points:
             alpha, mean, deviation = points[name]
             axes.errorbar(alpha, mean, deviation, fmt="o", markersize=4, color=f"C{index}")
-    # with noise the optimum reaches 0 nowhere, and its curve continues far beyond what is measured
+    # with noise the optimum is 0 nowhere, and its curve continues far beyond the measured α
     axes.set(xlabel="α = n / d²", ylabel="κ |S − Ŝ|² / d", ylim=(0, 1.02), xlim=(0, 0.55))
     axes.legend(frameon=False, fontsize=8)
     return figure
 
 
 def phase_figure(kappas: np.ndarray, alphas: np.ndarray, optimum: np.ndarray, recovery: np.ndarray) -> Figure:
-    """Draws the optimal error as a heat map over κ and α, with the line from which on it is 0.
+    """Draws the optimal error as a heat map over κ and α, with a line where it becomes 0.
 
     Args:
         kappas: (K,), ascending.

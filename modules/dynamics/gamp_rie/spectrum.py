@@ -28,7 +28,7 @@ def roots(x: np.ndarray, t: float, kappa: float) -> np.ndarray:
 def stieltjes(x: np.ndarray, t: float, kappa: float) -> np.ndarray:
     """Returns g (N,) at real x (N,): imaginary part π ρ(x), real part the Hilbert transform h(x).
 
-    Outside the bulk all roots are real; the one meant has x'(g) < 0 and, of those, the smallest |g|.
+    Outside the bulk all roots are real; the right one has x'(g) < 0 and, among those, the smallest |g|.
 
     Args:
         x: Points (N,).
@@ -64,7 +64,7 @@ def edges(t: float, kappa: float) -> np.ndarray:
 
 
 def moment(t: float, kappa: float, power: int, nodes: int = 400) -> float:
-    """Returns ∫ ρ_t(x)^power dx, with x = centre + half · cos φ on each interval, for the edges are square roots.
+    """Returns ∫ ρ_t(x)^power dx, with x = centre + half · cos φ on each interval, because the edges are square roots.
 
     Args:
         t: Variance of the semicircle, above 0.

@@ -9,11 +9,11 @@ from scipy.optimize import brentq
 
 from modules.dynamics.gamp_rie.denoiser import error
 
-LARGEST = 1e6  # q̂ beyond which the error is taken for zero
+LARGEST = 1e6  # q̂ above which the error counts as zero
 
 
 def perfect_recovery(kappa: float) -> float:
-    """Returns α_PR, from which on the noiseless error is 0: κ − κ²/2 for κ ≤ 1, else 1/2."""
+    """Returns α_PR, the smallest α with a noiseless error of 0: κ − κ²/2 for κ ≤ 1, else 1/2."""
     return kappa - kappa**2 / 2 if kappa <= 1 else 0.5
 
 
@@ -44,7 +44,7 @@ def mmse(alpha: float, kappa: float, noise: float = 0.0) -> float:
 
 
 def curve(kappa: float, noise: float = 0.0, points: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    """α, ascending, and the optimal error there, (points,) each: both are explicit in q̂, so that nothing is solved for.
+    """α, ascending, and the optimal error there, (points,) each: both are explicit functions of q̂.
 
     2α = q̂ F_RIE(1/q̂) + Δ̃ q̂/2 and κ(2α/q̂ − Δ̃/2) = κ F_RIE(1/q̂).
 

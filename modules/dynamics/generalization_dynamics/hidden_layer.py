@@ -1,4 +1,4 @@
-"""Students with one hidden layer of ReLUs as a LightningModule: widths and draws of the data side by side."""
+"""Students with one hidden layer of ReLUs as a LightningModule: several widths and draws of the data together."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Trained = Literal["readout", "all"]
 class HiddenLayerStudent(Ensemble):
     """Trains ŷ = a · ReLU(W x) / √N_h on ½ Σ (y − ŷ)² by full-batch gradient descent: only a, or a and W.
 
-    With ``train`` readout W stays as it was drawn and the theory of linear students holds for its random features; such
-    students can go along the exact gradient flow. Members are all pairs of a width and a draw of the data. Recorded are
-    ``time`` (steps times rate), ``test_error`` and ``train_error`` (mean squares) and, where the test's labels are ±1,
-    ``test_mistakes`` (share of wrong signs).
+    With ``train: readout`` W is not trained and the theory of linear students holds for its random features; such
+    students can also follow the exact gradient flow. There is a member for each pair of a width and a draw of the data.
+    It records ``time`` (steps times rate), ``test_error`` and ``train_error`` (mean squares) and, where the test's
+    labels are ±1, ``test_mistakes`` (share of wrong signs).
 
     Args:
         inputs: N.
@@ -33,7 +33,7 @@ class HiddenLayerStudent(Ensemble):
         train: ``readout`` or ``all``.
         std: Standard deviation of the first W.
         readout_std: Standard deviation of the first a.
-        exact: Whether to solve the flow of the read-out rather than to take steps.
+        exact: Whether to solve the gradient flow of the read-out instead of taking steps.
         inner_steps: Number of optimiser steps in one training step.
         points: Approximate number of measurements.
         optimizer: Plain SGD; its rate is the time of a step.
@@ -108,7 +108,7 @@ class HiddenLayerStudent(Ensemble):
         return {"width": [width for width, _ in pairs], "draw": [draw for _, draw in pairs]}
 
     def features(self, batch: Batch, name: str) -> list[Tensor]:
-        """ReLU(W X) / √N_h of ``x`` or ``x_test`` for each width, (E, N_h, P); kept where W does not move."""
+        """ReLU(W X) / √N_h of ``x`` or ``x_test`` for each width, (E, N_h, P); computed once if W is not trained."""
         if self.all:
             return [random_features(batch[name], weight) for weight in self.hidden]
         if name not in self.cached:
@@ -130,7 +130,7 @@ class HiddenLayerStudent(Ensemble):
         return torch.cat([0.5 * (y - batch["y"]).square().sum(-1) for y in self.outputs(batch, "x")])
 
     def gradients(self, batch: Batch) -> list[Tensor]:
-        """Those of :meth:`losses`: of each width's a, then of each W."""
+        """Gradients of :meth:`losses`: by each width's a, then by each W."""
         of_readout, of_hidden = [], []
         for a, h in zip(self.readout, self.features(batch, "x"), strict=True):
             error = (a[:, None] @ h) - batch["y"][:, None]
@@ -141,7 +141,7 @@ class HiddenLayerStudent(Ensemble):
         return of_readout + of_hidden
 
     def advance(self, batch: Batch, steps: int, optimizer: torch.optim.Optimizer) -> None:
-        """As the base class's, or along the flow for as long."""
+        """Takes the base class's steps, or follows the gradient flow for the same time."""
         if not self.exact:
             super().advance(batch, steps, optimizer)
             return
@@ -167,10 +167,10 @@ class HiddenLayerStudent(Ensemble):
         return found
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continues from the first read-outs that were."""
+        """Restores the initial read-outs."""
         super().on_load_checkpoint(checkpoint)
         self._forget()
 
     def draw(self) -> None:
-        """Test errors over time, and the best and the last of them over widths."""
+        """Test errors over time, and their smallest and last values over widths."""
         self.log_figure("widths", widths_figure(self.trajectory()))

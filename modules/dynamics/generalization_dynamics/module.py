@@ -1,4 +1,4 @@
-"""A linear student of a noisy teacher as a LightningModule: draws of the data side by side."""
+"""A linear student of a noisy teacher as a LightningModule: several draws of the data together."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from modules.ensemble import Batch, Ensemble
 
 
 class LinearStudent(Ensemble):
-    """Trains w on ½ |y − w X|² by full-batch gradient descent, or goes along the exact gradient flow.
+    """Trains w on ½ |y − w X|² by full-batch gradient descent, or follows the exact gradient flow.
 
-    Members are draws of teacher and data. Recorded are ``time`` (steps times rate), ``test_error`` (|w̄ − w|²/N plus
-    the noise's variance), ``train_error`` (|y − w X|²/P), both over the noise's variance, and ``frozen`` (how far w has
-    moved in directions without examples); theory is that of many dimensions.
+    There is a member for each draw of teacher and data. It records ``time`` (steps times rate), ``test_error`` (|w̄ −
+    w|²/N plus the noise's variance), ``train_error`` (|y − w X|²/P), both divided by the noise's variance, and
+    ``frozen`` (how far w has moved in directions without examples). The theory is that of the limit of many dimensions.
 
     Args:
         inputs: N.
         draws: E.
-        inr: Variance of the first weights over that of the noise.
-        exact: Whether to solve the flow in the eigenbasis rather than to take steps.
+        inr: Variance of the initial weights, divided by that of the noise.
+        exact: Whether to solve the gradient flow in the eigenbasis instead of taking steps.
         inner_steps: Number of optimiser steps in one training step.
         points: Approximate number of measurements.
         optimizer: Plain SGD; its rate is the time of a step.
@@ -87,11 +87,11 @@ class LinearStudent(Ensemble):
     def gradients(self, batch: Batch) -> list[Tensor]:
         """Returns (w X − y) Xᵀ."""
         x = batch["x"]
-        residual = torch.baddbmm(batch["y"][:, None], self.w[:, None], x, beta=-1)  # half of what @ takes on small data
+        residual = torch.baddbmm(batch["y"][:, None], self.w[:, None], x, beta=-1)  # on small data half of @'s time
         return [torch.bmm(residual, x.mT)[:, 0]]
 
     def advance(self, batch: Batch, steps: int, optimizer: torch.optim.Optimizer) -> None:
-        """As the base class's, or along the flow for as long."""
+        """Takes the base class's steps, or follows the gradient flow for the same time."""
         if not self.exact:
             super().advance(batch, steps, optimizer)
             return
@@ -126,7 +126,7 @@ class LinearStudent(Ensemble):
         return {"w": (batch["x"], self.w.detach())}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continues from the first w that was."""
+        """Restores the initial w."""
         super().on_load_checkpoint(checkpoint)
         self.solution = None
 

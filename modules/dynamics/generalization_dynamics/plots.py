@@ -36,7 +36,8 @@ def errors_figure(found: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
 def double_descent_figure(
     panels: Sequence[tuple[Sequence[int], int]], curves: Mapping[str, Mapping[str, Sequence[float]]]
 ) -> Figure:
-    """Draws test error against the number of features, stopped at the best time and at the end, one panel a data set.
+    """Draws test error against the number of features, stopped at the best time and at the end, one panel for each data
+    set.
 
     Args:
         panels: Widths, and the number of examples, of each data set.
@@ -73,7 +74,7 @@ def spectra_figure(panels: Mapping[int, tuple[np.ndarray, float]], examples: int
 
 
 def over_widths(found: Mapping[str, np.ndarray], name: str = "test_error") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Widths (W,), and each one's least error over time (mean of draws) and last one (median: its tail is heavy)."""
+    """Widths (W,); each one's smallest error over time (mean of draws) and last error (median: heavy tails)."""
     widths = np.unique(found["width"])
     members = [found["width"] == width for width in widths]
     best = np.array([found[name][:, chosen].min(0).mean() for chosen in members])

@@ -1,4 +1,4 @@
-"""Students that are linear in what they train, solved exactly: gradient flow in the eigenbasis of the data."""
+"""Students that are linear in their trained weights, solved exactly: gradient flow in the eigenbasis of the data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-FROZEN = 1e-10  # eigenvalues below this part of the largest count as 0: float64 cannot tell them apart
+FROZEN = 1e-10  # eigenvalues below this share of the largest count as 0: float64 cannot distinguish them from it
 
 
 class StudentFlow(NamedTuple):
@@ -17,7 +17,7 @@ class StudentFlow(NamedTuple):
         eigenvalues: (…, K) of H Hᵀ, K = min(N, P), 0 where frozen; the rest of the N are 0 too.
         basis: (…, N, K), their eigenvectors in columns.
         start: (…, N), w(0).
-        shift: (…, K), how far each coordinate goes until t = ∞; 0 where frozen.
+        shift: (…, K), how far each coordinate moves until t = ∞; 0 where frozen.
     """
 
     eigenvalues: Tensor
@@ -36,7 +36,7 @@ def flow(h: Tensor, y: Tensor, start: Tensor | None = None) -> StudentFlow:
     """Solves the flow of ½ |y − w H|².
 
     Args:
-        h: (…, N, P) inputs or hidden activations, a column an example, float64.
+        h: (…, N, P) inputs or hidden activations, one column for each example, float64.
         y: (…, P).
         start: w(0) (…, N); zeros by default.
     """
@@ -54,14 +54,15 @@ def random_features(x: Tensor, weights: Tensor) -> Tensor:
 
 
 def bulk_eigenvalues(h: Tensor, large: int) -> tuple[Tensor, float]:
-    """Returns the small eigenvalues of H Hᵀ in Marchenko-Pastur's units, and the ratio α that is theirs.
+    """Returns the small eigenvalues of H Hᵀ in Marchenko-Pastur's units, and the ratio α that belongs to them.
 
-    Random features of Gaussian inputs have a few large eigenvalues, of their mean and of their linear part, one for
-    each input; the rest act as independent noise, of P' = P − ``large`` examples in N' = N_h − ``large`` dimensions.
+    Random features of Gaussian inputs have a few large eigenvalues: one from their mean, and one for each input from
+    their linear part. The others are those of independent noise of P' = P − ``large`` examples in N' = N_h − ``large``
+    dimensions.
 
     Args:
         h: (N_h, P).
-        large: Number of largest eigenvalues that are left out.
+        large: Number of the largest eigenvalues that are left out.
 
     Returns:
         The next eigenvalues (min(N', P'),), scaled to the mean that ρ has at α = P'/N', and that α.
@@ -78,7 +79,7 @@ class Decomposition(NamedTuple):
         approximation: E_a, the error of the best read-out of these features.
         null_space: E_n, the error in directions without examples.
         over_fitting: E_o, the error from fitting the residual as if it were noise.
-        cross: Cross term of the last two; near 0 on average.
+        cross: Cross term of the latter two; near 0 on average.
     """
 
     approximation: Tensor
@@ -93,7 +94,7 @@ def decompose(h: Tensor, y: Tensor, h_test: Tensor, y_test: Tensor) -> Decomposi
     Args:
         h: (N_h, P), training activations.
         y: (P,).
-        h_test: (N_h, T), the sample that averages are taken over.
+        h_test: (N_h, T), the test sample, over which averages are taken.
         y_test: (T,).
     """
     c = h_test @ h_test.mT / h_test.shape[1]

@@ -1,8 +1,8 @@
 """Errors of a linear student of a noisy linear teacher, at every time of its training, in the limit of many dimensions.
 
-Advani & Saxe 2017, arXiv 1710.03667. Inputs have variance 1/N, labels noise of variance 1, teacher weights of variance
-SNR and the student's first weights of variance INR; α = P/N examples a dimension; time is that of gradient flow
-``dw/dt = (y − w X) Xᵀ`` (a sum over examples). The spectrum of X Xᵀ is Marchenko-Pastur's,
+Advani & Saxe 2017, arXiv 1710.03667. Inputs have variance 1/N, the labels' noise variance 1, teacher weights variance
+SNR, and the student's initial weights variance INR; α = P/N is the number of examples for each dimension; time is that
+of gradient flow ``dw/dt = (y − w X) Xᵀ`` (a sum over examples). The spectrum of X Xᵀ is Marchenko-Pastur's,
 
     ρ(λ) = √((λ₊ − λ)(λ − λ₋)) / (2 π λ),  λ± = (√α ± 1)²,  and (1 − α)₊ at 0.
 
@@ -23,7 +23,7 @@ NODES = 4000
 
 
 def bulk(alpha: float, nodes: int = NODES) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues and weights with which sums over the bulk of ρ are its integrals; the weights sum to min(1, α).
+    """Quadrature nodes (eigenvalues) and weights for integrals over the bulk of ρ; the weights sum to min(1, α).
 
     Raises:
         UserError: α is not above 0.
@@ -44,7 +44,7 @@ def density(lam: ArrayLike, alpha: float) -> np.ndarray:
 
 
 def _nodes(alpha: float, t: float) -> int:
-    """Enough nodes for eigenvalues near 0 to be distinguished until t, where the bulk reaches down to it."""
+    """Number of nodes with which eigenvalues near 0 are resolved until time t, if the bulk extends to 0."""
     near = abs(math.sqrt(alpha) - 1) < 0.1
     return max(NODES, int(200 * math.sqrt(min(t, 1e10)))) if near and math.isfinite(t) else NODES
 
@@ -56,9 +56,9 @@ def generalization_error(t: ArrayLike, alpha: float, snr: float, inr: float = 0.
 
     Args:
         t: Times, 0 or more; infinite for the end of training.
-        alpha: Examples a dimension.
-        snr: Variance of the teacher's weights over that of the noise.
-        inr: The same of the student's first weights.
+        alpha: Number of examples divided by the number of dimensions.
+        snr: Variance of the teacher's weights, divided by that of the noise.
+        inr: Variance of the student's initial weights, divided by that of the noise.
     """
     times = np.atleast_1d(np.asarray(t, dtype=float))
     found = np.empty(times.shape)
@@ -80,9 +80,9 @@ def training_error(t: ArrayLike, alpha: float, snr: float, inr: float = 0.0) -> 
 
     Args:
         t: Times, 0 or more; infinite for the end of training.
-        alpha: Examples a dimension.
-        snr: Variance of the teacher's weights over that of the noise.
-        inr: The same of the student's first weights.
+        alpha: Number of examples divided by the number of dimensions.
+        snr: Variance of the teacher's weights, divided by that of the noise.
+        inr: Variance of the student's initial weights, divided by that of the noise.
     """
     times = np.atleast_1d(np.asarray(t, dtype=float))
     found = np.empty(times.shape)
@@ -97,9 +97,9 @@ def final_error(alpha: float, snr: float, inr: float = 0.0) -> float:
     """E_g at t = ∞; infinite at α = 1.
 
     Args:
-        alpha: Examples a dimension.
-        snr: Variance of the teacher's weights over that of the noise.
-        inr: The same of the student's first weights.
+        alpha: Number of examples divided by the number of dimensions.
+        snr: Variance of the teacher's weights, divided by that of the noise.
+        inr: Variance of the student's initial weights, divided by that of the noise.
     """
     if alpha == 1:
         return math.inf
@@ -109,12 +109,12 @@ def final_error(alpha: float, snr: float, inr: float = 0.0) -> float:
 
 
 def optimal_stop(alpha: float, snr: float, inr: float = 0.0) -> tuple[float, float]:
-    """Returns the time at which E_g is least, and E_g there.
+    """Returns the time at which E_g is smallest, and E_g at that time.
 
     Args:
-        alpha: Examples a dimension.
-        snr: Variance of the teacher's weights over that of the noise.
-        inr: The same of the student's first weights.
+        alpha: Number of examples divided by the number of dimensions.
+        snr: Variance of the teacher's weights, divided by that of the noise.
+        inr: Variance of the student's initial weights, divided by that of the noise.
     """
     scale = math.log1p((snr + inr) * (1 + alpha))
     grid = np.linspace(math.log(scale) - 6, math.log(scale) + 12, 120)
@@ -131,12 +131,12 @@ def optimal_stop(alpha: float, snr: float, inr: float = 0.0) -> tuple[float, flo
 
 
 def mode_stop(lam: ArrayLike, snr: float, inr: float = 0.0) -> np.ndarray:
-    """Returns the time at which an eigenvalue's own part of E_g is least: ln(1 + (SNR + INR) λ) / λ.
+    """Returns the time at which an eigenvalue's part of E_g is smallest: ln(1 + (SNR + INR) λ) / λ.
 
     Args:
         lam: λ, above 0.
-        snr: Variance of the teacher's weights over that of the noise.
-        inr: The same of the student's first weights.
+        snr: Variance of the teacher's weights, divided by that of the noise.
+        inr: Variance of the student's initial weights, divided by that of the noise.
     """
     lam = np.asarray(lam, dtype=float)
     return np.log1p((snr + inr) * lam) / lam
@@ -146,8 +146,8 @@ def ridge_error(alpha: float, snr: float, penalty: float | None = None) -> float
     """E_g of w = y Xᵀ (X Xᵀ + g I)⁻¹; by default with the best penalty g = 1/SNR.
 
     Args:
-        alpha: Examples a dimension.
-        snr: Variance of the teacher's weights over that of the noise.
+        alpha: Number of examples divided by the number of dimensions.
+        snr: Variance of the teacher's weights, divided by that of the noise.
         penalty: g.
     """
     g = 1 / snr if penalty is None else penalty

@@ -1,4 +1,4 @@
-"""Factorised gradient descent on a matrix as a LightningModule: members with different starts, side by side."""
+"""Factorised gradient descent on a matrix as a LightningModule; members differ in their initial values."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from modules.ensemble import Batch, Ensemble
 class MatrixSensing(Ensemble):
     """Recovers a matrix of rank r from linear measurements by gradient descent on factors of width k.
 
-    Members are all pairs of an ``alpha`` and a seed. Of each are recorded ``loss``, ``error`` (|Z − M|_F, where M is
-    known) and, of the asymmetric form, ``imbalance`` (|Δ − Δ₀|_F / |Δ₀|_F). ``error/theory`` is
-    √(k − r) / (2 η T) for the symmetric form with k > r.
+    There is a member for each pair of an ``alpha`` and a seed. It records ``loss``, ``error`` (|Z − M|_F, if M is
+    known) and, for the asymmetric form, ``imbalance`` (|Δ − Δ₀|_F / |Δ₀|_F). ``error/theory`` is √(k − r) / (2 η T) for
+    the symmetric form with k > r.
 
     Args:
         rows: n1.
         columns: n2; by default n1.
         width: k, columns of the factors.
-        rank: r, what the theory takes the rank to be.
+        rank: r, the rank of M that the theory assumes.
         symmetric: Whether Z = X Xᵀ; else F Gᵀ.
-        alpha: Scales of the start: entries are N(0, α²/n).
-        init_ratio: α of F over that of G. At 1 the factors are balanced and k > r converges as slowly as X Xᵀ.
-        equal_start: Whether G starts as F (over ``init_ratio``), rather than from a draw of its own.
-        seeds: Draws for each alpha.
+        alpha: Scales of the initial values: entries are N(0, α²/n).
+        init_ratio: α of F over that of G. At 1 the factors are balanced, and with k > r they converge as slowly as X
+            Xᵀ.
+        equal_start: Whether the initial G is F divided by ``init_ratio``, instead of a separate draw.
+        seeds: Number of seeds for each alpha.
         inner_steps: Number of gradient descent steps in one training step.
         points: Approximate number of measurements.
         optimizer: Plain SGD, its rate η.
@@ -71,7 +72,7 @@ class MatrixSensing(Ensemble):
         self.alphas, self.seeds, self.zero_loss = alphas, seeds, float("inf")
 
         def draw(n: int) -> Tensor:
-            """Starts (E, n, k): the draws of a seed are the same for each alpha."""
+            """Initial values (E, n, k); a seed gives the same draw for each alpha."""
             drawn = torch.randn(seeds, n, width, dtype=torch.float64) / n**0.5
             return torch.cat([scale * drawn for scale in alphas])
 
@@ -147,7 +148,7 @@ class MatrixSensing(Ensemble):
         return None if self.symmetric else (self.f, self.g)
 
     def relative_loss(self) -> float:
-        """Returns the largest of the members' training losses when last measured, over that of a zero product."""
+        """Returns the members' largest training loss at the last measurement, divided by that of a zero product."""
         return float((self.history[-1][1]["loss"] / self.zero_loss).max()) if self.history else float("inf")
 
     def draw(self) -> None:
@@ -163,5 +164,5 @@ class MatrixSensing(Ensemble):
         self.log_figure("errors", errors_figure(curves, theory))
 
     def predicted_rate(self) -> Tensor:
-        """Of the error of each trained member of the asymmetric form with k > r, (E,): see ``theory.py``."""
+        """Predicted rate of each trained member's error, asymmetric form with k > r, (E,); see ``theory.py``."""
         return predicted_rate(self.start, self.f.detach(), self.g.detach(), self.rank, self.rate)

@@ -69,7 +69,7 @@ def rates_figure(found: Mapping[str, np.ndarray], predicted: np.ndarray, measure
 
 
 def acceleration_figure(found: Mapping[str, np.ndarray], without: Mapping[str, np.ndarray]) -> Figure:
-    """Draws errors with the step (points) and without it (lines)."""
+    """Draws errors with the rebalancing step (points) and without it (lines)."""
     figure = new_figure(size=(5.6, 3.8))
     axes = figure.axes[0]
     for index, alpha in enumerate(found["alpha"].tolist()):
@@ -85,7 +85,7 @@ def acceleration_figure(found: Mapping[str, np.ndarray], without: Mapping[str, n
 
 
 def spectra_figure(steps: np.ndarray, values: np.ndarray) -> Figure:
-    """Singular values (R, k) of the product over steps (R,): the matrix's own, and the redundant ones that die out."""
+    """Singular values (R, k) of the product over steps (R,): the matrix's own, and the redundant ones that decay."""
     figure = new_figure(size=(5.6, 3.8))
     axes = figure.axes[0]
     for index, curve in enumerate(values.T):

@@ -13,7 +13,7 @@ class DecayRate(NamedTuple):
 
     Attributes:
         rate: Of e^(−rate · t), or of t^(−rate).
-        residual: Root mean square of what is left of log y.
+        residual: Root mean square of the residuals of log y.
         points: Number of points in the window.
     """
 
@@ -48,13 +48,13 @@ def exponential_rate(
     Args:
         t: Times (N,).
         y: Values (N,), above 0 within the window.
-        low: Lower bound of y, itself outside.
-        high: Upper bound of y, itself outside.
+        low: Lower bound of y, exclusive.
+        high: Upper bound of y, exclusive.
         first: First time.
         last: Last time.
 
     Returns:
-        The line, NaN where fewer than two points are in the window.
+        The line; NaN if there are fewer than two points in the window.
     """
     t, y = _window(t, y, low, high, first, last)
     return _line(t, np.log(y))
@@ -68,13 +68,13 @@ def power_exponent(
     Args:
         t: Times (N,).
         y: Values (N,), above 0 within the window.
-        low: Lower bound of y, itself outside.
-        high: Upper bound of y, itself outside.
-        first: First time; of those at or below 0 none counts.
+        low: Lower bound of y, exclusive.
+        high: Upper bound of y, exclusive.
+        first: First time; times at or below 0 are ignored.
         last: Last time.
 
     Returns:
-        The line, NaN where fewer than two points are in the window.
+        The line; NaN if there are fewer than two points in the window.
     """
     t, y = _window(t, y, low, high, max(first, np.finfo(float).tiny), last)
     return _line(np.log(t), np.log(y))

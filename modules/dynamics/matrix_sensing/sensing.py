@@ -70,4 +70,4 @@ def asymmetric_gradients(f: Tensor, g: Tensor, target: Tensor, operator: Tensor 
         (E, n1, k) and (E, n2, k).
     """
     d = residual(f, g, target, operator)
-    return torch.bmm(d, g), torch.bmm(d.mT, f)  # on small matrices half of what @ takes, which looks at shapes first
+    return torch.bmm(d, g), torch.bmm(d.mT, f)  # for small matrices half the time of @, which checks shapes first

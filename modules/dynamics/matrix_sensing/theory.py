@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def redundant_error(step: int, rate: float, k: int, rank: int) -> float:
-    """Returns √(k − r) / (2 η T): where |X Xᵀ − M|_F of the symmetric form goes when k > r and A*A is the identity.
+    """Returns √(k − r) / (2 η T), the limit course of |X Xᵀ − M|_F (symmetric form) if k > r and A*A is the identity.
 
-    The k − r redundant singular values obey s ← s (1 − η s²), hence s² → 1/(2 η T), whatever their start.
+    The k − r redundant singular values obey s ← s (1 − η s²), hence s² → 1/(2 η T), whatever their initial values.
 
     Args:
         step: T, from 0, where it is infinite.
@@ -31,11 +31,11 @@ def redundant_space(g: Tensor, rank: int) -> Tensor:
 
 
 def predicted_rate(start: Tensor, f: Tensor, g: Tensor, rank: int, rate: float) -> Tensor:
-    """Returns −d log|F Gᵀ − M| / dT at the end, (E,): −ln(1 − η λ) of the slowest of what still shrinks.
+    """Returns −d log|F Gᵀ − M| / dT at the end, (E,): −ln(1 − η λ) of the slowest decaying part.
 
-    On the redundant space N that is λ_min(Nᵀ Δ₀ N), the paper's; for a large start the parts of F and G beyond M's
-    columns and rows are slower, which shrink by 1 − η σ_r(G)² and 1 − η σ_r(F)². Where G starts as the larger factor, F
-    vanishes on N, and F and G change places.
+    On the redundant space N, λ is λ_min(Nᵀ Δ₀ N), as in the paper. For a large start the parts of F and G outside M's
+    column and row space are slower; they are multiplied by 1 − η σ_r(G)² and 1 − η σ_r(F)² in each step. If G is the
+    larger factor at the start, F vanishes on N instead, and F and G are exchanged in the formula.
 
     Args:
         start: Δ₀ (E, k, k), see :func:`imbalance`.

@@ -1,4 +1,4 @@
-"""MLPs in the parametrisation of the tangent kernel, several side by side, and their kernel layer by layer."""
+"""Several MLPs in the NTK parametrisation in one module, and their tangent kernel layer by layer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class NTKMLP(nn.Module):
         outputs: n_L.
         beta: β.
         activation: One of ``framework.functional.ntk.ACTIVATIONS``.
-        members: E, networks with draws of their own.
+        members: E, the number of networks, each with its own draw.
         dtype: Type of the parameters.
 
     Raises:
@@ -86,7 +86,7 @@ class NTKMLP(nn.Module):
             y: (N', n_0); by default ``x``.
 
         Returns:
-            (E, N n_L, N' n_L), float64; the outputs of a point are side by side.
+            (E, N n_L, N' n_L), float64; the outputs of one point are adjacent.
         """
         left = self._factors(x)
         right = left if y is None else self._factors(y)

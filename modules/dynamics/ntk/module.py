@@ -1,4 +1,4 @@
-"""Wide networks trained by full-batch gradient descent as a LightningModule: members with different starts."""
+"""Wide networks under full-batch gradient descent as a LightningModule; members differ in their initial weights."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "float64": torch.f
 
 
 class NTKRegression(Ensemble):
-    """Trains networks in NTK parametrisation on (1/2N) Σ (f(x_i) − y_i)² beside the prediction of infinite width.
+    """Trains networks in NTK parametrisation on (1/2N) Σ (f(x_i) − y_i)² and compares them with the limit of infinite
+    width.
 
-    Batches hold ``x`` (N, n_0) and ``y`` (N,), or ``x`` and ``component`` c (N,): then each member's targets are
-    f_0 + ``amplitude`` c. Of each member are recorded ``loss`` and
+    Batches have ``x`` (N, n_0) and ``y`` (N,), or ``x`` and ``component`` c (N,): then each member's targets are f_0 +
+    ``amplitude`` c. It records for each member ``loss`` and
 
-    - with a ``probe`` (P, n_0) in the batch, ``drift`` and ``inflation`` of its kernel there since the start;
+    - with a ``probe`` (P, n_0) in the batch, ``drift`` and ``inflation`` of its kernel on the probe since the start;
     - with a ``component``, ``along`` |g| and ``across`` ‖h‖: f_t − f* = g c + h, and their predictions.
 
-    ``loss/theory`` is (I − η K/N)^k (f_0 − f*), K the limit kernel, f_0 the member's own start.
+    ``loss/theory`` is (I − η K/N)^k (f_0 − f*), with K the limit kernel and f_0 the member's initial outputs.
 
     Args:
         inputs: n_0.
@@ -83,7 +84,7 @@ class NTKRegression(Ensemble):
             UserError: the batch lacks inputs or targets, or has other inputs.
         """
         if "x" not in batch or not ("y" in batch or "component" in batch):
-            raise UserError(f"the batch holds {', '.join(batch)}; x and y, or x and component, are needed")
+            raise UserError(f"the batch has {', '.join(batch)}; x and y, or x and component, are needed")
         if batch["x"].shape[1] != self.inputs:
             raise UserError(f"inputs: {self.inputs}, but the data have {batch['x'].shape[1]}")
         outputs = self.outputs(batch["x"])

@@ -1,14 +1,14 @@
 """Two linear layers, y = w_2 W_1 x, where the alignment of the tangent kernel has a closed form.
 
 Liu et al. 2024, arXiv 2310.08513, Theorem 1 and Proposition 1, for whitened inputs, a target βᵀ x with |β| = 1, squared
-error and a small start. The kernel of inputs X is Xᵀ (W_1ᵀ W_1 + |w_2|² I) X; gradient flow ends at W_1ᵀ W_1 = β βᵀ and
-|w_2| = 1. With P = W_1(0)ᵀ W_1(0) of eigenvalues p_i and b = |w_2(0)|², over β uniform on the sphere,
+error and small initial weights. The kernel of inputs X is Xᵀ (W_1ᵀ W_1 + |w_2|² I) X; gradient flow ends at W_1ᵀ W_1 =
+β βᵀ and |w_2| = 1. With P = W_1(0)ᵀ W_1(0) of eigenvalues p_i and b = |w_2(0)|², over β uniform on the sphere,
 
     KA = (Σ p_i + βᵀ P β + (d + 1) b) / (√(d + 3) √(Σ (p_i + b)²))
     E[KA] = (1 + 1/d) (Σ p_i + d b) / (√(d + 3) √(Σ (p_i + b)²))
 
-and for r equal singular values and b = |W_1|² it is (d + 1)² / (d √((d + 3)(d + 2 + 1/r))), which rises with r. The
-exception: W_1(0) = σ u βᵀ, of rank 1 but aligned with the task, has KA = 1.
+and for r equal singular values and b = |W_1|² it is (d + 1)² / (d √((d + 3)(d + 2 + 1/r))), which increases with r. An
+exception is W_1(0) = σ u βᵀ, of rank 1 but aligned with the task: KA = 1.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def sphere(tasks: int, dimension: int, generator: torch.Generator) -> Tensor:
 
 
 def anisotropic(dimension: int, kappa: float, generator: torch.Generator) -> Tensor:
-    """F with the upper half of its singular values κ and the others 1.
+    """Returns F; half of its singular values are κ, the others 1.
 
     Args:
         dimension: d.
@@ -94,7 +94,7 @@ def aligned(directions: Tensor, hidden: int, sigma: float, generator: torch.Gene
 
 
 def train(w1: Tensor, w2: Tensor, beta: Tensor, rate: float = 0.05, steps: int = 2000) -> tuple[Tensor, Tensor]:
-    """Gradient descent on ½ |w_2 W_1 − βᵀ|², the loss for whitened inputs, of many networks side by side.
+    """Gradient descent on ½ |w_2 W_1 − βᵀ|², the loss for whitened inputs, of many networks together.
 
     Args:
         w1: (E, h, d).
@@ -121,7 +121,7 @@ def alignment(start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor]) -> Tenso
 
 
 def predicted_alignment(w1: Tensor, w2: Tensor, beta: Tensor) -> Tensor:
-    """KA (E,) that a small start will end at, for each task.
+    """KA (E,) after training from small initial weights, for each task.
 
     Args:
         w1: W_1(0) (E, h, d).

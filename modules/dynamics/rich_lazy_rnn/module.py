@@ -1,4 +1,4 @@
-"""Leaky ReLU networks that differ in the structure of their first recurrent weights, as a LightningModule."""
+"""Leaky ReLU networks that differ in the structure of their initial recurrent weights, as a LightningModule."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from modules.ensemble import Batch, Ensemble
 
 Dtype = Literal["float32", "float64"]
 DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
-LOOKED_AT = 2000  # trials that the loss is measured on
+LOOKED_AT = 2000  # trials on which the loss is measured
 
 
 class LeakyReluRNN(Ensemble):
-    """Trains networks side by side, each step on a batch that they share, and measures how lazily they learn.
+    """Trains several networks, each step on a batch that they share, and measures how lazily they learn.
 
-    Members are all triples of a seed, a ``g`` and a first W_h: G (entries N(0, g²/H)) cut to one of ``ranks``, or
-    one of ``structures``; all with the norm of G. A seed has the same W_x, W_o and (up to the factor g) G in all of
-    them.
+    There is a member for each triple of a seed, a ``g`` and an initial W_h. W_h is G (entries N(0, g²/H)) truncated to
+    one of ``ranks``, or has one of ``structures``; it always has the norm of G. Members of one seed have the same W_x,
+    W_o and (up to the factor g) G.
 
-    Batches hold ``x`` (N, T, I), ``y`` (N, T) of classes, or (N,) where only the last output counts, ``probe`` (P, T,
-    I), ``test_x`` and ``test_y``. Step k of training takes the k-th ``batch_size`` trials, in a new order each time
-    that all were seen. Of each member are recorded
+    Batches have ``x`` (N, T, I), classes ``y`` (N, T), or (N,) if only the last output counts, ``probe`` (P, T, I),
+    ``test_x`` and ``test_y``. Step k of training uses the k-th ``batch_size`` trials; each pass over the trials has a
+    new order. It records for each member
 
     - ``loss``, of the first 2,000 trials, and ``test_accuracy``, of the last output alone;
     - ``weight_change`` |W_h − W_h(0)|_F;
@@ -46,15 +46,17 @@ class LeakyReluRNN(Ensemble):
         outputs: K.
         hidden: H.
         ranks: Exact ranks of W_h at the start, from 1 to H; by default 1, H/10 and H.
-        structures: Further members, name to settings of a :class:`framework.functional.structured_weights.Structure`,
-            for example ``{dale: {kind: dale, balanced: false}}``.
+        structures: Further members: a dict from name to settings of a
+            :class:`framework.functional.structured_weights.Structure`, for example ``{dale: {kind: dale, balanced:
+            false}}``.
         g: Scales of the recurrent weights.
-        seeds: Starts.
+        seeds: Number of seeds.
         leak: a, above 0 to 1.
         centred_scale: c: outputs are c (o − o(0)) and the rate is divided by c², which makes any network lazy as c
             grows; ``None`` for plain outputs.
-        batch_size: Trials of a step.
-        kernel_trials: Of the probe, for the kernel; its side is this times the outputs of a trial.
+        batch_size: Number of trials of a step.
+        kernel_trials: Number of the probe's trials for the kernel; the kernel's side is this times the outputs of a
+            trial.
         dtype: ``float32`` or ``float64``.
         inner_steps: Number of optimiser steps in one training step.
         points: Approximate number of measurements.
@@ -123,7 +125,7 @@ class LeakyReluRNN(Ensemble):
         self._first: tuple[Tensor, Tensor] | None = None
 
     def _start(self) -> Weights:
-        """Returns the first weights of all members, float64; each seed draws from a generator of its own."""
+        """Returns the initial weights of all members, float64; each seed has its own generator."""
         parts: list[list[Tensor]] = [[], [], []]
         h = self.hidden
         for seed in range(self.seeds):
@@ -136,9 +138,7 @@ class LeakyReluRNN(Ensemble):
             gaussian = torch.randn(h, h, generator=generator, dtype=torch.float64) / h**0.5
             full = [low_rank_part(gaussian, rank) for rank in self.ranks]
             for name, options in self.structures.items():
-                own = torch.Generator().manual_seed(
-                    mix(self.seed, seed, 1)
-                )  # the same whatever other members there are
+                own = torch.Generator().manual_seed(mix(self.seed, seed, 1))  # independent of the other members
                 try:
                     full.append(structured(structure_of(options), gaussian, own))
                 except UserError as error:
@@ -165,7 +165,7 @@ class LeakyReluRNN(Ensemble):
             UserError: the batch lacks a part, or has other inputs, more classes or too few trials.
         """
         if missing := [name for name in ("x", "y", "probe", "test_x", "test_y") if name not in batch]:
-            raise UserError(f"the batch holds {', '.join(batch)}; {', '.join(missing)} is needed too")
+            raise UserError(f"the batch has {', '.join(batch)}; {', '.join(missing)} is needed too")
         x, y = batch["x"], batch["y"]
         if x.shape[2] != self.inputs:
             raise UserError(f"inputs: {self.inputs}, but the data have {x.shape[2]}")
@@ -174,7 +174,7 @@ class LeakyReluRNN(Ensemble):
         at_most({"the trials": len(x)}, batch_size=self.batch_size)
 
     def part(self, batch: Batch, inner: int) -> Batch:
-        """Returns the trials of the next step; all of them come once before one comes twice."""
+        """Returns the trials of the next step; every trial is used once before any is used again."""
         trials = len(batch["x"])
         passes, place = divmod(self.steps_taken, trials // self.batch_size)
         if self._order[0] != passes or len(self._order[1]) != trials:
@@ -214,7 +214,7 @@ class LeakyReluRNN(Ensemble):
 
     @torch.no_grad()
     def gradients(self, batch: Batch) -> list[Tensor]:
-        """As autograd's of :meth:`losses`, over c² where outputs are centred."""
+        """Gradients of :meth:`losses` as by autograd, divided by c² if outputs are centred."""
         x, y = _typed(batch["x"], self.w_rec), batch["y"].long()
         targets = y[None] if y.ndim == 1 else y.T
         h, logits = self._logits(x, y.ndim == 1)
@@ -249,7 +249,7 @@ class LeakyReluRNN(Ensemble):
         return found
 
     def draw(self) -> None:
-        """The measures against the start, and spectra of the first recurrent weights."""
+        """The measurements against the initial weights, and the spectra of the initial recurrent weights."""
         self.log_figure("laziness", laziness_figure(final(self.trajectory())))
         self.log_figure("spectra", spectra_figure(self.first_recurrent_weights()))
 
@@ -260,7 +260,7 @@ class LeakyReluRNN(Ensemble):
 
 
 def final(trajectory: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Of what :meth:`Ensemble.trajectory` gives, each setting and the last measurement of each member, all (E,)."""
+    """Each setting and the last measurement of each member from :meth:`Ensemble.trajectory`, all (E,)."""
     return {name: values[-1] if values.ndim == 2 else values for name, values in trajectory.items() if name != "step"}
 
 

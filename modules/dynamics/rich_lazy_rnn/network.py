@@ -1,8 +1,8 @@
-"""The leaky ReLU network of E members side by side: states, signals sent back through time, gradients.
+"""The leaky ReLU network of E members: states, backpropagation through time, gradients.
 
     h_t = relu((1 − a) h_{t−1} + a (W_x x_t + W_h h_{t−1})),  h_0 = 0,  o_t = W_o h_t                       (no biases)
 
-The rectifier covers the whole leaky sum. Times are in tensors' second dimension.
+The ReLU is applied to the whole leaky sum. Time is the second dimension of tensors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Weights(NamedTuple):
-    """Of E members.
+    """Weights of E members.
 
     Attributes:
         w_in: W_x (E, H, I).
@@ -49,10 +49,10 @@ def states(x: Tensor, weights: Weights, leak: float = 1.0) -> Tensor:
 
 
 def send_back(upstream: Tensor, active: Tensor, w_rec: Tensor, leak: float = 1.0) -> Tensor:
-    """Derivatives by the arguments of the rectifiers, (E, T, R, H), of what has the derivatives ``upstream`` by states.
+    """Derivatives by the inputs of the ReLUs, (E, T, R, H), from the derivatives ``upstream`` by the states.
 
     Args:
-        upstream: (E, T, R, H), through the output alone.
+        upstream: (E, T, R, H), through the output only.
         active: (E, T, R, H), 1 where a unit is on.
         w_rec: W_h.
         leak: a.
@@ -67,7 +67,7 @@ def send_back(upstream: Tensor, active: Tensor, w_rec: Tensor, leak: float = 1.0
 
 
 def gradients(x: Tensor, h: Tensor, by_output: Tensor, weights: Weights, leak: float = 1.0) -> Weights:
-    """Derivatives by the weights of what has the derivatives ``by_output`` by the outputs.
+    """Derivatives by the weights, from the derivatives ``by_output`` by the outputs.
 
     Args:
         x: (B, T, I).
@@ -84,21 +84,23 @@ def gradients(x: Tensor, h: Tensor, by_output: Tensor, weights: Weights, leak: f
 
 
 def recurrent_kernel(x: Tensor, weights: Weights, leak: float = 1.0, last_only: bool = False) -> Tensor:
-    """Returns K = J Jᵀ (E, N, N), J the derivatives of all outputs by W_h, without J.
+    """Returns K = J Jᵀ (E, N, N) without forming J, the derivatives of all outputs by W_h.
 
     With D_s the signal that output k at time t sends back to time s (0 for s > t),
-    K[(t, k, b), (t', k', b')] = a² Σ_ss' (D_s · D'_s') (h_{s−1} · h'_{s'−1}), b the trial: a pass back for each (t, k).
+    K[(t, k, b), (t', k', b')] = a² Σ_ss' (D_s · D'_s') (h_{s−1} · h'_{s'−1}), with b the trial: one backward pass for
+    each (t, k).
 
     Args:
         x: (B, T, I).
         weights: W_x, W_h, W_o.
         leak: a.
-        last_only: Whether only outputs of the last time count, N = K B; else N = T K B, in the order (t, k, b).
+        last_only: Whether only the outputs of the last time count (N = K B); otherwise N = T K B, in the order (t, k,
+            b).
     """
     return torch.stack(
         [
             _kernel(x, Weights(*(w[e : e + 1] for w in weights)), leak, last_only)
-            for e in range(len(weights.w_rec))  # one after the other: the products are large, and so are the results
+            for e in range(len(weights.w_rec))  # one member at a time: the products and the results are large
         ]
     )
 
@@ -116,7 +118,7 @@ def _kernel(x: Tensor, weights: Weights, leak: float, last_only: bool) -> Tensor
         signals.append(send_back(upstream, active[:, : t + 1], weights.w_rec, leak)[0])
     before, size = h[0, :-1], kinds * trials
     kernel = h.new_zeros(len(observed) * size, len(observed) * size)
-    parts = []  # of each time s from the second on: where its rows start, and they; the state before the first is 0
+    parts = []  # for each time s after the first: the rows' start and the rows; the state before the first is 0
     for s in range(1, times):
         late = [index for index, t in enumerate(observed) if t >= s]
         parts.append((late[0] * size, torch.cat([signals[index][s] for index in late])))

@@ -51,7 +51,7 @@ def spectra_figure(matrices: Mapping[str, np.ndarray]) -> Figure:
     left, right = figure.axes
     for index, (name, matrix) in enumerate(matrices.items()):
         values = np.linalg.svd(matrix, compute_uv=False)
-        values = values[values > 1e-5 * values[0]]  # what is less is rounding
+        values = values[values > 1e-5 * values[0]]  # smaller ones are rounding errors
         style: dict[str, Any] = {
             "markersize": 3.5,
             "color": f"C{index}",
@@ -71,7 +71,7 @@ def spectra_figure(matrices: Mapping[str, np.ndarray]) -> Figure:
 def theory_figure(
     predicted: Mapping[int, Mapping[int, float]], measured: Mapping[int, Mapping[int, tuple[float, float]]]
 ) -> Figure:
-    """E[KA] of two linear layers over the rank of the start: a line for each d, points with two standard errors."""
+    """E[KA] of two linear layers over the initial rank: a line for each d, points with two standard errors."""
     figure = new_figure(size=(5.2, 3.6))
     axes = figure.axes[0]
     for index, (d, line) in enumerate(predicted.items()):

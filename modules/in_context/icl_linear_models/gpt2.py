@@ -1,4 +1,4 @@
-"""A GPT-2 on the same prompts, x and y as tokens of their own (Garg et al. 2022, arXiv 2208.01066)."""
+"""A GPT-2 on the same prompts, with x and y as separate tokens (Garg et al. 2022, arXiv 2208.01066)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from modules.in_context.experiment import InContext
 
 
 class PromptGPT2(nn.Module):
-    """Tokens x_1, y_1, …, x_N, y_N, x_q, read in by one map (y as the first of d coordinates), read out at each x.
+    """Tokens x_1, y_1, …, x_N, y_N, x_q, embedded by one linear map (y as the first of d coordinates), output at each
+    x.
 
     Args:
         dim: d.
         width: Width of the embedding.
         layers: Blocks.
         heads: Number of heads of each block.
-        positions: Examples that a prompt may have, the query included.
+        positions: Largest number of examples of a prompt, including the query.
     """
 
     def __init__(self, dim: int, width: int, layers: int, heads: int, positions: int) -> None:
@@ -44,7 +45,7 @@ class PromptGPT2(nn.Module):
         )
         self.read_in = nn.Linear(dim, width)
         body: Any = GPT2Model(config)
-        body.wte = nn.Identity()  # tokens are read in as vectors; an embedding would have no gradient
+        body.wte = nn.Identity()  # tokens are vectors; an embedding would have no gradient
         self.body = body
         self.read_out = nn.Linear(width, 1)
 
@@ -64,11 +65,11 @@ class GPT2InContext(InContext):
         width: Width of the embedding.
         layers: Blocks.
         heads: Number of heads of each block.
-        positions: Examples that a prompt may have, the query included; longer ones cannot be evaluated.
-        base_seed: Seed of the start.
+        positions: Largest number of examples of a prompt, including the query; longer ones cannot be evaluated.
+        base_seed: Seed of the initial weights.
         clip: Largest norm of the gradient; null for no limit.
         inner_steps: Number of optimiser steps in one training batch.
-        points: About how many times the loss is recorded.
+        points: Approximate number of times that the loss is recorded.
         optimizer: By default Adam at 1e-4.
         schedule: Learning-rate schedule, in training batches.
 

@@ -20,9 +20,9 @@ Init = Literal["balanced", "gaussian"]
 
 
 class LinearModelsInContext(InContext):
-    """One head of linear self-attention; what it tends to is known (Theorem 4.1).
+    """One head of linear self-attention; its limit is known (Theorem 4.1).
 
-    Besides the loss are recorded of each member ``distance`` ‖u U − A*‖/‖A*‖ with A* the predicted readout,
+    It records for each member the loss, ``distance`` ‖u U − A*‖/‖A*‖ with A* the predicted readout,
     ``population`` ½ of the readout's exact error (for Gaussian x of one covariance), ``balance`` |u² − ‖U‖²| (which
     gradient flow keeps at 0, Adam does not), ``w21_pv`` and ``w21_kq``, the largest entries of the blocks that stay 0.
 
@@ -30,10 +30,10 @@ class LinearModelsInContext(InContext):
         dim: d.
         init: ``balanced`` (Assumption 3.3: W^PV = σ e eᵀ, W^KQ = σ M Mᵀ/‖M Mᵀ‖) or ``gaussian`` (all entries N(0, σ²)).
         sigma: σ.
-        mask_query: Whether the query is left out of keys and values; the paper has it in.
+        mask_query: Whether the query is left out of keys and values; the paper includes it.
         normalise: Whether attention is divided by the number of examples.
-        seeds: Members, that is starts.
-        base_seed: Seed of the first start.
+        seeds: Number of members, each with its own initial weights.
+        base_seed: Seed of the first member.
         clip: Largest norm of a member's gradient.
         inner_steps: Number of optimiser steps in one training batch.
         points: Approximate number of measurements.
@@ -41,7 +41,7 @@ class LinearModelsInContext(InContext):
         schedule: Learning-rate schedule, in training batches.
 
     Raises:
-        UserError: a setting is not accepted; the start is too large for the theorem (σ² ‖Γ‖ √d ≥ 2).
+        UserError: a setting is not accepted; the initial weights are too large for the theorem (σ² ‖Γ‖ √d ≥ 2).
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class LinearModelsInContext(InContext):
                         weight.normal_(std=sigma, generator=generator)
 
     def fits(self, law: PromptLaw) -> None:
-        """Finds the readout that is predicted for these prompts.
+        """Computes the predicted readout for these prompts.
 
         Raises:
-            UserError: the model has another dimension, or a start from which the theorem promises nothing.
+            UserError: the model has another dimension, or initial weights that the theorem does not cover.
         """
         if (law.dim, law.tasks) != (self.dim, 1):
             raise UserError(f"model.dim: {self.dim}, but the prompts have d = {law.dim} and {law.tasks} labels")
@@ -147,7 +147,7 @@ class LinearModelsInContext(InContext):
         return [m * law.scale ** (2 * k) for k, m in enumerate(SPECTRA[law.spectrum].moments, 1)]
 
     def draw(self) -> None:
-        """Errors by length, and the learnt readout beside the predicted one."""
+        """Errors by length, and the learnt and the predicted readout."""
         super().draw()
         if self.predicted is not None:
             readout = self.layer.parts()["readout"][0].detach().cpu().double().numpy()

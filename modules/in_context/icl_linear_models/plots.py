@@ -65,7 +65,7 @@ def scaling_figure(
     axes = figure.axes[0]
     axes.plot(scales, theory, "k", linewidth=1, label="linear attention, predicted")
     for index, (label, (c, value)) in enumerate(points.items()):
-        exact = bool((value < 1e-9).all())  # has no place on a log scale
+        exact = bool((value < 1e-9).all())  # cannot be shown on a log scale
         shown = np.full(len(c), np.nan) if exact else value
         axes.plot(c, shown, "o", markersize=4, color=f"C{index}", label=f"{label}: 0" if exact else label)
     axes.set(xlabel="covariates times c", ylabel="mean squared error / c²", yscale="log")

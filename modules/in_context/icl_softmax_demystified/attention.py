@@ -1,11 +1,11 @@
-"""One layer of softmax attention on a prompt, by its circuits.
+"""One layer of softmax attention on a prompt, computed by its circuits.
 
 The query attends to the N examples and not to itself; no positions, no residual, no bias (He et al. 2025):
 
     ŷ = Σ_h O_h V_h Z softmax(Zᵀ K_hᵀ Q_h z_q / √D),    z_i = (x_i; y_i), z_q = (x_q; 0), D = d + T
 
-A head acts through ``KQ_h = K_hᵀ Q_h/√D`` and ``OV_h = O_h V_h`` alone; computing with these costs no projection of the
-prompt.
+The output depends on a head only through ``KQ_h = K_hᵀ Q_h/√D`` and ``OV_h = O_h V_h``; computing with these needs no
+projection of the prompt.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Circuits(NamedTuple):
 
 
 def attend(x: Tensor, y: Tensor, circuits: Circuits) -> tuple[Tensor, Tensor]:
-    """Answers and attention of heads given by circuits.
+    """Returns the answers and the attention of heads given by their circuits.
 
     Args:
         x: (B, N + 1, d), the query last.
-        y: (B, N + 1, T); the last is not looked at.
+        y: (B, N + 1, T); the last is not used.
         circuits: Circuits of E members with H heads.
 
     Returns:
@@ -59,7 +59,7 @@ class PromptSoftmaxAttention(nn.Module):
     Args:
         dim: d.
         heads: H.
-        labels: T, numbers that are predicted.
+        labels: T, number of predicted labels.
         init: ``random`` (as ``nn.Linear`` starts), ``small_identity`` (all 1e-6 I, O its last rows),
             ``small_identity_qk`` (Q and K 1e-4 I, the rest random), ``opposite`` (K = 1e-6 I, half of the heads
             Q = 1e-6 I, half −1e-6 I, the rest random).
@@ -119,12 +119,12 @@ class PromptSoftmaxAttention(nn.Module):
 
 
 def circuit_measures(circuits: Circuits, dim: int) -> dict[str, Tensor]:
-    """What the circuits of heads look like: names to (E, H).
+    """Measures the patterns of the heads' circuits: names to (E, H).
 
-    Of KQ the columns of the query's labels are left out: these are 0, so that nothing is ever learnt there.
-    ``omega`` the mean of the first d diagonal entries of KQ, ``mu`` the last entry of OV (with several labels the
-    largest one in the labels' columns), ``diagonal`` d ω²/‖KQ‖² and ``last`` μ²/‖OV‖², the shares of their energy,
-    ``off`` the largest entry of KQ off its first d diagonal entries.
+    KQ's columns of the query's labels are left out: these labels are 0, so the columns are never trained. ``omega`` is
+    the mean of the first d diagonal entries of KQ, ``mu`` the last entry of OV (with several labels the largest one in
+    the labels' columns), ``diagonal`` d ω²/‖KQ‖² and ``last`` μ²/‖OV‖², the shares of their energy, ``off`` the largest
+    entry of KQ off its first d diagonal entries.
     """
     kq, ov = circuits
     kq = kq[..., :dim]

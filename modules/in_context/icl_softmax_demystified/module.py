@@ -23,20 +23,20 @@ from modules.in_context.predictors import Predictor, debiased_step, gradient_ste
 
 
 class SoftmaxInContext(InContext):
-    """H heads of softmax attention from an ordinary start.
+    """H heads of softmax attention from ordinary initial weights.
 
-    Besides the loss are recorded of each member ``omega/h`` and ``mu/h`` of each head, ``eta`` Σ μ_h ω_h, ``sum_mu``
-    |Σ μ_h|/max |μ_h|, ``diagonal`` and ``last``, the shares of energy in the patterns, means over active heads by their
-    part |μ ω| of the answer, and the numbers of ``positive`` and ``negative`` heads. ``val/risk/M/theory`` is the error
-    of the debiased gradient step with the best rate at the length of training (two heads or more).
+    It records for each member the loss, ``omega/h`` and ``mu/h`` of each head, ``eta`` Σ μ_h ω_h, ``sum_mu``
+    |Σ μ_h|/max |μ_h|, ``diagonal`` and ``last``, the shares of energy in the patterns (means over active heads,
+    weighted by |μ ω|), and the numbers of ``positive`` and ``negative`` heads. ``val/risk/M/theory`` is the error of
+    the debiased gradient step with the best rate for the length of training (two heads or more).
 
     Args:
         dim: d.
         heads: H.
         labels: T, labels of a point.
         init: See :class:`~modules.in_context.icl_softmax_demystified.attention.PromptSoftmaxAttention`.
-        seeds: Members, that is starts.
-        base_seed: Seed of the first start.
+        seeds: Number of members, each with its own initial weights.
+        base_seed: Seed of the first member.
         clip: Largest norm of a member's gradient; null for no limit.
         inner_steps: Number of optimiser steps in one training batch.
         points: Approximate number of measurements.
@@ -84,7 +84,7 @@ class SoftmaxInContext(InContext):
         return self.layer(x, y)
 
     def measure(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
-        """See the class; keeps a prompt for the picture of attention."""
+        """Returns the measurements; keeps a prompt for the figure of attention."""
         self.probe = (batch["x"][0, :1], batch["y"][0, :1])
         return super().measure(batch)
 
@@ -120,7 +120,7 @@ class SoftmaxInContext(InContext):
         return theory.debiased_step_risk(rate, self.dim, length, self.law.noise)
 
     def predictors(self) -> dict[str, Predictor]:
-        """Gradient steps with their best rates, ridge regression, and the shared ones."""
+        """Gradient steps with their best rates, ridge regression, and the base class's predictors."""
         found = super().predictors()
         if self.law is None or not self._plain():
             return found

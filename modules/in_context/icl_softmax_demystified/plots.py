@@ -29,7 +29,7 @@ def heads_figure(found: Mapping[str, np.ndarray], heads: int, member: int = 0) -
 
 
 def circuits_figure(kq: np.ndarray, ov: np.ndarray) -> Figure:
-    """Draws heat maps of KQ_h (H, D, D) above OV_h (H, T, D), a column a head."""
+    """Draws heat maps of KQ_h (H, D, D) above OV_h (H, T, D), one column for each head."""
     heads = len(kq)
     figure = new_figure(2, heads, size=(2.8 * heads, 4.2))
     for head in range(heads):

@@ -1,4 +1,4 @@
-"""Diagonal heads in mean field, and the exact errors of the gradient steps that they come to.
+"""Diagonal heads in mean field, and the exact errors of the gradient steps that they converge to.
 
 x ~ N(0, I_d), β ~ N(0, I/d), labels with noise of variance s2, L examples; errors include the query's noise (He et al.
 2025; the finite-size errors are derived from the same model). Heads have KQ = ω diag(I, 0) and OV = μ e_(d+1)ᵀ.
@@ -20,7 +20,7 @@ def reduced_answer(x: Tensor, y: Tensor, omega: Tensor, mu: Tensor) -> Tensor:
 
     Args:
         x: (B, N + 1, d), the query last.
-        y: (B, N + 1, T), the last not looked at.
+        y: (B, N + 1, T); the last is not used.
         omega: ω (H,).
         mu: μ (H,).
 
@@ -134,8 +134,8 @@ def mean_field_flow(
     """Gradient flow of the mean-field loss by LSODA.
 
     Args:
-        omega: ω (H,) of the start.
-        mu: μ (H,) of the start.
+        omega: Initial ω (H,).
+        mu: Initial μ (H,).
         dim: d.
         length: L.
         noise: s2.

@@ -23,19 +23,20 @@ Guess = Literal["zero", "fixed", "linear"]
 class GuessingAttention(InContext):
     """H heads of linear attention; the query's column starts with the guess y_q.
 
-    Besides the loss are recorded of each member, for a learnt guess, ``guess`` ‖v − w*‖, ``direction``, the cosine of p
-    and (−w*; 1) (one head), and ``preconditioner`` ‖p_(d+1) (W^KQ_11 + w^KQ_12 vᵀ) − Γ*ᵀ‖/‖Γ*‖.
-    Evaluations stand beside one gradient step from 0 and from w*, both with their best preconditioner.
+    It records for each member the loss and, for a learnt guess, ``guess`` ‖v − w*‖, ``direction``, the cosine of p and
+    (−w*; 1) (one head), and ``preconditioner`` ‖p_(d+1) (W^KQ_11 + w^KQ_12 vᵀ) − Γ*ᵀ‖/‖Γ*‖. Evaluations also have the
+    errors of one gradient step from 0 and from w*, both with their best preconditioner.
 
     Args:
         dim: d.
         heads: H.
-        guess: y_q: ``zero``; ``fixed``, ⟨v, x_q⟩ with the given ``guess_weight``; or ``linear``, v learnt from there.
-        guess_weight: v: a number m for m (1, …, 1)/√d, or d numbers.
+        guess: y_q: ``zero``; ``fixed``, ⟨v, x_q⟩ with the given ``guess_weight``; or ``linear``, with v learnt and
+            ``guess_weight`` its initial value.
+        guess_weight: v: one number m, meaning m (1, …, 1)/√d, or d numbers.
         mask_query: Whether the query is left out of keys and values.
-        sigma: Standard deviation of the other weights at the start.
-        seeds: Members, that is starts.
-        base_seed: Seed of the first start.
+        sigma: Standard deviation of the other initial weights.
+        seeds: Number of members, each with its own initial weights.
+        base_seed: Seed of the first member.
         clip: Largest norm of a member's gradient.
         inner_steps: Number of optimiser steps in one training batch.
         points: Approximate number of measurements.
@@ -87,7 +88,7 @@ class GuessingAttention(InContext):
     fixed: Tensor
 
     def fits(self, law: PromptLaw) -> None:
-        """Finds what one gradient step can do on these prompts.
+        """Computes the best error of one gradient step on these prompts.
 
         Raises:
             UserError: the model has another dimension.
@@ -114,7 +115,7 @@ class GuessingAttention(InContext):
             value, key_query = self.layer.value[:, 0].double(), self.layer.key_query[:, 0].double()
             target = torch.cat([-self.mean, torch.ones(1, dtype=torch.float64)]).to(value)
             found["direction"] = (value @ target).abs() / (value.norm(dim=1) * target.norm())
-            # the guess is linear in x_q too, so what multiplies it acts as a part of W_11
+            # the guess is also linear in x_q, so its factor acts as a part of W_11
             seen = key_query[:, :-1, :-1] + key_query[:, :-1, -1:] * v[:, None]
             step = value[:, -1, None, None] * seen
             best = self.from_mean.mT.to(step)
@@ -122,7 +123,7 @@ class GuessingAttention(InContext):
         return found
 
     def risk_theory(self, length: int) -> float:
-        """At the length of training: of one gradient step from w* with a learnt guess, else R_MH with d + 1 heads."""
+        """The error at the length of training: of one step from w* with a learnt guess, else R_MH with d + 1 heads."""
         law = self.law
         exact = law is not None and law.rows is None and law.spectrum is None and law.function == "linear"
         if law is None or not exact or length != self.train_length or law.query_cov is not None:
@@ -138,7 +139,7 @@ class GuessingAttention(InContext):
         return float("nan")
 
     def predictors(self) -> dict[str, Predictor]:
-        """Returns one gradient step from 0 and from w*, and the shared ones."""
+        """Returns one gradient step from 0 and from w*, and the base class's predictors."""
         if self.law is None:
             return {}
         start = self.law.task_mean

@@ -17,7 +17,7 @@ SHOWN_HEADS = 4
 
 
 def weights_figure(value: np.ndarray, key_query: np.ndarray, guess: np.ndarray | None, mean: np.ndarray) -> Figure:
-    """Draws heat maps of p_h beside W^KQ_h for the first heads of one member, and the learnt guesses against w*.
+    """Draws heat maps of p_h and W^KQ_h for the first heads of one member, and the learnt guesses against w*.
 
     Args:
         value: p (H, d + 1).
@@ -76,7 +76,7 @@ def heads_figure(heads: Sequence[int], risks: Sequence[float], bound: float, gra
 
 
 def guesses_figure(found: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Draws a language model's answers against the scores, one pair of axes for each kind of guess.
+    """Draws a language model's answers against the scores, one panel for each kind of guess.
 
     Args:
         found: Kind to ``answer`` and ``score`` (n,).

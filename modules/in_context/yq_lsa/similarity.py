@@ -20,20 +20,20 @@ class SimilarityLM(CausalLM):
     """Any causal language model of transformers; the answer is the expected level, Σ_l l p(l), over the levels' tokens.
 
     Batches are those of a datamodule that :class:`~framework.protocols.RatesInTokens`, with ``place``, ``score``,
-    ``guess`` and ``kind`` a prompt. Evaluations log for each kind of guess ``val/error/<kind>``, the mean squared error
-    of the answer, ``val/correlation/<kind>``, Spearman's with the scores, and ``val/error_of_guess/<kind>``, that of
-    the guess itself. ``fit`` trains on the answers; ``test`` alone asks the model as it is. Arguments are those of
-    :class:`~modules.finetuning.causal_lm.CausalLM`.
+    ``guess`` and ``kind`` for each prompt. Evaluations log for each kind of guess ``val/error/<kind>``, the mean
+    squared error of the answer, ``val/correlation/<kind>``, Spearman's correlation with the scores, and
+    ``val/error_of_guess/<kind>``, the error of the guess itself. ``fit`` trains on the answers; ``test`` evaluates the
+    model without training. Arguments are those of :class:`~modules.finetuning.causal_lm.CausalLM`.
 
     Raises:
-        UserError: as :class:`~modules.finetuning.causal_lm.CausalLM`; the datamodule's answers are no levels.
+        UserError: as :class:`~modules.finetuning.causal_lm.CausalLM`; the datamodule has no levels.
     """
 
     def setup(self, stage: str) -> None:
-        """Asks the datamodule for the levels.
+        """Gets the levels from the datamodule.
 
         Raises:
-            UserError: it has none.
+            UserError: it has no levels.
         """
         super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)

@@ -67,7 +67,7 @@ def test_bad_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"path: .*none\.npz not found"):
         batch_of(path=str(tmp_path / "none.npz"))
     np.savez(tmp_path / "nan.npz", X=np.full((3, 50), np.nan), Y=np.ones((1, 50)))
-    with pytest.raises(UserError, match=r"path: .*nan\.npz holds numbers that are not finite"):
+    with pytest.raises(UserError, match=r"path: .*nan\.npz has numbers that are not finite"):
         batch_of(path=str(tmp_path / "nan.npz"))
     np.savez(tmp_path / "few.npz", X=np.ones((3, 20)), Y=np.ones((1, 20)))
     with pytest.raises(UserError, match=r"examples: 30 is not accepted; at most 19"):

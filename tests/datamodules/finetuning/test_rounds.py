@@ -151,7 +151,7 @@ def test_other_data_sets_are_subsets():
         ({"base_args": {"noize": 1}}, "Base takes no 'noize'; nearest: noise"),
         ({"base": "datamodules.nothing.Here"}, "base: no class"),
         ({"base": "torch.nn.Linear"}, "not a datamodule"),
-        ({"base": Base(), "path": "x"}, "an instance is given"),
+        ({"base": Base(), "path": "x"}, "not accepted if base is an instance"),
         ({"base": "datamodules.images.labelled.LabelledImages"}, "not a datamodule"),
     ],
 )

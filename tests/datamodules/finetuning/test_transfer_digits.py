@@ -63,7 +63,7 @@ def test_a_users_file(tmp_path):
         "one.npz": ({"x": np.zeros((3, 2))}, r"one.npz holds x \(3, 2\); expected: x \(N, H, W\)"),
         "far.npz": ({"x": 9 * np.ones((4, 2, 2)), "y": y[:4]}, "values of x outside of 0 to 1"),
         "few.npz": ({"x": np.zeros((8, 2, 2)), "y": y[:8]}, "leave no test of the 4 examples"),
-        "lack.npz": ({"x": np.zeros((8, 2, 2)), "y": 0 * y[:8]}, "holds no example of class 3"),
+        "lack.npz": ({"x": np.zeros((8, 2, 2)), "y": 0 * y[:8]}, "has no example of class 3"),
     }
     for name, (arrays, message) in cases.items():
         np.savez(tmp_path / name, **arrays)

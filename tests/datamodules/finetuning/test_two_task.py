@@ -94,7 +94,7 @@ def test_bad_files_are_named(case, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"y": None}, "holds no array 'y'"),
+        ({"y": None}, "no array 'y'"),
         ({"y_test": None}, "both are needed"),
         ({"y": np.arange(9)}, "shape"),
         ({"y": np.full(10, 0.5)}, "whole numbers"),

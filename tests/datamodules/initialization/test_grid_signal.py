@@ -99,7 +99,7 @@ def test_broken_and_missing_audio_is_named(tmp_path):
     with pytest.raises(UserError, match=r"none.wav (has no samples|cannot be read)"):
         ready(AudioSignal(str(tmp_path / "none.wav")))
     wavfile.write(tmp_path / "silent.wav", 100, np.zeros(10, np.int16))
-    with pytest.raises(UserError, match=r"silent.wav: there is nothing but zeros"):
+    with pytest.raises(UserError, match=r"silent.wav: all values are zero"):
         ready(AudioSignal(str(tmp_path / "silent.wav")))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"the folder .*empty holds no file .wav"):
@@ -277,7 +277,7 @@ def test_held_out_samples_are_not_trained_on():
     assert torch.equal(x, whole[~held])
     other = ready(BandNoise(100, holdout=0.3, holdout_seed=2))
     assert not torch.equal(other.test_set.tensors[2], held)
-    with pytest.raises(UserError, match=r"holdout: 0.999 is not accepted, it leaves none"):
+    with pytest.raises(UserError, match=r"holdout: 0.999 is not accepted, it leaves no"):
         ready(BandNoise(100, holdout=0.999))
 
 

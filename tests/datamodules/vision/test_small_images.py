@@ -84,7 +84,7 @@ def missing(folder):
     ("damage", "message"),
     [
         (truncate_gz, "train-images-idx3-ubyte.gz: the gzip stream is truncated"),
-        (truncate_content, r"train-images-idx3-ubyte.gz: holds 1453 bytes.*says 1456"),
+        (truncate_content, r"train-images-idx3-ubyte.gz: has 1453 bytes.*says 1456"),
         (wrong_magic, "train-images-idx3-ubyte.gz: begins with 0x504b0304"),
         (short_header, "ends inside its header"),
         (label_count, "t10k-labels-idx1-ubyte.gz: 19 labels for 20 images"),
@@ -180,7 +180,7 @@ def test_cifar_admits_no_other_name(tmp_path, name):
     ("content", "message"),
     [
         (b"", "test_batch: not a batch"),
-        (pickle.dumps([1]), "a list, a batch of CIFAR is a dict"),
+        (pickle.dumps([1]), "a list; a batch of CIFAR is a dict"),
         (pickle.dumps({b"labels": [0]}), "lacks 'data'"),
         (pickle.dumps({b"data": np.zeros((1, 3072), np.uint8)}, protocol=2), "lacks 'labels'"),
         (pickle.dumps({b"data": np.zeros((1, 3072)), b"labels": [0]}, protocol=2), "not of unsigned bytes"),

@@ -91,5 +91,5 @@ def test_a_loss_at_another_length_is_refused():
 
 
 def test_other_data_are_named():
-    with pytest.raises(UserError, match="Circle hands out no regression prompts"):
+    with pytest.raises(UserError, match="Circle has no regression prompts"):
         trained("in_context/icl_linear_models", "--data.class_path=datamodules.dynamics.circle.Circle", "--model.dim=5")

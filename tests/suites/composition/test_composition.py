@@ -77,5 +77,5 @@ def test_the_few_cells_cover_every_pair() -> None:
 def test_the_table_in_the_docs_is_what_the_matrix_checks() -> None:
     page = ROOT / "docs" / "composition.md"
     assert page.read_text(encoding="utf-8") == table.page(), (
-        "write it anew: PYTHONPATH=tests/suites:tests/support python -m composition.table"
+        "the page is out of date; write it with PYTHONPATH=tests/suites:tests/support python -m composition.table"
     )
