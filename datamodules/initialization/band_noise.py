@@ -23,7 +23,8 @@ def band_noise(samples: int, low: float, high: float, seed: int = 0) -> np.ndarr
         high: Last one.
         seed: Seed of the noise.
 
-    Returns: (samples,), divided by the largest magnitude.
+    Returns:
+        (samples,), divided by the largest magnitude.
     """
     rng = np.random.default_rng(seed)
     bins = _bins(samples, low, high)
