@@ -1,4 +1,4 @@
-"""Frozen encoders by name: the small network trained here, timm's, a checkpoint of ours, or any class."""
+"""Frozen encoders by name: a small network trained here, a timm model, a checkpoint of this project, or any class."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def open_encoder(
     """Returns a function from images (B, C, side, side) to features (B, n), without gradients, in evaluation mode.
 
     Args:
-        encoder: ``pixels`` for the images themselves; ``timm:NAME`` for what that model's classifier would get; a
-            checkpoint of ours, or a run folder; the path of a class; or a module.
+        encoder: ``pixels`` for the images themselves; ``timm:NAME`` for the input of that model's classifier; a
+            checkpoint or run folder of this project; the path of a class; or a module.
         channels: C, passed to timm's models.
-        layer: Whose output the features are; by default the input of the last layer with weights, and all that a timm
-            model gives.
-        weights: A file of weights for timm and for a class; a classifier's in it are not used.
-        arguments: Of the constructor of these two.
+        layer: Layer whose output are the features; by default the input of the last layer with weights, and for timm
+            the model's features.
+        weights: A file of weights for a timm model or a class; its classifier's weights are not used.
+        arguments: Constructor arguments of a timm model or a class.
 
     Raises:
-        UserError: there is no such encoder or layer, it refuses its arguments, or the weights do not fit.
+        UserError: there is no such encoder or layer, its arguments are not accepted, or the weights do not fit.
     """
     if encoder == "pixels":
         return lambda x: x.flatten(1)
@@ -104,12 +104,12 @@ def _load(model: nn.Module, path: str | Path) -> None:
 
 
 def encoded(encode: Encode, x: Callable[[slice], Tensor], samples: int, batch_size: int = 500) -> Tensor:
-    """Features of images.
+    """Computes features of images.
 
     Args:
         encode: Maps images (B, C, H, W) to features (B, n).
-        x: Hands out the images of a slice.
-        samples: N, how many there are.
+        x: Returns the images of a slice.
+        samples: N, number of images.
         batch_size: Images at a time.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Features of a frozen encoder that were computed once: an ``.npz``, or two ``.npy`` with the label last in a row."""
+"""Files of features of a frozen encoder: an ``.npz``, or two ``.npy`` with the label at the end of each row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_features(path: str | Path) -> dict[str, np.ndarray]:
         path: The ``.npz``, or the folder of ``train.npy`` and ``test.npy``.
 
     Raises:
-        UserError: a file is missing or broken, or holds something else.
+        UserError: a file is missing or broken, or has other contents.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -42,7 +42,7 @@ def checked(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarra
     """Returns the arrays in their types.
 
     Raises:
-        UserError: shapes do not agree, features are not finite numbers, or labels no whole numbers from 0.
+        UserError: shapes do not match, features are not finite numbers, or labels are not whole numbers from 0.
     """
     result: dict[str, np.ndarray] = {}
     for part in ("train", "test"):
@@ -60,12 +60,12 @@ def checked(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarra
 
 
 def write_features(path: str | Path, arrays: Mapping[str, np.ndarray], backbone: str) -> None:
-    """Writes what :func:`read_features` reads.
+    """Writes a file for :func:`read_features`.
 
     Args:
-        path: The ``.npz``; its folder is made where there is none.
+        path: The ``.npz``; its folder is created if needed.
         arrays: As :func:`read_features` returns them.
-        backbone: Name of the encoder, written beside them with the number of features, ``dim``.
+        backbone: Name of the encoder, also written to the file, with the number of features, ``dim``.
     """
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Features of a frozen encoder, computed once, and a few labelled ones of them to train a head on."""
+"""Features of a frozen encoder, computed once, of which a few labelled ones train a head."""
 
 from __future__ import annotations
 

@@ -23,15 +23,16 @@ class GaussianMixture(DataModule):
         num_classes: K.
         features: n, even.
         kind: ``easy`` (independent coordinates) or ``hard``.
-        samples: m, in the training set; they hold every class.
-        pool: Points that the m are drawn from, equally many of each class; 100 n in the paper, which is the default.
+        samples: m, number of training samples, which contain every class.
+        pool: Number of points from which the m are drawn, equally many of each class; by default 100 n, as in the
+            paper.
         val_samples: Points for validation.
         test_samples: Points for the test, equally many of each class.
-        seed: Seed of everything drawn.
+        seed: Seed of all draws.
         batch_size: Number of points in a training batch; the default is all of them.
         eval_batch_size: Points in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes; 0 is fastest.
-        drop_last: Whether training leaves out an incomplete last batch.
+        drop_last: Whether training drops an incomplete last batch.
 
     Attributes:
         law: The distribution of points.

@@ -2,9 +2,9 @@
 
 The paths are of Alpaca's format: a JSON list of records ``{"instruction": …, "input": …, "output": …}``
 (``alpaca_data_cleaned.json``), the same as JSON lines, or any other table with these columns. Each record becomes a
-prompt by Alpaca's template (Taori et al. 2023) and an answer; the tokens of all records follow each other, each
-answer with the end token, and are cut into blocks. Without a path the records are Python's help topics: the question
-for a topic, its text as the answer.
+prompt by Alpaca's template (Taori et al. 2023) and an answer with the end token. The tokens of all records are
+concatenated and cut into blocks. Without a path the records are Python's help topics: a question about a topic, and its
+text as the answer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ IGNORED = -100
 
 
 def prompt_of(instruction: str, given: str = "") -> str:
-    """Alpaca's template, up to where the answer starts."""
+    """Alpaca's template, up to the start of the answer."""
     if given:
         return f"{PREAMBLE_WITH_INPUT}\n\n### Instruction:\n{instruction}\n\n### Input:\n{given}\n\n### Response:\n"
     return f"{PREAMBLE}\n\n### Instruction:\n{instruction}\n\n### Response:\n"
@@ -51,11 +51,11 @@ def help_topics() -> list[Row]:
 
 
 def pack(examples: Sequence[tuple[list[int], list[int]]], end: int, length: int) -> tuple[Tensor, Tensor]:
-    """Puts prompts and answers one after the other and cuts them into blocks; the incomplete last one is left out.
+    """Concatenates prompts and answers and cuts them into blocks; an incomplete last block is dropped.
 
     Args:
         examples: The tokens of each prompt and of its answer.
-        end: Token after each answer, which is part of what is learnt.
+        end: Token after each answer; the loss includes it.
         length: Tokens in a block.
 
     Returns:
@@ -80,19 +80,19 @@ class InstructionData(DataModule):
 
     Args:
         path: A file (``.json``, ``.jsonl``, ``.parquet``, ``.csv``) or a folder of them by split.
-        tokenizer: Local folder of a tokenizer of transformers; ``null`` takes bytes, 257 tokens.
+        tokenizer: Local folder of a tokenizer of transformers; ``null`` for bytes, 257 tokens.
         length: Tokens in a block.
-        val_rows: Records held out for validation, the first ones, where no file is; 200 by default, or a tenth of
-            fewer than 2,000. They are the test too.
-        train_rows: Records for training at most; all by default.
-        vocab_size: Checked against the tokenizer's where given, so that a config can pass it on to the model.
+        val_rows: Number of records held out for validation if there is no file for it (the first ones); by default 200,
+            or a tenth of fewer than 2,000. They are also the test set.
+        train_rows: Largest number of training records; by default all.
+        vocab_size: If given, checked against the tokenizer; a config can pass it on to the model.
         batch_size: Blocks in a training batch, per process.
         eval_batch_size: Blocks in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes.
-        drop_last: Whether training leaves out an incomplete last batch.
+        drop_last: Whether training drops an incomplete last batch.
 
     Attributes:
-        vocab_size: Tokens of the tokenizer (after ``setup`` where there is one).
+        vocab_size: Tokens of the tokenizer (if there is one, after ``setup``).
 
     Raises:
         UserError: a setting is not accepted (in the constructor); a file is missing or broken, or too short (in
@@ -130,7 +130,7 @@ class InstructionData(DataModule):
         """Reads and tokenises the records, once.
 
         Raises:
-            UserError: a file is missing or broken, or the tokenizer has another size than declared.
+            UserError: a file is missing or broken, or the tokenizer's size is not ``vocab_size``.
         """
         if self.train_set is not None:
             return
@@ -146,7 +146,7 @@ class InstructionData(DataModule):
         self.val_set = self.test_set = held_out
 
     def _splits(self) -> tuple[list[Row], list[Row]]:
-        """Records for training, and held out."""
+        """Returns the training records and the held-out ones."""
         if self.path is None:
             splits = {"all": help_topics()}
         else:
@@ -197,10 +197,10 @@ def _read(files: list[Path]) -> list[Row]:
 
 
 def _json_list(file: Path) -> list[Row] | None:
-    """Returns the records of a file that is one JSON list; ``None`` where it starts as something else (JSON lines).
+    """Returns the records of a file that is one JSON list; ``None`` if it starts in another way (JSON lines).
 
     Raises:
-        UserError: it starts as a list, and is none.
+        UserError: it starts like a list, but is not a list.
     """
     text = file.read_text(encoding="utf-8")
     if not text.lstrip().startswith("["):

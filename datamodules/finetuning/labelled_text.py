@@ -1,4 +1,4 @@
-"""Labelled texts for classifiers of texts: TSV, JSON lines, CSV, Parquet, labelled lines, rated sentences."""
+"""Labelled texts for text classification: TSV, JSON lines, CSV, Parquet, labelled lines, rated sentences."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ RATED = ("negative", "positive")
 
 
 def read_labelled(file: Path, least: float = 0.5) -> list[Row]:
-    """Rows with ``text`` and ``label`` (and whatever else the file has).
+    """Returns rows with ``text`` and ``label`` (and the file's other columns).
 
     Args:
         file: In one of the formats of ``EXPECTED``; column names in any case.
-        least: Of rated sentences, those whose rating is at least so far from 0 are kept: ``negative`` or ``positive``.
+        least: Smallest distance of a sentence's rating from 0; rated sentences become ``negative`` or ``positive``.
 
     Raises:
         UserError: the file is missing, broken, or in another format.
@@ -281,7 +281,7 @@ def _natural(label: str) -> tuple[int, float, str]:
 
 
 def _toy(name: Embedded, rows: int = 200, size: int = 96) -> list[str]:
-    """Pieces of a text set that comes with Python."""
+    """Returns pieces of a text that is part of Python."""
     text = "".join(row["text"] for row in embedded(name)[:60])
     step = max(size, len(text) // rows)
     return [text[i : i + size] for i in range(0, step * rows, step) if text[i : i + size].strip()]

@@ -1,7 +1,7 @@
-"""Training data that arrives in rounds: any of our datamodules, its training set revealed bit by bit.
+"""Training data that arrives in rounds: the training set of any datamodule of this project, in growing parts.
 
-The two settings of Ash & Adams, 2020 (arXiv 1910.08475): a random share of the data first and then all of it, and an
-online one in which every round adds some samples to all earlier ones.
+The two settings of Ash & Adams, 2020 (arXiv 1910.08475): first a random share of the data and then all of it, and an
+online setting in which every round adds some samples to the earlier ones.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from framework.settings import above, at_least, between
 
 
 def round_sizes(samples: int, per_round: float) -> list[int]:
-    """How many samples each round shows.
+    """Returns the number of samples in each round.
 
     Args:
-        samples: In the whole training set.
-        per_round: Below 1, the share that the first of two rounds shows; at 1, all in one round; above, what each round
-            adds, the last one adding what is left.
+        samples: Number of samples in the whole training set.
+        per_round: Below 1, the share of the first of two rounds; at 1, one round with all samples; above 1, the number
+            that each round adds (the last round adds the rest).
 
     Raises:
-        UserError: it is not above 0, or above 1 without being a whole number.
+        UserError: ``per_round`` is not above 0, or is above 1 and not a whole number.
     """
     if not per_round > 0 or (per_round > 1 and per_round != int(per_round)):
         raise UserError(f"per_round: {per_round} is not accepted; a share in (0, 1], or a whole number of samples")
@@ -52,8 +52,8 @@ def take(dataset: Any, rows: Tensor, like: Any = None) -> Dataset:
 
     Args:
         dataset: Map-style.
-        rows: Which, int64 (n,), in that order.
-        like: A data set whose transform they get instead of their own.
+        rows: Indices of the samples, int64 (n,), in order.
+        like: A data set whose transform is used instead of their own.
 
     Raises:
         UserError: ``like`` is given, and the data set's own transform cannot be separated from its data.
@@ -71,38 +71,38 @@ def take(dataset: Any, rows: Tensor, like: Any = None) -> Dataset:
 
 
 class RoundData(DataModule):
-    """Reveals the training set of another datamodule in rounds.
+    """Serves the training set of another datamodule in rounds.
 
-    Batches are the base's. Which samples come when is a permutation fixed by ``order_seed``. Evaluation sets are the
-    base's, or a share of its training set (``holdout``). The Trainer must ask for a loader each epoch:
-    ``trainer.reload_dataloaders_every_n_epochs=1``. Somebody must say when a round is over, for example the technique
-    ``accuracy_threshold``. The round is in the checkpoint, so that a resumed run is in the same one.
+    Batches are those of the base datamodule. The order of the samples is a permutation fixed by ``order_seed``.
+    Evaluation sets are the base's, or a share of its training set (``holdout``). The Trainer must ask for a loader each
+    epoch: ``trainer.reload_dataloaders_every_n_epochs=1``. Another part must end a round, for example the technique
+        ``accuracy_threshold``. The round is saved in checkpoints, so a resumed run is in the same one.
 
-    Reads: what another datamodule reads, revealed in rounds.
+    Reads: the data of another datamodule, in rounds.
 
     Args:
         base: The datamodule: a class path, a class, or an instance (then without the arguments below that build it).
         base_args: Its constructor's arguments.
-        path: Its ``path``, where it takes one and one is given.
-        per_round: Below 1, the share of the training set that the first of two rounds shows; at 1, all in one round;
-            above, how many samples each round adds.
-        max_rounds: Rounds to hold at most; all by default.
-        holdout: Share of the base's training set that becomes the validation and test set; its own stay unused. The
-            paper holds out a third. 0 keeps the base's sets.
-        order_seed: Decides what is held out, and what comes when.
+        path: Its ``path``, if it has this argument.
+        per_round: Below 1, the share of the training set in the first of two rounds; at 1, one round with all samples;
+            above 1, the number of samples that each round adds.
+        max_rounds: Largest number of rounds; by default all.
+        holdout: Share of the base's training set that becomes the validation and test set, instead of the base's own.
+            The paper holds out a third. 0 keeps the base's sets.
+        order_seed: Seed of the held-out share and of the samples' order.
         batch_size: Number of samples in a training batch, per process.
-        later_batch_size: That of the rounds after the first; the same by default.
+        later_batch_size: Batch size of the rounds after the first; by default the same.
         eval_batch_size: Number of samples in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes.
-        drop_last: Whether training leaves out an incomplete last batch.
+        drop_last: Whether training drops an incomplete last batch.
 
     Attributes:
-        round: The round under way, from 0.
+        round: The current round, from 0.
         rounds: Number of rounds (after ``setup``).
 
     Raises:
-        UserError: a setting is not accepted (in the constructor); the Trainer does not reload, or the data holds fewer
-            samples than needed (in ``setup``).
+        UserError: a setting is not accepted (in the constructor); the Trainer does not reload the loaders, or there are
+            fewer samples than needed (in ``setup``).
     """
 
     def __init__(
@@ -161,11 +161,11 @@ class RoundData(DataModule):
         return getattr(self.__dict__["base"], name)
 
     def setup(self, stage: str | None = None) -> None:
-        """Sets the base up, holds out, and draws the order, once.
+        """Sets up the base, holds samples out, and draws the order, once.
 
         Raises:
             UserError: the Trainer does not ask for new data each epoch, the base has no training set of a known length,
-                or what is held out or the checkpoint's round does not fit it.
+                or the held-out share or the checkpoint's round does not fit.
         """
         trainer: Any = self.trainer
         if stage == "fit" and trainer is not None and trainer.reload_dataloaders_every_n_epochs != 1:
@@ -203,16 +203,16 @@ class RoundData(DataModule):
             self._shown = self.round
 
     def train_dataloader(self) -> Any:
-        """Shuffled batches of what the round under way shows."""
+        """Shuffled batches of the current round's samples."""
         self.batch_size = self.later_batch_size if self.later_batch_size and self.round else self.first_batch_size
         return super().train_dataloader()
 
     def samples_in(self, number: int) -> int:
-        """Training samples that round ``number`` shows (after ``setup``)."""
+        """Returns the training samples of round ``number`` (after ``setup``)."""
         return self._sizes[number]
 
     def set_round(self, number: int) -> None:
-        """Shows what round ``number`` does, from the next training loader on.
+        """Switches to round ``number``, from the next training loader on.
 
         Raises:
             UserError: there is no such round.
@@ -223,24 +223,24 @@ class RoundData(DataModule):
         self._show()
 
     def advance(self) -> bool:
-        """Continues to the next round; returns whether there was one."""
+        """Switches to the next round; returns whether there was one."""
         if self.round + 1 >= self.rounds:
             return False
         self.set_round(self.round + 1)
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the round under way, and what decides what it shows."""
+        """Returns the current round, and the settings that determine its samples."""
         return {"round": self.round, "samples": len(self.order), **self._fixed()}
 
     def _fixed(self) -> dict[str, Any]:
         return {"per_round": self.per_round, "holdout": self.holdout, "order_seed": self.order_seed}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Goes back to the round of a checkpoint.
+        """Restores the round of a checkpoint.
 
         Raises:
-            UserError: the rounds are cut or ordered differently now, or there are fewer.
+            UserError: the rounds have other sizes or another order now, or there are fewer.
         """
         now = {"samples": len(self.order) or state_dict.get("samples"), **self._fixed()}
         for key, value in now.items():

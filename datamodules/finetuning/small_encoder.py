@@ -1,4 +1,4 @@
-"""A small convolutional network, trained in seconds: the supervised backbone where none is given."""
+"""A small convolutional network, trained in seconds: the default supervised encoder."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class SmallEncoder(nn.Sequential):
 def train_small_encoder(
     x: Tensor, y: Tensor, num_classes: int, epochs: int = 10, lr: float = 2e-3, batch_size: int = 64, seed: int = 0
 ) -> SmallEncoder:
-    """Trains a :class:`SmallEncoder` by Adam; the same for the same arguments, the global generators stay as they were.
+    """Trains a :class:`SmallEncoder` by Adam; deterministic, and without effect on the global generators.
 
     Args:
         x: Images (N, C, side, side).
         y: Classes (N,).
-        num_classes: Of them.
+        num_classes: Number of classes.
         epochs: Passes over the images.
         lr: Learning rate.
         batch_size: Images in a step.
-        seed: Seed of the start and the order.
+        seed: Seed of the initial weights and of the order.
     """
     with seeded(seed), torch.enable_grad():
         encoder = SmallEncoder(num_classes, x.shape[-1], x.shape[1])

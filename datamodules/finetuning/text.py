@@ -1,4 +1,4 @@
-"""Text for causal language models: blocks of tokens cut from documents, or one templated example a row."""
+"""Text for causal language models: blocks of tokens cut from documents, or one templated example for each row."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ class TextData(DataModule):
             raise UserError(
                 f"path: {self.path} has no training split; expected train-*.parquet, train.jsonl or the like"
             )
-        # a lone document is cut into its paragraphs, so that there is something to hold out
+        # a single document is split into paragraphs, so that some can be held out
         if missing and self.template is None and len(first) <= len(missing):
             first = [
                 {self.column: part + "\n\n"} for row in first for part in str(row.get(self.column, "")).split("\n\n")

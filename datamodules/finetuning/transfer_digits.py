@@ -1,4 +1,4 @@
-"""Transfer between classes: some to pretrain on, a few examples of others to tune on, a shifted copy to test."""
+"""Transfer between classes: some for pretraining, a few examples of others for fine-tuning, a shifted copy to test."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def shifted(x: Tensor, noise: float, generator: torch.Generator) -> Tensor:
 
     Args:
         x: (N, H, W), pixels in [0, 1].
-        noise: Its standard deviation.
+        noise: Standard deviation of the noise.
         generator: Source of randomness.
 
     Returns:
@@ -41,28 +41,29 @@ def shifted(x: Tensor, noise: float, generator: torch.Generator) -> Tensor:
 
 
 class TransferDigits(DataModule):
-    """Digits 5-9 to pretrain on, 150 labels of 0-4 to tune on, the others to validate and test, and a shifted copy.
+    """Digits 5-9 for pretraining, 150 labels of 0-4 for fine-tuning, the others for evaluation, and a shifted copy.
 
-    Batches are ``(x, y)``: ``x`` float32 (B, H, W), ``y`` int64 (B,), the place of a class among the target's. Testing
-    has two loaders, the test part and its copy out of distribution: rolled one pixel to the right, noisy.
+    Batches are ``(x, y)``: ``x`` float32 (B, H, W), ``y`` int64 (B,), the index of the class among the target classes.
+    There are two test loaders: the test part, and an out-of-distribution copy of it, rolled one pixel to the right and
+    noisy.
 
     Reads: ``.npz``. Without a path: scikit-learn's digits, pretrained on five classes, fine-tuned on the others.
 
     Args:
         path: ``.npz`` with ``x`` (N, H, W), from 0 to 1, and ``y`` (N,); scikit-learn's digits by default.
-        source_classes: To pretrain on.
-        target_classes: To tune on; disjoint from those.
-        train_rows: Labels to tune on, as equally many of each class as the data is stratified.
-        val_rows: Validation; the rest is the test.
-        noise: Deviation of the copy's noise.
-        split_seed: Decides the parts and the noise.
-        num_classes: Checked where given, so that a config can pass it on to the model.
-        inputs: The same for the number of pixels.
+        source_classes: Classes for pretraining.
+        target_classes: Classes for fine-tuning; disjoint from ``source_classes``.
+        train_rows: Number of labels for fine-tuning, stratified by class.
+        val_rows: Number of validation samples; the rest is the test part.
+        noise: Standard deviation of the copy's noise.
+        split_seed: Seed of the split and of the noise.
+        num_classes: If given, checked against the data; a config can pass it on to the model.
+        inputs: Number of pixels; checked in the same way.
         batch_size: Number of samples in a training batch, per process.
-        eval_batch_size: In an evaluation batch.
+        eval_batch_size: Number of samples in an evaluation batch.
 
     Attributes:
-        source: ``x`` and ``y`` to pretrain on (after ``setup``).
+        source: ``x`` and ``y`` for pretraining (after ``setup``).
         test_names: Names of the test loaders.
 
     Raises:
@@ -107,7 +108,7 @@ class TransferDigits(DataModule):
         """Reads and splits, once.
 
         Raises:
-            UserError: the file is missing or broken, an image has other pixels than declared, or no test is left.
+            UserError: the file is missing or broken, images do not have ``inputs`` pixels, or no test samples are left.
         """
         if self.train_set is not None:
             return

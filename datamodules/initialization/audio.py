@@ -1,4 +1,4 @@
-"""Audio clips, (N, 1): the content of a .wav file, or a synthesised clip."""
+"""Audio clips, (N, 1): a .wav file, or a synthesised clip."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from framework.settings import at_least
 
 
 def read_wav(path: Path) -> tuple[int, np.ndarray]:
-    """Sample rate in Hz and samples (N,), channels averaged, float64; 8 bits unsigned are centred.
+    """Returns the sample rate in Hz and samples (N,), float64; channels are averaged, unsigned 8-bit samples are
+    centred.
 
     Reads PCM of 8, 16, 24 and 32 bits and float of 32 and 64.
 
@@ -28,8 +29,8 @@ def read_wav(path: Path) -> tuple[int, np.ndarray]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks that only editors need
-            warnings.filterwarnings("error", "Reached EOF prematurely", wavfile.WavFileWarning)  # half a clip
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # about metadata chunks, which are ignored
+            warnings.filterwarnings("error", "Reached EOF prematurely", wavfile.WavFileWarning)  # a truncated clip
             rate, samples = wavfile.read(path)
     except (ValueError, OSError, EOFError, struct.error, wavfile.WavFileWarning) as error:
         raise UserError(f"path: {path} cannot be read as .wav (PCM or float): {error}") from error
@@ -40,7 +41,7 @@ def read_wav(path: Path) -> tuple[int, np.ndarray]:
 
 
 def made_clip(samples: int, rate: int = 44_100) -> np.ndarray:
-    """Returns a deterministic clip (samples,): clicks that ring, a sweep from 0.3 to 15 kHz, and hiss in between."""
+    """Returns a deterministic clip (samples,): decaying clicks, a sweep from 0.3 to 15 kHz, and hiss between them."""
     rng = np.random.default_rng(0)
     t = np.arange(samples) / rate
     length = max(samples / rate, 1e-3)
@@ -61,12 +62,12 @@ class AudioSignal(GridSignal):
     Args:
         path: A .wav file, or a folder of them; without one a synthesised clip.
         clip: Name of the file in a folder, without ``.wav``.
-        max_samples: Samples that are taken, from the start.
+        max_samples: Largest number of samples, taken from the start.
         batch_size: Number of samples in a training batch, per process; by default all of them, up to 512².
         eval_batch_size: The same for evaluation.
         holdout: Share of the samples, drawn at random, that are not trained on.
-        holdout_seed: Decides which.
-        passes: Times that the signal is gone through in an epoch.
+        holdout_seed: Seed of the choice of these samples.
+        passes: Number of passes over the signal in an epoch.
         num_workers: Loader processes; 0 is fastest.
 
     Raises:

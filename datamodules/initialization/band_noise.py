@@ -24,7 +24,7 @@ def band_noise(samples: int, low: float, high: float, seed: int = 0) -> np.ndarr
         seed: Seed of the noise.
 
     Returns:
-        Divided by the largest magnitude.
+        (samples,), divided by the largest magnitude.
     """
     rng = np.random.default_rng(seed)
     bins = _bins(samples, low, high)
@@ -57,7 +57,7 @@ def clicks(samples: int, low: float, high: float, seed: int = 0, count: int = 16
         low: First frequency, as a fraction of Nyquist's.
         high: Last one.
         seed: Seed of the places.
-        count: How many, at most N.
+        count: Number of impulses, at most N.
 
     Returns:
         (N,).
@@ -72,7 +72,7 @@ def clicks(samples: int, low: float, high: float, seed: int = 0, count: int = 16
 
 
 def _bins(samples: int, low: float, high: float) -> np.ndarray:
-    """From ``low`` to ``high`` N/2, both included; never bin 0, whose irfft is constant, alone."""
+    """Bins from ``low`` to ``high`` times N/2, both included; never bin 0 alone, whose irfft is constant."""
     first, last = round(low * samples / 2), round(high * samples / 2)
     return np.arange(first, max(last, 1) + 1)
 
@@ -91,8 +91,8 @@ class BandNoise(GridSignal):
         batch_size: Number of samples in a training batch, per process; by default all of them, up to 512².
         eval_batch_size: The same for evaluation.
         holdout: Share of the samples, drawn at random, that are not trained on.
-        holdout_seed: Decides which.
-        passes: Times that the signal is gone through in an epoch.
+        holdout_seed: Seed of the choice of these samples.
+        passes: Number of passes over the signal in an epoch.
         num_workers: Loader processes; 0 is fastest.
 
     Raises:

@@ -20,17 +20,17 @@ class FieldSignal(GridSignal):
     Args:
         path: An .npy file of real numbers, or a folder of them.
         array: Name of the file in a folder, without ``.npy``.
-        channels_last: Whether the last axis holds channels; otherwise there is one.
+        channels_last: Whether the last axis is that of channels; otherwise there is one channel.
         batch_size: Number of points in a training batch, per process; by default all of them, up to 512².
         eval_batch_size: The same for evaluation.
         holdout: Share of the points, drawn at random, that are not trained on.
-        holdout_seed: Decides which.
-        passes: Times that the signal is gone through in an epoch.
+        holdout_seed: Seed of the choice of these points.
+        passes: Number of passes over the signal in an epoch.
         num_workers: Loader processes; 0 is fastest.
 
     Raises:
-        UserError: a setting is not accepted (in the constructor); the file is missing or broken, or holds something
-            else (in ``setup``).
+        UserError: a setting is not accepted (in the constructor); the file is missing or broken, or has other contents
+            (in ``setup``).
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class FieldSignal(GridSignal):
         """Returns (*grid, C).
 
         Raises:
-            UserError: the file is missing or broken, or holds no array of real numbers on a grid.
+            UserError: the file is missing or broken, or is not an array of real numbers on a grid.
         """
         file = find_file(self.path, (".npy",), self.array, "array")
         try:

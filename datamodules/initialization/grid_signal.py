@@ -18,11 +18,11 @@ LARGEST_BATCH = 512**2
 
 
 class Repeated(ArrayDataset):
-    """Samples that come ``passes`` times in an epoch.
+    """A data set whose samples occur ``passes`` times in an epoch.
 
     Args:
         tensors: Tensors of equal length N.
-        passes: How often.
+        passes: Number of times.
     """
 
     def __init__(self, *tensors: Tensor, passes: int = 1) -> None:
@@ -41,20 +41,20 @@ class GridSignal(DataModule):
     """The base class of the signals: a subclass reads one in :meth:`load`.
 
     Training batches are ``(x, y)``: coordinates (B, d) in [-1, 1], both ends of each axis included, and values (B, C).
-    Evaluation batches go over the whole signal in order and are ``(x, y, held)`` with ``held`` (B,) true for the
-    samples that are not trained on.
+    Evaluation batches cover the whole signal in order and are ``(x, y, held)``; ``held`` (B,) is true for samples that
+    are not trained on.
 
     Args:
         batch_size: Number of samples in a training batch, per process; by default all of them, up to 512².
         eval_batch_size: The same for evaluation.
         holdout: Share of the samples, drawn at random, that are not trained on.
-        holdout_seed: Decides which.
-        passes: Times that the signal is gone through in an epoch. Where a step takes some milliseconds, what happens
-            once an epoch (validation, logs, resume points) would else cost as much as training.
+        holdout_seed: Seed of the choice of these samples.
+        passes: Number of passes over the signal in an epoch. If a step takes only milliseconds, the work done once an
+            epoch (validation, logs, checkpoints) would cost as much as training with one pass.
         num_workers: Loader processes; 0 is fastest.
 
     Attributes:
-        sample_rate: Of an audio signal in Hz, else ``None``.
+        sample_rate: Sample rate in Hz of an audio signal, otherwise ``None``.
 
     Raises:
         UserError: a setting is not accepted (in the constructor); the signal cannot be read (in ``setup``).
@@ -111,7 +111,7 @@ class GridSignal(DataModule):
         self._signal = signal
 
     def target_signal(self) -> Tensor:
-        """Returns (*grid, C) the values to fit, those held out too.
+        """Returns the values to fit, (*grid, C), including the held-out ones.
 
         Raises:
             UserError: ``setup`` was not called.
@@ -122,16 +122,16 @@ class GridSignal(DataModule):
 
 
 def find_file(path: str | Path, suffixes: tuple[str, ...], name: str | None, key: str) -> Path:
-    """Returns a file, or that of a folder's files that ``name`` names (its only one without a name).
+    """Returns ``where`` itself if it is a file, or a folder's file with the given name (without a name its only file).
 
     Args:
         path: File or folder.
-        suffixes: Of the files of a folder, lower case with the dot.
+        suffixes: Suffixes of the folder's files, lower case with the dot.
         name: File name without suffix.
-        key: Argument that gave the name, for errors.
+        key: Key of the name in the config, for errors.
 
     Raises:
-        UserError: there is no such file; what there is, is listed.
+        UserError: there is no such file; the message lists the files.
     """
     where = Path(path).expanduser()
     if where.is_file():

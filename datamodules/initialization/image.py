@@ -33,9 +33,9 @@ def read_image(path: Path, channels: int | None = None, size: int | None = None)
     """Returns a picture (H, W, C), float64 in [-1, 1]; transparency is dropped.
 
     Args:
-        path: Of 8 or 16 bits a channel.
-        channels: 1 (luminance) or 3; its own by default.
-        size: The largest square in the middle is resized to this side.
+        path: A picture of 8 or 16 bits for each channel.
+        channels: 1 (luminance) or 3; by default those of the picture.
+        size: Side in pixels to which the largest central square is resized.
 
     Raises:
         UserError: the file is not a picture.
@@ -74,13 +74,13 @@ class ImageSignal(GridSignal):
         path: An image file, or a folder of them; without one the pictures in scikit-image's installed package.
         picture: Name of the file in the folder, without suffix.
         channels: 1 for luminance, 3 for colours; the picture's own by default.
-        size: Side in pixels to which the largest square in the middle is resized (means over boxes); by default the
-            whole picture as it is.
+        size: Side in pixels to which the largest central square is resized (by averaging); by default the whole picture
+            without resizing.
         batch_size: Pixels in a training batch, per process; by default all of them, up to 512².
         eval_batch_size: The same for evaluation.
         holdout: Share of the pixels, drawn at random, that are not trained on.
-        holdout_seed: Decides which.
-        passes: Times that the signal is gone through in an epoch.
+        holdout_seed: Seed of the choice of these pixels.
+        passes: Number of passes over the signal in an epoch.
         num_workers: Loader processes; 0 is fastest.
 
     Raises:

@@ -32,12 +32,12 @@ _PARTS = {"train": ("train",), "val": ("valid", "val"), "test": ("test",)}
 def simulate(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """ECG and PPG of known heart and breathing rates, by NeuroKit2's simulators.
 
-    The beat is perfectly regular, so that the rates are exact. Breathing modulates the amplitude of both signals and
-    the baseline of the PPG; phases are random, and white noise is added.
+    Beats are perfectly regular, so the rates are exact. Breathing modulates the amplitude of both signals and the
+    baseline of the PPG; phases are random, and white noise is added.
 
     Args:
-        n: Recordings.
-        seed: Decides them all.
+        n: Number of recordings.
+        seed: Seed of all recordings.
 
     Returns:
         float32 of shape ``(n, 4000, 2)`` (ECG, PPG), and float64 ``(n, 2)``: beats and breaths per minute.
@@ -56,7 +56,7 @@ def simulate(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     signals = np.empty((n, LENGTH, 2), np.float32)
     seconds = LENGTH / RATE
     for row, (heart, breath) in enumerate(rates):
-        # The ECG is made of whole beats fitted to a length, so the length is made to be that of whole beats.
+        # The simulator fits whole beats into the length, so the length must be a multiple of a beat.
         beats = math.ceil(seconds * heart / 60) + 2
         length = round(beats * 60 / heart * RATE)
         ecg = nk.ecg_simulate(
@@ -101,7 +101,7 @@ def _find(folders: list[Path], stems: tuple[str, ...], letter: str) -> Path:
 def _load(path: Path) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)
-    except Exception as error:  # a broken header can raise nearly anything
+    except Exception as error:  # a broken header can raise many types
         raise UserError(f"{path}: not an array that numpy can read without pickle: {error}") from error
 
 
@@ -110,7 +110,7 @@ def read_bidmc(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Reads ``<path>/<target>/<variant>/{train,valid,test}{x,y}.npy``.
 
-    ``val`` is accepted for ``valid``, and ``train_x.npy`` for ``trainx.npy``; the files may also lie in
+    ``val`` is accepted for ``valid``, and ``train_x.npy`` for ``trainx.npy``; the files may also be in
     ``<path>/<target>`` or in ``path`` itself.
 
     Args:
@@ -133,7 +133,7 @@ def read_bidmc(
         if x.ndim != 3 or x.shape[2] != 2 or not x.size or x.dtype.kind not in "fiu":
             raise UserError(f"{x_file}: {x.dtype.name} of shape {x.shape}; numbers of shape (n, {LENGTH}, 2) expected")
         try:
-            y = y.reshape(len(y), -1).astype(np.float64)  # the archive's reader may leave the targets as text
+            y = y.reshape(len(y), -1).astype(np.float64)  # the archive's reader may return the targets as text
         except (ValueError, TypeError) as error:
             raise UserError(f"{y_file}: {y.dtype.name} of shape {y.shape}; numbers of shape (n,) expected") from error
         if y.shape != (len(x), 1):
@@ -161,24 +161,24 @@ class Bidmc(DataModule):
             ``biosignals``), for ``HR`` and ``RR``: a simulated PPG has no oxygen saturation.
         target: ``HR``, ``RR`` or ``SpO2``.
         variant: ``reshuffle`` (recordings shuffled between the parts, as in the S4 papers) or ``original``.
-        standardise_target: Whether ``y`` has mean 0 and deviation 1 over the training part; multiply by
-            ``target_std`` and add ``target_mean`` to go back.
+        standardise_target: Whether ``y`` has mean 0 and deviation 1 over the training part; multiply by ``target_std``
+            and add ``target_mean`` to invert this.
         n: Simulated recordings, 70 % of them for training, 15 % each for validation and test.
         seed: Seed of the simulation.
         batch_size: Recordings in a training batch, per process.
         eval_batch_size: Recordings in an evaluation batch; ``batch_size`` by default.
-        num_workers: Loader processes; 0 is fastest here, for the data is in memory.
-        drop_last: Whether training leaves out an incomplete last batch.
+        num_workers: Loader processes; 0 is fastest here, because the data is in memory.
+        drop_last: Whether training drops an incomplete last batch.
 
     Attributes:
         length: Number of samples in a recording, 4,000 (in files, as found by ``setup``).
         d_input: 2.
         d_output: 1.
         target_mean: Mean of the training targets (after ``setup``).
-        target_std: Their deviation (after ``setup``).
+        target_std: Their standard deviation (after ``setup``).
 
     Raises:
-        UserError: a setting is refused (in the constructor); NeuroKit2 or a file is missing, or a file broken (in
+        UserError: a setting is not accepted (in the constructor); NeuroKit2 or a file is missing, or a file broken (in
             ``setup``).
     """
 

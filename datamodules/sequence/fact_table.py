@@ -1,8 +1,8 @@
-"""Facts (subject, relation, object): a random table whose capacity in bits is known, or a file of facts of one's own.
+"""Facts (subject, relation, object): a random table of known capacity in bits, or the user's file of facts.
 
-A model that recalls a random table has stored it: NS·NR objects, each uniform over NO, hold ``NS NR log2 NO`` bits, and
-nothing but memory helps (UltraMemV2's sheet; the measure of Allen-Zhu & Li 2024, arXiv 2404.05405, in small). Training,
-validation and test are therefore the same facts; what generalises is not asked for.
+A model that recalls a random table has stored it: NS·NR objects, each uniform over NO, have ``NS NR log2 NO`` bits, and
+can only be memorised (UltraMemV2's sheet; the measure of Allen-Zhu & Li 2024, arXiv 2404.05405, in small). Training,
+validation and test therefore have the same facts; generalisation is not measured.
 
 As tokens: subjects are numbered from 0, relations from NS, objects from NS + NR. Batches are those of a language model,
 ``input_ids`` int64 (B, 2), subject and relation; ``targets`` (B, 2), -100 and the object.
@@ -45,12 +45,12 @@ def random_facts(subjects: int, relations: int, objects: int, seed: int = 0) -> 
 
 
 def capacity_bits(facts: int, objects: int) -> float:
-    """Returns the bits of a number of independent facts that are uniform over the objects."""
+    """Returns the bits of a number of independent facts, uniform over the objects."""
     return facts * math.log2(objects)
 
 
 def recalled_bits(facts: int, objects: int, loss: float) -> float:
-    """Bits of the table that a model has stored: what its loss leaves of the capacity, at least 0.
+    """Bits of the table that a model has stored: the capacity minus the loss over all facts, at least 0.
 
     Args:
         facts: NS·NR.
@@ -61,13 +61,13 @@ def recalled_bits(facts: int, objects: int, loss: float) -> float:
 
 
 def read_facts(path: str | Path) -> list[tuple[str, str, str]]:
-    """Reads facts, one a row.
+    """Reads facts, one for each row.
 
     ``.csv`` and ``.tsv`` have a header with ``subject``, ``relation`` and ``object``; ``.jsonl`` an object with these
-    keys in each line. Other columns are left out.
+    keys in each line. Other columns are ignored.
 
     Raises:
-        UserError: the file is missing, empty or broken; file and line are named.
+        UserError: the file is missing, empty or broken; the message names file and line.
     """
     file = Path(path).expanduser()
     readers = {".csv": _table, ".tsv": _table, ".jsonl": _lines}
@@ -118,22 +118,22 @@ class FactTable(DataModule):
 
     Args:
         path: ``.csv``, ``.tsv`` or ``.jsonl`` with ``subject``, ``relation`` and ``object``; by default a random table.
-        subjects: NS, of the random table; of a file's facts checked to be enough where given.
+        subjects: NS of the random table; with a file, checked to be enough for its facts if given.
         relations: NR.
         objects: NO.
         seed: Seed of the random table.
         batch_size: Facts in a training batch.
         eval_batch_size: Facts in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes.
-        drop_last: Whether training leaves out an incomplete last batch.
+        drop_last: Whether training drops an incomplete last batch.
 
     Attributes:
         vocab_size: NS + NR + NO.
-        bits: Capacity of the table (known after ``setup`` where a file is read).
+        bits: Capacity of the table (for a file, after ``setup``).
 
     Raises:
         UserError: a setting is not accepted; the file is missing or broken, has one question with two answers, or more
-            subjects, relations or objects than said (in ``setup``).
+            subjects, relations or objects than the arguments allow (in ``setup``).
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class FactTable(DataModule):
         return self.subjects, self.relations, self.objects
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Tokens as text: the file's names, else ``s3 r1 o7``."""
+        """Returns tokens as text: the file's names, otherwise ``s3 r1 o7``."""
         if self.names is not None:
             return " ".join(self.names[token] for token in tokens)
         words = []

@@ -16,7 +16,7 @@ from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
 from framework.settings import at_least, between, divides
 
-_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, what LRA's grey CIFAR uses
+_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as in LRA's grey CIFAR
 
 
 class Standardise:
@@ -37,13 +37,13 @@ class Standardise:
 
 
 class SequenceDataset(ArrayDataset):
-    """Sequences whose transform is a fixed map, which spares the loader seeding the generators for each batch."""
+    """Sequences with a transform without randomness, so that the loader need not seed generators for each batch."""
 
     draws_random_numbers = False
 
 
 class SequentialImages(DataModule):
-    """Images as sequences of pixels, row by row (S4D, section 5: sequential CIFAR and its smaller kin).
+    """Images as sequences of pixels, row by row (S4D, section 5: sequential CIFAR and smaller data sets).
 
     Batches are ``(x, y)``: ``x`` float32 ``(B, length, d_input)``, each channel standardised with the training part's
     mean and deviation; ``y`` int64 ``(B,)``.
@@ -54,19 +54,19 @@ class SequentialImages(DataModule):
     Args:
         source: ``digits`` (scikit-learn, 8x8), ``mnist5k`` (5,000 digits of MNIST), ``idx`` (folder of MNIST or
             Fashion-MNIST), ``cifar10`` or ``cifar100`` (their python batches).
-        path: Folder of ``idx`` and the CIFARs; the others ship with a package and take none.
-        pool: Side of the squares of pixels averaged to one; must divide the image's side.
-        permute: Whether all sequences are put in one random order of pixels (permuted MNIST).
-        permute_seed: Decides that order.
-        grey: Whether colours become luminance, as in the image task of the Long Range Arena.
-        num_classes: Checked against the data where given, so that a config can pass it on to the model.
-        d_input: Checked against the data where given, likewise.
-        val_fraction: Share of the training part held out for validation; at 0 the test set is the validation set too.
-        split_seed: Decides the validation part, and the test part (a fifth) of ``digits`` and ``mnist5k``.
+        path: Folder of ``idx`` and the CIFARs; the other sources are part of a package and accept no path.
+        pool: Side of the squares of pixels that are averaged to one pixel; must divide the image's side.
+        permute: Whether the pixels of all sequences are in one random order (permuted MNIST).
+        permute_seed: Seed of that order.
+        grey: Whether colours are converted to luminance, as in the image task of the Long Range Arena.
+        num_classes: If given, checked against the data; a config can pass it on to the model.
+        d_input: If given, checked against the data.
+        val_fraction: Share of the training part held out for validation; at 0 the test set is also the validation set.
+        split_seed: Seed of the validation split, and of the test split (a fifth) of ``digits`` and ``mnist5k``.
         batch_size: Sequences in a training batch, per process.
         eval_batch_size: Sequences in an evaluation batch; ``batch_size`` by default.
-        num_workers: Loader processes; 0 is fastest here, for the data is in memory.
-        drop_last: Whether training leaves out an incomplete last batch.
+        num_workers: Loader processes; 0 is fastest here, because the data is in memory.
+        drop_last: Whether training drops an incomplete last batch.
 
     Attributes:
         length: Steps in a sequence.
@@ -76,7 +76,7 @@ class SequentialImages(DataModule):
 
     Raises:
         UserError: a setting is not among what is accepted (in the constructor); a file is missing or broken, or the
-            data is not what was declared (in ``setup``).
+            data does not match the arguments (in ``setup``).
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class SequentialImages(DataModule):
         return SequenceDataset(sequences, torch.from_numpy(part.labels), transform=scale)
 
     def _sequences(self, part: LabelledImages) -> Tensor:
-        """Returns ``(N, length, d_input)``, kept as bytes where nothing was averaged: a quarter of the memory."""
+        """Returns ``(N, length, d_input)``, as bytes if nothing was averaged: a quarter of the memory."""
         images = part.images
         if self.grey and images.shape[1] == 3:
             images = np.einsum("nchw,c->nhw", images, np.array(_LUMINANCE, np.float32))[:, None]

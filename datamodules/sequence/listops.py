@@ -1,11 +1,12 @@
-"""ListOps of the Long Range Arena: nested list operations as a long string of tokens, to be evaluated to a digit.
+"""ListOps of the Long Range Arena: nested list operations as a long string of tokens, whose value is a digit.
 
 Paper: Nangia and Bowman 2018 (ListOps); Tay et al. 2021, arXiv 2011.04006 (the long version).
 
-The generator: ``tree(depth)``, depth from 1, is with probability 0.75, and always at depth 10, a digit 0 to 9; else an
-operator of MIN, MAX, MED and SM with 2 to 10 arguments, each a ``tree(depth + 1)``. A tree's length counts 1 for a
-digit and, for an operator, 2 (itself and its bracket) and its arguments' lengths; trees are kept with
-``min_length < length < max_length``, each once. MED is the median cut to a whole number, SM the sum modulo 10.
+The generator: ``tree(depth)``, with depth from 1, is a digit 0 to 9 with probability 0.75, and always at depth 10;
+otherwise it is one of the operators MIN, MAX, MED and SM with 2 to 10 arguments, each a ``tree(depth + 1)``. A tree's
+length counts 1 for a digit and, for an operator, 2 (itself and its bracket) and its arguments' lengths; distinct trees
+with ``min_length < length < max_length`` are kept. MED is the median, rounded down to a whole number, SM the sum modulo
+10.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ _MAX_DEPTH, _MAX_ARGUMENTS, _DIGIT_PROBABILITY = 10, 10, 0.75
 
 
 def evaluate(tokens: Sequence[int] | np.ndarray | Tensor) -> int:
-    """Value of one expression, by a stack; the plain reference that the generator is checked against.
+    """Value of one expression, computed with a stack; a plain reference for checking the generator.
 
     Args:
         tokens: Numbers in :data:`VOCABULARY`; padding after the end is ignored.
 
     Raises:
-        UserError: the tokens are no complete expression.
+        UserError: the tokens are not a complete expression.
     """
     stack: list[list[int]] = [[]]
     operators: list[int] = []
@@ -69,7 +70,7 @@ def evaluate(tokens: Sequence[int] | np.ndarray | Tensor) -> int:
 
 
 def tokenize(text: str) -> list[int]:
-    """Returns numbers of the tokens of LRA's text form, its parentheses dropped.
+    """Returns the token numbers of LRA's text form, without its parentheses.
 
     Raises:
         KeyError: a token is not in :data:`VOCABULARY`.
@@ -94,7 +95,7 @@ def _grow(generator: np.random.Generator, trees: int, min_length: int, max_lengt
         arguments = np.where(digit, 0, generator.integers(2, _MAX_ARGUMENTS + 1, n))
         np.add.at(total, tree, np.where(digit, 1, 2))
         levels.append({"kind": kind, "parent": parent, "tree": tree})
-        arguments[total[tree] >= max_length] = 0  # too long already: its tree is dropped below
+        arguments[total[tree] >= max_length] = 0  # already too long: its tree is dropped below
         if not arguments.any():
             break
         parent = np.repeat(np.arange(n), arguments)
@@ -115,7 +116,7 @@ def _grow(generator: np.random.Generator, trees: int, min_length: int, max_lengt
 
 
 def _write(levels: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lays trees out as tokens and evaluates them: tokens one after the other, where each tree starts, their values."""
+    """Returns trees as tokens, the start of each tree, and their values."""
     starts = np.concatenate([[0], np.cumsum(levels[0]["size"])])
     tokens = np.empty(starts[-1], np.uint8)
     place = starts[:-1]
@@ -125,7 +126,7 @@ def _write(levels: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray,
         tokens[(place + level["size"] - 1)[operator]] = _CLOSE
         if i + 1 < len(levels):
             below = levels[i + 1]
-            # Siblings lie in order of their parents, so what went before a node within its family is a difference of
+            # Siblings are in order of their parents, so the tokens before a node among its siblings are a difference of
             # running sums.
             before = np.cumsum(below["size"]) - below["size"]
             first = np.searchsorted(below["parent"], below["parent"])
@@ -148,18 +149,18 @@ def _write(levels: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray,
 
 
 def generate_trees(seed: int, min_length: int = 500, max_length: int = 2000) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields unique random expressions without end, in an order that the seed fixes.
+    """Yields distinct random expressions, endlessly, in an order determined by the seed.
 
     Args:
         seed: Seed of the generator.
         min_length: Expressions are longer than this many tokens.
-        max_length: And shorter than this many.
+        max_length: Expressions are shorter than this many tokens.
 
     Yields:
         Tokens, uint8 of shape ``(length,)``, and the value 0 to 9.
 
     Raises:
-        UserError: the lengths leave no room, or are so rare that none was found in a million trees.
+        UserError: no length is between the limits, or none was found in a million trees.
     """
     if not 0 <= min_length < max_length - 1:
         raise UserError(f"min_length {min_length} and max_length {max_length} leave no length between them")
@@ -185,11 +186,11 @@ def generate_trees(seed: int, min_length: int = 500, max_length: int = 2000) -> 
 
 
 class ListOpsDataset(Dataset):
-    """Expressions of several lengths, one after the other in memory; a batch is padded to its longest.
+    """Expressions of different lengths in one array; a batch is padded to its longest expression.
 
     Args:
         tokens: uint8, all expressions in a row.
-        starts: Where each starts, and the end, shape ``(N + 1,)``.
+        starts: Start of each expression, and the end of the last, shape ``(N + 1,)``.
         values: Their values, shape ``(N,)``.
     """
 
@@ -224,13 +225,13 @@ class ListOpsDataset(Dataset):
 
 @lru_cache(maxsize=4)
 def generate_parts(sizes: tuple[int, ...], seed: int, min_length: int, max_length: int) -> tuple[ListOpsDataset, ...]:
-    """Data sets of which none has an expression of another; kept for the life of the process.
+    """Data sets without common expressions; cached for the lifetime of the process.
 
     Args:
-        sizes: Expressions of each.
+        sizes: Number of expressions of each.
         seed: Seed of the generator.
         min_length: Expressions are longer than this many tokens.
-        max_length: And shorter than this many.
+        max_length: Expressions are shorter than this many tokens.
 
     Returns:
         One for each of ``sizes``.
@@ -248,7 +249,7 @@ def read_listops_tsv(path: str | Path) -> ListOpsDataset:
 
     Raises:
         UserError: the file is missing, has no such columns or no rows, or a row has an unknown token or a target
-            that is not a digit; file and line are named.
+            that is not a digit; the message names file and line.
     """
     path = Path(path).expanduser()
     rows: list[np.ndarray] = []
@@ -292,29 +293,29 @@ class ListOps(DataModule):
     Reads: ``basic_{train,val,test}.tsv`` of the Long Range Arena. Without a path: generated by its exact rules.
 
     Args:
-        path: Folder with LRA's ``basic_train.tsv``, ``basic_val.tsv`` and ``basic_test.tsv``, or the one that holds
+        path: Folder with LRA's ``basic_train.tsv``, ``basic_val.tsv`` and ``basic_test.tsv``, or a folder that contains
             it as ``listops-1000``; by default expressions are generated.
-        train_size: Generated training expressions.
-        val_size: Generated validation expressions; do not depend on ``train_size``.
-        test_size: Generated test expressions; depend on neither.
+        train_size: Number of generated training expressions.
+        val_size: Number of generated validation expressions, which do not depend on ``train_size``.
+        test_size: Number of generated test expressions, which depend on neither of the other sizes.
         min_length: Generated expressions are longer than this many tokens.
-        max_length: And shorter than this many.
+        max_length: Expressions are shorter than this many tokens.
         seed: Seed of the generator.
-        cache: Folder that keeps what was generated, one file for each setting; by default nothing is written.
-        num_classes: Checked against the data's 10 where given, so that a config can pass it on to the model.
+        cache: Folder for generated expressions, with one file for each setting; by default nothing is written.
+        num_classes: If given, checked to be 10; a config can pass it on to the model.
         batch_size: Expressions in a training batch, per process.
         eval_batch_size: Expressions in an evaluation batch; ``batch_size`` by default.
-        num_workers: Loader processes; 0 is fastest here, for the data is in memory.
-        drop_last: Whether training leaves out an incomplete last batch.
+        num_workers: Loader processes; 0 is fastest here, because the data is in memory.
+        drop_last: Whether training drops an incomplete last batch.
 
     Attributes:
-        vocab_size: Tokens, padding among them.
+        vocab_size: Number of tokens, including padding.
         pad_id: Number of the padding token.
         num_classes: 10.
-        length: Longest length that generated expressions have; in files the longest found (after ``setup``).
+        length: Largest length of generated expressions; for files the largest found (after ``setup``).
 
     Raises:
-        UserError: a size or length is refused (in the constructor); a file is missing or broken (in ``setup``).
+        UserError: a size or length is not accepted (in the constructor); a file is missing or broken (in ``setup``).
     """
 
     vocab_size = len(VOCABULARY)
@@ -384,7 +385,7 @@ class ListOps(DataModule):
             arrays[f"values{i}"] = part.values.numpy()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            # Written aside and moved, so that another process never reads half a file.
+            # Written to a temporary file and moved, so that another process never reads an incomplete file.
             with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as aside:
                 np.savez(aside, **arrays)
             os.replace(aside.name, file)

@@ -1,11 +1,11 @@
-"""MQAR: multi-query associative recall, pairs of keys and values to be found again later in the sequence.
+"""MQAR: multi-query associative recall, where the values of keys must be recalled later in the sequence.
 
 Paper: Arora et al. 2023, "Zoology: Measuring and Improving Recall in Efficient Language Models", arXiv 2312.04927.
 
 A sequence of T tokens starts with P distinct pairs ``k v k v …``, keys from 1 … V/2 − 1, values from V/2 … V − 1. After
-them each key is asked for once: of the (T − 2P)/2 slots of two tokens, P are chosen without replacement with
-probability ∝ a·j^(a−1), so that short distances prevail (a = 0.01), and pair i's key is at the i-th chosen slot's
-first token, where its value is to be predicted. All other tokens are random.
+them each key is queried once: of the (T − 2P)/2 slots of two tokens, P are chosen without replacement with probability
+∝ a·j^(a−1), so that short distances are more frequent (a = 0.01), and the first token of the i-th chosen slot is pair
+i's key, where its value must be predicted. All other tokens are random.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def mqar_batch(
 
     Args:
         generator: Source of randomness.
-        samples: B, how many.
+        samples: B, number of sequences.
         length: T, even.
         vocab_size: V, even.
         pairs: P, pairs of a key and its value, at most T/4 and less than V/2.
-        alpha: a, the power law of the distances.
+        alpha: a, exponent of the power law of distances.
 
     Returns:
         Tokens (B, T) int64, and targets (B, T): the value at each query, -100 elsewhere.
@@ -61,7 +61,7 @@ class Mqar(DataModule):
         alpha: Power law of the distances between a pair and its query.
         train_samples: Training sequences.
         eval_samples: Sequences of the validation, and of the test.
-        data_seed: What the sequences are drawn from.
+        data_seed: Seed of the sequences.
         batch_size: Sequences in a training batch.
         eval_batch_size: Sequences in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes.

@@ -1,10 +1,9 @@
-"""Recall of fused pairs: what a matrix memory can hold, without the step of finding out which token follows which.
+"""Recall of fused pairs, a test of a matrix memory's capacity: key and value are in one token.
 
-A sequence of 2 P tokens: P writes, each a key with its value, then P queries, each one of those keys, in another order.
+A sequence of 2 P tokens: P writes, each of a key with its value, then P queries of these keys in another order.
 The keys of a sequence are distinct; values are drawn with replacement. A write of key a and value b is the token ``a V
-+ b``, a query for key a the token ``K V + a``; a model that is to be measured by its memory alone gives each token the
-sum of an embedding of the key, one of the value, and one of its kind. Training sequences are drawn again in every
-epoch; validation and test are fixed.
++ b``, a query for key a the token ``K V + a``. To measure the memory alone, a model embeds each token as the sum of
+embeddings of the key, the value and the kind. Training sequences are new in every epoch; validation and test are fixed.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def recall_batch(
     """Draws sequences.
 
     Args:
-        samples: B, how many.
+        samples: B, number of sequences.
         pairs: P, at most K.
         keys: K.
         values: V.
@@ -65,7 +64,7 @@ class FreshPairs(Dataset):
         return {name: value[0] for name, value in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """As many sequences as there are indices."""
+        """Returns as many sequences as there are indices."""
         tokens, targets = recall_batch(len(indices), *self.sizes)
         return {"input_ids": tokens, "targets": targets}
 
@@ -73,17 +72,17 @@ class FreshPairs(Dataset):
 class Recall(DataModule):
     """Recall of fused pairs, generated.
 
-    Batches are mappings with ``input_ids`` and ``targets``, int64 ``(B, 2 P)``, see the module.
+    Batches are mappings with ``input_ids`` and ``targets``, int64 ``(B, 2 P)``; see the module's docstring.
 
     Reads: nothing; it is generated: recall of pairs.
 
     Args:
-        pairs: P, writes in a sequence, and queries.
+        pairs: P, number of writes, and of queries, in a sequence.
         keys: K, at least P.
         values: V.
         train_samples: Sequences in an epoch, new ones each time.
         eval_samples: Sequences of the validation, and of the test.
-        data_seed: What validation and test are drawn from.
+        data_seed: Seed of the validation and test sequences.
         batch_size: Sequences in a training batch.
         eval_batch_size: Sequences in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes.
@@ -115,7 +114,7 @@ class Recall(DataModule):
         self.vocab_size = keys * values + keys
 
     def setup(self, stage: str) -> None:
-        """Draws what is fixed, once."""
+        """Draws the validation and test sequences, once."""
         if self.train_set is not None:
             return
         sizes = (self.pairs, self.keys, self.values)

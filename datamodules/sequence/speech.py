@@ -54,11 +54,11 @@ def read_wav(path: Path) -> np.ndarray:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # unknown chunks beside the samples do no harm
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # about unknown metadata chunks
             rate, samples = wavfile.read(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # a broken header can raise nearly anything
+    except Exception as error:  # a broken header can raise many types
         raise UserError(f"{path}: not a WAV file that can be read: {error}") from error
     if rate != RATE:
         raise UserError(f"{path}: sampled at {rate} Hz, {RATE} Hz expected")
@@ -72,11 +72,11 @@ def read_wav(path: Path) -> np.ndarray:
 
 
 class SpeechDataset(Dataset):
-    """Recordings cut or padded with zeros to one second, read when they are asked for.
+    """Recordings cut or padded with zeros to one second, read when they are needed.
 
     Args:
         items: Files, or recordings in memory, int16 of shape ``(N, 16000)``.
-        labels: Class of each.
+        labels: Class of each recording.
         rate: Every ``rate``-th sample is kept.
     """
 
@@ -112,12 +112,12 @@ class SpeechDataset(Dataset):
 def synthetic_words(per_word: int, seed: int) -> LabelledImages:
     """Synthetic "words": tones that glide between a low and a high pitch, eight contours of three points each.
 
-    Pitch, loudness, onset and duration vary at random; noise is added. No speech: a stand-in of the same shape and
-    rate, all below 3 kHz, so that half the sampling rate loses nothing.
+    Pitch, loudness, onset and duration vary at random; noise is added. This is not speech but synthetic data of the
+    same shape and rate. All frequencies are below 3 kHz, so half the sampling rate loses nothing.
 
     Args:
-        per_word: Recordings of each of the eight.
-        seed: Decides them all.
+        per_word: Number of recordings of each of the eight words.
+        seed: Seed of all recordings.
 
     Returns:
         Recordings in ``images``, as int16 of shape ``(8 * per_word, 16000)``, with their classes.
@@ -140,26 +140,26 @@ def synthetic_words(per_word: int, seed: int) -> LabelledImages:
 
 
 class SpeechCommands(DataModule):
-    """Speech Commands from its folders, or a small synthetic stand-in.
+    """Speech Commands from its folders, or small synthetic data of the same form.
 
     Batches are ``(x, y)``: ``x`` float32 in [-1, 1], ``(B, length, 1)``; ``y`` int64 ``(B,)``. The set has a folder of
     WAV files (16 kHz, mono) for each word, and ``validation_list.txt`` and ``testing_list.txt`` with lines
-    ``<word>/<file>.wav``; what neither lists is for training. Files are read as they are needed.
+    ``<word>/<file>.wav``; all other files are for training. Files are read as they are needed.
 
     Reads: ``<word>/*.wav`` with the official lists. Without a path: synthetic tone words.
 
     Args:
-        path: The folder; by default eight synthetic words of gliding tones are made, which are not speech.
-        words: The words to use, by which classes are numbered; by default all folders by name, ``_background_noise_``
-            excepted.
+        path: The folder; by default eight synthetic words of gliding tones are generated, which are not speech.
+        words: The words to use, in the order of class numbers; by default all folders by name, except
+            ``_background_noise_``.
         rate: Every ``rate``-th sample is kept, without a filter: 2 is the paper's transfer to 8 kHz.
         synthetic_per_word: Recordings of each synthetic word.
         seed: Seed of the synthetic words and of their split.
-        num_classes: Checked against the data where given, so that a config can pass it on to the model.
+        num_classes: If given, checked against the data; a config can pass it on to the model.
         batch_size: Recordings in a training batch, per process.
         eval_batch_size: Recordings in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes.
-        drop_last: Whether training leaves out an incomplete last batch.
+        drop_last: Whether training drops an incomplete last batch.
 
     Attributes:
         length: Number of samples in a recording.
@@ -168,8 +168,8 @@ class SpeechCommands(DataModule):
         class_names: Their names (after ``setup``).
 
     Raises:
-        UserError: a setting is refused (in the constructor); a folder, a list, or a file in it is missing (in
-            ``setup``); a recording cannot be read (when it is).
+        UserError: a setting is not accepted (in the constructor); a folder, a list, or a file in it is missing (in
+            ``setup``); a recording cannot be read (when it is needed).
     """
 
     d_input = 1
@@ -201,7 +201,7 @@ class SpeechCommands(DataModule):
             rank_zero_info(f"{type(self).__name__}: no path given, making {len(_CONTOURS)} synthetic words of tones")
 
     def setup(self, stage: str | None = None) -> None:
-        """Lists the files, or makes the synthetic words, once."""
+        """Lists the files, or generates the synthetic words, once."""
         if self.train_set is not None:
             return
         parts = self._synthetic() if self.path is None else self._listed(Path(self.path).expanduser())

@@ -21,21 +21,21 @@ BYTES = 256
 def read_tokens(file: Path, dtype: str | None = None, column: str = "input_ids") -> tuple[np.ndarray, int | None]:
     """Returns the tokens of one file.
 
-    - ``.bin``: numbers one after the other; a ``.json`` of the same name beside it may give ``dtype`` and
-      ``vocab_size``. Mapped.
-    - ``.npy``: numpy's format, or, without its header, numbers one after the other (what ``dolma tokens`` writes and
-      OLMoE reads). Mapped.
-    - ``.arrow``: the column ``column``, lists of tokens one after the other (``datasets``' ``save_to_disk``). Mapped.
-    - anything else: bytes; ``.gz``, and ``.zip`` with a single member, are unpacked in memory. Plain files are mapped.
+    - ``.bin``: numbers without a header; a ``.json`` of the same name may give ``dtype`` and ``vocab_size``.
+      Memory-mapped.
+    - ``.npy``: numpy's format, or numbers without a header (as ``dolma tokens`` writes and OLMoE reads). Memory-mapped.
+    - ``.arrow``: the column ``column``, concatenated lists of tokens (``datasets``' ``save_to_disk``). Memory-mapped.
+    - any other file: bytes; ``.gz``, and ``.zip`` with a single member, are unpacked in memory. Plain files are
+      memory-mapped.
 
     Args:
-        file: Which file.
+        file: The file.
         dtype: Type of the numbers in a ``.bin`` or headless ``.npy``: one of ``uint8``, ``uint16``, ``uint32``,
-            ``int32``, ``int64``; by default what the ``.json`` says, else ``uint16``.
-        column: Of an Arrow file.
+            ``int32``, ``int64``; by default as in the ``.json``, otherwise ``uint16``.
+        column: Column of an Arrow file.
 
     Returns:
-        The tokens (N,), and how many kinds there are, where the file says it.
+        The tokens (N,), and the size of the vocabulary if the file gives it.
 
     Raises:
         UserError: the file is missing, empty or broken.
@@ -46,7 +46,7 @@ def read_tokens(file: Path, dtype: str | None = None, column: str = "input_ids")
         raise
     except FileNotFoundError as error:
         raise UserError(f"path: {file} not found") from error
-    except Exception as error:  # each format has errors of its own
+    except Exception as error:  # each format has its own types of errors
         raise UserError(f"path: {file} cannot be read as tokens ({error})") from error
     if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
         raise UserError(f"path: {file} holds {tokens.dtype} {tokens.shape}; expected a flat array of whole numbers")

@@ -1,11 +1,11 @@
-"""Windows of a long stream of tokens, for language models: bytes of real text, or token files of one's own.
+"""Windows of a long stream of tokens, for language models: bytes of real text, or the user's token files.
 
-Without a path it takes a text that comes with Python: ``topics``, the English prose of its help (0.46 MB), or ``code``,
-the source code of its standard library (4.7 MB); both differ a little from one version of Python to another. With one
-it takes a file or a folder, see :func:`datamodules.sequence.token_files.read_tokens`: any file as bytes (``enwik8``,
-also as ``.gz`` or ``.zip``), ``.bin`` with a JSON beside it, ``.npy`` as OLMoE has it, Arrow. A folder's files belong
-to the split that their name or their folder says (``train.bin``, ``val.bin``); a stream without splits is cut into the
-first part for training, the next for validation, the last for the test (for enwik8 the usual 90, 5 and 5 MB).
+Without a path it uses a text that is part of Python: ``topics``, the English prose of its help (0.46 MB), or ``code``,
+the source code of its standard library (4.7 MB); both differ slightly between versions of Python. With a path it reads
+a file or a folder, see :func:`datamodules.sequence.token_files.read_tokens`: any file as bytes (``enwik8``, also as
+``.gz`` or ``.zip``), ``.bin`` with a JSON file, ``.npy`` as in OLMoE, Arrow. The split of a folder's files is given by
+their names or their folders (``train.bin``, ``val.bin``); a stream without splits is cut into a first part for
+training, the next for validation and the last for the test (for enwik8 the usual 90, 5 and 5 MB).
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ Stream = np.ndarray
 
 
 class Windows(Dataset):
-    """Windows of streams of tokens, one after the other; reads a batch at a time.
+    """Consecutive windows of streams of tokens; reads a batch at a time.
 
     A batch is a mapping: ``input_ids`` int64 ``(B, T)`` and ``targets`` ``(B, T)``, the token after each.
 
     Args:
-        streams: Each (N,); no window runs from one into the next.
+        streams: Streams (N,); no window crosses from one into the next.
         length: T.
-        vocab_size: Tokens there may be.
+        vocab_size: Number of possible tokens.
         shift: Whether each window starts at random up to T tokens later, drawn from torch's global generator.
-        limit: Largest number of windows, the first ones.
-        where: What the streams are, for messages.
+        limit: Largest number of windows, from the start.
+        where: Name of the streams, for messages.
 
     Raises:
         UserError: the streams are shorter than one window; on reading, a token is out of range.
@@ -92,19 +92,19 @@ class Windows(Dataset):
 class TokenData(DataModule):
     """Windows of bytes or tokens for language models.
 
-    Reads: any file as bytes (also ``.gz``, ``.zip``), ``.bin`` with a JSON beside it, ``.npy`` as OLMoE has it, Arrow,
-    memory-mapped. Without a path: the prose of Python's help or its library's source code. ``make data/enwik8.gz``
+    Reads: any file as bytes (also ``.gz``, ``.zip``), ``.bin`` with a JSON file, ``.npy`` as in OLMoE, Arrow,
+        memory-mapped. Without a path: the prose of Python's help or its library's source code. ``make data/enwik8.gz``
     fetches 100 MB of Wikipedia.
 
     Args:
         path: A file, or a folder with files for the splits; ``None`` for ``source``.
         source: The text that comes with Python: ``topics`` or ``code``.
         length: T, tokens in a window.
-        vocab_size: Tokens there may be; 256 for bytes.
-        dtype: Type of the numbers in ``.bin`` and headless ``.npy`` files; ``uint16`` where nothing says otherwise.
+        vocab_size: Number of possible tokens; 256 for bytes.
+        dtype: Type of the numbers in ``.bin`` and headless ``.npy`` files; by default ``uint16``.
         column: Column of Arrow files.
         tokenizer: Local folder of the tokenizer that made the tokens, to show them as text.
-        shift: Whether training windows start at random positions, different in each epoch, rather than at multiples of
+        shift: Whether training windows start at random positions, different in each epoch, instead of at multiples of
             T.
         val_fraction: Share of a stream without splits for validation.
         test_fraction: Share for the test, at its end.
@@ -112,11 +112,11 @@ class TokenData(DataModule):
         batch_size: Windows in a training batch.
         eval_batch_size: Windows in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes.
-        drop_last: Whether training leaves out an incomplete last batch.
+        drop_last: Whether training drops an incomplete last batch.
 
     Raises:
-        UserError: a setting is not accepted (in the constructor); a file is missing or broken, or has more tokens (in
-            ``setup``, or when they are read).
+        UserError: a setting is not accepted (in the constructor); a file is missing or broken, or has tokens outside
+            the vocabulary (in ``setup``, or when they are read).
     """
 
     def __init__(
@@ -151,10 +151,10 @@ class TokenData(DataModule):
         self.codec: Codec | None = None
 
     def setup(self, stage: str) -> None:
-        """Opens the files and cuts the splits, once.
+        """Opens the files and splits the streams, once.
 
         Raises:
-            UserError: a file is missing or broken, none is for training, or a stream is shorter than one window.
+            UserError: a file is missing or broken, there is no training file, or a stream is shorter than one window.
         """
         if self.train_set is not None:
             return
@@ -189,7 +189,7 @@ class TokenData(DataModule):
         return found
 
     def _cut(self, streams: list[Stream]) -> dict[str, list[Stream]]:
-        """Returns the splits of streams that have none, as if they were one."""
+        """Splits streams without given splits, as if they were one stream."""
         val, test = self.fractions
         total = sum(map(len, streams))
         bounds = {"train": (0, round(total * (1 - val - test)))}
@@ -206,7 +206,7 @@ class TokenData(DataModule):
         return parts
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens: by the tokenizer where one is given, as bytes where they are, else their numbers."""
+        """Returns tokens as text: by the tokenizer if there is one, otherwise as bytes or as numbers."""
         if self.codec is not None:
             return self.codec.decode(tokens)
         if self.vocab_size == BYTES:

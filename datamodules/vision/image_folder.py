@@ -1,4 +1,4 @@
-"""Images in folders named after their class, decoded as they are needed."""
+"""Images in folders named after their class, decoded when they are read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def list_folder(folder: Path, classes: tuple[str, ...] | None = None) -> tuple[l
     """Lists ``<folder>/<class>/**/*.<image>``.
 
     Args:
-        folder: Holds a folder for each class.
+        folder: Folder that contains one folder for each class.
         classes: The classes that may occur, in order; by default all folders, by name.
 
     Returns:
@@ -42,7 +42,7 @@ def list_folder(folder: Path, classes: tuple[str, ...] | None = None) -> tuple[l
         found = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be read ({error.strerror}); expected a folder with one folder a class"
+            f"{folder}: cannot be read ({error.strerror}); expected a folder with one folder for each class"
         ) from error
     if not found:
         raise UserError(f"{folder}: has no folders; expected one for each class, with images inside")
@@ -105,12 +105,13 @@ class FolderDataset(Dataset):
 
 
 class ImageFolderData(DataModule):
-    """Images in torchvision's ImageFolder layout: ``train/<class>/*``, ``val/<class>/*``, if any ``test/<class>/*``.
+    """Images in torchvision's ImageFolder layout: ``train/<class>/*``, ``val/<class>/*``, optionally
+    ``test/<class>/*``.
 
     A folder without ``train`` and ``val`` is read as ``<class>/*`` and split: ``test_fraction`` for the test set,
-    ``val_fraction`` of the rest for validation, every class with its share. Without ``val`` a part of ``train`` is
-    held out; without ``test`` the validation set is the test set too, as is usual with ImageNet. Without a path the
-    digits of scikit-learn take the files' place.
+    ``val_fraction`` of the rest for validation, stratified by class. Without ``val`` a part of ``train`` is held out;
+    without ``test`` the validation set is also the test set, as usual with ImageNet. Without a path the digits of
+    scikit-learn are used instead.
 
     Batches are ``(x, y)``: ``x`` float32 ``(B, channels, image_size, image_size)``, ``y`` int64 ``(B,)``.
 
@@ -120,30 +121,30 @@ class ImageFolderData(DataModule):
         path: The folder.
         image_size: Side of the images in pixels.
         channels: 3 (RGB) or 1 (grey).
-        num_classes: Checked against the data where given, so that a config can pass it on to the model.
-        augment: Of training images: ``none`` (resized and cropped as in evaluation), ``crop_flip`` (random resized
-            crop, left-right flip), ``randaugment`` or ``trivialaugment`` (after ``crop_flip``).
+        num_classes: If given, checked against the data; a config can pass it on to the model.
+        augment: Augmentation of training images: ``none`` (resized and cropped as in evaluation), ``crop_flip`` (random
+            resized crop, left-right flip), ``randaugment`` or ``trivialaugment`` (after ``crop_flip``).
         min_scale: Smallest share of the image's area in a random crop.
-        crop_ratio: In evaluation the central share of the resized image's side that is kept.
-        mean: Subtracted from each channel, white being 1; ImageNet's by default.
-        std: Divides each channel; ImageNet's by default.
-        val_fraction: Share of the training images held out where there is no ``val``.
-        test_fraction: Share of all images held out where there is neither ``train`` nor ``val``.
-        split_seed: Decides both.
+        crop_ratio: In evaluation, the central share of the resized image's side that is kept.
+        mean: Subtracted from each channel (white is 1); by default ImageNet's.
+        std: Divides each channel; by default ImageNet's.
+        val_fraction: Share of the training images held out if there is no ``val``.
+        test_fraction: Share of all images held out if there is neither ``train`` nor ``val``.
+        split_seed: Seed of both splits.
         batch_size: Images in a training batch, per process.
         eval_batch_size: Images in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes.
-        drop_last: Whether training leaves out an incomplete last batch.
+        drop_last: Whether training drops an incomplete last batch.
 
     Attributes:
         num_classes: Classes (after ``setup``).
-        class_names: Their names, by which they are numbered (after ``setup``).
+        class_names: Names of the classes in the order of their numbers (after ``setup``).
         channels: Channels of a batch.
         image_size: Side of its images in pixels.
 
     Raises:
-        UserError: a setting is not among what is accepted (in the constructor); a folder or file is missing, holds no
-            images, or is not what was declared (in ``setup``); a file cannot be decoded (when it is read).
+        UserError: a setting is not among what is accepted (in the constructor); a folder or file is missing, has no
+            images, or does not match the arguments (in ``setup``); a file cannot be decoded (when it is read).
     """
 
     def __init__(
@@ -205,7 +206,7 @@ class ImageFolderData(DataModule):
         return v2.Compose([*steps, *tensor, v2.ToPureTensor()])
 
     def setup(self, stage: str | None = None) -> None:
-        """Lists the files and splits them, once; decodes none."""
+        """Lists the files and splits them, once, without decoding them."""
         if self.train_set is not None:
             return
         train, val, test = self._parts()

@@ -19,7 +19,7 @@ from framework.settings import at_least, between, one_of
 
 
 class ImageDataset(ArrayDataset):
-    """Images and labels; says to the loader whether its transform draws random numbers.
+    """Images and labels; the loader learns from it whether its transform draws random numbers.
 
     Args:
         part: The images.
@@ -42,32 +42,32 @@ class SmallImages(DataModule):
     Args:
         source: ``digits`` (scikit-learn, 8x8), ``mnist5k`` (5,000 digits of MNIST, 28x28), ``idx`` (folder of MNIST
             or Fashion-MNIST), ``cifar10`` or ``cifar100`` (their python batches).
-        path: Folder of ``idx`` and the CIFARs; the others ship with a package and take none.
-        image_size: Side in pixels that images are resized to; by default they keep their own.
-        channels: Channels of ``x``: 3 repeats grey images; by default the data's own.
-        num_classes: Checked against the data where given, so that a config can pass it on to the model.
+        path: Folder of ``idx`` and the CIFARs; the other sources are part of a package and accept no path.
+        image_size: Side in pixels to which images are resized; by default they are not resized.
+        channels: Channels of ``x``; 3 repeats grey images; by default those of the data.
+        num_classes: If given, checked against the data; a config can pass it on to the model.
         normalize: Whether channels are standardised with the training part's mean and deviation; otherwise they are
             in [0, 1].
-        augment: Of training batches: ``none``, ``flip`` (left to right), ``crop`` (random shift by up to an eighth of
-            the side, zeros moving in) or ``crop_flip``.
-        val_fraction: Share of the training part held out for validation; at 0 the test set is the validation set too.
-        split_seed: Decides the validation part, and the test part (a fifth) of ``digits`` and ``mnist5k``.
+        augment: Augmentation of training batches: ``none``, ``flip`` (left to right), ``crop`` (random shift by up to
+            an eighth of the side, filled with zeros) or ``crop_flip``.
+        val_fraction: Share of the training part held out for validation; at 0 the test set is also the validation set.
+        split_seed: Seed of the validation split, and of the test split (a fifth) of ``digits`` and ``mnist5k``.
         batch_size: Images in a training batch, per process.
         eval_batch_size: Images in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes; 0 is fastest for images this small.
-        drop_last: Whether training leaves out an incomplete last batch.
+        drop_last: Whether training drops an incomplete last batch.
 
     Attributes:
         num_classes: Classes.
         channels: Channels of a batch.
         image_size: Side of its images in pixels.
         class_names: Names of the classes (after ``setup``).
-        mean: Subtracted from each channel, white being 1 (after ``setup``).
+        mean: Subtracted from each channel (white is 1; after ``setup``).
         std: Divides each channel (after ``setup``).
 
     Raises:
         UserError: a setting is not among what is accepted (in the constructor); a file is missing or broken, or the
-            data is not what was declared (in ``setup``).
+            data does not match the arguments (in ``setup``).
     """
 
     def __init__(
@@ -114,7 +114,8 @@ class SmallImages(DataModule):
         """Reads and splits the images, once.
 
         Raises:
-            UserError: a file is missing or broken, there are other classes than declared, or images are not square.
+            UserError: a file is missing or broken, the number of classes is not ``num_classes``, or images are not
+                square.
         """
         if self.train_set is not None:
             return

@@ -1,4 +1,4 @@
-"""Networks that are trained on a first task before they are fine-tuned, or read from a file."""
+"""Pretraining on a first task before fine-tuning, or loading pretrained weights from a file."""
 
 from __future__ import annotations
 

@@ -10,14 +10,14 @@ from framework.settings import at_least
 
 
 class MLP(nn.Module):
-    """``depth`` hidden layers of ``width`` units, each linear, GELU, dropout; then a linear head.
+    """``depth`` hidden layers of ``width`` units, each with linear, GELU and dropout; then a linear head.
 
-    Its parts are named as timm names them (``forward_features``, ``forward_head``, ``get_classifier``), so that what
-    works on a timm model works on it.
+    Its methods have timm's names (``forward_features``, ``forward_head``, ``get_classifier``), so that code for timm
+    models works on it.
 
     Args:
         image_size: Side of the images in pixels.
-        in_chans: Their channels.
+        in_chans: Channels of the images.
         num_classes: Outputs of the head.
         width: Units of a hidden layer.
         depth: Hidden layers.
@@ -58,7 +58,7 @@ class MLP(nn.Module):
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Maps features ``(B, width)`` to logits ``(B, num_classes)``, or hands them on with ``pre_logits``."""
+        """Maps features ``(B, width)`` to logits ``(B, num_classes)``, or returns the features with ``pre_logits``."""
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:

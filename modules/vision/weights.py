@@ -1,4 +1,4 @@
-"""Pretrained weights from a local file into a backbone, every mismatch reported by tensor."""
+"""Loads pretrained weights from a local file into a backbone, and reports every tensor that does not fit."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ WeightsHead = Literal["if_fits", "skip", "strict"]
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Reads a state dict as :func:`framework.checkpoints.weights_file.read_weights_file` does.
 
-    A prefix ``module.`` or ``backbone.`` that all names share is dropped.
+    A prefix ``module.`` or ``backbone.`` that all names share is removed.
 
     Raises:
-        UserError: the file is missing, is not of its format, or holds something else than tensors by name.
+        UserError: the file is missing, is not of its format, or is not a dict of tensors by name.
     """
     state, _ = read_weights_file(path)
     for prefix in ("module.", "backbone."):
@@ -41,20 +41,22 @@ def head_parameters(model: nn.Module) -> set[str]:
 
 
 def load_weights(model: nn.Module, path: str | Path, head: WeightsHead = "if_fits") -> list[str]:
-    """Loads ``path`` into ``model``, strictly but for the head.
+    """Loads ``path`` into ``model``; all tensors except the head must match.
 
-    Where timm has a converter for the model (other naming, position embeddings of another image size) it is applied.
+    If timm has a converter for the model (other names, position embeddings of another image size), it is applied.
 
     Args:
-        model: The backbone; left as it was when anything does not fit.
+        model: The backbone; not changed if anything does not fit.
         path: See :func:`read_weights`.
-        head: ``if_fits`` loads the head where shapes agree, ``skip`` never, ``strict`` insists.
+        head: ``if_fits`` loads the head if its shapes match, ``skip`` never loads it, ``strict`` raises an error if
+            they do not match.
 
     Returns:
         Names of the head's tensors that keep their initial values.
 
     Raises:
-        UserError: see :func:`read_weights`; or tensors are missing, left over or of another shape: all are listed.
+        UserError: see :func:`read_weights`; or tensors are missing, unexpected or of another shape (the message lists
+            all).
     """
     one_of(get_args(WeightsHead), weights_head=head)
     state = read_weights(path)
@@ -62,7 +64,7 @@ def load_weights(model: nn.Module, path: str | Path, head: WeightsHead = "if_fit
     if callable(converter):
         try:
             state = dict(converter(state, model))
-        except Exception as error:  # it was written for checkpoints that fit
+        except Exception as error:  # the converter expects checkpoints that fit
             raise UserError(f"weights: {path} is not of a {type(model).__name__}: {error}") from error
     own = model.state_dict()
     kept: list[str] = []

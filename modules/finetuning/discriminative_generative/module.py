@@ -21,7 +21,7 @@ from modules.finetuning.discriminative_generative.theory import assumptions
 
 
 class LinearHead(Classifier):
-    """What both heads share: the check of the features, and the head as a plain layer.
+    """Base class of both heads: the check of the features, and the head as a plain layer.
 
     Args:
         features: n.
@@ -70,9 +70,9 @@ class GaussianHead(LinearHead):
     """Naive Bayes with one diagonal covariance, fitted in one epoch: counts, means and sums of squares, no gradient.
 
     A training step adds a batch to the statistics, in float64; after the last batch of an epoch they become weights.
-    A batch need not hold every class. Over several processes the statistics are gathered and merged, so the result is
-    that of one process. ``assumptions.npz`` in the run folder has ``variances`` (n,), ``beta`` (K, K, K) and ``alpha``
-    (K, K) of :func:`modules.finetuning.discriminative_generative.theory.assumptions`.
+    A batch need not contain every class. With several processes the statistics are gathered and merged, so the result
+    is the same as with one process. ``assumptions.npz`` in the run folder has ``variances`` (n,), ``beta`` (K, K, K)
+    and ``alpha`` (K, K) of :func:`modules.finetuning.discriminative_generative.theory.assumptions`.
 
     Args:
         features: n.
@@ -100,7 +100,7 @@ class GaussianHead(LinearHead):
 
     @property
     def statistics(self) -> ClassStatistics:
-        """Of the epoch so far, in this process."""
+        """Statistics of the epoch so far, in this process."""
         return ClassStatistics(self.counts, self.means, self.squares)
 
     @statistics.setter
@@ -109,7 +109,7 @@ class GaussianHead(LinearHead):
             getattr(self, name).copy_(tensor)
 
     def on_train_epoch_start(self) -> None:
-        """Forgets the epoch before; one that is resumed within an epoch continues."""
+        """Resets the statistics, unless training was resumed within an epoch."""
         if self.trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
             self.statistics = ClassStatistics.zeros(self.num_classes, self.features).to(self.device)
 
@@ -121,13 +121,13 @@ class GaussianHead(LinearHead):
         trial = self.trainer.fast_dev_run and bool((self.counts == 0).any())  # type: ignore[attr-defined]
         if (
             self.trainer.is_last_batch and not trial
-        ):  # before the validation of this epoch, which on_train_epoch_end would be after
+        ):  # here, because on_train_epoch_end comes after the epoch's validation
             self.fit_head()
             logits = self(x)
             self.log("train/loss", nn.functional.cross_entropy(logits, y), prog_bar=True)
             self.log("train/accuracy", (logits.argmax(1) == y).double().mean(), prog_bar=True)
         wrapped: Any = self.optimizers()
-        wrapped.step()  # nothing has a gradient; Lightning counts training steps by it
+        wrapped.step()  # there are no gradients; Lightning counts training steps by optimiser steps
 
     @torch.no_grad()
     def fit_head(self) -> None:
@@ -147,7 +147,7 @@ class GaussianHead(LinearHead):
         return self.counts, self.means, self.squares
 
     def on_train_end(self) -> None:
-        """Writes and draws what decides whether few samples are enough."""
+        """Writes and plots the quantities that decide whether few samples are enough."""
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             found = assumptions(self.means.cpu(), self.statistics.variances.cpu())
             folder = Path(self.trainer.default_root_dir)
@@ -162,7 +162,7 @@ class LogisticLayer(nn.Module):
     Args:
         features: n.
         num_classes: K.
-        std: Deviation of the start of W; b starts at 0.
+        std: Standard deviation of the initial W; b starts at 0.
     """
 
     def __init__(self, features: int, num_classes: int, std: float = 0.0) -> None:
@@ -180,9 +180,9 @@ class LogisticHead(LinearHead):
     """Multinomial logistic regression, ½ ‖W‖² + C Σ cross-entropy, by L-BFGS on all data at once or by any optimiser.
 
     ``optimizer.name: lbfgs`` (the default) minimises in one training step of at most ``max_iter`` iterations with a
-    strong Wolfe line search; a batch must be all of the training set. Any other optimiser takes mini-batches: SGD with
-    ``momentum: 0.9``, a rate of 30 for scaled features, times 0.1 at epochs 60 and 80 of 100, ``init_std: 0.01`` and
-    ``c: null`` is the paper's.
+    strong Wolfe line search; the batch must contain the whole training set. Any other optimiser takes mini-batches: SGD
+    with ``momentum: 0.9``, a rate of 30 for scaled features, times 0.1 at epochs 60 and 80 of 100, ``init_std: 0.01``
+    and ``c: null`` are the paper's settings.
 
     Args:
         features: n.
@@ -190,7 +190,7 @@ class LogisticHead(LinearHead):
         c: C, the weight of the data; ``null`` for no penalty.
         max_iter: Iterations of L-BFGS.
         tolerance: Largest entry of the gradient of the mean loss at which it stops.
-        init_std: Deviation of the start.
+        init_std: Standard deviation of the initial weights.
         optimizer: ``lbfgs`` by default.
         schedule: The learning-rate schedule of another optimiser.
 
@@ -222,7 +222,7 @@ class LogisticHead(LinearHead):
 
     @property
     def at_once(self) -> bool:
-        """Whether one step is a whole minimisation."""
+        """Whether one step is a complete minimisation."""
         return self.optimizer_config.name.lower() == "lbfgs"
 
     def configure_optimizers(self) -> Any:
@@ -234,10 +234,10 @@ class LogisticHead(LinearHead):
         return optimizer
 
     def on_train_start(self) -> None:
-        """Refuses a part of the data where all of it is needed.
+        """Refuses several batches if the optimiser needs all data in one.
 
         Raises:
-            UserError: L-BFGS gets more than one batch an epoch, or more than one process.
+            UserError: L-BFGS gets more than one batch in an epoch, or more than one process.
         """
         batches = self.trainer.num_training_batches
         if self.at_once and batches != 1 and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -249,7 +249,7 @@ class LogisticHead(LinearHead):
             raise UserError("trainer.devices: optimizer lbfgs runs in one process; set it to 1")
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Returns the objective over C m; L-BFGS calls it many times in a step."""
+        """Returns the objective divided by C m; L-BFGS calls it many times in a step."""
         x, y = batch
         samples = len(y) if self.at_once else len(self.trainer.train_dataloader.dataset)  # type: ignore[union-attr]
         loss = logistic_loss(self.net.weight, self.net.bias, x.double(), y, self.c, samples)

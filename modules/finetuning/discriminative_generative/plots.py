@@ -1,4 +1,4 @@
-"""Pictures of the assumptions, and of the samples that each head needs."""
+"""Figures of the assumptions, and of the number of samples that each head needs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def samples_figure(needed: Mapping[str, Mapping[int, Sequence[int]]], slopes: Ma
 
     Args:
         needed: Name of a head and its K to {n: m* of each draw}.
-        slopes: Of those that have been fitted.
+        slopes: Slopes of the fitted lines.
     """
     figure = new_figure(size=(5.6, 4.0))
     axes = figure.axes[0]

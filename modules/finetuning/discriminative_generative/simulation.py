@@ -26,7 +26,7 @@ def naive_bayes_fit(classes: int) -> Fit:
 
 
 def logistic_fit(classes: int, c: float = 1.0) -> Fit:
-    """Logistic regression that starts where the last one ended: the minimum is the same, the way to it shorter."""
+    """Logistic regression that starts from the last solution: the minimum is the same, with fewer iterations."""
     last: list[tuple[Tensor, Tensor]] = []
 
     def fit(x: Tensor, y: Tensor) -> LinearRule:
@@ -50,18 +50,18 @@ def scaled(fit: Fit) -> Fit:
 
 
 def even_grid(law: MixtureLaw, largest: int | None = None) -> list[int]:
-    """2K and on in steps of ⌈ln n⌉, below 100 n."""
+    """Numbers from 2K below 100 n, in steps of ⌈ln n⌉."""
     return list(range(2 * law.classes, largest or 100 * law.dimension, math.ceil(math.log(law.dimension))))
 
 
 def geometric_grid(law: MixtureLaw, largest: int, ratio: float = 1.1, first: int | None = None) -> list[int]:
-    """Returns numbers of samples, each about a constant times the one before.
+    """Returns numbers of samples that grow by a constant factor.
 
     Args:
-        law: Whose K classes set the default of ``first``.
-        largest: The last.
-        ratio: The constant, above 1.
-        first: The first; 2K by default.
+        law: The mixture; its K classes set the default of ``first``.
+        largest: The last number.
+        ratio: The factor, above 1.
+        first: The first number; by default 2K.
     """
     first = first or 2 * law.classes
     count = max(2, 1 + round(math.log(largest / first) / math.log(ratio)))
@@ -69,13 +69,13 @@ def geometric_grid(law: MixtureLaw, largest: int, ratio: float = 1.1, first: int
 
 
 def drawn_points(law: MixtureLaw, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Points (size, n) and classes (size,) of which the first 2K hold every class.
+    """Returns points (size, n) and classes (size,); the first 2K contain every class.
 
-    Both heads, and each m, take the first ones of the same points, so that their difference is not one of luck.
+    Both heads, for every m, use the first of the same points, so that their difference does not come from the draw.
 
     Args:
-        law: What they are drawn from.
-        size: Number of size.
+        law: The mixture from which they are drawn.
+        size: Number of points.
         seed: Seed of the draw.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -106,13 +106,13 @@ def samples_needed(
 
     Args:
         law: The mixture, ``easy``.
-        fit: Makes what fits a rule to points, again for each seed.
+        fit: Returns a function that fits a rule to points; called once for each seed.
         grid: Numbers of samples, ascending.
         seeds: Of the points.
-        excess: Allowed above the Bayes error.
+        excess: Allowed difference from the Bayes error.
 
     Raises:
-        UserError: the grid ends before.
+        UserError: the error stays above that for the whole grid.
     """
     target, error = law.bayes_error() + excess, error_of(law)
     found = []

@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 def pinsker_bound(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-    """What predicting by q instead of p costs at a point, max_y p_y − p_{argmax q}, and its bound √(2 KL(p ‖ q)).
+    """Returns the excess error of predicting by q instead of p, max_y p_y − p_{argmax q}, and its bound √(2 KL(p ‖ q)).
 
     By Jensen the excess of the zero-one risk is at most √(2 · that of the cross-entropy).
 
     Args:
-        p: (…, K) probabilities, the true ones.
-        q: (…, K) probabilities, above 0 where p is.
+        p: (…, K) true probabilities.
+        q: (…, K) probabilities, above 0 if p is.
 
     Returns:
         Both (…,).
@@ -26,7 +26,7 @@ def pinsker_bound(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Assumptions(NamedTuple):
-    """What has to be bounded so that naive Bayes needs O(log n) samples.
+    """The quantities that must be bounded for naive Bayes to need O(log n) samples.
 
     Attributes:
         variances: (n,) v, within classes.
@@ -41,7 +41,7 @@ class Assumptions(NamedTuple):
 
 
 def assumptions(means: Tensor, variances: Tensor) -> Assumptions:
-    """In closed form, of Gaussians with means (K, n) and variances (n,) that all classes share.
+    """Returns the assumptions in closed form, for Gaussians with means (K, n) and shared variances (n,).
 
     β[k₁, k₂, k] = |Σ_i (μ_ki − μ_k₂i)² − (μ_ki − μ_k₁i)²| / (2 v_i n) and α[k₁, k₂] = Σ_i (μ_k₁i − μ_k₂i)² / (v_i n).
     """
@@ -60,7 +60,7 @@ def log_ratio(x: Tensor, means: Tensor, variances: Tensor, first: int, second: i
     Args:
         x: (N, n).
         means: (K, n).
-        variances: (n,), that all classes share.
+        variances: (n,), shared by all classes.
         first: k₁.
         second: k₂.
 
@@ -71,6 +71,6 @@ def log_ratio(x: Tensor, means: Tensor, variances: Tensor, first: int, second: i
 
 
 def deciles(values: Tensor) -> list[float]:
-    """Returns the 10 %, 20 %, … 90 % quantiles of all that is not NaN."""
+    """Returns the 10 %, 20 %, … 90 % quantiles of all values that are not NaN."""
     known = values[~values.isnan()].double()
     return torch.quantile(known, torch.linspace(0.1, 0.9, 9, dtype=torch.float64)).tolist()

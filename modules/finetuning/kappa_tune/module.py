@@ -1,4 +1,4 @@
-"""A classifier of experts, or a dense one, trained on one task and then tuned on another."""
+"""A mixture-of-experts or dense classifier, trained on one task and then fine-tuned on another."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from framework.module import Module, OptimizerConfig, ScheduleConfig
 from framework.settings import at_least, at_most
 from modules.finetuning.pretrained import load_network, pretrain
 
-PARTS = ("a", "b", "b_train")  # what the loaders of a validation hold, in order
+PARTS = ("a", "b", "b_train")  # the validation loaders' data, in order
 
 
 class ExpertLayer(nn.Module):
-    """h + the two best of E experts, each a two-layer network.
+    """h + the outputs of the ``top_k`` best of E experts, each a two-layer network.
 
-    All experts see all samples, in one batched product, and the gates of those not chosen are zero: for some dozen
-    small experts that is faster than to sort the samples.
+    All experts process all samples in one batched product, and the gates of those not chosen are zero: for a few dozen
+    small experts this is faster than sorting the samples.
 
     Args:
-        width: H, of h.
+        width: H, width of h.
         hidden: Of an expert.
         experts: E.
         top_k: Experts used by a sample.
@@ -57,8 +57,8 @@ class DenseLayer(nn.Module):
     """h + W2 relu(W1 h + b1) + b2.
 
     Args:
-        width: Of h.
-        hidden: Of the inner layer.
+        width: Width of h.
+        hidden: Width of the inner layer.
     """
 
     def __init__(self, width: int, hidden: int) -> None:
@@ -79,7 +79,7 @@ class ExpertNetwork(nn.Module):
         width: H.
         blocks: Residual layers.
         experts: Experts in each; 0 for dense layers.
-        hidden: Of an expert, or of a dense layer.
+        hidden: Width of an expert, or of a dense layer.
         top_k: Experts used by a sample.
 
     Raises:
@@ -117,7 +117,7 @@ class ExpertNetwork(nn.Module):
 
 @torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Share of samples that are classified as they should be.
+    """Share of samples that are classified correctly.
 
     Args:
         model: Maps x to logits (N, C).
@@ -143,9 +143,9 @@ class TwoTaskClassifier(Module):
         experts: Experts in each layer; 0 for dense layers.
         hidden: Width of an expert.
         top_k: Experts used by a sample.
-        pretrained: File with a state dict of the network (``.pt``) that can do task A. Without one, the network is
-            pre-trained here on the datamodule's ``task_a``, the same for the same seed.
-        pretrain_epochs: Epochs of that; 0 for none.
+        pretrained: File with a state dict of the network (``.pt``) that can do task A. Without it, the network is
+            pre-trained here on the datamodule's ``task_a``, deterministically by the seed.
+        pretrain_epochs: Number of epochs of pre-training; 0 for none.
         pretrain_lr: Its learning rate (AdamW).
         pretrain_weight_decay: Its weight decay.
         pretrain_batch_size: Its batch size.
@@ -184,7 +184,7 @@ class TwoTaskClassifier(Module):
         at_least(1, pretrain_batch_size=pretrain_batch_size)
         self.save_hyperparameters()
         self.network = ExpertNetwork(d_input, num_classes, width, blocks, experts, hidden, top_k)
-        # What the network could do before task B, in the weights, so that a resumed run and a test know it.
+        # The accuracy before task B, as a buffer, so that a resumed run and a test have it.
         self.register_buffer("accuracy_before", torch.tensor(float("nan")))
         self.accuracy_before: Tensor
         self._ready = pretrained is not None
@@ -192,7 +192,7 @@ class TwoTaskClassifier(Module):
             load_network(self.network, pretrained)
 
     def configure_model(self) -> None:
-        """Pre-trains on task A, once, where a training starts without a file of weights.
+        """Pre-trains on task A, once, if training starts without a file of weights.
 
         Raises:
             UserError: the datamodule has no task A.

@@ -1,4 +1,4 @@
-"""Training: a network pretrained on some classes, tuned on a few examples of others."""
+"""A network pretrained on some classes and fine-tuned on a few examples of others."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from modules.finetuning.pretrained import load_network, pretrain
 
 
 class Transferred(Classifier):
-    """A classifier that is tested on several sets: its own, and others out of distribution.
+    """A classifier that is tested on several sets: the test part, and others out of distribution.
 
     Logs ``test/accuracy`` and ``test/loss``, and of each further test loader ``test/<name>_accuracy`` and
-    ``test/<name>_loss``, its name from the datamodule's ``test_names``.
+    ``test/<name>_loss``, with the name from the datamodule's ``test_names``.
     """
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -38,26 +38,26 @@ class Transferred(Classifier):
 
 
 class TransferClassifier(Transferred):
-    """Learns a few examples of new classes from features of others.
+    """Learns new classes from a few examples, with features pretrained on other classes.
 
     Batches are ``(x, y)``: ``x`` float (B, …) of ``inputs`` numbers, ``y`` int64 (B,). Logs ``train/loss``,
-    ``train/accuracy``, ``val/`` and ``test/`` the same, and of the shifted copy ``test/ood_loss`` and
+    ``train/accuracy``, ``val/`` and ``test/`` the same, and for the shifted copy ``test/ood_loss`` and
     ``test/ood_accuracy``.
 
     Args:
         inputs: Numbers of an example.
         widths: Widths of φ's layers.
-        num_classes: Classes to tune on.
-        pretrained: File with a state dict of the network (``.pt``). Without one it is pretrained here on the
-            datamodule's ``source``, the same for the same seed, and gets a fresh head.
-        pretrain_epochs: Epochs of that (Adam, batches of 64); 0 for none.
+        num_classes: Number of classes for fine-tuning.
+        pretrained: File with a state dict of the network (``.pt``). Without it the network is pretrained here on the
+            datamodule's ``source``, deterministically by the seed, and gets a head with random weights.
+        pretrain_epochs: Number of epochs of pretraining (Adam, batches of 64); 0 for none.
         pretrain_lr: Its learning rate.
         optimizer: The optimiser for the new classes.
         schedule: Its learning-rate schedule.
 
     Raises:
-        UserError: a size is not accepted, or the file does not fit (in the constructor); there is nothing to pretrain
-            on.
+        UserError: a size is not accepted, or the file does not fit (in the constructor); there is no data for
+            pretraining.
     """
 
     start_only = ("pretrained",)
@@ -82,10 +82,10 @@ class TransferClassifier(Transferred):
             load_network(self.net, pretrained)
 
     def configure_model(self) -> None:
-        """Pretrains, once, where a training starts without a file of weights.
+        """Pretrains, once, if training starts without a file of weights.
 
         Raises:
-            UserError: the datamodule has nothing to pretrain on.
+            UserError: the datamodule has no data for pretraining.
         """
         trainer = self._trainer
         if trainer is None or trainer.state.fn != "fit" or self._ready:

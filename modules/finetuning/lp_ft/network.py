@@ -1,4 +1,4 @@
-"""Networks with a linear head: a perceptron for images, and the linear toy of which the theory is exact."""
+"""Networks with a linear head: a perceptron for images, and a linear toy model for which the theory is exact."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from framework.settings import at_least, not_empty
 
 
 class TransferMLP(nn.Module):
-    """φ, hidden layers of GELU units and a last one without, then the head V.
+    """φ, with hidden layers of GELU units and a linear last layer, then the head V.
 
     Args:
         inputs: Numbers of an example.

@@ -1,4 +1,4 @@
-"""Pictures of LP-FT: the head's norm, how far features move, the spectra of F, calibration."""
+"""Figures of LP-FT: the head's norm, how far features move, the spectra of F, calibration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def training_figure(norms: Mapping[str, np.ndarray], moves: Mapping[str, np.ndarray]) -> Figure:
-    """Draws ‖V‖ and mean ‖φ − φ₀‖ over epochs, each seed thin, the mean thick.
+    """Draws ‖V‖ and mean ‖φ − φ₀‖ over epochs: thin lines for seeds, thick lines for means.
 
     Args:
         norms: By name (seeds, epochs + 1).
@@ -33,7 +33,7 @@ def training_figure(norms: Mapping[str, np.ndarray], moves: Mapping[str, np.ndar
 
 
 def scale_figure(scales: Sequence[float], moves: Mapping[str, np.ndarray]) -> Figure:
-    """Draws mean ‖φ − φ₀‖ after the training over the head's scale, a line a seed.
+    """Draws mean ‖φ − φ₀‖ after training against the head's scale, a line for each seed.
 
     Args:
         scales: Factors on V.
@@ -49,7 +49,7 @@ def scale_figure(scales: Sequence[float], moves: Mapping[str, np.ndarray]) -> Fi
 
 
 def spectra_figure(spectra: Mapping[str, Tensor], ranks: Mapping[str, float]) -> Figure:
-    """Draws singular values of F, and where the rank is."""
+    """Draws singular values of F, and marks the rank."""
     figure = new_figure()
     axes = figure.axes[0]
     for number, (name, values) in enumerate(spectra.items()):
@@ -61,7 +61,7 @@ def spectra_figure(spectra: Mapping[str, Tensor], ranks: Mapping[str, float]) ->
 
 
 def calibration_figure(errors: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
-    """Draws expected calibration error on the test part before and after temperature scaling, a line a seed."""
+    """Draws expected calibration error on the test part before and after temperature scaling, a line for each seed."""
     figure = new_figure()
     axes = figure.axes[0]
     for number, (name, (before, after)) in enumerate(errors.items()):

@@ -25,13 +25,13 @@ Pooling = Literal["first", "mean"]
 class TextNetwork(nn.Module):
     """φ, the encoder's last hidden state at the first token or its mean over tokens; dropout; the linear head V.
 
-    There is no layer with a tanh between, as transformers' own heads for RoBERTa have it.
+    There is no tanh layer before the head, unlike in transformers' heads for RoBERTa.
 
     Args:
         encoder: An encoder of transformers.
         classes: C.
         pooling: ``first`` or ``mean``.
-        dropout: Before the head.
+        dropout: Probability of dropout before the head.
     """
 
     def __init__(self, encoder: PreTrainedModel, classes: int, pooling: Pooling, dropout: float) -> None:
@@ -57,9 +57,9 @@ class TextNetwork(nn.Module):
         return self.head(self.dropout(features))
 
     def _attention(self, mask: Tensor) -> Tensor:
-        """What is added to the scores (B, 1, 1, T); the mask itself for attention that wants that.
+        """Returns what is added to the scores (B, 1, 1, T), or the mask itself if the attention expects that.
 
-        transformers would look into a mask of two dimensions, which vmap (``ntk_split``) cannot follow.
+        transformers branches on the values of a two-dimensional mask, which vmap (``ntk_split``) does not support.
         """
         if self.encoder.config._attn_implementation not in ("sdpa", "eager"):
             return mask.long()
@@ -68,24 +68,24 @@ class TextNetwork(nn.Module):
 
 
 class TextClassifier(Transferred):
-    """Classifies texts with an encoder of transformers, pretrained from a local folder or fresh.
+    """Classifies texts with an encoder of transformers, pretrained (from a local folder) or with random weights.
 
     Batches are ``(x, y)``: ``x`` tokens int64 (B, T), padded with the encoder's padding token, ``y`` int64 (B,). Logs
-    ``train/loss``, ``train/accuracy``, ``val/`` and ``test/`` the same, and ``test/<name>_…`` of further test sets.
+    ``train/loss``, ``train/accuracy``, ``val/`` and ``test/`` the same, and ``test/<name>_…`` for further test sets.
 
     Args:
         path: Local folder of a pretrained encoder (``config.json``, ``model.safetensors``).
-        config: Instead of it, a fresh encoder's config: ``model_type`` and its values.
+        config: Instead of ``path``, the config of an encoder with random weights: ``model_type`` and its values.
         num_classes: C.
-        pooling: ``first``, the hidden state of the first token, or ``mean``, over all.
-        head_dropout: Before the head.
-        attn_implementation: As transformers names it.
+        pooling: ``first``, the hidden state of the first token, or ``mean``, over all tokens.
+        head_dropout: Probability of dropout before the head.
+        attn_implementation: Attention implementation by its name in transformers.
         optimizer: The optimiser.
         schedule: The learning-rate schedule.
 
     Raises:
         UserError: a setting is not accepted, or a file is missing or broken (in the constructor); the datamodule's
-            tokens are not the encoder's (in ``setup``).
+            tokens do not fit the encoder (in ``setup``).
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class TextClassifier(Transferred):
         """Compares the datamodule's classes and tokens with the model's.
 
         Raises:
-            UserError: the classes differ, the data has more tokens, or it pads with another one.
+            UserError: the classes differ, the data has more tokens, or another padding token.
         """
         super().setup(stage)
         data, encoder = getattr(self.trainer, "datamodule", None), self.net.get_submodule("encoder")
@@ -128,7 +128,7 @@ class TextClassifier(Transferred):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Stores the encoder's config instead of its folder: the checkpoint opens where that is not."""
+        """Saves the encoder's config instead of its folder, so that the checkpoint opens without the folder."""
         super().on_save_checkpoint(checkpoint)
         if self.CHECKPOINT_HYPER_PARAMS_KEY in checkpoint:
             config: Any = self.net.get_submodule("encoder").config
@@ -150,7 +150,7 @@ def load_encoder(path: str | Path, attn_implementation: Attention = "sdpa") -> P
     try:
         with quiet_loading():
             model, said = auto.from_pretrained(str(folder), **options, dtype=torch.float32)
-    except Exception as error:  # transformers, safetensors and json raise types of their own
+    except Exception as error:  # transformers, safetensors and json raise many types
         raise UserError(f"path: {folder} cannot be loaded: {error}") from error
     if missing := sorted(name for name in said["missing_keys"] if not name.startswith("pooler.")):
         raise UserError(f"path: the weights in {folder} lack {', '.join(missing[:5])} and {len(missing)} in all")
@@ -168,7 +168,7 @@ def fresh_encoder(config: dict[str, Any], attn_implementation: Attention = "sdpa
 
     try:
         return without_pooler(AutoModel.from_config(described, attn_implementation=attn_implementation))
-    except Exception as error:  # an inconsistent config shows itself in the model's constructor
+    except Exception as error:  # the model's constructor raises errors for an inconsistent config
         raise UserError(f"config: {described.model_type} cannot be built: {error}") from error
 
 

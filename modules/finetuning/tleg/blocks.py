@@ -22,10 +22,11 @@ POOLING = {"class_token": False, "global_pool": "avg", "fc_norm": False}
 class LinearBlocks(nn.Module):
     """``depth`` transformer blocks that share two blocks' worth of weights: block i has base + (i/depth) slope.
 
-    The slope starts as the base does, but its norms at 0, so that every layer starts with norms of weight 1.
+    The slope is initialised like the base, except for its norms, which are 0, so that every layer starts with norms of
+    weight 1.
 
     Args:
-        block: The base; its values stay.
+        block: The base; its values are kept.
         depth: L.
 
     Raises:
@@ -65,10 +66,10 @@ class LinearBlocks(nn.Module):
 
 
 def vit_arguments(arguments: dict[str, Any] | None, depth: int) -> dict[str, Any]:
-    """Arguments of timm's vision transformer: :data:`POOLING`, over it those given, and the depth.
+    """Arguments of timm's vision transformer: :data:`POOLING`, updated by the given ones, and the depth.
 
     Raises:
-        UserError: the given ones hold a depth.
+        UserError: the given arguments contain a depth.
     """
     given = dict(arguments or {})
     if "depth" in given:
@@ -77,10 +78,10 @@ def vit_arguments(arguments: dict[str, Any] | None, depth: int) -> dict[str, Any
 
 
 def share_blocks(model: Any, depth: int) -> nn.Module:
-    """Makes an auxiliary network of a vision transformer of one layer, in place.
+    """Turns a vision transformer of one layer into an auxiliary network, in place.
 
     Raises:
-        UserError: it is none, or the depth is below 1.
+        UserError: it is no such transformer, or the depth is below 1.
     """
     blocks = getattr(model, "blocks", None)
     if not isinstance(blocks, nn.Sequential) or not isinstance(getattr(model, "patch_embed", None), nn.Module):

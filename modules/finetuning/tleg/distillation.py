@@ -1,4 +1,4 @@
-"""Soft distillation, and the teachers it takes."""
+"""Soft distillation, and its teachers."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, tau: float = 1.0, form: 
         student: Logits ``(B, C)``.
         teacher: Logits ``(B, C)``.
         tau: Temperature, above 0.
-        form: ``batchmean`` divides the sum by B; ``numel`` by B·C, as DeiT's code does, which under AdamW changes
-            little but what ε and weight decay weigh.
+        form: ``batchmean`` divides the sum by B; ``numel`` by B·C, as DeiT's code does; under AdamW this mainly changes
+            the relative effect of ε and weight decay.
 
     Raises:
         UserError: the form is not known.
@@ -48,9 +48,10 @@ class TeacherConfig:
     """The source of the teacher: a checkpoint of a run, a file of weights, or a short training in this process.
 
     Attributes:
-        checkpoint: Checkpoint or folder of a run of any classifier here.
+        checkpoint: Checkpoint or run folder of any classifier of this project.
         backbone: Otherwise: ``mlp`` or a model of timm, such as the paper's ``levit_384``.
-        weights: Local file with the backbone's weights; without one it is trained on the data, which suits small data.
+        weights: Local file with the backbone's weights; without it the backbone is trained on the data, which is
+            suitable for small data.
         args: Arguments of the backbone's constructor.
         epochs: Number of epochs of the short training.
         lr: Learning rate of the short training (AdamW, weight decay 0.01, cosine).
@@ -80,7 +81,7 @@ def build_teacher(config: TeacherConfig, data: Any, sizes: dict[str, int], seed:
         data: A datamodule that is set up; used for a short training.
         sizes: ``num_classes``, ``image_size``, ``in_chans``.
         seed: Seed of a short training.
-        trial: Whether one step of it is enough.
+        trial: Whether to train for one step only.
 
     Raises:
         UserError: a file is missing or does not fit, or the teacher has other classes.
@@ -122,7 +123,7 @@ def teacher_logits(teacher: nn.Module, x: Tensor, like: Tensor) -> Tensor:
         like: The student's logits.
 
     Raises:
-        UserError: they are of another shape.
+        UserError: the logits have another shape.
     """
     logits = teacher(x)
     if logits.shape != like.shape:

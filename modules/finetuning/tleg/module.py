@@ -1,4 +1,4 @@
-"""Stage 1, which trains the auxiliary network and writes its learngene; stage 2, a transformer that starts from one."""
+"""Stage 1, which trains the auxiliary network and writes its learngene; stage 2, a transformer initialised from one."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class LearngeneAux(ImageClassifier):
     """Stage 1: a vision transformer whose layers all come from one base and one slope, distilled from a teacher.
 
     Logs what :class:`~modules.vision.image_classifier.ImageClassifier` does, and for each of ``zero_shot_depths`` under
-    ``val/`` and ``test/accuracy_depth_<L>`` the accuracy of the expansion to that depth, which was never trained.
+    ``val/`` and ``test/accuracy_depth_<L>`` the accuracy of the expansion to that depth without training.
     Writes ``learngene.safetensors``, ``zero_shot.csv`` and ``storage.csv`` to the run folder.
 
     Args:
@@ -69,13 +69,13 @@ class LearngeneAux(ImageClassifier):
         form: ``batchmean``, or ``numel`` as DeiT's code divides.
         zero_shot_depths: Depths to which the learngene is expanded in every evaluation.
         backbone_args: Further arguments of the vision transformer's constructor, such as ``{patch_size: 4}``.
-        **kwargs: Of :class:`~modules.vision.image_classifier.ImageClassifier`. Give the optimiser ``decay_1d: false``,
-            so that norms and biases, those of the slope too, have no decay.
+        **kwargs: Arguments of :class:`~modules.vision.image_classifier.ImageClassifier`. Give the optimiser ``decay_1d:
+            false``, so that norms and biases, including the slope's, have no weight decay.
 
     Raises:
         UserError: a setting is not accepted, or the backbone is no vision transformer (in the constructor); the teacher
-            cannot be had, or the data differs (in ``setup``); a technique changed the structure of the blocks (before
-            training).
+            cannot be loaded, or the data differs (in ``setup``); a technique changed the structure of the blocks
+            (before training).
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class LearngeneAux(ImageClassifier):
         self.teacher_config = as_dataclass(TeacherConfig, teacher)
         share_blocks(self.backbone, depth)
         self._tensors = {*self._blocks.state_dict()}
-        self._teacher: list[nn.Module] = []  # in a list, so that it is not part of the model or of a checkpoint
+        self._teacher: list[nn.Module] = []  # in a list, so that it is not a submodule and not in checkpoints
         self.depth_accuracy = nn.ModuleDict(
             {
                 f"{part}_{depth}": MulticlassAccuracy(self.num_classes, average="micro")
@@ -123,21 +123,21 @@ class LearngeneAux(ImageClassifier):
         return {"num_classes": self.num_classes, "image_size": self.image_size, "in_chans": self.in_chans}
 
     def find_teacher(self, data: Any, seed: int, trial: bool = False) -> None:
-        """Loads or trains the teacher, unless that was done (see :func:`build_teacher`)."""
+        """Loads or trains the teacher, unless there is one already (see :func:`build_teacher`)."""
         if not self._teacher and self.alpha:
             self._teacher.append(build_teacher(self.teacher_config, data, self.sizes, seed, trial))
 
     def setup(self, stage: str) -> None:
-        """Compares the data with the model, and has the teacher ready for training."""
+        """Compares the data with the model, and prepares the teacher for training."""
         super().setup(stage)
         if stage == "fit":
             self.find_teacher(self.trainer.datamodule, torch.initial_seed(), bool(self.trainer.fast_dev_run))  # type: ignore[attr-defined]
 
     def on_fit_start(self) -> None:
-        """Brings the teacher to the model's device; refuses blocks whose structure was edited.
+        """Moves the teacher to the model's device; refuses blocks whose structure was edited.
 
         Raises:
-            UserError: a technique put other parameters into the blocks, in which no line over layers can be kept.
+            UserError: a technique added parameters to the blocks, which would not be on a line over layers.
         """
         edited = {*self._blocks.state_dict()} ^ self._tensors
         if edited:
@@ -167,11 +167,11 @@ class LearngeneAux(ImageClassifier):
         return logits, y
 
     def learngene(self) -> LearngeneTensors:
-        """Base and slope of the blocks as they are, and what is shared."""
+        """Returns the current base and slope of the blocks, and the shared tensors."""
         return extract_learngene(self.backbone)
 
     def on_train_end(self) -> None:
-        """Writes the learngene, its accuracies by depth and what it saves."""
+        """Writes the learngene, its accuracies by depth and the table of storage."""
         if not self.trainer.is_global_zero or getattr(self.trainer, "fast_dev_run", False):
             return
         folder = Path(self.trainer.default_root_dir)
@@ -193,17 +193,18 @@ class LearngeneAux(ImageClassifier):
 
 
 class DescendantViT(ImageClassifier):
-    """Stage 2: a plain vision transformer of any depth, for the technique ``learngene`` to start from its expansion.
+    """Stage 2: a plain vision transformer of any depth, which the technique ``learngene`` initialises by its expansion.
 
-    The technique reads a learngene's file. Given none, it has this module go through a short first stage on its data;
-    the file is written to the run folder. After training it draws each weight's first principal component over layers.
+    The technique reads a learngene's file. Without one, it calls this module for a short first stage on its data, and
+    the file is written to the run folder. After training each weight's first principal component over layers is
+    plotted.
 
     Args:
         depth: Layers.
-        auxiliary: The first stage in place, where no file is given.
-        teacher: Its teacher.
+        auxiliary: Settings of the first stage in the same run, used without a file.
+        teacher: The source of the first stage's teacher.
         backbone_args: Further arguments of the vision transformer's constructor, such as ``{patch_size: 4}``.
-        **kwargs: Of :class:`~modules.vision.image_classifier.ImageClassifier`.
+        **kwargs: Arguments of :class:`~modules.vision.image_classifier.ImageClassifier`.
 
     Raises:
         UserError: a setting is not accepted (in the constructor); the datamodule's classes, channels or image size
@@ -225,17 +226,17 @@ class DescendantViT(ImageClassifier):
         self._made: LearngeneTensors | None = None
 
     def make_learngene(self, data: Any, trial: bool = False) -> LearngeneTensors:
-        """Goes through the first stage: the teacher, then the auxiliary network, on ``data``'s training part.
+        """Runs the first stage: trains the teacher, then the auxiliary network, on ``data``'s training part.
 
         Args:
-            data: A datamodule, set up.
-            trial: Whether one step of each is enough.
+            data: A datamodule, after ``setup``.
+            trial: Whether to train each for one step only.
 
         Raises:
             UserError: the data or the teacher does not fit.
         """
         if self._trainer is not None:
-            self.setup("fit")  # a technique asks before Lightning does, and the data must fit by now
+            self.setup("fit")  # a technique calls this before Lightning's setup, and the data must be checked first
         config = self.auxiliary
         seed = torch.initial_seed()
         first = LearngeneAux(
@@ -266,12 +267,12 @@ class DescendantViT(ImageClassifier):
         return int(self.hparams["depth"])
 
     def on_train_start(self) -> None:
-        """Writes the learngene that was made in place."""
+        """Writes the learngene of a first stage in this run."""
         if self._made is not None and self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
             save_learngene(self._made, Path(self.trainer.default_root_dir) / FILE)
 
     def on_train_end(self) -> None:
-        """Draws the layers, where their structure is plain, and says how near to a line they are."""
+        """Plots the layers, if their structure is plain, and prints how close to a line they are."""
         if not self.trainer.is_global_zero or self._depth < 2 or getattr(self.trainer, "fast_dev_run", False):
             return
         state = {name: value.detach().cpu() for name, value in self.backbone.state_dict().items()}
@@ -284,11 +285,11 @@ class DescendantViT(ImageClassifier):
 
 
 def distil(module: LearngeneAux, data: Any, epochs: int, seed: int, trial: bool = False) -> None:
-    """Trains an auxiliary network in place as ``fit`` would, without a Trainer; its teacher is there already.
+    """Trains an auxiliary network in place as ``fit`` does, but without a Trainer; it must have its teacher.
 
     Args:
         module: Changed in place.
-        data: Set up, with ``train_set`` and ``batch_size``.
+        data: A datamodule after ``setup``, with ``train_set`` and ``batch_size``.
         epochs: Number of epochs.
         seed: Seed of the order and of augmentation.
         trial: Whether to end after one step.
@@ -311,7 +312,7 @@ def accuracy_at(module: LearngeneAux, dataset: Any, depth: int) -> float:
 
     Args:
         module: Whose auxiliary network is expanded.
-        dataset: Of ``(x, y)``.
+        dataset: A data set of ``(x, y)``.
         depth: Layers of the expansion.
     """
     return accuracy(lambda x: expanded_logits(module.backbone, x, depth), dataset)

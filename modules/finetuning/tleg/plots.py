@@ -1,4 +1,4 @@
-"""Pictures of expansion: accuracy and storage by depth, and layers along their first principal component."""
+"""Figures of expansion: accuracy and storage by depth, and layers along their first principal component."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def first_component(stack: Tensor) -> tuple[Tensor, float]:
         stack: ``(L, …)``, L at least 2.
 
     Returns:
-        ``(L,)``, rising from the first layer to the last, and the component's share of the variance.
+        ``(L,)``, with the sign for which the last is above the first, and the component's share of the variance.
     """
     rows = stack.double().flatten(1)
     u, s, _ = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)
@@ -56,12 +56,12 @@ def layers_figure(states: Mapping[str, Mapping[str, Tensor]]) -> Figure:
 
 
 def depths_figure(scores: Mapping[int, float], trained: int, storage: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draws accuracy of the expansion by depth, and numbers stored for all depths so far.
+    """Draws accuracy of the expansion by depth, and the numbers stored for all models up to each depth.
 
     Args:
         scores: Accuracy by depth, from 0 to 1.
         trained: The depth at which the learngene was trained.
-        storage: Of :func:`~modules.finetuning.tleg.tables.storage_rows`.
+        storage: Rows of :func:`~modules.finetuning.tleg.tables.storage_rows`.
     """
     figure = new_figure(1, 2)
     accuracy, stored = figure.axes

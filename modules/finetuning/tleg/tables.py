@@ -1,4 +1,4 @@
-"""Tables for the run folder: what is stored for many depths."""
+"""Tables for the run folder: the numbers stored for models of many depths."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from framework.functional.learngene import LearngeneTensors
 
 
 def storage_rows(learngene: LearngeneTensors, depths: Sequence[int]) -> list[dict[str, Any]]:
-    """Numbers stored for one model of each depth and for all up to it, and for the learngene that replaces them.
+    """Numbers stored for a model of each depth, for all models up to it, and for the learngene that replaces them.
 
     Args:
-        learngene: The one.
-        depths: In the order of the rows.
+        learngene: The learngene.
+        depths: Depths in the order of the rows.
 
     Returns:
         Rows with ``depth``, ``model`` (numbers in a model of that depth), ``models`` (in all so far), ``learngene`` and
@@ -34,7 +34,7 @@ def storage_rows(learngene: LearngeneTensors, depths: Sequence[int]) -> list[dic
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows of equal keys as CSV; the folder is made."""
+    """Writes rows with equal keys as CSV; creates the folder."""
     with written(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

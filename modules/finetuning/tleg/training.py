@@ -24,16 +24,16 @@ def train(
     after_epoch: Callable[[], Any] | None = None,
     trial: bool = False,
 ) -> list[Any]:
-    """Trains ``model`` on a data set of ``(x, y)``; each process on all of it, to the same weights.
+    """Trains ``model`` on a data set of ``(x, y)``; every process uses all of it and gets the same weights.
 
     Args:
         model: The model; trained in place and left in evaluation mode.
         loss: Returns the loss of a batch.
-        dataset: Map-style, with one or many samples a call.
+        dataset: Map-style data set that returns one or many samples for each call.
         epochs: Number of epochs.
         batch_size: Number of samples in a step.
-        optimizer: Its settings.
-        schedule: Its settings; over these epochs.
+        optimizer: Settings of the optimiser.
+        schedule: Settings of the learning-rate schedule over these epochs.
         seed: Seed of the order and of augmentation.
         after_epoch: Called after each epoch, in evaluation mode.
         trial: Whether to end after one step.
@@ -65,11 +65,11 @@ def train(
 
 @torch.no_grad()
 def accuracy(model: Callable[[Tensor], Tensor], dataset: Any, batch_size: int = 512) -> float:
-    """Share of a data set that is classified correctly; each process looks at all of it.
+    """Share of a data set that is classified correctly; every process evaluates all of it.
 
     Args:
         model: Maps x to logits ``(B, classes)``.
-        dataset: Of ``(x, y)``.
+        dataset: A data set of ``(x, y)``.
         batch_size: Samples at a time.
     """
     right = total = 0

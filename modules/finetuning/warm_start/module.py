@@ -19,7 +19,7 @@ Net = Literal["mlp", "logistic", "resnet18_narrow"]
 
 
 def mlp(sizes: Sequence[int], bias: bool = True) -> nn.Sequential:
-    """Linear layers with ReLU between them, on flattened inputs ``(B, …)`` of ``sizes[0]`` numbers in all."""
+    """Linear layers with ReLU between them, for flattened inputs ``(B, …)`` of ``sizes[0]`` numbers each."""
     layers: list[nn.Module] = [nn.Flatten()]
     for index, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         layers += [nn.ReLU()] if index else []
@@ -28,7 +28,7 @@ def mlp(sizes: Sequence[int], bias: bool = True) -> nn.Sequential:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm around a shortcut (He et al. 2016, post-activation).
+    """Two 3x3 convolutions with batch norm and a shortcut (He et al. 2016, post-activation).
 
     Args:
         channels_in: Channels of the input.
@@ -78,7 +78,7 @@ class NarrowResNet18(nn.Module):
         self.head = nn.Linear(before, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps images ``(B, in_chans, H, W)`` to logits ``(B, num_classes)``; the mean is taken over all places."""
+        """Maps images ``(B, in_chans, H, W)`` to logits ``(B, num_classes)``; the mean is taken over all positions."""
         return self.head(self.blocks(F.relu(self.norm(self.stem(x)))).mean((2, 3)))
 
 
@@ -91,16 +91,16 @@ def prediction_entropy(logits: Tensor) -> Tensor:
 def gradient_norm(module: nn.Module, x: Tensor, y: Tensor, batch_size: int = 128) -> float:
     """Mean over consecutive batches of the norm of the gradient of the cross-entropy.
 
-    Gradients of the module are left as they were. Parameters that are frozen do not count.
+    The module's gradients are not changed. Frozen parameters are ignored.
 
     Args:
         module: Maps ``(B, …)`` to logits ``(B, C)``.
-        x: Inputs ``(N, …)``, a multiple of ``batch_size`` of which is used.
+        x: Inputs ``(N, …)``; an incomplete last batch is ignored.
         y: Classes ``(N,)``.
         batch_size: Number of samples in a batch.
 
     Raises:
-        ValueError: there are fewer samples than a batch holds.
+        ValueError: there are fewer samples than in one batch.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if len(x) < batch_size:
@@ -117,12 +117,12 @@ def gradient_norm(module: nn.Module, x: Tensor, y: Tensor, batch_size: int = 128
 def gradient_ratio(
     module: nn.Module, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], batch_size: int = 128
 ) -> float:
-    """Norm of the gradient on new data over that on old data (the paper's figure on gradient magnitudes).
+    """Norm of the gradient on new data divided by that on old data (the paper's figure on gradient magnitudes).
 
     Args:
         module: Maps ``(B, …)`` to logits ``(B, C)``.
         old: Inputs ``(N, …)`` and classes ``(N,)`` that the module was trained on.
-        new: Those that it has not seen.
+        new: Inputs and classes that it was not trained on.
         batch_size: Number of samples in a batch.
     """
     return gradient_norm(module, *new, batch_size) / gradient_norm(module, *old, batch_size)
@@ -143,8 +143,8 @@ class OnlineLearner(Classifier):
         widths: Hidden layers of ``mlp``.
         width: Channels of the first stage of ``resnet18_narrow``.
         optimizer: The optimiser; the paper's is Adam or SGD without weight decay.
-        later_optimizer: That of the rounds after the first, by default the same; it is used when an optimiser is made
-            again, as the technique ``warm_start`` does in every round.
+        later_optimizer: The optimiser of the rounds after the first; by default the same. It is used when a new
+            optimiser is created, as the technique ``warm_start`` does in every round.
         schedule: The learning-rate schedule; the paper's is constant.
 
     Raises:
@@ -177,7 +177,7 @@ class OnlineLearner(Classifier):
             self.net = mlp([in_features, *(hidden if net == "mlp" else []), num_classes])
 
     def configure_optimizers(self) -> Any:
-        """Builds the optimiser of the round that the data is in."""
+        """Builds the optimiser for the current round."""
         if self.later_config is None or not getattr(getattr(self.trainer, "datamodule", None), "round", 0):
             return super().configure_optimizers()
         first, self.optimizer_config = self.optimizer_config, self.later_config

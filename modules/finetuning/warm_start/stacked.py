@@ -1,4 +1,4 @@
-"""Trains many small perceptrons in parallel: their weights are stacked, and each has its own order of the data."""
+"""Trains many small perceptrons in parallel: their weights are stacked, and each uses its own order of the data."""
 
 from __future__ import annotations
 
@@ -84,18 +84,19 @@ def train(
     batch_size: int = 128,
     lr: float = 1e-3,
 ) -> tuple[Weights, list[int], list[list[float]]]:
-    """Trains each model with Adam (Kingma & Ba 2015, torch's defaults) until an epoch's accuracy reaches a threshold.
+    """Trains each model with Adam (Kingma & Ba 2015, torch's defaults) until its accuracy in an epoch reaches a
+    threshold.
 
-    A model that is done is removed from the stack, so that it takes no more time and does not change.
+    A model that has reached it is removed from the stack, so that it costs no more time and does not change.
 
     Args:
-        weights: The start, left as it is.
+        weights: The initial weights; not changed.
         x: Inputs ``(N, in)``.
         y: Classes ``(N,)``.
         order: ``(model, epoch)`` to the rows of ``x`` that this model reads in this epoch, in order, ``(n,)``; n is
             equal for all models.
         threshold: Threshold of the accuracy on an epoch's training batches.
-        max_epochs: Number of epochs after which a model is done anyway.
+        max_epochs: Largest number of epochs of a model.
         batch_size: Number of samples in a batch; the last one of an epoch may be smaller.
         lr: Learning rate.
 

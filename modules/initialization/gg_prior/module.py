@@ -1,4 +1,4 @@
-"""An image classifier whose validation reports on its weights and prunes them."""
+"""An image classifier whose evaluations measure its weights and prune them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FINE, COARSE = 2.0**-13, 2.0**-10
 
 
 def weight_report(weights: Iterable[Tensor]) -> dict[str, float]:
-    """Measures of some weights as one sample: ``shape``, ``bits``, ``entropy``, ``bits_10``, ``entropy_10``,
+    """Measurements of some weights as one sample: ``shape``, ``bits``, ``entropy``, ``bits_10``, ``entropy_10``,
     ``sparsity``.
 
     Raises:
@@ -68,9 +68,9 @@ def pruned(model: nn.Module, share: float) -> Iterator[None]:
 
 
 class GGPrior(ImageClassifier):
-    """Image classifier that measures what its weights cost.
+    """Image classifier that measures the code length of its weights.
 
-    Batches, logs and figures are those of :class:`~modules.vision.image_classifier.ImageClassifier`; it logs besides
+    Batches, logs and figures are those of :class:`~modules.vision.image_classifier.ImageClassifier`; it also logs
     ``weights/…`` (see the module's docstring) at each validation and test, and ``test/accuracy_pruned``.
 
     Args:
@@ -87,7 +87,7 @@ class GGPrior(ImageClassifier):
         cutmix: Alpha of CutMix's; 0 for none.
         mix_probability: Share of the batches that are mixed.
         backbone_args: Further arguments of the backbone's constructor.
-        prune: Share of the parameters that the pruned accuracy goes without; 0 for no such measure.
+        prune: Share of the parameters set to 0 for the pruned accuracy; 0 for no such measurement.
         optimizer: The optimiser; those of timm by name too.
         schedule: The learning-rate schedule.
 
@@ -139,17 +139,17 @@ class GGPrior(ImageClassifier):
     def _log_weights(self) -> None:
         try:
             values = weight_report(unique_parameters(self).values())
-        except UserError:  # a run that diverged has none
+        except UserError:  # a diverged run has no such measurements
             return
         for name, value in values.items():
             self.log(f"weights/{name}", value, rank_zero_only=True)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the measures of the weights."""
+        """Logs the measurements of the weights."""
         self._log_weights()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Tests as the image classifier, then again with most of the parameters set to 0."""
+        """Runs the image classifier's test step, then again with most of the parameters set to 0."""
         super().test_step(batch, batch_idx)
         if self.prune:
             x, y = batch
@@ -158,6 +158,6 @@ class GGPrior(ImageClassifier):
             self.log("test/accuracy_pruned", self.test_accuracy_pruned, batch_size=len(y))
 
     def on_test_epoch_end(self) -> None:
-        """Draws the confusion matrix; logs the measures of the weights."""
+        """Draws the confusion matrix; logs the measurements of the weights."""
         super().on_test_epoch_end()
         self._log_weights()

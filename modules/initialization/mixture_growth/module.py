@@ -1,4 +1,4 @@
-"""A classifier that is grown, with the accuracy of its members."""
+"""A classifier for the technique ``mixture_growth``, with the accuracy of its members."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ NETS = ("mlp", "conv1d", "wrn-D-k")
 
 
 class Flat(nn.Module):
-    """Inputs as vectors.
+    """Flattens inputs to vectors.
 
     Args:
-        features: Numbers in each.
+        features: Numbers in each input.
     """
 
     def __init__(self, features: int) -> None:
@@ -35,7 +35,7 @@ class Flat(nn.Module):
         """Maps ``(B, …)`` to ``(B, features)``.
 
         Raises:
-            UserError: an input has another number.
+            UserError: an input has another number of values.
         """
         x = x.flatten(1)
         if x.shape[1] != self.features:
@@ -44,7 +44,7 @@ class Flat(nn.Module):
 
 
 def mlp(in_features: int, widths: list[int], num_classes: int) -> nn.Sequential:
-    """Linear, batch norm, ReLU for each width, then linear; no biases; on ``(B, in_features)``.
+    """Linear, batch norm and ReLU for each width, then a linear layer, without biases; for inputs ``(B, in_features)``.
 
     Args:
         in_features: Inputs.
@@ -117,10 +117,10 @@ def build_net(
 def cutout(x: Tensor, size: int) -> Tensor:
     """Zeroes a square around a random pixel of each image of ``(B, C, H, W)`` (DeVries & Taylor 2017).
 
-    The square has sides ``size`` and may reach over the border; random numbers come from the global generator.
+    The square has sides ``size`` and may extend beyond the border; random numbers come from the global generator.
 
     Raises:
-        UserError: these are no images.
+        UserError: the inputs are not images.
     """
     if x.ndim != 4:
         raise UserError(f"cutout: {size} is not accepted, the data are no images but of shape {tuple(x.shape[1:])}; 0")
@@ -135,7 +135,7 @@ def cutout(x: Tensor, size: int) -> Tensor:
 
 @contextlib.contextmanager
 def computing(model: nn.Module, phase: int) -> Iterator[None]:
-    """Within it, the layers that hold members compute member ``phase`` (0 or 1), or the whole (2)."""
+    """A context manager in which layers with members compute member ``phase`` (0 or 1), or the whole network (2)."""
     layers = [module for module in model.modules() if isinstance(module, HasMembers)]
     before = [layer.phase for layer in layers]
     for layer in layers:
@@ -151,8 +151,8 @@ class GrowingClassifier(Classifier):
     """A classifier of signals or images, to be grown by the technique ``mixture_growth``.
 
     Batches are ``(x, y)``: ``x`` float ``(B, in_features)`` or ``(B, in_chans, H, W)``, ``y`` int64 ``(B,)``. Logs
-    ``train/loss``, ``train/accuracy``, and ``val/`` and ``test/`` with ``loss`` and ``accuracy``; before it has grown,
-    that is the active member's. Where its layers hold two trained members, a test also logs ``test/member_0``,
+    ``train/loss``, ``train/accuracy``, and ``val/`` and ``test/`` with ``loss`` and ``accuracy``; before growth these
+    are those of the active member. If its layers have two trained members, a test also logs ``test/member_0``,
     ``test/member_1`` and ``test/ensemble``, the accuracy of each and of the sum of their logits.
 
     Args:
@@ -163,11 +163,11 @@ class GrowingClassifier(Classifier):
         widths: Hidden layers of ``mlp`` and ``conv1d``.
         cutout: Side of the square that is cut out of training images, in pixels; 0 for none.
         optimizer: The optimiser; the paper's is SGD with Nesterov momentum.
-        schedule: The learning-rate schedule; with the technique, of each stage.
+        schedule: The learning-rate schedule; with the technique, that of each stage.
 
     Raises:
         UserError: a setting is not accepted (in the constructor); the datamodule has another number of classes or
-            channels (in ``setup``), or inputs that are not the network's (when it meets one).
+            channels (in ``setup``), or inputs that do not fit the network (in the first step).
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class GrowingClassifier(Classifier):
         """Maps inputs to logits ``(B, num_classes)``.
 
         Raises:
-            UserError: the network is for images, and these are none.
+            UserError: the network is for images, and the inputs are not images.
         """
         if self._of_images is not None and x.ndim != 4:
             raise UserError(
@@ -220,14 +220,14 @@ class GrowingClassifier(Classifier):
         return self.net(x)
 
     def augmented(self, x: Tensor) -> Tensor:
-        """Inputs with a square cut out, where that is asked for."""
+        """Returns inputs, with a square cut out if ``cutout`` is above 0."""
         return cutout(x, self.cutout) if self.cutout else x
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Loss and accuracy of a batch, and of the members."""
         self.evaluate(batch, "test")
         phases = {module.phase for module in self.modules() if isinstance(module, HasMembers)}
-        if not phases or 0 in phases:  # none, or the second was not trained yet
+        if not phases or 0 in phases:  # there are no members, or the second was not trained yet
             return
         x, y = batch
         logits = {}

@@ -1,7 +1,7 @@
 """Coordinate networks: SIREN, FINER, random Fourier features and ReLU with positional encoding.
 
-All take coordinates (B, d_in) in [-1, 1] and give values (B, channels). Sines have arguments of up to thousands, where
-bfloat16 steps by whole turns: everything up to the last sine runs in float32 under autocast.
+All take coordinates (B, d_in) in [-1, 1] and give values (B, channels). Arguments of sines reach thousands, where
+bfloat16 is too coarse (its steps are whole turns), so everything up to the last sine runs in float32 under autocast.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from framework.settings import at_least, one_of
 def uniform_linear(in_features: int, out_features: int, bound: float, bias_bound: float | None = None) -> nn.Linear:
     """Returns a plain linear layer with weights U(-bound, bound) and torch's own biases, U(±1/√inputs).
 
-    ``reset_parameters`` of this one layer draws it again in the same way. It is no subclass: techniques that replace
-    layers by those of their own take plain ones only.
+    ``reset_parameters`` of this one layer draws it again in the same way. It is not a subclass, because techniques that
+    replace layers accept plain ones only.
 
     Args:
         in_features: Inputs.
@@ -50,13 +50,13 @@ def _redraw_uniform(layer: nn.Linear, bound: float, bias_bound: float | None) ->
 
 
 class CoordinateNetwork(nn.Module):
-    """Layers and what comes between them; a subclass says the latter.
+    """Linear layers with encoding and activations, which a subclass defines.
 
     Attributes:
-        layers: The linear ones: input, ``hidden_layers`` - 1 hidden ones, output.
+        layers: The linear layers: input, ``hidden_layers`` - 1 hidden ones, output.
     """
 
-    own_initialisation = True  # drawn otherwise, a network of sines does not train
+    own_initialisation = True  # with another initialisation a network of sines does not train
     layers: nn.ModuleList
 
     def encode(self, x: Tensor) -> Tensor:
@@ -134,12 +134,12 @@ class SIREN(CoordinateNetwork):
         return torch.sin(self.omegas[min(index, 1)] * a)
 
     def sine_layers(self) -> SineLayers:
-        """Returns the first two layers, for a technique that initialises them."""
+        """Returns the first two layers, for a technique that adds noise to them."""
         return SineLayers("layers.0", "layers.1", *self.omegas, self.d_in, self.channels)
 
 
 class FINER(SIREN):
-    """SIREN with sin(ω (|a| + 1) a), a = W h + b, whose local frequency grows with the bias (Liu et al. 2024).
+    """SIREN with sin(ω (|a| + 1) a), a = W h + b, whose local frequency increases with the bias (Liu et al. 2024).
 
     Args:
         d_in: Input dimensions.
@@ -166,7 +166,7 @@ class FINER(SIREN):
             self.layers = _sine_stack(d_in, channels, width, hidden_layers, omega_hidden, bias_bound)
 
     def pre_activation(self, index: int, a: Tensor) -> Tensor:
-        """Returns ω (|a| + 1) a; no gradient flows through |a| + 1, as in the authors' form."""
+        """Returns ω (|a| + 1) a; no gradient flows through |a| + 1, as in the authors' code."""
         return self.omegas[min(index, 1)] * (a.detach().abs() + 1) * a
 
     def activate(self, index: int, a: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ class RFF(CoordinateNetwork):
         width: H; H/2 features of each kind.
         hidden_layers: Hidden layers, the features not counted.
         omega_hidden: ω₀ of the sines.
-        sigma: σ, in cycles a unit of the coordinate.
+        sigma: σ, in cycles per unit of the coordinate.
         activation: ``sine`` or ``relu``.
 
     Raises:
@@ -240,7 +240,7 @@ class ReLUPE(CoordinateNetwork):
         levels: Octaves of the encoding.
     """
 
-    own_initialisation = False  # torch's or any other of ReLU networks suits
+    own_initialisation = False  # torch's, or any other for ReLU networks, is suitable
 
     def __init__(
         self, d_in: int = 1, channels: int = 1, width: int = 256, hidden_layers: int = 4, levels: int = 10

@@ -14,7 +14,7 @@ def psnr(mse: float, peak: float = 2.0) -> float:
 
     Args:
         mse: Mean squared error.
-        peak: Range of the values: 2 for [-1, 1]. The paper takes 1 there, which gives 6.02 dB less.
+        peak: Range of the values: 2 for [-1, 1]. The paper uses 1, which gives 6.02 dB less.
     """
     return 10 * math.log10(peak**2 / mse) if mse > 0 else math.inf
 
@@ -47,9 +47,10 @@ class PSNR(Metric):
 
 
 def band_errors(prediction: Tensor, target: Tensor, bands: int = 4) -> list[float]:
-    """Energy of the error over that of the target in equal bands of the frequency, 0 to Nyquist's: 1 for zero output.
+    """Energy of the error divided by that of the target in equal bands from 0 to Nyquist's frequency: 1 for zero
+    output.
 
-    In several dimensions the frequency is the largest of the axes'.
+    In several dimensions the frequency is the largest of those along the axes.
 
     Args:
         prediction: (*grid, C).
@@ -57,7 +58,7 @@ def band_errors(prediction: Tensor, target: Tensor, bands: int = 4) -> list[floa
         bands: Number of bands.
 
     Returns:
-        One ratio a band; NaN where the target has less than 1e-12 of its energy.
+        One ratio for each band; NaN if the target has less than 1e-12 of its energy there.
     """
     axes = tuple(range(target.ndim - 1))
     error, signal = (

@@ -30,20 +30,21 @@ class INR(Module):
     """A network that is trained on one signal: it maps coordinates to values, with mean squared error.
 
     Logged: ``train/loss``; in validation and test ``loss``, ``psnr`` (peak 2, the range of values in [-1, 1]: the
-    textbook's), ``psnr_peak1`` (the paper's, 6.02 dB less), where the data holds samples out ``psnr_heldout`` (peak 2)
-    over these, the other three then over those trained on; in the test ``spectral_error/band_<k>``, energy of the error
-    over the target's in a quarter of the spectrum. The test writes ``reconstruction.wav``, ``.png`` or ``.npy``.
+        textbook's definition) and ``psnr_peak1`` (the paper's, 6.02 dB less); if the data holds samples out,
+        ``psnr_heldout`` (peak 2) is over these and the other three are over the training samples; in the test
+        ``spectral_error/band_<k>``, the energy of the error divided by the target's in a quarter of the spectrum. The
+        test writes ``reconstruction.wav``, ``.png`` or ``.npy``.
 
     Args:
         backbone: ``siren``, ``finer``, ``rff`` or ``relu_pe``.
         d_in: Input dimensions.
         channels: Outputs.
         width: H.
-        hidden_layers: Hidden layers; of sines the first one counts.
+        hidden_layers: Number of hidden layers; for sines including the first layer.
         omega_first: ω₁ of ``siren`` and ``finer``; 30 by default.
         omega_hidden: ω₀ of layers of sines; 30 by default.
         backbone_args: Further arguments of the backbone, such as ``{levels: 8}``.
-        diagnostics: Whether the spectra of activations and of the tangent kernel are drawn before training.
+        diagnostics: Whether the spectra of activations and of the tangent kernel are plotted before training.
         optimizer: Adam with 1e-4 by default.
         schedule: By default the rate falls by 0.99 every 20 epochs.
 
@@ -98,7 +99,7 @@ class INR(Module):
         """Returns the first two layers of a network of sines.
 
         Raises:
-            UserError: the backbone is another one.
+            UserError: the backbone does not start with two layers of sines.
         """
         if not isinstance(self.net, SIREN):
             raise UserError(
@@ -172,20 +173,20 @@ class INR(Module):
         self._evaluate(batch, "test")
 
     def predict_step(self, batch: tuple[Tensor, ...] | Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """Values (B, channels), and targets where the batch has them."""
+        """Values (B, channels), and targets if the batch has them."""
         x, y = (batch, None) if isinstance(batch, Tensor) else (batch[0], batch[1])
         result = {"value": self.net(x).float()}
         return result if y is None else {**result, "target": y}
 
     @torch.no_grad()
     def reconstruct(self, shape: tuple[int, ...]) -> Tensor:
-        """Returns the fit on a grid, (*shape, channels), on the CPU; any resolution will do."""
+        """Returns the fit on a grid, (*shape, channels), on the CPU; at any resolution."""
         parts = grid_coordinates(shape).split(_POINTS)
         values = [self.net(part.to(self.device)).float().cpu() for part in parts]
         return torch.cat(values).reshape(*shape, self.channels)
 
     def on_fit_start(self) -> None:
-        """Draws what the network is like before training."""
+        """Plots spectra of activations and of the tangent kernel before training."""
         trainer = self.trainer
         fresh = trainer.global_step == 0 and trainer.ckpt_path is None
         if not (self.diagnostics and fresh and trainer.is_global_zero) or getattr(trainer, "fast_dev_run", False):

@@ -1,4 +1,4 @@
-"""The eigenvalues and the spectrum of a network's empirical tangent kernel: what it can learn quickly."""
+"""The eigenvalues and the spectrum of a network's empirical tangent kernel, which show what it learns quickly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from framework.functional import ntk
 def tangent_kernel(model: nn.Module, x: Tensor, chunk: int = 64) -> Tensor:
     """K = J Jᵀ / N², with J the derivatives of the output at N points by all parameters; channels are summed over.
 
-    One parameter's derivatives are held at a time.
+    The derivatives of one parameter tensor are in memory at a time.
 
     Args:
         model: Gives (N, C) for (N, d).
@@ -52,7 +52,7 @@ def activation_spectra(model: nn.Module, x: Tensor, pre: bool = True) -> list[Te
     Args:
         model: A :class:`~modules.initialization.winner.backbones.CoordinateNetwork`.
         x: (N, 1).
-        pre: Whether of what the activation is applied to, or of what it gives.
+        pre: Whether to use the activation's inputs instead of its outputs.
 
     Returns:
         (N // 2 + 1,) for each layer but the last: |rfft|² / N.

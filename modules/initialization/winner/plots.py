@@ -24,7 +24,7 @@ def psnr_figure(
 
     Args:
         curves: Label to (epoch, PSNR) pairs; labels that are equal up to a trailing ``#…`` share a colour.
-        references: Label to a level that is drawn dashed.
+        references: Label to a level, drawn as a dashed line.
         ylabel: Label with the PSNR's peak.
     """
     figure = new_figure(size=(5.2, 3.5))
@@ -45,7 +45,7 @@ def psnr_figure(
 
 
 def waveform_figure(prediction: np.ndarray, target: np.ndarray, rate: int | None = None) -> Figure:
-    """Draws target and fit of a signal (N,): all of it, a hundred samples of it, and both spectrograms.
+    """Draws target and fit of a signal (N,): the whole signal, a hundred samples of it, and both spectrograms.
 
     Args:
         prediction: The fit.
@@ -139,7 +139,7 @@ def activation_figure(pre: Sequence[Tensor], post: Sequence[Tensor]) -> Figure:
 
 
 def kernel_figure(kernels: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
-    """Draws eigenvalues of tangent kernels, and at which frequencies they lie.
+    """Draws eigenvalues of tangent kernels, and their spectra.
 
     Args:
         kernels: Label to eigenvalues and spectrum (:func:`~modules.initialization.winner.ntk.kernel_spectrum`).

@@ -1,4 +1,4 @@
-"""A network of timm or of this project that classifies images."""
+"""An image classifier with a network of timm or of this project."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from modules.classifier import predictions
 from modules.vision.mlp import MLP
 from modules.vision.weights import WeightsHead, load_weights
 
-# Backbones that timm does not have, by the name a config gives.
+# Backbones that timm does not have, by their name in configs.
 BACKBONES: dict[str, Callable[..., nn.Module]] = {"mlp": MLP}
 
 
@@ -35,20 +35,20 @@ def build_backbone(
     drop_path_rate: float = 0.0,
     backbone_args: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """Builds a classifier of images ``(B, in_chans, image_size, image_size)``, its weights random.
+    """Builds a classifier of images ``(B, in_chans, image_size, image_size)`` with random weights.
 
     Args:
         name: A model of timm, or a name in :data:`BACKBONES`.
         num_classes: Outputs.
         image_size: Side of the images in pixels; passed to models that accept it.
         in_chans: Channels of the images.
-        drop_rate: Dropout, in the places where the model has it.
-        drop_path_rate: Stochastic depth.
+        drop_rate: Probability of the model's dropout.
+        drop_path_rate: Rate of stochastic depth.
         backbone_args: Further arguments of the model's constructor, such as ``{patch_size: 4, embed_dim: 64}``.
 
     Raises:
-        UserError: there is no such backbone (the five nearest are named), it refuses an argument, or its patches do
-            not tile the image.
+        UserError: there is no such backbone (the five nearest are named), an argument is not accepted, or the image
+            size is not a multiple of its patch size.
     """
     given = dict(backbone_args or {})
     arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, "drop_rate": drop_rate}
@@ -74,7 +74,7 @@ def build_backbone(
         except TypeError as error:
             if "'img_size'" not in str(error) or "img_size" in given:
                 raise
-            arguments.pop("img_size")  # a convolutional model, which takes images of any size
+            arguments.pop("img_size")  # a convolutional model, which accepts images of any size
             model = timm.create_model(name, pretrained=False, **arguments)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise UserError(f"backbone {name!r} refused its arguments {arguments}: {error}") from error
@@ -89,11 +89,11 @@ def build_backbone(
 
 
 class ImageClassifier(Module):
-    """Image classifier with any timm backbone; the common ground on which techniques are tried.
+    """Image classifier with any timm backbone.
 
     Batches are ``(x, y)``: ``x`` float ``(B, in_chans, image_size, image_size)``, ``y`` int64 ``(B,)``. Logs
-    ``train/loss``, ``train/accuracy``, and ``val/`` and ``test/`` with ``loss``, ``accuracy`` and, from ten classes
-    on, ``accuracy_top5``; draws the confusion matrix after a test.
+    ``train/loss``, ``train/accuracy``, and ``val/`` and ``test/`` with ``loss``, ``accuracy`` and, with ten classes or
+    more, ``accuracy_top5``; plots the confusion matrix after a test.
 
     Args:
         backbone: A model of timm by name, or ``mlp``.
@@ -101,11 +101,11 @@ class ImageClassifier(Module):
         image_size: Side of the images in pixels.
         in_chans: Channels of the images.
         weights: Local file with pretrained weights of the backbone (``.pth``, ``.pt``, ``.ckpt``, ``.safetensors``).
-            A checkpoint of a run holds the values themselves, so it does not name this file.
+            A checkpoint of a run contains the weights and does not need this file.
         weights_head: Whether the file's classifier head is used: ``if_fits``, ``skip`` or ``strict``; all other
             tensors must fit exactly.
-        drop_rate: Dropout, in the places where the backbone has it.
-        drop_path_rate: Stochastic depth.
+        drop_rate: Probability of the backbone's dropout.
+        drop_path_rate: Rate of stochastic depth.
         label_smoothing: Share of the target spread evenly over the classes, in training.
         mixup: Alpha of mixup's Beta distribution; 0 for none.
         cutmix: Alpha of CutMix's; 0 for none. With both, one of them is chosen for each batch.
@@ -115,8 +115,9 @@ class ImageClassifier(Module):
         schedule: The learning-rate schedule.
 
     Raises:
-        UserError: there is no such backbone, it refuses an argument, a rate is out of its range, or the weights do
-            not fit (in the constructor); the datamodule's classes, channels or image size differ (in ``setup``).
+        UserError: there is no such backbone, one of its arguments is not accepted, a rate is out of its range, or the
+            weights do not fit (in the constructor); the datamodule's classes, channels or image size differ (in
+            ``setup``).
     """
 
     start_only = ("weights",)
@@ -177,7 +178,7 @@ class ImageClassifier(Module):
         )
 
     def setup(self, stage: str) -> None:
-        """Compares what the datamodule says of its data with what the model was built for.
+        """Compares the datamodule's classes, channels and image size with the model's.
 
         Raises:
             UserError: they differ.
@@ -201,15 +202,15 @@ class ImageClassifier(Module):
         Args:
             x: Images ``(B, in_chans, image_size, image_size)``, as the model saw them.
             logits: ``(B, num_classes)``.
-            target: Classes ``(B,)``, or where images were mixed their shares ``(B, num_classes)``, smoothed already.
+            target: Classes ``(B,)``, or, if images were mixed, their shares ``(B, num_classes)``, already smoothed.
         """
         smoothing = 0.0 if target.is_floating_point() else self.label_smoothing
         return F.cross_entropy(logits, target, label_smoothing=smoothing)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Returns the objective on a batch, mixed where that is asked for."""
+        """Returns the training loss of a batch, mixed if mixup or CutMix is on."""
         x, y = batch
-        # mixing pairs images, so an odd last batch stays as it is
+        # mixing pairs images, so an odd last batch is not mixed
         x, target = self._mixed(x, y) if self._mix is not None and len(x) % 2 == 0 else (x, y)
         logits = self(x)
         loss = self.objective(x, logits, target)
@@ -219,8 +220,8 @@ class ImageClassifier(Module):
         return loss
 
     def _mixed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        # timm draws from numpy's global generator. Seeded from torch's, whose state a checkpoint holds anyway, a
-        # resumed run mixes as the uninterrupted one would.
+        # timm draws from numpy's global generator. Seeded from torch's, whose state a checkpoint has anyway, a resumed
+        # run mixes as an uninterrupted one.
         assert self._mix is not None
         state = np.random.get_state()  # noqa: NPY002
         np.random.seed(int(torch.randint(2**31 - 1, (), device="cpu")))  # noqa: NPY002
@@ -274,5 +275,5 @@ class ImageClassifier(Module):
         self.log_figure("confusion", figure)
 
     def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """Probabilities ``(B, num_classes)`` and, where the batch has them, targets ``(B,)``."""
+        """Probabilities ``(B, num_classes)`` and, if the batch has them, targets ``(B,)``."""
         return predictions(self, batch)
