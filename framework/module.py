@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
@@ -93,6 +93,12 @@ class Module(pl.LightningModule):
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
+
+    def _set_hparams(self, hp: Any) -> None:
+        """Dataclasses as mappings: Lightning's loggers refuse frozen ones, and a checkpoint holds mappings anyway."""
+        given = self._to_hparams_dict(hp)
+        plain = {name: asdict(v) if is_dataclass(v) and not isinstance(v, type) else v for name, v in given.items()}
+        super()._set_hparams(plain)
 
     def _steps_per_epoch(self) -> int:
         """Returns the optimiser steps of an epoch; of the whole training if the data has no length."""

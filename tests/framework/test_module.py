@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 from framework.module import Module, OptimizerConfig, ScheduleConfig
@@ -68,3 +71,12 @@ def test_settings_come_as_mappings_or_dataclasses_and_survive_a_checkpoint(tmp_p
     loaded = Line.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
     assert loaded.optimizer_config == model.optimizer_config
     assert loaded.schedule_config == model.schedule_config
+
+
+def test_hyper_parameters_are_plain_so_that_lightnings_loggers_take_them(tmp_path):
+    model = Line(optimizer=OptimizerConfig(lr=0.3))
+    assert model.hparams["optimizer"]["lr"] == model.hparams_initial["optimizer"]["lr"] == 0.3
+    logger = CSVLogger(tmp_path)
+    logger.log_hyperparams(model.hparams)
+    logger.save()
+    assert "lr: 0.3" in (Path(logger.log_dir) / "hparams.yaml").read_text()

@@ -105,7 +105,7 @@ def test_which_blocks_have_a_memory():
     assert [layer.index for layer in model.memories] == [0, 1]
     assert model.table.rows == 2 * 64
     assert small({"kind": "none"}).table is None
-    with pytest.raises(UserError, match=r"memory_layers: \[3\] is not accepted; from 0 to 2"):
+    with pytest.raises(UserError, match=r"memory_layers: \[3\] is not accepted; each from 0 to 2"):
         small(memory_layers=[3])
     with pytest.raises(UserError, match="not 2 blocks apart"):
         small({"kind": "ultramem"}, memory_layers=[0, 1], memory_span=2)

@@ -195,7 +195,7 @@ def test_checkpoint_opens_without_the_weights_file(tmp_path):
         ({"backbone": "vit_tiny_patch16_224", "backbone_args": {**TINY_VIT, "num_heads": 3}}, "refused its arguments"),
         ({"backbone": "vgg11", "drop_path_rate": 0.1}, "refused its arguments.*drop_path_rate"),
         ({"backbone_args": {"widht": 3}}, "'mlp' refused its arguments.*widht"),
-        ({"backbone_args": {"width": 0}}, "width 0"),
+        ({"backbone_args": {"width": 0}}, "width: 0 is not accepted"),
         ({"drop_rate": 1.0}, "drop_rate: 1.0"),
         ({"mixup": -1.0}, "mixup: -1.0"),
         ({"num_classes": 0}, "num_classes: 0"),
