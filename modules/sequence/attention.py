@@ -20,23 +20,23 @@ class KeysValues(NamedTuple):
 
 
 class SoftmaxAttention(nn.Module):
-    """Causal softmax attention; queries may share keys and values in groups.
+    """Causal softmax attention; groups of queries may share keys and values.
 
     Args:
         d_model: Width of the input and the output.
         n_heads: H, heads of the queries.
-        n_kv_heads: H_kv, heads of keys and values, a divisor of H; as many by default.
+        n_kv_heads: H_kv, heads of keys and values, a divisor of H; by default H.
         rope_base: Base of the rotary positions.
 
     Raises:
-        UserError: the heads do not divide the width, or each other.
+        UserError: the width is not a multiple of the heads, or H not a multiple of H_kv.
     """
 
     def __init__(self, d_model: int, n_heads: int, n_kv_heads: int | None = None, rope_base: float = 10000.0) -> None:
         super().__init__()
         self.n_heads, self.n_kv_heads = n_heads, n_kv_heads or n_heads
         at_least(1, n_heads=n_heads)
-        multiple_of({"2 n_heads": 2 * n_heads}, d_model=d_model)  # rotary positions turn pairs of dimensions
+        multiple_of({"2 n_heads": 2 * n_heads}, d_model=d_model)  # rotary positions rotate pairs of dimensions
         divides({"n_heads": n_heads}, n_kv_heads=n_kv_heads)
         self.head_dim, self.rope_base = d_model // n_heads, rope_base
         self.q_proj = nn.Linear(d_model, d_model, bias=False)
@@ -54,13 +54,13 @@ class SoftmaxAttention(nn.Module):
         return rotate(q, *turn), rotate(k, *turn), v
 
     def forward(self, x: Tensor, mask: BoolTensor | None = None) -> Tensor:
-        """Attends within (B, T, d_model); tokens where ``mask`` (B, T) is false are not attended to."""
+        """Maps (B, T, d_model) to the same shape; tokens with false in ``mask`` (B, T) are not attended to."""
         q, k, v = self._projected(x, 0)
         allowed = None
         if mask is not None:
             length = x.shape[1]
             allowed = causal(length, length, x.device) & mask[:, None, None, :]
-            allowed = allowed | torch.eye(length, dtype=torch.bool, device=x.device)  # a row of nothing would be NaN
+            allowed = allowed | torch.eye(length, dtype=torch.bool, device=x.device)  # an empty row would be NaN
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=allowed, is_causal=mask is None, enable_gqa=self.n_kv_heads != self.n_heads
         )
@@ -77,12 +77,12 @@ class SoftmaxAttention(nn.Module):
 
 
 def causal(queries: int, keys: int, device: torch.device) -> Tensor:
-    """Which tokens each of the last ones may see.
+    """Returns which tokens each of the last ones may attend to.
 
     Args:
         queries: Number of queries, the last tokens.
-        keys: Number of tokens there are.
-        device: Where the mask is made.
+        keys: Number of all tokens.
+        device: Device of the mask.
 
     Returns:
         (queries, keys), boolean.

@@ -1,7 +1,7 @@
 """The decoder of a language model: embedding, blocks of a token mixer and an MLP, head; with step-by-step decoding.
 
-A *mixer* is a module ``(x, mask=None) -> y`` on (B, T, D) that lets tokens see earlier ones, and ``extend(x, state) ->
-(y, state)``, which runs on from what it remembers (``None`` at the start) by any number of tokens.
+A *mixer* is a module ``(x, mask=None) -> y`` on (B, T, D) whose output for a token depends on earlier ones. Its method
+``extend(x, state) -> (y, state)`` continues from a state (``None`` at the start) by any number of tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class SwiGLU(nn.Module):
 
     Args:
         d_model: Width of the input and the output.
-        hidden: Width within.
+        hidden: Inner width.
     """
 
     def __init__(self, d_model: int, hidden: int) -> None:
@@ -43,9 +43,9 @@ class DecoderBlock(nn.Module):
     """x + mixer(norm(x)), then x + mlp(norm(x)).
 
     Args:
-        mixer: Lets tokens see earlier ones.
-        mlp: Works on each token.
-        norm: Makes one of the two norms.
+        mixer: Mixes each token with earlier ones.
+        mlp: Applied to each token.
+        norm: Returns one of the two norms.
     """
 
     def __init__(self, mixer: nn.Module, mlp: nn.Module, norm: Callable[[], nn.Module]) -> None:
@@ -73,9 +73,9 @@ class Decoder(nn.Module):
         vocab_size: Tokens.
         d_model: Width.
         blocks: Modules ``(x, mask)`` with ``extend(x, state)``, as :class:`DecoderBlock`.
-        norm: Before the head.
+        norm: Norm before the head.
         tie_embeddings: Whether the head is the embedding's transpose.
-        init_std: Standard deviation that the embedding and the head are drawn with.
+        init_std: Standard deviation of the initial embedding and head.
         embedding_scale: Factor on the embedding's output.
     """
 
@@ -125,12 +125,12 @@ class Decoder(nn.Module):
 
 
 class DecoderLM(LanguageModel):
-    """A language model that is a :class:`Decoder`, which a subclass makes in ``self.decoder``."""
+    """A language model that is a :class:`Decoder`, which a subclass creates as ``self.decoder``."""
 
     decoder: Decoder
 
     def get_classifier(self) -> nn.Module:
-        """Returns the output layer, by the name that timm's models have for it: techniques leave it whole."""
+        """Returns the output layer, under timm's name for it: techniques do not adapt or split it."""
         return self.decoder.head
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

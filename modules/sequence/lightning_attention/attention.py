@@ -1,4 +1,4 @@
-"""Linear attention with exponential decay, by whichever form fits the machine; and the decays."""
+"""Linear attention with exponential decay, in the form that suits the machine; and the decays."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ def lightning_attention(
     """o_t = q_t (λ^(t+1) S_0 + Σ_{s≤t} λ^(t−s) k_sᵀ v_s), λ = exp(−slope): no softmax, no 1/√d, no denominator.
 
     Lightning Attention-2 (Qin et al. 2024, arXiv 2401.04658): time and memory linear in T; only q, k, v and S_0 are
-    kept for the backward pass. Decays and states are float32 in half precision.
+    saved for the backward pass. Decays and states are float32 in half precision.
 
     Args:
         q: (B, H, T, d).
         k: (B, H, T, d).
         v: (B, H, T, e).
         slope: (H,) at least 0, not learned; 0 is plain causal linear attention.
-        state: S_0 (B, H, d, e), what the tokens before have left; zero by default.
+        state: S_0 (B, H, d, e), the state after the earlier tokens; zero by default.
         block: Tokens in a tile of the PyTorch form; about d is fastest.
-        return_state: Whether the last state is returned too.
+        return_state: Whether to also return the last state.
         form: ``tiled`` (PyTorch), ``triton``, ``left_product`` (n² time, for comparison), or ``auto``: Triton on a GPU,
-            unless second derivatives are needed, which it has not.
+            unless second derivatives are needed, which it does not have.
 
     Returns:
         o (B, H, T, e); with ``return_state`` also S_T (B, H, d, e), float32 (float64 for float64).
 
     Raises:
-        UserError: the form is not known, or not to be had with these tensors.
+        UserError: the form is not known, or does not support these tensors.
     """
     if form == "auto":
         fast = q.is_cuda and q.dtype != torch.float64 and triton_found() and not second_derivatives_needed()
@@ -81,7 +81,7 @@ def triton_found() -> bool:
 
 
 def alibi_slopes(heads: int) -> Tensor:
-    """2^(−8h/H), h = 1 … H; for H that is no power of two, those of the power below and every second of the next."""
+    """2^(−8h/H), h = 1 … H; for other H than powers of two, those of the power below and every second of the next."""
     power = 2 ** math.floor(math.log2(heads))
     slopes = [2 ** (-8 * (h + 1) / power) for h in range(power)]
     between = [2 ** (-4 * (h + 1) / power) for h in range(2 * power)]
@@ -92,8 +92,8 @@ def layer_slopes(kind: Slopes, heads: int, layer: int, layers: int) -> Tensor:
     """Returns the slopes (H,) of one layer.
 
     Args:
-        kind: ``alibi``, what the released models have: ALiBi's, times 1 − l/(L−1) + 1e-5; ``tnl_paper``, what the
-            paper (arXiv 2307.14995) says: (8h/H)(1 − l/L), h from 1; ``none``: 0.
+        kind: ``alibi``, as in the released models: ALiBi's, times 1 − l/(L−1) + 1e-5; ``tnl_paper``, as in the paper
+            (arXiv 2307.14995): (8h/H)(1 − l/L), h from 1; ``none``: 0.
         heads: H.
         layer: l, from 0.
         layers: L.

@@ -1,9 +1,9 @@
-"""Lightning Attention-2 as one Triton kernel, which serves the forward pass and, read backwards, the gradients.
+"""Lightning Attention-2 as one Triton kernel for the forward pass and, with time reversed, for the gradients.
 
 With A(q, k, v) for o_t = q_t Σ_{s≤t} λ^(t−s) k_sᵀ v_s, and A' for the same with time reversed, the gradients are
-dq = A(do, v, k), dk = A'(v, do, q), dv = A'(k, q, do). One program works on one head and a slice of the value's
-columns, from tile to tile, the state in registers and float32; n is no constant of the kernel, so that another length
-compiles nothing again. Runs on a CPU too, for tests, when ``TRITON_INTERPRET=1`` is set before it is imported.
+dq = A(do, v, k), dk = A'(v, do, q), dv = A'(k, q, do). One program processes one head and a slice of the value's
+columns, tile by tile, with the state in registers in float32. n is not a constant of the kernel, so another length
+needs no new compilation. For tests it also runs on a CPU, if ``TRITON_INTERPRET=1`` is set before it is imported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-WIDEST = 128  # columns of q and k that one program holds; wider ones are split, for products are sums over them
+WIDEST = 128  # columns of q and k in one program; wider ones are split, because products are sums over columns
 
 
 @triton.jit
@@ -93,7 +93,7 @@ def _run(
 
 
 class TritonAttention(torch.autograd.Function):
-    """As :class:`modules.sequence.lightning_attention.tiled.TiledAttention`, by the kernel."""
+    """Like :class:`modules.sequence.lightning_attention.tiled.TiledAttention`, by the kernel."""
 
     @staticmethod
     def forward(

@@ -36,7 +36,7 @@ class SimpleGLU(SwiGLU):
 
 
 class LRPE(nn.Module):
-    """Linearised relative positions: x at position p becomes [x cos θp, x sin θp], so that q·k sees a distance.
+    """Linearised relative positions: x at position p becomes [x cos θp, x sin θp], so q·k depends on distances.
 
     θ is learnt, 10000^(−2j/D) at the start over all D = H·d channels (LRPE-d; Qin et al. 2023, arXiv 2307.09270).
 

@@ -1,4 +1,4 @@
-"""Figures of Lightning Attention: time against length, and how far each head looks back."""
+"""Figures of Lightning Attention: time against length, and how long each head remembers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def half_life_figure(half_lives: list[list[float]]) -> Figure:
     """Draws after how many tokens each head of each layer has forgotten half.
 
     Args:
-        half_lives: For each layer, one number a head.
+        half_lives: For each layer, one number for each head.
     """
     figure = new_figure()
     axes = figure.axes[0]

@@ -1,6 +1,7 @@
-"""Linear attention with decay, written as plainly as it is defined; what the fast forms are compared with.
+"""Linear attention with decay, implemented directly from its definition, as a reference for the fast forms.
 
-Shapes as in :func:`modules.sequence.lightning_attention.attention.lightning_attention`; everything is differentiable.
+Shapes are as in :func:`modules.sequence.lightning_attention.attention.lightning_attention`; everything is
+differentiable.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from torch import Tensor
 
 
 def left_product(q: Tensor, k: Tensor, v: Tensor, slope: Tensor) -> Tensor:
-    """Returns ((Q Kᵀ) ⊙ M) V with M_ts = λ^(t−s) for t ≥ s: n² time and memory. What Lightning Attention-1 computes.
+    """Returns ((Q Kᵀ) ⊙ M) V with M_ts = λ^(t−s) for t ≥ s: n² time and memory, as in Lightning Attention-1.
 
     Args:
         q: (B, H, T, d).
@@ -42,7 +43,7 @@ def right_product(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def recurrence(q: Tensor, k: Tensor, v: Tensor, slope: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """S_t = λ S_{t−1} + k_tᵀ v_t, o_t = q_t S_t, one step after the other; the form for decoding.
+    """S_t = λ S_{t−1} + k_tᵀ v_t, o_t = q_t S_t, one step after the other, as in decoding.
 
     Args:
         q: (B, H, T, d).

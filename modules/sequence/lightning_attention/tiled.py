@@ -1,8 +1,8 @@
-"""Lightning Attention-2 in PyTorch: tiles of B tokens, products within a tile at once, a state carried between them.
+"""Lightning Attention-2 in PyTorch: tiles of B tokens, matrix products within a tile, and a state between tiles.
 
-Qin et al. 2024, arXiv 2401.04658, algorithms 1 and 2. With λ^r for the queries of a tile (r = 1 … B) and λ^(m−r) for
-the keys of a tile of m tokens (the paper's eq. 9 prints other exponents, which do not fit its eq. 10). A last tile that
-is not full is filled up with zeros; its keys decay to its own end.
+Qin et al. 2024, arXiv 2401.04658, algorithms 1 and 2. The queries of a tile have λ^r (r = 1 … B), the keys of a tile of
+m tokens λ^(m−r) (the paper's eq. 9 prints other exponents, which do not fit its eq. 10). An incomplete last tile is
+padded with zeros; its keys decay to its own end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class Decays(NamedTuple):
-    """Powers of λ = exp(−slope), each formed from whole numbers, none by division.
+    """Powers of λ = exp(−slope), each computed from a whole exponent, none by division.
 
     Attributes:
         query: (H, 1, B, 1), λ^r.
@@ -37,7 +37,7 @@ def decays(slope: Tensor, length: int, block: int, dtype: torch.dtype) -> Decays
         slope: (H,) at least 0.
         length: Tokens of the sequence.
         block: Tokens in a tile, B.
-        dtype: Of the powers.
+        dtype: Type of the powers.
     """
     tiles = -(-length // block)
     row = torch.arange(1, block + 1, device=slope.device)
@@ -53,7 +53,7 @@ def decays(slope: Tensor, length: int, block: int, dtype: torch.dtype) -> Decays
 
 
 def _tiles(x: Tensor, block: int) -> Tensor:
-    """Returns (B, H, n, d) to (B, H, T, block, d), filled up with zeros."""
+    """Returns (B, H, n, d) to (B, H, T, block, d), padded with zeros."""
     missing = -x.shape[2] % block
     return (F.pad(x, (0, 0, 0, missing)) if missing else x).unflatten(2, (-1, block))
 
@@ -112,7 +112,7 @@ def _backward(
 
 
 class TiledAttention(torch.autograd.Function):
-    """Keeps q, k, v and the first state for the backward pass; the states of the tiles are computed again."""
+    """Saves q, k, v and the first state for the backward pass; the states of the tiles are computed again."""
 
     @staticmethod
     def forward(
@@ -136,5 +136,5 @@ class TiledAttention(torch.autograd.Function):
 
 
 def wide(x: Tensor) -> Tensor:
-    """Half precision as float32, in which decays and states are kept."""
+    """Converts half precision to float32, which decays and states need; returns other types unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,49 +1,50 @@
-"""MoM: language models with several matrix memories, of which each token writes to and reads from a few.
+"""MoM: language models with several matrix memories; each token writes to and reads from a few of them.
 
 Paper: Du, Sun, Lan, Hu, Cheng, 2025, "MoM: Linear Sequence Modeling with Mixture-of-Memories", ICLR 2026, arXiv
 2502.13685.
 
-What it is for: a language model whose decoding state does not grow with the text, and that recalls more of it than one
-memory of linear attention can: what is written to different memories does not interfere.
+What it is for: a language model whose decoding state does not grow with the text, and that recalls more of it than
+linear attention with one memory: writes to different memories do not interfere.
 
-Per head, with a router p = softmax(x W) over M memories, of which a token takes the k likeliest (g: their p, made to
-sum to 1) and a shared one with weight 1:
+For each head, a router p = softmax(x W) over M memories chooses the k most likely ones for each token (g: their p,
+normalised to sum 1), and a shared memory has weight 1:
 
     S^m ← S^m + (k^m)ᵀ v^m  only where m was chosen;  o = q Σ_m g_m S^m;  y = (RMSNorm(o) ⊙ SiLU(x W_gate)) W_o
 
-Keys, values and gates are each memory's own, queries are common. A memory that is not chosen neither changes nor
+Each memory has its own keys, values and gates; queries are common. A memory that is not chosen neither changes nor
 decays, and the short convolution on q, k, v runs over a memory's own tokens, in training as in decoding (the authors'
-code lets it cross from one memory into the next in training). In place of ``S + kᵀv`` any rule of ``RULES``:
+code lets it cross from one memory into the next in training). Instead of ``S + kᵀv`` any rule of ``RULES`` can be used:
 ``linear``, ``retnet``, ``mamba2``, ``gla``, ``hgrn2``, ``rwkv6``, ``deltanet``, ``gated_deltanet`` (the paper's
-headline, chunked: :mod:`modules.sequence.mom.delta_rule`). The loss adds λ M Σ_m f_m P_m, taken layer by layer: pooled
-over layers, as in one of the authors' versions, it does not see two layers that collapse onto different memories.
+headline, chunked: :mod:`modules.sequence.mom.delta_rule`). The loss adds λ M Σ_m f_m P_m, computed for each layer:
+computed over all layers together, as in one of the authors' versions, it does not detect two layers that collapse onto
+different memories.
 
-:class:`MoMLayer` works in any model; :class:`MoMLM` is a language model of such layers, with softmax attention every so
-many if asked; :class:`MoMRecall` is one layer on recall of fused pairs.
+:class:`MoMLayer` works in any model; :class:`MoMLM` is a language model of such layers, optionally with softmax
+attention in every n-th layer; :class:`MoMRecall` is one layer on recall of fused pairs.
 
-Interference (:mod:`modules.sequence.mom.interference`): of n random pairs in keys of d dimensions a memory gives back
-each with error |o − v|²/|v|² = (n − 1)/d, whatever the width of the values; k of M memories with weights g divide it by
-M / (k Σ g²): 2.00 to 0.50 for 65 pairs, d = 32, 2 of 4.
+Interference (:mod:`modules.sequence.mom.interference`): with n random pairs and keys of d dimensions, a memory returns
+each value with an error |o − v|²/|v|² = (n − 1)/d, for any width of the values; k of M memories with weights g divide
+it by M / (k Σ g²): 2.00 to 0.50 for 65 pairs, d = 32, 2 of 4.
 
 Expected numbers (``reproduce mom``): recall of 32 fused pairs with keys of 8 dimensions, means of two seeds: one memory
 0.79, the same with values three times as wide 0.80, 2 of 4 memories 0.93, with a shared one 0.97. Of seed 0: 2
-of 8 and a shared one 0.99; 1 of 4 0.70, for with k = 1 the weight is 1 whatever the router says, so that it learns
-from the balance loss alone. One memory with keys of 24 dimensions, whose state is that of 2 of 4 with a shared one, has
-0.99: where a bigger memory can be paid for, it does as well. How much 2 of 4 recall depends on the seed (0.89 and
-0.97) and on how fast the embeddings turn (``init_std``). The quick configuration: loads of the memories between 0.19
-and 0.29 after three epochs, 1.51 nats a byte on Python's help. The paper, 380M parameters: recall 28.16 on average,
-Gated DeltaNet 24.78; not run here.
+of 8 and a shared one 0.99; 1 of 4 0.70, because with k = 1 the weight is always 1, so the router learns from the
+balance loss only. One memory with keys of 24 dimensions, whose state is as large as that of 2 of 4 with a shared one,
+has 0.99: one larger memory is as good if its cost is acceptable. How much 2 of 4 recall depends on the seed (0.89 and
+0.97) and on how fast the embeddings change direction (``init_std``). The quick configuration: loads of the memories
+between 0.19 and 0.29 after three epochs, 1.51 nats a byte on Python's help. The paper, 380M parameters: recall 28.16 on
+average, Gated DeltaNet 24.78; not run here.
 
-Cost: of k + 1 single memories (measured 0.86 to 0.88 of three, for what they have in common is computed once), in a
+Cost: that of k + 1 single memories (measured: 0.86 to 0.88 of three, because common parts are computed once), with a
 state M + 1 times as large. The sorted form is 3 times faster than running every memory over all tokens
 (``benchmarks/mom.py``).
 
-Composes with every technique that works on linear layers; ``memory_load`` shows who writes where,
-``length_extrapolation`` and ``throughput`` what length does.
+Composes with every technique that works on linear layers; ``memory_load`` shows which tokens write to which memory,
+``length_extrapolation`` and ``throughput`` show the effect of length.
 
 Limits: no custom kernel; on a GPU the sorted form is batched matrix products over buckets padded to the longest, and
-its speed there is not known. A capacity (``memory.capacity``) makes what is kept depend on later tokens. With λ = 0
-memories fall idle within a few hundred steps.
+its speed there is not known. With a capacity (``memory.capacity``) the tokens that are kept depend on later tokens.
+With λ = 0 some memories are no longer used after a few hundred steps.
 """
 
 from modules.sequence.mom.layer import Memories, MoMLayer, MoMState

@@ -1,4 +1,4 @@
-"""Sorting tokens into the memories that they go to, without reordering them in time."""
+"""Sorts tokens by the memories to which they are routed, and keeps their order in time."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from torch.nn import functional as F
 
 
 class Buckets:
-    """Tokens laid end to end by (memory, row, time), and as the rows of one padded batch, one row a bucket.
+    """Tokens in one flat order by (memory, row, time), and as one padded batch with a row for each bucket.
 
-    A token that goes to k memories occurs k times. Listing where ``routed`` is true is the stable sort by memory and
-    row: nothing inside a bucket changes places. Empty buckets have no row; :meth:`take` and :meth:`put` know the map.
+    A token routed to k memories occurs k times. The indices at which ``routed`` is true are a stable sort by memory and
+    row, so the order within a bucket is that of time. Empty buckets have no row; :meth:`take` and :meth:`put` convert
+    between rows and buckets.
 
     Args:
-        routed: (B, T, M) which tokens go where.
+        routed: (B, T, M), true if the token is routed to the memory.
 
     Attributes:
         token: (N,) number ``b T + t`` of each token in the flattened batch.
-        memory: (N,) where it goes.
+        memory: (N,) its memory.
         sizes: Tokens of each memory, M numbers.
-        cu_seqlens: (R + 1,) where each bucket that is not empty starts in the flat order, and the end.
-        valid: (R, L) which places of the padded batch hold a token; L the longest bucket, R the buckets not empty.
+        cu_seqlens: (R + 1,) start of each non-empty bucket in the flat order, and the end.
+        valid: (R, L) which positions of the padded batch have a token; L the longest bucket, R the number of non-empty
+            buckets.
     """
 
     def __init__(self, routed: Tensor) -> None:
@@ -32,7 +34,7 @@ class Buckets:
         counts = sorted_.sum(-1).flatten()
         self.sizes: list[int] = counts.view(-1, batch).sum(1).tolist()
         occupied = counts > 0
-        if not len(self.token):  # nothing is routed: keep one row, so that what follows has shapes
+        if not len(self.token):  # nothing is routed: keep one row, so that later tensors have valid shapes
             occupied[0] = True
         self.occupied = occupied.nonzero()[:, 0]  # number m B + b of each row's bucket
         self.counts = counts[self.occupied]
@@ -64,6 +66,6 @@ class Buckets:
         return values.transpose(0, 1).flatten(0, 1)[self.occupied]
 
     def put(self, values: Tensor, rows: Tensor) -> Tensor:
-        """Returns ``values`` (B, M, …) with the rows (R, …) in their buckets' places; the others as they were."""
+        """Returns ``values`` (B, M, …) with the rows (R, …) as their buckets' values; the others are unchanged."""
         flat = values.transpose(0, 1).flatten(0, 1).index_copy(0, self.occupied, rows.to(values))
         return flat.unflatten(0, (values.shape[1], self.batch)).transpose(0, 1)

@@ -1,4 +1,4 @@
-"""A short causal convolution of each channel, in the layout of tokens by channels."""
+"""A short causal depthwise convolution in the layout (tokens, channels)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def short_convolution(x: Tensor, weight: Tensor) -> Tensor:
-    """y_t = Σ_j w_j x_{t+j}: each output sees the input at its place and the W − 1 before it.
+    """y_t = Σ_j w_j x_{t+j}: each output depends on the input at its position and the W − 1 before it.
 
-    A sum of shifted products, written with its gradient: on a CPU several times faster than a grouped convolution, and
-    without the zeros that the gradient of each slice would fill in.
+    A sum of shifted products with its own backward pass: on a CPU several times faster than a grouped convolution, and
+    without the zero-filled tensors of each slice's gradient.
 
     Args:
         x: (R, W − 1 + L, C).

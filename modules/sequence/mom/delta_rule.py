@@ -1,13 +1,13 @@
-"""The gated delta rule: a matrix memory that overwrites what it held under a key, with a decay.
+"""The gated delta rule: a matrix memory with a decay, where a write replaces the value stored under its key.
 
 Yang, Kautz, Hatamizadeh, 2024, "Gated Delta Networks", arXiv 2412.06464; without decay DeltaNet (Schlag et al. 2021).
 For each head, with row vectors q, k (d), v (e) and a state S (d, e):
 
     S ← α S;   S ← S + β kᵀ (v − k S);   o = q S          (α = exp(log_decay), 0 ≤ β ≤ 1)
 
-:func:`recurrent_gated_delta_rule` is that, token by token. :func:`chunk_gated_delta_rule` is the WY form: in a chunk
-the corrected values ``u_i = β_i (v_i − α_i k_i S_{i−1})`` solve a unit lower triangular system, for all chunks at once;
-only states go from chunk to chunk in order. No scale is applied: scale q yourself.
+:func:`recurrent_gated_delta_rule` computes this token by token. :func:`chunk_gated_delta_rule` uses the WY form: in a
+chunk the corrected values ``u_i = β_i (v_i − α_i k_i S_{i−1})`` solve a unit lower triangular system, for all chunks in
+parallel; only the states are computed chunk by chunk. No scale is applied to q.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from torch.nn import functional as F
 def recurrent_gated_delta_rule(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None = None, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence, one token after the other; the reference for :func:`chunk_gated_delta_rule`, and a decode step.
+    """The recurrence, one token after the other; the reference for :func:`chunk_gated_delta_rule`, and the step in
+    decoding.
 
     Args:
         q: (B, H, T, d).
-        k: (B, H, T, d); of norm 1 at most, or the memory may grow without bound.
+        k: (B, H, T, d); with norms above 1 the memory may grow without bound.
         v: (B, H, T, e).
         beta: (B, H, T) strength of each write.
-        log_decay: (B, H, T), at most 0; no decay if left out.
+        log_decay: (B, H, T), at most 0; by default no decay.
         state: Initial state (B, H, d, e); zeros by default.
 
     Returns:
@@ -57,14 +58,14 @@ def chunk_gated_delta_rule(
 ) -> tuple[Tensor, Tensor]:
     """Returns the same as :func:`recurrent_gated_delta_rule`, by matrix products of a chunk's size; differentiable.
 
-    Only differences of cumulated decays that are at most 0 are exponentiated, so that no decay overflows.
+    The exponents are differences of cumulative decays and at most 0, so nothing overflows.
 
     Args:
         q: (B, H, T, d).
         k: (B, H, T, d).
         v: (B, H, T, e).
         beta: (B, H, T).
-        log_decay: (B, H, T), at most 0; no decay if left out.
+        log_decay: (B, H, T), at most 0; by default no decay.
         state: (B, H, d, e).
         chunk: Tokens in a chunk; work is about ``T (chunk (d + e) + d e)`` for each head.
 
@@ -79,7 +80,7 @@ def chunk_gated_delta_rule(
     size = min(chunk, length)
     if log_decay is None:
         log_decay = torch.zeros_like(beta)
-    # Tokens added at the end have k = v = β = 0 and no decay: they leave the state alone.
+    # Padding tokens at the end have k = v = β = 0 and no decay, so they do not change the state.
     q, k, v = (_chunks(x, size) for x in (q, k, v))
     beta, log_decay = (_chunks(x[..., None], size) for x in (beta, log_decay))  # (B, H, N, C, 1)
     total = log_decay.cumsum(-2)
@@ -95,7 +96,7 @@ def chunk_gated_delta_rule(
     queries = q * total.exp()
     writes = (k * (total[..., -1:, :] - total).exp()).transpose(-1, -2)
     outputs = []
-    # unbind, not indices: the gradient of an index fills a whole tensor with zeros.
+    # unbind instead of indexing: the gradient of an index allocates a whole tensor of zeros.
     parts = (values, reads, queries, scores, writes, total[..., -1:, :].exp())
     for value, read, query, score, write, carry in zip(*(part.unbind(2) for part in parts), strict=True):
         corrected = value - read @ state

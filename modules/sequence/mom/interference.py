@@ -1,14 +1,14 @@
 """The interference law: how random pairs interfere in a linear memory, and how several memories reduce it.
 
-n pairs are written, unit keys drawn at random in R^d. Reading one of them back from one memory returns its value and a
-part of every other: E|o − v|² / |v|² = (n − 1)/d, whatever the dimension of the values. With M memories, of which each
-pair goes to k at random, and weights g of the k when they are read (Σ g = 1), another pair disturbs only where both
-went to the same one. If each memory has its own projection to keys, as random as the others', that gives
+n pairs are written with random unit keys in R^d. Reading one of them from one memory returns its value and a part of
+every other value: E|o − v|² / |v|² = (n − 1)/d, for any dimension of the values. With M memories, each pair in k random
+ones, and weights g of these k when they are read (Σ g = 1), two pairs interfere only in common memories. If each memory
+has its own random projection to keys, this gives
 
     (n − 1)/d · (k/M) · Σ_m g_m².
 
-With one projection for all, pairs that share several memories disturb in all of them alike, which adds
-``k(k − 1)/(M(M − 1)) · Σ_{m≠m'} g_m g_m'`` to ``(k/M) Σ g²``.
+With one projection for all memories, pairs that share several memories interfere in the same way in all of them, which
+adds ``k(k − 1)/(M(M − 1)) · Σ_{m≠m'} g_m g_m'`` to ``(k/M) Σ g²``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def measured_error(
     weights: tuple[float, ...] = (1.0,),
     own_keys: bool = True,
 ) -> float:
-    """Mean of |o − v|² / |v|² over all pairs of ``draws`` sets; every pair goes to k memories drawn at random.
+    """Mean of |o − v|² / |v|² over all pairs of ``draws`` sets; every pair goes to k random memories.
 
     Each pair is read by its own key from the memories that it was written to.
 
@@ -58,7 +58,7 @@ def measured_error(
         key_dim: d.
         value_dim: e.
         memories: M.
-        weights: Of the k memories of a pair.
+        weights: Weights of the k memories of a pair.
         own_keys: Whether a pair's keys in different memories are independent.
     """
     k = len(weights)

@@ -1,4 +1,4 @@
-"""The MoM layer: several matrix memories, of which each token writes to and reads from a few."""
+"""The MoM layer: several matrix memories; each token writes to and reads from a few of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of what the method claims."""
+"""Figures of the method's claims."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def interference_figure(
 
 
 def recall_figure(accuracy: Mapping[str, Sequence[float]], reference: Mapping[str, Sequence[float]]) -> Figure:
-    """Draws query accuracy of each model: a dot a seed, a bar at the mean, crosses at the references."""
+    """Draws query accuracy of each model: a dot for each seed, a bar for the mean, crosses for references."""
     figure = new_figure(size=(7.2, 3.8))
     axes = figure.axes[0]
     for index, (name, values) in enumerate(accuracy.items()):

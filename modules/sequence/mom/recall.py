@@ -1,4 +1,4 @@
-"""One layer of memories on fused pairs: how much they recall, with nothing else to learn."""
+"""One layer of memories on fused pairs, to measure recall alone."""
 
 from __future__ import annotations
 

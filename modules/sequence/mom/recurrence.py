@@ -2,9 +2,9 @@
 
     S ← exp(log_decay) ⊙ S;   S ← S + kᵀ u;   o = q S
 
-with ``u = v``, or with ``u = β (v − k S)`` where a strength β is given (the delta rule). ``log_decay`` is one number a
-head or one a key dimension. Shapes: q, k (R, H, T, d), v (R, H, T, e), log_decay (R, H, T) or (R, H, T, d), beta
-(R, H, T), states (R, H, d, e). A token with k = 0 and no decay leaves the memory bit by bit as it was.
+with ``u = v``, or, with a strength β, ``u = β (v − k S)`` (the delta rule). ``log_decay`` is one number for each head
+or for each key dimension. Shapes: q, k (R, H, T, d), v (R, H, T, e), log_decay (R, H, T) or (R, H, T, d), beta (R, H,
+T), states (R, H, d, e). A token with k = 0 and no decay does not change a single bit of the memory.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from modules.sequence.mom.delta_rule import chunk_gated_delta_rule, recurrent_ga
 def recurrent(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor | None = None, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Token by token: the reference for :func:`scan`, and what a decode step runs.
+    """The recurrence token by token: the reference for :func:`scan`, and the step in decoding.
 
     Args:
         q: (R, H, T, d).
         k: (R, H, T, d).
         v: (R, H, T, e).
-        log_decay: (R, H, T) or (R, H, T, d), 0 or less; with ``beta`` the former.
+        log_decay: (R, H, T) or (R, H, T, d), 0 or less; with ``beta`` (R, H, T).
         beta: (R, H, T); ``None`` for no delta rule.
         state: (R, H, d, e) before the first token; zero by default.
 
@@ -41,13 +41,13 @@ def recurrent(
 def scan(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor | None = None, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Returns the same as :func:`recurrent` in the chunked form that fits, by matrix products; differentiable.
+    """Returns the same as :func:`recurrent` by matrix products, in the suitable chunked form; differentiable.
 
     Args:
         q: (R, H, T, d).
         k: (R, H, T, d).
         v: (R, H, T, e).
-        log_decay: (R, H, T) or (R, H, T, d), 0 or less; with ``beta`` the former.
+        log_decay: (R, H, T) or (R, H, T, d), 0 or less; with ``beta`` (R, H, T).
         beta: (R, H, T); ``None`` for no delta rule.
         state: (R, H, d, e) before the first token; zero by default.
 
@@ -56,7 +56,7 @@ def scan(
     """
     if k.shape[2] == 1:
         return recurrent(q, k, v, log_decay, beta, state)
-    chunk = 64 if k.shape[-1] > 64 else 32  # work inside a chunk grows with it, work between chunks with d / chunk
+    chunk = 64 if k.shape[-1] > 64 else 32  # work within a chunk grows with it, work between chunks with d / chunk
     if beta is not None:
         return chunk_gated_delta_rule(q, k, v, beta, log_decay, state, chunk)
     if log_decay.ndim == 4:
@@ -67,9 +67,9 @@ def scan(
 def chunk_scalar_decay(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor | None = None, chunk: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """Linear attention with one decay a head and token, in chunks.
+    """Linear attention with one decay for each head and token, in chunks.
 
-    Exponents are differences of cumulated decays, at most 0.
+    Exponents are differences of cumulative decays and at most 0.
 
     Args:
         q: (R, H, T, d).

@@ -11,14 +11,15 @@ from framework.protocols import Routing
 
 
 class Router(nn.Module):
-    """p = softmax(x W) in float32; the k likeliest memories; their probabilities as weights (Section 3.2).
+    """p = softmax(x W) in float32; chooses the k most likely memories, with their probabilities as weights (Section
+    3.2).
 
     Args:
         d_model: Width of x.
         num_memories: M.
         topk: k.
-        renormalize: Whether the weights of a token sum to 1. With k = 1 they are then 1 whatever the router says, and
-            it learns from the balance loss alone.
+        renormalize: Whether the weights of a token sum to 1. With k = 1 they are then always 1, and the router learns
+            from the balance loss only.
     """
 
     def __init__(self, d_model: int, num_memories: int, topk: int, renormalize: bool = True) -> None:
@@ -27,7 +28,7 @@ class Router(nn.Module):
         self.proj = nn.Linear(d_model, num_memories, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Routing:
-        """Routes tokens (B, T, d_model); those where ``mask`` (B, T) is false go nowhere."""
+        """Routes tokens (B, T, d_model); those with false in ``mask`` (B, T) are not routed."""
         with torch.autocast(x.device.type, enabled=False):
             p = self.proj(x.to(self.proj.weight.dtype)).to(torch.promote_types(x.dtype, torch.float32)).softmax(-1)
             chosen = p.topk(self.topk, -1).indices
@@ -43,11 +44,11 @@ class Router(nn.Module):
 def balance_loss(routing: Routing, mask: Tensor | None = None) -> Tensor:
     """Returns M Σ_m f_m P_m of one layer: f the share of tokens that choose m (Σ f = k), P its mean probability.
 
-    k when all is even, up to M when k memories take everything. The gradient is through P.
+    It is k for an even load, and up to M if k memories get all tokens. The gradient is that of P.
 
     Args:
-        routing: Of a batch.
-        mask: (B, T), false at padding, which does not count.
+        routing: Routing of a batch.
+        mask: (B, T), false at padding, which is not counted.
     """
     p, selected = routing.probabilities, routing.selected
     count = torch.tensor(p.shape[:-1].numel(), device=p.device) if mask is None else mask.sum().clamp(min=1)
@@ -60,7 +61,7 @@ def balance_loss(routing: Routing, mask: Tensor | None = None) -> Tensor:
 def pooled_balance_loss(routings: Sequence[Routing], mask: Tensor | None = None) -> Tensor:
     """Returns the loss over the tokens of all layers together, as in the authors' training code; for comparison.
 
-    It cannot see two layers that collapsed onto different memories.
+    It cannot detect two layers that collapsed onto different memories.
     """
     joined = Routing(*(torch.cat(parts) for parts in zip(*routings, strict=True)))
     return balance_loss(joined, None if mask is None else torch.cat([mask] * len(routings)))

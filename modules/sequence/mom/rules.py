@@ -1,6 +1,6 @@
-"""The update rules of a memory: those of the paper's Table 1 that one recurrence computes exactly.
+"""The update rules of a memory: those of the paper's Table 1 that are exactly one recurrence.
 
-Every rule turns what a token projects to into the arguments of :func:`modules.sequence.mom.recurrence.scan`. Per head,
+Every rule converts a token's projections into the arguments of :func:`modules.sequence.mom.recurrence.scan`. Per head,
 with row vectors q, k, v and gates g of the token:
 
     linear          S + kᵀv                               q, k of norm 1
@@ -13,7 +13,7 @@ with row vectors q, k, v and gates g of the token:
     deltanet        S + β kᵀ(v − k S)                     β = σ(g), q, k of norm 1               Schlag et al. 2021
     gated_deltanet  α S + β kᵀ(v − k α S)                 β = σ(g₁), α = e^(−A softplus(g₂ + b)) Yang et al. 2024
 
-and q is divided by √d in all of them. A, b, γ and u are a head's own and shared by all memories.
+and q is divided by √d in all of them. Each head has its own A, b, γ and u, which all memories share.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class UpdateRule(nn.Module):
     """One way to write to a memory; ``S + kᵀv`` if not overridden.
 
     Args:
-        d_model: Width of what the gates are computed from.
+        d_model: Width of the input of the gates.
         n_heads: H.
         key_dim: d of a head.
     """
@@ -58,7 +58,7 @@ class UpdateRule(nn.Module):
         self.d_model, self.n_heads, self.key_dim = d_model, n_heads, key_dim
 
     def gate_projection(self) -> nn.Module | None:
-        """Returns a new projection (…, d_model) to the gates of one memory; ``None`` where there are none."""
+        """Returns a new projection (…, d_model) to the gates of one memory; ``None`` if there are no gates."""
         return None
 
     def writes(self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor | None) -> Writes:
@@ -75,19 +75,19 @@ class UpdateRule(nn.Module):
         state: Tensor | None = None,
         reference: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Reads and writes memories, in float32 at least, whatever autocast says.
+        """Reads and writes memories in float32 or wider, also under autocast.
 
         Args:
             q: (R, T, H d).
             k: (R, T, H d).
             v: (R, T, H e).
-            gates: (R, T, G) as projected.
-            valid: (R, T) which tokens are there; the others leave the memory alone, and what they read is arbitrary.
-            state: (R, H, d, e); zeros if left out.
-            reference: Whether to go token by token.
+            gates: (R, T, G), the projections.
+            valid: (R, T), false at padding, which does not change the memory and whose output is arbitrary.
+            state: (R, H, d, e); by default zeros.
+            reference: Whether to compute token by token.
 
         Returns:
-            What each token reads, (R, T, H, e), and the state (R, H, d, e).
+            The outputs (R, T, H, e), and the state (R, H, d, e).
         """
         kind = torch.promote_types(q.dtype, torch.float32)
         with torch.autocast(q.device.type, enabled=False):
@@ -110,7 +110,7 @@ class UpdateRule(nn.Module):
 
 
 def unit(x: Tensor) -> Tensor:
-    """x at norm 1 along its last dimension, with a finite slope at 0."""
+    """Normalises x to norm 1 along its last dimension, with a finite gradient at 0."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
 
 
@@ -124,7 +124,7 @@ class RetNet(UpdateRule):
     """A fixed decay for each head.
 
     Args:
-        d_model: Width of what the gates are computed from; there are none here.
+        d_model: Width of the input of gates; there are no gates here.
         n_heads: H.
         key_dim: d of a head.
     """
@@ -162,7 +162,7 @@ class _Timed(UpdateRule):
 
 
 class Mamba2(_Timed):
-    """One decay a head, from the step size that also scales the write."""
+    """One decay for each head, from the step size that also scales the write."""
 
     def gate_projection(self) -> nn.Module:
         """Returns one number a head."""
@@ -181,7 +181,7 @@ class GLA(UpdateRule):
     rank, temperature = 16, 16.0
 
     def gate_projection(self) -> nn.Module:
-        """Of rank 16, one number a key dimension."""
+        """Returns a projection of rank 16 to one number for each key dimension."""
         wide = self.n_heads * self.key_dim
         return nn.Sequential(nn.Linear(self.d_model, self.rank, bias=False), nn.Linear(self.rank, wide))
 
@@ -193,7 +193,7 @@ class GLA(UpdateRule):
 
 
 class HGRN2(UpdateRule):
-    """The keys are what is forgotten: 1 − a."""
+    """The keys are 1 − a, the share that decays."""
 
     activate_keys = False
 
@@ -203,10 +203,10 @@ class HGRN2(UpdateRule):
 
 
 class RWKV6(GLA):
-    """A decay for each key dimension; a token reads before it is written, and itself with a learnt bonus.
+    """A decay for each key dimension; a token reads before its own write, and adds itself with a learnt bonus.
 
     Args:
-        d_model: Width of what the gates are computed from.
+        d_model: Width of the input of the gates.
         n_heads: H.
         key_dim: d of a head.
     """
@@ -220,7 +220,7 @@ class RWKV6(GLA):
         return {"bonus": {"weight_decay": 0.0}}
 
     def gate_projection(self) -> nn.Module:
-        """As GLA's, from slow to fast decays across the key dimensions at the start."""
+        """Like GLA's, with initial decays from slow to fast across the key dimensions."""
         gate = super().gate_projection()
         assert isinstance(gate, nn.Sequential)
         with torch.no_grad():
@@ -236,7 +236,7 @@ class RWKV6(GLA):
     def run(self, what: Writes, state: Tensor | None, reference: bool) -> tuple[Tensor, Tensor]:
         """Runs the recurrence one token later, so that each token reads the memory before it is written."""
         q, k, v, log_decay, _ = what
-        # A decay of the token before it, and its write: the state that a token reads, exactly.
+        # The decay and the write of the token before: this is the state that a token reads.
         late_k, late_v, late_decay = (F.pad(x[:, :, :-1], (0, 0, 1, 0)) for x in (k, v, log_decay))
         o, before = (recurrent if reference else scan)(q, late_k, late_v, late_decay, None, state)
         own = (q * self.bonus.to(q)[:, None] * k).sum(-1, keepdim=True) * v
@@ -245,7 +245,7 @@ class RWKV6(GLA):
 
 
 class DeltaNet(UpdateRule):
-    """A write replaces what was under its key."""
+    """A write replaces the value stored under its key."""
 
     unit_keys = True
 
@@ -265,7 +265,7 @@ class GatedDeltaNet(_Timed):
     unit_keys = True
 
     def gate_projection(self) -> nn.Module:
-        """Two numbers a head: for the strength, and for the decay."""
+        """Returns a projection to two numbers for each head: for the strength and the decay."""
         return nn.Linear(self.d_model, 2 * self.n_heads, bias=False)
 
     def writes(self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor | None) -> Writes:
@@ -295,12 +295,12 @@ def build_rule(name: Rule, d_model: int, n_heads: int, key_dim: int) -> UpdateRu
 
     Args:
         name: As in this module's table.
-        d_model: Width of what the gates are computed from.
+        d_model: Width of the input of the gates.
         n_heads: H.
         key_dim: d of a head.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such rule.
     """
     one_of(get_args(Rule), rule=name)
     return RULES[name](d_model, n_heads, key_dim)

@@ -1,6 +1,6 @@
 """Initialisations of the modes of a diagonal SSM: the spectra of the paper and of its ablations.
 
-A real SSM of state size N is held as N/2 complex modes whose conjugates are implied. Each initialisation gives
+A real SSM of state size N is stored as N/2 complex modes whose conjugates are implied. Each initialisation gives
 ``A`` (the modes, real parts negative) and ``B`` (their input weights) of shape ``(N/2,)``, in complex128.
 """
 
@@ -36,12 +36,12 @@ def hippo_legs(n: int) -> tuple[NDArray, NDArray, NDArray]:
 def legs_modes(n: int) -> tuple[NDArray, NDArray, NDArray]:
     """Diagonalises the normal part ``A^(N) = A + P Pᵀ`` of HiPPO-LegS, one mode of each conjugate pair.
 
-    The skew part goes through ``eigh`` in float64, which keeps the eigenvectors orthonormal where ``eig`` does not.
-    The phase of an eigenvector is free; its first entry is made real and positive, so that the result does not depend
+    The skew part is diagonalised by ``eigh`` in float64, which keeps the eigenvectors orthonormal, unlike ``eig``. The
+    phase of an eigenvector is arbitrary; its first entry is made real and positive, so that the result does not depend
     on the LAPACK in use.
 
     Returns:
-        ``(lambda, V, b)``: eigenvalues ``-1/2 + i w`` with w > 0 in rising order (N/2,), eigenvectors (N, N/2), and
+        ``(lambda, V, b)``: eigenvalues ``-1/2 + i w`` with w > 0 in ascending order (N/2,), eigenvectors (N, N/2), and
         ``b = V* B`` (N/2,), neither halved (as Theorem 3 wants it) nor clipped (as the layer wants it).
     """
     a, b, p = hippo_legs(n)
@@ -53,9 +53,9 @@ def legs_modes(n: int) -> tuple[NDArray, NDArray, NDArray]:
 
 
 def legs_frequencies(n: int) -> NDArray:
-    """Im A of S4D-LegS without an eigenvalue solver, in rising order (N/2,).
+    """Im A of S4D-LegS without an eigenvalue solver, in ascending order (N/2,).
 
-    They solve ``sum_{j<N} arctan(w / (j + 1/2)) = (N - 1 - 2m) pi / 2``; the left side rises with w, so bisection
+    They solve ``sum_{j<N} arctan(w / (j + 1/2)) = (N - 1 - 2m) pi / 2``; the left side increases with w, so bisection
     finds each in O(N) to machine precision. Largest: ``N²/pi - pi/6 + o(1)``.
     """
     target = (n - 1 - 2 * np.arange(n // 2)) * math.pi / 2
@@ -77,7 +77,7 @@ def initial_modes(
     random_real: bool = False,
     legs_clip: float | None = 2.0,
 ) -> tuple[Tensor, Tensor]:
-    """Returns the starting ``A`` and ``B`` of ``copies`` independent SSMs.
+    """Returns the initial ``A`` and ``B`` of ``copies`` independent SSMs.
 
     With n = 0 … N/2 - 1:
 
@@ -95,10 +95,10 @@ def initial_modes(
     Args:
         init: One of the above.
         d_state: N, even.
-        copies: How many SSMs; random parts are drawn for each.
+        copies: Number of SSMs; random parts are drawn for each.
         imag_scale: Factor on every imaginary part.
         random_real: Draw ``-Re A`` from U[0, 1) instead.
-        legs_clip: Bound on ``|Im B|`` for ``legs``; ``None`` leaves B as it is.
+        legs_clip: Bound on ``|Im B|`` for ``legs``; ``None`` for no bound.
 
     Returns:
         ``A`` and ``B`` of shape (copies, N/2), complex128; B is one except for ``legs``.

@@ -19,8 +19,8 @@ Discretisation = Literal["zoh", "bilinear", "dss"]
 
 
 def full_precision(device: torch.device) -> AbstractContextManager:
-    """Switches autocast off: powers of Ā and long transforms need float32 whatever the precision around them."""
-    if device.type == "meta":  # which autocast does not know
+    """Disables autocast: powers of Ā and long transforms always need float32."""
+    if device.type == "meta":  # which autocast does not support
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
@@ -52,7 +52,7 @@ def discretise(dt: Tensor, A: Tensor, B: Tensor, disc: Discretisation = "zoh") -
     """Returns the discrete system of eq. 6, with ``log Ā`` in place of Ā.
 
     ZOH: ``Ā = e^{ΔA}``, ``B̄ = (e^{ΔA} - 1)/A · B``. Bilinear: ``Ā = (1 + ΔA/2)/(1 - ΔA/2)``, ``B̄ = Δ/(1 - ΔA/2) · B``.
-    ``dss`` is ZOH here; its normalisation belongs to the kernel.
+    ``dss`` is ZOH here; the kernel adds its normalisation.
 
     Args:
         dt: Step sizes Δ (H,).
@@ -64,7 +64,7 @@ def discretise(dt: Tensor, A: Tensor, B: Tensor, disc: Discretisation = "zoh") -
         ``log Ā`` and ``B̄``, both (H, M).
 
     Raises:
-        UserError: ``disc`` is something else.
+        UserError: ``disc`` has another value.
     """
     one_of(get_args(Discretisation), disc=disc)
     step = dt[:, None]
@@ -79,7 +79,7 @@ def vandermonde(c: Tensor, a: Tensor, length: int) -> Tensor:
 
     The exponent is split, ``l = T l₁ + l₀`` with ``T ≈ sqrt(length)``, so the sum over modes becomes one real matrix
     product per channel between ``c e^{aTl₁}`` and ``e^{al₀}``: H·M·L multiply-adds as in the plain sum, but only
-    O(H·M·sqrt(L)) exponentials, and as much memory, in the backward pass too.
+    O(H·M·sqrt(L)) exponentials and memory, also in the backward pass.
 
     Args:
         c: (K, H, M) complex.
@@ -112,7 +112,7 @@ def vandermonde(c: Tensor, a: Tensor, length: int) -> Tensor:
 
 
 def vandermonde_naive(c: Tensor, a: Tensor, length: int) -> Tensor:
-    """Returns the plain form of :func:`vandermonde`: holds (H, M, L) complex exponentials. For tests and benchmarks.
+    """Returns the plain form of :func:`vandermonde`: stores (H, M, L) complex exponentials. For tests and benchmarks.
 
     Args:
         c: (K, H, M) complex.
@@ -137,11 +137,11 @@ def dss_system(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, length: int) -> tupl
         A: Modes (H, M).
         B: Input weights (H, M).
         C: Output weights (K, H, M).
-        length: L, which the softmax normalises over.
+        length: L, over which the softmax normalises.
 
     Returns:
         ``(weights, a, growing)``: (K, H, M) weights without the factor 2; ``a`` (H, M) with Re a ≤ 0; and which modes
-        (H, M) run backwards.
+        (H, M) run backwards in time.
     """
     z = dt[:, None] * A
     growing = z.real > 0
@@ -170,7 +170,7 @@ def ssm_kernel(
         C: Output weights (K, H, M).
         length: L.
         disc: ``zoh``, ``bilinear`` or ``dss``.
-        dss_length: For ``dss`` the length that the softmax normalises over; ``length`` by default.
+        dss_length: For ``dss`` the length over which the softmax normalises; by default ``length``.
 
     Returns:
         (K, H, L) real.
@@ -182,14 +182,14 @@ def ssm_kernel(
     weights, a, growing = dss_system(dt, A, B, C, total)
     zero = torch.zeros_like(weights)
     forward = vandermonde(torch.where(growing, zero, weights), a, length)
-    # A growing mode at time l is a decaying one at L-1-l; where the kernel is longer than L it starts at a power < 0.
+    # A growing mode at time l is a decaying one at L-1-l; if the kernel is longer than L it starts at a power < 0.
     late = torch.exp(a * (total - length)) if total != length else torch.ones_like(a)
     backward = vandermonde(torch.where(growing, weights * late, zero), a, length).flip(-1)
     return 0.5 * (forward + backward)
 
 
 def ssm_kernel_naive(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, length: int, disc: Discretisation = "zoh") -> Tensor:
-    """:func:`ssm_kernel` straight from the formulas, without care for memory or overflow. For tests.
+    """:func:`ssm_kernel` directly by the formulas, without regard to memory or overflow. For tests.
 
     Args:
         dt: Step sizes (H,).

@@ -1,4 +1,4 @@
-"""Measures how much of its past input a frozen diagonal SSM keeps in its state, without training."""
+"""Measures how much of the past input the state of a frozen diagonal SSM contains, without training."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ def memory_r2(
     seed: int = 0,
     ridge: float = 1e-8,
 ) -> NDArray:
-    """R² of the best linear reading of ``u_{k-d}`` from the state, on samples that the reading was not fitted to.
+    """R² of the best linear prediction of ``u_{k-d}`` from the state, on samples that were not used for the fit.
 
-    The state is driven by :func:`band_limited_noise`; a ridge regression (``ridge`` times the mean diagonal of the Gram
-    matrix) is fitted to samples 5 % … 70 % and scored on the rest.
+    The input is :func:`band_limited_noise`; a ridge regression (``ridge`` times the mean diagonal of the Gram matrix)
+    is fitted to samples 5 % … 70 % and scored on the rest.
 
     Args:
         modes: A (M,), complex.
         delays: Delays in samples.
         dt: Δ.
-        samples: Length of the drive.
+        samples: Number of input samples.
         seed: Seed of the noise.
         ridge: Relative strength of the regression's penalty.
 

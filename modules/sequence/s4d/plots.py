@@ -1,4 +1,4 @@
-"""Pictures of the method's own quantities."""
+"""Figures of the method's own quantities."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def memory_figure(
         delays: Delays in samples.
         curves: Name to R² at each delay.
         reference: Name to {delay: R²}.
-        floor: R² of predicting from the present sample alone or another level to mark, if any.
+        floor: A level to mark, such as the R² of predicting from the current sample alone; optional.
     """
     figure = new_figure(size=(6.4, 4.0))
     axes = figure.axes[0]
@@ -50,7 +50,7 @@ def memory_figure(
 
 
 def training_figure(accuracy: Mapping[str, Sequence[float]], reference: Mapping[str, float]) -> Figure:
-    """Draws test accuracy of each initialisation: one dot a seed, a bar at the mean, a cross at the reference."""
+    """Draws test accuracy of each initialisation: a dot for each seed, a bar for the mean, a cross for references."""
     figure = new_figure(size=(6.0, 3.8))
     axes = figure.axes[0]
     names = list(accuracy)

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from modules.sequence.decoder import SwiGLU
 
-SAMPLES = 512  # tokens that scores are measured on
+SAMPLES = 512  # tokens on which scores are measured
 
 
 def linear_std(d_model: int) -> float:
-    """Returns √(2/(5D)), of every linear layer: a linear of a normed input has variance 0.4 then."""
+    """Returns √(2/(5D)), for every linear layer: its output for a normed input then has variance 0.4."""
     return math.sqrt(2 / (5 * d_model))
 
 
@@ -39,7 +39,7 @@ def value_std(d_model: int, hidden: int, layers: int, energy: float, width: int,
         d_model: D; cancels against k D, the inner width.
         hidden: Inner width of the FFN, k D.
         layers: L.
-        energy: Σ ŝ² over what a token reads, m heads (1+σ_s²) for scores of mean 1 and deviation σ_s.
+        energy: Σ ŝ² over the slots that a token reads, m heads (1+σ_s²) for scores of mean 1 and deviation σ_s.
         width: D_v.
         pre_width: D_p, or 0.
     """
@@ -50,15 +50,15 @@ def value_std(d_model: int, hidden: int, layers: int, energy: float, width: int,
 
 @torch.no_grad()
 def calibrate(scores: Tensor, gains: list[nn.Parameter], power: int) -> float:
-    """Scales gains so that scores that are of degree ``power`` in a common gain get mean 1.
+    """Scales gains so that scores of degree ``power`` in a common gain get mean 1.
 
     Args:
-        scores: Selected scores of some tokens, with the gains as they are.
-        gains: Of queries and keys.
+        scores: Selected scores of some tokens, with the current gains.
+        gains: Gains of queries and keys.
         power: 4 for Tucker scores, which are products of two inner products; 2 for one inner product.
 
     Returns:
-        The standard deviation of the scores after it.
+        The standard deviation of the scaled scores.
     """
     mean, std = scores.mean().item(), scores.std().item()
     if not mean > 0:
@@ -78,8 +78,8 @@ def draw_block(attention: nn.Module, mlp: SwiGLU, d_model: int, layers: int) -> 
     """Draws a block's linears with √(2/(5D)), those that write to the residual stream with 1/√(2L) of it.
 
     Args:
-        attention: Whose output is ``o_proj``.
-        mlp: Whose output is ``down_proj``.
+        attention: The attention, whose output layer is ``o_proj``.
+        mlp: The MLP, whose output layer is ``down_proj``.
         d_model: D.
         layers: L.
     """

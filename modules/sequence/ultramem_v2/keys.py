@@ -8,20 +8,20 @@ from torch import Tensor, nn
 
 
 class KeyScores(nn.Module):
-    """S = K q for rows and columns, each rank and each head, of normed queries and normed keys.
+    """S = K q for rows and columns, each rank and each head, with normed queries and keys.
 
-    Both norms are RMSNorms over D_k with a learnt gain of their own. Scores are computed in float32 at least, under
-    autocast too.
+    Both norms are RMSNorms over D_k, each with a learnt gain. Scores are computed in float32 or wider, also under
+    autocast.
 
     Args:
         d_model: D.
         d_key: D_k.
-        keys: N, keys of a side.
-        rank: r, of the core.
+        keys: N, number of row keys and of column keys.
+        rank: r, rank of the core.
         heads: Independent queries and keys.
-        shared_query: Whether the ranks have one query together (UltraMem) rather than one each (UltraMemV2).
-        shared_keys: Whether the heads have one set of keys together (PEER).
-        gain: Of both norms at the start; D_k^-0.4 by default.
+        shared_query: Whether all ranks share one query (UltraMem) instead of one for each rank (UltraMemV2).
+        shared_keys: Whether all heads share one set of keys (PEER).
+        gain: Initial gain of both norms; by default D_k^-0.4.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Memory layers: UltraMemV2, and its relatives UltraMem, PEER and product keys, on one table."""
+"""Memory layers on one table: UltraMemV2 and the related UltraMem, PEER and product keys."""
 
 from __future__ import annotations
 
@@ -32,28 +32,29 @@ HEADS = {"ultramem_v2": 1, "ultramem": 2, "peer": 8, "pkm": 4}
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Which memory, and its sizes.
+    """Kind and sizes of a memory.
 
     Attributes:
-        kind: ``ultramem_v2``; its relatives ``ultramem`` (values only, one query for all ranks, a projector for each
+        kind: ``ultramem_v2``; the related ``ultramem`` (values only, one query for all ranks, a projector for each
             block of virtual slots), ``peer`` (full-width experts, softmax, GELU) and ``pkm`` (product keys, softmax,
             values only); ``none``.
         n_keys: N; a layer's own table has N² rows.
         d_key: D_k.
-        top: m, slots a head reads for each token.
-        d_value: D_v, width of a value; ``peer`` takes D.
-        d_pre: D_p, width of a pre-value; 0 for values only. ``peer`` takes D, ``ultramem`` and ``pkm`` none.
-        heads: Queries a token; by default 1 for UltraMemV2, 2 for UltraMem, 8 for PEER, 4 for product keys.
+        top: m, number of slots that a head reads for each token.
+        d_value: D_v, width of a value; always D for ``peer``.
+        d_pre: D_p, width of a pre-value; 0 for values only. Always D for ``peer`` and 0 for ``ultramem`` and ``pkm``.
+        heads: Number of queries for each token; by default 1 for UltraMemV2, 2 for UltraMem, 8 for PEER, 4 for product
+            keys.
         rank: r, of the Tucker core.
-        cores: c; the value vector is split in c parts, each weighted by the score of its own core.
-        key_expand: h; there are h key sets a side and h² blocks of virtual slots for each row of the table.
-        shared_tables: g, neighbouring layers whose tables a layer reads.
-        shared_query: One query for all ranks rather than one each.
+        cores: c; the value vector is split into c parts, each weighted by the score of its core.
+        key_expand: h; there are h key sets for rows and for columns, and h² blocks of virtual slots.
+        shared_tables: g, number of neighbouring layers whose tables a layer reads.
+        shared_query: Whether all ranks share one query instead of one for each.
         shuffle: Whether slots are mapped to rows by a fixed random permutation.
         init: ``paper`` (appendix A: scores calibrated to mean 1, output variance of the FFN) or ``released`` (constants
             of the released code).
         penalty: α of the Tucker penalty; 0 for none.
-        penalty_margin: τ, singular values after the first are free up to it.
+        penalty_margin: τ, up to which singular values after the first are not penalised.
         balance: β of the balance loss; 0 for none.
     """
 
@@ -96,7 +97,7 @@ class MemoryConfig:
         return self
 
     def widths(self, d_model: int) -> tuple[int, int]:
-        """D_v and D_p that the kind has."""
+        """Returns D_v and D_p of the kind."""
         if self.kind == "peer":
             return d_model, d_model
         return self.d_value, self.d_pre if self.kind == "ultramem_v2" else 0
@@ -108,8 +109,8 @@ class MemoryLayer(nn.Module):
     Args:
         config: Sizes.
         d_model: D.
-        hidden: Inner width of the FFN that the memory is next to, which its output's variance follows.
-        table: The table, which belongs to its creator; by default the layer makes its own.
+        hidden: Inner width of the parallel FFN, which determines the variance of the memory's output.
+        table: The table, a submodule of its creator; by default the layer creates its own.
         ring: The windows of the table.
         index: ℓ, the layer's window.
     """
@@ -134,7 +135,7 @@ class MemoryLayer(nn.Module):
         self.expand = config.key_expand if isinstance(self, TuckerMemory) else 1
         self.slots = self.ring.side**2
         self.own_table = ValueTable(self.ring.rows, self.width, self.pre_width) if table is None else None
-        self._table = [table or self.own_table]  # a list, for the table belongs to one module alone
+        self._table = [table or self.own_table]  # a list, because the table must be a submodule of one module only
         virtual = self.expand**2 * self.slots
         order = torch.randperm(virtual) if config.shuffle else torch.arange(virtual)
         self.register_buffer("shuffle", order.int())
@@ -148,7 +149,7 @@ class MemoryLayer(nn.Module):
         return table
 
     def forward(self, z: Tensor) -> Tensor:
-        """Maps normed tokens (…, D) to what the memory adds to them, of the same shape."""
+        """Maps normed tokens (…, D) to the memory's output of the same shape."""
         flat = z.flatten(0, -2)
         chosen = self.select(flat)
         slots, block = self.addresses(chosen)
@@ -182,16 +183,16 @@ class MemoryLayer(nn.Module):
 
 
 class TuckerMemory(MemoryLayer):
-    """Retrieval by a Tucker core (TDQKR): what UltraMem and UltraMemV2 share.
+    """Retrieval by a Tucker core (TDQKR), the base class of UltraMem and UltraMemV2.
 
-    ``u`` and ``t``, the core's leading singular vectors, are buffers: valid from construction on, brought up to date
-    by :func:`refresh` before each forward pass in training.
+    ``u`` and ``t``, the core's leading singular vectors, are buffers: set by the constructor, and updated by
+    :func:`refresh` before each forward pass in training.
 
     Args:
         config: Sizes.
         d_model: D.
-        *args: Of :class:`MemoryLayer`.
-        **kwargs: Of :class:`MemoryLayer`.
+        *args: Arguments of :class:`MemoryLayer`.
+        **kwargs: Arguments of :class:`MemoryLayer`.
     """
 
     u: Tensor
@@ -247,14 +248,14 @@ class TuckerMemory(MemoryLayer):
 class UltraMemV2Layer(TuckerMemory):
     """``o = W_o Σ_i ŝ_i (p_i · W_p z) v_i``, eq. 15, over the m slots that TDQKR chooses.
 
-    With ``d_pre`` 0 it is ``W_o Σ_i ŝ_i v_i``. Alone: ``UltraMemV2Layer(MemoryConfig(n_keys=64, ...), d_model=128)``;
-    then call :func:`refresh` ``([layer])`` before each training step.
+    With ``d_pre`` 0 it is ``W_o Σ_i ŝ_i v_i``. To use it alone: ``UltraMemV2Layer(MemoryConfig(n_keys=64, ...),
+    d_model=128)``; then call :func:`refresh` ``([layer])`` before each training step.
 
     Args:
         config: Sizes.
         d_model: D.
-        *args: Of :class:`MemoryLayer`.
-        **kwargs: Of :class:`MemoryLayer`.
+        *args: Arguments of :class:`MemoryLayer`.
+        **kwargs: Arguments of :class:`MemoryLayer`.
     """
 
     def __init__(self, config: MemoryConfig, d_model: int, *args: Any, **kwargs: Any) -> None:
@@ -269,7 +270,7 @@ class UltraMemV2Layer(TuckerMemory):
             self.own_table.draw(self.standard_deviation(layers=1))
 
     def read(self, z: Tensor, rows: Tensor, scores: Tensor, block: Tensor) -> Tensor:
-        """Eq. 15; all blocks of virtual slots have the one projector."""
+        """Eq. 15; all blocks of virtual slots share one projector."""
         if self.pre is not None and self.table.pre_values is not None:
             scores = scores * row_products(self.pre(z), self.table.pre_values, rows).unsqueeze(-1)
         return self.out(row_sum(scores, self.table.values, rows))
@@ -281,8 +282,8 @@ class UltraMemLayer(TuckerMemory):
     Args:
         config: Sizes.
         d_model: D.
-        *args: Of :class:`MemoryLayer`.
-        **kwargs: Of :class:`MemoryLayer`.
+        *args: Arguments of :class:`MemoryLayer`.
+        **kwargs: Arguments of :class:`MemoryLayer`.
     """
 
     def __init__(self, config: MemoryConfig, d_model: int, *args: Any, **kwargs: Any) -> None:
@@ -294,7 +295,7 @@ class UltraMemLayer(TuckerMemory):
             self.own_table.draw(self.standard_deviation(layers=1))
 
     def read(self, z: Tensor, rows: Tensor, scores: Tensor, block: Tensor) -> Tensor:
-        """Sums each block apart: its values with the scores of the others at zero."""
+        """Sums each block separately, with the scores of the other blocks set to zero."""
         sums = [row_sum(scores * (block == e).unsqueeze(-1), self.table.values, rows) for e in range(self.blocks)]
         return self.out(torch.cat(sums, -1))
 
@@ -305,8 +306,8 @@ class PKMLayer(MemoryLayer):
     Args:
         config: Sizes.
         d_model: D.
-        *args: Of :class:`MemoryLayer`.
-        **kwargs: Of :class:`MemoryLayer`.
+        *args: Arguments of :class:`MemoryLayer`.
+        **kwargs: Arguments of :class:`MemoryLayer`.
     """
 
     shared_keys = False
@@ -328,7 +329,7 @@ class PKMLayer(MemoryLayer):
         draw_linear(self.out, linear_std(self.d_model))
 
     def select(self, z: Tensor) -> Selection:
-        """Product keys, softmax over each head's m."""
+        """Chooses slots by product keys, with softmax over each head's m."""
         rows, columns = self.scores(z)
         chosen = product_keys(rows, columns, self.config.top)
         return chosen._replace(scores=chosen.scores.softmax(1))
@@ -338,20 +339,20 @@ class PKMLayer(MemoryLayer):
         return self.out(row_sum(scores, self.table.values, rows))
 
     def standard_deviation(self, layers: int) -> float:
-        """D_v^-1/2, as its authors have it."""
+        """Returns D_v^-1/2, as in the authors' code."""
         return float(self.width**-0.5)
 
 
 class PEERLayer(PKMLayer):
-    """``o = Σ_i softmax(s)_i GELU(p_i · z) v_i``, experts of one neuron and full width (He 2024, arXiv 2407.04153).
+    """``o = Σ_i softmax(s)_i GELU(p_i · z) v_i``, experts of one neuron with full width (He 2024, arXiv 2407.04153).
 
-    The heads have queries of their own, keys and experts in common.
+    Each head has its own query; keys and experts are shared.
     """
 
     shared_keys = True
 
     def make_projections(self) -> None:
-        """PEER has none; measures Σ ŝ² over what a token reads."""
+        """PEER needs no calibration; measures Σ ŝ² over the slots that a token reads."""
         self.energy = self.heads / self.config.top
         if self.scores.keys.is_meta:
             return
@@ -366,7 +367,7 @@ class PEERLayer(PKMLayer):
         return row_sum(scores * hidden.unsqueeze(-1), self.table.values, rows)
 
     def standard_deviation(self, layers: int) -> float:
-        """So that the output has the variance that appendix A gives UltraMemV2's; the equation is solved by halving."""
+        """Gives the output the variance that appendix A has for UltraMemV2; the equation is solved by bisection."""
         if self.config.init == "released":
             return 0.02
         target = target_variance(self.hidden, self.d_model, layers)
@@ -408,7 +409,7 @@ def build_memory(
         d_model: D.
         hidden: Inner width of the FFN.
         layers: Memory layers.
-        depth: L, blocks of the model, which the output's variance is divided by; ``layers`` by default.
+        depth: L, blocks of the model, by which the output's variance is divided; by default ``layers``.
         sparse: Whether the table's gradients are sparse.
         boost: See :class:`modules.sequence.ultramem_v2.tables.MemoryRows`.
 
@@ -429,7 +430,7 @@ def build_memory(
 
 @torch.no_grad()
 def refresh(layers: Sequence[MemoryLayer]) -> None:
-    """Brings u and t of all layers up to date with their cores, by one batched SVD; before each training step."""
+    """Updates u and t of all layers from their cores, by one batched SVD; called before each training step."""
     tucker = [layer for layer in layers if isinstance(layer, TuckerMemory)]
     if not tucker:
         return
@@ -456,15 +457,15 @@ def tucker_penalty(spectrum: Tensor, margin: float) -> Tensor:
 
 
 def balance_loss(rows: Tensor, columns: Tensor, u: Tensor, t: Tensor, chosen: Selection) -> Tensor:
-    """N Σ_n f_n p_n, of rows and of columns, averaged: f_n the share of the choices that fell on key n, p_n the mean of
-    the softmax of the aggregated scores; 1 where both are even.
+    """N Σ_n f_n p_n, of rows and of columns, averaged: f_n the share of choices of key n, p_n the mean of the softmax
+    of the aggregated scores; 1 if both are uniform.
 
     Args:
         rows: (r, T, N).
         columns: (r, T, N).
         u: (r,).
         t: (r,).
-        chosen: Of the same tokens.
+        chosen: The chosen slots of the same tokens.
     """
     losses = []
     for scores, vector, ids in ((rows, u, chosen.rows), (columns, t, chosen.columns)):

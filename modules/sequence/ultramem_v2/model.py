@@ -1,4 +1,4 @@
-"""Blocks with a memory beside the FFN, and the decoder made of them."""
+"""Blocks with a memory parallel to the FFN, and the decoder made of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from modules.sequence.ultramem_v2.tables import ValueTable
 
 
 class MemoryBlock(nn.Module):
-    """``h = x + Attn(norm x)``, ``z = norm(h)``, ``h + FFN(z) + Mem(z)``: the memory reads what the FFN reads.
+    """``h = x + Attn(norm x)``, ``z = norm(h)``, ``h + FFN(z) + Mem(z)``: the memory has the FFN's input.
 
     Args:
         d_model: D.
@@ -49,10 +49,10 @@ class MemoryBlock(nn.Module):
 
 
 class MemorySpan(nn.Module):
-    """Blocks with a memory across them: it reads what the first gives, and is added after the last (UltraMem).
+    """Blocks with one memory: its input is the first block's output, and it is added after the last block (UltraMem).
 
     Args:
-        blocks: In order.
+        blocks: The blocks in order.
         memory: The memory layer.
         d_model: D.
     """
@@ -106,10 +106,10 @@ def memory_decoder(
         n_heads: Number of attention heads.
         hidden: Inner width of the FFN.
         config: Settings of the memories.
-        memory_layers: Blocks with a memory, from 0; by default all. For ``ultramem`` the blocks that its memories read,
-            by default every ``span`` from 1.
-        span: For ``ultramem``: blocks from the one that a memory reads to the one that it is added after, both
-            counted; fewer at the end.
+        memory_layers: Numbers of the blocks with a memory, from 0; by default all. For ``ultramem`` the blocks whose
+            output its memories read, by default every ``span``-th from 1.
+        span: For ``ultramem``: number of blocks from the one that a memory reads to the one after which it is added,
+            including both; fewer at the end.
         tie_embeddings: Whether the head is the embedding's transpose.
         sparse: Whether the table's gradients are sparse.
         boost: See :class:`modules.sequence.ultramem_v2.tables.MemoryRows`.

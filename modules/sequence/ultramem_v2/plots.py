@@ -1,4 +1,4 @@
-"""Pictures of the method's claims."""
+"""Figures of the method's claims."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def facts_figure(
     accuracy: Mapping[int, Mapping[str, Sequence[float]]], reference: Mapping[int, Mapping[str, float]]
 ) -> Figure:
-    """Accuracy of recall of each model, one panel for each number of facts; a dot a seed, a cross at the reference."""
+    """Recall accuracy of each model, a panel for each number of facts; a dot for each seed, a cross for references."""
     figure = new_figure(1, len(accuracy), size=(4.2 * len(accuracy), 3.4))
     for axes, (facts, models) in zip(figure.axes, accuracy.items(), strict=True):
         for index, (name, values) in enumerate(models.items()):
@@ -46,8 +46,8 @@ def spread_figure(recall: Mapping[float, float], ratios: Mapping[str, tuple[floa
     """Draws recall of retrieval against λ₂/λ₁, and mean score and output variance after the initialisation.
 
     Args:
-        recall: λ₂/λ₁ to the share of the reachable best slots that are found.
-        ratios: Configuration to (mean selected score, output variance over its target).
+        recall: Maps λ₂/λ₁ to the share of the reachable best slots that are found.
+        ratios: Maps a configuration to (mean selected score, output variance divided by its target).
     """
     figure = new_figure(1, 2)
     left, right = figure.axes

@@ -9,7 +9,7 @@ from modules.sequence.ultramem_v2.layers import MemoryConfig
 
 @dataclass(frozen=True)
 class Sizes:
-    """Parameters of a model, norms and cores left out, as the paper counts them.
+    """Parameters of a model without norms and cores, as the paper counts them.
 
     Attributes:
         attention: Parameters of the attention of all blocks.
@@ -17,9 +17,9 @@ class Sizes:
         keys: Queries and keys of the memories.
         projections: W_p and W_o of the memories.
         tables: Values and pre-values.
-        embedding: Embedding, and head unless tied.
-        head: The ones among these that a token's logits use.
-        read: Numbers of the tables that a token reads.
+        embedding: Parameters of the embedding, and of the head unless it is tied.
+        head: The embedding's parameters that are used for a token's logits.
+        read: Number of the tables' parameters that a token reads.
     """
 
     attention: int
@@ -74,9 +74,9 @@ def sizes(
 
 
 def token_macs(d_model: int, hidden: int, config: MemoryConfig) -> int:
-    """Multiply-adds that the FFN and the memory of one block take for a token, attention left out.
+    """Multiply-adds of the FFN and the memory of one block for a token, without attention.
 
-    The m² candidates of TDQKR count, choosing the largest of them does not.
+    The m² candidates of TDQKR are counted, the choice of the largest is not.
 
     Args:
         d_model: D.

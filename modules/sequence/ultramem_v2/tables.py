@@ -1,4 +1,4 @@
-"""Tables of values and pre-values, the ring that layers share them by, and reading rows from them."""
+"""Tables of values and pre-values, the ring by which layers share them, and functions that read rows."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from framework.settings import at_least, at_most
 
 
 class MemoryRows(nn.Embedding):
-    """Rows that a few tokens at a time read; with ``sparse`` their gradient is a sparse tensor of the rows read.
+    """A table of which each token reads a few rows; with ``sparse`` its gradient is a sparse tensor of these rows.
 
     Args:
         rows: R.
         width: Numbers in a row.
         sparse: Whether gradients are sparse: for :class:`framework.optim.row_adamw.RowAdamW`.
         boost: Learning rate at the start as a multiple of the schedule's, and the share of training in which it falls
-            to 1; 1 and anything for none.
+            to 1; a multiple of 1 for no change.
     """
 
     def __init__(self, rows: int, width: int, sparse: bool = False, boost: tuple[float, float] = (1.0, 1.0)) -> None:
@@ -35,12 +35,12 @@ class MemoryRows(nn.Embedding):
 class ValueTable(nn.Module):
     """The global table: for each row a value (D_v), and a pre-value (D_p) where ``pre_width`` is not 0.
 
-    Owned once, by the model; its layers read windows of it (see :class:`Ring`).
+    It is a submodule of the model; its layers read windows of it (see :class:`Ring`).
 
     Args:
-        rows: R, of all layers together.
+        rows: R, number of rows of all layers together.
         width: D_v.
-        pre_width: D_p; 0 for values alone.
+        pre_width: D_p; 0 for values only.
         sparse: Whether gradients are sparse.
         boost: See :class:`MemoryRows`.
     """
@@ -62,13 +62,14 @@ class ValueTable(nn.Module):
 
 
 class Ring:
-    """Which rows of the global table a layer reads: a window that starts at its own part and goes round the end.
+    """The rows of the global table that a layer reads: a window that starts at the layer's part and wraps around.
 
     Layer ℓ's slot s is in row ``(s + ℓ N²) mod (L N²)``; the window has N_eff² rows, ``N_eff = ⌊√(g N²)⌋``, so that
-    each layer reads the tables of g neighbouring layers. g = 1: tables apart. g = L: every layer reads (nearly) all.
+    each layer reads the tables of g neighbouring layers. g = 1: separate tables. g = L: every layer reads (nearly) all
+    rows.
 
     Args:
-        layers: L, layers that share the table.
+        layers: L, number of layers that share the table.
         size: N, so that the table has L N² rows.
         shared: g, from 1 to L.
 
@@ -84,14 +85,15 @@ class Ring:
         self.side = math.isqrt(shared * size * size)
 
     def rows_of(self, slots: Tensor, layer: int) -> Tensor:
-        """Rows of slots (int64, below N_eff²) of a layer."""
+        """Returns the rows of a layer's slots (int64, below N_eff²)."""
         return (slots + layer * self.size * self.size) % self.rows
 
 
 def _row_gradient(table: Tensor, ids: Tensor, weights: Tensor, grad: Tensor, sparse: bool) -> Tensor:
     """The gradient of a table whose rows ``ids`` (T, m) got ``weights[t, i, part] · grad[t, part]``: grad (T, c, w).
 
-    The transpose of reading: entries are sorted by row, and each row is a bag of tokens. Nothing of size T·m·w appears.
+    The transpose of reading: entries are sorted by row, and each row is a bag of tokens. No tensor of size T·m·w is
+    created.
     """
     ordered, order = ids.flatten().sort(stable=True)
     rows, counts = torch.unique_consecutive(ordered, return_counts=True)
@@ -108,7 +110,7 @@ def _row_gradient(table: Tensor, ids: Tensor, weights: Tensor, grad: Tensor, spa
 
 
 class _RowProducts(torch.autograd.Function):
-    """Σ_d table[ids, d] x[d] without keeping the gathered rows for the backward pass."""
+    """Σ_d table[ids, d] x[d] without saving the gathered rows for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, table: Tensor, ids: Tensor, sparse: bool) -> Tensor:
@@ -129,7 +131,7 @@ class _RowProducts(torch.autograd.Function):
 
 
 class _RowSum(torch.autograd.Function):
-    """Σ_i weights[i, part] table[ids_i, part] for each part of the rows, without keeping the gathered rows."""
+    """Σ_i weights[i, part] table[ids_i, part] for each part of the rows, without saving the gathered rows."""
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, table: Tensor, ids: Tensor, sparse: bool) -> Tensor:
@@ -160,7 +162,7 @@ def row_products(x: Tensor, table: MemoryRows, ids: Tensor) -> Tensor:
 
     Args:
         x: (T, D).
-        table: Of pre-values, D wide.
+        table: Table of pre-values of width D.
         ids: (T, m), rows.
 
     Returns:
@@ -171,15 +173,15 @@ def row_products(x: Tensor, table: MemoryRows, ids: Tensor) -> Tensor:
 
 
 def row_sum(weights: Tensor, table: MemoryRows, ids: Tensor) -> Tensor:
-    """Weighted sums of the rows that each token reads; c parts of a row may have weights of their own.
+    """Weighted sums of the rows that each token reads; each of c parts of a row has its own weight.
 
     Args:
         weights: (T, m, c), c a divisor of the table's width.
-        table: Of values.
+        table: Table of values.
         ids: (T, m).
 
     Returns:
-        (T, width). Between the passes nothing of size T·m·width is kept.
+        (T, width). No tensor of size T·m·width is saved for the backward pass.
     """
     with torch.autocast(weights.device.type, enabled=False):
         return _RowSum.apply(weights.to(table.weight.dtype), table.weight, ids, table.sparse)
@@ -188,13 +190,13 @@ def row_sum(weights: Tensor, table: MemoryRows, ids: Tensor) -> Tensor:
 def read_dense(
     scores: Tensor, ids: Tensor, values: Tensor, x: Tensor | None = None, pre_values: Tensor | None = None
 ) -> Tensor:
-    """Σ_i ŝ_i (p_iᵀ x) v_i by gathering everything: the slow reference of :func:`row_products` and :func:`row_sum`.
+    """Σ_i ŝ_i (p_iᵀ x) v_i by gathering all rows: the slow reference of :func:`row_products` and :func:`row_sum`.
 
     Args:
         scores: ŝ (T, m, c), c a divisor of the values' width.
         ids: (T, m), rows.
         values: v (R, width).
-        x: (T, D); without it or without pre-values the sum is Σ_i ŝ_i v_i.
+        x: (T, D); without it, or without pre-values, the sum is Σ_i ŝ_i v_i.
         pre_values: p (R, D).
 
     Returns:

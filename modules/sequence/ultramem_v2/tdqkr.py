@@ -2,8 +2,8 @@
 
 Scores have the rank first: ``rows`` (r, T, N) and ``columns`` (r, T, N) for T tokens. The score of slot (i, j) under a
 core C (r, r) is ``G_ij = Σ_ρσ rows[ρ, i] C[ρ, σ] columns[σ, j]``. The candidates are the m best rows by ``u·rows`` and
-the m best columns by ``t·columns``, (u, t) being the leading pair of singular vectors of C: exact where C has rank 1
-and both are positive. Among the m² candidates the m best by G are taken, scored exactly.
+the m best columns by ``t·columns``, (u, t) being the leading pair of singular vectors of C: this is exact if C has rank
+1 and both are positive. Among the m² candidates the m best by their exact G are chosen.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class Selection(NamedTuple):
 
 
 def leading_pairs(cores: Tensor, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Leading singular vectors of many cores by one batched SVD, of the sign that stays closest to the pairs before.
+    """Leading singular vectors of many cores by one batched SVD, with the sign that is closest to the earlier pairs.
 
-    A pair (u, t) is a solution as much as (-u, -t) is, and the two select opposite slots; the one with the smaller L1
-    distance to the pair before is taken, and with none before (zeros) the one whose entries have a positive sum.
+    Both (u, t) and (-u, -t) are solutions, and they select opposite slots. The one with the smaller L1 distance to the
+    earlier pair is chosen; without an earlier pair (zeros) the one whose entries have a positive sum.
 
     Args:
         cores: (L, r, r).
-        u: (L, r), left vectors before.
-        t: (L, r), right vectors before.
+        u: (L, r), earlier left vectors.
+        t: (L, r), earlier right vectors.
 
     Returns:
         Left vectors (L, r), right vectors (L, r), singular values (L, r) in descending order; detached.
@@ -47,7 +47,7 @@ def leading_pairs(cores: Tensor, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def candidate_scores(rows: Tensor, columns: Tensor, cores: Tensor) -> Tensor:
-    """G of every pair.
+    """Returns G of every pair.
 
     Args:
         rows: (r, T, a).
@@ -62,7 +62,7 @@ def candidate_scores(rows: Tensor, columns: Tensor, cores: Tensor) -> Tensor:
 
 
 def slot_scores(rows: Tensor, columns: Tensor, cores: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    """G of chosen slots; differentiable, holds nothing of size m².
+    """Returns G of chosen slots; differentiable, without tensors of size m².
 
     Args:
         rows: (r, T, N).
@@ -114,7 +114,7 @@ def exhaustive(
         cores: (c, r, r).
         top: m.
         u: With ``t``: only slots with ``u·rows > 0`` and ``t·columns > 0`` count; (−, −) pairs have large products too,
-            and retrieval by the best rows and columns never sees them.
+            but retrieval by the best rows and columns never finds them.
         t: See ``u``.
     """
     size = rows.shape[-1]
@@ -129,7 +129,8 @@ def exhaustive(
 
 
 def product_keys(rows: Tensor, columns: Tensor, top: int) -> Selection:
-    """The ``top`` largest sums rows_i + columns_j of each token: product-key retrieval, exact (Lample et al. 2019).
+    """Returns the ``top`` largest sums rows_i + columns_j of each token: product-key retrieval, exact (Lample et al.
+    2019).
 
     Args:
         rows: (1, T, N).
