@@ -61,7 +61,7 @@ def input_gradient_norm(gradients: Sequence[Tensor], squared: bool = True) -> Te
 
 def _norms(gradient: Tensor, squared: bool) -> Tensor:
     """‖g_b‖² or ‖g_b‖ of each sample, (B,)."""
-    flat = gradient.flatten(1).to(torch.promote_types(gradient.dtype, torch.float32))
+    flat = gradient.reshape(len(gradient), -1).to(torch.promote_types(gradient.dtype, torch.float32))
     return flat.square().sum(1) if squared else torch.linalg.vector_norm(flat, dim=1)
 
 
@@ -109,6 +109,7 @@ class InputGradientPenalty(Penalty):
             return input_gradient_norm([len(gradient) * gradient], self.squared)
         logits = captured.output
         assert logits is not None
+        logits = logits.unsqueeze(-1) if logits.ndim == 1 else logits  # (B,): one output
         if max(self.outputs) >= logits.shape[-1]:
             raise UserError(
                 f"techniques.{self.name}.outputs: {max(self.outputs)} is not accepted; the network has "

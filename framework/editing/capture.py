@@ -153,12 +153,12 @@ class Capture:
                     f"{self.key}.{what}: {name or 'the module itself'} was not called in training_step, which calls "
                     f"{', '.join(outer) or 'nothing'}; name one of these"
                 )
+        self._first = False  # a step that returns no loss does not count: nothing is differentiated in it
         return replace(self._captured, seed=seed)
 
     def forget(self) -> None:
         """Drops what was captured, which keeps the step's graph in memory."""
         self._captured = Captured()
-        self._first = False
 
     def _noting(self, name: str) -> Callable[..., None]:
         def note(module: nn.Module, args: Any) -> None:

@@ -78,7 +78,7 @@ def trained_parameters(
         key: Of the technique, for messages.
 
     Raises:
-        UserError: a pattern names nothing, or no chosen parameter is trained; the nearest names are listed.
+        UserError: a pattern names nothing, with the nearest names, or no chosen parameter is trained.
     """
     known = {
         name: parameter
@@ -88,7 +88,8 @@ def trained_parameters(
     trained = [name for name, parameter in known.items() if parameter.requires_grad]
     names = choose(known, include, exclude or (), f"{key}.include")
     if not set(names) & set(trained):
-        raise nothing_matches(", ".join(include or ("*",)), trained, f"{key}: trainable")
+        shown = ", ".join(trained[:5]) + ", …" * (len(trained) > 5) if trained else "nothing"
+        raise UserError(f"{key}: none of the parameters that include and exclude choose is trained; trained: {shown}")
     return [known[name] for name in names]
 
 

@@ -31,6 +31,8 @@ def resolve(techniques: Mapping[str, type]) -> list[str]:
         ready = next((n for n in techniques if n not in order and earlier[n] <= set(order)), None)
         if ready is None:
             circle = [n for n in techniques if n not in order]
+            while after := [n for n in circle if not any(n in earlier[other] for other in circle)]:
+                circle = [n for n in circle if n not in after]  # no other one waits for these
             phases = ", ".join(f"{n} ({declared[n].phase or 'no phase'})" for n in circle)
             raise UserError(f"techniques: {phases} each ask to come before another of them")
         order.append(ready)

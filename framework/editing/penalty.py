@@ -10,15 +10,15 @@ the step's own forward pass.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from framework.editing.capture import Capture, Captured, mistakes_of, refuse_compiled, submodule
@@ -76,7 +76,8 @@ class Penalty(Technique):
         """Called before the first step and after each edit in mid-training: a subclass finds its parameters here."""
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses what cannot be penalised; names that an edit may yet bring are looked up when training starts.
+        """Refuses what cannot be penalised; names that an edit or the module may yet bring are looked up when training
+        starts.
 
         Raises:
             UserError: the module optimises by hand, is compiled, or has no such submodule.
@@ -88,7 +89,8 @@ class Penalty(Technique):
             )
         if self.captures != "nothing":
             refuse_compiled(model, f"techniques.{self.name}")
-            if not any(isinstance(other, Edit) for other in context.techniques.values()):
+            edited = any(isinstance(other, Edit) for other in context.techniques.values())
+            if not edited and not any(is_overridden(hook, model) for hook in ("setup", "configure_model")):
                 submodule(model, self.net, f"techniques.{self.name}.net")
                 submodule(model, self.embed, f"techniques.{self.name}.embed")
 
@@ -147,6 +149,22 @@ class Penalty(Technique):
         return (*self._seed, self._batches)
 
 
+class _Replaced:
+    """A method of one module instead of its own one; a copy of the module has its own one again."""
+
+    def __init__(
+        self, module: pl.LightningModule, name: str, function: Callable[..., Any], penalised: _PenalisedStep
+    ) -> None:
+        self.__wrapped__ = inspect.unwrap(getattr(module, name))  # Lightning reads the signature one wrapper deep
+        self.module, self.name, self.function, self.penalised = module, name, function, penalised
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # called while the copy has no attributes yet, so this is its own method
+        return getattr, (self.module, self.name)
+
+
 class _PenalisedStep:
     """Stands in for ``training_step`` and ``backward`` of one module while penalties are added to its loss."""
 
@@ -158,7 +176,6 @@ class _PenalisedStep:
         step, backward = module.training_step, module.backward
         self._before = {name: vars(module).get(name) for name in ("training_step", "backward")}
 
-        @functools.wraps(step)
         def training_step(batch: Any, *args: Any, **kwargs: Any) -> Any:
             with ExitStack() as stack:
                 if self.twice:
@@ -169,18 +186,18 @@ class _PenalisedStep:
                     outputs = step(batch, *args, **kwargs)
                 return self._with_penalties(batch, outputs)
 
-        @functools.wraps(backward)
         def penalised_backward(loss: Tensor, *args: Any, **kwargs: Any) -> None:
             if not self.twice:
                 return backward(loss, *args, **kwargs)
             with second_derivatives(), mistakes_of(", ".join(self.twice)):  # checkpointed layers compute again here
                 backward(loss, *args, **kwargs)
 
-        training_step.__wrapped__ = inspect.unwrap(step)  # Lightning reads the signature there, one wrapper deep
-        training_step.penalised = self  # type: ignore[attr-defined] # copies of the module share it
-        self._own = {"training_step": training_step, "backward": penalised_backward}
-        for name, function in self._own.items():
-            setattr(module, name, function)
+        self._own = {
+            "training_step": _Replaced(module, "training_step", training_step, self),
+            "backward": _Replaced(module, "backward", penalised_backward, self),
+        }
+        for name, method in self._own.items():
+            setattr(module, name, method)
 
     @staticmethod
     def on(module: pl.LightningModule) -> _PenalisedStep | None:
@@ -204,8 +221,8 @@ class _PenalisedStep:
         self.look_up()
         if self.penalties:
             return
-        for name, function in self._own.items():
-            if vars(self.module).get(name) is not function:
+        for name, method in self._own.items():
+            if vars(self.module).get(name) is not method:
                 continue  # someone has wrapped it since; then it only passes on
             delattr(self.module, name)
             if self._before[name] is not None:
@@ -242,9 +259,10 @@ class _PenalisedStep:
             captured = Captured(penalty.seed)
         else:
             captured = self.captures[penalty.net, penalty.embed].captured(penalty.seed)
-        found = penalty.penalty(self.module, batch, outputs, captured)
-        if found.ndim:
-            raise ValueError(f"{type(penalty).__name__}.penalty must return a scalar, not {tuple(found.shape)}")
+        found: Any = penalty.penalty(self.module, batch, outputs, captured)
+        if not isinstance(found, Tensor) or found.ndim:
+            what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"{type(penalty).__name__}.penalty must return a scalar tensor, not {what}")
         term = penalty.weight * found
         size = len(captured.output) if captured.output is not None and captured.output.ndim else 1
         self.module.log(f"train/{penalty.name}", term.detach(), batch_size=size)

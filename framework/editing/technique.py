@@ -21,7 +21,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
@@ -37,8 +37,17 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
     from torch import nn
 
+Change = Literal["structure", "trainability", "values"]
 Moment = Literal["start", "epoch", "step"]
 OptimizerState = Literal["keep", "reset"]
+_COLLECTIONS: dict[str, type[Any]] = {  # of names, which a class declares
+    "offers": frozenset,
+    "needs": frozenset,
+    "changes": frozenset,
+    "moments": frozenset,
+    "after": tuple,
+    "before": tuple,
+}
 IMPORTED: dict[str, type[Edit]] = {}  # maps a registered name to its class; filled when modules are imported
 
 
@@ -143,6 +152,10 @@ class Technique(Callback):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         one_of(PHASES, **{f"{cls.__name__}.phase": cls.phase})
+        for key, kind in _COLLECTIONS.items():
+            value = getattr(cls, key, kind())
+            if not isinstance(value, kind | property):  # of text, `in` would find parts of names
+                raise UserError(f"{cls.__name__}.{key}: {value!r} is not accepted; a {kind.__name__} of names")
         if "technique" not in cls.__dict__:
             cls.technique = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
 
@@ -209,6 +222,7 @@ class Edit(Technique):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        one_of(get_args(Change), **{f"{cls.__name__}.changes": cls.changes})
         IMPORTED[cls.technique] = cls
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
@@ -284,6 +298,10 @@ class Transform(Edit):
     optimizer: OptimizerState = "keep"
     settles_by: ClassVar[str] = ""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        one_of(get_args(Moment), **{f"{cls.__name__}.moments": cls.moments})
+
     def in_training(self, context: Context) -> bool:
         """Whether it can edit after the start, given its settings and the techniques of this run."""
         return True
@@ -324,6 +342,11 @@ class Once(Transform):
             if PLAIN_LAYERS not in self.needs or not isinstance(other, Transform) or not self._waits_for(other):
                 continue
             settled = other.settled(context)
+            if settled is None and not other.settles_by:
+                raise UserError(
+                    f"techniques.{self.name} and techniques.{name} cannot be combined: {self.name} acts on the layers "
+                    f"that {name} leaves in the end, and {name} never ends"
+                )
             if settled is None:
                 raise UserError(
                     f"{name}.{other.settles_by}: None is not accepted beside {self.name}, which acts on the layers "

@@ -48,6 +48,18 @@ def test_the_jacobian_of_a_linear_model_is_its_weight():
     assert torch.allclose(value, rows.norm(dim=1).sum())
 
 
+def test_one_number_a_sample_as_input_and_as_output():
+    """f(x) = w x, with x and f of shape (B,): the Jacobian of each sample is w."""
+    net = nn.Linear(1, 1, bias=False).double()
+    flat = nn.Sequential(nn.Unflatten(0, (-1, 1)), net, nn.Flatten(0))
+    x = torch.randn(5, dtype=torch.float64)
+    value, (gradient,) = penalty_of(flat, x, InputGradientPenalty(outputs=[0]))
+    assert torch.allclose(value, net.weight.square().sum())
+    assert torch.allclose(gradient, 2 * net.weight)
+    with pytest.raises(UserError, match="outputs: 1 is not accepted; the network has 1 outputs"):
+        penalty_of(flat, x, InputGradientPenalty(outputs=[1]))
+
+
 def test_a_quadratic_model():
     """∇f = A x: the mean of ‖A x‖² is tr(A C A) with C = XᵀX/B, and its gradient by A is A C + C A."""
     net, x = Quadratic(), torch.randn(6, 3, dtype=torch.float64)

@@ -128,6 +128,13 @@ def test_once_waits_for_them_and_one_that_does_not_need_them_does_not() -> None:
     with pytest.raises(UserError, match=r"toy_grows.until: None is not accepted beside toy_waits"):
         waits.first_epoch(context(Grows(None), waits))
 
+    class Endless(Grows):
+        technique = "toy_endless"
+        settles_by = ""
+
+    with pytest.raises(UserError, match=r"techniques.toy_waits and techniques.toy_endless cannot be combined: toy_wai"):
+        waits.first_epoch(context(Endless(None), waits))
+
 
 def test_once_waits_for_one_of_an_earlier_phase_but_not_of_its_own() -> None:
     class Earlier(Waits):

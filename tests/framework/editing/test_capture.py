@@ -184,6 +184,19 @@ def test_a_function_with_one_derivative_is_named():
         found.gradient(found.output.sum())
 
 
+def test_it_is_named_too_if_the_first_steps_return_no_loss():
+    net = Once(True)
+    capture = Capture(net, key="p")
+    with capture.watching():
+        net(torch.ones(1, 2))
+    capture.forget()  # as after a step without a loss
+    with capture.watching():
+        net(torch.ones(1, 2))
+    found = capture.captured((0,))
+    with pytest.raises(UserError, match=r"p needs second derivatives, and .*test_capture.Square has none"):
+        found.gradient(found.output.sum())
+
+
 def test_one_that_makes_weights_is_none_of_it():
     """The gradient by the input does not pass it; the loss's passes it once."""
     net = Once(False)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 from lightning.pytorch.callbacks import Callback
 
 from framework.catalogue import phases
-from framework.editing import Edit, Observer, Writer
+from framework.editing import Edit, Observer, Transform, Writer
 from framework.editing.order import resolve
 from framework.errors import UserError
 
@@ -116,6 +117,27 @@ def test_a_phase_that_there_is_not_is_refused_when_the_class_is_made() -> None:
 
         class Odd(Edit):
             phase = "drew"  # type: ignore[assignment]
+
+
+def test_those_that_only_follow_a_circle_are_not_named() -> None:
+    circle = r"^techniques: second \(no phase\), third \(no phase\), circle \(no phase\) each ask"
+    with pytest.raises(UserError, match=circle):
+        resolve({"average": Average, "second": Second, "third": Third, "circle": Circle})
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"after": "first"}, r"Odd.after: 'first' is not accepted; a tuple of names"),
+        ({"needs": ("adapters",)}, r"Odd.needs: \('adapters',\) is not accepted; a frozenset of names"),
+        ({"offers": "noise"}, r"Odd.offers: 'noise' is not accepted"),
+        ({"changes": frozenset({"value"})}, r"Odd.changes: 'value' is not one of .*did you mean 'values'"),
+        ({"moments": frozenset({"epochs"})}, r"Odd.moments: 'epochs' is not one of .*did you mean 'epoch'"),
+    ],
+)
+def test_a_declaration_of_the_wrong_kind_is_refused_when_the_class_is_made(declared: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        type("Odd", (Transform,), declared)
 
 
 def test_every_phase_has_a_meaning() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
+import pickle
 from types import SimpleNamespace
 from typing import Any
 
@@ -359,10 +361,45 @@ def test_a_network_that_the_step_does_not_call_is_a_mistake_in_the_first_step(tm
         train(tmp_path, InputGradient(1.0))
 
 
-def test_a_term_that_is_no_scalar_is_a_bug(tmp_path):
+@pytest.mark.parametrize(("term", "shown"), [(torch.ones(2, 3), r"\(2, 3\)"), (0.5, "float"), (None, "NoneType")])
+def test_a_term_that_is_no_scalar_is_a_bug(tmp_path, term, shown):
     class Wrong(Drawn):
-        def penalty(self, module: Any, *args: Any) -> torch.Tensor:
-            return next(module.parameters())
+        def penalty(self, *args: Any) -> Any:
+            return term
 
-    with pytest.raises(ValueError, match=r"Wrong.penalty must return a scalar, not \(12, 5\)"):
+    with pytest.raises(ValueError, match=f"Wrong.penalty must return a scalar tensor, not {shown}"):
         train(tmp_path, Wrong())
+
+
+def test_a_network_that_the_module_makes_in_setup_is_looked_up_when_training_starts(tmp_path):
+    class Builds(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            del self.net
+
+        def setup(self, stage: str) -> None:
+            self.net = Net().net
+
+    logged = Look()
+    train(tmp_path, InputGradient(1.0, net="net"), logged, module=Builds(), max_steps=1)
+    assert logged.logged["train/input_gradient"] > 0
+    with pytest.raises(UserError, match=r"techniques.input_gradient.net: 'nett' names nothing in the model; near"):
+        train(tmp_path, InputGradient(1.0, net="nett"), module=Builds())
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_a_copy_made_in_mid_training_has_its_own_step_and_no_penalty(tmp_path, copied):
+    class Copies(Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
+            module._trainer = None  # a Trainer cannot be copied
+            self.copy = copied(module)
+            module._trainer = trainer
+
+    copies = Copies()
+    original = train(tmp_path, *both(), copies, max_steps=1)
+    before = {name: value.clone() for name, value in original.state_dict().items()}
+    look = Look()
+    train(tmp_path, look, module=copies.copy, max_steps=1)
+    assert look.logged.keys() == {"train/loss"}
+    assert same(original.state_dict(), before)
+    assert not same(copies.copy.state_dict(), before)
