@@ -191,7 +191,7 @@ def test_an_initialisation_that_changes_the_base_merges_and_is_not_undone() -> N
     twin.load_state_dict(model.state_dict(), strict=True)
     assert torch.equal(out(twin, X), out(model, X))
     assert trainable_names(twin) == trainable_names(model)
-    with pytest.raises(UserError, match="changed the layers' own weights"):
+    with pytest.raises(UserError, match="changed the layers' weights"):
         undo(model, "lora")
     torch.testing.assert_close(out(framework.fold(model), X), base, atol=1e-4, rtol=1e-3)
 

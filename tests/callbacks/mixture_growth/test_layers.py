@@ -696,7 +696,7 @@ class TestMembers:
         torch.testing.assert_close(whole(x), models[0](x) + models[1](x), atol=1e-5, rtol=1e-5)
         with pytest.raises(UserError, match=r"3\.templates_0 is .* was expected|9\.weight|0\.weight"):
             load_member(whole, 0, mlp((5, 6, 6, 3), bias=True).state_dict())
-        with pytest.raises(UserError, match="is missing in the state"):
+        with pytest.raises(UserError, match="is missing in the loaded state"):
             load_member(whole, 0, {})
 
     def test_what_is_shared_is_loaded_only_when_asked(self):
