@@ -106,6 +106,14 @@ class CommandLine(LightningCLI):
         """As in LightningCLI, but keeps a constructor's error, which jsonargparse would report as a wrong type."""
         for key, base in BASES.items():
             self.parser.add_instantiator(self._instantiator(key), base, subclasses=True)
+        self.parser.add_instantiator(self._build_other, object, subclasses=True)  # a group of settings, above all
+
+    def _build_other(self, class_type: type, *args: Any, applied_instantiation_links: Any, **kwargs: Any) -> Any:
+        try:
+            return class_type(*args, **kwargs)
+        except UserError as error:
+            self._raised = self._raised or (error, class_type)
+            raise
 
     def _instantiator(self, key: str) -> Callable[..., Any]:
         lightnings = _InstantiatorFn(cli=self, key=key)

@@ -54,7 +54,7 @@ def test_the_run_stops_and_says_where(tmp_path, capfd, value):
     error = capfd.readouterr().err
     folder = run_folder(tmp_path)
     assert f"error: train/loss is {value} at step 13 (epoch 1)" in error
-    assert f"{folder / 'checkpoints' / 'last.ckpt'}, of step 12, stands" in error
+    assert f"{folder / 'checkpoints' / 'last.ckpt'}, of step 12, was saved" in error
     assert "Traceback" not in error
     point = opens(folder / "checkpoints" / "last.ckpt")
     assert point is not None

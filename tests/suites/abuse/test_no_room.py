@@ -67,7 +67,7 @@ def test_it_goes_on_when_there_is_room(whole, tmp_path, capfd, part, count, file
     assert "No space left on device" in message
     point = opens(folder / "checkpoints" / "last.ckpt")
     assert point is not None
-    assert f"{folder / 'checkpoints' / 'last.ckpt'}, of step {point['global_step']}, stands" in message
+    assert f"{folder / 'checkpoints' / 'last.ckpt'}, of step {point['global_step']}, was saved" in message
     assert f"fit --ckpt_path {folder}" in message
     assert read_metrics(folder), "no half row spoils the log"
     assert command("fit", f"--ckpt_path={folder}") == 0
