@@ -244,7 +244,7 @@ def test_include_and_exclude_choose_by_name(tmp_path):
     model = Net()
     model.requires_grad_(False)
     model.layer[3].requires_grad_(True)
-    with pytest.raises(UserError, match=r"techniques.backslash: none of the .* is trained; trained: layer.2.weight"):
+    with pytest.raises(UserError, match=r"techniques.backslash: none of the .* is trained; trained: layer.3.weight"):
         fit(tmp_path, BackSlash(include=["layer.0.*"]), model=model)
     _, model = fit(tmp_path, BackSlash(per_weight_step=0.05, exclude=["layer.1.*", "bias"]), epochs=1)
     expected = by_hand_named(lambda name: not name.endswith("bias") and not name.startswith("layer.1."))
