@@ -354,7 +354,7 @@ class GGInit(Edit):
             claimed = list(other.claimed(model))
             if both := [name for name in claimed if self.include and matches(name, self.include)]:
                 raise UserError(
-                    f"{self.name}.include: {both[0]!r} is not accepted beside {other.name}, which needs the "
+                    f"{self.name}.include: {both[0]!r} is not accepted with {other.name}, which needs the "
                     "initialisation that this layer has; exclude it from one of them"
                 )
             names += claimed

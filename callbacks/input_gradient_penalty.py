@@ -69,16 +69,16 @@ class InputGradientPenalty(Penalty):
     """Adds the mean squared norm of the gradient by the input to the training loss.
 
     Args:
-        weight: Of the term in the loss, 0 or more.
+        weight: Factor of the term in the loss, 0 or more.
         outputs: Numbers of the outputs whose gradients are taken, from 0; those of the loss for ``None``.
         squared: Whether norms are squared.
         net: Name of the network, a submodule that ``training_step`` calls once; by default the module itself.
         embed: Name of the submodule whose output counts as the network's input: for tokens their embedding.
 
     Raises:
-        UserError: a setting is not accepted (at once); the module optimises by hand or is compiled, or a name is not
-            there (before training); the network is called twice or never, has no such output or no second derivative
-            (in the first step).
+        UserError: a setting is not accepted (in the constructor); the module uses manual optimisation or is compiled,
+            or has no such submodule (before training); the network is called twice or never, has no such output or no
+            second derivative (in the first step).
     """
 
     technique = "input_gradient_penalty"

@@ -320,7 +320,7 @@ class LoRA(Once):
         if chooser is not None:
             if self.target_modules is not None:
                 raise UserError(
-                    f"{self.name}.target_modules: {self.target_modules} is not accepted beside {chooser.name}, which "
+                    f"{self.name}.target_modules: {self.target_modules} is not accepted with {chooser.name}, which "
                     f"chooses the layers; leave it out, or use {chooser.name}'s include and exclude"
                 )
             targets = list(chooser.decision.get("target_modules") or [])
@@ -368,7 +368,7 @@ class LoRA(Once):
 
     @classmethod
     def keeps_trained(cls, plan: Plan) -> list[str]:
-        """The adapters, and what is trained beside them."""
+        """The adapters, and the other trained parameters."""
         return list(plan.trainable or ())
 
     @classmethod

@@ -407,7 +407,7 @@ class WarmStart(Transform):
         for other in context.offering(RANKING, self):
             if not self.force and self._changes:
                 raise UserError(
-                    f"warm_start.shrink: {self.shrink:g} with perturb {self.perturb:g} is not accepted beside "
+                    f"warm_start.shrink: {self.shrink:g} with perturb {self.perturb:g} is not accepted with "
                     f"{other.name}, which would rank weights that are no longer the pretrained ones; shrink: 1 and "
                     "perturb: 0, or force: true"
                 )

@@ -7,8 +7,8 @@ The objective is the loss plus ``weight`` times
 - ``l1``: Σ |w|, a pull of the same size on every weight;
 - ``group``: Σ ‖W‖₂ over the tensors W, which pulls whole tensors to zero (the group lasso without its sizes).
 
-Which weights: the trainable ones that ``include`` and ``exclude`` choose, tied ones once, biases and norms too unless
-excluded. So adapters only under LoRA.
+Which weights: the trainable ones that ``include`` and ``exclude`` choose, tied ones once, including biases and norms
+unless they are excluded. With LoRA these are the adapters only.
 
 Logs what is added as ``train/weight_penalty``; ``train/loss`` stays without it. It keeps no state. Cost: reads the
 weights once and writes a gradient of each. Limits: an L1 penalty under a gradient method leaves weights near 0, not at
@@ -31,7 +31,7 @@ Norm = Literal["l2", "l1", "group"]
 
 
 def weight_norm(tensors: Iterable[Tensor], norm: Norm = "l2") -> Tensor:
-    """½ Σ w², Σ |w| or Σ ‖W‖₂, a scalar in float32 or wider; of no tensors 0.
+    """½ Σ w², Σ |w| or Σ ‖W‖₂, a scalar in float32 or wider; 0 without tensors.
 
     Args:
         tensors: The weights, each once, on one device.
@@ -55,14 +55,14 @@ class WeightPenalty(Penalty):
     """Adds a norm of chosen weights to the training loss.
 
     Args:
-        weight: Of the norm in the loss, 0 or more.
+        weight: Factor of the norm in the loss, 0 or more.
         norm: ``l2`` (½ Σ w²), ``l1`` (Σ |w|) or ``group`` (Σ ‖W‖₂ over the tensors).
         include: Patterns of parameter names (``*`` and ``?`` as in a shell); all for ``None``.
         exclude: Patterns of parameter names to leave out.
 
     Raises:
-        UserError: a setting is not accepted (at once); nothing chosen is trained, or a pattern names nothing (before
-            training).
+        UserError: a setting is not accepted (in the constructor); no chosen parameter is trained, or a pattern matches
+            nothing (before training).
     """
 
     technique = "weight_penalty"
@@ -84,5 +84,5 @@ class WeightPenalty(Penalty):
         self._chosen = trained_parameters(module, self.include, self.exclude, f"techniques.{self.name}")
 
     def penalty(self, module: pl.LightningModule, batch: Any, outputs: Any, captured: Captured) -> Tensor:
-        """The norm of those that are trained now."""
+        """Returns the norm of the chosen weights that are trained now."""
         return weight_norm((weight for weight in self._chosen if weight.requires_grad), self.norm)

@@ -118,7 +118,7 @@ class LPFT(Once):
             trains = isinstance(other, Edit) and "trainability" in other.changes
             if self.strategy == "lp" and trains and comes_before(type(self), type(other)):
                 raise UserError(
-                    f"{self.name}.strategy: 'lp' is not accepted beside {name}: it leaves the backbone frozen"
+                    f"{self.name}.strategy: 'lp' is not accepted with {name}: it leaves the backbone frozen"
                 )
         last = getattr(context.trainer, "max_epochs", None)
         begins = self.first_epoch(context) + self.probe_epochs

@@ -1,4 +1,4 @@
-"""What prompts are drawn from: the settings, and the law that they stand for."""
+"""The law from which prompts are drawn, and its settings."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class LawConfig:
 
     Attributes:
         covariance: Λ of a Gaussian x: ``identity``, ``ar`` (``correlation`` to the distance), or ``exponential`` or
-            ``uniform``: diagonal with entries that each prompt draws anew, of mean 1.
+            ``uniform``: diagonal, with random entries of mean 1 for each prompt.
         correlation: r of ``ar``.
         eigenvalues: A diagonal Λ instead.
         scale: c, multiplies every x before it is labelled.

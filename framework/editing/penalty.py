@@ -1,7 +1,7 @@
 """The base class of penalties: techniques that add a term to the training loss of any LightningModule.
 
 ``training_step`` of the module is wrapped, on the instance and in training only. The term becomes part of the loss that
-it returns, so that whatever is done to a loss is done to it: accumulation, precision, clipping, reduction over ranks.
+it returns, so it is treated like the rest of the loss: accumulation, precision, clipping, reduction over ranks.
 ``train/loss``, which the module logs itself, stays without it.
 
 Where a penalty looks at the network's output or differentiates by its input, :mod:`framework.editing.capture` watches
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from framework.editing.capture import Capture, Captured, mistakes_of, refuse_compiled, submodule
@@ -48,9 +49,9 @@ class Penalty(Technique):
         embed: Name of the submodule whose output counts as the network's input: for tokens their embedding.
 
     Raises:
-        UserError: a setting is not accepted (at once); the module optimises by hand, is compiled, or has no such
-            submodule (before training); the network is called twice or never, or has no second derivative (in the first
-            step).
+        UserError: a setting is not accepted (in the constructor); the module uses manual optimisation, is compiled, or
+            has no such submodule (before training); the network is called twice or never, or has no second derivative
+            (in the first step).
     """
 
     captures: ClassVar[Literal["nothing", "outputs", "inputs"]] = "nothing"
@@ -76,11 +77,11 @@ class Penalty(Technique):
         """Called before the first step and after each edit in mid-training: a subclass finds its parameters here."""
 
     def check(self, model: nn.Module, context: Context) -> None:
-        """Refuses what cannot be penalised; names that an edit or the module may yet bring are looked up when training
-        starts.
+        """Refuses modules that cannot be penalised; names that an edit or the module may still create are
+        checked when training starts.
 
         Raises:
-            UserError: the module optimises by hand, is compiled, or has no such submodule.
+            UserError: the module uses manual optimisation, is compiled, or has no such submodule.
         """
         if not getattr(model, "automatic_optimization", True):
             raise UserError(
@@ -95,7 +96,7 @@ class Penalty(Technique):
                 submodule(model, self.embed, f"techniques.{self.name}.embed")
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Starts the count of batches, which a resumed run goes on with."""
+        """Starts the count of batches, which a resumed run continues."""
         super().setup(trainer, pl_module, stage)
         self._batches = 0
 
@@ -109,7 +110,7 @@ class Penalty(Technique):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Counts the batches: each has random numbers of its own, also where its loss is computed several times."""
+        """Counts the batches: each has its own random numbers, the same if its loss is computed several times."""
         self._batches += 1
 
     def on_model_edit(self, trainer: pl.Trainer, pl_module: pl.LightningModule, plan: Plan) -> None:
@@ -136,12 +137,16 @@ class Penalty(Technique):
             wrapper.remove(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of batches, the same on all ranks."""
-        return {"batches": self._batches}
+        """Returns the number of batches, the same on all ranks, and the weight."""
+        return {"batches": self._batches, "weight": self.weight}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on counting."""
+        """Continues the count; reports a weight that is not the checkpoint's."""
         self._batches = state_dict["batches"]
+        if state_dict["weight"] != self.weight:
+            rank_zero_info(
+                f"techniques.{self.name}.weight: {self.weight:g} now, {state_dict['weight']:g} in the checkpoint"
+            )
 
     @property
     def seed(self) -> tuple[int, ...]:
@@ -166,7 +171,7 @@ class _Replaced:
 
 
 class _PenalisedStep:
-    """Stands in for ``training_step`` and ``backward`` of one module while penalties are added to its loss."""
+    """Replaces ``training_step`` and ``backward`` of one module while penalties are added to its loss."""
 
     def __init__(self, module: pl.LightningModule) -> None:
         self.module = module
@@ -214,7 +219,7 @@ class _PenalisedStep:
         self.look_up()
 
     def remove(self, penalty: Penalty) -> None:
-        """Without penalties the module has its own methods again."""
+        """Restores the module's own methods if there are no penalties."""
         if penalty not in self.penalties:
             return
         self.penalties.remove(penalty)
@@ -223,13 +228,13 @@ class _PenalisedStep:
             return
         for name, method in self._own.items():
             if vars(self.module).get(name) is not method:
-                continue  # someone has wrapped it since; then it only passes on
+                continue  # it was wrapped by other code since, so it stays and only calls the original
             delattr(self.module, name)
             if self._before[name] is not None:
                 setattr(self.module, name, self._before[name])
 
     def look_up(self) -> None:
-        """Finds the modules to watch, and has each penalty find its own."""
+        """Finds the modules to watch, and lets each penalty find its own."""
         self.captures, self.twice = {}, []
         for penalty in self.penalties:
             penalty.look_up(self.module)

@@ -349,12 +349,12 @@ class Once(Transform):
                 )
             if settled is None:
                 raise UserError(
-                    f"{name}.{other.settles_by}: None is not accepted beside {self.name}, which acts on the layers "
+                    f"{name}.{other.settles_by}: None is not accepted with {self.name}, which acts on the layers "
                     f"that {name} leaves in the end; an epoch before trainer.max_epochs"
                 )
             if self.epoch is not None and self.epoch < settled:
                 raise UserError(
-                    f"{self.name}.epoch: {self.epoch} is not accepted beside {name}, which is done at epoch {settled}; "
+                    f"{self.name}.epoch: {self.epoch} is not accepted with {name}, which is done at epoch {settled}; "
                     f"{settled} or more, or null"
                 )
             first = max(first, settled)

@@ -225,7 +225,7 @@ def test_takes_the_layers_that_another_technique_chose() -> None:
     chosen = Plan("toy_chooser", "chooser", {"target_modules": ["blocks.0.mlp.fc1"]})
     decision = LoRA().decide(vit(), Context(plans=[chosen]))
     assert decision["targets"] == ["blocks.0.mlp.fc1"]
-    with pytest.raises(UserError, match="is not accepted beside chooser, which chooses"):
+    with pytest.raises(UserError, match="is not accepted with chooser, which chooses"):
         LoRA(target_modules=["qkv"]).decide(vit(), Context(plans=[chosen]))
     full = Plan("kappa_tune", "kappa_tune", {"mode": "full", "tensors": ["norm.weight", "blocks.0.attn.qkv.weight"]})
     with pytest.raises(UserError, match=r"both train blocks.0.attn.qkv.weight"):

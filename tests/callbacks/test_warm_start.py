@@ -419,9 +419,7 @@ class TestInATrainer:
 
         context = Context(techniques={"kappa_tune": Ranks(), "warm_start": WarmStart()})
         context.techniques["kappa_tune"].name = "kappa_tune"
-        with pytest.raises(
-            UserError, match=r"warm_start.shrink: 0.6 with perturb 0.1 is not accepted beside kappa_tune"
-        ):
+        with pytest.raises(UserError, match=r"warm_start.shrink: 0.6 with perturb 0.1 is not accepted with kappa_tune"):
             WarmStart().check(Learner(), context)
         WarmStart(shrink=1, perturb=0).check(Learner(), context)
         WarmStart(force=True).check(Learner(), context)

@@ -123,7 +123,7 @@ class LinearModelsInContext(InContext):
         return float("nan") if self.predicted is None else self._risk_of(self.predicted, length)
 
     def _risk_of(self, readout: Tensor, length: int) -> float:
-        """Returns the exact error of a readout A (d, d) at a length; NaN where there is no closed form."""
+        """Returns the exact error of a readout A (d, d) at a length; NaN if there is no closed form."""
         law = self.law
         if law is None or law.rows is not None or law.function != "linear":
             return float("nan")

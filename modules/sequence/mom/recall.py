@@ -116,7 +116,7 @@ class MoMRecall(LanguageModel):
         return self.head(self.norm(y)), state
 
     def auxiliary_loss(self) -> Tensor | None:
-        """Returns λ times the balance loss; nothing where there is one memory."""
+        """Returns λ times the balance loss; nothing if there is only one memory."""
         return weighted_balance([self.mixer], self.aux_weight) if self.mixer.num_memories > 1 else None
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:

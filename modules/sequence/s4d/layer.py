@@ -99,7 +99,7 @@ class SSM:
 class S4DLayer(nn.Module):
     """A diagonal state space model for each of H channels: ``x' = A x + B u``, ``y = 2 Re(C x) + D u``.
 
-    The kernel ``K(t) = 2 Re Σ_{n<N/2} C_n B_n e^{A_n t}`` stands for N conjugate-symmetric modes. ``forward`` convolves
+    The kernel ``K(t) = 2 Re Σ_{n<N/2} C_n B_n e^{A_n t}`` represents N conjugate-symmetric modes. ``forward`` convolves
     with it by FFT; ``step`` runs the same numbers as a recurrence in O(N) per sample and channel; ``scan`` takes an
     initial state and returns the final one.
 

@@ -127,7 +127,7 @@ class MemoryModel(Module):
 
 
 class UltraMemLM(MemoryModel, DecoderLM):
-    """A causal language model with memory layers beside its FFNs.
+    """A causal language model with memory layers parallel to its FFNs.
 
     Args:
         vocab_size: Tokens.

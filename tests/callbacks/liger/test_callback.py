@@ -92,7 +92,7 @@ def test_before_training_and_without_lora(tmp_path):
 def test_what_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"liger.epoch: 3 is not reached, trainer.max_epochs is 3"):
         fit(tmp_path, Liger(epoch=3))
-    with pytest.raises(UserError, match=r"lora.epoch: 0 is not accepted beside liger, which is done at epoch 2"):
+    with pytest.raises(UserError, match=r"lora.epoch: 0 is not accepted with liger, which is done at epoch 2"):
         fit(tmp_path, Liger(epoch=2), LoRA(epoch=0))
     with pytest.raises(UserError, match=r"^epoch: -1 is not accepted"):
         Liger(epoch=-1)

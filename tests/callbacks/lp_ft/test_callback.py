@@ -266,9 +266,9 @@ def test_bad_runs(tmp_path):
         train(tmp_path, LPFT(probe_epochs=3))
     with pytest.raises(UserError, match=r"fine-tuning would begin after 12 steps, trainer.max_steps is 12"):
         train(tmp_path, LPFT(probe_epochs=2), epochs=-1, max_steps=12)
-    with pytest.raises(UserError, match=r"lora.epoch: 0 is not accepted beside lp_ft, which is done at epoch 1"):
+    with pytest.raises(UserError, match=r"lora.epoch: 0 is not accepted with lp_ft, which is done at epoch 1"):
         train(tmp_path, LPFT(probe_epochs=1), LoRA(epoch=0))
-    with pytest.raises(UserError, match=r"lp_ft.strategy: 'lp' is not accepted beside lora"):
+    with pytest.raises(UserError, match=r"lp_ft.strategy: 'lp' is not accepted with lora"):
         train(tmp_path, LPFT(strategy="lp"), LoRA())
     with pytest.raises(UserError, match=r"lp_ft.head: 'heads' names nothing in the model; nearest: net.head"):
         train(tmp_path, LPFT(head="heads"))

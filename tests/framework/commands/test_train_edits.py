@@ -320,7 +320,7 @@ DIGITS = ["--config", "vision/image_classifier_digits", "--trainer.accelerator=c
         ),
         (
             ["--config", "callbacks/kappa_tune", "--config", "callbacks/warm_start"],
-            "warm_start.shrink: 0.6 with perturb 0.1 is not accepted beside kappa_tune, ",
+            "warm_start.shrink: 0.6 with perturb 0.1 is not accepted with kappa_tune, ",
         ),
         (
             ["--techniques.lora=true", "--trainer.strategy=ddp_spawn", "--trainer.devices=2"],

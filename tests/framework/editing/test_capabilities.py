@@ -121,11 +121,9 @@ def test_once_waits_for_them_and_one_that_does_not_need_them_does_not() -> None:
     assert waits.first_epoch(context(grows, waits)) == 3
     assert careless.first_epoch(context(grows, careless)) == 0
     early = Waits(epoch=1)
-    with pytest.raises(
-        UserError, match=r"toy_waits.epoch: 1 is not accepted beside toy_grows, which is done at epoch 3"
-    ):
+    with pytest.raises(UserError, match=r"toy_waits.epoch: 1 is not accepted with toy_grows, which is done at epoch 3"):
         early.first_epoch(context(grows, early))
-    with pytest.raises(UserError, match=r"toy_grows.until: None is not accepted beside toy_waits"):
+    with pytest.raises(UserError, match=r"toy_grows.until: None is not accepted with toy_waits"):
         waits.first_epoch(context(Grows(None), waits))
 
     class Endless(Grows):

@@ -403,3 +403,13 @@ def test_a_copy_made_in_mid_training_has_its_own_step_and_no_penalty(tmp_path, c
     assert look.logged.keys() == {"train/loss"}
     assert same(original.state_dict(), before)
     assert not same(copies.copy.state_dict(), before)
+
+
+def test_another_weight_on_a_resume_is_reported(monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr("framework.editing.penalty.rank_zero_info", said.append)
+    saved = Confidence(0.1).state_dict()
+    Confidence(0.1).load_state_dict(saved)
+    assert said == []
+    Confidence(0.2).load_state_dict(saved)
+    assert said == ["techniques.confidence.weight: 0.2 now, 0.1 in the checkpoint"]

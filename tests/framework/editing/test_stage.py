@@ -85,11 +85,11 @@ def test_a_trial_run_does_not_ask_for_more_epochs():
     [
         (
             [Adapter(epoch=1), SlowWiden()],
-            r"toy_adapter\.epoch: 1 is not accepted beside toy_slow_widen, .* epoch 2; 2",
+            r"toy_adapter\.epoch: 1 is not accepted with toy_slow_widen, .* epoch 2; 2",
         ),
-        ([Adapter(), SlowWiden(None)], r"toy_slow_widen\.until: None is not accepted beside toy_adapter"),
+        ([Adapter(), SlowWiden(None)], r"toy_slow_widen\.until: None is not accepted with toy_adapter"),
         ([Adapter(epoch=4)], r"toy_adapter\.epoch: 4 is not reached, trainer\.max_epochs is 4"),
-        ([Adapter(epoch=1), Scorer(epoch=2)], r"toy_adapter\.epoch: 1 is not accepted beside toy_scorer"),
+        ([Adapter(epoch=1), Scorer(epoch=2)], r"toy_adapter\.epoch: 1 is not accepted with toy_scorer"),
     ],
 )
 def test_what_cannot_be_waited_for_is_refused_before_training(techniques, said):
