@@ -98,8 +98,10 @@ def late(techniques: tuple[str, ...]) -> int:
 
 
 def probed(techniques: tuple[str, ...]) -> int:
-    """The epoch before which a head that is probed first is probed: one after the start, or after the folding."""
-    return FOLDED + 1 if folds(techniques) else 1
+    """The epoch before which a head that is probed first is probed: one after the start, or after what comes before."""
+    if folds(techniques):
+        return FOLDED + 1
+    return LATE + 1 if "liger" in techniques else 1
 
 
 def settings(architecture: str, techniques: tuple[str, ...], forced: bool = False) -> dict[str, Mapping[str, Any]]:
