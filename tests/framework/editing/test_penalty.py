@@ -138,7 +138,7 @@ def test_on_two_ranks(tmp_path):
         torch.save(drawn.draws, tmp_path / f"draws{os.environ['LOCAL_RANK']}.pt")
 
     assert in_two_ranks(rank) == [0, 0]
-    draws = [torch.load(tmp_path / f"draws{number}.pt") for number in (0, 1)]
+    draws = [torch.load(tmp_path / f"draws{number}.pt", weights_only=True) for number in (0, 1)]
     assert len(draws[0]) == 8
     assert not torch.equal(draws[0][0], draws[1][0])
 
