@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from framework.data.arrays import WholeBatch
-from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
-from framework.errors import UserError
+from framework.readers.arrays import check_arrays, read_arrays
 from framework.settings import at_least, finite, not_empty, one_of
 
 Source = Literal["circle", "gaussian"]
@@ -28,16 +27,12 @@ def read_points(path: Path) -> tuple[Tensor, Tensor]:
     """Reads ``.npz`` with ``x`` (N, d) and ``y`` (N,), float64.
 
     Raises:
-        UserError: there is no such file, or it has other contents.
+        UserError: there is no such file, or it has other contents, or values that are not finite.
     """
     expected = ".npz with x (N, d) and y (N,)"
-    arrays = read_npz(path, expected, np.float64)
-    x, y = arrays.get("x"), arrays.get("y")
-    if x is None or y is None or x.ndim != 2 or not len(x) or y.shape != (len(x),):
-        raise UserError(f"path: {path} holds {shapes_of(arrays)}; expected: {expected}")
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise UserError(f"path: {path} has numbers that are not finite")
-    return torch.as_tensor(x), torch.as_tensor(y)
+    arrays = read_arrays(path, expected, np.float64)
+    check_arrays(arrays, {"x": "N d", "y": "N"}, path, expected)
+    return torch.as_tensor(arrays["x"]), torch.as_tensor(arrays["y"])
 
 
 class Circle(WholeData):
@@ -45,7 +40,7 @@ class Circle(WholeData):
 
     With d = 2 a batch also holds ``probe`` (P, 2), points (cos γ, sin γ) with γ evenly from −π to π.
 
-    Reads: ``.npz`` of x and y. Without a path: points of the circle, Gaussian inputs.
+    Reads: ``.npz`` of x and y, finite numbers only. Without a path: points of the circle, Gaussian inputs.
 
     Args:
         path: The user's ``.npz`` (:func:`read_points`).

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from framework.data.arrays import WholeBatch
-from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
 from framework.errors import UserError
+from framework.readers.arrays import check_arrays, labels_of, read_arrays
 from framework.settings import at_least, one_of
 
 STEPS = 8
@@ -122,15 +122,11 @@ def read_trials(path: Path) -> Trials:
     """
     expected = ".npz with x (N, T, I) and y, classes of 0 and more, (N, T) or (N,)"
     path = path / "trials.npz" if path.is_dir() else path
-    arrays = read_npz(path, expected)
-    if not {"x", "y"} <= set(arrays) or arrays["x"].dtype.kind not in "fiu":
-        raise UserError(f"path: {path} holds {shapes_of(arrays)}; expected: {expected}")
-    x, y = arrays["x"].astype(np.float32), arrays["y"]
-    if x.ndim != 3 or not len(x) or y.shape not in (x.shape[:2], x.shape[:1]) or y.dtype.kind not in "iu":
-        raise UserError(f"path: {path} holds x {x.shape} and y {y.shape} {y.dtype.name}; expected: {expected}")
-    if not np.isfinite(x).all() or y.min() < 0:
-        raise UserError(f"path: {path} has numbers that are not finite, or classes below 0; expected: {expected}")
-    return torch.as_tensor(x), torch.as_tensor(y.astype(np.int64))
+    arrays = read_arrays(path, expected)
+    last_only = "y" in arrays and arrays["y"].ndim == 1
+    check_arrays(arrays, {"x": "N T I", "y": "N" if last_only else "N T"}, path, expected)
+    y = labels_of(arrays["y"].reshape(-1), "y", path).reshape(arrays["y"].shape)
+    return torch.as_tensor(arrays["x"].astype(np.float32)), torch.as_tensor(y)
 
 
 def held_out(x: Tensor, y: Tensor, probes: int) -> dict[str, Tensor]:
@@ -153,7 +149,7 @@ def held_out(x: Tensor, y: Tensor, probes: int) -> dict[str, Tensor]:
 class CognitiveTasks(WholeData):
     """Trials x (N, T, I) with classes y (N, T), all in each batch; ``probe`` (P, T, I), ``test_x`` and ``test_y``.
 
-    Reads: ``.npz`` of trials x (N, T, I) and y. Without a path: 2AF, DMS, CXT, generated.
+    Reads: ``.npz`` of trials x (N, T, I) and classes y, finite numbers only. Without a path: 2AF, DMS, CXT, generated.
 
     Args:
         path: The user's ``.npz`` (:func:`read_trials`); its last fifth is for testing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -9,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.images.idx import find_idx, read_idx
+from datamodules.images.idx import read_part
 from framework.data.arrays import WholeBatch
-from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
 from framework.errors import UserError
+from framework.readers.arrays import check_arrays, labels_of, read_arrays, shapes_of
 from framework.settings import at_least, between, one_of
 
 Source = Literal["tree", "digits"]
+EXPECTED = ".npz with X (N_in, P) and Y (N_out, P), or images (P, …) and labels (P,), or x_train and y_train"
 
 
 def tree_features(depth: int, features: int, flip: float, generator: torch.Generator) -> Tensor:
@@ -51,33 +53,34 @@ def digits() -> tuple[Tensor, Tensor]:
 def read_pairs(path: Path) -> tuple[Tensor, Tensor]:
     """Reads ``.npz`` with ``X`` (N_in, P) and ``Y`` (N_out, P), or with ``images`` (P, …) and ``labels`` (P,), or
     MNIST's ``x_train`` and ``y_train``; images of bytes are divided by 255, labels become one-hot. In a folder it reads
-    ``mnist.npz``, or else ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, plain or with ``.gz``.
+    ``mnist.npz``, or else MNIST's training images and labels in IDX (:func:`datamodules.images.idx.find_idx`).
 
     Raises:
-        UserError: there is no such file, or it has other contents.
+        UserError: there is no such file, it has other contents, or values that are not finite.
     """
-    expected = ".npz with X (N_in, P) and Y (N_out, P), or images (P, …) and labels (P,), or x_train and y_train"
-    if path.is_dir() and not (path / "mnist.npz").is_file() and any(path.glob("train-*-idx?-ubyte*")):
-        pixels, kinds = (read_idx(find_idx(path, f"train-{name}-ubyte")) for name in ("images-idx3", "labels-idx1"))
-        return _flat(pixels, kinds, path)
+    if path.is_dir() and not os.path.lexists(path / "mnist.npz"):
+        images, labels, _, _ = read_part(path, "train")
+        return _flat(images, labels)
     path = path / "mnist.npz" if path.is_dir() else path
-    arrays = read_npz(path, expected)
+    arrays = read_arrays(path, EXPECTED)
     if {"X", "Y"} <= set(arrays):
-        x, y = (torch.as_tensor(np.asarray(arrays[name], dtype=np.float64)) for name in "XY")
-        if x.ndim == y.ndim == 2 and x.shape[1] == y.shape[1]:
-            return x, y
-    for images, labels in (("images", "labels"), ("x_train", "y_train")):
-        if {images, labels} <= set(arrays) and len(arrays[images]) == arrays[labels].size:
-            return _flat(arrays[images], arrays[labels], path)
-    raise UserError(f"path: {path} holds {shapes_of(arrays)}; expected: {expected}")
+        check_arrays(arrays, {"X": "N_in P", "Y": "N_out P"}, path, EXPECTED)
+        x, y = (torch.as_tensor(arrays[name].astype(np.float64)) for name in "XY")
+        return x, y
+    for images_name, labels_name in (("images", "labels"), ("x_train", "y_train")):
+        if {images_name, labels_name} <= set(arrays):
+            images, labels = arrays[images_name], arrays[labels_name]
+            labels = labels.reshape(-1) if labels.ndim == 2 and 1 in labels.shape else labels
+            found = {images_name: images, labels_name: labels}
+            check_arrays(found, {images_name: "P ...", labels_name: "P"}, path, EXPECTED)
+            return _flat(images, labels_of(labels, labels_name, path))
+    raise UserError(f"{path}: holds {shapes_of(arrays)}; expected {EXPECTED}")
 
 
-def _flat(images: np.ndarray, labels: np.ndarray, path: Path) -> tuple[Tensor, Tensor]:
+def _flat(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
     """Pixels (N_in, P) and one-hot labels (N_out, P)."""
-    if len(images) != labels.size:
-        raise UserError(f"path: {path} holds {len(images)} images and {labels.size} labels")
     x = torch.as_tensor(images.reshape(len(images), -1).astype(np.float64)).T
-    kinds = torch.as_tensor(labels.astype(np.int64).reshape(-1))
+    kinds = torch.as_tensor(labels)
     return x / 255 if images.dtype == np.uint8 else x, torch.nn.functional.one_hot(kinds).double().T
 
 
@@ -94,8 +97,8 @@ class Correlations(WholeData):
     ``s11`` Σ11 (N_in, N_in), ``s31`` Σ31 (N_out, N_in) and ``syy`` tr Σyy; with ``examples`` also ``x`` (N_in, P),
     ``y`` (N_out, P) and ``count``, the divisor of sums over them.
 
-    Reads: ``.npz`` of X and Y, MNIST's files, or images and labels. Without a path: hierarchical data, scikit-learn's
-    digits.
+    Reads: ``.npz`` of X and Y, or images (bytes become [0, 1]) and labels; MNIST's IDX files; finite numbers only.
+        Without a path: hierarchical data, scikit-learn's digits.
 
     Args:
         path: The user's file (:func:`read_pairs`).

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.images.idx import find_idx, read_idx
+from datamodules.images.idx import find_idx, read_images
 from framework.data.arrays import WholeBatch
 from framework.data.whole import WholeData
-from framework.errors import UserError
 from framework.functional.ntk import ActivationName, KernelPredictor, infinite_kernels
 from framework.settings import at_least, at_most
 
@@ -19,7 +17,7 @@ from framework.settings import at_least, at_most
 class DigitsComponent(WholeData):
     """The first pictures x (N, d), pixels in [0, 1], and ``component`` (N,): √N times an eigenvector of K/N.
 
-    Reads: MNIST's IDX files. Without a path: scikit-learn's digits.
+    Reads: MNIST's IDX files, pixels from 0 to 255 as [0, 1]. Without a path: scikit-learn's digits.
 
     Args:
         path: Folder with MNIST's ``train-images-idx3-ubyte[.gz]``; by default scikit-learn's digits, d = 64.
@@ -57,10 +55,7 @@ class DigitsComponent(WholeData):
             from sklearn.datasets import load_digits
 
             return torch.as_tensor(load_digits().data / 16)
-        file = find_idx(self.path, "train-images-idx3-ubyte")
-        images = read_idx(file)
-        if images.ndim != 3 or images.dtype != np.uint8:
-            raise UserError(f"{file}: holds {images.dtype.name} of shape {images.shape}, not uint8 (N, H, W)")
+        images = read_images(find_idx(self.path, "train", "images"))
         return torch.as_tensor(images.reshape(len(images), -1)) / 255.0
 
     def setup(self, stage: str) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 from datamodules.dynamics.correlations import read_pairs
 from framework.data.arrays import WholeBatch
 from framework.data.whole import WholeData
-from framework.errors import UserError
 from framework.settings import at_least, at_most, between, one_of
 
 Source = Literal["relu_teacher", "digits", "diabetes"]
@@ -46,8 +45,6 @@ def from_file(path: Path) -> tuple[Tensor, Tensor]:
         UserError: the file cannot be read or is something else.
     """
     x, y = read_pairs(path)
-    if not (x.isfinite().all() and y.isfinite().all()):
-        raise UserError(f"path: {path} has numbers that are not finite")
     return pooled(x, y[0] if len(y) == 1 else parity(y.argmax(0)))
 
 
@@ -56,7 +53,8 @@ class FewExamples(WholeData):
 
     A batch has ``x`` (E, N, P), ``y`` (E, P), ``x_test`` (E, N, T) and ``y_test`` (E, T), float64.
 
-    Reads: ``.npz`` of X and Y, MNIST. Without a path: a ReLU teacher, scikit-learn's digits and diabetes.
+    Reads: ``.npz`` of X and Y, or images and labels; MNIST's IDX files; finite numbers only. Without a path: a ReLU
+        teacher, scikit-learn's digits and diabetes.
 
     Args:
         path: The user's ``.npz`` with ``X`` (N, M) and ``Y`` (1, M), or images and labels, or a folder with MNIST

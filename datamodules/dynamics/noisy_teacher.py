@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from framework.data.arrays import WholeBatch
-from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
 from framework.errors import UserError
+from framework.readers.arrays import check_arrays, read_arrays
 from framework.settings import above, at_least
 
 
@@ -20,7 +20,7 @@ class NoisyTeacher(WholeData):
     A batch has ``x`` (E, N, P) with entries of variance 1/N, ``y`` (E, P), ``teacher`` (E, N) of variance SNR, and
     the numbers ``snr`` and ``noise`` (the variance of ε, 1).
 
-    Reads: ``.npz`` of inputs. Without a path: it is generated.
+    Reads: ``.npz`` of inputs, finite numbers only. Without a path: it is generated.
 
     Args:
         path: An ``.npz`` with ``X`` (N, P), the inputs of every draw, scaled to a mean square of 1/N; only teacher and
@@ -74,11 +74,12 @@ def read_inputs(path: Path) -> torch.Tensor:
     """Returns ``X`` (N, P) of an ``.npz``, scaled to a mean square of 1/N.
 
     Raises:
-        UserError: there is no such file, or it has other contents.
+        UserError: there is no such file, or it has other contents, or values that are not finite.
     """
     expected = ".npz with X (N, P), not all zero"
-    arrays = read_npz(path, expected, np.float64)
-    x = torch.as_tensor(arrays.get("X", np.zeros(0)))
-    if x.ndim != 2 or not x.any():
-        raise UserError(f"path: {path} holds {shapes_of(arrays)}; expected: {expected}")
+    arrays = read_arrays(path, expected, np.float64)
+    check_arrays(arrays, {"X": "N P"}, path, expected)
+    x = torch.as_tensor(arrays["X"])
+    if not x.any():
+        raise UserError(f"{path}: X has only zeros; expected {expected}")
     return x / (x.square().mean() * len(x)).sqrt()

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from framework.data.arrays import NamedArrays, WholeBatch
-from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
-from framework.errors import UserError
+from framework.readers.arrays import check_arrays, read_arrays
 from framework.settings import at_least, at_most, one_of
 
 Source = Literal["gaussian", "digits"]
@@ -23,15 +22,11 @@ def read_samples(path: Path) -> tuple[Tensor, Tensor]:
     """Reads ``.npz`` with ``X`` (n, d) and ``y`` (n,), float64.
 
     Raises:
-        UserError: there is no such file, or it has other contents.
+        UserError: there is no such file, or it has other contents, or values that are not finite.
     """
-    arrays = read_npz(path, EXPECTED, np.float64)
-    if not {"X", "y"} <= set(arrays) or arrays["X"].ndim != 2 or arrays["y"].shape != (len(arrays["X"]),):
-        raise UserError(f"path: {path} holds {shapes_of(arrays)}; expected: {EXPECTED}")
-    x, y = (torch.as_tensor(arrays[name]) for name in ("X", "y"))
-    if not (x.isfinite().all() and y.isfinite().all()):
-        raise UserError(f"path: {path} has numbers that are not finite; expected: {EXPECTED}")
-    return x, y
+    arrays = read_arrays(path, EXPECTED, np.float64)
+    check_arrays(arrays, {"X": "n d", "y": "n"}, path, EXPECTED)
+    return torch.as_tensor(arrays["X"]), torch.as_tensor(arrays["y"])
 
 
 def digits(samples: int, components: int, generator: torch.Generator) -> Tensor:
@@ -64,7 +59,7 @@ class QuadraticTeacher(WholeData):
     A batch has ``x`` (n, d), ``labels`` ỹ (n,) = Tr(Z_i S) + √Δ̃ ξ_i, the number ``level`` of y = level + ỹ/√d, and
     ``matrix`` S (d, d) if it is known; all float64. A file's labels are centred by their mean.
 
-    Reads: ``.npz`` of X and y. Without a path: it is generated, or on scikit-learn's digits.
+    Reads: ``.npz`` of X and y, finite numbers only. Without a path: it is generated, or on scikit-learn's digits.
 
     Args:
         path: The user's ``.npz`` (:func:`read_samples`).

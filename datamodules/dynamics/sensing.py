@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from framework.data.arrays import WholeBatch
-from framework.data.npz import read_npz, shapes_of
 from framework.data.whole import WholeData
 from framework.errors import UserError
+from framework.readers.arrays import check_arrays, read_arrays
 from framework.settings import at_least, at_most, one_of
 
 Source = Literal["gaussian", "digits", "image"]
@@ -90,21 +90,13 @@ def read_measurements(path: Path) -> dict[str, Tensor]:
     """Reads ``.npz`` with ``A`` (m, n1, n2), ``y`` (m,) and, optionally, ``M`` (n1, n2); or ``.npy`` with M alone.
 
     Raises:
-        UserError: there is no such file, or it has other contents.
+        UserError: there is no such file, it has other contents, or values that are not finite.
     """
     expected = ".npz with A (m, n1, n2) and y (m,), optionally M (n1, n2), or .npy with M (n1, n2)"
-    found = read_npz(path, expected, np.float64)
-    arrays = {"M" if name == "array" else name: torch.as_tensor(value) for name, value in found.items()}
-    a, y, m = (arrays.get(name) for name in "AyM")
-    right = m is None or m.ndim == 2
-    if a is not None or y is not None:
-        right &= a is not None and y is not None and a.ndim == 3 and y.shape == (len(a),)
-        right &= m is None or a is None or m.shape == a.shape[1:]
-    else:
-        right &= m is not None
-    if not right:
-        raise UserError(f"path: {path} holds {shapes_of(found)}; expected: {expected}")
-    return arrays
+    found = {"M" if name == "array" else name: value for name, value in read_arrays(path, expected, np.float64).items()}
+    shapes = {"A": "m n1 n2", "y": "m"} if {"A", "y"} & set(found) or "M" not in found else {}
+    check_arrays(found, shapes | ({"M": "n1 n2"} if "M" in found else {}), path, expected)
+    return {name: torch.as_tensor(value) for name, value in found.items()}
 
 
 class MatrixSensing(WholeData):
@@ -113,8 +105,8 @@ class MatrixSensing(WholeData):
     A batch has ``matrix`` M (n1, n2) if it is known, ``y`` (m,), and ``operator`` A (m, n1 · n2); with ``measurements:
     0`` the operator is the identity, and a batch has no ``y`` and no ``operator``.
 
-    Reads: ``.npz`` of measurements, ``.npy`` of a matrix. Without a path: a generated matrix, or an approximation of a
-        real one.
+    Reads: ``.npz`` of measurements, ``.npy`` of a matrix; finite numbers only. Without a path: a generated matrix, or
+        an approximation of a real one.
 
     Args:
         path: The user's ``.npz`` or ``.npy`` (:func:`read_measurements`).

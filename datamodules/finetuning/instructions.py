@@ -9,7 +9,6 @@ text as the answer.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,10 +17,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from datamodules.finetuning.text import BYTES, Codec
-from datamodules.text_files import Row, find_splits, read_rows
+from datamodules.text_files import find_splits, read_documents
 from framework.data import DataModule
 from framework.data.arrays import NamedArrays
 from framework.errors import UserError
+from framework.readers.tables import Row
+from framework.readers.text import check_encoding
 from framework.settings import at_least
 
 PREAMBLE = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -45,7 +46,7 @@ def help_topics() -> list[Row]:
     from pydoc_data.topics import topics
 
     return [
-        {"instruction": f"Explain what Python's help says about {name!r}.", "input": "", "output": topics[name].strip()}
+        Row({"instruction": f"Explain what Python's help says about {name!r}.", "output": topics[name].strip()})
         for name in sorted(topics)
     ]
 
@@ -76,16 +77,18 @@ class InstructionData(DataModule):
 
     Batches are mappings with ``input_ids`` and ``labels``, int64 ``(B, length)``; position t predicts label t + 1.
 
-    Reads: Alpaca's JSON or JSONL. Without a path: titles and texts of Python's help.
+    Reads: Alpaca's JSON list, JSONL, CSV, TSV, Parquet (UTF-8, or ``encoding``; also ``.gz``). Without a path: titles
+        and texts of Python's help.
 
     Args:
-        path: A file (``.json``, ``.jsonl``, ``.parquet``, ``.csv``) or a folder of them by split.
+        path: A file (``.json``, ``.jsonl``, ``.parquet``, ``.csv``, ``.tsv``) or a folder of them by split.
         tokenizer: Local folder of a tokenizer of transformers; ``null`` for bytes, 257 tokens.
         length: Tokens in a block.
         val_rows: Number of records held out for validation if there is no file for it (the first ones); by default 200,
             or a tenth of fewer than 2,000. They are also the test set.
         train_rows: Largest number of training records; by default all.
         vocab_size: If given, checked against the tokenizer; a config can pass it on to the model.
+        encoding: Encoding of files without a byte order mark; UTF-8 by default.
         batch_size: Blocks in a training batch, per process.
         eval_batch_size: Blocks in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes.
@@ -107,6 +110,7 @@ class InstructionData(DataModule):
         val_rows: int | None = None,
         train_rows: int | None = None,
         vocab_size: int | None = None,
+        encoding: str | None = None,
         batch_size: int = 8,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
@@ -115,11 +119,12 @@ class InstructionData(DataModule):
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
         at_least(1, vocab_size=vocab_size)
         at_least(2, length=length)
+        check_encoding(encoding=encoding)
         at_least(1, val_rows=val_rows, train_rows=train_rows)
         if tokenizer is None and vocab_size not in (None, BYTES):
             raise UserError(f"vocab_size: {vocab_size} declared, bytes have {BYTES}")
         self.path, self.tokenizer, self.length = path, tokenizer, length
-        self.val_rows, self.train_rows = val_rows, train_rows
+        self.val_rows, self.train_rows, self.encoding = val_rows, train_rows, encoding
         self.codec: Codec | None = None
         self._declared = vocab_size
         self.vocab_size = vocab_size if tokenizer is not None else BYTES
@@ -150,7 +155,8 @@ class InstructionData(DataModule):
         if self.path is None:
             splits = {"all": help_topics()}
         else:
-            splits = {split: _read(files) for split, files in find_splits(Path(self.path).expanduser()).items()}
+            found = find_splits(Path(self.path).expanduser())
+            splits = {split: _read(files, self.encoding) for split, files in found.items()}
         rows = splits.get("all") or splits.get("train") or []
         held = splits.get("val") or splits.get("test")
         if held is None:
@@ -162,9 +168,9 @@ class InstructionData(DataModule):
 
     def _blocks(self, rows: list[Row], part: str) -> NamedArrays:
         assert self.codec is not None
-        prompts = [prompt_of(str(row["instruction"]), str(row.get("input") or "")) for row in rows]
+        prompts = [prompt_of(row.text("instruction"), row.text("input", "")) for row in rows]
         prompt_tokens = self.codec.encode(prompts, special=True)
-        answers = self.codec.encode([str(row["output"]) for row in rows])
+        answers = self.codec.encode([row.text("output") for row in rows])
         tokens, labels = pack(list(zip(prompt_tokens, answers, strict=True)), self.codec.end, self.length)
         if not len(tokens):
             raise UserError(f"length: {self.length} tokens a block, but the {part} part has fewer in all")
@@ -176,39 +182,19 @@ class InstructionData(DataModule):
         return self.codec.decode(tokens)
 
 
-def _read(files: list[Path]) -> list[Row]:
+def _read(files: list[Path], encoding: str | None) -> list[Row]:
     """Returns the records of files.
 
     Raises:
         UserError: a file is missing or broken, or a record lacks its instruction or its output.
     """
-    rows: list[Row] = []
-    for file in files:
-        found = _json_list(file) if file.suffix == ".json" else None
-        found = read_rows([file]) if found is None else found
-        for number, row in enumerate(found, start=1):
-            if not isinstance(row, dict) or row.get("instruction") is None or row.get("output") is None:
-                has = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-                raise UserError(
-                    f"path: record {number} of {file} has {has}; expected instruction, output, and perhaps input"
-                )
-        rows += found
+    rows = read_documents(files, encoding)
+    for row in rows:
+        if row.column("instruction") is None or row.column("output") is None:
+            raise UserError(f"{row.source}: has {', '.join(row)}; expected instruction, output, and perhaps input")
+        for column in ("instruction", "output"):
+            row.text(column)
     return rows
-
-
-def _json_list(file: Path) -> list[Row] | None:
-    """Returns the records of a file that is one JSON list; ``None`` if it starts in another way (JSON lines).
-
-    Raises:
-        UserError: it starts like a list, but is not a list.
-    """
-    text = file.read_text(encoding="utf-8")
-    if not text.lstrip().startswith("["):
-        return None
-    try:
-        return list(json.loads(text))
-    except ValueError as error:
-        raise UserError(f"path: {file} is not a JSON list of records ({error})") from error
 
 
 __all__ = ["InstructionData", "help_topics", "pack", "prompt_of"]

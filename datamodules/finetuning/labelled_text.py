@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,58 +14,56 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.finetuning.text import Codec, Sequences
-from datamodules.text_files import SUFFIXES, Embedded, Row, embedded, find_splits, read_rows
+from datamodules.text_files import Embedded, embedded, find_splits
 from framework.data import DataModule
 from framework.errors import UserError
+from framework.readers.tables import SUFFIXES as TABLES
+from framework.readers.tables import Row, read_rows, suffix_of
+from framework.readers.text import check_encoding, read_lines
 from framework.settings import at_least, between
 
-ENDINGS = (*SUFFIXES, ".tsv")
+ENDINGS = tuple(suffix + packed for suffix in (".txt", *TABLES) for packed in ("", ".gz"))
 EXPECTED = (
-    "a .tsv with a header (text, label), .jsonl, .csv, .parquet; or a .txt with lines LABEL<TAB>sentence between lines "
-    "###id, or lines id<TAB>rating<TAB>sentence"
+    "a .tsv or .csv with a header (text, label), .jsonl, .json, .parquet; or a .txt with lines LABEL<TAB>sentence "
+    "between lines ###id, or lines id<TAB>rating<TAB>sentence"
 )
 RATED = ("negative", "positive")
 
 
-def read_labelled(file: Path, least: float = 0.5) -> list[Row]:
+def read_labelled(file: Path, least: float = 0.5, encoding: str | None = None) -> list[Row]:
     """Returns rows with ``text`` and ``label`` (and the file's other columns).
 
     Args:
         file: In one of the formats of ``EXPECTED``; column names in any case.
         least: Smallest distance of a sentence's rating from 0; rated sentences become ``negative`` or ``positive``.
+        encoding: Encoding of a file without a byte order mark; UTF-8 by default.
 
     Raises:
         UserError: the file is missing, broken, or in another format.
     """
-    if file.suffix not in (".tsv", ".txt"):
-        return [{str(key).lower(): value for key, value in row.items()} for row in read_rows([file])]
-    try:
-        text = file.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"path: {file} not found; expected {EXPECTED}") from error
-    if file.suffix == ".tsv":
-        reader = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_MINIMAL)
-        return [{str(key).lower(): value for key, value in row.items()} for row in reader]
-    return list(_lines(file, text, least))
+    if suffix_of(file) in TABLES:
+        return read_rows(file, encoding)
+    return list(_lines(file, encoding, least))
 
 
-def _lines(file: Path, text: str, least: float) -> Iterator[Row]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip() or line.startswith("###"):
+def _lines(file: Path, encoding: str | None, least: float) -> Iterator[Row]:
+    for number, line in read_lines(file, encoding, EXPECTED):
+        if line.startswith("###"):
             continue
+        place = f"line {number}"
         parts = [part.strip() for part in line.split("\t")]
         if len(parts) == 2:
-            yield {"text": parts[1], "label": parts[0]}
+            yield Row({"text": parts[1], "label": parts[0]}, file, place)
             continue
         try:
             rating = float(parts[1])
-            sentence = parts[2]
+            _, _, sentence = parts
         except (IndexError, ValueError):
             raise UserError(f"path: {file}, line {number}: {line[:60]!r}; expected {EXPECTED}") from None
         if not math.isfinite(rating):
             raise UserError(f"path: {file}, line {number}: the rating {parts[1]!r} is not finite")
         if abs(rating) >= least:
-            yield {"text": sentence, "label": RATED[rating > 0]}
+            yield Row({"text": sentence, "label": RATED[rating > 0]}, file, place)
 
 
 class LabelledSequences(Dataset):
@@ -102,7 +99,8 @@ class LabelledText(DataModule):
     int64 (B,). A folder's ``train``, ``dev`` and ``test`` files are taken as they are. With one file beside the
     training data, that is the test and ``val_fraction`` of the training data validates; a lone file is split in three.
 
-    Reads: TSV, PubMed's txt, JSONL, CSV, Parquet, rated sentences. ``make data/minilm data/sentiment`` fetches a small
+    Reads: CSV, TSV, JSONL, JSON, Parquet, Arrow, PubMed's txt, rated sentences (UTF-8, or ``encoding``; also ``.gz``);
+        a folder by its splits. ``make data/minilm data/sentiment`` fetches a small
     encoder and 23,000 rated sentences.
 
     Args:
@@ -121,6 +119,7 @@ class LabelledText(DataModule):
         least_rating: Of rated sentences, those rated at least so far from 0 are kept.
         split_seed: Decides which rows.
         num_classes: Checked where given, so that a config can pass it on to the model.
+        encoding: Encoding of files without a byte order mark; UTF-8 by default.
         batch_size: Texts in a training batch, per process.
         eval_batch_size: In an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes; 0 is fastest, for tokens are in memory.
@@ -152,6 +151,7 @@ class LabelledText(DataModule):
         least_rating: float = 0.5,
         split_seed: int = 0,
         num_classes: int | None = None,
+        encoding: str | None = None,
         batch_size: int = 16,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
@@ -161,10 +161,12 @@ class LabelledText(DataModule):
         at_least(1, num_classes=num_classes)
         at_least(0, least_rating=least_rating)
         between(0, 0.5, "()", val_fraction=val_fraction)
+        check_encoding(encoding=encoding)
         at_least(2, length=length, train_rows=train_rows, eval_rows=eval_rows)
         at_least(0, least_rating=least_rating)
         self.path, self.ood, self.tokenizer = path, dict(ood or {}), tokenizer
         self.text_column, self.pair_column, self.label_column = text_column, pair_column, label_column
+        self.encoding = encoding
         self.label_names = [str(name) for name in label_names] if label_names is not None else None
         self.length, self.train_rows, self.eval_rows = length, train_rows, eval_rows
         self.val_fraction, self.least_rating, self.split_seed = val_fraction, least_rating, split_seed
@@ -188,7 +190,7 @@ class LabelledText(DataModule):
         if self.train_set is not None:
             return
         parts = self._parts()
-        found = sorted({str(row[self.label_column]) for row in parts["train"]}, key=_natural)
+        found = sorted({self._label(row) for row in parts["train"]}, key=_natural)
         names = self.label_names or found
         if self.num_classes not in (None, len(names)):
             raise UserError(f"num_classes: {self.num_classes} declared, path has the labels {', '.join(names)}")
@@ -204,7 +206,7 @@ class LabelledText(DataModule):
     def _parts(self) -> dict[str, list[Row]]:
         if self.path is None:
             pieces = [(part, name) for name in ("code", "topics") for part in _toy(name)]
-            parts = {"all": [{self.text_column: part, self.label_column: name} for part, name in pieces]}
+            parts = {"all": [Row({self.text_column: part, self.label_column: name}) for part, name in pieces]}
         else:
             files = find_splits(Path(self.path).expanduser(), ENDINGS)
             parts = {name: self._rows(own) for name, own in files.items()}
@@ -239,12 +241,15 @@ class LabelledText(DataModule):
     def _rows(self, files: list[Path]) -> list[Row]:
         rows = []
         for file in files:
-            for number, row in enumerate(read_labelled(file, self.least_rating), start=1):
+            for row in read_labelled(file, self.least_rating, self.encoding):
                 for column in (self.text_column, self.pair_column, self.label_column):
-                    if column is not None and row.get(column) in (None, ""):
-                        raise UserError(f"path: row {number} of {file} has no {column!r}; it has {', '.join(row)}")
+                    if column is not None and not row.text(column).strip():
+                        raise UserError(f"{row.source}: column {column!r} is empty")
                 rows.append(row)
         return rows
+
+    def _label(self, row: Row) -> str:
+        return row.text(self.label_column).strip()
 
     def _dataset(self, rows: list[Row], part: str) -> LabelledSequences:
         assert self.codec is not None
@@ -253,12 +258,12 @@ class LabelledText(DataModule):
         numbers: Mapping[str, int] = {name: number for number, name in enumerate(self.label_names)}
         labels = []
         for row in rows:
-            label = str(row[self.label_column])
+            label = self._label(row)
             if label not in numbers:
-                raise UserError(f"label_names: {label!r} of {part} is not one of {', '.join(numbers)}")
+                raise UserError(f"label_names: {label!r} of {part} ({row.source}) is not one of {', '.join(numbers)}")
             labels.append(numbers[label])
-        texts = [str(row[self.text_column]) for row in rows]
-        pairs = None if self.pair_column is None else [str(row[self.pair_column]) for row in rows]
+        texts = [row.text(self.text_column) for row in rows]
+        pairs = None if self.pair_column is None else [row.text(self.pair_column) for row in rows]
         if self.codec.tokenizer is None:
             joined = texts if pairs is None else [f"{a}\n{b}" for a, b in zip(texts, pairs, strict=True)]
             tokens = [row[: self.length] for row in self.codec.encode(joined)]

@@ -12,9 +12,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.text_files import EMBEDDED, Embedded, Row, embedded, find_splits, read_rows
+from datamodules.text_files import EMBEDDED, Embedded, embedded, find_splits, read_documents
 from framework.data import DataModule
 from framework.errors import UserError
+from framework.readers.tables import Row
+from framework.readers.text import check_encoding
 from framework.settings import at_least, between, one_of
 
 BYTES = 257
@@ -157,12 +159,13 @@ class TextData(DataModule):
     Without a template documents are packed into blocks of ``length`` tokens. With one, each row is a sequence of its
     own, cut at ``length``; the loss is on all of it. Batches are mappings, see :class:`Sequences`.
 
-    Reads: text, JSONL, CSV, Parquet, Arrow, by a tokenizer or as bytes. Without a path: the prose of Python's help
-    topics.
+    Reads: text, CSV, TSV, JSONL, JSON, Parquet, Arrow (UTF-8, or ``encoding``; also ``.gz``), by a tokenizer or as
+        bytes. Without a path: the prose of Python's help topics.
 
     Args:
-        path: A file (``.txt``, ``.jsonl``, ``.csv``, ``.parquet``, ``.arrow``) or a folder with files by split, as
-            Hugging Face's ``datasets`` lays them out (``train-00000-of-00001.parquet``, ``test/data-….arrow``).
+        path: A file (``.txt``, ``.jsonl``, ``.csv``, ``.tsv``, ``.parquet``, ``.arrow``) or a folder with files by
+            split, as Hugging Face's ``datasets`` lays them out (``train-00000-of-00001.parquet``,
+            ``test/data-….arrow``).
         embedded: The data used without a path: ``topics`` (English prose) or ``code``, both of Python itself.
         tokenizer: Local folder of a tokenizer of transformers; ``null`` takes bytes, 257 tokens.
         length: Tokens in a block, or at most in a templated row.
@@ -178,6 +181,7 @@ class TextData(DataModule):
             measured beside the validation: what the model forgets.
         retention_rows: Rows taken of it at most, empty ones not counted, each a sequence of its own; packed by default.
         vocab_size: Checked against the tokenizer's where given, so that a config can pass it on to the model.
+        encoding: Encoding of files without a byte order mark; UTF-8 by default.
         batch_size: Sequences in a training batch, per process.
         eval_batch_size: Sequences in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes; 0 is fastest, for tokens are in memory.
@@ -208,6 +212,7 @@ class TextData(DataModule):
         retention: str | None = None,
         retention_rows: int | None = None,
         vocab_size: int | None = None,
+        encoding: str | None = None,
         batch_size: int = 16,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
@@ -216,13 +221,14 @@ class TextData(DataModule):
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
         at_least(2, length=length)
         one_of(get_args(Embedded), embedded=embedded)
+        check_encoding(encoding=encoding)
         between(0, 0.5, "()", val_fraction=val_fraction, test_fraction=test_fraction)
         at_least(1, train_rows=train_rows, eval_rows=eval_rows, retention_rows=retention_rows)
         if tokenizer is None and vocab_size not in (None, BYTES):
             raise UserError(f"vocab_size: {vocab_size} declared, bytes have {BYTES}")
         self.columns = [column] if template is None else _fields(template)
         self.path, self.embedded, self.tokenizer, self.length = path, embedded, tokenizer, length
-        self.column, self.template, self.label_names = column, template, label_names
+        self.column, self.template, self.label_names, self.encoding = column, template, label_names, encoding
         self.train_rows, self.eval_rows = train_rows, eval_rows
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self.retention, self.retention_rows = retention, retention_rows
@@ -257,7 +263,8 @@ class TextData(DataModule):
         if self.path is None:
             rows = {"all": embedded(self.embedded)}
         else:
-            rows = {split: read_rows(files) for split, files in find_splits(Path(self.path).expanduser()).items()}
+            found = find_splits(Path(self.path).expanduser())
+            rows = {split: read_documents(files, self.encoding) for split, files in found.items()}
         missing = [name for name in ("val", "test") if name not in rows]
         first = rows.pop("all", None) or rows.get("train")
         if not first:
@@ -267,7 +274,9 @@ class TextData(DataModule):
         # a single document is split into paragraphs, so that some can be held out
         if missing and self.template is None and len(first) <= len(missing):
             first = [
-                {self.column: part + "\n\n"} for row in first for part in str(row.get(self.column, "")).split("\n\n")
+                Row({self.column: part + "\n\n"}, row.source)
+                for row in first
+                for part in row.text(self.column).split("\n\n")
             ]
         if missing == ["test"]:
             rows["test"] = rows["val"]
@@ -280,24 +289,32 @@ class TextData(DataModule):
 
     def _texts(self, rows: list[Row], columns: list[str]) -> list[str]:
         texts = []
-        for number, row in enumerate(rows, start=1):
-            if absent := [name for name in columns if row.get(name) is None]:
-                raise UserError(
-                    f"path: row {number} of {self.path} has no column {absent[0]!r}; it has {', '.join(row)}"
-                )
+        for row in rows:
+            cells = {name: row.text(name) for name in columns}
             if self.template is None or columns == [self.column] != self.columns:
-                texts.append(str(row[columns[0]]))
-            else:
-                texts.append(self.template.format(**{**row, "label": self._label(row.get("label"))}))
+                texts.append(cells[columns[0]])
+                continue
+            # the values themselves, for a template may format numbers
+            values = {name: row[row.column(name) or name] for name in columns}
+            if self.label_names is not None and "label" in values:
+                values["label"] = self._label(cells["label"], row)
+            try:
+                texts.append(self.template.format(**values))
+            except ValueError as error:
+                raise UserError(f"template: {self.template!r} does not fit {row.source} ({error})") from error
         return texts
 
-    def _label(self, value: Any) -> Any:
-        if self.label_names is None or value is None:
-            return value
+    def _label(self, value: str, row: Row) -> str:
+        assert self.label_names is not None
         try:
-            return self.label_names[int(value)]
-        except (ValueError, IndexError) as error:
-            raise UserError(f"label_names: {self.label_names} has no name for the label {value!r}") from error
+            number = float(value)
+            if number != int(number) or number < 0:
+                raise ValueError
+            return self.label_names[int(number)]
+        except (ValueError, IndexError, OverflowError) as error:
+            raise UserError(
+                f"label_names: {self.label_names} has no name for the label {value!r} of {row.source}"
+            ) from error
 
     def _dataset(self, rows: list[Row], split: str) -> Sequences:
         assert self.codec is not None
@@ -322,7 +339,8 @@ class TextData(DataModule):
                 splits = find_splits(Path(self.retention).expanduser())
             except UserError as error:
                 raise UserError(f"retention: {str(error).removeprefix('path: ')}") from error
-            rows = read_rows(splits.get("test") or splits.get("val") or next(iter(splits.values())))
+            files = splits.get("test") or splits.get("val") or next(iter(splits.values()))
+            rows = read_documents(files, self.encoding)
         texts = [text for text in self._texts(rows, [self.column]) if text.strip()]
         if self.retention_rows is None:
             sequences = pack(self.codec.encode(texts), self.length, self.codec.end)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
-from framework.data.npz import read_npz, shapes_of
 from framework.errors import UserError
+from framework.readers.arrays import check_arrays, labels_of, read_arrays
 from framework.settings import at_least
 
 EXPECTED = "x (N, H, W) and y (N,), images with values from 0 to 1 and their classes"
@@ -47,7 +47,8 @@ class TransferDigits(DataModule):
     There are two test loaders: the test part, and an out-of-distribution copy of it, rolled one pixel to the right and
     noisy.
 
-    Reads: ``.npz``. Without a path: scikit-learn's digits, pretrained on five classes, fine-tuned on the others.
+    Reads: ``.npz`` of images from 0 to 1 and classes. Without a path: scikit-learn's digits, pretrained on five
+        classes, fine-tuned on the others.
 
     Args:
         path: ``.npz`` with ``x`` (N, H, W), from 0 to 1, and ``y`` (N,); scikit-learn's digits by default.
@@ -139,12 +140,11 @@ class TransferDigits(DataModule):
         self.shifted_set = ArrayDataset(shifted(images[test], self.noise, generator), labels[test])
 
     def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        arrays = read_npz(path, EXPECTED)
-        x, y = arrays.get("x"), arrays.get("y")
-        if x is None or y is None or x.ndim != 3 or y.ndim != 1 or len(x) != len(y):
-            raise UserError(f"path: {path} holds {shapes_of(arrays)}; expected: {EXPECTED}")
-        if not np.isfinite(x).all() or x.min() < 0 or x.max() > 1:
-            raise UserError(f"path: {path} has values of x outside of 0 to 1; expected: {EXPECTED}")
+        arrays = read_arrays(path, EXPECTED)
+        check_arrays(arrays, {"x": "N H W", "y": "N"}, path, EXPECTED)
+        x, y = arrays["x"], labels_of(arrays["y"], "y", path)
+        if x.min() < 0 or x.max() > 1:
+            raise UserError(f"{path}: x has values from {x.min():.4g} to {x.max():.4g}; expected {EXPECTED}")
         return x, y
 
     def _of(self, x: np.ndarray, y: np.ndarray, classes: list[int]) -> tuple[Tensor, Tensor]:

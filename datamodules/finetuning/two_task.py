@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,9 +15,13 @@ from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.data.seeding import seeded
 from framework.errors import UserError
+from framework.readers.arrays import check_arrays, labels_of, read_arrays, real
+from framework.readers.tables import DELIMITED, read_numbers, suffix_of
+from framework.readers.unpacking import refuse_missing
 from framework.settings import at_least, between, one_of
 
 PARTS = ("x", "y", "x_test", "y_test")
+EXPECTED = ".npz with x and y, or .csv or .tsv with the label last"
 Transform = Literal["reverse", "permute", "none"]
 CLASSES = 10
 
@@ -51,69 +53,49 @@ def read_task(source: str | Path | Arrays, test_fraction: float = 0.2, split_see
 
     Args:
         source: An ``.npz`` file or a mapping with ``x``, ``y`` and, optionally, ``x_test``, ``y_test``; or a ``.csv``
-            file whose rows are numbers and, last, the label; a first row that is not numbers is a header.
+            or ``.tsv`` file whose rows are numbers and, last, the label; a first row that is not numbers is a header.
         test_fraction: Share of the samples held out if the source has no test part.
         split_seed: Seed of that split.
 
     Raises:
         UserError: the file is missing or broken, an array is missing, or shapes do not match.
     """
-    where = "arrays" if isinstance(source, Mapping) else str(source)
-    arrays = dict(source) if isinstance(source, Mapping) else _read_file(Path(source))
-    if missing := [part for part in PARTS[:2] if part not in arrays]:
+    where = "arrays" if isinstance(source, Mapping) else Path(source).expanduser()
+    found = (
+        {key: np.asarray(value) for key, value in source.items()} if isinstance(source, Mapping) else _read_file(where)
+    )
+    if missing := [part for part in PARTS[:2] if part not in found]:
         raise UserError(f"{where}: no array {missing[0]!r}; x and y are needed, x_test and y_test are optional")
-    if ("x_test" in arrays) != ("y_test" in arrays):
+    if ("x_test" in found) != ("y_test" in found):
         raise UserError(f"{where}: has only one of x_test and y_test; both are needed, or neither")
-    try:
-        x, y = np.asarray(arrays["x"], dtype=np.float32), np.asarray(arrays["y"])
-        if "x_test" not in arrays:
-            order = np.random.default_rng(split_seed).permutation(len(x))
-            held = max(1, round(test_fraction * len(x)))
-            arrays = {"x": x[order[held:]], "y": y[order[held:]], "x_test": x[order[:held]], "y_test": y[order[:held]]}
-        parts = {part: np.asarray(arrays[part], dtype=np.float32 if part[0] == "x" else None) for part in PARTS}
-    except (TypeError, ValueError, IndexError) as error:
-        raise UserError(f"{where}: is not made of numbers, one label a sample ({error})") from error
-    for samples, labels in (PARTS[:2], PARTS[2:]):
-        a, b = parts[samples], parts[labels]
-        if a.ndim < 2 or b.ndim != 1 or len(a) != len(b) or not len(a):
-            raise UserError(
-                f"{where}: {samples} has shape {a.shape} and {labels} {b.shape}; (N, …) and (N,) are expected, N > 0"
-            )
-        if not np.isfinite(a).all():
-            raise UserError(f"{where}: {samples} has entries that are not finite")
-        if not np.array_equal(b, np.rint(b)) or b.min() < 0:
-            raise UserError(f"{where}: {labels} has labels that are not whole numbers from 0")
-        parts[labels] = b.astype(np.int64)
-    if parts["x"].shape[1:] != parts["x_test"].shape[1:]:
-        raise UserError(f"{where}: x has samples {parts['x'].shape[1:]}, x_test {parts['x_test'].shape[1:]}")
-    return parts
+    arrays = {part: real(found[part], part, where) for part in PARTS if part in found}
+    shapes = {"x": "N d ...", "y": "N", "x_test": "M d ...", "y_test": "M"}
+    check_arrays(arrays, {part: shapes[part] for part in arrays}, where)
+    if "x_test" not in arrays:
+        x, y = arrays["x"], arrays["y"]
+        order = np.random.default_rng(split_seed).permutation(len(x))
+        held = max(1, round(test_fraction * len(x)))
+        if held == len(x):
+            raise UserError(f"{where}: {len(x)} samples and a test_fraction of {test_fraction} leave none to train on")
+        arrays = {"x": x[order[held:]], "y": y[order[held:]], "x_test": x[order[:held]], "y_test": y[order[:held]]}
+    if arrays["x"].shape[1:] != arrays["x_test"].shape[1:]:
+        raise UserError(f"{where}: x has samples {arrays['x'].shape[1:]}, x_test {arrays['x_test'].shape[1:]}")
+    return {
+        part: arrays[part].astype(np.float32) if part[0] == "x" else labels_of(arrays[part], part, where)
+        for part in PARTS
+    }
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; an .npz with x and y, or a .csv with the label last, is expected")
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                return {key: file[key] for key in file.files if key in PARTS}
-        if path.suffix != ".csv":
-            raise UserError(f"{path}: a file ending in .npz or .csv is expected")
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file) if row]
-        if rows and not _is_number(rows[0][0]):
-            rows = rows[1:]
-        table = np.array(rows, dtype=np.float64)
-        return {"x": table[:, :-1], "y": table[:, -1]}
-    except (ValueError, OSError, IndexError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    if path.suffix.lower() == ".npz":
+        return {key: array for key, array in read_arrays(path, EXPECTED).items() if key in PARTS}
+    refuse_missing(path, EXPECTED)
+    if suffix_of(path) not in DELIMITED:
+        raise UserError(f"{path}: a file ending in .npz, .csv or .tsv is expected")
+    table = read_numbers(path)
+    if table.shape[1] < 2:
+        raise UserError(f"{path}: rows of one number; the samples and, last, their labels are expected")
+    return {"x": table[:, :-1], "y": table[:, -1]}
 
 
 def transformed(task: Mapping[str, np.ndarray], transform: Transform, seed: int = 0) -> dict[str, np.ndarray]:
@@ -145,11 +127,12 @@ class TwoTask(DataModule):
     two are also the test loaders. Nothing is chosen by validation, so no third part is held out. A module that must
     first be trained on task A finds A's training part in ``task_a``.
 
-    Reads: ``.npz`` or ``.csv`` for each task. Without a path: MNIST-1D and the same reversed in time.
+    Reads: ``.npz``, ``.csv`` or ``.tsv`` (UTF-8, also ``.gz``) for each task, finite numbers only. Without a path:
+        MNIST-1D and the same reversed in time.
 
     Args:
-        task_a: The task to be retained: an ``.npz`` or ``.csv`` file, or arrays (:func:`read_task`). MNIST-1D,
-            generated, by default.
+        task_a: The task to be retained: an ``.npz``, ``.csv`` or ``.tsv`` file, or arrays (:func:`read_task`).
+            MNIST-1D, generated, by default.
         task_b: The task to be learnt, in the same forms; by default a transform of A.
         transform: How B is made from A if it is not given: ``reverse``, ``permute`` or ``none`` (the last axis).
         num_samples: Size of the generated set.

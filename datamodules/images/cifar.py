@@ -8,21 +8,14 @@ from typing import Any
 import numpy as np
 
 from datamodules.images.labelled import LabelledImages
-from framework.data.array_pickle import read_array_pickle
 from framework.errors import UserError
+from framework.readers.array_pickle import read_array_pickle
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def _read_batch(path: Path) -> dict[str, Any]:
-    try:
-        batch = read_array_pickle(path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); a batch of CIFAR's python version was expected"
-        ) from error
-    except Exception as error:  # a broken pickle can raise nearly anything
-        raise UserError(f"{path}: not a batch of CIFAR's python version, nothing of it was used: {error}") from error
+    batch = read_array_pickle(path, "a batch of CIFAR's python version")
     if not isinstance(batch, dict):
         raise UserError(f"{path}: has a {type(batch).__name__}; a batch of CIFAR is a dict")
     return batch

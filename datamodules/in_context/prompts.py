@@ -57,8 +57,8 @@ class Prompts(DataModule):
     (K, B, N + 1, T). An evaluation batch holds ``x`` (B, M + 1, d), ``y`` (B, M + 1, T), M of ``eval_lengths``. All are
     drawn on the device that trains, from (``seed``, epoch, number of the batch): any of them can be drawn again.
 
-    Reads: ``.npz`` of prompts. Without a path: drawn from any prior, covariance, noise and shift, or rows of
-    scikit-learn's data sets.
+    Reads: ``.npz`` of prompts, finite numbers only. Without a path: drawn from any prior, covariance, noise and
+        shift, or rows of scikit-learn's data sets.
 
     Args:
         path: The user's prompts (:func:`~datamodules.in_context.prompt_files.read_prompts`): the last tenth evaluates,

@@ -17,6 +17,8 @@ from datamodules.text_files import embedded
 from framework.data import DataModule
 from framework.data.arrays import NamedArrays
 from framework.errors import UserError
+from framework.readers.tables import read_fields
+from framework.readers.text import check_encoding
 from framework.settings import at_least, finite, not_empty, one_of
 
 Guess = Literal["none", "mean", "cosine"]
@@ -24,26 +26,30 @@ LEVELS = 6
 Pair = tuple[str, str, float]
 
 
-def read_pairs(path: Path) -> list[Pair]:
-    """Reads lines ``sentence1<TAB>sentence2<TAB>score``; a first line without a number as score is a header.
+def read_pairs(path: Path, encoding: str | None = None) -> list[Pair]:
+    """Reads rows of sentence1, sentence2 and score, of a TSV or CSV; a first one without a number as score is a header.
+
+    Args:
+        path: The file.
+        encoding: Its encoding, without a byte order mark; UTF-8 by default.
 
     Raises:
-        UserError: there is no such file, or a line has another form.
+        UserError: there is no such file, or a row has another form.
     """
-    expected = "lines of sentence1, sentence2 and score, with tabs between, are expected"
-    if not path.is_file():
-        raise UserError(f"path: {path} not found; {expected}")
+    expected = "rows of sentence1, sentence2 and score, with tabs (in a .csv commas) between, are expected"
     found: list[Pair] = []
-    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
-        parts = line.split("\t")
+    for index, (line, fields) in enumerate(read_fields(path, encoding)):
         try:
-            first, second, score = parts[0].strip(), parts[1].strip(), float(parts[2])
+            first, second, score = fields[0].strip(), fields[1].strip(), float(fields[2])
         except (IndexError, ValueError):
-            if number == 1 and len(parts) >= 3:
+            if index == 0 and len(fields) >= 3:
                 continue
-            raise UserError(f"path: {path}, line {number}: {line[:60]!r} is not accepted; {expected}") from None
+            shown = " | ".join(fields)[:60]
+            raise UserError(f"path: {path}, line {line}: {shown!r} is not accepted; {expected}") from None
         if not math.isfinite(score):
-            raise UserError(f"path: {path}, line {number}: the score {parts[2]!r} is not finite")
+            raise UserError(f"path: {path}, line {line}: the score {fields[2]!r} is not finite")
+        if not first or not second:
+            raise UserError(f"path: {path}, line {line}: a sentence is empty")
         found.append((first, second, score))
     return found
 
@@ -118,7 +124,8 @@ class SentencePairs(DataModule):
     the answer, ``score`` (B,) from 0 to 5, ``guess`` (B,), NaN without one, and ``kind`` (B,), its index in
     ``guesses``. Scores are rounded to the nearest of six levels.
 
-    Reads: TSV of two sentences and a score. Without a path: edited sentences of Python's help.
+    Reads: TSV or CSV of two sentences and a score (UTF-8, or ``encoding``; also ``.gz``). Without a path: edited
+        sentences of Python's help.
 
     Args:
         path: ``sentence1<TAB>sentence2<TAB>score`` (:func:`read_pairs`); without it edited sentences of Python's help.
@@ -129,6 +136,7 @@ class SentencePairs(DataModule):
         examples: Rated pairs in a prompt.
         pairs: Number of pairs that are generated without a path.
         length: Longest prompt in tokens; longer ones lose examples from the front.
+        encoding: Encoding of the file without a byte order mark; UTF-8 by default.
         batch_size: Prompts of a batch.
         seed: Seed of the choice of examples, and of the generated pairs.
 
@@ -146,11 +154,13 @@ class SentencePairs(DataModule):
         examples: int = 2,
         pairs: int = 1200,
         length: int = 512,
+        encoding: str | None = None,
         batch_size: int = 16,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size)
         finite(score_range=score_range)
+        check_encoding(encoding=encoding)
         not_empty(guesses=guesses)
         one_of(get_args(Guess), guesses=guesses)
         if len(score_range) != 2 or score_range[0] >= score_range[1]:
@@ -159,6 +169,7 @@ class SentencePairs(DataModule):
         at_least(10, pairs=pairs)
         at_least(16, length=length)
         self.path, self.score_range, self.encoder, self.guesses = path, score_range, encoder, tuple(guesses)
+        self.encoding = encoding
         self.examples, self.pairs, self.length, self.seed = examples, pairs, length, seed
         self.codec = Codec(tokenizer)
         self.vocab_size = self.codec.vocab_size
@@ -174,7 +185,7 @@ class SentencePairs(DataModule):
             UserError: the file is missing or broken, holds too few pairs, or scores outside of ``score_range``.
         """
         if self.path is not None:
-            found = read_pairs(Path(self.path).expanduser())
+            found = read_pairs(Path(self.path).expanduser(), self.encoding)
             if len(found) < 10:
                 raise UserError(f"path: {self.path} holds {len(found)} pairs; at least 10 are needed")
         else:

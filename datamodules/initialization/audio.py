@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,31 +11,8 @@ from torch import Tensor
 
 from datamodules.initialization.grid_signal import GridSignal, find_file, normalised
 from framework.errors import UserError
+from framework.readers.sound import read_wav
 from framework.settings import at_least
-
-
-def read_wav(path: Path) -> tuple[int, np.ndarray]:
-    """Returns the sample rate in Hz and samples (N,), float64; channels are averaged, unsigned 8-bit samples are
-    centred.
-
-    Reads PCM of 8, 16, 24 and 32 bits and float of 32 and 64.
-
-    Raises:
-        UserError: the file is broken, or has no samples.
-    """
-    from scipy.io import wavfile
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # about metadata chunks, which are ignored
-            warnings.filterwarnings("error", "Reached EOF prematurely", wavfile.WavFileWarning)  # a truncated clip
-            rate, samples = wavfile.read(path)
-    except (ValueError, OSError, EOFError, struct.error, wavfile.WavFileWarning) as error:
-        raise UserError(f"path: {path} cannot be read as .wav (PCM or float): {error}") from error
-    if not samples.size:
-        raise UserError(f"path: {path} has no samples")
-    values = samples.astype(np.float64) - (128 if samples.dtype == np.uint8 else 0)
-    return int(rate), values if values.ndim == 1 else values.mean(1)
 
 
 def made_clip(samples: int, rate: int = 44_100) -> np.ndarray:
@@ -57,7 +32,7 @@ def made_clip(samples: int, rate: int = 44_100) -> np.ndarray:
 class AudioSignal(GridSignal):
     """An audio clip as one signal in time, divided by its largest magnitude.
 
-    Reads: ``.wav`` (8 to 32 bits). Without a path: a generated clip.
+    Reads: ``.wav`` (PCM of 8 to 32 bits, float), channels averaged. Without a path: a generated clip.
 
     Args:
         path: A .wav file, or a folder of them; without one a synthesised clip.
@@ -103,6 +78,7 @@ class AudioSignal(GridSignal):
             where = "the synthesised clip"
         else:
             file = find_file(self.path, (".wav",), self.clip, "clip")
-            self.sample_rate, values = read_wav(file)
+            self.sample_rate, channels = read_wav(file)
+            values = channels.mean(1)
             where = f"path: {file}"
         return normalised(torch.from_numpy(values[: self.max_samples, None]), where)

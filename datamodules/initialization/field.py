@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from datamodules.initialization.grid_signal import GridSignal, find_file, normalised
-from framework.errors import UserError
+from framework.readers.arrays import check_arrays, read_arrays
 
 
 class FieldSignal(GridSignal):
     """An array of an .npy file as a signal on its grid, divided by its largest magnitude.
 
-    Reads: ``.npy`` of any number of dimensions; a path is needed.
+    Reads: ``.npy`` of finite real numbers in any number of dimensions; a path is needed.
 
     Args:
         path: An .npy file of real numbers, or a folder of them.
@@ -55,17 +55,12 @@ class FieldSignal(GridSignal):
             UserError: the file is missing or broken, or is not an array of real numbers on a grid.
         """
         file = find_file(self.path, (".npy",), self.array, "array")
-        try:
-            values = np.load(file, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise UserError(f"path: {file} cannot be read as .npy: {error}") from error
-        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
-            raise UserError(f"path: {file} is no .npy file with an array of real numbers")
-        if values.ndim < (2 if self.channels_last else 1):
-            expected = "(*grid, channels)" if self.channels_last else "(*grid)"
-            raise UserError(f"path: {file} holds an array of shape {values.shape}; {expected} is expected")
-        if not values.size:
-            raise UserError(f"path: {file} holds an array of shape {values.shape}, which has no values")
+        expected = (
+            ".npy with real numbers, (*grid, channels)" if self.channels_last else ".npy with real numbers, (*grid)"
+        )
+        found = read_arrays(file, expected, np.float64)
+        check_arrays(found, {"array": "grid channels ..." if self.channels_last else "grid ..."}, file, expected)
+        values = found["array"]
         if not self.channels_last:
             values = values[..., None]
-        return normalised(torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)), f"path: {file}")
+        return normalised(torch.from_numpy(np.ascontiguousarray(values)), f"path: {file}")

@@ -12,6 +12,7 @@ from framework.data import DataModule
 from framework.data.arrays import ArrayDataset, WholeBatch
 from framework.errors import UserError
 from framework.functional.spectral_centroid import grid_coordinates
+from framework.readers.listing import list_files
 from framework.settings import at_least, between
 
 LARGEST_BATCH = 512**2
@@ -122,7 +123,7 @@ class GridSignal(DataModule):
 
 
 def find_file(path: str | Path, suffixes: tuple[str, ...], name: str | None, key: str) -> Path:
-    """Returns ``where`` itself if it is a file, or a folder's file with the given name (without a name its only file).
+    """Returns ``path`` itself if it is a file, or a folder's file with the given name (without a name its only file).
 
     Args:
         path: File or folder.
@@ -139,11 +140,14 @@ def find_file(path: str | Path, suffixes: tuple[str, ...], name: str | None, key
     kinds = " or ".join(suffixes)
     if not where.is_dir():
         raise UserError(f"path: {where} is not there; a file ({kinds}), or a folder of them, is expected")
-    files = {file.stem: file for file in sorted(where.iterdir()) if file.suffix.lower() in suffixes}
+    found = list_files(where, suffixes, deep=False).files
+    files = {file.stem: file for file in found}
     if not files:
         raise UserError(f"path: the folder {where} holds no file {kinds}")
-    if name is None and len(files) > 1:
-        raise UserError(f"{key}: None is not accepted, {where} holds several: {', '.join(files)}")
+    if name is not None and (same := [file.name for file in found if file.stem == name])[1:]:
+        raise UserError(f"{key}: {name!r} is not accepted, {where} holds {' and '.join(same)}; give the file as path")
+    if name is None and len(found) > 1:
+        raise UserError(f"{key}: None is not accepted, {where} holds several: {', '.join(file.stem for file in found)}")
     if name is not None and name not in files:
         raise UserError(f"{key}: {name!r} is not in {where}; there are: {', '.join(files)}")
     return next(iter(files.values())) if name is None else files[name]

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from datamodules.initialization.grid_signal import GridSignal, find_file
 from framework.errors import UserError
+from framework.readers.pictures import SUFFIXES, read_picture
 from framework.settings import at_least, one_of
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 def shipped_pictures() -> Path:
@@ -30,45 +29,33 @@ def shipped_pictures() -> Path:
 
 
 def read_image(path: Path, channels: int | None = None, size: int | None = None) -> np.ndarray:
-    """Returns a picture (H, W, C), float64 in [-1, 1]; transparency is dropped.
+    """Returns a picture (H, W, C), float64 in [-1, 1].
 
     Args:
-        path: A picture of 8 or 16 bits for each channel.
+        path: A picture, see :mod:`framework.readers.pictures`.
         channels: 1 (luminance) or 3; by default those of the picture.
         size: Side in pixels to which the largest central square is resized.
 
     Raises:
         UserError: the file is not a picture.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as opened:
-            opened.load()
-            picture: Image.Image = opened.copy()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"path: {path} cannot be read as a picture ({', '.join(SUFFIXES)}): {error}") from error
-    if picture.mode.startswith("I"):  # 16 bits
-        picture = Image.fromarray((np.asarray(picture).astype(np.float32) / 65535).clip(0, 1), mode="F")
-        planes = [picture]
-    else:
-        grey = picture.mode in ("1", "L", "LA", "F")
-        picture = picture.convert("L" if (channels or (1 if grey else 3)) == 1 else "RGB")
-        planes = [Image.fromarray(np.asarray(p).astype(np.float32) / 255, mode="F") for p in picture.split()]
-    if channels == 3 and len(planes) == 1:
-        planes = planes * 3
+    picture = read_picture(path, channels)
     if size is not None:
-        width, height = planes[0].size
+        from PIL import Image
+
+        height, width, _ = picture.shape
         side = min(width, height)
         box = ((width - side) // 2, (height - side) // 2, (width + side) // 2, (height + side) // 2)
-        planes = [plane.crop(box).resize((size, size), Image.Resampling.BOX) for plane in planes]
-    return np.stack([np.asarray(plane, dtype=np.float64) for plane in planes], -1) * 2 - 1
+        planes = [Image.fromarray(np.ascontiguousarray(plane)).crop(box) for plane in np.moveaxis(picture, -1, 0)]
+        picture = np.stack([np.asarray(plane.resize((size, size), Image.Resampling.BOX)) for plane in planes], -1)
+    return picture.astype(np.float64) * 2 - 1
 
 
 class ImageSignal(GridSignal):
     """A picture as a signal in two dimensions, black at -1 and white at 1.
 
-    Reads: one picture. Without a path: scikit-image's camera.
+    Reads: one picture (png, jpg, tif, webp, bmp, ppm) of 8 or 16 bits, or float from 0 to 1; transparency over white.
+        Without a path: scikit-image's camera.
 
     Args:
         path: An image file, or a folder of them; without one the pictures in scikit-image's installed package.

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
+from framework.readers.arrays import check_arrays, check_finite, read_arrays, real
 from framework.settings import at_least, one_of
 
 Target = Literal["HR", "RR", "SpO2"]
@@ -98,11 +99,19 @@ def _find(folders: list[Path], stems: tuple[str, ...], letter: str) -> Path:
     )
 
 
-def _load(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except Exception as error:  # a broken header can raise many types
-        raise UserError(f"{path}: not an array that numpy can read without pickle: {error}") from error
+def _targets(file: Path, recordings: int) -> np.ndarray:
+    """Reads the targets (n,), float64; the archive's reader may have written them as text."""
+    y = read_arrays(file, "numbers of shape (n,)")["array"]
+    if y.dtype.kind in "US":
+        try:
+            y = y.astype(np.float64)
+        except ValueError as error:
+            raise UserError(f"{file}: {y.dtype.name} of shape {y.shape}; numbers of shape (n,) expected") from error
+    y = real(y, "the array", file).reshape(len(y) if y.ndim else 1, -1)
+    if y.shape != (recordings, 1):
+        raise UserError(f"{file}: {y.shape[0]} x {y.shape[1]} targets for {recordings} recordings")
+    check_finite(y, "the array", file)
+    return y[:, 0].astype(np.float32)
 
 
 def read_bidmc(
@@ -129,21 +138,14 @@ def read_bidmc(
     parts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for part, stems in _PARTS.items():
         x_file, y_file = _find(folders, stems, "x"), _find(folders, stems, "y")
-        x, y = _load(x_file), _load(y_file)
-        if x.ndim != 3 or x.shape[2] != 2 or not x.size or x.dtype.kind not in "fiu":
-            raise UserError(f"{x_file}: {x.dtype.name} of shape {x.shape}; numbers of shape (n, {LENGTH}, 2) expected")
-        try:
-            y = y.reshape(len(y), -1).astype(np.float64)  # the archive's reader may return the targets as text
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{y_file}: {y.dtype.name} of shape {y.shape}; numbers of shape (n,) expected") from error
-        if y.shape != (len(x), 1):
-            raise UserError(f"{y_file}: {y.shape[0]} x {y.shape[1]} targets for {len(x)} recordings in {x_file.name}")
-        for file, values in ((x_file, x), (y_file, y)):
-            if bad := int(np.count_nonzero(~np.isfinite(values))):
-                raise UserError(f"{file}: {bad} of {values.size} values are not finite")
+        expected = f"numbers of shape (n, {LENGTH}, 2)"
+        x = read_arrays(x_file, expected, np.float64)["array"]
+        check_arrays({"the array": x}, {"the array": "n length 2"}, x_file, expected)
+        if x.shape[2] != 2:
+            raise UserError(f"{x_file}: the array has the shape {x.shape}; expected {expected}")
         if "train" in parts and x.shape[1] != parts["train"][0].shape[1]:
             raise UserError(f"{x_file}: recordings of {x.shape[1]} samples, training has {parts['train'][0].shape[1]}")
-        parts[part] = (x.astype(np.float32), y[:, 0].astype(np.float32))
+        parts[part] = (x.astype(np.float32), _targets(y_file, len(x)))
     return parts
 
 
@@ -153,7 +155,7 @@ class Bidmc(DataModule):
     Batches are ``(x, y)``: ``x`` float32 ``(B, length, 2)`` (ECG and PPG at 125 Hz, as they are in the files); ``y``
     float32 ``(B,)``: beats per minute, breaths per minute, or per cent.
 
-    Reads: ``.npy`` arrays. Without a path: simulated ECG and PPG (``pip install .[biosignals]``).
+    Reads: ``.npy`` arrays of finite numbers. Without a path: simulated ECG and PPG (``pip install .[biosignals]``).
 
     Args:
         path: Folder with ``<target>/<variant>/{train,valid,test}{x,y}.npy``, the layout of the S4 authors' script

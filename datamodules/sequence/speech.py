@@ -5,7 +5,6 @@ Data: Warden 2018, arXiv 1804.03209. The task on raw audio and its transfer to h
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import lru_cache
@@ -21,6 +20,9 @@ from datamodules.images.labelled import LabelledImages, stratified_split
 from datamodules.images.sources import check_declared
 from framework.data import DataModule
 from framework.errors import UserError
+from framework.readers.listing import list_files, list_folders
+from framework.readers.sound import read_wav
+from framework.readers.text import read_lines
 from framework.settings import at_least, divides
 
 RATE = 16_000
@@ -41,7 +43,7 @@ _CONTOURS = (
 Part = tuple[list[Path] | np.ndarray, np.ndarray]
 
 
-def read_wav(path: Path) -> np.ndarray:
+def read_recording(path: Path) -> np.ndarray:
     """Reads a mono recording at 16 kHz.
 
     Returns:
@@ -50,25 +52,12 @@ def read_wav(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is missing or broken, has another rate, or more than one channel.
     """
-    from scipy.io import wavfile
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # about unknown metadata chunks
-            rate, samples = wavfile.read(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # a broken header can raise many types
-        raise UserError(f"{path}: not a WAV file that can be read: {error}") from error
+    rate, samples = read_wav(path)
     if rate != RATE:
         raise UserError(f"{path}: sampled at {rate} Hz, {RATE} Hz expected")
-    if samples.ndim != 1:
+    if samples.shape[1] != 1:
         raise UserError(f"{path}: {samples.shape[1]} channels, one expected")
-    if samples.dtype == np.uint8:
-        return (samples.astype(np.float32) - 128) / 128
-    if np.issubdtype(samples.dtype, np.integer):
-        return samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
-    return samples.astype(np.float32)
+    return samples[:, 0].astype(np.float32)
 
 
 class SpeechDataset(Dataset):
@@ -102,7 +91,7 @@ class SpeechDataset(Dataset):
             audio[:] = self.items[rows].astype(np.float32) / 32768
         else:
             for i, row in enumerate(rows):
-                samples = read_wav(self.items[row])[:LENGTH]
+                samples = read_recording(self.items[row])[:LENGTH]
                 audio[i, : len(samples)] = samples
         kept = np.ascontiguousarray(audio[:, :: self.rate])
         return torch.from_numpy(kept)[..., None], self.labels[rows]
@@ -146,7 +135,8 @@ class SpeechCommands(DataModule):
     WAV files (16 kHz, mono) for each word, and ``validation_list.txt`` and ``testing_list.txt`` with lines
     ``<word>/<file>.wav``; all other files are for training. Files are read as they are needed.
 
-    Reads: ``<word>/*.wav`` with the official lists. Without a path: synthetic tone words.
+    Reads: ``<word>/*.wav`` (16 kHz, mono, PCM or float; suffix in any case) with the official lists. Without a path:
+        synthetic tone words.
 
     Args:
         path: The folder; by default eight synthetic words of gliding tones are generated, which are not speech.
@@ -229,32 +219,29 @@ class SpeechCommands(DataModule):
         return [(audio[rows], labels[rows]) for rows in (rest[first], rest[second], test)]
 
     def _listed(self, folder: Path) -> list[Part]:
-        lists = []
-        for name in ("validation_list.txt", "testing_list.txt"):
-            try:
-                lines = (folder / name).read_text(encoding="utf-8").split("\n")
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(
-                    f"{folder / name}: cannot be read ({error}); a list of <word>/<file>.wav expected"
-                ) from error
-            lists.append([line.strip() for line in lines])
-        found = tuple(
-            sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != "." and p.name != _SILENCE)
-        )
+        names = ("validation_list.txt", "testing_list.txt")
+        lists = [read_lines(folder / name, expected="a list of <word>/<file>.wav") for name in names]
+        folders = {name: path for name, path in list_folders(folder).items() if name != _SILENCE}
+        found = tuple(folders)
         if not found:
             raise UserError(f"{folder}: has no folders; expected one for each word, with WAV files inside")
         self.class_names = self._chosen(found, str(folder))
-        files = {f"{word}/{p.name}": p for word in self.class_names for p in sorted((folder / word).glob("*.wav"))}
+        files = {
+            f"{word}/{file.name}": file
+            for word in self.class_names
+            for file in list_files(folders[word], (".wav",), deep=False).files
+        }
         parts: list[list[str]] = []
-        for name, lines in zip(("validation_list.txt", "testing_list.txt"), lists, strict=True):
+        for name, lines in zip(names, lists, strict=True):
             parts.append([])
-            for number, line in enumerate(lines, 1):
-                if line and line.partition("/")[0] in found and line.partition("/")[0] not in self.class_names:
+            for number, line in lines:
+                line = line.strip()
+                word = line.partition("/")[0]
+                if word in found and word not in self.class_names:
                     continue  # a word that was not chosen
-                if line and line not in files:
+                if line not in files:
                     raise UserError(f"{folder / name}, line {number}: {line!r} is not a file in {folder}")
-                if line:
-                    parts[-1].append(line)
+                parts[-1].append(line)
         held_out = set(parts[0]) | set(parts[1])
         parts.insert(0, [name for name in files if name not in held_out])
         for name, part in zip(("training", "validation", "test"), parts, strict=True):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zipfile
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from framework.errors import UserError
+from framework.readers.arrays import map_array
+from framework.readers.tables import open_columnar
+from framework.readers.text import read_text
+from framework.readers.unpacking import is_gzip, read_bytes, read_only_member, refuse_missing
 from framework.settings import one_of
 
 SUFFIXES = (".bin", ".npy", ".arrow", ".txt", ".raw", ".gz", ".zip", "")
+PACKED = (".parquet", ".npz", ".pt", ".pth", ".safetensors", ".zst", ".xz", ".bz2", ".7z", ".tgz", ".tar")
 Dtype = Literal["uint8", "uint16", "uint32", "int32", "int64"]
 BYTES = 256
 
@@ -40,14 +43,7 @@ def read_tokens(file: Path, dtype: str | None = None, column: str = "input_ids")
     Raises:
         UserError: the file is missing, empty or broken.
     """
-    try:
-        tokens, vocabulary = _read(file, dtype, column)
-    except UserError:
-        raise
-    except FileNotFoundError as error:
-        raise UserError(f"path: {file} not found") from error
-    except Exception as error:  # each format has its own types of errors
-        raise UserError(f"path: {file} cannot be read as tokens ({error})") from error
+    tokens, vocabulary = _read(file, dtype, column)
     if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
         raise UserError(f"path: {file} holds {tokens.dtype} {tokens.shape}; expected a flat array of whole numbers")
     if not len(tokens):
@@ -56,23 +52,27 @@ def read_tokens(file: Path, dtype: str | None = None, column: str = "input_ids")
 
 
 def _read(file: Path, dtype: str | None, column: str) -> tuple[np.ndarray, int | None]:
-    if file.suffix == ".bin":
+    suffix = file.suffix.lower()
+    refuse_missing(file, "a file of tokens, or any as bytes")
+    if suffix in PACKED:
+        raise UserError(f"path: {file}: the bytes of a {suffix} file are noise; unpack it first")
+    if suffix == ".bin":
         said = _description(file.with_suffix(".json"))
         return _flat(file, dtype or said.get("dtype", "uint16")), said.get("vocab_size")
-    if file.suffix == ".npy":
+    if suffix == ".npy":
         with file.open("rb") as opened:
             header = opened.read(6)
-        return (np.load(file, mmap_mode="r") if header == b"\x93NUMPY" else _flat(file, dtype or "uint16")), None
-    if file.suffix == ".arrow":
+        if header == b"\x93NUMPY":
+            return map_array(file, "a flat array of whole numbers"), None
+        return _flat(file, dtype or "uint16"), None
+    if suffix == ".arrow":
         return _arrow(file, column), None
-    if file.suffix == ".gz":
-        return np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8), BYTES
-    if file.suffix == ".zip":
-        with zipfile.ZipFile(file) as archive:
-            names = [name for name in archive.namelist() if not name.endswith("/")]
-            if len(names) != 1:
-                raise UserError(f"path: {file} holds {len(names)} files; expected one")
-            return np.frombuffer(archive.read(names[0]), np.uint8), BYTES
+    if suffix == ".gz":
+        if not is_gzip(file):
+            raise UserError(f"path: {file} is not gzip, whatever its name")
+        return np.frombuffer(read_bytes(file), np.uint8), BYTES
+    if suffix == ".zip":
+        return np.frombuffer(read_only_member(file), np.uint8), BYTES
     return _flat(file, "uint8"), BYTES
 
 
@@ -88,7 +88,7 @@ def _description(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
+        said = json.loads(read_text(file))
     except ValueError as error:
         raise UserError(f"path: {file} is not JSON ({error})") from error
     if not isinstance(said, dict) or not isinstance(said.get("vocab_size", 1), int):
@@ -97,14 +97,14 @@ def _description(file: Path) -> dict[str, Any]:
 
 
 def _arrow(file: Path, column: str) -> np.ndarray:
-    import pyarrow
-
-    source = pyarrow.memory_map(str(file))
-    try:
-        table = pyarrow.ipc.open_stream(source).read_all()
-    except pyarrow.ArrowInvalid:
-        table = pyarrow.ipc.open_file(source).read_all()
+    table = open_columnar(file, ".arrow")
     if column not in table.column_names:
         raise UserError(f"column: {file} has no column {column!r}; it has {', '.join(table.column_names)}")
-    parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table.column(column).chunks]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    lists = table.column(column)
+    if not hasattr(lists.type, "value_type"):
+        raise UserError(f"column: {column!r} of {file} holds {lists.type}; lists of whole numbers are expected")
+    parts = [chunk.flatten() for chunk in lists.chunks]
+    if lists.null_count or any(part.null_count for part in parts):
+        raise UserError(f"column: {column!r} of {file} has missing values")
+    numbers = [part.to_numpy(zero_copy_only=False) for part in parts]
+    return numbers[0] if len(numbers) == 1 else np.concatenate(numbers or [np.zeros(0, np.int32)])

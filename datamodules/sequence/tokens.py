@@ -92,9 +92,9 @@ class Windows(Dataset):
 class TokenData(DataModule):
     """Windows of bytes or tokens for language models.
 
-    Reads: any file as bytes (also ``.gz``, ``.zip``), ``.bin`` with a JSON file, ``.npy`` as in OLMoE, Arrow,
-        memory-mapped. Without a path: the prose of Python's help or its library's source code. ``make data/enwik8.gz``
-    fetches 100 MB of Wikipedia.
+    Reads: any file as its bytes (also ``.gz``, ``.zip``), ``.bin`` with a JSON file, ``.npy`` as in OLMoE, Arrow,
+        memory-mapped. Without a path: the prose of Python's help or its library's source code. ``make
+        data/enwik8.gz`` fetches 100 MB of Wikipedia.
 
     Args:
         path: A file, or a folder with files for the splits; ``None`` for ``source``.

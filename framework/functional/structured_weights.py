@@ -24,6 +24,9 @@ import torch
 from torch import Tensor
 
 from framework.errors import UserError
+from framework.readers.arrays import check_arrays, read_arrays
+from framework.readers.tables import DELIMITED, read_numbers, suffix_of
+from framework.readers.unpacking import refuse_missing
 from framework.settings import at_least, between, one_of
 
 Kind = Literal["svd_lowrank", "dale", "chain", "blocks", "from_file"]
@@ -188,17 +191,15 @@ def read_matrix(path: str | Path, rows: int, columns: int) -> Tensor:
     Raises:
         UserError: there is no such file, or it does not hold such a matrix.
     """
-    file, expected = Path(path).expanduser(), f".npy or .csv with a matrix {rows} x {columns} is expected"
-    if not file.is_file():
-        raise UserError(f"path: {file} not found; {expected}")
-    try:
-        found = np.load(file, allow_pickle=False) if file.suffix == ".npy" else np.loadtxt(file, delimiter=",", ndmin=2)
-        matrix = torch.as_tensor(np.asarray(found, dtype=np.float64))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"path: {file} cannot be read ({error}); {expected}") from None
-    if matrix.shape != (rows, columns) or not bool(matrix.isfinite().all()) or not bool(matrix.any()):
-        raise UserError(f"path: {file} holds {tuple(matrix.shape)} numbers; {expected}, finite and not all 0")
-    return matrix
+    file, expected = Path(path).expanduser(), f".npy or .csv with a matrix {rows} x {columns}"
+    refuse_missing(file, expected)
+    found = read_numbers(file) if suffix_of(file) in DELIMITED else read_arrays(file, expected, np.float64).get("array")
+    if found is None:
+        raise UserError(f"{file}: an .npz; expected {expected}")
+    check_arrays({"the matrix": found}, {"the matrix": "rows columns"}, file, expected)
+    if found.shape != (rows, columns) or not found.any():
+        raise UserError(f"{file}: holds {found.shape[0]} x {found.shape[1]} numbers; expected {expected}, not all 0")
+    return torch.as_tensor(found)
 
 
 def structured(structure: Structure, reference: Tensor, generator: torch.Generator) -> Tensor:

@@ -19,6 +19,7 @@ from framework.config.compose import SUBCOMMAND_KEYS, Composed
 from framework.config.instantiate import RENAMED
 from framework.errors import UserError
 from framework.library_errors import explained, first_line
+from framework.readers.unpacking import set_max_unpacked
 from framework.runs.folder import Run
 from framework.runs.sections import BASES, GROUPS
 from framework.runs.trainer import Record, build_trainer
@@ -247,6 +248,7 @@ class CommandLine(LightningCLI):
         record = None
         if self._identity is not None:
             config, wandb = (self._get(self.config_init, section) for section in GROUPS)
+            set_max_unpacked(config.max_unpacked_gib)
             record = Record(self._identity, config, wandb, self.text(), self._chosen)
         return build_trainer(given, techniques, record, self._start)
 

@@ -16,7 +16,7 @@ from framework.checkpoints.finding import PROVENANCE, read_record
 from framework.errors import UserError
 from framework.files import remove_stale, temporary_beside
 from framework.runs.lock import FolderLock
-from framework.settings import at_least, one_of
+from framework.settings import above, at_least, one_of
 
 Mode = Literal["min", "max"]
 OnNan = Literal["stop", "ignore"]
@@ -40,6 +40,8 @@ class RunConfig:
         resume_every_n_steps: If set, a resume point is written after this many optimiser steps instead.
         on_nan: ``stop`` ends a training whose loss is NaN or infinite, with its last good checkpoint; ``ignore``
             continues.
+        max_unpacked_gib: How much one compressed file of data may unpack to, in GiB (``.gz``, ``.zip``, ``.npz``,
+            Parquet).
 
     Raises:
         UserError: a setting is not accepted.
@@ -54,6 +56,7 @@ class RunConfig:
     resume_every_n_seconds: float = 30.0
     resume_every_n_steps: int | None = None
     on_nan: OnNan = "stop"
+    max_unpacked_gib: float = 8.0
 
     def __post_init__(self) -> None:
         one_of(get_args(Mode), **{"run.mode": self.mode})
@@ -63,6 +66,7 @@ class RunConfig:
             if value is not None and (not value or Path(value).name != value):
                 raise UserError(f"run.{key}: {value!r} is not accepted; the name of one folder is needed")
         at_least(1, **{"run.resume_every_n_steps": self.resume_every_n_steps})
+        above(0, **{"run.max_unpacked_gib": self.max_unpacked_gib})
 
 
 class NameTaken(UserError):

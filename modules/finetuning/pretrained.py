@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from framework.checkpoints.weights_file import read_weights_file
 from framework.errors import UserError
 
 
@@ -52,9 +53,8 @@ def load_network(network: nn.Module, path: str | Path) -> None:
     Raises:
         UserError: the file is missing, is not a state dict, or does not fit.
     """
-    if not Path(path).is_file():
-        raise UserError(f"model.pretrained: {path} is not a file; expected a state dict saved by torch")
+    state, _ = read_weights_file(path, "model.pretrained")
     try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:
+        network.load_state_dict(state)
+    except RuntimeError as error:
         raise UserError(f"model.pretrained: {path} does not fit the network: {error}") from error

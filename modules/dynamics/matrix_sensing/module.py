@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from framework import OptimizerConfig
 from framework.errors import UserError
+from framework.readers.arrays import check_symmetric
 from framework.settings import above, at_least, finite, not_empty
 from modules.dynamics.matrix_sensing.plots import errors_figure
 from modules.dynamics.matrix_sensing.sensing import asymmetric_gradients, misfit, symmetric_gradient
@@ -92,15 +93,17 @@ class MatrixSensing(Ensemble):
         return {"alpha": [alpha for alpha, _ in pairs], "seed": [seed for _, seed in pairs]}
 
     def begin(self, batch: Batch) -> None:
-        """Compares the matrix's shape with the factors'.
+        """Compares the matrix with the factors.
 
         Raises:
-            UserError: they differ.
+            UserError: the shapes differ, or the matrix is not symmetric where ``symmetric`` is set.
         """
         matrix, operator = batch.get("matrix"), batch.get("operator")
         mine = f"rows, columns: {self.rows}, {self.columns}"
         if matrix is not None and matrix.shape != (self.rows, self.columns):
             raise UserError(f"{mine}, but the matrix is {matrix.shape[0]} x {matrix.shape[1]}")
+        if matrix is not None and self.symmetric:
+            check_symmetric(matrix.cpu().numpy(), "M", "symmetric")
         if operator is not None and operator.shape[1] != self.rows * self.columns:
             raise UserError(f"{mine}, but measurements are of {operator.shape[1]} entries")
 

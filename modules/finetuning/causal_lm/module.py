@@ -93,6 +93,8 @@ def check_folder(path: str | Path) -> Path:
         except (ValueError, KeyError, AttributeError) as error:
             raise UserError(f"path: {found} is not an index of weights ({error})") from error
         for shard in shards:
+            if Path(shard).name != shard:
+                raise UserError(f"path: {found} names {shard!r}, which is not a file in its folder")
             if not (folder / shard).is_file():
                 raise UserError(f"path: {folder / shard} not found; {found.name} names it")
     return folder

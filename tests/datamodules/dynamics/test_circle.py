@@ -25,7 +25,7 @@ def test_the_users_points(tmp_path):
     np.savez(path, x=np.ones((3, 5)), y=np.arange(3.0))
     assert set(batch_of(Circle(path=str(path)))) == {"x", "y"}
     np.savez(path, x=np.ones((3, 5)), y=np.arange(4.0))
-    with pytest.raises(UserError, match=r"points.npz holds .*; expected: "):
+    with pytest.raises(UserError, match=r"points.npz: .*; expected "):
         batch_of(Circle(path=str(path)))
     path.write_text("nothing")
     with pytest.raises(UserError, match="cannot be read"):

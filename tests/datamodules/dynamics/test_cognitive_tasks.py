@@ -138,16 +138,16 @@ def test_trials_of_a_file(tmp_path):
 
 
 def test_files_with_something_else_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"path: .*none\.npz not found"):
+    with pytest.raises(UserError, match=r"none\.npz: not found"):
         batch_of(path=str(tmp_path / "none.npz"))
     x, y = np.zeros((6, 4, 2)), np.zeros((6, 4), dtype=int)
-    bad = [{"x": x}, {"x": x[0], "y": y}, {"x": x, "y": y[:5]}, {"x": x, "y": y.astype(float)}, {"x": x, "y": y - 1}]
+    bad = [{"x": x}, {"x": x[0], "y": y}, {"x": x, "y": y[:5]}, {"x": x, "y": y + 0.5}, {"x": x, "y": y - 1}]
     for arrays in [*bad, {"x": x * np.nan, "y": y}]:
         np.savez(tmp_path / "bad.npz", **arrays)
-        with pytest.raises(UserError, match=r"path: .*bad\.npz .*; expected: "):
+        with pytest.raises(UserError, match=r"bad\.npz: "):
             batch_of(path=str(tmp_path / "bad.npz"))
     (tmp_path / "broken.npz").write_bytes(b"no array")
-    with pytest.raises(UserError, match=r"path: .*broken\.npz cannot be read"):
+    with pytest.raises(UserError, match=r"broken\.npz: cannot be read"):
         batch_of(path=str(tmp_path / "broken.npz"))
     np.savez(tmp_path / "one.npz", x=x[:1], y=y[:1])
     with pytest.raises(UserError, match="one trial is not enough"):

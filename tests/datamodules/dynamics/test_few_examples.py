@@ -64,10 +64,10 @@ def test_files_are_read(tmp_path):
 
 
 def test_bad_files_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"path: .*none\.npz not found"):
+    with pytest.raises(UserError, match=r"none\.npz: not found"):
         batch_of(path=str(tmp_path / "none.npz"))
     np.savez(tmp_path / "nan.npz", X=np.full((3, 50), np.nan), Y=np.ones((1, 50)))
-    with pytest.raises(UserError, match=r"path: .*nan\.npz has numbers that are not finite"):
+    with pytest.raises(UserError, match=r"nan\.npz: 150 of 150 values of X are not finite"):
         batch_of(path=str(tmp_path / "nan.npz"))
     np.savez(tmp_path / "few.npz", X=np.ones((3, 20)), Y=np.ones((1, 20)))
     with pytest.raises(UserError, match=r"examples: 30 is not accepted; at most 19"):

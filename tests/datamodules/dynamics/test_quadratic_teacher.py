@@ -35,7 +35,7 @@ def test_a_file_is_read_and_centred(tmp_path):
 
 def test_bad_files_are_named(tmp_path):
     path = tmp_path / "bad.npz"
-    with pytest.raises(UserError, match=r"bad\.npz not found"):
+    with pytest.raises(UserError, match=r"bad\.npz: not found"):
         batch_of(path=str(path))
     path.write_text("no")
     with pytest.raises(UserError, match="cannot be read"):

@@ -22,12 +22,12 @@ def write(path, rows, header=("Text", "Label")):
 
 
 def test_formats(tmp_path):
-    expected = [{"text": text, "label": label} for text, label in ROWS]
+    expected = [{"Text": text, "Label": label} for text, label in ROWS]
     assert (
         read_labelled(write(tmp_path / "a.tsv", [('"a ""quoted"" word"', "0") if r[1] == "0" else r for r in ROWS]))
         == expected
     )
-    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"Text": t, "label": k}) for t, k in ROWS))
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"Text": t, "Label": k}) for t, k in ROWS))
     assert read_labelled(tmp_path / "a.jsonl") == expected
     medical = (
         "###24293578\nOBJECTIVE\tTo investigate .\nMETHODS\tA total of 125 .\n\n###24854809\nRESULTS\tBetter .\n\n"
@@ -82,7 +82,7 @@ def test_other_test_sets_and_label_names(tmp_path):
     first, far = data.test_dataloader()
     assert torch.cat([y for _, y in far]).tolist() == [0] * 4
     assert sum(len(y) for _, y in first) == 3
-    with pytest.raises(UserError, match="label_names: 'c' of odd is not one of a, b"):
+    with pytest.raises(UserError, match="label_names: 'c' of odd .*odd.tsv, line 2.* is not one of a, b"):
         LabelledText(str(tmp_path / "in.tsv"), {"odd": str(tmp_path / "odd.tsv")}).setup()
     with pytest.raises(UserError, match="num_classes: 3 declared, path has the labels a, b"):
         LabelledText(str(tmp_path / "in.tsv"), num_classes=3).setup()
@@ -106,7 +106,7 @@ def test_tokens_of_texts_and_pairs(tmp_path):
     plain = LabelledText(str(tmp_path / "pairs.tsv"), length=64, **columns)
     plain.setup()
     assert all("first" in text and "\nsecond" in text for text in texts(plain.train_set))
-    with pytest.raises(UserError, match=r"row 1 of .*pairs.tsv has no 'text'; it has premise, hypothesis, label"):
+    with pytest.raises(UserError, match=r"pairs.tsv, line 2: column 'text' not found; it has premise, hypothesis, label"):
         LabelledText(str(tmp_path / "pairs.tsv")).setup()
 
 

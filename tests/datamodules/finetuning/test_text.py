@@ -7,7 +7,7 @@ import torch
 from tiny_files import write_language_model, write_parquet_splits
 
 from datamodules.finetuning.text import Codec, Sequences, TextData, pack, split_documents
-from datamodules.text_files import find_splits, read_rows
+from datamodules.text_files import find_splits, read_documents
 from framework.errors import UserError
 
 
@@ -95,7 +95,7 @@ def test_each_format_on_disk_gives_the_same_text(kind, tmp_path):
         write(kind, tmp_path, split, [f"{split} one", f"{split} two"])
     found = find_splits(tmp_path)
     assert set(found) == {"train", "val", "test"}
-    texts = ["\n".join(row["text"] for row in read_rows(found[split])) for split in ("train", "val", "test")]
+    texts = ["\n".join(row["text"] for row in read_documents(found[split])) for split in ("train", "val", "test")]
     assert texts == [f"{name} one\n{name} two" for name in ("train", "validation", "test")]
     data = TextData(path=str(tmp_path), length=8)
     data.setup("fit")
@@ -130,7 +130,7 @@ def test_a_template_makes_one_sequence_of_each_row(tmp_path):
     assert data.train_set[0]["input_ids"].tolist() == [*bytes_of("Tweet: Oh, great.\nSarcasm: yes"), 256][:30]
     assert data.val_set[1]["input_ids"].tolist() == bytes_of("Tweet: A long remark that is cut")[:30]
     wrong = TextData(path=str(tmp_path / "tweets"), template=template, label_names=["no"])
-    with pytest.raises(UserError, match=r"label_names: \['no'\] has no name for the label 1"):
+    with pytest.raises(UserError, match=r"label_names: \['no'\] has no name for the label '1'"):
         wrong.setup("fit")
 
 
@@ -192,11 +192,11 @@ def test_bad_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"train.jsonl, line 2: not JSON"):
         TextData(path=str(tmp_path)).setup("fit")
     (tmp_path / "train.jsonl").write_text('{"body": "a"}\n' * 50)
-    with pytest.raises(UserError, match=r"row 1 of .* has no column 'text'; it has body"):
+    with pytest.raises(UserError, match=r"train.jsonl, line 1: column 'text' not found; it has body"):
         TextData(path=str(tmp_path)).setup("fit")
     (tmp_path / "train.jsonl").unlink()
     (tmp_path / "train.parquet").write_bytes(b"PAR1 broken")
-    with pytest.raises(UserError, match=r"train.parquet: cannot be read as .parquet"):
+    with pytest.raises(UserError, match=r"train.parquet: not a .parquet file that can be read"):
         TextData(path=str(tmp_path)).setup("fit")
     with pytest.raises(UserError, match=r"tokenizer: .*nowhere not found"):
         TextData(tokenizer=str(tmp_path / "nowhere")).setup("fit")

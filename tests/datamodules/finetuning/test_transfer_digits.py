@@ -60,8 +60,8 @@ def test_a_users_file(tmp_path):
     assert len(data.source["y"]) == 60
     assert [len(part) for part in (data.train_set, data.val_set, data.test_set)] == [10, 6, 44]
     cases = {
-        "one.npz": ({"x": np.zeros((3, 2))}, r"one.npz holds x \(3, 2\); expected: x \(N, H, W\)"),
-        "far.npz": ({"x": 9 * np.ones((4, 2, 2)), "y": y[:4]}, "values of x outside of 0 to 1"),
+        "one.npz": ({"x": np.zeros((3, 2))}, r"one.npz: lacks y \(it has x \(3, 2\)\); expected x \(N, H, W\)"),
+        "far.npz": ({"x": 9 * np.ones((4, 2, 2)), "y": y[:4]}, "x has values from 9 to 9"),
         "few.npz": ({"x": np.zeros((8, 2, 2)), "y": y[:8]}, "leave no test of the 4 examples"),
         "lack.npz": ({"x": np.zeros((8, 2, 2)), "y": 0 * y[:8]}, "has no example of class 3"),
     }
@@ -69,7 +69,7 @@ def test_a_users_file(tmp_path):
         np.savez(tmp_path / name, **arrays)
         with pytest.raises(UserError, match=message):
             TransferDigits(str(tmp_path / name), **options).setup()
-    with pytest.raises(UserError, match=r"path: .*nowhere.npz not found; expected"):
+    with pytest.raises(UserError, match=r"nowhere.npz: not found; expected"):
         TransferDigits(str(tmp_path / "nowhere.npz")).setup()
 
 

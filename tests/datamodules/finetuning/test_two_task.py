@@ -72,11 +72,11 @@ def test_transforms():
 
 
 BAD = {
-    "missing": ("nowhere.npz", "nowhere.npz: no such file"),
-    "suffix": ("a.txt", "ending in .npz or .csv"),
+    "missing": ("nowhere.npz", "nowhere.npz: not found"),
+    "suffix": ("a.txt", "ending in .npz, .csv or .tsv"),
     "broken": ("broken.npz", "broken.npz: cannot be read"),
-    "text": ("text.csv", "text.csv: cannot be read"),
-    "empty": ("empty.csv", "empty.csv: cannot be read"),
+    "text": ("text.csv", "text.csv, line 3: 'cat' is not a number"),
+    "empty": ("empty.csv", "empty.csv: has no rows of numbers"),
 }
 
 
@@ -99,8 +99,8 @@ def test_bad_files_are_named(case, tmp_path):
         ({"y": np.arange(9)}, "shape"),
         ({"y": np.full(10, 0.5)}, "whole numbers"),
         ({"y": np.full(10, -1)}, "whole numbers"),
-        ({"x": np.full((10, 4), np.nan)}, "not finite"),
-        ({"x": np.full((10, 4), "cat")}, "not made of numbers"),
+        ({"x": np.full((10, 4), np.nan)}, "40 of 40 values of x are not finite"),
+        ({"x": np.full((10, 4), "cat")}, "x holds str96; real numbers"),
         ({"x_test": np.zeros((5, 3))}, "x_test"),
         ({"x": np.zeros(10)}, "shape"),
     ],

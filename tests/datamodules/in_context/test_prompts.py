@@ -145,7 +145,7 @@ def test_bad_settings_are_named(options, said):
         ({"law": {"prior_mean": [1.0]}}, "law.prior_mean"),
         ({"law": {"blocks": [[0, 9]]}}, "law.blocks"),
         ({"source": "diabetes"}, "dim: 5 is not accepted; diabetes has 10 columns"),
-        ({"path": "nowhere.npz"}, "nowhere.npz not found"),
+        ({"path": "nowhere.npz"}, "nowhere.npz: not found"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_named(options, said):
@@ -161,7 +161,7 @@ def test_broken_files_are_named(tmp_path):
         {"other": np.zeros(3)},
     ):
         np.savez(path, **arrays)
-        with pytest.raises(UserError, match=r"prompts\.npz holds .* expected"):
+        with pytest.raises(UserError, match=r"prompts\.npz: .* expected"):
             read_prompts(path)
     path.write_bytes(b"PK\x03\x04 not a zip")
     with pytest.raises(UserError, match="cannot be read"):

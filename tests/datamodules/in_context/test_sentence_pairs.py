@@ -86,7 +86,7 @@ def test_broken_files_are_named_with_their_line(tmp_path, content, said):
         ({"guesses": ()}, "guesses"),
         ({"pairs": 3}, "pairs: 3"),
         ({"score_range": (1.0, 1.0)}, "score_range"),
-        ({"path": "nowhere.tsv"}, "nowhere.tsv not found"),
+        ({"path": "nowhere.tsv"}, "nowhere.tsv: not found"),
         ({"encoder": "nowhere"}, "encoder: nowhere"),
         ({"tokenizer": "nowhere"}, "tokenizer: nowhere"),
     ],

@@ -87,16 +87,16 @@ def test_broken_and_missing_audio_is_named(tmp_path):
     with pytest.raises(UserError, match=r"path: nowhere.wav is not there; a file \(.wav\)"):
         ready(AudioSignal("nowhere.wav"))
     (tmp_path / "text.wav").write_text("no sound in here at all")
-    with pytest.raises(UserError, match=r"path: .*text.wav cannot be read as .wav"):
+    with pytest.raises(UserError, match=r"text.wav: cannot be read as .wav"):
         ready(AudioSignal(str(tmp_path / "text.wav")))
     wavfile.write(tmp_path / "whole.wav", 100, np.arange(1, 500, dtype=np.int16))
     content = (tmp_path / "whole.wav").read_bytes()
     for length in (6, 10, 30, 42, 700):
         (tmp_path / "cut.wav").write_bytes(content[:length])
-        with pytest.raises(UserError, match=r"path: .*cut.wav cannot be read as .wav"):
+        with pytest.raises(UserError, match=r"cut.wav: cannot be read as .wav"):
             ready(AudioSignal(str(tmp_path / "cut.wav")))
     wavfile.write(tmp_path / "none.wav", 100, np.zeros(0, np.int16))
-    with pytest.raises(UserError, match=r"none.wav (has no samples|cannot be read)"):
+    with pytest.raises(UserError, match=r"none.wav: (has no samples|cannot be read)"):
         ready(AudioSignal(str(tmp_path / "none.wav")))
     wavfile.write(tmp_path / "silent.wav", 100, np.zeros(10, np.int16))
     with pytest.raises(UserError, match=r"silent.wav: all values are zero"):
@@ -148,7 +148,8 @@ def test_deep_and_transparent_and_coloured_pictures(tmp_path):
     colours = np.random.default_rng(0).integers(0, 256, (5, 6, 4), dtype=np.uint8)
     Image.fromarray(colours, "RGBA").save(tmp_path / "clear.png")
     y = ready(ImageSignal(str(tmp_path / "clear.png"))).target_signal()
-    np.testing.assert_allclose(y, colours[..., :3] / 127.5 - 1, atol=1e-6)
+    share = colours[..., 3:] / 255  # the rest of the light is white
+    np.testing.assert_allclose(y, (colours[..., :3] * share + 255 * (1 - share)) / 127.5 - 1, atol=0.01)
     assert ready(ImageSignal(str(tmp_path / "clear.png"), channels=1)).target_signal().shape == (5, 6, 1)
 
 
@@ -156,12 +157,12 @@ def test_broken_and_missing_pictures_are_named(tmp_path):
     with pytest.raises(UserError, match=r"picture: 'kamera' is not in .*; there are: .*camera"):
         ready(ImageSignal(picture="kamera"))
     (tmp_path / "text.png").write_text("not a picture")
-    with pytest.raises(UserError, match=r"path: .*text.png cannot be read as a picture"):
+    with pytest.raises(UserError, match=r"text.png: not a picture"):
         ready(ImageSignal(str(tmp_path / "text.png")))
     whole = tmp_path / "half.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(whole)
     whole.write_bytes(whole.read_bytes()[:2000])
-    with pytest.raises(UserError, match=r"path: .*half.png cannot be read as a picture"):
+    with pytest.raises(UserError, match=r"half.png: cannot be decoded as a picture"):
         ready(ImageSignal(str(whole)))
     with pytest.raises(UserError, match="channels: 2 is not one of 1, 3"):
         ImageSignal(channels=2)
@@ -180,28 +181,28 @@ def test_fields_have_their_grid_and_their_channels(tmp_path):
 
 def test_what_is_no_field_is_named(tmp_path):
     np.save(tmp_path / "complex.npy", np.ones(3, complex))
-    with pytest.raises(UserError, match=r"complex.npy is no .npy file with an array of real numbers"):
+    with pytest.raises(UserError, match=r"complex.npy: array holds complex128; real numbers"):
         ready(FieldSignal(str(tmp_path / "complex.npy")))
     np.savez(tmp_path / "several.npz", a=np.ones(3))
-    with pytest.raises(UserError, match=r"several.npz is no .npy file"):
+    with pytest.raises(UserError, match=r"several.npz: lacks array"):
         ready(FieldSignal(str(tmp_path / "several.npz")))
     np.save(tmp_path / "empty.npy", np.ones((0, 4)))
-    with pytest.raises(UserError, match=r"empty.npy holds an array of shape \(0, 4\), which has no values"):
+    with pytest.raises(UserError, match=r"empty.npy: array has the shape \(0, 4\), which holds no numbers"):
         ready(FieldSignal(str(tmp_path / "empty.npy")))
     np.save(tmp_path / "number.npy", np.array(1.0))
-    with pytest.raises(UserError, match=r"number.npy holds an array of shape \(\); \(\*grid\) is expected"):
+    with pytest.raises(UserError, match=r"number.npy: array has the shape \(\)"):
         ready(FieldSignal(str(tmp_path / "number.npy")))
     np.save(tmp_path / "object.npy", np.array([{}], object), allow_pickle=True)
-    with pytest.raises(UserError, match=r"object.npy cannot be read as .npy"):
+    with pytest.raises(UserError, match=r"object.npy: the array holds Python objects"):
         ready(FieldSignal(str(tmp_path / "object.npy")))
     (tmp_path / "text.npy").write_text("text")
-    with pytest.raises(UserError, match=r"text.npy cannot be read as .npy"):
+    with pytest.raises(UserError, match=r"text.npy: cannot be read as .npz or .npy"):
         ready(FieldSignal(str(tmp_path / "text.npy")))
     np.save(tmp_path / "nan.npy", np.array([1.0, np.nan]))
-    with pytest.raises(UserError, match=r"nan.npy: some values are not finite"):
+    with pytest.raises(UserError, match=r"nan.npy: 1 of 2 values of array are not finite"):
         ready(FieldSignal(str(tmp_path / "nan.npy")))
     np.save(tmp_path / "line.npy", np.ones(4))
-    with pytest.raises(UserError, match=r"shape \(4,\); \(\*grid, channels\) is expected"):
+    with pytest.raises(UserError, match=r"array has the shape \(4,\)"):
         ready(FieldSignal(str(tmp_path / "line.npy"), channels_last=True))
 
 

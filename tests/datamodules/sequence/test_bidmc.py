@@ -46,12 +46,12 @@ def test_bidmc_targets_as_text(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("trainx", np.zeros((6, 40)), r"trainx.npy: float64 of shape \(6, 40\)"),
-        ("trainx", np.full((6, 40, 2), np.nan), "trainx.npy: 480 of 480 values are not finite"),
+        ("trainx", np.zeros((6, 40)), r"trainx.npy: the array has the shape \(6, 40\)"),
+        ("trainx", np.full((6, 40, 2), np.nan), "trainx.npy: 480 of 480 values of the array are not finite"),
         ("validy", np.zeros(4), "validy.npy: 4 x 1 targets for 3 recordings"),
         ("testx", np.zeros((3, 41, 2)), "testx.npy: recordings of 41 samples, training has 40"),
         ("testy", np.array(["a", "b", "c"]), "testy.npy: str"),
-        ("testy", np.array([{}, 1, 2], dtype=object), "testy.npy: not an array that numpy can read without pickle"),
+        ("testy", np.array([{}, 1, 2], dtype=object), "testy.npy: the array holds Python objects"),
     ],
 )
 def test_bidmc_broken(tmp_path, name, content, message):
@@ -66,7 +66,7 @@ def test_bidmc_missing(tmp_path):
         read_bidmc(tmp_path, "HR", "original")
     write_bidmc(tmp_path)
     (tmp_path / "testx.npy").write_bytes(b"\x93NUMPY")
-    with pytest.raises(UserError, match=r"testx\.npy: not an array"):
+    with pytest.raises(UserError, match=r"testx\.npy: cannot be read"):
         read_bidmc(tmp_path, "HR")
 
 

@@ -75,13 +75,13 @@ def test_facts_of_ones_own(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", None, "a.csv cannot be read"),
-        ("a.txt", "x", "a.txt is not one of .csv, .tsv, .jsonl"),
-        ("a.csv", "subject,object\nx,y\n", "a.csv, line 1: columns.*expected subject, relation, object"),
-        ("a.csv", "subject,relation,object\n", "a.csv has no facts"),
+        ("a.csv", None, "a.csv: not found"),
+        ("a.txt", "x", "a.txt: not a table that can be read; accepted: .csv, .tsv, .jsonl"),
+        ("a.csv", "subject,object\nx,y\n", "a.csv, line 2: columns.*expected subject, relation, object"),
+        ("a.csv", "subject,relation,object\n", "a.csv: has no facts"),
         ("a.csv", "subject,relation,object\na,b,c\nd,e,\n", "a.csv, line 3: object is missing or empty"),
         ("a.jsonl", '{"subject": 1, "relation": 2, "object": 3}\n{oops\n', "a.jsonl, line 2: not JSON"),
-        ("a.jsonl", '{"subject": 1, "relation": 2}\n', "a.jsonl, line 1: object is missing"),
+        ("a.jsonl", '{"subject": 1, "relation": 2}\n', "a.jsonl, line 1: columns subject, relation; expected .* without object"),
         ("a.tsv", "subject\trelation\tobject\na\tb\tc\na\tb\td\n", r"answers \(a, b\) with 'c' and 'd'"),
         ("a.csv", "subject,relation,object\n" + "".join(f"s{i},r,o\n" for i in range(9)), "subjects: 4, but .* has 9"),
     ],

@@ -180,7 +180,7 @@ def test_cache(tmp_path):
     second.setup()
     assert torch.equal(first.train_set.tokens, second.train_set.tokens)
     file.write_bytes(b"nothing")
-    with pytest.raises(UserError, match="not a cache of ListOps"):
+    with pytest.raises(UserError, match="expected a cache of ListOps"):
         ListOps(**settings).setup()
 
 
@@ -202,7 +202,7 @@ def test_lra_files(tmp_path):
     [
         (("( [MIX 3 4 ] )\t3",), r"basic_train.tsv, line 2: unknown token '\[MIX'"),
         (("5\t5", "7\tx"), "line 3: Target 'x' is not a digit"),
-        (("5",), "line 2: 1 columns, the header has 2"),
+        (("5",), "line 2: 1 fields, line 1 has 2"),
         (("\t5",), "line 2: Source is empty"),
         ((), "no rows"),
     ],
@@ -214,9 +214,9 @@ def test_broken_lra_files(tmp_path, rows, message):
 
 
 def test_missing_and_headerless_files(tmp_path):
-    with pytest.raises(UserError, match=r"basic_train\.tsv: cannot be read"):
+    with pytest.raises(UserError, match=r"basic_train\.tsv: not found"):
         ListOps(path=str(tmp_path)).setup()
-    (tmp_path / "basic_train.tsv").write_text("5\t5\n")
+    (tmp_path / "basic_train.tsv").write_text("5\t6\n7\t8\n")
     with pytest.raises(UserError, match="expected Source and Target"):
         read_listops_tsv(tmp_path / "basic_train.tsv")
 

@@ -87,20 +87,20 @@ class Hostile:
 
 
 def test_broken_files_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"none\.pkl not found"):
+    with pytest.raises(UserError, match=r"none\.pkl: not found"):
         read_mnist1d(tmp_path / "none.pkl")
     for name in ("a.pkl", "a.npz"):
         (tmp_path / name).write_bytes(b"nothing of the kind")
-        with pytest.raises(UserError, match="is not MNIST-1D"):
+        with pytest.raises(UserError, match=r"mnist1d_data\.pkl or an \.npz"):
             read_mnist1d(tmp_path / name)
     write(tmp_path / "b.pkl", drop=["y_test"])
     with pytest.raises(UserError, match="lacks y_test"):
         read_mnist1d(tmp_path / "b.pkl")
     write(tmp_path / "c.pkl", y=np.arange(12))
-    with pytest.raises(UserError, match="y is not made of whole numbers from 0 to 9"):
+    with pytest.raises(UserError, match="y\[10\] is 10; whole numbers from 0 to 9"):
         read_mnist1d(tmp_path / "c.pkl")
     write(tmp_path / "d.npz", x=np.zeros((3, 40)))
-    with pytest.raises(UserError, match=r"x \(3, 40\) and y \(12,\)"):
+    with pytest.raises(UserError, match=r"y has the shape \(12,\)"):
         read_mnist1d(tmp_path / "d.npz")
     write(tmp_path / "e.pkl", x=Hostile())
     with pytest.raises(UserError, match=r"it names .*, which is not data"):

@@ -42,11 +42,11 @@ def test_speech_chosen_words(tmp_path):
 
 
 def test_speech_broken(tmp_path):
-    with pytest.raises(UserError, match=r"validation_list\.txt: cannot be read"):
+    with pytest.raises(UserError, match=r"validation_list\.txt: not found"):
         SpeechCommands(path=str(tmp_path)).setup()
     write_speech(tmp_path)
     file = tmp_path / "bed" / "0_nohash_0.wav"
-    for content, message in ((b"RIFF", "not a WAV file"), (b"", "0_nohash_0.wav: not a WAV file")):
+    for content, message in ((b"RIFF", "cannot be read as .wav"), (b"", "0_nohash_0.wav: cannot be read")):
         file.write_bytes(content)
         data = SpeechCommands(path=str(tmp_path))
         data.setup()

@@ -142,7 +142,7 @@ def test_mistakes_are_named(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     refused("bad.json is not JSON", tmp_path / "bad.bin")
     (tmp_path / "bad.gz").write_bytes(b"abcd")
-    refused("bad.gz cannot be read as tokens", tmp_path / "bad.gz")
+    refused("bad.gz is not gzip", tmp_path / "bad.gz")
     refused("has no column 'tokens'; it has input_ids", write(tmp_path, "arrow stream"), column="tokens")
     np.save(tmp_path / "square.npy", np.zeros((2, 2), np.int64))
     refused("square.npy holds int64 .2, 2.; expected a flat array", tmp_path / "square.npy")

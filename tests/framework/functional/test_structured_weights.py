@@ -105,12 +105,12 @@ def test_the_users_matrix(tmp_path):
         found = made("from_file", gaussian(2, 3), path=str(tmp_path / name))
         np.testing.assert_allclose(found / found[0, 1], matrix)
         torch.testing.assert_close(found.norm(), gaussian(2, 3).norm())
-        with pytest.raises(UserError, match=r"path: .*holds \(2, 3\) numbers; .*matrix 3 x 3"):
+        with pytest.raises(UserError, match=r"holds 2 x 3 numbers; .*matrix 3 x 3"):
             read_matrix(str(tmp_path / name), 3, 3)
-    with pytest.raises(UserError, match=r"path: .*none\.npy not found"):
+    with pytest.raises(UserError, match=r"none\.npy: not found"):
         read_matrix(str(tmp_path / "none.npy"), 2, 2)
     (tmp_path / "bad.csv").write_text("a,b\n")
-    with pytest.raises(UserError, match=r"path: .*bad\.csv cannot be read"):
+    with pytest.raises(UserError, match=r"bad\.csv: has no rows of numbers"):
         read_matrix(str(tmp_path / "bad.csv"), 1, 2)
     np.save(tmp_path / "zero.npy", 0 * matrix)
     with pytest.raises(UserError, match="not all 0"):

@@ -9,21 +9,33 @@ from typing import Any
 
 import numpy as np
 
+from framework.errors import UserError
+from framework.readers.unpacking import refuse_missing
+
 _TYPES = {"f8", "f4", "i8", "i4", "u1"}
 
 
-def read_array_pickle(path: Path) -> Any:
+def read_array_pickle(path: Path, expected: str = "a pickle of arrays") -> Any:
     """Reads a pickle of builtin data and numpy arrays of numbers; every other name in it is refused.
+
+    Args:
+        path: The file.
+        expected: What was expected, for the message.
 
     Returns:
         The contents; if they are a mapping, with text keys and arrays at its top level.
 
     Raises:
-        OSError: the file cannot be read.
-        Exception: of nearly any type, if it is broken or names anything but data.
+        UserError: the file is missing, cannot be read, is broken, or names anything but data.
     """
-    with path.open("rb") as file:
-        content = _ArrayUnpickler(file, encoding="bytes").load()
+    refuse_missing(path, expected)
+    try:
+        with path.open("rb") as file:
+            content = _ArrayUnpickler(file, encoding="bytes").load()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected {expected}") from error
+    except Exception as error:  # a broken pickle can raise nearly anything
+        raise UserError(f"{path}: not {expected}, nothing of it was used: {error}") from error
     if not isinstance(content, Mapping):
         return content
     named = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}

@@ -1,0 +1,119 @@
+"""The files in a folder of the user: links are followed, hidden files and folders are not data."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from framework.errors import UserError
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether a file or folder of this name is left out: ``.ipynb_checkpoints``, ``._a.png``, ``__MACOSX``."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
+    """Returns whether a file name ends with one of ``suffixes`` (lower case, such as ``.csv.gz``), in any case."""
+    return name.lower().endswith(tuple(filter(None, suffixes))) or ("" in suffixes and "." not in name)
+
+
+@dataclass
+class Listing:
+    """The files of a folder.
+
+    Attributes:
+        files: Those of the suffixes asked for, sorted.
+        hidden: How many hidden files and folders were left out.
+        others: How many files of other suffixes were left out.
+        links: How many links to folders were followed.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    hidden: int = 0
+    others: int = 0
+    links: int = 0
+
+    def __iadd__(self, other: Listing) -> Listing:
+        self.files += other.files
+        self.hidden += other.hidden
+        self.others += other.others
+        self.links += other.links
+        return self
+
+    def left_out(self) -> str:
+        """Returns what was left out and followed, for a report, or an empty text."""
+        counts = (
+            (self.hidden, "hidden left out"),
+            (self.others, "of other kinds left out"),
+            (self.links, "linked folders followed"),
+        )
+        return ", ".join(f"{count:,} {what}" for count, what in counts if count)
+
+
+def list_files(folder: Path, suffixes: tuple[str, ...], deep: bool = True) -> Listing:
+    """Lists the files of a folder.
+
+    Args:
+        folder: The folder.
+        suffixes: Their suffixes in lower case, compared in any case; ``""`` for names without one.
+        deep: Whether those of folders inside, and of folders that are links, are listed too.
+
+    Raises:
+        UserError: the folder cannot be read, a file is a link to nothing, or a link leads back to a folder above it.
+    """
+    found = Listing()
+    _walk(folder, suffixes, deep, found, (os.path.realpath(folder),))
+    found.files.sort()
+    return found
+
+
+def _walk(folder: Path, suffixes: tuple[str, ...], deep: bool, found: Listing, above: tuple[str, ...]) -> None:
+    for entry in _entries(folder):
+        path = folder / entry.name
+        if is_hidden(entry.name):
+            found.hidden += 1
+        elif entry.is_dir():
+            if not deep:
+                continue
+            real = os.path.realpath(path)
+            if real in above:
+                raise UserError(f"{path}: a link to a folder above it; its files would be listed without end")
+            found.links += entry.is_symlink()
+            _walk(path, suffixes, deep, found, (*above, real))
+        elif not has_suffix(entry.name, suffixes):
+            found.others += 1
+        elif entry.is_file():
+            found.files.append(path)
+        elif entry.is_symlink():
+            raise UserError(f"{path}: a link to a file that is not there ({os.readlink(path)})")
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}); a folder is expected") from error
+
+
+def list_folders(folder: Path) -> dict[str, Path]:
+    """Returns the folders inside a folder, links included and hidden ones not, by their name in Unicode's form NFC.
+
+    Raises:
+        UserError: the folder cannot be read, or two names differ only in their Unicode form.
+    """
+    found: dict[str, Path] = {}
+    for name in sorted(entry.name for entry in _entries(folder) if entry.is_dir() and not is_hidden(entry.name)):
+        shown = unicodedata.normalize("NFC", name)
+        if shown in found:
+            first = found[shown].name
+            raise UserError(
+                f"{folder}: two folders named {shown!r}, which differ only in their Unicode form "
+                f"({first!a} and {name!a}); join them"
+            )
+        found[shown] = folder / name
+    return dict(sorted(found.items()))
