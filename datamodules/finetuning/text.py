@@ -17,6 +17,7 @@ from framework.data import DataModule
 from framework.errors import UserError
 from framework.readers.tables import Row
 from framework.readers.text import check_encoding
+from framework.readers.transformers_folder import LOCAL
 from framework.settings import at_least, between, one_of
 
 BYTES = 257
@@ -48,7 +49,7 @@ class Codec:
         from transformers import AutoTokenizer
 
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(str(where), local_files_only=True)
+            self.tokenizer = AutoTokenizer.from_pretrained(str(where), **LOCAL)
         except Exception as error:  # transformers raises many types
             said = str(error).strip().splitlines()[0]
             raise UserError(f"tokenizer: {where} holds no tokenizer ({said}); expected tokenizer.json") from error

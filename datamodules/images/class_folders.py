@@ -44,15 +44,15 @@ class ClassFolders:
         if unknown:
             near = get_close_matches(unknown[0], self.names, n=1, cutoff=0.0)[0]
             raise UserError(f"{folder}: class {unknown[0]!r} is not among the training classes; nearest: {near!r}")
-        self.listing = Listing()
-        counts = []
+        listings: list[Listing] = []
         for path in found.values():
             own = list_files(path, SUFFIXES)
             if not own.files:
                 raise UserError(f"{path}: has no image; accepted: {' '.join(SUFFIXES)}")
-            counts.append(len(own.files))
-            self.listing += own
+            listings.append(own)
+        self.listing = Listing.joined(listings)
         self.files = self.listing.files
+        counts = [len(listing.files) for listing in listings]
         self.labels = np.repeat([self.names.index(name) for name in found], counts).astype(np.int64)
 
 

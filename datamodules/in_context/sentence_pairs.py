@@ -19,6 +19,7 @@ from framework.data.arrays import NamedArrays
 from framework.errors import UserError
 from framework.readers.tables import read_fields
 from framework.readers.text import check_encoding
+from framework.readers.transformers_folder import LOCAL
 from framework.settings import at_least, finite, not_empty, one_of
 
 Guess = Literal["none", "mean", "cosine"]
@@ -94,8 +95,8 @@ def cosines(pairs: Sequence[Pair], encoder: str | None) -> np.ndarray:
     from transformers import AutoModel, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        model = AutoModel.from_pretrained(str(folder), local_files_only=True).eval()
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **LOCAL)
+        model = AutoModel.from_pretrained(str(folder), **LOCAL).eval()
     except Exception as error:  # transformers raises many types
         raise UserError(f"encoder: {folder} cannot be loaded: {error}") from error
     means = []

@@ -19,6 +19,7 @@ from datamodules.images.labelled import stratified_split
 from datamodules.images.sources import check_declared
 from framework.data import DataModule
 from framework.errors import UserError
+from framework.readers.listing import Listing
 from framework.readers.pictures import open_picture
 from framework.settings import above, at_least, between, finite, one_of
 
@@ -188,6 +189,8 @@ class ImageFolderData(DataModule):
         self.class_names = whole.names
         listing = whole.listing
         if not parts:
+            counts = np.bincount(whole.labels)
+            self._check_classes(whole.labels[counts[whole.labels] > 1], whole)  # one picture cannot be split
             train, val, test = self._three_way(whole.files, whole.labels)
         else:
             train = (whole.files, whole.labels)
@@ -195,7 +198,7 @@ class ImageFolderData(DataModule):
             for name in ("val", "test"):
                 if name in parts:
                     found = ClassFolders(parts[name], self.class_names)
-                    listing += found.listing
+                    listing = Listing.joined([listing, found.listing])
                     others[name] = (found.files, found.labels)
             if "val" not in others:
                 train, others["val"] = self._split(*train, self.val_fraction)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from framework.errors import UserError
@@ -37,12 +38,12 @@ class Listing:
     others: int = 0
     links: int = 0
 
-    def __iadd__(self, other: Listing) -> Listing:
-        self.files += other.files
-        self.hidden += other.hidden
-        self.others += other.others
-        self.links += other.links
-        return self
+    @classmethod
+    def joined(cls, listings: Sequence[Listing]) -> Listing:
+        """Returns one listing of several, their files one after the other."""
+        files = list(chain.from_iterable(listing.files for listing in listings))
+        counts = [[listing.hidden, listing.others, listing.links] for listing in listings]
+        return cls(files, *map(sum, zip(*counts, strict=True)))
 
     def left_out(self) -> str:
         """Returns what was left out and followed, for a report, or an empty text."""

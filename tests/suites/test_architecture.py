@@ -52,6 +52,20 @@ NAMED_BY_TECHNIQUES = {
 }
 
 
+# Calls that read files of users, by their last names; each is made where the file is checked.
+READS = {
+    "np.load", "np.loadtxt", "np.genfromtxt", "pickle.load", "pickle.loads", "torch.load", "Image.open", "gzip.open",
+    "gzip.decompress", "zipfile.ZipFile", "tarfile.open", "csv.reader", "csv.DictReader", "wavfile.read",
+    "parquet.read_table", "pd.read_csv", "shutil.unpack_archive",
+}  # fmt: skip
+READ_ELSEWHERE = {
+    ("framework/checkpoints/reading.py", "torch.load"): "checkpoints, as weights only",
+    ("framework/checkpoints/weights_file.py", "torch.load"): "weights, as weights only",
+    ("framework/pages/results.py", "Image.open"): "the project's own figures",
+    ("datamodules/images/embedded.py", "np.loadtxt"): "a file in an installed package",
+}
+
+
 @cache
 def trees() -> dict[str, ast.Module]:
     files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
@@ -203,6 +217,49 @@ def test_every_technique_that_changes_a_model_has_a_phase_and_names_no_other():
 )
 def test_a_name_is_found_however_it_is_used(source, found):
     assert named_techniques(ast.parse(source), {"lora", "ema", "warm_start", "laziness"}) == found
+
+
+def called(node: ast.Call) -> str:
+    """The last two names of what is called: ``np.load``."""
+    return ".".join(ast.unparse(node.func).split(".")[-2:])
+
+
+def test_users_files_are_read_by_the_shared_readers_alone():
+    calls = [
+        (file, called(node))
+        for file, tree in trees().items()
+        if not file.startswith("framework/readers/")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and called(node) in READS
+    ]
+    assert set(calls) == set(READ_ELSEWHERE)
+
+
+def test_nothing_in_a_file_can_be_run():
+    """No unpickling but of weights and plain arrays, no code from a folder, and no names that are looked up in one."""
+    for file, tree in trees().items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            given = {keyword.arg: keyword.value for keyword in node.keywords}
+            name = called(node)
+            if name == "torch.load":
+                assert ast.unparse(given.get("weights_only", ast.Constant(None))) == "True", file
+            if name.endswith(".from_pretrained"):
+                options = {ast.unparse(value) for key, value in given.items() if key is None}
+                assert options & {"LOCAL", "wanted", "options", "where"}, f"{file}: {ast.unparse(node)} without **LOCAL"
+            for key in ("allow_pickle", "trust_remote_code"):
+                assert ast.unparse(given.get(key, ast.Constant(False))) == "False", f"{file}: {key}"
+            assert name not in ("pickle.load", "pickle.loads", "dill.load", "joblib.load"), file
+
+
+def test_no_line_of_a_users_file_ends_at_a_form_feed():
+    """``str.splitlines`` splits at eleven characters; a file's lines end at line feeds."""
+    for file, tree in trees().items():
+        if file.startswith(("datamodules/", "framework/readers/")):
+            names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+            allowed = file == "datamodules/finetuning/text.py"  # the first line of an error
+            assert "splitlines" not in names or allowed, file
 
 
 def test_the_framework_imports_its_own_names_from_where_they_stand():

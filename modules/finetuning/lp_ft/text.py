@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.errors import UserError
+from framework.readers.transformers_folder import LOCAL
 from framework.module import OptimizerConfig, ScheduleConfig
 from framework.plain import plain_data
 from framework.settings import between, exactly_one, one_of
@@ -145,7 +146,7 @@ def load_encoder(path: str | Path, attn_implementation: Attention = "sdpa") -> P
     folder = check_folder(path)
     from transformers import AutoModel
 
-    options = {"attn_implementation": attn_implementation, "local_files_only": True, "output_loading_info": True}
+    options = {"attn_implementation": attn_implementation, "output_loading_info": True, **LOCAL}
     auto: Any = AutoModel
     try:
         with quiet_loading():

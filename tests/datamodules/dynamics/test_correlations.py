@@ -58,7 +58,7 @@ def test_mnists_own_files_are_read(tmp_path):
         flat = content["train-images-idx3-ubyte"].reshape(40, 36).T / 255
         np.testing.assert_allclose(found["x"], flat)
         np.testing.assert_allclose(found["s31"], found["y"] @ flat.T)
-    with pytest.raises(UserError, match="holds .*; give the folder of one"):
+    with pytest.raises(UserError, match=r"holds .*; give the folder of one"):
         batch_of(path=str(tmp_path))
     content = write_idx(tmp_path / "short")
     (tmp_path / "short" / "train-labels-idx1-ubyte.gz").write_bytes(idx_bytes(np.zeros(3, dtype=np.uint8)))

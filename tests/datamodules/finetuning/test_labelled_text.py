@@ -82,7 +82,7 @@ def test_other_test_sets_and_label_names(tmp_path):
     first, far = data.test_dataloader()
     assert torch.cat([y for _, y in far]).tolist() == [0] * 4
     assert sum(len(y) for _, y in first) == 3
-    with pytest.raises(UserError, match="label_names: 'c' of odd .*odd.tsv, line 2.* is not one of a, b"):
+    with pytest.raises(UserError, match=r"label_names: 'c' of odd .*odd.tsv, line 2.* is not one of a, b"):
         LabelledText(str(tmp_path / "in.tsv"), {"odd": str(tmp_path / "odd.tsv")}).setup()
     with pytest.raises(UserError, match="num_classes: 3 declared, path has the labels a, b"):
         LabelledText(str(tmp_path / "in.tsv"), num_classes=3).setup()
@@ -106,7 +106,9 @@ def test_tokens_of_texts_and_pairs(tmp_path):
     plain = LabelledText(str(tmp_path / "pairs.tsv"), length=64, **columns)
     plain.setup()
     assert all("first" in text and "\nsecond" in text for text in texts(plain.train_set))
-    with pytest.raises(UserError, match=r"pairs.tsv, line 2: column 'text' not found; it has premise, hypothesis, label"):
+    with pytest.raises(
+        UserError, match=r"pairs.tsv, line 2: column 'text' not found; it has premise, hypothesis, label"
+    ):
         LabelledText(str(tmp_path / "pairs.tsv")).setup()
 
 

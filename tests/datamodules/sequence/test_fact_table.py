@@ -81,7 +81,11 @@ def test_facts_of_ones_own(tmp_path, suffix):
         ("a.csv", "subject,relation,object\n", "a.csv: has no facts"),
         ("a.csv", "subject,relation,object\na,b,c\nd,e,\n", "a.csv, line 3: object is missing or empty"),
         ("a.jsonl", '{"subject": 1, "relation": 2, "object": 3}\n{oops\n', "a.jsonl, line 2: not JSON"),
-        ("a.jsonl", '{"subject": 1, "relation": 2}\n', "a.jsonl, line 1: columns subject, relation; expected .* without object"),
+        (
+            "a.jsonl",
+            '{"subject": 1, "relation": 2}\n',
+            "a.jsonl, line 1: columns subject, relation; expected .* without object",
+        ),
         ("a.tsv", "subject\trelation\tobject\na\tb\tc\na\tb\td\n", r"answers \(a, b\) with 'c' and 'd'"),
         ("a.csv", "subject,relation,object\n" + "".join(f"s{i},r,o\n" for i in range(9)), "subjects: 4, but .* has 9"),
     ],

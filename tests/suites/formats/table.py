@@ -121,7 +121,7 @@ class Format:
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 3))
-SENTENCES = [f"Un café numéro {i}, s'il vous plaît; a \"quoted\" word" for i in range(24)]
+SENTENCES = [f'Un café numéro {i}, s\'il vous plaît; a "quoted" word' for i in range(24)]
 LABELS = ["très bon" if i % 2 else "mauvais" for i in range(24)]
 
 
@@ -177,9 +177,7 @@ def arrays_format(
 ) -> Format:
     """A row of an ``.npz``: with arrays of another shape, and with a NaN in the array ``nan``."""
     faults = {"shapes": npz(**{**arrays, **wrong}), "numbers": npz(**{**arrays, nan: with_nan(arrays[nan])})}
-    return Format(
-        f"{name}.npz", "a.npz", inside("a.npz", npz(**arrays)), lambda p, _: read(p), False, faults, NOT_TEXT
-    )
+    return Format(f"{name}.npz", "a.npz", inside("a.npz", npz(**arrays)), lambda p, _: read(p), False, faults, NOT_TEXT)
 
 
 def named_npz(
@@ -348,7 +346,9 @@ def _task_table(suffix: str) -> Format:
     }
     exempt = {**STILL_WHOLE, **NO_MAGIC, **NUMBERS_ONLY, **NO_PICKLES}
     file = f"a{suffix}"
-    return Format(f"two_task{suffix}", file, inside(file, content(good)), lambda p, _: TwoTask(p), False, faults, exempt)
+    return Format(
+        f"two_task{suffix}", file, inside(file, content(good)), lambda p, _: TwoTask(p), False, faults, exempt
+    )
 
 
 def _pictures(suffix: str, **exempt: str) -> Format:
@@ -376,7 +376,9 @@ FORMATS: list[Format] = [
         npz(x=np.ones((4, 8)), y=np.zeros((4, 8), int)),
         npz(x=with_nan(np.ones((4, 8, 3))), y=np.zeros((4, 8), int)),
     ),
-    arrays_format("correlations", lambda p: Correlations(p, passes=1), {"X": X.T, "Y": X.T[:2]}, {"Y": X.T[:2, 1:]}, "Y"),
+    arrays_format(
+        "correlations", lambda p: Correlations(p, passes=1), {"X": X.T, "Y": X.T[:2]}, {"Y": X.T[:2, 1:]}, "Y"
+    ),
     named_npz(
         "correlations",
         "mnist.npz",

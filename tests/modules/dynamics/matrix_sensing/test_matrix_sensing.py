@@ -175,3 +175,14 @@ def test_bad_settings_are_named(options):
 def test_data_of_another_shape_are_refused_by_name(tmp_path):
     with pytest.raises(UserError, match="rows, columns: 12, 12, but the matrix is 9 x 9"):
         trainer(tmp_path).fit(model_of(), data(rows=9))
+
+
+def test_a_matrix_that_is_not_symmetric_is_refused_where_symmetric_is_set(tmp_path):
+    matrix = np.random.default_rng(0).normal(size=(12, 12))
+    np.save(tmp_path / "skew.npy", matrix)
+    np.save(tmp_path / "right.npy", matrix @ matrix.T)
+    skew, right = (batch_of(path=str(tmp_path / f"{name}.npy")) for name in ("skew", "right"))
+    with pytest.raises(UserError, match="symmetric: M is not symmetric, it differs from its transpose by up to"):
+        model_of(symmetric=True).begin(skew)
+    model_of(symmetric=True).begin(right)
+    model_of(symmetric=False).begin(skew)
