@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from framework.data.loader import ExactLoader
 from framework.errors import UserError
-from framework.readers.transformers_folder import LOCAL
 from framework.module import OptimizerConfig, ScheduleConfig, as_dataclass
 from framework.plain import plain_data
+from framework.readers.transformers_folder import LOCAL
 from framework.settings import exactly_one, one_of
 from modules.language_model import Batch, Generation, LanguageModel, Perplexity, token_losses
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from framework.errors import UserError
-from framework.readers.transformers_folder import LOCAL
 from framework.module import OptimizerConfig, ScheduleConfig
 from framework.plain import plain_data
+from framework.readers.transformers_folder import LOCAL
 from framework.settings import between, exactly_one, one_of
 from modules.finetuning.causal_lm import Attention, check_folder, fresh_config, quiet_loading, save_checked
 from modules.finetuning.lp_ft.module import Transferred
