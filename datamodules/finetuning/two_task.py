@@ -60,10 +60,12 @@ def read_task(source: str | Path | Arrays, test_fraction: float = 0.2, split_see
     Raises:
         UserError: the file is missing or broken, an array is missing, or shapes do not match.
     """
-    where = "arrays" if isinstance(source, Mapping) else Path(source).expanduser()
-    found = (
-        {key: np.asarray(value) for key, value in source.items()} if isinstance(source, Mapping) else _read_file(where)
-    )
+    where: Path | str = "arrays"
+    if isinstance(source, Mapping):
+        found = {key: np.asarray(value) for key, value in source.items()}
+    else:
+        where = Path(source).expanduser()
+        found = _read_file(where)
     if missing := [part for part in PARTS[:2] if part not in found]:
         raise UserError(f"{where}: no array {missing[0]!r}; x and y are needed, x_test and y_test are optional")
     if ("x_test" in found) != ("y_test" in found):

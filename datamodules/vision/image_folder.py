@@ -204,11 +204,12 @@ class ImageFolderData(DataModule):
                 train, others["val"] = self._split(*train, self.val_fraction)
             val, test = others["val"], others.get("test", others["val"])
         self._check_classes(train[1], whole)
-        counts = f"{len(train[1]):,} / {len(val[1]):,} / {len(test[1]):,} pictures to train, validate and test"
+        sizes = " / ".join(f"{len(labels):,}" for _, labels in (train, val, test))
         where = ", ".join(part.name for part in parts.values()) or "split here"
         rest = listing.left_out()
         rank_zero_info(
-            f"{type(self).__name__}: {counts} ({where}), {len(self.class_names)} classes{f'; {rest}' if rest else ''}"
+            f"{type(self).__name__}: {sizes} pictures to train, validate and test ({where}), "
+            f"{len(self.class_names)} classes{f'; {rest}' if rest else ''}"
         )
         return train, val, test
 
