@@ -223,12 +223,13 @@ class MoMLayer(nn.Module):
             routed = torch.cat([routed, everyone], -1)
             weights = torch.cat([weights, everyone.to(weights)], -1)
         q = self.q_proj(x)
-        if self.backend == "varlen":
+        backend = "masked" if x.is_meta else self.backend  # sizes that depend on values do not exist there
+        if backend == "varlen":
             o, after = self._varlen(x, q, routed, weights, state)
         else:
-            form = self._masked if self.backend == "masked" else self._loop
+            form = self._masked if backend == "masked" else self._loop
             o, after = form(x, q, routed, weights, state)
-        o = self.norm(o).flatten(2).to(q.dtype)
+        o = self.norm(o.to(self.norm.weight.dtype)).flatten(2).to(q.dtype)
         if self.gate_proj is not None:
             o = o * F.silu(self.gate_proj(x))
         return self.o_proj(o), after
@@ -279,7 +280,7 @@ class MoMLayer(nn.Module):
             recent = qkv.new_zeros(len(x), self.past, qkv.shape[-1]) if state is None else state.recent[:, m]
             joined = torch.cat([recent.to(qkv), qkv], 1)
             # Index in ``joined`` of the n-th token of this memory, past tokens first.
-            order = torch.cat([torch.ones_like(there[:, :1]).expand(-1, self.past), there], 1)
+            order = torch.cat([there.new_ones(len(x), self.past), there], 1)
             places = (~order).int().argsort(dim=1, stable=True)
             if self.conv is None:
                 mixed = qkv
