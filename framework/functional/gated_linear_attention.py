@@ -8,8 +8,9 @@ output.
 
 Every form takes tensors of shape (…, T, d): usually (B, H, T, d). Leading dimensions broadcast against each other, so
 that query heads (B, H, G, T, d) can share one (B, H, 1, T, d) of keys, values, decays and state. The last dimension of
-``log_decay`` is d, or 1 for one decay for all key dimensions. T may be 0, which returns the state unchanged. Decays are logarithms, 0 or less; −∞ clears the state.
-States are computed and stored in float32 (float64 for float64 inputs), whatever autocast says.
+``log_decay`` is d, or 1 for one decay for all key dimensions. Decays are logarithms, 0 or less; −∞ clears the state.
+States are computed and stored in float32 (float64 for float64 inputs), whatever autocast says. T may be 0: the state is
+then returned as it was.
 """
 
 from __future__ import annotations

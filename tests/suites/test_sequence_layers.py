@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import pytest
@@ -37,7 +37,7 @@ PRECISIONS: dict[str, Callable[[], Precision]] = {
     "bf16-true": lambda: HalfPrecision("bf16-true"),
     "bf16-mixed": lambda: MixedPrecision("bf16-mixed", "cpu"),
 }
-SIZES = [(1, 0), (1, 1), (1, 7), (2, 7), (2, 0)]  # batch, length
+SIZES = [(1, 0), (1, 1), (1, 7)]  # batch, length
 TOLERANCE = 0.03  # eight steps of bfloat16
 
 
@@ -110,9 +110,7 @@ class MoMReference(nn.Module):
 
 def s4d_block(norm: Any) -> S4DBlock:
     layer = S4DLayer(D, SSM(d_state=4))
-    return S4DBlock(
-        layer, norm=norm, prenorm=True, dropout=0.0, tie_dropout=True, activation="gelu", final_act="glu"
-    )
+    return S4DBlock(layer, norm=norm, prenorm=True, dropout=0.0, tie_dropout=True, activation="gelu", final_act="glu")
 
 
 def liger(variant: Any, window: int = 3) -> nn.Module:
@@ -130,7 +128,9 @@ def mom(**memory: Any) -> MoMLayer:
 
 def memory(kind: Any, **settings: Any) -> MemoryConfig:
     # all slots are read, so that rounding does not choose others
-    return MemoryConfig(kind=kind, n_keys=3, d_key=4, top=9, d_value=8, d_pre=0 if kind != "ultramem_v2" else 8, **settings)
+    return MemoryConfig(
+        kind=kind, n_keys=3, d_key=4, top=9, d_value=8, d_pre=0 if kind != "ultramem_v2" else 8, **settings
+    )
 
 
 LANGUAGE: dict[str, Any] = {"vocab_size": VOCABULARY, "d_model": D, "n_layers": 2, "n_heads": 2}
@@ -140,9 +140,12 @@ def model(make: Callable[..., nn.Module], **settings: Any) -> Row:
     return Row(lambda: make(**LANGUAGE, **settings), tokens, VOCABULARY)
 
 
-NO_SAMPLES = {(1, 0): "length", (2, 0): "length"}
+NO_SAMPLES = {(1, 0): "length"}
 ROWS = {
-    **{f"gla {form.__name__}": Row(lambda form=form: Recurrence(form)) for form in (recurrent_gla, parallel_gla, chunk_gla)},
+    **{
+        f"gla {form.__name__}": Row(lambda form=form: Recurrence(form))
+        for form in (recurrent_gla, parallel_gla, chunk_gla)
+    },
     "softmax": Row(lambda: SoftmaxAttention(D, 2)),
     "softmax grouped": Row(lambda: SoftmaxAttention(D, 4, 2)),
     "swiglu": Row(lambda: SwiGLU(D, 16)),
@@ -152,7 +155,10 @@ ROWS = {
     "lightning lrpe": Row(lambda: LightningAttention(D, 2, torch.tensor([0.5, 0.1]), lrpe=True, block=4)),
     "lightning left": Row(lambda: LightningAttention(D, 2, torch.tensor([0.5, 0.1]), form="left_product")),
     **{f"mom {rule}": Row(lambda rule=rule: mom(rule=rule)) for rule in RULES},
-    **{f"mom {rule} reference": Row(lambda rule=rule: MoMReference(rule), mixed=torch.float32) for rule in RULES},
+    **{
+        f"mom {rule} reference": Row(lambda rule=rule: MoMReference(rule), mixed=torch.float32)
+        for rule in ("deltanet", "rwkv6")
+    },
     "mom masked": Row(lambda: mom(backend="masked")),
     "mom loop": Row(lambda: mom(backend="loop"), whole=False),
     "mom capacity": Row(lambda: mom(capacity=0.5, shared=False, conv_size=0, rule="retnet")),
@@ -164,8 +170,9 @@ ROWS = {
         lambda: S4DLayer(D, SSM(d_state=4, bidirectional=True, channels=2)), width=2 * D, mixed=torch.float32
     ),
     "s4d block": Row(lambda: s4d_block("layer"), mixed=torch.float32),
-    "s4d batch norm": Row(lambda: s4d_block("batch"), mixed=torch.float32, refused={(1, 0): "norm", (1, 1): "norm", (2, 0): "norm"}),
-    **{f"memory {kind}": Row(
+    "s4d batch norm": Row(lambda: s4d_block("batch"), mixed=torch.float32, refused={(1, 0): "norm", (1, 1): "norm"}),
+    **{
+        f"memory {kind}": Row(
             lambda kind=kind: LAYERS[kind](memory(kind), D), mixed=torch.float32 if kind == "peer" else torch.bfloat16
         )
         for kind in LAYERS
@@ -179,7 +186,9 @@ ROWS = {
     **{f"UltraMemLM {kind}": model(UltraMemLM, memory=memory(kind)) for kind in LAYERS},
     "MoMRecall": Row(lambda: MoMRecall(keys=3, values=4, d_model=D, head_dim=4), tokens, 4),
     "FactModel": Row(
-        lambda: FactModel(5, 2, 4, D, 16, memory("ultramem_v2")), questions, shape=lambda batch, length: (batch * length, 4)
+        lambda: FactModel(5, 2, 4, D, 16, memory("ultramem_v2")),
+        questions,
+        shape=lambda batch, length: (batch * length, 4),
     ),
     "S4DClassifier": Row(
         lambda: S4DClassifier(D, n_classes=3, d_model=D, n_layers=1, ssm=SSM(d_state=4)),
@@ -194,7 +203,12 @@ ROWS = {
         true=torch.float32,
     ),
 }
-MADE = {name: row.make() for name, row in ROWS.items()}
+DECODING = [
+    name
+    for name in ROWS
+    if name.startswith(("softmax", "lightning", "mom", "liger", "Trans", "MoM", "UltraMemLM"))
+    and "reference" not in name
+]
 
 
 @contextmanager
@@ -262,18 +276,15 @@ def test_layer_on_meta(name, precision):
     row, plugin = ROWS[name], PRECISIONS[precision]()
     with torch.device("meta"):
         layer = plugin.convert_module(row.make())
-    for batch, length in SIZES:
-        if (batch, length) not in row.refused:
-            x = plugin.convert_input(row.inputs(batch, length)).to("meta")
-            with running(plugin):
-                output = layer(x)
-            kind = torch.float32 if precision == "32-true" else row.true
-            assert (output.shape, output.dtype) == (row.output_shape(batch, length), kind)
-            assert output.is_meta
+        x = plugin.convert_input(row.inputs(1, 7))
+    with running(plugin):
+        output = layer(x)
+    kind = torch.float32 if precision == "32-true" else row.true
+    assert (output.shape, output.dtype, output.is_meta) == (row.output_shape(1, 7), kind, True)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", [name for name in ROWS if hasattr(MADE[name], "extend")])
+@pytest.mark.parametrize("name", DECODING)
 def test_tokens_in_pieces(name, precision):
     """Several tokens, none, one, and the rest after a state give what all of them give at once."""
     row, plugin = ROWS[name], PRECISIONS[precision]()

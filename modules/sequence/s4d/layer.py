@@ -203,7 +203,7 @@ class S4DLayer(nn.Module):
         Returns:
             (B, L, channels·H) of u's dtype.
         """
-        with full_precision(u.device):
+        with full_precision(u.device):  # powers of Ā and long transforms need float32
             kernel = self.kernel(u.shape[1], rate)
             signal = u.to(kernel.dtype).transpose(1, 2)
             kernels = kernel.chunk(2) if self.bidirectional else (kernel,)

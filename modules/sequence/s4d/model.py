@@ -55,7 +55,9 @@ class SequenceNorm(nn.Module):
             return self.norm(x)
         samples = x.reshape(-1, x.shape[-1]) if mask is None else x[mask]
         if self.training and len(samples) < 2:
-            raise UserError(f"norm: 'batch' is not accepted with {len(samples)} samples in a batch; at least 2")
+            raise UserError(
+                f"norm: 'batch' is not accepted for {len(samples)} sample(s) in a training batch; at least 2"
+            )
         normed = self.norm(samples)
         if mask is None:
             return normed.view_as(x)
