@@ -92,7 +92,8 @@ class UpdateRule(nn.Module):
         """
         kind, length = torch.promote_types(q.dtype, torch.float32), q.shape[1]
         if length == 0:  # a token of padding, because the recurrences need one
-            q, k, v, gates = (x if x is None else F.pad(x, (0, 0, 0, 1)) for x in (q, k, v, gates))
+            q, k, v = (F.pad(x, (0, 0, 0, 1)) for x in (q, k, v))
+            gates = None if gates is None else F.pad(gates, (0, 0, 0, 1))
             valid = q.new_zeros(q.shape[:2], dtype=torch.bool)
         with full_precision(q.device):
             q, k, v = (x.to(kind).unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for x in (q, k, v))
