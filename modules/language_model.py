@@ -214,7 +214,11 @@ class LanguageModel(Module):
         """Continues prompts ``(B, P)`` by ``generation.max_new_tokens`` tokens; returns both parts.
 
         With a temperature above 0 it draws from torch's global generator.
+
+        Raises:
+            UserError: a prompt has no tokens.
         """
+        at_least(1, prompt_length=prompt.shape[1])
         added: list[Tensor] = []
         logits, state = self.extend(prompt)
         while True:

@@ -39,7 +39,7 @@ def pool(key: Tensor, count: int) -> Tensor:
     """
     if count == key.shape[-1]:
         return key
-    return F.adaptive_avg_pool1d(key.reshape(1, -1, key.shape[-1]), count).reshape(*key.shape[:-1], count)
+    return F.adaptive_avg_pool1d(key.reshape(-1, 1, key.shape[-1]), count).reshape(*key.shape[:-1], count)
 
 
 def log_decay(

@@ -30,6 +30,7 @@ from framework.functional.gated_linear_attention import (
     parallel_gla,
     recurrent_gla,
 )
+from framework.functional.precision import full_precision
 
 Form = Literal["chunk", "recurrent", "parallel"]
 
@@ -63,7 +64,7 @@ def grm(
     Returns:
         ``(B, H, T, e)`` float32, and the state ``(B, H_kv, d, e)``, for gsa ``(B, H_kv, M, d + e)``.
     """
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q.device):
         q, k, v = (x if x.dtype == torch.float64 else x.float() for x in (q, k, v))
         groups = q.shape[1] // k.shape[1]
         q = q.unflatten(1, (k.shape[1], groups))
@@ -103,14 +104,16 @@ def _slots(
         output = (weights.unsqueeze(-2) @ _every_state(written, v, log_decay)).squeeze(-2)
         return output, v.new_empty(0, 0, 1)
     if form == "recurrent":
-        steps, outputs = range(q.shape[-2]), []
+        length, outputs = q.shape[-2], []
+        if length == 0:
+            q, k, v, written, log_decay = padded(1, q, k, v, written, log_decay)
         now = k.new_zeros(*k.shape[:-2], written.shape[-1], k.shape[-1] + v.shape[-1]) if state is None else state
         both, decay = torch.cat([k, v], -1), log_decay.exp().unsqueeze(-1)
-        for t in steps:
+        for t in range(q.shape[-2]):
             now = decay[..., t, :, :] * now + written[..., t, :].unsqueeze(-1) * both[..., t, :].unsqueeze(-2)
             keys, values = now.split([k.shape[-1], v.shape[-1]], -1)
             outputs.append(((q[..., t, :].unsqueeze(-2) @ keys.mT).softmax(-1) @ values).squeeze(-2))
-        return torch.stack(outputs, -2), now
+        return torch.stack(outputs, -2)[..., :length, :], now
     scores, keys = chunk_into_slots(q, k, written, log_decay, keys, chunk)
     output, values = chunk_gla(scores.softmax(-1), written, v, log_decay, values, chunk)
     return output, torch.cat([keys, values], -1)

@@ -55,7 +55,7 @@ def sliding_window_attention(
     """
     length = q.shape[2]
     options: dict[str, Any] = {"scale": scale, "dropout_p": dropout, "enable_gqa": q.shape[1] != k.shape[1]}
-    if recent is None and mask is None and documents is None and window >= length:
+    if length == 0 or (recent is None and mask is None and documents is None and window >= length):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, **options)
     present = mask.bool() if mask is not None else None
     before = 0

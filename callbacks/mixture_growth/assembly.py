@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from collections.abc import Sequence
@@ -10,6 +9,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from framework.functional.precision import full_precision
 
 
 class TemplateBlock(NamedTuple):
@@ -60,7 +61,7 @@ def assemble(
         shape: Shape of the weight.
     """
     first = banks[0]
-    with _full_precision(first):
+    with full_precision(first.device):
         if len(blocks) == 1 and first.shape[1:] == tuple(shape):
             return (alphas[0][None] @ first.reshape(len(first), -1)).view(list(shape))
         same = first.shape == banks[-1].shape
@@ -99,10 +100,3 @@ def _recipe(blocks: tuple[TemplateBlock, ...], bank: tuple[int, ...], count: int
         return _Recipe(alphas, (2, rows, numbers), (0, 1, 2) if order[1].top else (1, 0, 2))
     in_rows = order[0].top == order[1].top  # a set fills a row, or a column
     return _Recipe(alphas, (2, 2, rows, numbers), (0, 2, 1, 3) if in_rows else (1, 2, 0, 3))
-
-
-def _full_precision(tensor: Tensor) -> contextlib.AbstractContextManager:
-    kind = tensor.device.type
-    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return contextlib.nullcontext()

@@ -9,7 +9,8 @@ output.
 Every form takes tensors of shape (…, T, d): usually (B, H, T, d). Leading dimensions broadcast against each other, so
 that query heads (B, H, G, T, d) can share one (B, H, 1, T, d) of keys, values, decays and state. The last dimension of
 ``log_decay`` is d, or 1 for one decay for all key dimensions. Decays are logarithms, 0 or less; −∞ clears the state.
-States are computed and stored in float32 (float64 for float64 inputs), whatever autocast says.
+States are computed and stored in float32 (float64 for float64 inputs), whatever autocast says. T may be 0: the state is
+then returned as it was.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from framework.functional.precision import full_precision
 from framework.settings import power_of_two
 
 
@@ -36,16 +38,18 @@ def recurrent_gla(
     Returns:
         ``(…, T, e)`` in v's type, and the state after the last position.
     """
-    kind = v.dtype
+    kind, length = v.dtype, q.shape[-2]
     q, k, v, log_decay = _accurate(q, k, v, log_decay)
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q.device):
         now = _start(k, v, log_decay, state)
+        if length == 0:
+            q, k, v, log_decay = padded(1, q, k, v, log_decay)
         decay = log_decay.exp().unsqueeze(-1)
         outputs = []
         for t in range(q.shape[-2]):
             now = decay[..., t, :, :] * now + k[..., t, :].unsqueeze(-1) * v[..., t, :].unsqueeze(-2)
             outputs.append((q[..., t, :].unsqueeze(-2) @ now).squeeze(-2))
-        return torch.stack(outputs, -2).to(kind), now
+        return torch.stack(outputs, -2)[..., :length, :].to(kind), now
 
 
 def parallel_gla(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
@@ -64,7 +68,7 @@ def parallel_gla(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
     """
     kind = v.dtype
     q, k, v, log_decay = _accurate(q, k, v, log_decay)
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q.device):
         steps = torch.arange(q.shape[-2], device=q.device)
         between = (steps[:, None, None] >= steps) & (steps > steps[:, None])  # (t, s, r): s < r <= t
         weights = torch.einsum("tsr,...ri->...tsi", between.to(log_decay), log_decay).exp()
@@ -98,7 +102,7 @@ def chunk_gla(
     """
     kind, length = v.dtype, q.shape[-2]
     q, k, v, log_decay = _accurate(q, k, v, log_decay)
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q.device):
         now = _start(k, v, log_decay, state)
         q, k, v, log_decay = padded(chunk, q, k, v, log_decay)
         scores = (q * k).sum(-1)[..., None, None]  # per block: (…, blocks, size, size)
@@ -134,13 +138,16 @@ def pairs(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
 def padded(chunk: int, *tensors: Tensor) -> list[Tensor]:
     """Pads ``(…, T, d)`` with zeros to a multiple of ``chunk``: positions that neither add to the state nor decay it.
 
+    T = 0 is padded to one position, because sums and products need one.
+
     Raises:
         UserError: ``chunk`` is not a power of two.
     """
     power_of_two(chunk=chunk)
     length = tensors[0].shape[-2]
-    size = min(chunk, 1 << (length - 1).bit_length())
-    return [F.pad(x, (0, 0, 0, -length % size)) for x in tensors]
+    size = min(chunk, 1 << max(length - 1, 0).bit_length())
+    missing = -length % size if length else 1
+    return [F.pad(x, (0, 0, 0, missing)) for x in tensors]
 
 
 def halves(x: Tensor) -> tuple[Tensor, Tensor]:

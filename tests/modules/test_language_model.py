@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import framework
+from framework.errors import UserError
+from modules.sequence.transformer import TransformerLM
 
 MODELS = {
     "transformer": "modules.sequence.transformer.TransformerLM",
@@ -56,11 +58,17 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_mixed_precision_trains_with_clipping(name, tmp_path):
-    mixed = experiment(name, tmp_path, "--trainer.precision=bf16-mixed", "--trainer.gradient_clip_val=1.0")
-    mixed.fit()
-    assert torch.isfinite(mixed.trainer.callback_metrics["val/loss"])
-    plain = experiment(name, tmp_path, "--trainer.gradient_clip_val=1.0")
-    plain.fit()
-    losses = [run.trainer.callback_metrics["val/loss"].item() for run in (mixed, plain)]
-    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+def test_low_precision_trains_with_clipping(name, tmp_path):
+    losses = {}
+    for precision in ("32-true", "bf16-mixed", "bf16-true"):
+        run = experiment(name, tmp_path, f"--trainer.precision={precision}", "--trainer.gradient_clip_val=1.0")
+        run.fit()
+        losses[precision] = run.trainer.callback_metrics["val/loss"].item()
+    assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=0.02)
+    assert losses["bf16-true"] == pytest.approx(losses["32-true"], rel=0.02)
+
+
+def test_a_prompt_needs_a_token():
+    model = TransformerLM(**SHAPE)
+    with pytest.raises(UserError, match="prompt_length: 0 is not accepted; at least 1"):
+        model.generate(torch.zeros(2, 0, dtype=torch.int64))

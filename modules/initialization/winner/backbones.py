@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.errors import UserError
+from framework.functional.precision import full_precision
 from framework.protocols import SineLayers
 from framework.settings import at_least, one_of
 
@@ -69,7 +70,7 @@ class CoordinateNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Values (B, channels) at coordinates (B, d_in)."""
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             h = self.encode(x.to(next(self.parameters()).dtype))
             for index, layer in enumerate(list(self.layers)[:-1]):
                 h = self.activate(index, layer(h))

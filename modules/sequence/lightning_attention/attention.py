@@ -32,7 +32,8 @@ def lightning_attention(
     """o_t = q_t (λ^(t+1) S_0 + Σ_{s≤t} λ^(t−s) k_sᵀ v_s), λ = exp(−slope): no softmax, no 1/√d, no denominator.
 
     Lightning Attention-2 (Qin et al. 2024, arXiv 2401.04658): time and memory linear in T; only q, k, v and S_0 are
-    saved for the backward pass. Decays and states are float32 in half precision.
+    saved for the backward pass. Decays and states are float32 in half precision. T may be 0: the state is
+    then returned as it was.
 
     Args:
         q: (B, H, T, d).

@@ -108,6 +108,7 @@ class TritonAttention(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor, state_upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of q, k, v and the first state."""
         q, k, v, slope, start = ctx.saved_tensors
+        slope = slope.float()
         upstream = upstream.to(v.dtype)
         dq, _ = _run(upstream, v, k, slope, None if start is None else start.mT)
         dk, _ = _run(v, upstream, q, slope, reverse=True)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import BoolTensor, Tensor, nn
 
+from framework.functional.precision import full_precision
 from framework.settings import divides
 from modules.sequence.decoder import SwiGLU
 from modules.sequence.lightning_attention.attention import Form, lightning_attention
@@ -54,7 +55,7 @@ class LRPE(nn.Module):
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Returns (B, H, T, d) whose first token is number ``start``, to (B, H, T, 2d)."""
         positions = torch.arange(start, start + x.shape[2], device=x.device, dtype=torch.float32)[:, None]
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             angle = self.theta.float() * positions
         return torch.cat([x * angle.cos().to(x.dtype), x * angle.sin().to(x.dtype)], -1)
 
@@ -123,7 +124,7 @@ class LightningAttention(nn.Module):
         tokens = 0 if state is None else state.tokens
         q, k, v, u = self._projected(x, tokens)
         if x.shape[1] == 1 and state is not None:
-            memory = torch.exp(-self.slopes)[:, None, None] * state.memory + wide(k).mT * wide(v)
+            memory = torch.exp(-wide(self.slopes))[:, None, None] * state.memory + wide(k).mT * wide(v)
             out = (wide(q) @ memory).to(v.dtype)
         else:
             before = None if state is None else state.memory

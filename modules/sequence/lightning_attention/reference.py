@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from framework.functional.precision import full_precision
+from modules.sequence.lightning_attention.tiled import wide
+
 
 def left_product(q: Tensor, k: Tensor, v: Tensor, slope: Tensor) -> Tensor:
     """Returns ((Q Kᵀ) ⊙ M) V with M_ts = λ^(t−s) for t ≥ s: n² time and memory, as in Lightning Attention-1.
@@ -24,8 +27,10 @@ def left_product(q: Tensor, k: Tensor, v: Tensor, slope: Tensor) -> Tensor:
     """
     steps = torch.arange(q.shape[2], device=q.device)
     ahead = steps[:, None] - steps
-    decay = torch.exp(-slope[:, None, None].to(q.dtype) * ahead.clamp(min=0)) * (ahead >= 0)
-    return ((q @ k.mT) * decay) @ v
+    with full_precision(q.device):
+        Q, K, V = wide(q), wide(k), wide(v)
+        decay = torch.exp(-slope[:, None, None].to(Q.dtype) * ahead.clamp(min=0)) * (ahead >= 0)
+        return (((Q @ K.mT) * decay) @ V).to(v.dtype)
 
 
 def right_product(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

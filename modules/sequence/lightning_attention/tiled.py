@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from framework.functional.precision import full_precision
+
 
 class Decays(NamedTuple):
     """Powers of λ = exp(−slope), each computed from a whole exponent, none by division.
@@ -41,8 +43,7 @@ def decays(slope: Tensor, length: int, block: int, dtype: torch.dtype) -> Decays
     """
     tiles = -(-length // block)
     row = torch.arange(1, block + 1, device=slope.device)
-    tokens = torch.full((tiles, 1), block, device=slope.device)
-    tokens[-1] = length - block * (tiles - 1)
+    tokens = (length - block * torch.arange(tiles, device=slope.device)).clamp(max=block)[:, None]
     ahead = row[:, None] - row
     rate = -slope.to(dtype)[:, None, None]
     within = torch.exp(rate * ahead.clamp(min=0)) * (ahead >= 0)
@@ -58,10 +59,15 @@ def _tiles(x: Tensor, block: int) -> Tensor:
     return (F.pad(x, (0, 0, 0, missing)) if missing else x).unflatten(2, (-1, block))
 
 
+def _first(added: Tensor, state: Tensor | None) -> Tensor:
+    """Returns a state (B, H, d, e) in the type of ``added`` (B, H, T, d, e); zeros if there is none."""
+    return added.new_zeros(*added.shape[:2], *added.shape[3:]) if state is None else state.to(added.dtype)
+
+
 def _before(added: Tensor, tile: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
     """S ← λ^m S + added_i over the tiles: the state before each (B, H, T, d, e), and after the last (B, H, d, e)."""
     states = torch.empty_like(added)
-    state = torch.zeros_like(added[:, :, 0]) if start is None else start.to(added.dtype)
+    state = _first(added, start)
     for i in range(added.shape[2]):
         states[:, :, i] = state
         state = torch.addcmul(added[:, :, i], state, tile[:, i])
@@ -71,7 +77,7 @@ def _before(added: Tensor, tile: Tensor, start: Tensor | None) -> tuple[Tensor, 
 def _after(added: Tensor, tile: Tensor, end: Tensor | None) -> tuple[Tensor, Tensor]:
     """Returns G ← λ^m G + added_i from the last tile to the first: G after each tile, and before the first."""
     states = torch.empty_like(added)
-    state = torch.zeros_like(added[:, :, 0]) if end is None else end.to(added.dtype)
+    state = _first(added, end)
     for i in reversed(range(added.shape[2])):
         states[:, :, i] = state
         state = torch.addcmul(added[:, :, i], state, tile[:, i])
@@ -121,7 +127,7 @@ class TiledAttention(torch.autograd.Function):
         """Returns (o, last state); products and sums in float32 at least."""
         ctx.save_for_backward(q, k, v, slope, start)
         ctx.block = block
-        with torch.autocast(q.device.type, enabled=False):
+        with full_precision(q.device):
             out, state = _forward(wide(q), wide(k), wide(v), slope, start, block)
         return out.to(v.dtype), state
 
@@ -129,7 +135,7 @@ class TiledAttention(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor, state_upstream: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of q, k, v and the first state."""
         q, k, v, slope, start = ctx.saved_tensors
-        with torch.autocast(q.device.type, enabled=False):
+        with full_precision(q.device):
             inputs, gradient = (wide(q), wide(k), wide(v)), wide(upstream)
             dq, dk, dv, first = _backward(*inputs, slope, start, ctx.block, gradient, state_upstream)
         return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, first if start is not None else None, None

@@ -74,6 +74,14 @@ class ShortConvolution(nn.Module):
         return (taps * self.weight.T).sum(-2)
 
 
+class ReadNorm(nn.RMSNorm):
+    """RMSNorm of what is read, in its type: float32 also where the weight is bfloat16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (…, e) to the same shape and type."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 @dataclass(frozen=True)
 class Memories:
     """How many memories there are, how they are written and read.
@@ -132,6 +140,8 @@ class MoMLayer(nn.Module):
     - ``loop``: a Python loop over memories and rows; slow and obvious. A memory that gets no token gets no gradient,
       which DDP waits for: use another form there.
 
+    On the meta device, where sizes cannot depend on values, every form is ``masked``.
+
     Args:
         d_model: D.
         n_heads: H.
@@ -178,7 +188,7 @@ class MoMLayer(nn.Module):
         self.conv = ShortConvolution(sum(self.widths), memory.conv_size) if memory.conv_size else None
         self.past = max(memory.conv_size - 1, 0)
         self.gate_proj = nn.Linear(d_model, value_width, bias=False) if output_gate else None
-        self.norm = nn.RMSNorm(self.value_dim, eps=1e-5)
+        self.norm = ReadNorm(self.value_dim, eps=1e-5)
         self.o_proj = nn.Linear(value_width, d_model, bias=False)
         self.reset_projections()
         self.balance: Tensor | None = None
@@ -223,10 +233,11 @@ class MoMLayer(nn.Module):
             routed = torch.cat([routed, everyone], -1)
             weights = torch.cat([weights, everyone.to(weights)], -1)
         q = self.q_proj(x)
-        if self.backend == "varlen":
+        backend = "masked" if x.is_meta else self.backend  # the others sort by values, which it has none of
+        if backend == "varlen":
             o, after = self._varlen(x, q, routed, weights, state)
         else:
-            form = self._masked if self.backend == "masked" else self._loop
+            form = self._masked if backend == "masked" else self._loop
             o, after = form(x, q, routed, weights, state)
         o = self.norm(o).flatten(2).to(q.dtype)
         if self.gate_proj is not None:
@@ -279,7 +290,7 @@ class MoMLayer(nn.Module):
             recent = qkv.new_zeros(len(x), self.past, qkv.shape[-1]) if state is None else state.recent[:, m]
             joined = torch.cat([recent.to(qkv), qkv], 1)
             # Index in ``joined`` of the n-th token of this memory, past tokens first.
-            order = torch.cat([torch.ones_like(there[:, :1]).expand(-1, self.past), there], 1)
+            order = torch.cat([there.new_ones(len(x), self.past), there], 1)
             places = (~order).int().argsort(dim=1, stable=True)
             if self.conv is None:
                 mixed = qkv

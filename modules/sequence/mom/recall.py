@@ -108,12 +108,15 @@ class MoMRecall(LanguageModel):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Maps tokens (B, T) to logits over the values, (B, T, V)."""
         mask = None if attention_mask is None else attention_mask.bool()
-        return self.head(self.norm(self.mixer(self.mixer_norm(self.embed(input_ids)), mask)))
+        return self._logits(self.mixer(self.mixer_norm(self.embed(input_ids)), mask))
 
     def extend(self, input_ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Logits over the values after the tokens that follow ``state``, and the state after them."""
         y, state = self.mixer.extend(self.mixer_norm(self.embed(input_ids)), state)
-        return self.head(self.norm(y)), state
+        return self._logits(y), state
+
+    def _logits(self, y: Tensor) -> Tensor:
+        return self.head(self.norm(y.to(self.norm.weight.dtype)))  # under autocast y is narrower
 
     def auxiliary_loss(self) -> Tensor | None:
         """Returns λ times the balance loss; nothing if there is only one memory."""

@@ -85,6 +85,8 @@ def chunk_scalar_decay(
     length = k.shape[2]
     if state is None:
         state = v.new_zeros(*k.shape[:2], k.shape[-1], v.shape[-1])
+    if length == 0:
+        return v, state
     size = min(chunk, length)
     q, k, v, log_decay = (
         F.pad(x, (0, 0, 0, -length % size)).unflatten(2, (-1, size)) for x in (q, k, v, log_decay[..., None])

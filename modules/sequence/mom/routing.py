@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from framework.functional.precision import full_precision
 from framework.protocols import Routing
 
 
@@ -29,7 +30,7 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Routing:
         """Routes tokens (B, T, d_model); those with false in ``mask`` (B, T) are not routed."""
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             p = self.proj(x.to(self.proj.weight.dtype)).to(torch.promote_types(x.dtype, torch.float32)).softmax(-1)
             chosen = p.topk(self.topk, -1).indices
             selected = torch.zeros_like(p, dtype=torch.bool).scatter_(-1, chosen, True)
@@ -51,7 +52,7 @@ def balance_loss(routing: Routing, mask: Tensor | None = None) -> Tensor:
         mask: (B, T), false at padding, which is not counted.
     """
     p, selected = routing.probabilities, routing.selected
-    count = torch.tensor(p.shape[:-1].numel(), device=p.device) if mask is None else mask.sum().clamp(min=1)
+    count = torch.tensor(max(1, p.shape[:-1].numel()), device=p.device) if mask is None else mask.sum().clamp(min=1)
     if mask is not None:
         p = torch.where(mask[..., None], p, 0)
     f = selected.sum((0, 1)).to(p.dtype) / count

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from framework.functional.precision import full_precision
 from framework.settings import one_of
 from modules.sequence.mom.recurrence import recurrent, scan
 
@@ -89,8 +90,12 @@ class UpdateRule(nn.Module):
         Returns:
             The outputs (R, T, H, e), and the state (R, H, d, e).
         """
-        kind = torch.promote_types(q.dtype, torch.float32)
-        with torch.autocast(q.device.type, enabled=False):
+        kind, length = torch.promote_types(q.dtype, torch.float32), q.shape[1]
+        if length == 0:  # a token of padding, because the recurrences need one
+            q, k, v = (F.pad(x, (0, 0, 0, 1)) for x in (q, k, v))
+            gates = None if gates is None else F.pad(gates, (0, 0, 0, 1))
+            valid = q.new_zeros(q.shape[:2], dtype=torch.bool)
+        with full_precision(q.device):
             q, k, v = (x.to(kind).unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for x in (q, k, v))
             if self.unit_keys:
                 q, k = unit(q), unit(k)
@@ -102,7 +107,7 @@ class UpdateRule(nn.Module):
                 decay = torch.where(there if decay.ndim == 4 else there[..., 0], decay, 0)
                 what = what._replace(k=torch.where(there, what.k, 0), log_decay=decay)
             o, state = self.run(what, state, reference)
-        return o.transpose(1, 2), state
+        return o.transpose(1, 2)[:, :length], state
 
     def run(self, what: Writes, state: Tensor | None, reference: bool) -> tuple[Tensor, Tensor]:
         """Returns the recurrence itself."""

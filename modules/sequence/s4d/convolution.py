@@ -66,6 +66,8 @@ def fft_convolution(u: Tensor, kernel: Tensor, backward_kernel: Tensor | None = 
         (B, K, H, L).
     """
     length = u.shape[-1]
+    if length == 0:  # there is no transform of nothing
+        return u.unsqueeze(-3) * (kernel if backward_kernel is None else kernel + backward_kernel)
     n = next_fast_len(2 * length - 1, real=True)
     if backward_kernel is not None:
         gap = kernel.new_zeros(*kernel.shape[:-1], n - 2 * length + 1)

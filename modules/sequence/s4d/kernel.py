@@ -7,22 +7,15 @@ complex, ``C`` is (K, H, M) complex.
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from framework.functional.precision import full_precision
 from framework.settings import one_of
 
 Discretisation = Literal["zoh", "bilinear", "dss"]
-
-
-def full_precision(device: torch.device) -> AbstractContextManager:
-    """Disables autocast: powers of Ā and long transforms always need float32."""
-    if device.type == "meta":  # which autocast does not support
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
 
 
 def expm1(z: Tensor) -> Tensor:
@@ -105,7 +98,7 @@ def vandermonde(c: Tensor, a: Tensor, length: int) -> Tensor:
     c_re, c_im = 2 * c.real[..., None], 2 * c.imag[..., None]
     left = torch.cat([c_re * coarse_re - c_im * coarse_im, -(c_re * coarse_im + c_im * coarse_re)], dim=2)
     right = torch.cat([fine_re, fine_im], dim=1)  # (H, 2M, T)
-    left = left.permute(1, 0, 3, 2).reshape(channels, kernels * blocks, -1)  # (H, K·L₁, 2M)
+    left = left.permute(1, 0, 3, 2).reshape(channels, kernels * blocks, right.shape[1])  # (H, K·L₁, 2M)
     with full_precision(a.device):
         out = torch.bmm(left, right).view(channels, kernels, blocks * block)
     return out[..., :length].transpose(0, 1)

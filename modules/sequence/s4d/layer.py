@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from framework.errors import UserError
+from framework.functional.precision import full_precision
 from framework.settings import above, at_least, at_most, divides, finite, multiple_of, one_of
 from modules.sequence.s4d.convolution import fft_convolution
 from modules.sequence.s4d.initialisations import Init, initial_modes
-from modules.sequence.s4d.kernel import Discretisation, discretise, dss_system, full_precision, ssm_kernel, vandermonde
+from modules.sequence.s4d.kernel import Discretisation, discretise, dss_system, ssm_kernel, vandermonde
 
 RealTransform = Literal["exp", "relu", "none"]
 DtTransform = Literal["exp", "softplus"]
@@ -202,7 +203,7 @@ class S4DLayer(nn.Module):
         Returns:
             (B, L, channels·H) of u's dtype.
         """
-        with full_precision(u.device):
+        with full_precision(u.device):  # powers of Ā and long transforms need float32
             kernel = self.kernel(u.shape[1], rate)
             signal = u.to(kernel.dtype).transpose(1, 2)
             kernels = kernel.chunk(2) if self.bidirectional else (kernel,)
@@ -311,7 +312,7 @@ def _final_state(u: Tensor, log_a: Tensor, b: Tensor) -> Tensor:
     powers = torch.exp(log_a[..., None] * lags)  # (H, M, T)
     right = torch.cat([powers.real, powers.imag], dim=1).transpose(1, 2)  # (H, T, 2M)
     left = padded.permute(1, 0, 2, 3).reshape(channels, batch * blocks, block)
-    sums = torch.bmm(left, right).view(channels, batch, blocks, 2, -1)
+    sums = torch.bmm(left, right).view(channels, batch, blocks, 2, log_a.shape[1])
     starts = torch.arange(blocks - 1, -1, -1, device=u.device, dtype=u.dtype) * block
     later = torch.exp(log_a[..., None] * starts)  # (H, M, L₁)
     return b * torch.einsum("hbjm,hmj->bhm", torch.complex(sums[:, :, :, 0], sums[:, :, :, 1]), later)

@@ -46,13 +46,23 @@ class SequenceNorm(nn.Module):
         self.norm: nn.Module = nn.LayerNorm(d_model) if kind == "layer" else nn.BatchNorm1d(d_model)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Normalises (…, H); ``mask`` (…) is true on samples that are not padding."""
+        """Normalises (…, H); ``mask`` (…) is true on samples that are not padding.
+
+        Raises:
+            UserError: fewer than two samples in training, which have no variance for batch norm.
+        """
         if isinstance(self.norm, nn.LayerNorm):
             return self.norm(x)
+        samples = x.reshape(-1, x.shape[-1]) if mask is None else x[mask]
+        if self.training and len(samples) < 2:
+            raise UserError(
+                f"norm: 'batch' is not accepted for {len(samples)} sample(s) in a training batch; at least 2"
+            )
+        normed = self.norm(samples)
         if mask is None:
-            return self.norm(x.flatten(0, -2)).view_as(x)
+            return normed.view_as(x)
         out = torch.zeros_like(x)
-        out[mask] = self.norm(x[mask]).to(x.dtype)
+        out[mask] = normed.to(x.dtype)
         return out
 
 
@@ -235,7 +245,11 @@ def pool(h: Tensor, how: str, lengths: Tensor | None = None) -> Tensor:
 
     Returns:
         (B, H).
+
+    Raises:
+        UserError: the sequence has no samples.
     """
+    at_least(1, length=h.shape[1])
     if how == "mean":
         if lengths is None:
             return h.mean(1)

@@ -106,6 +106,9 @@ class S4DModule(Module):
             x: (B, L, d_input), or tokens (B, L).
             lengths: (B,) samples that are not padding.
             rate: Factor on Δ; the module's own ``rate`` if left out.
+
+        Raises:
+            UserError: the sequences have no samples.
         """
         features = self.backbone(x, lengths, self.rate if rate is None else rate)
         return self.head(pool(features, self.pooling, lengths))

@@ -37,8 +37,8 @@ Cost. A token's arithmetic grows with D_k·N for the keys and m² for the candid
 ``row_adamw`` a step touches only rows that were read. See ``benchmarks/ultramem_v2.py``.
 
 Composes with. MemoryTable (coverage, scores), CoreSpectrum, Throughput, GenerateSample, ``lora`` techniques for
-``nn.Linear``, and EMA. With bf16-mixed, scores, choices and the tables' sums stay in float32. DDP works, with gloo also
-for sparse gradients.
+``nn.Linear``, and EMA. With bf16-mixed, scores, choices and the tables' sums stay in float32; with bf16-true, scores
+and choices. DDP works, with gloo also for sparse gradients.
 
 Limits. Tables distributed over several machines (the paper's parallelism) and block sharing between pipeline stages are
 not implemented. There are m² candidates for each token: m = 768 gives 590,000, which the paper limits by 128 rows and

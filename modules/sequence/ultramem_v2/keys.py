@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from framework.functional.precision import full_precision
+
 
 class KeyScores(nn.Module):
     """S = K q for rows and columns, each rank and each head, with normed queries and keys.
 
     Both norms are RMSNorms over D_k, each with a learnt gain. Scores are computed in float32 or wider, also under
-    autocast.
+    autocast and from bfloat16 weights.
 
     Args:
         d_model: D.
@@ -47,12 +49,12 @@ class KeyScores(nn.Module):
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Maps tokens (T, D) to row scores and column scores, each (r, T·heads, N)."""
         q = self.query(z)
-        with torch.autocast(z.device.type, enabled=False):
-            q = q.to(torch.promote_types(q.dtype, torch.float32)).view(
-                len(z), 2, self.query_ranks, self.heads, self.d_key
-            )
-            q = F.rms_norm(q, (self.d_key,), self.query_gain, 1e-6).permute(1, 2, 3, 0, 4)
-            keys = F.rms_norm(self.keys, (self.d_key,), self.key_gain, 1e-6)
+        with full_precision(z.device):
+            kind = torch.promote_types(q.dtype, torch.float32)
+            q, keys, query_gain, key_gain = (x.to(kind) for x in (q, self.keys, self.query_gain, self.key_gain))
+            q = q.view(len(z), 2, self.query_ranks, self.heads, self.d_key)
+            q = F.rms_norm(q, (self.d_key,), query_gain, 1e-6).permute(1, 2, 3, 0, 4)
+            keys = F.rms_norm(keys, (self.d_key,), key_gain, 1e-6)
             if self.heads == 1 or keys.shape[2] != 1:
                 scores = q @ keys.transpose(-1, -2)  # (2, r, heads, T, N)
             else:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from framework.errors import UserError
+from framework.functional.precision import full_precision
 from framework.protocols import TableRead
 from framework.settings import at_least, at_most, multiple_of, one_of
 from modules.sequence.ultramem_v2.initialisation import (
@@ -150,10 +151,10 @@ class MemoryLayer(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Maps normed tokens (…, D) to the memory's output of the same shape."""
-        flat = z.flatten(0, -2)
+        flat = z.reshape(-1, self.d_model)
         chosen = self.select(flat)
         slots, block = self.addresses(chosen)
-        scores = chosen.scores.view(len(flat), -1, chosen.scores.shape[-1])
+        scores = chosen.scores.view(*slots.shape, chosen.scores.shape[-1])
         self.last_read = TableRead(slots.detach(), scores.detach().mean(-1))
         return self.read(flat, self.ring.rows_of(slots, self.index), scores, block).view(z.shape)
 
@@ -227,11 +228,11 @@ class TuckerMemory(MemoryLayer):
     def select(self, z: Tensor) -> Selection:
         """TDQKR."""
         rows, columns = self.scores(z)
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z.device):
             cores, u, t = (part.to(rows.dtype) for part in (self.cores, self.u, self.t))
             chosen = tdqkr(rows, columns, cores, u, t, self.config.top)
             if self.training and self.config.balance:
-                self._balance = balance_loss(rows, columns, u.clone(), t.clone(), chosen)
+                self._balance = balance_loss(rows, columns, u.clone(), t.clone(), chosen) if len(z) else None
         return chosen
 
     def balance_loss(self) -> Tensor | None:
@@ -470,7 +471,8 @@ def balance_loss(rows: Tensor, columns: Tensor, u: Tensor, t: Tensor, chosen: Se
     losses = []
     for scores, vector, ids in ((rows, u, chosen.rows), (columns, t, chosen.columns)):
         size = scores.shape[-1]
-        share = torch.bincount(ids.flatten(), minlength=size).to(scores.dtype) / ids.numel()
+        ones = scores.new_ones(()).expand(ids.numel())
+        share = scores.new_zeros(size).scatter_add_(0, ids.flatten(), ones) / ids.numel()
         chance = torch.einsum("r,rtn->tn", vector, scores).softmax(-1).mean(0)
         losses.append(size * (share * chance).sum())
     return (losses[0] + losses[1]) / 2

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from framework.functional.precision import full_precision
 from framework.settings import at_least, at_most
 
 
@@ -142,7 +143,7 @@ class _RowSum(torch.autograd.Function):
         split = (ids[:, None] * parts + part[:, None]).view(tokens * parts, top)
         factors = weights.transpose(1, 2).reshape(tokens * parts, top)
         pieces = table.detach().view(table.shape[0] * parts, -1)
-        return F.embedding_bag(split, pieces, per_sample_weights=factors, mode="sum").view(tokens, -1)
+        return F.embedding_bag(split, pieces, per_sample_weights=factors, mode="sum").view(tokens, table.shape[1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -168,7 +169,7 @@ def row_products(x: Tensor, table: MemoryRows, ids: Tensor) -> Tensor:
     Returns:
         (T, m).
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x.device):
         return _RowProducts.apply(x.to(table.weight.dtype), table.weight, ids, table.sparse)
 
 
@@ -183,7 +184,7 @@ def row_sum(weights: Tensor, table: MemoryRows, ids: Tensor) -> Tensor:
     Returns:
         (T, width). No tensor of size T·m·width is saved for the backward pass.
     """
-    with torch.autocast(weights.device.type, enabled=False):
+    with full_precision(weights.device):
         return _RowSum.apply(weights.to(table.weight.dtype), table.weight, ids, table.sparse)
 
 

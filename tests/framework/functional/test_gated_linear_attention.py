@@ -119,6 +119,15 @@ def test_under_autocast_the_state_stays_in_float32():
     assert chunk_gla(*(x.bfloat16() for x in given))[0].dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("form", [chunk_gla, recurrent_gla])
+def test_no_positions_leave_the_state_as_it_was(form):
+    q, k, v, log_decay = (x.detach()[..., :0, :] for x in inputs(3))
+    state = torch.randn(*k.shape[:-2], k.shape[-1], v.shape[-1], dtype=k.dtype)
+    output, after = form(q, k, v, log_decay, state)
+    assert output.shape == torch.broadcast_shapes(q.shape[:-1], v.shape[:-1]) + v.shape[-1:]
+    assert torch.equal(after, state)
+
+
 def test_chunk_must_be_a_power_of_two():
     with pytest.raises(UserError, match="chunk: 48 is not accepted; a power of two"):
         chunk_gla(*inputs(90), chunk=48)

@@ -41,7 +41,7 @@ def test_what_uses_a_paper_is_found_wherever_it_stands():
     assert "datamodules.sequence.images.SequentialImages" in found["data"]
     assert "sequence/s4d_paper" in found["configs"]
     assert found["claims"] == ["reproduce s4d"]
-    assert found["tests"] == ["tests/modules/sequence/s4d"]
+    assert found["tests"] == ["tests/modules/sequence/s4d", "tests/framework/functional/test_precision.py"]
     found = parts("kappa_tune")
     assert "framework/functional/spectra.py" in found["mathematics"]
     assert "tests/framework/functional/test_spectra.py" in found["tests"]
@@ -94,4 +94,7 @@ def test_all_shared_mathematics_names_its_paper_or_serves_no_single_one():
         and path.stem != "__init__"
         and not papers.numbers(catalogue.docstring(path))
     }
-    assert without == {"matching.py"}  # which tensors of a file are which of a module
+    assert without == {
+        "matching.py",  # which tensors of a file are which of a module
+        "precision.py",  # a part that is computed without autocast
+    }

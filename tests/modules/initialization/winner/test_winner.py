@@ -48,6 +48,12 @@ def test_siren_is_its_formula():
     torch.testing.assert_close(torch.sin(pre[0]), post[0])
 
 
+def test_a_network_runs_on_the_meta_device():
+    with torch.device("meta"):
+        net = SIREN(width=8)
+        assert net(torch.empty(6, net.layers[0].in_features)).shape == (6, net.layers[-1].out_features)
+
+
 def test_siren_has_its_bounds():
     net = seeded_net(width=512, d_in=2, omega_hidden=20.0)
     w = [layer.weight.detach() for layer in net.layers]

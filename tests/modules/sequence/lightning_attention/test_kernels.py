@@ -39,6 +39,23 @@ for n, d, e, dtype, limit in [
         assert one.dtype == other.dtype and error < limit, (n, d, e, dtype, name, error)
     plain = [lightning_attention(q, k, v, slope, form=form) for form in ("triton", "tiled")]
     assert (plain[0] - plain[1]).abs().max() <= limit * plain[1].abs().max()
+
+q, state = torch.randn(2, 3, 0, 8, requires_grad=True), torch.randn(2, 3, 8, 8, requires_grad=True)
+for form in ("triton", "tiled"):  # no tokens leave the state as it was
+    out, last = lightning_attention(q, q, q, slope, state, return_state=True, form=form)
+    assert out.shape == q.shape and torch.equal(last, state), form
+    to_state, to_q = torch.autograd.grad(last.sum() + out.sum(), (state, q))
+    assert torch.equal(to_state, torch.ones_like(state)) and to_q.shape == q.shape, form
+
+# slopes of a model in half precision: decays are still float32
+q, k, v = (torch.randn(1, 3, 40, 8, requires_grad=True) for _ in range(3))
+state, half = torch.randn(1, 3, 8, 8, requires_grad=True), torch.tensor([0.003, 0.02, 0.3]).bfloat16()
+results = []
+for kind, form in ((half, "triton"), (half.float(), "tiled")):
+    out, last = lightning_attention(q, k, v, kind, state, return_state=True, form=form)
+    results.append([out, *torch.autograd.grad(last.square().sum() + out.square().sum(), (q, k, v, state))])
+for one, other in zip(*results, strict=True):
+    assert (one - other).detach().abs().max() < 1e-5 * other.detach().abs().max()
 print("done")
 """
 

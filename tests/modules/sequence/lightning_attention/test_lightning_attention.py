@@ -134,6 +134,17 @@ def test_only_q_k_and_v_are_kept(block):
     assert sum(kept.values()) == pytest.approx((2 * 16 + 24) * 1024 * 4 * 8, rel=0.05)
 
 
+def test_the_left_product_of_half_precision_decays_in_float32():
+    q, k, v = (x.bfloat16() for x in drawn(500, 16, 16))
+    slopes = torch.full((4,), 0.03)
+    expected = left_product(q.double(), k.double(), v.double(), slopes.double())
+    plain = lightning_attention(q, k, v, slopes, form="left_product")
+    assert plain.dtype == torch.bfloat16
+    assert (plain.double() - expected).abs().max() < 2**-8 * expected.abs().max()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(left_product(q.float(), k.float(), v.float(), slopes).bfloat16(), plain)
+
+
 def test_half_precision_keeps_the_state_in_float32():
     q, k, v = drawn(500, 16, 16)
     expected = lightning_attention(q.bfloat16().double(), k.bfloat16().double(), v.bfloat16().double(), SLOPES)

@@ -24,6 +24,17 @@ def test_the_norm_has_no_parameters_and_the_papers_epsilon():
     assert torch.equal(simple_rms_norm(torch.zeros(1, 12)), torch.zeros(1, 12))
 
 
+def test_a_step_of_a_model_in_half_precision_decays_as_the_tiles_do():
+    torch.manual_seed(0)
+    layer = LightningAttention(8, 2, torch.tensor([0.001, 0.003])).bfloat16()  # λ rounds to 1 in bfloat16
+    x = torch.randn(1, 400, 8).bfloat16()
+    _, last = layer.extend(x)
+    _, state = layer.extend(x[:, :1])
+    for t in range(1, 400):
+        _, state = layer.extend(x[:, t : t + 1], state)
+    assert (state.memory - last.memory).norm() < 1e-4 * last.memory.norm()
+
+
 def test_the_attention_block_written_out():
     torch.manual_seed(0)
     layer = LightningAttention(24, 3, alibi_slopes(3), lrpe=False, block=8).double()

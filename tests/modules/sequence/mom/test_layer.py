@@ -240,6 +240,10 @@ def test_balance_loss_even_collapsed_and_in_layers():
     assert float(pooled_balance_loss([first, first])) == pytest.approx(4.0)
 
 
+def test_balance_loss_of_no_tokens_is_zero():
+    assert balance_loss(Router(8, 4, 2)(torch.randn(2, 0, 8))).item() == 0
+
+
 def test_balance_loss_does_not_count_padding():
     router, x = layer_of().router, tokens()
     mask = torch.ones(3, 50, dtype=torch.bool)

@@ -115,6 +115,15 @@ def test_a_sequence_in_pieces_gives_the_numbers_of_the_whole(disc):
     assert (state - stepped).abs().max() < 1e-10
 
 
+def test_no_samples_leave_the_state_as_it_was():
+    layer = S4DLayer(3, SSM(d_state=8))
+    _, state = layer.scan(torch.randn(2, 5, 3))
+    y, after = layer.scan(torch.randn(2, 0, 3), state)
+    assert y.shape == (2, 0, 3)
+    assert torch.equal(after, state)
+    assert not layer.scan(torch.randn(2, 0, 3))[1].any()
+
+
 def test_shapes_and_starting_values():
     layer = make(64, 32, n_ssm=2, channels=3, dtype=torch.float32)
     assert layer.A_real.shape == (2, 16)

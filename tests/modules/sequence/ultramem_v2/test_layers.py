@@ -281,6 +281,30 @@ def test_auxiliary_losses_against_their_formulas():
     assert balance_loss(rows * 0, columns * 0, u, t, even).item() == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("kind", LAYERS)
+def test_one_token_without_a_batch_and_tokens_with_two(kind):
+    torch.manual_seed(0)
+    layer = double(LAYERS[kind](MemoryConfig(kind=kind, n_keys=4, top=4, d_key=8), 8))
+    z = torch.randn(2, 3, 5, 8, dtype=torch.float64)
+    torch.testing.assert_close(layer(z)[1, 2, 3], layer(z[1, 2, 3]))
+    assert layer(z[:, :0]).shape == (2, 0, 5, 8)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_scores_of_bfloat16_weights_are_float32(kind):
+    layer = LAYERS[kind](MemoryConfig(kind=kind, n_keys=4, top=4, d_key=8), 8).bfloat16()
+    rows, columns = layer.scores(torch.randn(3, 8).bfloat16())
+    assert rows.dtype == columns.dtype == torch.float32
+
+
+def test_no_tokens_have_no_balance_loss():
+    layer = UltraMemV2Layer(MemoryConfig(n_keys=4, top=4, d_key=8, balance=0.1), 8)
+    layer(torch.randn(3, 8))
+    assert layer.balance_loss() > 0
+    layer(torch.randn(0, 8))
+    assert layer.balance_loss() is None
+
+
 def test_bf16_autocast_keeps_scores_in_float32():
     torch.manual_seed(0)
     layer = UltraMemV2Layer(MemoryConfig(n_keys=16, top=4, d_key=8), 24)

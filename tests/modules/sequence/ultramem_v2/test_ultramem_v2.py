@@ -145,7 +145,7 @@ def test_validation_before_training_is_finite_and_repeatable(tmp_path):
     assert losses[0] == losses[1] < 4
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 @pytest.mark.parametrize("optimizer", ["row_adamw", "adamw"])
 def test_it_learns(tmp_path, precision, optimizer):
     pl.seed_everything(0, verbose=False)
