@@ -1,6 +1,7 @@
 """Deep linear networks: gradients, starts, exact solutions against integration and simulation."""
 
 import math
+from itertools import pairwise
 from typing import get_args
 
 import lightning.pytorch as pl
@@ -8,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
+from scipy.special import digamma
 
 from datamodules.dynamics.correlations import Correlations
 from framework import OptimizerConfig
 from framework.errors import UserError
 from modules.dynamics.deep_linear import DeepLinear, theory
 from modules.dynamics.deep_linear.initialisation import Init, consistency, draw, orthonormal
-from modules.dynamics.deep_linear.isometry import product_spectrum, tanh_network
+from modules.dynamics.deep_linear.isometry import log_spectrum, product_spectrum, random_factors, tanh_network
 from modules.dynamics.deep_linear.network import best_loss, modes, product
 
 
@@ -178,6 +180,32 @@ def test_members_are_independent_runs_at_their_own_rates():
     found = together.simulate(batch, 30, [30])["loss"][-1]
     alone = model_of(batch, rate=5e-4, init="gaussian", seeds=2)
     np.testing.assert_allclose(alone.simulate(batch, 30, [30])["loss"][-1], found[2:], rtol=1e-10)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 16])
+def test_a_products_singular_values_are_exact_however_far_apart(size):
+    generator = torch.Generator().manual_seed(0)
+    logs = torch.linspace(0, -3, size, dtype=torch.float64)
+    frames = [orthonormal(size, size, generator) for _ in range(401)]
+    factors = [after @ torch.diag(logs.exp()) @ before.T for before, after in pairwise(frames)]
+    torch.testing.assert_close(log_spectrum(factors, size), 400 * logs, rtol=1e-12, atol=1e-11)  # to e^-1200
+
+
+def test_gaussian_products_have_newmans_exponents():
+    size, count = 16, 400
+    exact = [(digamma((size - i) / 2) + math.log(2 / size)) / 2 for i in range(size)]  # Newman, 1986
+    draws = [torch.Generator().manual_seed(seed) for seed in range(5)]
+    found = torch.stack([log_spectrum(random_factors(size, count, False, g), size) for g in draws]) / count
+    np.testing.assert_allclose(found.mean(0), exact, atol=0.06)
+    assert float(found[:, -1].mean()) == pytest.approx(-2.021, abs=0.06)
+
+
+def test_short_products_have_the_singular_values_of_the_matrix():
+    generator = torch.Generator().manual_seed(0)
+    factors = list(random_factors(30, 3, False, generator))
+    expected = torch.linalg.svdvals(factors[2] @ factors[1] @ factors[0])
+    torch.testing.assert_close(log_spectrum(factors, 30).exp(), expected, rtol=1e-9, atol=0)
+    assert product_spectrum(3, 0, False, generator).tolist() == [1, 1, 1]
 
 
 def test_random_products_and_networks():
