@@ -9,8 +9,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from scipy.integrate import quad
+from scipy.optimize import brentq
+
+from framework.functional.ntk import ACTIVATIONS
+from framework.settings import above, at_least, between
 
 
 def strength(t: ArrayLike, s: ArrayLike, u0: ArrayLike, tau: float = 1.0, d: ArrayLike = 1.0) -> np.ndarray:
@@ -42,28 +47,35 @@ def learning_time(s: ArrayLike, u0: ArrayLike, uf: ArrayLike, tau: float = 1.0) 
 
 
 def unequal_time(s: float, a0: float, b0: float, uf: float, tau: float = 1.0) -> float:
-    """Iterations until a b = uf of τ a' = b (s − a b), τ b' = a (s − a b) from a0 ≠ b0, both above 0 (appendix A).
+    """Iterations until a b = uf of τ a' = b (s − a b), τ b' = a (s − a b) from a0 and b0 above 0 (appendix A).
 
-    The appendix prints ``a b = c0 sinh θ`` and ``τ θ' = s − c0 sinh θ``, each a factor 2 off; with the right ones,
+    With the conserved c0 = |a² − b²| and u = a b it is τ u' = √(c0² + 4 u²) (s − u), hence
 
-        t = (2 τ / q) [artanh((c0 + 2 s tanh(θ/2)) / q)] from θ0 to θf,  q = √(c0² + 4 s²),  θ = arsinh(2 a b / c0).
+        t = (τ / q) [log((c0² + 4 s u + q √(c0² + 4 u²)) / (s − u))] from u = a0 b0 to uf,  q = √(c0² + 4 s²),
+
+    a sum of positive terms, which becomes eq. 11 at a0 = b0. The appendix's form in θ = arsinh(2 u / c0) is not defined
+    there, and its ``a b = c0 sinh θ`` and ``τ θ' = s − c0 sinh θ`` are each a factor 2 off.
 
     Args:
         s: The mode's strength, above 0.
         a0: Start of a.
-        b0: Start of b.
-        uf: End of a b, below s.
+        b0: Start of b, with a0 b0 below s.
+        uf: End of a b, above 0 and below s.
         tau: τ.
+
+    Raises:
+        UserError: a number is not accepted.
     """
-    c0 = abs(a0**2 - b0**2)
-    if c0 == 0:
-        return float(learning_time(s, a0 * b0, uf, tau))
+    above(0, s=s, a0=a0, b0=b0, tau=tau)
+    u0 = a0 * b0
+    between(0, s, "()", **{"a0 b0": u0}, uf=uf)
+    c0 = abs(a0 - b0) * (a0 + b0)
     q = math.hypot(c0, 2 * s)
 
-    def at(u: float) -> float:
-        return math.atanh((c0 + 2 * s * math.tanh(math.asinh(2 * u / c0) / 2)) / q)
+    def top(u: float) -> float:
+        return c0**2 + 4 * s * u + q * math.hypot(c0, 2 * u)
 
-    return 2 * tau / q * (at(uf) - at(a0 * b0))
+    return tau / q * (math.log(top(uf) / top(u0)) + math.log((s - u0) / (s - uf)))
 
 
 def depth_time(s: float, u0: float, uf: float, layers: int, tau: float = 1.0) -> float:
@@ -121,17 +133,24 @@ def tree_strengths(depth: int = 5, flip: float = 0.1, features: int = 1000) -> d
     return found
 
 
-def tanh_variance(gain: float, steps: int = 2000, nodes: int = 200) -> float:
-    """q_∞ of q ← g² E_z[tanh(√q z)²], the limit of the activations' variance in a deep tanh network (Section 4).
+def tanh_variance(gain: float) -> float:
+    """q_∞ of q ← g² E_z[tanh(√q z)²], z ~ N(0, 1): the limit of the activations' variance in a deep tanh network.
+
+    It is 0 up to g = 1, and else the only positive fixed point (Section 4).
 
     Args:
-        gain: g.
-        steps: Iterations from q = 1.
-        nodes: Of the quadrature over z ~ N(0, 1).
+        gain: g, from 0.
+
+    Raises:
+        UserError: the gain is not accepted.
     """
-    x, w = np.polynomial.hermite_e.hermegauss(nodes)
-    w = w / w.sum()
-    q = 1.0
-    for _ in range(steps):
-        q = gain**2 * float(w @ np.tanh(math.sqrt(q) * x) ** 2)
-    return q
+    at_least(0, gain=gain)
+    if gain <= 1:
+        return 0.0
+
+    def growth(q: float) -> float:
+        variance = torch.tensor(q, dtype=torch.float64)
+        return gain**2 * float(ACTIVATIONS["tanh"].dual(variance, variance, variance)[0]) / q - 1
+
+    # x² − ⅔ x⁴ ≤ tanh(x)² ≤ 1
+    return float(brentq(growth, (1 - gain**-2) / 2, gain**2, xtol=1e-14, rtol=1e-12))

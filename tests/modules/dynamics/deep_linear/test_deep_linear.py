@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from scipy.integrate import solve_ivp
+from scipy.integrate import quad, solve_ivp
 from scipy.special import digamma
 
 from datamodules.dynamics.correlations import Correlations
@@ -134,9 +134,9 @@ def test_the_time_of_unequal_layers_is_that_of_integration(a0, b0, s, uf):
 
 def test_times_agree_with_each_other():
     assert theory.unequal_time(2.0, 0.1, 0.1, 1.5) == pytest.approx(float(theory.learning_time(2.0, 0.01, 1.5)))
-    assert theory.unequal_time(2.0, 0.1, 0.1 + 1e-6, 1.5) == pytest.approx(
-        float(theory.learning_time(2.0, 0.01, 1.5)), rel=1e-4
-    )
+    for gap in (1e-6, 1e-12, 5e-14, 5e-15, 1e-16):  # of a and b; with a = 0.1 the difference of squares is a fifth
+        found = theory.unequal_time(2.0, 0.1, 0.1 + gap, 1.5)
+        assert found == pytest.approx(float(theory.learning_time(2.0, 0.1 * (0.1 + gap), 1.5)), rel=1e-10)
     assert theory.depth_time(2.0, 0.01, 1.5, 2, tau=3.0) == pytest.approx(
         float(theory.learning_time(2.0, 0.01, 1.5, 3.0))
     )
@@ -218,7 +218,17 @@ def test_random_products_and_networks():
     assert float(variances[-5:].mean()) == pytest.approx(theory.tanh_variance(1.5), rel=0.08)
     assert jacobian.shape == (300, 300)
     assert theory.tanh_variance(1.2) == pytest.approx(0.24951, abs=1e-4)
-    assert theory.tanh_variance(0.9) < 1e-6
+    assert theory.tanh_variance(0.9) == theory.tanh_variance(1.0) == 0
+    small = theory.tanh_variance(1.0001)
+    assert small == pytest.approx((1 - 1.0001**-2) / 2, rel=1e-3)  # E[tanh²] = q − 2 q² + …
+
+
+@pytest.mark.parametrize("gain", [1.5, 8.0, 50.0])
+def test_the_limit_variance_is_a_fixed_point_by_adaptive_quadrature(gain):
+    q = theory.tanh_variance(gain)
+    x = [0, *np.geomspace(1e-3, 1, 7) * 12 * math.sqrt(q)]
+    parts = [quad(lambda u: np.tanh(u) ** 2 * np.exp(-(u**2) / (2 * q)), a, b, epsabs=0)[0] for a, b in pairwise(x)]
+    assert q == pytest.approx(gain**2 * 2 * sum(parts) / math.sqrt(2 * math.pi * q), rel=1e-9)
 
 
 def test_fit_resumes_and_draws(tmp_path):
