@@ -71,8 +71,8 @@ def ntk_split(
 ) -> Split:
     """Computes P and F of a model in ``eval`` mode, at its current parameters; exact.
 
-    V is multiplied with the Jacobian of φ from the start: the C outputs are differentiated, not the h features. A frozen
-    weight or bias of the head has no part in P.
+    V is multiplied with the Jacobian of φ from the start: the C outputs are differentiated, not the h features.
+    A weight or bias of the head that is frozen has no part in P.
 
     Args:
         model: A model whose output is that of its linear head, with independent points. Use float64 if ranks matter.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from framework.settings import at_least
+from framework.settings import at_least, finite
 from modules.dynamics.deep_linear.initialisation import orthonormal
 
 
@@ -34,7 +34,14 @@ def product_spectrum(size: int, factors: int, orthogonal: bool, generator: torch
 
 
 def random_factors(size: int, factors: int, orthogonal: bool, generator: torch.Generator) -> Iterator[Tensor]:
-    """Draws N x N matrices, (N, N) float64 each; arguments as in :func:`product_spectrum`."""
+    """Draws N x N matrices, (N, N) float64 each.
+
+    Args:
+        size: N.
+        factors: Number of matrices.
+        orthogonal: Whether they are orthogonal, else Gaussian of variance 1/N.
+        generator: Source of randomness.
+    """
     for _ in range(factors):
         if orthogonal:
             yield orthonormal(size, size, generator)
@@ -115,7 +122,13 @@ def tanh_network(gain: float, size: int, depth: int, start: float, generator: to
     Returns:
         The variance |x|²/N after each layer (depth,), and the Jacobian of the last x by the first (N, N), whose
         singular values below 1e-16 of the largest are rounding errors.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, size=size, depth=depth)
+    at_least(0, start=start)
+    finite(gain=gain)
     x = start**0.5 * torch.randn(size, dtype=torch.float64, generator=generator)
     jacobian = torch.eye(size, dtype=torch.float64)
     variances = []

@@ -27,23 +27,34 @@ def strength(t: ArrayLike, s: ArrayLike, u0: ArrayLike, tau: float = 1.0, d: Arr
         u0: At t = 0.
         tau: τ.
         d: The input's variance along the mode if Σ11 has the task's axes (appendix E); 1 for white input.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    above(0, tau=tau)
     t, s, u0, d = (np.asarray(x, dtype=float) for x in (t, s, u0, d))
-    top = s / d
-    return top / (1 + (top / u0 - 1) * np.exp(-2 * s * t / tau))
+    left, gone = np.exp(-2 * s * t / tau), -np.expm1(-2 * s * t / tau)
+    limit = np.broadcast_to(2 * t / tau, np.shape(gone)).copy()  # of gone / s at s = 0
+    learnt = np.divide(gone, s, out=limit, where=s != 0)
+    return u0 / np.where(u0 == 0, 1, left + u0 * d * learnt)
 
 
 def learning_time(s: ArrayLike, u0: ArrayLike, uf: ArrayLike, tau: float = 1.0) -> np.ndarray:
-    """Iterations from u0 to uf (eq. 11).
+    """Iterations from u0 to uf (eq. 11); infinite from 0 or to s, and NaN for numbers outside.
 
     Args:
         s: The mode's strength, above 0; all arguments broadcast.
         u0: Start, between 0 and s.
         uf: End, between 0 and s.
         tau: τ.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    above(0, tau=tau)
     s, u0, uf = (np.asarray(x, dtype=float) for x in (s, u0, uf))
-    return tau / (2 * s) * np.log(uf * (s - u0) / (u0 * (s - uf)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return tau / (2 * s) * np.log(uf * (s - u0) / (u0 * (s - uf)))
 
 
 def unequal_time(s: float, a0: float, b0: float, uf: float, tau: float = 1.0) -> float:
@@ -87,7 +98,13 @@ def depth_time(s: float, u0: float, uf: float, layers: int, tau: float = 1.0) ->
         uf: Product at the end, below s.
         layers: L, weight matrices (N_l − 1).
         tau: τ.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    above(0, s=s, tau=tau)
+    at_least(1, layers=layers)
+    between(0, s, "()", u0=u0, uf=uf)
     power = 2 - 2 / layers
     # in log u the integrand is smooth
     value, _ = quad(
@@ -104,12 +121,23 @@ def infinite_depth_time(s: float, u0: float, uf: float, tau: float = 1.0) -> flo
         u0: Start, between 0 and s.
         uf: End, between 0 and s.
         tau: τ.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    above(0, s=s, tau=tau)
+    between(0, s, "()", u0=u0, uf=uf)
     return tau * (math.log(uf * (u0 - s) / (u0 * (uf - s))) / s**2 + 1 / (s * u0) - 1 / (s * uf))
 
 
 def largest_step(s: float, layers: int) -> float:
-    """Returns one over the largest curvature at the optimum, L s^((2 N_l − 4)/(N_l − 1)), N_l = L + 1 (eq. 41)."""
+    """Returns one over the largest curvature at the optimum, L s^((2 N_l − 4)/(N_l − 1)), N_l = L + 1 (eq. 41).
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+    above(0, s=s)
+    at_least(1, layers=layers)
     return float(1 / (layers * s ** ((2 * layers - 2) / layers)))
 
 
@@ -120,7 +148,13 @@ def tree_strengths(depth: int = 5, flip: float = 0.1, features: int = 1000) -> d
         depth: Of the binary tree, 2^depth items.
         flip: Probability that a child differs from its parent, for each feature.
         features: Outputs.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(0, depth=depth)
+    at_least(1, features=features)
+    between(0, 1, flip=flip)
     q = (1 - 2 * flip) ** 2
 
     def shared(last: int) -> float:
@@ -129,7 +163,7 @@ def tree_strengths(depth: int = 5, flip: float = 0.1, features: int = 1000) -> d
     found = {-1: (math.sqrt(features * shared(depth)), 1)}
     for level in range(depth):
         value = shared(depth - 1 - level) - 2 ** (depth - 1 - level) * q ** (depth - level)
-        found[level] = (math.sqrt(features * value), 2**level)
+        found[level] = (math.sqrt(features * max(0.0, value)), 2**level)
     return found
 
 

@@ -1,6 +1,7 @@
 """Limit kernels against tables, quadrature and scaling; predictions against training a linearised model."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def tanh_expectations(a, b, rho):
             scale = math.sqrt(b) * rest
             turn = -centre / scale  # where v = 0
             ends = sorted({-9.0, 9.0, *(min(9, max(-9, turn + k / scale)) for k in (-15, -4, -1, 0, 1, 4, 15))})
-            parts = zip(ends[:-1], ends[1:], strict=True)
+            parts = pairwise(ends)
             return (
                 own
                 * stats.norm.pdf(z)
@@ -91,7 +92,7 @@ def tanh_expectations(a, b, rho):
             )
 
         ends = sorted({-9.0, 9.0, *(min(9, max(-9, k / math.sqrt(a))) for k in (-15, -4, -1, 0, 1, 4, 15))})
-        parts = zip(ends[:-1], ends[1:], strict=True)
+        parts = pairwise(ends)
         return sum(integrate.quad(over_v, low, high, epsabs=1e-10, epsrel=1e-9)[0] for low, high in parts)
 
     return mean(math.tanh, math.tanh), mean(bump, bump)
