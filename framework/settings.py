@@ -96,6 +96,17 @@ def finite(**settings: Any) -> None:
     _numbers(settings, lambda value: True, "a finite number")
 
 
+def finite_entries(**arrays: Any) -> None:
+    """Checks that every tensor or array has only finite entries; an empty one passes.
+
+    Raises:
+        UserError: an entry is infinite or NaN.
+    """
+    for name, array in arrays.items():
+        if array is not None and not bool((abs(array) < math.inf).all()):
+            raise UserError(f"{name}: has entries that are not finite; finite numbers are accepted")
+
+
 def divides(whole: Bound, /, **settings: Any) -> None:
     """Every number is a divisor of ``whole``, from 1.
 

@@ -12,8 +12,9 @@ Logged on a random part of the training data, before the first step that trains 
 - ``ntk_split/rank_p``, ``rank_f``: their ranks as N C x N C matrices, in float64 at torch's tolerance;
 - ``ntk_split/norm_p``, ``norm_f``: their Frobenius norms.
 
-The spectrum of F is drawn. Expected (digits, 150 points, 5 classes): a random head 0.06 to 0.13, a probed one 0.999;
-rank F 750 = N C for a random head, 600 = N (C − 1) for a probed one, whose rows sum to 0; rank P 325 = C (h + 1).
+The spectrum of F is drawn. Expected (digits, 150 points, 5 classes): a random head 0.07 to 0.49 over 24 seeds, with a
+median of 0.19, and a probed one 0.9995 or more over four; rank F 750 = N C for a random head, 600 = N (C − 1) for a
+probed one, whose rows sum to 0; rank P 325 = C (h + 1).
 
 It works with any module whose output is that of a linear layer and whose examples are independent, and a datamodule; it
 does not change the model. Cost: C backward passes per example for each group of parameters, (N C)² numbers, once; a

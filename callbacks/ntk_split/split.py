@@ -24,7 +24,7 @@ class Split:
     """Both parts on N points, and the model's output there; float64, on the CPU.
 
     Attributes:
-        pretrain: (N, N'), P without its I_C: ⟨φ(x), φ(x')⟩, + 1 with a trained bias.
+        pretrain: (N, N'), P without its I_C: ⟨φ(x), φ(x')⟩ of a trained weight, + 1 of a trained bias.
         finetune: F (N, C, N', C).
     """
 
@@ -72,6 +72,7 @@ def ntk_split(
     """Computes P and F of a model in ``eval`` mode, at its current parameters; exact.
 
     V is multiplied with the Jacobian of φ from the start: the C outputs are differentiated, not the h features.
+    A weight or bias of the head that is frozen has no part in P.
 
     Args:
         model: A model whose output is that of its linear head, with independent points. Use float64 if ranks matter.
@@ -93,10 +94,11 @@ def ntk_split(
 
     left = features(x)
     right = left if y is None else features(y)
-    offset = 0.0 if getattr(model.get_submodule(head), "bias", None) is None else 1.0
+    layer = model.get_submodule(head)
+    weight, bias = (getattr(getattr(layer, name, None), "requires_grad", False) for name in ("weight", "bias"))
     with evaluating(model):
         finetune = tangent_kernel(model, x, y, parameters, chunk, apart=True)
-    return Split(left @ right.T + offset, finetune)
+    return Split(float(weight) * (left @ right.T) + float(bias), finetune)
 
 
 def kernel_regression(

@@ -107,7 +107,7 @@ class Correlations(WholeData):
         features: Outputs of the tree.
         flip: Probability that a child differs from its parent.
         mean: Whether Σ11 and Σ31 are means over examples instead of sums.
-        whiten: Whether inputs are whitened first, so that Σ11 = I.
+        whiten: Whether inputs are whitened first, so that Σ11 = I, of sums or of means.
         examples: Whether batches also have the examples, which nonlinear networks need.
         seed: Seed of the tree.
         passes: Batches in an epoch.
@@ -146,7 +146,7 @@ class Correlations(WholeData):
             y = tree_features(self.depth, self.features, self.flip, torch.Generator().manual_seed(self.seed))
             x = torch.eye(y.shape[1], dtype=torch.float64)
         if self.whiten:
-            x = whitened(x)
+            x = whitened(x) * (x.shape[1] if self.mean else 1) ** 0.5
         count = x.shape[1] if self.mean else 1
         batch = {"s11": x @ x.T / count, "s31": y @ x.T / count, "syy": y.square().sum() / count}
         if self.examples:

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from framework.settings import above, at_least, finite_entries
+
 LIMITS = (1e-3, 1e3)
 """Limits of a temperature; the optimum can be at infinity, for example if no example is classified wrongly."""
 
@@ -22,7 +24,12 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     Args:
         logits: (N, C).
         labels: (N,) int64.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, examples=len(labels))
+    finite_entries(logits=logits)
     from scipy.optimize import minimize_scalar
 
     scores, targets = logits.double(), labels
@@ -58,7 +65,12 @@ def calibration(logits: Tensor, labels: Tensor, temperature: float = 1.0, bins: 
         labels: (N,) int64.
         temperature: T.
         bins: Number of bins.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, examples=len(labels), bins=bins)
+    above(0, temperature=temperature)
     scaled = logits.double() / temperature
     probabilities, classes = scaled.softmax(-1), logits.shape[1]
     ece, mce = (
@@ -80,7 +92,12 @@ def reliability(logits: Tensor, labels: Tensor, temperature: float = 1.0, bins: 
     Returns:
         Share of the examples, mean confidence and accuracy, (bins, 3) float64; the latter two are NaN if a bin is
         empty.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, examples=len(labels), bins=bins)
+    above(0, temperature=temperature)
     confidence, predicted = (logits.double() / temperature).softmax(-1).max(-1)
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
     place = (torch.bucketize(confidence, edges) - 1).clamp(0, bins - 1)

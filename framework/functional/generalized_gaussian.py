@@ -18,6 +18,7 @@ has a sharper peak and heavier tails.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framework.settings import above
+from framework.settings import above, at_least, finite
 
 LOWEST, HIGHEST, RESOLUTION = 0.10, 3.00, 0.01
 """Ends of the estimator's table of shapes, which has 291 entries."""
@@ -36,23 +37,50 @@ _CHUNK = 1 << 16  # samples drawn at a time: they fit in the cache
 _SIGN: dict[np.dtype, Any] = {np.dtype(np.float32): np.uint32(1 << 31), np.dtype(np.float64): np.uint64(1 << 63)}
 
 
+def _exp(x: float) -> float:
+    """Returns eˣ, infinite where it is too large for a float."""
+    return math.exp(x) if x < math.log(sys.float_info.max) else math.inf
+
+
 def variance(alpha: float, shape: float) -> float:
-    """Returns the variance α² Γ(3/ν) / Γ(1/ν)."""
-    return alpha**2 * math.exp(math.lgamma(3 / shape) - math.lgamma(1 / shape))
+    """Returns the variance α² Γ(3/ν) / Γ(1/ν).
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+    at_least(0, alpha=alpha)
+    above(0, shape=shape)
+    return alpha**2 * _exp(math.lgamma(3 / shape) - math.lgamma(1 / shape))
 
 
 def entropy(alpha: float, shape: float) -> float:
-    """Returns the differential entropy 1/ν − ln(ν / (2 α Γ(1/ν))), in nats."""
+    """Returns the differential entropy 1/ν − ln(ν / (2 α Γ(1/ν))), in nats.
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+    above(0, alpha=alpha, shape=shape)
     return 1 / shape - math.log(shape / (2 * alpha)) + math.lgamma(1 / shape)
 
 
 def ratio(shape: float) -> float:
-    """Returns ρ(ν) = Var w / (E\\|w\\|)², strictly decreasing from ∞ to 4/3; ρ(1) = 2, ρ(2) = π/2."""
-    return math.exp(math.lgamma(1 / shape) + math.lgamma(3 / shape) - 2 * math.lgamma(2 / shape))
+    """Returns ρ(ν) = Var w / (E\\|w\\|)², strictly decreasing from ∞ to 4/3; ρ(1) = 2, ρ(2) = π/2.
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+    above(0, shape=shape)
+    return _exp(math.lgamma(1 / shape) + math.lgamma(3 / shape) - 2 * math.lgamma(2 / shape))
 
 
 def scale_of_std(std: float, shape: float) -> float:
-    """Returns the scale α of the distribution with this standard deviation."""
+    """Returns the scale α of the distribution with this standard deviation.
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+    at_least(0, std=std)
+    above(0, shape=shape)
     return std * math.exp(0.5 * (math.lgamma(1 / shape) - math.lgamma(3 / shape)))
 
 
@@ -64,7 +92,12 @@ def log_density(w: Tensor, alpha: float, shape: float, mean: float = 0.0) -> Ten
         alpha: Scale α, above 0.
         shape: ν, above 0.
         mean: Location.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    above(0, alpha=alpha, shape=shape)
+    finite(mean=mean)
     constant = math.log(shape / (2 * alpha)) - math.lgamma(1 / shape)
     return constant - ((w - mean).abs() / alpha) ** shape
 
@@ -105,6 +138,7 @@ def fill_(tensor: Tensor, shape: float, alpha: float, seed: int | list[int]) -> 
         UserError: the shape is not accepted.
     """
     above(0, shape=shape)
+    at_least(0, alpha=alpha)
     if tensor.is_meta or tensor.numel() == 0:
         return tensor
     dtype = np.dtype(np.float64 if tensor.dtype == torch.float64 else np.float32)
@@ -185,7 +219,7 @@ class Moments:
     @property
     def ratio(self) -> float:
         """n Σw² / (Σ\\|w\\|)², the estimate of ρ; NaN if all weights are 0."""
-        return self.count * self.square / self.absolute**2 if self.absolute else math.nan
+        return self.count * self.square / self.absolute / self.absolute if self.absolute else math.nan
 
     @property
     def std(self) -> float:
@@ -211,7 +245,7 @@ class ShapeFit:
     """A fitted distribution.
 
     Attributes:
-        shape: ν, on the table's grid; NaN if all weights are 0.
+        shape: ν, on the table's grid; NaN if all weights are 0, or one is not finite.
         alpha: Scale of the distribution with that shape and the weights' standard deviation.
         std: √(Σw² / n).
         count: Number of weights.
@@ -240,7 +274,7 @@ def fit(weights: Tensor | Iterable[Tensor] | Moments) -> ShapeFit:
     table.
     """
     sums = weights if isinstance(weights, Moments) else moments(weights)
-    if not sums.absolute:
+    if not 0 < sums.absolute < math.inf:
         return ShapeFit(math.nan, math.nan, sums.std, sums.count, False)
     shapes, ratios = shape_table()
     found = float(shapes[(ratios - sums.ratio).abs().argmin()])

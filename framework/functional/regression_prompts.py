@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from framework.settings import at_least, finite
+
 Prompts = dict[str, Tensor]
 
 
@@ -59,6 +61,9 @@ class PromptLaw:
         mask: (T, d) of zeros and ones: the coordinates that each task uses; by default all.
         rows: (n, d) points from which the x are drawn with replacement, instead of a Gaussian.
         active: Number of leading coordinates of x that are not zero; by default all.
+
+    Raises:
+        UserError: a number is not accepted.
     """
 
     x_cov: Tensor
@@ -73,6 +78,10 @@ class PromptLaw:
     mask: Tensor | None = None
     rows: Tensor | None = None
     active: int | None = None
+
+    def __post_init__(self) -> None:
+        at_least(0, noise=self.noise, active=self.active)
+        finite(scale=self.scale)
 
     @property
     def dim(self) -> int:

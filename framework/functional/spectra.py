@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from framework.errors import UserError
+from framework.settings import above, at_least
 
 SINGLE = 20.0  # largest κ that is read from a float32 Gram matrix
 DOUBLE = 3e4  # largest κ that is read from a float64 Gram matrix
@@ -62,7 +63,11 @@ def marchenko_pastur(rows: int, columns: int) -> float:
     (√m + √n) / (√m - √(n-1)) with m the larger side: for large matrices the ratio of the edges of the Marchenko-Pastur
     law, (1 + √(n/m)) / (1 - √(n/m)); for square ones, where that is infinite, 4n, the order that Rudelson and Vershynin
     (2009, "Smallest singular value of a random rectangular matrix") prove. For single square matrices κ varies widely.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, rows=rows, columns=columns)
     small, large = sorted((rows, columns))
     return (math.sqrt(large) + math.sqrt(small)) / (math.sqrt(large) - math.sqrt(small - 1))
 
@@ -71,8 +76,12 @@ def isotropy_bound(kappa: float) -> float:
     """Returns the largest Σ ln σ_i, minus its value at κ = 1, for a given norm and κ: ln(2κ / (1 + κ²)) nats.
 
     It does not depend on n: κ alone implies a deficit of at least minus this.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
-    return math.log(2 * kappa) - math.log1p(kappa**2)
+    above(0, kappa=None if kappa == math.inf else kappa)
+    return math.log(2) - math.log(kappa + 1 / kappa)
 
 
 def condition_numbers(weights: Mapping[str, Tensor]) -> dict[str, WeightSpectrum]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from framework.errors import UserError
-from framework.settings import one_of
+from framework.settings import at_least, one_of
 
 Centroid = Literal["ravel", "rows", "axes"]
 
@@ -22,7 +22,11 @@ def grid_coordinates(shape: Sequence[int]) -> Tensor:
 
     Returns:
         (∏ shape, d), float32. The coordinate of an axis with one point is 0.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, shape=list(shape))
     axes = [torch.linspace(-1, 1, n, dtype=torch.float64) if n > 1 else torch.zeros(1).double() for n in shape]
     return torch.stack([grid.reshape(-1) for grid in torch.meshgrid(*axes, indexing="ij")], -1).float()
 

@@ -27,7 +27,7 @@ from framework.errors import UserError
 from framework.readers.arrays import check_arrays, read_arrays
 from framework.readers.tables import DELIMITED, read_numbers, suffix_of
 from framework.readers.unpacking import refuse_missing
-from framework.settings import at_least, between, one_of
+from framework.settings import at_least, between, finite_entries, one_of
 
 Kind = Literal["svd_lowrank", "dale", "chain", "blocks", "from_file"]
 
@@ -105,7 +105,13 @@ def structure_of(options: dict[str, Any]) -> Structure:
 
 
 def low_rank_part(matrix: Tensor, rank: int) -> Tensor:
-    """Returns the best approximation (m, n) of a rank, at the norm of ``matrix``; ``matrix`` itself at full rank."""
+    """Returns the best approximation (m, n) of a rank, at the norm of ``matrix``; ``matrix`` itself at full rank.
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+    at_least(1, rank=rank)
+    finite_entries(matrix=matrix)
     if rank >= min(matrix.shape):
         return matrix.clone()
     u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
@@ -131,6 +137,8 @@ def dale(rows: int, columns: int, excitatory: float, balanced: bool, generator: 
     Raises:
         UserError: there is only one column.
     """
+    at_least(1, rows=rows)
+    between(0, 1, excitatory=excitatory)
     if columns < 2:
         raise UserError(f"kind: 'dale' needs two columns or more, the matrix is {rows} x {columns}")
     positive = min(max(round(excitatory * columns), 1), columns - 1)
@@ -148,7 +156,13 @@ def chain(rows: int, columns: int, p: float, correlation: float, generator: torc
         p: p, from 0 to ½.
         correlation: ρ, from -1 to 1.
         generator: Source of randomness.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, rows=rows, columns=columns)
+    between(0, 0.5, p=p)
+    between(-1, 1, correlation=correlation)
     a, b = _normal(generator, rows), _normal(generator, columns)
     n = min(rows, columns)
     b[:n] = correlation * a[:n] + (1 - correlation**2) ** 0.5 * b[:n]

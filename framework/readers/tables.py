@@ -36,6 +36,11 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 class Row(dict[str, Any]):
     """One row of a table, column name to value.
 
+    Args:
+        values: The values by column.
+        path: The file that it was read from.
+        place: Its place in the file, such as ``line 3``.
+
     Attributes:
         source: The file and the line (or, without lines, the row) that it was read from, for messages.
     """

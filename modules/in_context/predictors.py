@@ -11,11 +11,23 @@ import torch
 from torch import Tensor
 
 from framework.functional.regression_prompts import PromptLaw
+from framework.settings import at_least, finite, finite_entries
 
 
 def _read(query: Tensor, weights: Tensor) -> Tensor:
     """Returns ⟨w, x_q⟩ (…, T) of weights (…, d, T)."""
     return (query[..., None, :] @ weights)[..., 0, :]
+
+
+def solve_symmetric(matrix: Tensor, right: Tensor) -> Tensor:
+    """Returns matrix⁻¹ right (…, n, T); the pseudo-inverse in place of the inverse if one matrix is singular.
+
+    Args:
+        matrix: (…, n, n), symmetric.
+        right: (…, n, T).
+    """
+    solution, info = torch.linalg.solve_ex(matrix, right)
+    return torch.linalg.pinv(matrix, hermitian=True) @ right if bool(info.any()) else solution
 
 
 def _solved(x: Tensor, y: Tensor, penalty: float) -> Tensor:
@@ -24,8 +36,8 @@ def _solved(x: Tensor, y: Tensor, penalty: float) -> Tensor:
     size = min(count, dim)
     ridge = penalty * torch.eye(size, dtype=x.dtype, device=x.device)
     if count >= dim:
-        return torch.linalg.solve(x.mT @ x + ridge, x.mT @ y)
-    return x.mT @ torch.linalg.solve(x @ x.mT + ridge, y)
+        return solve_symmetric(x.mT @ x + ridge, x.mT @ y)
+    return x.mT @ solve_symmetric(x @ x.mT + ridge, y)
 
 
 def least_squares(x: Tensor, y: Tensor, query: Tensor) -> Tensor:
@@ -47,7 +59,11 @@ def ridge(x: Tensor, y: Tensor, query: Tensor, penalty: float) -> Tensor:
         y: (…, N, T).
         query: (…, d).
         penalty: g.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(0, penalty=penalty)
     return _read(query, _solved(x, y, penalty))
 
 
@@ -63,7 +79,12 @@ def bayes(x: Tensor, y: Tensor, query: Tensor, mean: Tensor, covariance: Tensor,
         mean: w* (T, d).
         covariance: Ψ (d, d), of each task; may be singular.
         noise: σ².
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(0, noise=noise)
+    finite_entries(covariance=covariance)
     values, vectors = torch.linalg.eigh(covariance)
     kept = values > 1e-10 * values.max()
     root = (vectors[:, kept] * values[kept].sqrt()).to(x)
@@ -101,7 +122,11 @@ def debiased_step(x: Tensor, y: Tensor, query: Tensor, rate: float = 1.0) -> Ten
         y: (…, N, T).
         query: (…, d).
         rate: η.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    finite(rate=rate)
     return gradient_step(x - x.mean(-2, keepdim=True), y, query, rate)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from framework.errors import UserError
 from framework.settings import (
@@ -15,6 +16,7 @@ from framework.settings import (
     divides,
     exactly_one,
     finite,
+    finite_entries,
     multiple_of,
     not_empty,
     one_of,
@@ -140,3 +142,9 @@ def test_choices_in_any_case_and_in_lists():
         "stages: 'tets' is not one of val, test; did you mean 'test'?"
     )
     assert said(one_of, (1, 3), channels=2) == "channels: 2 is not one of 1, 3"
+
+
+def test_tensors_and_arrays_have_finite_entries():
+    finite_entries(kernel=torch.zeros(2, 0), rows=np.ones(3), labels=torch.arange(3), none=None)
+    for bad in (torch.tensor([[0.0, float("nan")]]), np.array([1.0, -np.inf])):
+        assert said(finite_entries, cov=bad) == "cov: has entries that are not finite; finite numbers are accepted"

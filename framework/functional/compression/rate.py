@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from framework.errors import UserError
-from framework.settings import above
+from framework.settings import above, at_least
 
 STEP = 2.0**-13
 """The paper's step between two levels."""
@@ -139,7 +139,12 @@ def by_frequency(levels: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def exp_golomb_lengths(ranks: np.ndarray, order: int = 0) -> np.ndarray:
-    """Returns the bits of the exp-Golomb code of each integer from 0: 2 ⌊log2(r / 2^k + 1)⌋ + 1 + k, k the order."""
+    """Returns the bits of the exp-Golomb code of each integer from 0: 2 ⌊log2(r / 2^k + 1)⌋ + 1 + k, k the order.
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+    at_least(0, order=order)
     _, exponents = np.frexp((np.asarray(ranks, np.int64) >> order) + 1.0)  # exact below 2⁵³
     return 2 * exponents.astype(np.int64) - 1 + order
 
@@ -151,7 +156,11 @@ def rate_of_counts(counts: np.ndarray, order: int = 0, zeros: int = 0) -> BitRat
         counts: Whole numbers (levels,); those of 0 do not count.
         order: k of the exp-Golomb code.
         zeros: Weights at level 0, for the rate's share of them.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(0, order=order, zeros=zeros)
     counts = np.sort(np.asarray(counts, np.int64)[np.asarray(counts) > 0])[::-1]
     total = int(counts.sum())
     if not total:

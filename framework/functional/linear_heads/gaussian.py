@@ -9,6 +9,7 @@ from torch import Tensor
 
 from framework.errors import UserError
 from framework.functional.linear_heads.rule import LinearRule
+from framework.settings import at_least
 
 FLOOR = 1e-9
 """Added to each class's variance, so that a constant feature does not divide by zero."""
@@ -30,13 +31,23 @@ class ClassStatistics:
 
     @classmethod
     def zeros(cls, classes: int, features: int) -> ClassStatistics:
-        """Returns the statistics of no samples."""
+        """Returns the statistics of no samples.
+
+        Raises:
+            UserError: an argument is not accepted.
+        """
+        at_least(1, classes=classes, features=features)
         table = torch.zeros(classes, features, dtype=torch.float64)
         return cls(table.new_zeros(classes), table, table.clone())
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor, classes: int) -> ClassStatistics:
-        """Returns the statistics of samples x (m, n) with classes y (m,), in which classes may be missing."""
+        """Returns the statistics of samples x (m, n) with classes y (m,), in which classes may be missing.
+
+        Raises:
+            UserError: an argument is not accepted.
+        """
+        at_least(1, classes=classes)
         x = x.double()
         counts = torch.bincount(y, minlength=classes).double()
         sums = x.new_zeros(classes, x.shape[1]).index_add_(0, y, x)

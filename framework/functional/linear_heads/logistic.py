@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from framework.functional.linear_heads.rule import LinearRule
-from framework.settings import above
+from framework.settings import above, at_least
 
 
 def rows_of(classes: int) -> int:
@@ -121,9 +121,12 @@ def fit_logistic(
         Weight (K, n) and bias (K,); for two classes (1, n) and (1,), see :func:`as_rule`.
 
     Raises:
-        UserError: C is not above 0.
+        UserError: an argument is not accepted.
     """
     above(0, c=c)
+    at_least(2, classes=classes)
+    at_least(1, max_iter=max_iter)
+    at_least(0, tolerance=tolerance)
     x = x.double()
     rows = rows_of(classes)
     weight, bias = start if start is not None else (x.new_zeros(rows, x.shape[1]), x.new_zeros(rows))

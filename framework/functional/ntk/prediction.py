@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from framework.errors import UserError
+from framework.settings import at_least, finite, finite_entries
 
 
 class KernelPredictor:
@@ -19,12 +20,14 @@ class KernelPredictor:
         discrete: Whether steps are those of gradient descent, (I − η K/N)^k; else of gradient flow, exp(−η k K/N).
 
     Raises:
-        UserError: the kernel is not square.
+        UserError: the kernel is not square, or a number is not finite.
     """
 
     def __init__(self, kernel: Tensor, rate: float = 1.0, discrete: bool = True) -> None:
         if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
             raise UserError(f"kernel: shape {tuple(kernel.shape)} is not accepted; square, (N, N)")
+        finite(rate=rate)
+        finite_entries(kernel=kernel)
         self.rate, self.discrete = rate, discrete
         self.values, self.vectors = torch.linalg.eigh(kernel.double())
         self.values = self.values.clamp(min=0)
@@ -35,7 +38,12 @@ class KernelPredictor:
         return self.values.flip(0) / n, self.vectors.flip(1) * n**0.5
 
     def _left(self, steps: float) -> Tensor:
-        """Returns the remaining share (N,) of each component of the error after ``steps``."""
+        """Returns the remaining share (N,) of each component of the error after ``steps``.
+
+        Raises:
+            UserError: the number of steps is not accepted.
+        """
+        at_least(0, steps=None if steps == math.inf else steps)
         speed = self.rate * self.values / len(self.values)
         if math.isinf(steps):
             return (self.values <= self._smallest()).double()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from framework.errors import UserError
-from framework.settings import one_of
+from framework.settings import above, at_least, finite_entries, one_of
 from modules.dynamics.deep_linear.network import modes
 
 Init = Literal["decoupled", "orthogonal", "gaussian", "glorot_uniform", "small", "pretrained"]
@@ -26,7 +26,11 @@ def orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
 
     Returns:
         (m, n), float64.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, rows=rows, columns=columns)
     tall = torch.randn(max(rows, columns), min(rows, columns), dtype=torch.float64, generator=generator)
     q, r = torch.linalg.qr(tall)
     q = q * r.diagonal().sign()  # without it the signs would be those of the QR algorithm
@@ -45,6 +49,8 @@ def decoupled(widths: Sequence[int], s31: Tensor, u0: float, generator: torch.Ge
     Raises:
         UserError: a hidden layer has fewer units than there are modes.
     """
+    at_least(1, widths=list(widths))
+    above(0, u0=u0)
     u, _, v = modes(s31)
     count = u.shape[1]
     if min(widths) < count:
@@ -80,6 +86,8 @@ def draw(
     Raises:
         UserError: there is no such kind, or it does not fit the widths.
     """
+    at_least(1, widths=list(widths))
+    above(0, u0=u0, std=std, gain=gain)
     pairs = list(pairwise(widths))
     if kind == "decoupled":
         return decoupled(widths, s31, u0, generator)
@@ -113,7 +121,12 @@ def pretrained(widths: Sequence[int], s11: Tensor, generator: torch.Generator) -
 
     Returns:
         L matrices (N_(l+1), N_l), float64, first layer first.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, widths=list(widths))
+    finite_entries(s11=s11)
     found = []
     covariance = s11
     for before, after in pairwise(widths[:-1]):
@@ -132,7 +145,11 @@ def consistency(s31: Tensor, s11: Tensor, axes: Tensor | None = None) -> float:
         s31: Σ31, whose right singular vectors are V.
         s11: Σ11.
         axes: (N_in, r), used in place of V.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    finite_entries(s31=s31, s11=s11)
     v = modes(s31)[2] if axes is None else axes
     m = v.mT @ s11 @ v
     return float((m - torch.diag(m.diagonal())).norm() / m.norm())

@@ -16,6 +16,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from framework.settings import finite_entries
+
 
 def product(weights: Sequence[Tensor]) -> Tensor:
     """Returns W = W^L ⋯ W^1 (E, N_out, N_in), from the narrower end."""
@@ -77,7 +79,12 @@ def gradients(weights: Sequence[Tensor], s31: Tensor, s11: Tensor) -> list[Tenso
 
 
 def modes(s31: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """U (N_out, r), s (r,), V (N_in, r) of Σ31 = U diag(s) Vᵀ, for the r modes with s above 1e-10 of the largest."""
+    """U (N_out, r), s (r,), V (N_in, r) of Σ31 = U diag(s) Vᵀ, for the r modes with s above 1e-10 of the largest.
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+    finite_entries(s31=s31)
     u, s, vt = torch.linalg.svd(s31, full_matrices=False)
     count = int((s > 1e-10 * s[0]).sum()) if rank is None else rank
     return u[:, :count], s[:count], vt[:count].mT
@@ -95,6 +102,10 @@ def best_loss(s31: Tensor, s11: Tensor, syy: Tensor) -> float:
         s31: Σ31 (N_out, N_in).
         s11: Σ11 (N_in, N_in).
         syy: tr Σyy ().
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    finite_entries(s31=s31, s11=s11)
     w = s31 @ torch.linalg.pinv(s11, hermitian=True)
     return float(0.5 * (syy - (w * s31).sum()))

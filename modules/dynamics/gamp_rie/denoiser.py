@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from framework.settings import above, finite_entries
 from modules.dynamics.gamp_rie.spectrum import moment, stieltjes
 
 
@@ -18,7 +19,12 @@ def denoise(r: Tensor, t: float, kappa: float) -> Tensor:
         r: R = U diag(λ) Uᵀ (d, d); only its symmetric part is used.
         t: Variance of the noise.
         kappa: κ = m/d.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    above(0, t=t, kappa=kappa)
+    finite_entries(r=r)
     values, vectors = torch.linalg.eigh((r + r.mT) / 2)
     hilbert = torch.as_tensor(stieltjes(values.cpu().numpy().astype(np.float64), t, kappa).real).to(values)
     return (vectors * (values - 2 * t * hilbert)) @ vectors.mT

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from framework.settings import above, at_least, finite_entries
+
 
 def roots(x: np.ndarray, t: float, kappa: float) -> np.ndarray:
     """Returns the three roots g (N, 3), complex, of the cubic at x (N,).
@@ -16,7 +18,12 @@ def roots(x: np.ndarray, t: float, kappa: float) -> np.ndarray:
         x: Points (N,).
         t: Variance of the semicircle, above 0.
         kappa: κ, above 0.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    above(0, t=t, kappa=kappa)
+    finite_entries(x=x)
     companion = np.zeros((len(x), 3, 3))
     companion[:, 1, 0] = companion[:, 2, 1] = 1
     companion[:, 0, 2] = kappa / t
@@ -57,7 +64,12 @@ def density(x: np.ndarray, t: float, kappa: float) -> np.ndarray:
 
 
 def edges(t: float, kappa: float) -> np.ndarray:
-    """Ends of the bulk in ascending order, (2,), or (4,) where a gap is open: x(g) at the real zeros of x'(g)."""
+    """Ends of the bulk in ascending order, (2,), or (4,) where a gap is open: x(g) at the real zeros of x'(g).
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+    above(0, t=t, kappa=kappa)
     g = np.roots([t, -2 * kappa * t, t * kappa**2 - 1 + kappa, 2 * kappa, -(kappa**2)])
     g = g[np.abs(g.imag) < 1e-9 * (1 + np.abs(g))].real
     return np.sort(1 / g + t * g + kappa / (kappa - g))
@@ -71,7 +83,13 @@ def moment(t: float, kappa: float, power: int, nodes: int = 400) -> float:
         kappa: κ, above 0.
         power: Of the density.
         nodes: Of the quadrature on each interval.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    above(0, t=t, kappa=kappa)
+    at_least(0, power=power)
+    at_least(1, nodes=nodes)
     points, weights = np.polynomial.legendre.leggauss(nodes)
     phi, weights = np.pi * (points + 1) / 2, np.pi * weights / 2
     ends, total = edges(t, kappa), 0.0

@@ -7,13 +7,19 @@ import math
 import numpy as np
 from scipy.optimize import brentq
 
+from framework.settings import above, at_least
 from modules.dynamics.gamp_rie.denoiser import error
 
 LARGEST = 1e6  # q̂ above which the error counts as zero
 
 
 def perfect_recovery(kappa: float) -> float:
-    """Returns α_PR, the smallest α with a noiseless error of 0: κ − κ²/2 for κ ≤ 1, else 1/2."""
+    """Returns α_PR, the smallest α with a noiseless error of 0: κ − κ²/2 for κ ≤ 1, else 1/2.
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+    above(0, kappa=kappa)
     return kappa - kappa**2 / 2 if kappa <= 1 else 0.5
 
 
@@ -27,7 +33,12 @@ def mmse(alpha: float, kappa: float, noise: float = 0.0) -> float:
 
     Returns:
         κ |S − Ŝ|²/d of the posterior mean: 1 at α = 0.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    above(0, alpha=alpha, kappa=kappa)
+    at_least(0, noise=noise)
     if noise == 0 and alpha >= perfect_recovery(kappa):
         return 0.0
 
@@ -52,7 +63,13 @@ def curve(kappa: float, noise: float = 0.0, points: int = 40) -> tuple[np.ndarra
         kappa: κ = m/d > 0.
         noise: Δ̃.
         points: Number of q̂, geometrically up to 1e4, from where the error is nearly 1.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    above(0, kappa=kappa)
+    at_least(0, noise=noise)
+    at_least(1, points=points)
     q = np.geomspace(1e-2 * min(1.0, kappa**2), 1e4, points)
     left = np.array([error(1 / value, kappa) for value in q])
     return q * left / 2 + noise * q / 4, kappa * left

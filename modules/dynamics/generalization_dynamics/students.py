@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from framework.settings import between, finite_entries
+
 FROZEN = 1e-10  # eigenvalues below this share of the largest count as 0: float64 cannot distinguish them from it
 
 
@@ -39,7 +41,11 @@ def flow(h: Tensor, y: Tensor, start: Tensor | None = None) -> StudentFlow:
         h: (…, N, P) inputs or hidden activations, one column for each example, float64.
         y: (…, P).
         start: w(0) (…, N); zeros by default.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    finite_entries(h=h, y=y)
     basis, s, vt = torch.linalg.svd(h, full_matrices=False)
     moving = s.square() > FROZEN * s[..., :1].square()
     start = h.new_zeros(h.shape[:-1]) if start is None else start
@@ -66,7 +72,12 @@ def bulk_eigenvalues(h: Tensor, large: int) -> tuple[Tensor, float]:
 
     Returns:
         The next eigenvalues (min(N', P'),), scaled to the mean that ρ has at α = P'/N', and that α.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    between(0, min(h.shape) - 1, large=large)
+    finite_entries(h=h)
     values = torch.linalg.svdvals(h)[large:].square()
     alpha = (h.shape[1] - large) / (h.shape[0] - large)
     return values * (alpha / min(1.0, alpha) / values.mean()), alpha
@@ -96,7 +107,11 @@ def decompose(h: Tensor, y: Tensor, h_test: Tensor, y_test: Tensor) -> Decomposi
         y: (P,).
         h_test: (N_h, T), the test sample, over which averages are taken.
         y_test: (T,).
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    finite_entries(h=h, y=y, h_test=h_test, y_test=y_test)
     c = h_test @ h_test.mT / h_test.shape[1]
     best = torch.linalg.lstsq(h_test.mT, y_test[:, None], driver="gelsd").solution[:, 0]
     residual = y - best @ h

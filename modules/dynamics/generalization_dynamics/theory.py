@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
-from framework.settings import above
+from framework.settings import above, at_least
 
 NODES = 4000
 
@@ -29,6 +29,7 @@ def bulk(alpha: float, nodes: int = NODES) -> tuple[np.ndarray, np.ndarray]:
         UserError: α is not above 0.
     """
     above(0, alpha=alpha)
+    at_least(1, nodes=nodes)
     phi = (np.arange(nodes) + 0.5) * math.pi / nodes
     lam = 1 + alpha + 2 * math.sqrt(alpha) * np.cos(phi)
     # dλ = 2 √α sin φ dφ, and the root is 2 √α sin φ
@@ -37,7 +38,12 @@ def bulk(alpha: float, nodes: int = NODES) -> tuple[np.ndarray, np.ndarray]:
 
 
 def density(lam: ArrayLike, alpha: float) -> np.ndarray:
-    """Returns the bulk of ρ at λ, without the mass at 0."""
+    """Returns the bulk of ρ at λ, without the mass at 0.
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+    above(0, alpha=alpha)
     lam = np.asarray(lam, dtype=float)
     inside = ((1 + math.sqrt(alpha)) ** 2 - lam) * (lam - (1 - math.sqrt(alpha)) ** 2)
     return np.sqrt(inside.clip(min=0)) / (2 * math.pi * np.where(lam > 0, lam, np.inf))
@@ -46,7 +52,7 @@ def density(lam: ArrayLike, alpha: float) -> np.ndarray:
 def _nodes(alpha: float, t: float) -> int:
     """Number of nodes with which eigenvalues near 0 are resolved until time t, if the bulk extends to 0."""
     near = abs(math.sqrt(alpha) - 1) < 0.1
-    return max(NODES, int(200 * math.sqrt(min(t, 1e10)))) if near and math.isfinite(t) else NODES
+    return max(NODES, int(200 * math.sqrt(min(max(t, 0.0), 1e10)))) if near and math.isfinite(t) else NODES
 
 
 def generalization_error(t: ArrayLike, alpha: float, snr: float, inr: float = 0.0) -> np.ndarray:
@@ -59,7 +65,12 @@ def generalization_error(t: ArrayLike, alpha: float, snr: float, inr: float = 0.
         alpha: Number of examples divided by the number of dimensions.
         snr: Variance of the teacher's weights, divided by that of the noise.
         inr: Variance of the student's initial weights, divided by that of the noise.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    above(0, alpha=alpha)
+    at_least(0, snr=snr, inr=inr)
     times = np.atleast_1d(np.asarray(t, dtype=float))
     found = np.empty(times.shape)
     for i, now in np.ndenumerate(times):
@@ -83,7 +94,12 @@ def training_error(t: ArrayLike, alpha: float, snr: float, inr: float = 0.0) -> 
         alpha: Number of examples divided by the number of dimensions.
         snr: Variance of the teacher's weights, divided by that of the noise.
         inr: Variance of the student's initial weights, divided by that of the noise.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    above(0, alpha=alpha)
+    at_least(0, snr=snr, inr=inr)
     times = np.atleast_1d(np.asarray(t, dtype=float))
     found = np.empty(times.shape)
     for i, now in np.ndenumerate(times):
@@ -100,7 +116,11 @@ def final_error(alpha: float, snr: float, inr: float = 0.0) -> float:
         alpha: Number of examples divided by the number of dimensions.
         snr: Variance of the teacher's weights, divided by that of the noise.
         inr: Variance of the student's initial weights, divided by that of the noise.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(0, alpha=alpha, snr=snr, inr=inr)
     if alpha == 1:
         return math.inf
     if alpha < 1:
@@ -115,7 +135,14 @@ def optimal_stop(alpha: float, snr: float, inr: float = 0.0) -> tuple[float, flo
         alpha: Number of examples divided by the number of dimensions.
         snr: Variance of the teacher's weights, divided by that of the noise.
         inr: Variance of the student's initial weights, divided by that of the noise.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    above(0, alpha=alpha)
+    at_least(0, snr=snr, inr=inr)
+    if snr + inr == 0:
+        return 0.0, 1.0  # there is nothing to learn
     scale = math.log1p((snr + inr) * (1 + alpha))
     grid = np.linspace(math.log(scale) - 6, math.log(scale) + 12, 120)
     values = generalization_error(np.exp(grid), alpha, snr, inr)
@@ -134,12 +161,17 @@ def mode_stop(lam: ArrayLike, snr: float, inr: float = 0.0) -> np.ndarray:
     """Returns the time at which an eigenvalue's part of E_g is smallest: ln(1 + (SNR + INR) λ) / λ.
 
     Args:
-        lam: λ, above 0.
+        lam: λ, 0 or more; at 0 the limit SNR + INR.
         snr: Variance of the teacher's weights, divided by that of the noise.
         inr: Variance of the student's initial weights, divided by that of the noise.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(0, snr=snr, inr=inr)
     lam = np.asarray(lam, dtype=float)
-    return np.log1p((snr + inr) * lam) / lam
+    total = np.asarray(snr + inr, dtype=float)
+    return np.divide(np.log1p(total * lam), lam, out=np.broadcast_to(total, lam.shape).copy(), where=lam != 0)
 
 
 def ridge_error(alpha: float, snr: float, penalty: float | None = None) -> float:
@@ -149,7 +181,14 @@ def ridge_error(alpha: float, snr: float, penalty: float | None = None) -> float
         alpha: Number of examples divided by the number of dimensions.
         snr: Variance of the teacher's weights, divided by that of the noise.
         penalty: g.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    above(0, alpha=alpha)
+    at_least(0, snr=snr, penalty=penalty)
+    if penalty is None and snr == 0:
+        return 1.0  # the best penalty is infinite
     g = 1 / snr if penalty is None else penalty
     lam, weights = bulk(alpha)
     return float(1 + weights @ ((g**2 * snr + lam) / (lam + g) ** 2) + max(0.0, 1 - alpha) * snr)

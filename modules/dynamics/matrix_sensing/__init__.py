@@ -9,10 +9,12 @@ What it is for: understanding why gradient descent on factors of k > r columns c
     Z = X Xᵀ, ¼ |A(Z) − y|²:   X ← X − η sym(D) X                  k = r exponential, k > r as √(k − r) / (2 η T)
     Z = F Gᵀ, ½ |A(Z) − y|²:   F ← F − η D G,  G ← G − η Dᵀ F      exponential, k > r at a rate of the order of α²
 
-F starts at scale α and G at α/3. Δ = FᵀF − GᵀG is conserved. On the k − r directions N in which G vanishes, the error
-is multiplied by 1 − η λ_min(Nᵀ Δ₀ N) in each step: imbalance helps, and F₀ = G₀ is as slow as X Xᵀ. For a large start
-the slowest parts are those of F and G outside M's column and row space, with factors 1 − η σ_r(G)² and 1 − η σ_r(F)²
-(found here, not in the paper). The technique ``rebalance_factors`` (Section 5) makes the rate independent of α.
+F starts at scale α and G at α/3. Δ = FᵀF − GᵀG is conserved. On each of the k − r redundant directions N one factor
+vanishes, G where Nᵀ Δ₀ N is positive (for G smaller than F that is everywhere, if k ≤ n), F where it is negative. The
+error is multiplied by 1 − η min |λ(Nᵀ Δ₀ N)| in each step: imbalance helps, and F₀ = G₀ is as slow as X Xᵀ. For a large
+start the slowest parts are those of F and G outside M's column and row space, with factors 1 − η σ_r(G)² and
+1 − η σ_r(F)²; for small n, or k > n, see :func:`~modules.dynamics.matrix_sensing.theory.predicted_rate` (both found
+here, not in the paper). The technique ``rebalance_factors`` (Section 5) makes the rate independent of α.
 
 Expected numbers (``reproduce matrix_sensing``, two minutes of one core; n = 50, r = 3, η = 0.1): 2 η T |error| / √(k −
 r) between 0.998 and 0.999 for k = 4, 5, 7 after 20,000 steps; measured divided by predicted rates within 3 % of 1 for α

@@ -130,7 +130,7 @@ def asymmetric(run: Reproduction) -> Iterator[Claim]:
     alphas = (0.2, 0.3, 0.5, 0.7, 1.0)
     model, batch = model_of(POPULATION, f"--model.alpha={list(alphas)}", "--model.points=2000")
     found = model.simulate(batch, 20_000)
-    predicted = model.predicted_rate().numpy()
+    predicted = model.predicted_rate(from_start=True).numpy()
     fits = [exponential_rate(found["step"], error, 1e-9, 1e-4) for error in found["error"].T]
     measured = np.array([fit.rate for fit in fits])
     worst = float(np.abs(measured / predicted - 1).max())

@@ -166,6 +166,17 @@ class MatrixSensing(Ensemble):
             theory[names[0]] = trajectory["step"], trajectory["error/theory"][:, 0]
         self.log_figure("errors", errors_figure(curves, theory))
 
-    def predicted_rate(self) -> Tensor:
-        """Predicted rate of each trained member's error, asymmetric form with k > r, (E,); see ``theory.py``."""
-        return predicted_rate(self.start, self.f.detach(), self.g.detach(), self.rank, self.rate)
+    def predicted_rate(self, from_start: bool = False) -> Tensor:
+        """Predicted rate of each trained member's error, (E,); see ``theory.py``.
+
+        Args:
+            from_start: Whether Δ is that of the start, as in the paper, instead of the trained factors': the same up to
+                its drift, O(η).
+
+        Raises:
+            UserError: the form is symmetric, or k < r.
+        """
+        if self.symmetric:
+            raise UserError("symmetric: True is not accepted here; the rate is predicted for the asymmetric form")
+        f, g = self.f.detach(), self.g.detach()
+        return predicted_rate(self.start if from_start else imbalance(f, g), f, g, self.rank, self.rate)

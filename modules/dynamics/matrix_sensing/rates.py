@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from framework.settings import at_least
+
 
 class DecayRate(NamedTuple):
     """A straight line through logarithms.
@@ -55,7 +57,11 @@ def exponential_rate(
 
     Returns:
         The line; NaN if there are fewer than two points in the window.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(0, low=low)
     t, y = _window(t, y, low, high, first, last)
     return _line(t, np.log(y))
 
@@ -75,6 +81,10 @@ def power_exponent(
 
     Returns:
         The line; NaN if there are fewer than two points in the window.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(0, low=low)
     t, y = _window(t, y, low, high, max(first, np.finfo(float).tiny), last)
     return _line(np.log(t), np.log(y))

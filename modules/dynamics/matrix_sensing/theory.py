@@ -1,9 +1,11 @@
-"""The theory's rates in closed form."""
+"""The theory's rates in closed form (Xiong, Ding, Du 2024, arXiv 2310.01769)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from framework.settings import above, at_least, between
 
 
 def redundant_error(step: int, rate: float, k: int, rank: int) -> float:
@@ -13,10 +15,16 @@ def redundant_error(step: int, rate: float, k: int, rank: int) -> float:
 
     Args:
         step: T, from 0, where it is infinite.
-        rate: η.
-        k: Columns of X.
-        rank: r of M.
+        rate: η, above 0.
+        k: Columns of X, above r.
+        rank: r of M, from 0.
+
+    Raises:
+        UserError: a setting is not accepted.
     """
+    at_least(0, step=step, rank=rank)
+    above(0, rate=rate)
+    above({"rank": rank}, k=k)
     return float("inf") if step == 0 else (k - rank) ** 0.5 / (2 * rate * step)
 
 
@@ -25,29 +33,69 @@ def imbalance(f: Tensor, g: Tensor) -> Tensor:
     return f.mT @ f - g.mT @ g
 
 
-def redundant_space(g: Tensor, rank: int) -> Tensor:
-    """Orthonormal directions (E, k, k − r) of the k-space on which a trained G (E, n2, k) vanishes."""
-    return torch.linalg.svd(g, full_matrices=True)[2][:, rank:].mT
+def redundant_space(f: Tensor, g: Tensor, rank: int) -> Tensor:
+    """Orthonormal directions N of the k-space (E, k, c) that the product of trained factors does not use.
 
-
-def predicted_rate(start: Tensor, f: Tensor, g: Tensor, rank: int, rate: float) -> Tensor:
-    """Returns −d log|F Gᵀ − M| / dT at the end, (E,): −ln(1 − η λ) of the slowest decaying part.
-
-    On the redundant space N, λ is λ_min(Nᵀ Δ₀ N), as in the paper. For a large start the parts of F and G outside M's
-    column and row space are slower; they are multiplied by 1 − η σ_r(G)² and 1 − η σ_r(F)² in each step. If G is the
-    larger factor at the start, F vanishes on N instead, and F and G are exchanged in the formula.
+    They are spanned by the rows of F outside M's column space and the rows of G outside its row space: c is k − r, or
+    n1 + n2 − 2r if that is less.
 
     Args:
-        start: Δ₀ (E, k, k), see :func:`imbalance`.
         f: Trained, (E, n1, k).
         g: Trained, (E, n2, k).
-        rank: r < k.
-        rate: η.
+        rank: r.
     """
-    if float(start.diagonal(dim1=-2, dim2=-1).sum()) < 0:
-        start, f, g = -start, g, f
-    n = redundant_space(g, rank)
-    slowest = torch.linalg.eigvalsh(n.mT @ start @ n)[:, 0]
-    for factor in (f, g):
-        slowest = torch.minimum(slowest, torch.linalg.svdvals(factor)[:, rank - 1].square())
-    return -torch.log1p(-rate * slowest)
+    u, _, vt = torch.linalg.svd(f @ g.mT)
+    outside = torch.cat([f.mT @ u[..., rank:], g.mT @ vt[:, rank:].mT], dim=-1)
+    count = min(f.shape[-1] - rank, outside.shape[-1])
+    return torch.linalg.svd(outside)[0][..., :count]
+
+
+def predicted_rate(delta: Tensor, f: Tensor, g: Tensor, rank: int, rate: float) -> Tensor:
+    """Predicts −d log|F Gᵀ − M| / dT at the end, where A*A is the identity.
+
+    Near the end the error obeys D ← D − η (F Fᵀ D + D G Gᵀ): its parts are multiplied by 1 − η (σ_i(F)² + σ_j(G)²),
+    with at most one of the two zero. Δ decides which of the factors vanishes on a redundant direction: F where Nᵀ Δ N
+    is negative, G where it is positive. What is left there is |Nᵀ Δ N|, and its smallest eigenvalue is the paper's
+    rate. The formula also has the terms that count for small n, a large start, or factors without a zero singular value
+    (k > n). Where Δ is 0 on a redundant direction the error falls as 1/T, and the rate is 0.
+
+    Args:
+        delta: Δ (E, k, k), see :func:`imbalance`: of the start, which predicts the rate up to the drift of Δ, O(η); or
+            of the trained factors, which is exact.
+        f: Trained, (E, n1, k).
+        g: Trained, (E, n2, k).
+        rank: r, from 1 to the smallest of n1, n2 and k.
+        rate: η, above 0.
+
+    Returns:
+        (E,); NaN for a member that has diverged.
+
+    Raises:
+        UserError: a setting is not accepted.
+    """
+    rows, columns, width = f.shape[1], g.shape[1], f.shape[2]
+    between(1, min(rows, columns, width), rank=rank)
+    above(0, rate=rate)
+    finite = (f @ g.mT).isfinite().flatten(1).all(1)
+    delta, f, g = (torch.where(finite[:, None, None], value, 0.0) for value in (delta, f, g))
+    n = redundant_space(f, g, rank)
+    values, axes = torch.linalg.eigh(n.mT @ delta @ n)
+    axes, ends_in_g = n @ axes, values < 0
+    eye = torch.eye(width, dtype=delta.dtype, device=delta.device)
+    used = eye - n @ n.mT
+    keeps_f = eye - (axes * ends_in_g[:, None]) @ axes.mT
+    keeps_g = eye - (axes * ~ends_in_g[:, None]) @ axes.mT
+    # Fᵀ F and Gᵀ G at the limits: as trained on the used directions, by Δ on the redundant ones
+    gram_f = keeps_f @ delta @ keeps_f + used @ (f.mT @ f - delta) @ used
+    gram_g = used @ (g.mT @ g + delta) @ used - keeps_g @ delta @ keeps_g
+    rank_f = (rank + (~ends_in_g).sum(1)).clamp(max=rows)
+    rank_g = (rank + ends_in_g.sum(1)).clamp(max=columns)
+    strengths_f, strengths_g = torch.linalg.eigvalsh(gram_f).clamp(min=0), torch.linalg.eigvalsh(gram_g).clamp(min=0)
+    least_f = strengths_f.gather(1, width - rank_f[:, None])[:, 0]
+    least_g = strengths_g.gather(1, width - rank_g[:, None])[:, 0]
+    inf = torch.full_like(least_f, torch.inf)
+    apart = torch.where(rank_g < columns, least_f, inf), torch.where(rank_f < rows, least_g, inf)
+    slowest = torch.stack([*apart, least_f + least_g]).amin(0)
+    fastest = strengths_f[:, -1] + strengths_g[:, -1]
+    found = -torch.maximum((1 - rate * slowest).abs(), (1 - rate * fastest).abs()).log()
+    return torch.where(finite, found, torch.nan)

@@ -13,10 +13,13 @@ exception is W_1(0) = σ u βᵀ, of rank 1 but aligned with the task: KA = 1.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from framework.functional.laziness import kernel_alignment
+from framework.settings import above, at_least, between, finite_entries
 
 
 def sphere(tasks: int, dimension: int, generator: torch.Generator) -> Tensor:
@@ -29,7 +32,11 @@ def sphere(tasks: int, dimension: int, generator: torch.Generator) -> Tensor:
 
     Returns:
         (tasks, d), float64.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, tasks=tasks, dimension=dimension)
     drawn = torch.randn(tasks, dimension, generator=generator, dtype=torch.float64)
     return drawn / drawn.norm(dim=1, keepdim=True)
 
@@ -44,7 +51,12 @@ def anisotropic(dimension: int, kappa: float, generator: torch.Generator) -> Ten
 
     Returns:
         (d, d), float64.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, dimension=dimension)
+    at_least(0, kappa=kappa)
     turns = [
         torch.linalg.qr(torch.randn(dimension, dimension, generator=generator, dtype=torch.float64))[0]
         for _ in range(2)
@@ -69,7 +81,13 @@ def evenly_ranked(
 
     Returns:
         (tasks, h, d), float64.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, tasks=tasks, hidden=hidden, dimension=dimension)
+    between(1, min(hidden, dimension), rank=rank)
+    at_least(0, sigma=sigma)
     left, right = (
         torch.linalg.qr(torch.randn(tasks, n, rank, generator=generator, dtype=torch.float64))[0]
         for n in (hidden, dimension)
@@ -88,7 +106,12 @@ def aligned(directions: Tensor, hidden: int, sigma: float, generator: torch.Gene
 
     Returns:
         (…, h, d), float64.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(directions.shape[-1], hidden=hidden)
+    at_least(0, sigma=sigma)
     drawn = torch.randn(*directions.shape[:-2], hidden, directions.shape[-1], generator=generator, dtype=torch.float64)
     return sigma / directions.shape[-1] ** 0.5 * torch.linalg.qr(drawn)[0] @ directions.mT
 
@@ -102,7 +125,12 @@ def train(w1: Tensor, w2: Tensor, beta: Tensor, rate: float = 0.05, steps: int =
         beta: (E, d).
         rate: η.
         steps: Number of steps.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    above(0, rate=rate)
+    at_least(0, steps=steps)
     for _ in range(steps):
         error = w2 @ w1 - beta[:, None]
         w1, w2 = w1 - rate * w2.mT @ error, w2 - rate * error @ w1.mT
@@ -127,7 +155,11 @@ def predicted_alignment(w1: Tensor, w2: Tensor, beta: Tensor) -> Tensor:
         w1: W_1(0) (E, h, d).
         w2: w_2(0) (E, 1, h).
         beta: (E, d), of norm 1.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    finite_entries(w1=w1, w2=w2, beta=beta)
     d, b = w1.shape[-1], w2.square().sum((-2, -1))
     p = w1.mT @ w1
     eigenvalues = torch.linalg.eigvalsh(p)
@@ -137,13 +169,26 @@ def predicted_alignment(w1: Tensor, w2: Tensor, beta: Tensor) -> Tensor:
 
 
 def expected_alignment(eigenvalues: Tensor, b: float) -> float:
-    """Returns E[KA] over tasks uniform on the sphere; ``eigenvalues`` p (d,)."""
+    """Returns E[KA] over tasks uniform on the sphere; ``eigenvalues`` p (d,). NaN if the kernel is 0.
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+    finite_entries(eigenvalues=eigenvalues)
+    at_least(0, b=b)
     d = len(eigenvalues)
     top = (1 + 1 / d) * (float(eigenvalues.sum()) + d * b)
-    return top / ((d + 3) ** 0.5 * float((eigenvalues + b).square().sum()) ** 0.5)
+    norm = float((eigenvalues + b).square().sum()) ** 0.5
+    return top / ((d + 3) ** 0.5 * norm) if norm else math.nan
 
 
 def expected_alignment_of_rank(dimension: int, rank: int) -> float:
-    """Returns the same for ``rank`` equal singular values and b = |W_1|²."""
+    """Returns the same for ``rank`` equal singular values and b = |W_1|².
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+    at_least(1, dimension=dimension)
+    between(1, dimension, rank=rank)
     d = dimension
     return (d + 1) ** 2 / (d * ((d + 3) * (d + 2 + 1 / rank)) ** 0.5)

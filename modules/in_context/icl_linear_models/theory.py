@@ -5,6 +5,7 @@ Equation and theorem numbers are those of Zhang, Frei, Bartlett 2024 (arXiv 2306
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,9 +15,17 @@ from numpy.typing import ArrayLike
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from framework.settings import above, at_least, finite, finite_entries
+from modules.in_context.predictors import solve_symmetric
+
 
 def gamma(cov: Tensor, length: int) -> Tensor:
-    """Returns Γ = (1 + 1/N) Λ + tr(Λ)/N I, (…, d, d)."""
+    """Returns Γ = (1 + 1/N) Λ + tr(Λ)/N I, (…, d, d).
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+    at_least(1, length=length)
     trace = cov.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     return (1 + 1 / length) * cov + trace / length * torch.eye(cov.shape[-1], dtype=cov.dtype)
 
@@ -75,7 +84,12 @@ def balanced_start(dim: int, sigma: float, generator: torch.Generator) -> Tensor
 
     Returns:
         (d, d), float64.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, dim=dim)
+    above(0, sigma=sigma)
     m = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
     product = m @ m.T
     return sigma * product / product.norm()
@@ -91,7 +105,15 @@ def gradient_flow(cov: Tensor, length: int, start: Tensor, u0: float, end: float
         u0: u(0).
         end: Time to stop at.
         points: R.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, length=length)
+    at_least(2, points=points)
+    above(0, end=end)
+    finite(u0=u0)
+    finite_entries(cov=cov, start=start)
     dim, matrix = len(cov), cov.numpy()
 
     def slope(_: float, state: np.ndarray) -> np.ndarray:
@@ -109,14 +131,26 @@ def gradient_flow(cov: Tensor, length: int, start: Tensor, u0: float, end: float
 
 
 def limit(cov: Tensor, length: int) -> tuple[Tensor, float]:
-    """U_∞ = tr(Γ⁻²)^(−1/4) Γ⁻¹ and u_∞ = tr(Γ⁻²)^(1/4) (Theorem 4.1)."""
+    """U_∞ = tr(Γ⁻²)^(−1/4) Γ⁻¹ and u_∞ = tr(Γ⁻²)^(1/4) (Theorem 4.1).
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+    finite_entries(cov=cov)
+    above(0, **{"trace of cov": float(cov.trace())})
     inverse = torch.linalg.inv(gamma(cov, length))
     size = float((inverse * inverse).sum()) ** 0.25
     return inverse / size, size
 
 
 def limit_loss(cov: Tensor, length: int) -> float:
-    """Returns ½ tr Λ − ½ tr(Λ² Γ⁻¹), the loss there."""
+    """Returns ½ tr Λ − ½ tr(Λ² Γ⁻¹), the loss there.
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+    finite_entries(cov=cov)
+    above(0, **{"trace of cov": float(cov.trace())})
     return float(0.5 * cov.trace() - 0.5 * (cov @ cov @ torch.linalg.inv(gamma(cov, length))).trace())
 
 
@@ -140,7 +174,12 @@ def readout_risk(
         query_cov: Λ_q of the query; by default Λ.
         second_moment: W = E w wᵀ; by default I.
         noise: σ² of the examples' labels.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, length=length)
+    at_least(0, noise=noise)
     other = cov if query_cov is None else query_cov
     w = torch.eye(len(cov), dtype=cov.dtype) if second_moment is None else second_moment
     middle = readout @ other @ readout.T
@@ -161,7 +200,13 @@ def theorem_risk(cov: Tensor, length: int, test_length: int, w: Tensor) -> float
         length: N, of training.
         test_length: M.
         w: The task (d,).
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, length=length, test_length=test_length)
+    finite_entries(cov=cov)
+    above(0, **{"trace of cov": float(cov.trace())})
     square = torch.linalg.matrix_power(torch.linalg.inv(gamma(cov, length)), 2)
     spread = torch.outer(cov @ w, cov @ w) + (w @ cov @ w) * cov
     trace = float(cov.trace())
@@ -182,7 +227,12 @@ def random_spectrum_gain(dim: int, length: int, moments: Sequence[float]) -> flo
         dim: d.
         length: N, examples in a prompt.
         moments: m₁, m₂, m₃.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, dim=dim, length=length)
+    above(0, moments=list(moments))
     m1, m2, m3 = moments
     return m2 / ((1 + 1 / length) * m3 + (m3 + (dim - 1) * m1 * m2) / length)
 
@@ -197,7 +247,12 @@ def random_spectrum_risk(gain: float, dim: int, length: float, moments: Sequence
         dim: d.
         length: M, examples in a prompt; may be infinite.
         moments: m₁, m₂, m₃.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, dim=dim, length=None if length == math.inf else length)
+    finite(gain=gain, moments=list(moments))
     m1, m2, m3 = moments
     mixed = m3 + (dim - 1) * m1 * m2
     return dim * (gain**2 * ((1 + 1 / length) * m3 + mixed / length) - 2 * gain * m2 + m1)
@@ -207,8 +262,13 @@ def best_readout(rows: ArrayLike, length: int) -> Tensor:
     """Returns A* = ((1 − 1/N) Λ² + (1/N) E[x xᵀ x xᵀ])⁻¹ Λ for x of any law with mean 0, here that of ``rows`` (n, d).
 
     It minimises the expected squared error over readouts for w ~ N(0, I); Γ⁻¹ if x is Gaussian.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, length=length)
     x = torch.as_tensor(np.asarray(rows), dtype=torch.float64)
     cov = x.T @ x / len(x)
+    finite_entries(rows=x)
     fourth = (x * x.square().sum(1, keepdim=True)).T @ x / len(x)
-    return torch.linalg.solve((1 - 1 / length) * cov @ cov + fourth / length, cov)
+    return solve_symmetric((1 - 1 / length) * cov @ cov + fourth / length, cov)

@@ -14,6 +14,8 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from framework.settings import above, at_least, finite, finite_entries
+
 
 def reduced_answer(x: Tensor, y: Tensor, omega: Tensor, mu: Tensor) -> Tensor:
     """Returns Σ_h μ_h yᵀ softmax(ω_h X x_q).
@@ -49,7 +51,12 @@ def mean_field_loss(omega: Tensor, mu: Tensor, dim: int, length: int, noise: flo
 
     Returns:
         ().
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, dim=dim, length=length)
+    at_least(0, noise=noise)
     return 1 + noise - 2 * mu @ omega + mu @ _kernel(omega, dim, length, noise) @ mu
 
 
@@ -65,7 +72,12 @@ def mean_field_gradient(omega: Tensor, mu: Tensor, dim: int, length: int, noise:
 
     Returns:
         (H,) and (H,).
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, dim=dim, length=length)
+    at_least(0, noise=noise)
     outer = omega[:, None] * omega
     exponential = (1 + noise) / length * torch.exp((dim * outer).clamp(max=50.0))
     by_mu = -2 * omega + 2 * (outer + exponential) @ mu
@@ -84,7 +96,13 @@ def best_mu(omega: Tensor, dim: int, length: int, noise: float) -> Tensor:
 
     Returns:
         (H,).
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, dim=dim, length=length)
+    at_least(0, noise=noise)
+    finite_entries(omega=omega)
     return torch.linalg.lstsq(_kernel(omega, dim, length, noise), omega[:, None], driver="gelsd").solution[:, 0]
 
 
@@ -103,7 +121,12 @@ def single_head(dim: int, length: int, noise: float) -> AttentionHead:
         dim: d.
         length: L.
         noise: s2.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, dim=dim, length=length)
+    at_least(0, noise=noise)
     share = 1 / (1 + math.e * (1 + noise) * dim / length)
     return AttentionHead(dim**-0.5, dim**0.5 * share, 1 + noise - share)
 
@@ -115,7 +138,12 @@ def many_heads_infimum(dim: int, length: int, noise: float) -> float:
         dim: d.
         length: L.
         noise: s2.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, dim=dim, length=length)
+    at_least(0, noise=noise)
     return 1 + noise - 1 / (1 + (1 + noise) * dim / length)
 
 
@@ -141,7 +169,15 @@ def mean_field_flow(
         noise: s2.
         end: Time at which it ends.
         points: R; times from 1e-4 of the end on are evenly spaced in the logarithm, the first is 0.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, dim=dim, length=length)
+    at_least(0, noise=noise)
+    above(0, end=end)
+    at_least(2, points=points)
+    finite_entries(omega=omega, mu=mu)
     heads = len(omega)
 
     def slope(_: float, state: np.ndarray) -> np.ndarray:
@@ -166,7 +202,13 @@ def debiased_step_risk(rate: float, dim: int, length: int, noise: float) -> floa
         dim: d.
         length: L.
         noise: s2.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    finite(rate=rate)
+    at_least(1, dim=dim, length=length)
+    at_least(0, noise=noise)
     n = length - 1
     return 1 + noise - 2 * rate * n / length + rate**2 * n * (n + dim + 1 + dim * noise) / length**2
 
@@ -178,7 +220,12 @@ def best_debiased_rate(dim: int, length: int, noise: float) -> float:
         dim: d.
         length: L.
         noise: s2.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, dim=dim, length=length)
+    at_least(0, noise=noise)
     return length / (length + dim + dim * noise)
 
 
@@ -190,7 +237,13 @@ def gradient_step_risk(rate: float, dim: int, length: int, noise: float) -> floa
         dim: d.
         length: L.
         noise: s2.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    finite(rate=rate)
+    at_least(1, dim=dim, length=length)
+    at_least(0, noise=noise)
     return 1 + noise - 2 * rate + rate**2 * (1 + (dim + 1 + dim * noise) / length)
 
 
@@ -201,7 +254,12 @@ def best_gradient_rate(dim: int, length: int, noise: float) -> float:
         dim: d.
         length: L.
         noise: s2.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, dim=dim, length=length)
+    at_least(0, noise=noise)
     return 1 / (1 + (dim + 1 + dim * noise) / length)
 
 
@@ -209,7 +267,12 @@ def proportional_limit(ratio: float, noise: float) -> tuple[float, float]:
     """Errors of the best gradient step and of Bayes as d, L → ∞ with d/L → ξ.
 
     1 + s2 − 1/(1 + ξ (1 + s2)), and ½ (s2 + (ξ − 1)/ξ + √(4 s2 + (s2 + (1 − ξ)/ξ)²)) + s2/2 of the label's own.
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    above(0, ratio=ratio)
+    at_least(0, noise=noise)
     step = 1 + noise - 1 / (1 + ratio * (1 + noise))
     root = math.sqrt(4 * noise + (noise + (1 - ratio) / ratio) ** 2)
     return step, 0.5 * (noise + (ratio - 1) / ratio + root)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from framework.settings import at_least, finite_entries
+
 
 def best_preconditioner(cov: Tensor, task_cov: Tensor, length: int, noise: float = 0.0) -> Tensor:
-    """Returns Γ* = Ψ Λ [(1 + 1/C) Λ Ψ Λ + (tr(Ψ Λ) + σ²)/C Λ]⁻¹ of one gradient step from w*.
+    """Returns Γ* = Ψ Λ [(1 + 1/C) Λ Ψ Λ + (tr(Ψ Λ) + σ²)/C Λ]⁺ of one gradient step from w*; Λ may be singular.
 
     Args:
         cov: Λ (d, d).
@@ -21,10 +23,16 @@ def best_preconditioner(cov: Tensor, task_cov: Tensor, length: int, noise: float
 
     Returns:
         (d, d).
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, length=length)
+    at_least(0, noise=noise)
+    finite_entries(cov=cov, task_cov=task_cov)
     spread = cov @ task_cov @ cov
     inner = (1 + 1 / length) * spread + ((task_cov @ cov).trace() + noise) / length * cov
-    return task_cov @ cov @ torch.linalg.inv(inner)
+    return task_cov @ cov @ torch.linalg.pinv(inner, hermitian=True)
 
 
 def gradient_step_risk(preconditioner: Tensor, cov: Tensor, task_cov: Tensor, length: int, noise: float = 0.0) -> float:
@@ -38,7 +46,12 @@ def gradient_step_risk(preconditioner: Tensor, cov: Tensor, task_cov: Tensor, le
         task_cov: Ψ (d, d).
         length: C.
         noise: σ².
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, length=length)
+    at_least(0, noise=noise)
     spread = (1 + 1 / length) * cov @ task_cov @ cov + ((task_cov @ cov).trace() + noise) / length * cov
     crossed = preconditioner @ cov @ task_cov
     return float((cov @ (task_cov - crossed - crossed.mT + preconditioner @ spread @ preconditioner.mT)).trace())
@@ -52,7 +65,12 @@ def best_gradient_step_risk(cov: Tensor, task_cov: Tensor, length: int, noise: f
         task_cov: Ψ (d, d).
         length: C.
         noise: σ².
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, length=length)
+    at_least(0, noise=noise)
     return gradient_step_risk(best_preconditioner(cov, task_cov, length, noise), cov, task_cov, length, noise)
 
 
@@ -60,12 +78,21 @@ def isotropic_rates(dim: int, length: int) -> tuple[float, float]:
     """γ = 1/(1 + (d + 1)/C) and c = 1/(d + 2/C) of the best linear attention without a guess, H ≥ d + 1, Λ = Ψ = I.
 
     It answers x_qᵀ [γ (g − S w*) + c tr(S) w*].
+
+    Raises:
+        UserError: an argument is not accepted.
     """
+    at_least(1, dim=dim, length=length)
     return 1 / (1 + (dim + 1) / length), 1 / (dim + 2 / length)
 
 
 def multi_head_gap(mean: Tensor, length: int) -> float:
-    """R_MH − R_GD* = 2 |w*|²/(d C + 2): what no number of heads removes without a guess (Λ = Ψ = I, σ = 0)."""
+    """R_MH − R_GD* = 2 |w*|²/(d C + 2): what no number of heads removes without a guess (Λ = Ψ = I, σ = 0).
+
+    Raises:
+        UserError: an argument is not accepted.
+    """
+    at_least(1, length=length)
     return float(2 * mean.square().sum() / (len(mean) * length + 2))
 
 

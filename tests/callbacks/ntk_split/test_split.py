@@ -48,6 +48,15 @@ def test_the_parts_sum_to_the_kernel_of_all_parameters(bias):
         torch.testing.assert_close(split.whole(), tangent_kernel(model, X, other, apart=True), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("frozen", [("bias",), ("weight",), ("weight", "bias")])
+def test_what_is_frozen_in_the_head_has_no_part(frozen):
+    model = net()
+    for name in frozen:
+        getattr(model.head, name).requires_grad_(False)
+    expected = tangent_kernel(model, X, Z, apart=True)  # of all that is trained
+    torch.testing.assert_close(ntk_split(model, "head", X, Z).whole(), expected, rtol=1e-10, atol=1e-10)
+
+
 def test_scaling_the_head():
     """Check 2."""
     model = net()

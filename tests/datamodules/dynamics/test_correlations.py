@@ -28,9 +28,11 @@ def test_sums_means_and_whitening():
     sums, means = (batch_of(source="digits", mean=mean) for mean in (False, True))
     torch.testing.assert_close(sums["s11"], means["s11"] * 1797)
     torch.testing.assert_close(means["syy"], torch.tensor(1.0, dtype=torch.float64))
-    white = batch_of(source="digits", whiten=True)["s11"]
-    assert len(white) == 61  # three pixels are always 0
-    torch.testing.assert_close(white, torch.eye(61, dtype=torch.float64))
+    for mean in (False, True):
+        white = batch_of(source="digits", whiten=True, mean=mean, examples=True)
+        assert len(white["s11"]) == 61  # three pixels are always 0
+        torch.testing.assert_close(white["s11"], torch.eye(61, dtype=torch.float64))
+        torch.testing.assert_close(white["x"] @ white["x"].T / white["count"], white["s11"])
     x = torch.randn(4, 9, dtype=torch.float64)
     torch.testing.assert_close(whitened(x) @ whitened(x).T, torch.eye(4, dtype=torch.float64))
 

@@ -1,7 +1,9 @@
 """Limit kernels against tables, quadrature and scaling; predictions against training a linearised model."""
 
 import math
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
@@ -19,7 +21,6 @@ from framework.functional.ntk import (
     kernel_vector_product,
     tangent_kernel,
 )
-from framework.functional.ntk.infinite import quadrature_dual
 
 
 def circle(*angles):
@@ -51,9 +52,75 @@ def test_relu_and_erf_against_quadrature(a, b, c):
 
     for slope, found in enumerate(ACTIVATIONS["relu"].dual(*tensors)):
         assert float(found) == pytest.approx(integrate.quad(over_v, 0, 12, args=(slope,))[0], abs=1e-6)
-    erf = ACTIVATIONS["erf"]
-    for found, wanted in zip(erf.dual(*tensors), quadrature_dual(erf, *tensors, nodes=100), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+    def erf_over_v(z, slope):
+        u, mean, spread = math.sqrt(a) * z, c / math.sqrt(a) * z, 1 + 2 * rest**2
+        if slope:
+            return 4 / math.pi * math.exp(-(u**2) - mean**2 / spread) / math.sqrt(spread) * stats.norm.pdf(z)
+        return math.erf(u) * math.erf(mean / math.sqrt(spread)) * stats.norm.pdf(z)
+
+    for slope, found in enumerate(ACTIVATIONS["erf"].dual(*tensors)):
+        assert float(found) == pytest.approx(integrate.quad(erf_over_v, -12, 12, args=(slope,))[0], abs=1e-8)
+
+
+def tanh_expectations(a, b, rho):
+    """E[tanh(u) tanh(v)] and E[tanh'(u) tanh'(v)] by adaptive quadrature."""
+
+    def bump(x):
+        return 1 - math.tanh(x) ** 2 if abs(x) < 1 else 4 * math.exp(-2 * abs(x)) / (1 + math.exp(-2 * abs(x))) ** 2
+
+    rest = math.sqrt(1 - rho**2)
+
+    def mean(f, g):
+        def over_v(z):
+            own, centre = f(math.sqrt(a) * z), math.sqrt(b) * rho * z
+            if rest == 0:
+                return own * g(centre) * stats.norm.pdf(z)
+            scale = math.sqrt(b) * rest
+            turn = -centre / scale  # where v = 0
+            ends = sorted({-9.0, 9.0, *(min(9, max(-9, turn + k / scale)) for k in (-15, -4, -1, 0, 1, 4, 15))})
+            parts = pairwise(ends)
+            return (
+                own
+                * stats.norm.pdf(z)
+                * sum(
+                    integrate.fixed_quad(
+                        lambda w: np.array([g(centre + scale * x) for x in w]) * stats.norm.pdf(w), low, high, n=30
+                    )[0]
+                    for low, high in parts
+                )
+            )
+
+        ends = sorted({-9.0, 9.0, *(min(9, max(-9, k / math.sqrt(a))) for k in (-15, -4, -1, 0, 1, 4, 15))})
+        parts = pairwise(ends)
+        return sum(integrate.quad(over_v, low, high, epsabs=1e-10, epsrel=1e-9)[0] for low, high in parts)
+
+    return mean(math.tanh, math.tanh), mean(bump, bump)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "rho"),
+    [
+        *((v, v, 1.0) for v in (0.01, 1.0, 4.0, 16.0, 60.0, 1000.0)),
+        (0.01, 0.01, 0.5),
+        (1000.0, 1000.0, -1.0),
+        (60.0, 60.0, 0.999),
+        (1000.0, 4.0, -0.9),
+    ],
+)
+def test_tanh_against_adaptive_quadrature(a, b, rho):
+    tensors = [torch.tensor([x], dtype=torch.float64) for x in (a, b, rho * math.sqrt(a * b))]
+    for found, wanted in zip(ACTIVATIONS["tanh"].dual(*tensors), tanh_expectations(a, b, rho), strict=True):
+        assert float(found) == pytest.approx(wanted, rel=1e-7, abs=1e-12)
+
+
+def test_tanh_has_the_limits_of_small_and_large_variances():
+    zero, large = torch.zeros(1, dtype=torch.float64), torch.full((1,), 1e12, dtype=torch.float64)
+    value, slope = ACTIVATIONS["tanh"].dual(zero, zero, zero)
+    assert (float(value), float(slope)) == (0, pytest.approx(1, abs=1e-10))
+    value, slope = ACTIVATIONS["tanh"].dual(large, large, 0.5 * large)
+    assert float(value) == pytest.approx(1 / 3, abs=1e-5)  # that of the sign, 2/π arcsin ρ
+    assert float(slope) == pytest.approx(2 / math.pi / 1e12 / math.sqrt(0.75), rel=1e-5)
 
 
 def test_the_limit_is_neural_tangents():

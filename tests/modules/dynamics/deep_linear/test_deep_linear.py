@@ -1,20 +1,22 @@
 """Deep linear networks: gradients, starts, exact solutions against integration and simulation."""
 
 import math
+from itertools import pairwise
 from typing import get_args
 
 import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from scipy.integrate import solve_ivp
+from scipy.integrate import quad, solve_ivp
+from scipy.special import digamma
 
 from datamodules.dynamics.correlations import Correlations
 from framework import OptimizerConfig
 from framework.errors import UserError
 from modules.dynamics.deep_linear import DeepLinear, theory
 from modules.dynamics.deep_linear.initialisation import Init, consistency, draw, orthonormal
-from modules.dynamics.deep_linear.isometry import product_spectrum, tanh_network
+from modules.dynamics.deep_linear.isometry import log_spectrum, product_spectrum, random_factors, tanh_network
 from modules.dynamics.deep_linear.network import best_loss, modes, product
 
 
@@ -132,9 +134,9 @@ def test_the_time_of_unequal_layers_is_that_of_integration(a0, b0, s, uf):
 
 def test_times_agree_with_each_other():
     assert theory.unequal_time(2.0, 0.1, 0.1, 1.5) == pytest.approx(float(theory.learning_time(2.0, 0.01, 1.5)))
-    assert theory.unequal_time(2.0, 0.1, 0.1 + 1e-6, 1.5) == pytest.approx(
-        float(theory.learning_time(2.0, 0.01, 1.5)), rel=1e-4
-    )
+    for gap in (1e-6, 1e-12, 5e-14, 5e-15, 1e-16):  # of a and b; with a = 0.1 the difference of squares is a fifth
+        found = theory.unequal_time(2.0, 0.1, 0.1 + gap, 1.5)
+        assert found == pytest.approx(float(theory.learning_time(2.0, 0.1 * (0.1 + gap), 1.5)), rel=1e-10)
     assert theory.depth_time(2.0, 0.01, 1.5, 2, tau=3.0) == pytest.approx(
         float(theory.learning_time(2.0, 0.01, 1.5, 3.0))
     )
@@ -180,6 +182,32 @@ def test_members_are_independent_runs_at_their_own_rates():
     np.testing.assert_allclose(alone.simulate(batch, 30, [30])["loss"][-1], found[2:], rtol=1e-10)
 
 
+@pytest.mark.parametrize("size", [1, 2, 7, 16])
+def test_a_products_singular_values_are_exact_however_far_apart(size):
+    generator = torch.Generator().manual_seed(0)
+    logs = torch.linspace(0, -3, size, dtype=torch.float64)
+    frames = [orthonormal(size, size, generator) for _ in range(401)]
+    factors = [after @ torch.diag(logs.exp()) @ before.T for before, after in pairwise(frames)]
+    torch.testing.assert_close(log_spectrum(factors, size), 400 * logs, rtol=1e-12, atol=1e-11)  # to e^-1200
+
+
+def test_gaussian_products_have_newmans_exponents():
+    size, count = 16, 400
+    exact = [(digamma((size - i) / 2) + math.log(2 / size)) / 2 for i in range(size)]  # Newman, 1986
+    draws = [torch.Generator().manual_seed(seed) for seed in range(5)]
+    found = torch.stack([log_spectrum(random_factors(size, count, False, g), size) for g in draws]) / count
+    np.testing.assert_allclose(found.mean(0), exact, atol=0.06)
+    assert float(found[:, -1].mean()) == pytest.approx(-2.021, abs=0.06)
+
+
+def test_short_products_have_the_singular_values_of_the_matrix():
+    generator = torch.Generator().manual_seed(0)
+    factors = list(random_factors(30, 3, False, generator))
+    expected = torch.linalg.svdvals(factors[2] @ factors[1] @ factors[0])
+    torch.testing.assert_close(log_spectrum(factors, 30).exp(), expected, rtol=1e-9, atol=0)
+    assert product_spectrum(3, 0, False, generator).tolist() == [1, 1, 1]
+
+
 def test_random_products_and_networks():
     generator = torch.Generator().manual_seed(0)
     assert (product_spectrum(50, 20, True, generator) - 1).abs().max() < 1e-10
@@ -190,7 +218,17 @@ def test_random_products_and_networks():
     assert float(variances[-5:].mean()) == pytest.approx(theory.tanh_variance(1.5), rel=0.08)
     assert jacobian.shape == (300, 300)
     assert theory.tanh_variance(1.2) == pytest.approx(0.24951, abs=1e-4)
-    assert theory.tanh_variance(0.9) < 1e-6
+    assert theory.tanh_variance(0.9) == theory.tanh_variance(1.0) == 0
+    small = theory.tanh_variance(1.0001)
+    assert small == pytest.approx((1 - 1.0001**-2) / 2, rel=1e-3)  # E[tanh²] = q − 2 q² + …
+
+
+@pytest.mark.parametrize("gain", [1.5, 8.0, 50.0])
+def test_the_limit_variance_is_a_fixed_point_by_adaptive_quadrature(gain):
+    q = theory.tanh_variance(gain)
+    x = [0, *np.geomspace(1e-3, 1, 7) * 12 * math.sqrt(q)]
+    parts = [quad(lambda u: np.tanh(u) ** 2 * np.exp(-(u**2) / (2 * q)), a, b, epsabs=0)[0] for a, b in pairwise(x)]
+    assert q == pytest.approx(gain**2 * 2 * sum(parts) / math.sqrt(2 * math.pi * q), rel=1e-9)
 
 
 def test_fit_resumes_and_draws(tmp_path):

@@ -88,13 +88,58 @@ def test_more_columns_than_the_rank_slow_the_symmetric_form_to_one_over_t():
     assert "error/theory" not in exact
 
 
-@pytest.mark.parametrize(("alpha", "ratio"), [(0.3, 3.0), (0.5, 3.0), (1.0, 3.0), (0.05, 1 / 3)])
+@pytest.mark.parametrize(("alpha", "ratio"), [(0.3, 3.0), (0.5, 3.0), (0.7, 3.0), (0.05, 1 / 3)])
 def test_the_asymmetric_rate_is_predicted(alpha, ratio):
     model, batch = model_of(alpha=[alpha], init_ratio=ratio, points=2000), batch_of()
     found = model.simulate(batch, 6000)
     rate = exponential_rate(found["step"], found["error"][:, 0], 1e-9, 1e-4)
     assert rate.points > 5
     assert rate.rate == pytest.approx(float(model.predicted_rate()[0]), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options"),
+    [
+        (20, {"width": 3, "init_ratio": 1.0, "seeds": 6}),  # which factor vanishes differs between members
+        (12, {"width": 5, "init_ratio": 1.0, "seeds": 3}),  # and between directions
+        (4, {"width": 6, "alpha": [0.7], "seeds": 3}),  # k > n: neither factor has a singular value 0
+        (5, {"columns": 3, "width": 10, "init_ratio": 1.5, "seeds": 3}),  # k > n1 + n2
+        (12, {"alpha": [0.3, 1.0], "seeds": 2}),  # F's and G's parts outside M count
+        (12, {"width": 2, "seeds": 2}),  # k = r
+    ],
+)
+def test_the_rate_is_predicted_for_each_member(rows, options):
+    model = model_of(**{"rows": rows, "alpha": [0.5], "points": 2000, **options})
+    found = model.simulate(batch_of(rows=rows, columns=options.get("columns"), symmetric=False, seed=1), 6000)
+    predicted = model.predicted_rate()
+    assert (model.predicted_rate(from_start=True) / predicted - 1).abs().max() < 0.2  # Δ drifts by O(η)
+    fits = [exponential_rate(found["step"], error, 1e-9, 1e-4) for error in found["error"].T]
+    clear = [fit.points > 5 and fit.residual < 0.01 for fit in fits]
+    assert sum(clear) >= len(fits) - 1  # a window with two rates, or an error that is not there yet, has no slope
+    for fit, rate in zip(fits, predicted.tolist(), strict=True):
+        if fit.points > 5 and fit.residual < 0.01:
+            assert rate == pytest.approx(fit.rate, rel=0.02)
+
+
+def test_a_large_step_decays_as_its_fastest_part():
+    model, batch = model_of(0.95, width=2, alpha=[0.5], init_ratio=1.0), batch_of(seed=1)
+    found = model.simulate(batch, 2000)
+    fit = exponential_rate(found["step"], found["error"][:, 0], 1e-12, 1e-8)
+    assert float(model.predicted_rate()[0]) == pytest.approx(fit.rate, rel=0.05)
+
+
+def test_where_no_rate_is_predicted():
+    balanced = model_of(init_ratio=1.0, equal_start=True, alpha=[0.5])
+    balanced.simulate(batch_of(), 2000, [2000])
+    assert abs(float(balanced.predicted_rate())) < 1e-12  # 1/T
+    diverged = model_of(seeds=2)
+    with torch.no_grad():
+        diverged.f[1] = torch.inf
+    assert diverged.predicted_rate().isfinite().tolist() == [True, False]
+    with pytest.raises(UserError, match="symmetric: True"):
+        model_of(symmetric=True).predicted_rate()
+    with pytest.raises(UserError, match=r"rank: 4 is not accepted; from 1 to 3"):
+        model_of(rank=4, width=3).predicted_rate()
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
