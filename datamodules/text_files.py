@@ -18,8 +18,11 @@ from framework.readers.text import read_text
 
 PLAIN = (".txt", ".raw", ".tokens", ".md")
 SUFFIXES = tuple(suffix + packed for suffix in (*PLAIN, *tables.SUFFIXES) for packed in ("", ".gz"))
-# What comes with a data set or a tokenizer of Hugging Face.
-_DESCRIPTIONS = re.compile(r"(dataset_\w+|state|(\w+_)?config|tokenizer|vocab|added_tokens|special_tokens_map)\.json")
+# What comes with data: descriptions, and what Hugging Face's libraries write beside data sets and tokenizers.
+_DESCRIPTIONS = re.compile(
+    r"(dataset_\w+|state|(\w+_)?config|tokenizer|vocab|added_tokens|special_tokens_map)\.json|cache-.*\.arrow|"
+    r"(readme|licen[cs]e|notice|copying|citation|changelog|makefile)(\.\w+)?"
+)
 Embedded = Literal["topics", "code"]
 EMBEDDED: dict[Embedded, str] = {
     "topics": "the English prose of Python's own help topics (pydoc_data)",
@@ -47,52 +50,93 @@ def find_splits(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, l
     """The files of each split under ``path``: ``train``, ``val``, ``test``, or ``all`` where no name says a split.
 
     A file belongs to a split by its name (``train-00000-of-00001.parquet``, ``wiki.test.raw``, ``val.jsonl``) or by
-    its folder's (``train/data-00000-of-00001.arrow``); see :data:`datamodules.parts.PARTS`. The files of ``path``
-    itself are used where there are any, else those below; only those that end in ``suffixes``, and no hidden ones.
-    Beside tables, plain texts (``README.md``) are left out. What is left out is printed.
+    a folder's (``train/data-00000-of-00001.arrow``, ``train/pos/0.txt``); see :data:`datamodules.parts.PARTS`. The
+    files of ``path`` itself are used where there are tables or splits among them or nothing of that kind below,
+    else all; only those that end in ``suffixes``, and no hidden ones. Beside tables, plain texts that name no split
+    are left out, and so are descriptions (``README.md``, ``LICENSE``), caches and the packed copy of a file. What
+    was taken and what was left out is printed.
 
     Args:
         path: A file, or a folder.
         suffixes: What the files of a folder end in, in lower case.
 
     Raises:
-        UserError: there is no such path, or no file of a known kind.
+        UserError: there is no such path, no file of a known kind, two files of one name but for the suffix, or splits
+            of the same name in several folders.
     """
-    if path.is_file():
+    expected = ", ".join(filter(None, suffixes))
+    if _is_file(path):
         return {"all": [path]}
     if not path.is_dir():
-        raise UserError(
-            f"path: {path} not found; expected a file or a folder of them ({', '.join(filter(None, suffixes))})"
-        )
-    files = _data(path, suffixes, deep=False)
-    within = files or _data(path, suffixes, deep=True)
-    if not within:
-        raise UserError(f"path: {path} holds no data; expected files {', '.join(filter(None, suffixes))}")
-    left_out = [file for file in within if has_suffix(file.name, _PLAIN_NAMES)]
-    within = [file for file in within if file not in left_out] or left_out
+        raise UserError(f"path: {path} not found; expected a file or a folder of them ({expected})")
+    listing = list_files(path, suffixes)
+    files = [file for file in listing.files if not _DESCRIPTIONS.fullmatch(file.name.lower())]
+    splits = {file: _split_of(file.relative_to(path)) for file in files}
+    plain = {file for file in files if has_suffix(file.name, _PLAIN_NAMES)}
+
+    def counts(file: Path) -> bool:
+        return splits[file] is not None or file not in plain
+
+    top = [file for file in files if file.parent == path]
+    if top and (any(map(counts, top)) or not any(map(counts, files))):
+        files = top
+    if any(map(counts, files)):
+        files = list(filter(counts, files))
+    files = _without_copies(files)
+    if not files:
+        raise UserError(f"path: {path} holds no data; expected files {expected}")
     found: dict[str, list[Path]] = {}
-    for file in within:
-        split = _split_of(file.name) or (None if files else _split_of(file.parent.name))
-        if split:
-            found.setdefault(split, []).append(file)
-    used = found or {"all": within}
-    taken = {file for part in used.values() for file in part}
-    if rest := sorted({*within, *left_out} - taken):
-        names = ", ".join(str(file.relative_to(path)) for file in rest[:5])
-        rank_zero_info(f"{path}: {len(rest)} files are not used, for they are of no split: {names}")
+    for file in files:
+        if split := splits[file]:
+            found.setdefault(split[0], []).append(file)
+    homes = sorted({str(split[1]) for file in files if (split := splits[file])})
+    if len(homes) > 1:
+        raise UserError(f"path: {path} holds several data sets, in {' and '.join(homes)}; give the folder of one")
+    used = found or {"all": files}
+    sizes = ", ".join(f"{len(part):,} to {_PURPOSE[split]}" for split, part in used.items())
+    others = len(listing.files) - sum(map(len, used.values()))
+    rest = [f"{others:,} not used"] if others else []
+    rest += [more] if (more := listing.left_out()) else []
+    rank_zero_info(f"{path}: files {sizes}{'; ' if rest else ''}{', '.join(rest)}")
     return used
 
 
 _PLAIN_NAMES = tuple(suffix + packed for suffix in PLAIN for packed in ("", ".gz"))
+_PURPOSE = {"train": "train on", "val": "validate on", "test": "test on", "all": "split"}
 
 
-def _data(folder: Path, suffixes: tuple[str, ...], deep: bool) -> list[Path]:
-    files = list_files(folder, suffixes, deep).files
-    return [file for file in files if not _DESCRIPTIONS.fullmatch(file.name.lower())]
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:  # a name that is too long
+        raise UserError(f"path: {str(path)[:80]} … cannot be read ({error.strerror})") from error
 
 
-def _split_of(name: str) -> str | None:
-    return next((part for word in re.split(r"[-._]", name) if (part := part_of(word))), None)
+def _split_of(path: Path) -> tuple[str, Path] | None:
+    """Returns the split of a file below a folder, and the folder in which that was said; the nearest name decides."""
+    for place in (path, *path.parents):
+        words = re.split(r"[-._]", place.name)
+        if part := next((part for word in words if (part := part_of(word))), None):
+            return part, place.parent
+    return None
+
+
+def _without_copies(files: list[Path]) -> list[Path]:
+    """Leaves out ``a.csv.gz`` beside ``a.csv``.
+
+    Raises:
+        UserError: two others have one name but for the suffix.
+    """
+    names = {str(file) for file in files}
+    packed = (".gz", ".zip")
+    kept = [file for file in files if file.suffix.lower() not in packed or str(file.with_suffix("")) not in names]
+    first: dict[str, Path] = {}
+    for file in kept:
+        bare = str(file.with_suffix("").with_suffix("") if file.suffix.lower() == ".gz" else file.with_suffix(""))
+        other = first.setdefault(bare, file)
+        if other is not file and not (has_suffix(file.name, _PLAIN_NAMES) and has_suffix(other.name, _PLAIN_NAMES)):
+            raise UserError(f"path: {other} and {file.name} have one name; keep one of them")
+    return kept
 
 
 def read_documents(files: list[Path], encoding: str | None = None) -> list[Row]:

@@ -10,14 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from framework.data.arrays import WholeBatch
 from framework.data.whole import WholeData
 from framework.errors import UserError
-from framework.readers.arrays import check_arrays, labels_of, read_arrays
+from framework.readers.arrays import check_arrays, float32, labels_of, read_arrays
 from framework.settings import at_least, one_of
 
 STEPS = 8
@@ -126,7 +125,7 @@ def read_trials(path: Path) -> Trials:
     last_only = "y" in arrays and arrays["y"].ndim == 1
     check_arrays(arrays, {"x": "N T I", "y": "N" if last_only else "N T"}, path, expected)
     y = labels_of(arrays["y"].reshape(-1), "y", path).reshape(arrays["y"].shape)
-    return torch.as_tensor(arrays["x"].astype(np.float32)), torch.as_tensor(y)
+    return torch.as_tensor(float32(arrays["x"], "x", path)), torch.as_tensor(y)
 
 
 def held_out(x: Tensor, y: Tensor, probes: int) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from framework.readers.arrays import check_arrays, labels_of, read_arrays, shape
 from framework.settings import at_least, between, one_of
 
 Source = Literal["tree", "digits"]
+MOST_CLASSES = 10_000  # one-hot labels of more are not meant, or do not fit into memory
 EXPECTED = ".npz with X (N_in, P) and Y (N_out, P), or images (P, …) and labels (P,), or x_train and y_train"
 
 
@@ -52,7 +53,8 @@ def digits() -> tuple[Tensor, Tensor]:
 
 def read_pairs(path: Path) -> tuple[Tensor, Tensor]:
     """Reads ``.npz`` with ``X`` (N_in, P) and ``Y`` (N_out, P), or with ``images`` (P, …) and ``labels`` (P,), or
-    MNIST's ``x_train`` and ``y_train``; images of bytes are divided by 255, labels become one-hot. In a folder it reads
+    MNIST's ``x_train`` and ``y_train``; images of whole numbers (0 to 255) are divided by 255,
+    labels become one-hot. In a folder it reads
     ``mnist.npz``, or else MNIST's training images and labels in IDX (:func:`datamodules.images.idx.find_idx`).
 
     Raises:
@@ -60,7 +62,7 @@ def read_pairs(path: Path) -> tuple[Tensor, Tensor]:
     """
     if path.is_dir() and not os.path.lexists(path / "mnist.npz"):
         images, labels, _, _ = read_part(path, "train")
-        return _flat(images, labels)
+        return _flat(images / 255, labels)
     path = path / "mnist.npz" if path.is_dir() else path
     arrays = read_arrays(path, EXPECTED)
     if {"X", "Y"} <= set(arrays):
@@ -73,15 +75,24 @@ def read_pairs(path: Path) -> tuple[Tensor, Tensor]:
             labels = labels.reshape(-1) if labels.ndim == 2 and 1 in labels.shape else labels
             found = {images_name: images, labels_name: labels}
             check_arrays(found, {images_name: "P ...", labels_name: "P"}, path, EXPECTED)
-            return _flat(images, labels_of(labels, labels_name, path))
+            return _flat(_scaled(images, images_name, path), labels_of(labels, labels_name, path, MOST_CLASSES))
     raise UserError(f"{path}: holds {shapes_of(arrays)}; expected {EXPECTED}")
 
 
 def _flat(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
     """Pixels (N_in, P) and one-hot labels (N_out, P)."""
     x = torch.as_tensor(images.reshape(len(images), -1).astype(np.float64)).T
-    kinds = torch.as_tensor(labels)
-    return x / 255 if images.dtype == np.uint8 else x, torch.nn.functional.one_hot(kinds).double().T
+    return x, torch.nn.functional.one_hot(torch.as_tensor(labels)).double().T
+
+
+def _scaled(images: np.ndarray, name: str, path: Path) -> np.ndarray:
+    """Returns whole numbers over 255, and others as they are."""
+    if images.dtype.kind not in "iu":
+        return images
+    low, high = int(images.min()), int(images.max())
+    if low < 0 or high > 255:
+        raise UserError(f"{path}: {name} has whole numbers from {low} to {high}; 0 to 255, or floats, are expected")
+    return images / 255
 
 
 def whitened(x: Tensor) -> Tensor:
@@ -97,7 +108,7 @@ class Correlations(WholeData):
     ``s11`` Σ11 (N_in, N_in), ``s31`` Σ31 (N_out, N_in) and ``syy`` tr Σyy; with ``examples`` also ``x`` (N_in, P),
     ``y`` (N_out, P) and ``count``, the divisor of sums over them.
 
-    Reads: ``.npz`` of X and Y, or images (bytes become [0, 1]) and labels; MNIST's IDX files; finite numbers only.
+    Reads: ``.npz`` of X and Y, or images (0 to 255 become 0 to 1) and labels; MNIST's IDX files; finite numbers only.
         Without a path: hierarchical data, scikit-learn's digits.
 
     Args:

@@ -35,6 +35,8 @@ def read_square_images(path: Path) -> tuple[Tensor, Tensor]:
     side = round(len(pixels) ** 0.5)
     if side**2 != len(pixels):
         raise UserError(f"path: {path} has images of {len(pixels)} pixels, which are not square")
+    if pixels.min() < 0 or pixels.max() > 1:
+        raise UserError(f"{path}: pixels from {pixels.min():.4g} to {pixels.max():.4g}; bytes, or 0 to 1, are expected")
     return pixels.T.reshape(-1, side, side).float(), kinds.argmax(0)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from framework.errors import UserError
-from framework.readers.arrays import check_arrays, labels_of, read_arrays
+from framework.readers.arrays import check_arrays, float32, labels_of, read_array, read_arrays
 
 PARTS = ("X_train", "y_train", "X_test", "y_test")
 EXPECTED = f"an .npz with {', '.join(PARTS)}, or a folder with train.npy and test.npy whose rows end with the label"
@@ -29,11 +29,11 @@ def read_features(path: str | Path) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for part in ("train", "test"):
         file = path / f"{part}.npy"
-        table = read_arrays(file, EXPECTED, np.float64)
-        check_arrays(table, {"array": "N n+1"}, file, EXPECTED)
-        if table["array"].shape[1] < 2:
+        table = read_array(file, EXPECTED, np.float64)
+        check_arrays({"the array": table}, {"the array": "N n+1"}, file, EXPECTED)
+        if table.shape[1] < 2:
             raise UserError(f"{file}: rows of one number; expected {EXPECTED}")
-        found |= {f"X_{part}": table["array"][:, :-1], f"y_{part}": table["array"][:, -1]}
+        found |= {f"X_{part}": table[:, :-1], f"y_{part}": table[:, -1]}
     return checked(found, path)
 
 
@@ -46,7 +46,7 @@ def checked(arrays: Mapping[str, np.ndarray], where: Path | str) -> dict[str, np
     shapes = {"X_train": "N n", "y_train": "N", "X_test": "M n", "y_test": "M"}
     check_arrays(arrays, shapes, where, EXPECTED)
     return {
-        name: arrays[name].astype(np.float32) if name[0] == "X" else labels_of(arrays[name], name, where)
+        name: float32(arrays[name], name, where) if name[0] == "X" else labels_of(arrays[name], name, where)
         for name in PARTS
     }
 

@@ -50,10 +50,9 @@ def _lines(file: Path, encoding: str | None, least: float) -> Iterator[Row]:
     for number, line in read_lines(file, encoding, EXPECTED):
         if line.startswith("###"):
             continue
-        place = f"line {number}"
         parts = [part.strip() for part in line.split("\t")]
         if len(parts) == 2:
-            yield Row({"text": parts[1], "label": parts[0]}, file, place)
+            yield Row({"text": parts[1], "label": parts[0]}, file, number)
             continue
         try:
             rating = float(parts[1])
@@ -63,7 +62,7 @@ def _lines(file: Path, encoding: str | None, least: float) -> Iterator[Row]:
         if not math.isfinite(rating):
             raise UserError(f"path: {file}, line {number}: the rating {parts[1]!r} is not finite")
         if abs(rating) >= least:
-            yield Row({"text": sentence, "label": RATED[rating > 0]}, file, place)
+            yield Row({"text": sentence, "label": RATED[rating > 0]}, file, number)
 
 
 class LabelledSequences(Dataset):

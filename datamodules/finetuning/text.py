@@ -144,12 +144,15 @@ def split_documents(
     if len(rows) < len(wanted) + 1:
         raise UserError(f"path: {len(rows)} documents cannot be split in {len(wanted) + 1} parts; give files by split")
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
-    total = sum(map(size, rows))
+    sizes = list(map(size, rows))
+    total = sum(sizes)
     parts: list[list[Row]] = []
     for fraction in fractions:
         taken: list[int] = []
-        while fraction > 0 and len(order) > 1 and sum(size(rows[i]) for i in taken) < fraction * total:
+        reached = 0
+        while fraction > 0 and len(order) > 1 and reached < fraction * total:
             taken.append(order.pop())
+            reached += sizes[taken[-1]]
         parts.append([rows[i] for i in sorted(taken)])
     return [[rows[i] for i in sorted(order)], *parts]
 

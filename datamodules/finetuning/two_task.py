@@ -15,7 +15,7 @@ from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.data.seeding import seeded
 from framework.errors import UserError
-from framework.readers.arrays import check_arrays, labels_of, read_arrays, real
+from framework.readers.arrays import check_arrays, float32, labels_of, read_arrays, real
 from framework.readers.tables import DELIMITED, read_numbers, suffix_of
 from framework.readers.unpacking import refuse_missing
 from framework.settings import at_least, between, one_of
@@ -83,7 +83,7 @@ def read_task(source: str | Path | Arrays, test_fraction: float = 0.2, split_see
     if arrays["x"].shape[1:] != arrays["x_test"].shape[1:]:
         raise UserError(f"{where}: x has samples {arrays['x'].shape[1:]}, x_test {arrays['x_test'].shape[1:]}")
     return {
-        part: arrays[part].astype(np.float32) if part[0] == "x" else labels_of(arrays[part], part, where)
+        part: float32(arrays[part], part, where) if part[0] == "x" else labels_of(arrays[part], part, where)
         for part in PARTS
     }
 

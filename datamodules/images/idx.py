@@ -100,6 +100,11 @@ def _candidates(folder: Path) -> list[Path]:
     return [f for f in files if f.is_file() and not any(is_hidden(part) for part in f.parts[inside:])]
 
 
+def _home(file: Path) -> Path:
+    """Returns the folder of a set: that of the file, or the one above if it is named like the file."""
+    return file.parent.parent if _NAME.fullmatch(file.parent.name) else file.parent
+
+
 def read_images(file: Path) -> np.ndarray:
     """Reads the pictures of an IDX file.
 
@@ -132,6 +137,8 @@ def read_part(path: str | Path, part: str) -> tuple[np.ndarray, np.ndarray, Path
     images, labels = read_images(image_file), read_idx(label_file)
     if labels.ndim != 1 or labels.dtype != np.uint8:
         raise UserError(f"{label_file}: holds {labels.dtype.name} of shape {labels.shape}, not uint8 (N,)")
+    if _home(image_file) != _home(label_file):
+        raise UserError(f"{image_file}: its labels lie elsewhere, {label_file}; the files of a set lie in one folder")
     if len(images) != len(labels):
         raise UserError(f"{label_file}: {len(labels)} labels for {len(images)} images in {image_file.name}")
     return images, labels.astype(np.int64), image_file, label_file
@@ -150,8 +157,10 @@ def read_idx_folder(path: str | Path) -> tuple[LabelledImages, LabelledImages]:
         UserError: a file is missing or broken, counts of images and labels differ, the two sets differ in image size,
             or the test set has a class that the training set lacks.
     """
-    train_x, train_y, _, _ = read_part(path, "train")
+    train_x, train_y, train_file, _ = read_part(path, "train")
     test_x, test_y, image_file, label_file = read_part(path, "test")
+    if _home(train_file) != _home(image_file):
+        raise UserError(f"{train_file}: the test part lies elsewhere, {image_file}; give the folder of one set")
     if train_x.shape[1:] != test_x.shape[1:]:
         raise UserError(
             f"{image_file}: images of {test_x.shape[1:]} pixels, the training set's have {train_x.shape[1:]}"

@@ -38,21 +38,50 @@ def read_pairs(path: Path, encoding: str | None = None) -> list[Pair]:
         UserError: there is no such file, or a row has another form.
     """
     expected = "rows of sentence1, sentence2 and score, with tabs (in a .csv commas) between, are expected"
+    rows = read_fields(path, encoding)
+    places = (0, 1, 2)
+    if rows and (named := _places_of(rows[0][1])):
+        places, rows = named, rows[1:]
     found: list[Pair] = []
-    for index, (line, fields) in enumerate(read_fields(path, encoding)):
+    for line, fields in rows:
         try:
-            first, second, score = fields[0].strip(), fields[1].strip(), float(fields[2])
+            first, second, score = (fields[place] for place in places)
+            pair = first.strip(), second.strip(), float(score)
         except (IndexError, ValueError):
-            if index == 0 and len(fields) >= 3:
-                continue
             shown = " | ".join(fields)[:60]
             raise UserError(f"path: {path}, line {line}: {shown!r} is not accepted; {expected}") from None
-        if not math.isfinite(score):
-            raise UserError(f"path: {path}, line {line}: the score {fields[2]!r} is not finite")
-        if not first or not second:
+        if not math.isfinite(pair[2]):
+            raise UserError(f"path: {path}, line {line}: the score {score!r} is not finite")
+        if not pair[0] or not pair[1]:
             raise UserError(f"path: {path}, line {line}: a sentence is empty")
-        found.append((first, second, score))
+        found.append(pair)
     return found
+
+
+def _places_of(fields: Sequence[str]) -> tuple[int, int, int] | None:
+    """Returns the columns of the sentences and the score by a header, or ``None`` if the row is none."""
+    names = [field.strip().lower() for field in fields]
+    places = [next((names.index(name) for name in kinds if name in names), None) for kinds in _COLUMNS]
+    if None not in places:
+        first, second, score = places
+        return first, second, score  # type: ignore[return-value]
+    words = len(names) == 3 and not any(" " in name for name in names[:2])
+    return (0, 1, 2) if words and not _is_number(names[2]) else None
+
+
+_COLUMNS = (
+    ("sentence1", "sentence_a", "text1"),
+    ("sentence2", "sentence_b", "text2"),
+    ("score", "similarity", "label"),
+)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def edited_pairs(count: int, seed: int) -> list[Pair]:

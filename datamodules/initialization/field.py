@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.initialization.grid_signal import GridSignal, find_file, normalised
-from framework.readers.arrays import check_arrays, read_arrays
+from framework.readers.arrays import check_arrays, read_array
 
 
 class FieldSignal(GridSignal):
@@ -58,9 +58,9 @@ class FieldSignal(GridSignal):
         expected = (
             ".npy with real numbers, (*grid, channels)" if self.channels_last else ".npy with real numbers, (*grid)"
         )
-        found = read_arrays(file, expected, np.float64)
-        check_arrays(found, {"array": "grid channels ..." if self.channels_last else "grid ..."}, file, expected)
-        values = found["array"]
+        values = read_array(file, expected, np.float64)
+        shape = "grid channels ..." if self.channels_last else "grid ..."
+        check_arrays({"the array": values}, {"the array": shape}, file, expected)
         if not self.channels_last:
             values = values[..., None]
         return normalised(torch.from_numpy(np.ascontiguousarray(values)), f"path: {file}")

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
-from framework.readers.arrays import check_arrays, check_finite, read_arrays, real
+from framework.readers.arrays import check_arrays, check_finite, float32, read_array, real
 from framework.settings import at_least, one_of
 
 Target = Literal["HR", "RR", "SpO2"]
@@ -101,7 +101,7 @@ def _find(folders: list[Path], stems: tuple[str, ...], letter: str) -> Path:
 
 def _targets(file: Path, recordings: int) -> np.ndarray:
     """Reads the targets (n,), float64; the archive's reader may have written them as text."""
-    y = read_arrays(file, "numbers of shape (n,)")["array"]
+    y = read_array(file, "numbers of shape (n,)")
     if y.dtype.kind in "US":
         try:
             y = y.astype(np.float64)
@@ -111,7 +111,7 @@ def _targets(file: Path, recordings: int) -> np.ndarray:
     if y.shape != (recordings, 1):
         raise UserError(f"{file}: {y.shape[0]} x {y.shape[1]} targets for {recordings} recordings")
     check_finite(y, "the array", file)
-    return y[:, 0].astype(np.float32)
+    return float32(y[:, 0], "the array", file)
 
 
 def read_bidmc(
@@ -139,13 +139,13 @@ def read_bidmc(
     for part, stems in _PARTS.items():
         x_file, y_file = _find(folders, stems, "x"), _find(folders, stems, "y")
         expected = f"numbers of shape (n, {LENGTH}, 2)"
-        x = read_arrays(x_file, expected, np.float64)["array"]
+        x = read_array(x_file, expected, np.float64)
         check_arrays({"the array": x}, {"the array": "n length 2"}, x_file, expected)
         if x.shape[2] != 2:
             raise UserError(f"{x_file}: the array has the shape {x.shape}; expected {expected}")
         if "train" in parts and x.shape[1] != parts["train"][0].shape[1]:
             raise UserError(f"{x_file}: recordings of {x.shape[1]} samples, training has {parts['train'][0].shape[1]}")
-        parts[part] = (x.astype(np.float32), _targets(y_file, len(x)))
+        parts[part] = (float32(x, "the array", x_file), _targets(y_file, len(x)))
     return parts
 
 

@@ -20,7 +20,7 @@ from framework.data.arrays import ArrayDataset
 from framework.data.seeding import seeded
 from framework.errors import UserError
 from framework.readers.array_pickle import read_array_pickle
-from framework.readers.arrays import check_arrays, labels_of, read_arrays
+from framework.readers.arrays import check_arrays, float32, labels_of, read_arrays
 from framework.readers.unpacking import refuse_missing
 from framework.settings import at_least, between, multiple_of
 
@@ -53,7 +53,7 @@ def _checked(content: Any, where: Path | str) -> dict[str, np.ndarray]:
     arrays = {str(name): value for name, value in content.items() if isinstance(value, np.ndarray)}
     check_arrays(arrays, {"x": "N length", "y": "N", "x_test": "M length", "y_test": "M"}, where, EXPECTED)
     return {
-        name: arrays[name].astype(np.float32) if name[0] == "x" else labels_of(arrays[name], name, where, CLASSES)
+        name: float32(arrays[name], name, where) if name[0] == "x" else labels_of(arrays[name], name, where, CLASSES)
         for name in PARTS
     }
 

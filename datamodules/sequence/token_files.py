@@ -15,7 +15,9 @@ from framework.readers.text import read_text
 from framework.readers.unpacking import is_gzip, read_bytes, read_only_member, refuse_missing
 from framework.settings import one_of
 
-SUFFIXES = (".bin", ".npy", ".arrow", ".txt", ".raw", ".gz", ".zip", "")
+NUMBERED = (".bin", ".npy", ".arrow")
+"""Files of numbers of tokens; of the others the bytes are the tokens."""
+SUFFIXES = (*NUMBERED, ".txt", ".raw", ".gz", ".zip", "")
 PACKED = (".parquet", ".npz", ".pt", ".pth", ".safetensors", ".zst", ".xz", ".bz2", ".7z", ".tgz", ".tar")
 Dtype = Literal["uint8", "uint16", "uint32", "int32", "int64"]
 BYTES = 256

@@ -21,10 +21,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.finetuning.text import Codec
-from datamodules.sequence.token_files import BYTES, SUFFIXES, Dtype, read_tokens
+from datamodules.sequence.token_files import BYTES, NUMBERED, SUFFIXES, Dtype, read_tokens
 from datamodules.text_files import EMBEDDED, Embedded, embedded, find_splits
 from framework.data import DataModule
 from framework.errors import UserError
+from framework.readers.listing import list_files
 from framework.settings import at_least, one_of
 
 Stream = np.ndarray
@@ -180,7 +181,9 @@ class TokenData(DataModule):
             text = "\n".join(row["text"] for row in embedded(self.source))
             return {"all": [np.frombuffer(text.encode(), np.uint8)]}
         found: dict[str, list[Stream]] = {}
-        for split, files in find_splits(Path(self.path).expanduser(), SUFFIXES).items():
+        path = Path(self.path).expanduser()
+        numbered = path.is_dir() and list_files(path, NUMBERED).files  # beside them bytes are of another vocabulary
+        for split, files in find_splits(path, NUMBERED if numbered else SUFFIXES).items():
             for file in files:
                 tokens, vocabulary = read_tokens(file, self.dtype, self.column)
                 if vocabulary is not None and vocabulary > self.vocab_size:

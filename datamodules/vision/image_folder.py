@@ -183,8 +183,7 @@ class ImageFolderData(DataModule):
             digits = load_digits()
             self.class_names = digits.class_names
             return self._three_way(digits.images[:, 0], digits.labels)
-        folder = Path(self.path).expanduser()
-        parts = find_parts(folder)
+        folder, parts = find_parts(Path(self.path).expanduser())
         whole = ClassFolders(parts.get("train", folder))
         self.class_names = whole.names
         listing = whole.listing

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from framework.errors import UserError
-from framework.readers.arrays import check_arrays, read_arrays
+from framework.readers.arrays import check_arrays, read_array
 from framework.readers.tables import DELIMITED, read_numbers, suffix_of
 from framework.readers.unpacking import refuse_missing
 from framework.settings import at_least, between, finite_entries, one_of
@@ -207,9 +207,7 @@ def read_matrix(path: str | Path, rows: int, columns: int) -> Tensor:
     """
     file, expected = Path(path).expanduser(), f".npy or .csv with a matrix {rows} x {columns}"
     refuse_missing(file, expected)
-    found = read_numbers(file) if suffix_of(file) in DELIMITED else read_arrays(file, expected, np.float64).get("array")
-    if found is None:
-        raise UserError(f"{file}: an .npz; expected {expected}")
+    found = read_numbers(file) if suffix_of(file) in DELIMITED else read_array(file, expected, np.float64)
     check_arrays({"the matrix": found}, {"the matrix": "rows columns"}, file, expected)
     if found.shape != (rows, columns) or not found.any():
         raise UserError(f"{file}: holds {found.shape[0]} x {found.shape[1]} numbers; expected {expected}, not all 0")

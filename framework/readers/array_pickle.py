@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,31 +65,51 @@ class _Array:
         self.value = np.frombuffer(data, f"<{dtype.name}").reshape(shape, order="F" if fortran else "C").copy()
 
 
+class _Allowed:
+    """A function that a pickle may call; without attributes that it could set."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise pickle.UnpicklingError(f"it sets {name!r} of a function")
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("it sets attributes of a function")
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return _Array()
+
+
+def _dtype(name: Any, *_: Any) -> _DType:
+    name = name.decode("latin1") if isinstance(name, bytes) else str(name)
+    if name not in _TYPES:
+        raise pickle.UnpicklingError(f"an array of type {name!r}")
+    return _DType(name)
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
+        raise pickle.UnpicklingError("bytes in an encoding other than latin1")
+    return text.encode("latin1")
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     """Admits builtin data and arrays of numbers; refuses every other name."""
 
     def find_class(self, module: str, name: str) -> Any:
-        # Bound methods and a string: unlike functions and classes they have no attributes that a pickle could set.
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return self._reconstruct
+            return _Allowed(_reconstruct)
         if (module, name) == ("numpy", "ndarray"):
             return "ndarray"
         if (module, name) == ("numpy", "dtype"):
-            return self._dtype
+            return _Allowed(_dtype)
         if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
-            return self._encode
+            return _Allowed(_encode)
         raise pickle.UnpicklingError(f"it names {module}.{name}, which is not data")
-
-    def _reconstruct(self, *_: Any) -> _Array:
-        return _Array()
-
-    def _dtype(self, name: Any, *_: Any) -> _DType:
-        name = name.decode("latin1") if isinstance(name, bytes) else str(name)
-        if name not in _TYPES:
-            raise pickle.UnpicklingError(f"an array of type {name!r}")
-        return _DType(name)
-
-    def _encode(self, text: Any, encoding: Any) -> bytes:
-        if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-            raise pickle.UnpicklingError("bytes in an encoding other than latin1")
-        return text.encode("latin1")

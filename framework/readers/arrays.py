@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,21 +15,24 @@ from framework.errors import UserError
 from framework.readers.unpacking import check_members, refuse_missing
 
 _MAGIC = b"\x93NUMPY"
+REAL = "fiub"
+"""Kinds of numpy's types that are real numbers or truth values."""
+OBJECTS = "Python objects (a pickle), which are not read"
 
 
 def read_arrays(path: Path, expected: str, dtype: DTypeLike | None = None) -> dict[str, np.ndarray]:
     """Returns the arrays of a ``.npz`` by name, or the array of a ``.npy`` under the name ``array``.
 
-    The content says which of the two it is. Big-endian numbers become native ones. Pickled objects are not read.
+    The content says which of the two it is. Big-endian numbers become native ones. Pickled objects are not read: an
+    array of them is empty, and refused by the checks below.
 
     Args:
         path: The file.
         expected: The expected contents, for the message.
-        dtype: Type of real numbers to which the arrays are converted; by default they are not converted.
+        dtype: Type of real numbers to which arrays of real numbers are converted; by default they are not converted.
 
     Raises:
-        UserError: there is no such file, it is truncated or broken, unpacks to more than the limit, holds Python
-            objects, or holds something else than real numbers although ``dtype`` is given.
+        UserError: there is no such file, it is truncated or broken, or unpacks to more than the limit.
     """
     refuse_missing(path, expected)
     try:
@@ -45,11 +47,34 @@ def read_arrays(path: Path, expected: str, dtype: DTypeLike | None = None) -> di
         raise
     except zipfile.BadZipFile as error:
         raise UserError(f"{path}: cannot be read as .npz or .npy ({error}); expected {expected}") from None
-    except (OSError, ValueError, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
+    except Exception as error:  # a damaged header, which is Python source, can raise nearly any
         raise UserError(f"{path}: cannot be read ({error}); expected {expected}") from None
     if dtype is None:
         return found
-    return {name: real(array, name, path).astype(dtype, copy=False) for name, array in found.items()}
+    return {name: converted(array, dtype) if array.dtype.kind in REAL else array for name, array in found.items()}
+
+
+def read_array(path: Path, expected: str, dtype: DTypeLike | None = None) -> np.ndarray:
+    """Returns the array of a ``.npy``.
+
+    Args:
+        path: The file.
+        expected: The expected contents, for the message.
+        dtype: As in :func:`read_arrays`.
+
+    Raises:
+        UserError: as :func:`read_arrays`, or the file is a ``.npz``.
+    """
+    found = read_arrays(path, expected, dtype)
+    if "array" not in found:
+        raise UserError(f"{path}: an .npz with {shapes_of(found)}; expected {expected}")
+    return found["array"]
+
+
+def converted(array: np.ndarray, dtype: DTypeLike) -> np.ndarray:
+    """Returns an array in another type; numbers too large for it become infinite, without a warning."""
+    with np.errstate(over="ignore"):
+        return array.astype(dtype, copy=False)
 
 
 def map_array(path: Path, expected: str) -> np.ndarray:
@@ -65,9 +90,12 @@ def map_array(path: Path, expected: str) -> np.ndarray:
     refuse_missing(path, expected)
     try:
         with path.open("rb") as file:
-            _check_header(path, file, "the array", path.stat().st_size)
+            if _check_header(path, file, "the array", path.stat().st_size).hasobject:
+                raise UserError(f"{path}: the array holds {OBJECTS}")
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # see above
         raise UserError(f"{path}: cannot be read ({error}); expected {expected}") from None
 
 
@@ -87,22 +115,28 @@ def _read_zip(path: Path, file: BinaryIO) -> dict[str, np.ndarray]:
 
 
 def _read(path: Path, file: Any, name: str, size: int) -> np.ndarray:
-    _check_header(path, file, name, size)
+    if _check_header(path, file, name, size).hasobject:
+        return np.empty(0, object)  # refused when it is used
     array = np.lib.format.read_array(file, allow_pickle=False)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _check_header(path: Path, file: Any, name: str, size: int) -> None:
-    """Compares an array's size with that of its file before numpy makes room for it; leaves the file at its start."""
+def _check_header(path: Path, file: Any, name: str, size: int) -> np.dtype:
+    """Compares an array's size with that of its file before numpy makes room for it; leaves the file at its start.
+
+    Returns:
+        The array's type.
+    """
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     if dtype.hasobject:
-        raise UserError(f"{path}: {name} holds Python objects (a pickle), which are not read")
+        return dtype
     needed = file.tell() + math.prod(shape) * dtype.itemsize
     if size < needed:
         raise UserError(f"{path}: truncated, {name} of shape {shape} needs {needed} bytes, {size} are there")
     file.seek(0)
+    return dtype
 
 
 def shapes_of(arrays: Mapping[str, np.ndarray]) -> str:
@@ -121,7 +155,9 @@ def real(array: np.ndarray, name: str, where: Path | str) -> np.ndarray:
     Raises:
         UserError: it holds complex numbers, text, times or records.
     """
-    if array.dtype.kind not in "fiub":
+    if array.dtype.hasobject:
+        raise UserError(f"{where}: {name} holds {OBJECTS}")
+    if array.dtype.kind not in REAL:
         raise UserError(f"{where}: {name} holds {array.dtype.name}; real numbers are expected")
     return array
 
@@ -175,6 +211,22 @@ def check_arrays(
     return sizes
 
 
+def float32(array: np.ndarray, name: str, where: Path | str) -> np.ndarray:
+    """Returns real numbers as float32.
+
+    Args:
+        array: The array.
+        name: Its name, for the message.
+        where: Its file, for the message.
+
+    Raises:
+        UserError: it holds something else, or numbers that are not finite in float32.
+    """
+    found = converted(real(array, name, where), np.float32)
+    check_finite(found, f"{name} in float32", where)
+    return found
+
+
 def check_finite(array: np.ndarray, name: str, where: Path | str) -> None:
     """Checks that an array of real numbers has no NaN and no infinite values.
 
@@ -210,6 +262,8 @@ def check_symmetric(array: np.ndarray, name: str, where: Path | str) -> None:
     """
     if array.ndim != 2 or array.shape[0] != array.shape[1]:
         raise UserError(f"{where}: {name} has the shape {array.shape}; a symmetric matrix is square")
+    array = real(array, name, where).astype(np.float64)
+    check_finite(array, name, where)
     difference = float(np.abs(array - array.T).max())
     if difference > 1e-6 * float(np.abs(array).max()):
         raise UserError(f"{where}: {name} is not symmetric, it differs from its transpose by up to {difference:.3g}")
@@ -231,7 +285,7 @@ def labels_of(array: np.ndarray, name: str, where: Path | str, classes: int | No
     if array.ndim != 1 or not len(array):
         raise UserError(f"{where}: {name} has the shape {array.shape}; classes (N,) are expected")
     check_finite(array, name, where)
-    limit = np.iinfo(np.int64).max if classes is None else classes - 1
+    limit = np.iinfo(np.int32).max if classes is None else classes - 1
     wrong = np.flatnonzero((array != np.rint(array)) | (array < 0) | (array > limit))
     if len(wrong):
         accepted = "whole numbers from 0" + ("" if classes is None else f" to {classes - 1}")

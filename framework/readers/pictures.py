@@ -72,7 +72,8 @@ def _open(path: Path) -> Image.Image:
 
     refuse_missing(path, f"a picture ({' '.join(SUFFIXES)})")
     try:
-        with Image.open(path) as file:
+        # Of an open file: of a path Pillow maps some TIFFs, and scrambles the pixels of those that are to be turned.
+        with path.open("rb") as opened, Image.open(opened) as file:
             _refuse_several(path, file)
             meant = _range(file)
             file.load()
@@ -82,7 +83,8 @@ def _open(path: Path) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         raise UserError(
-            f"{path}: not a picture, or of a kind that Pillow does not read; {' '.join(SUFFIXES)}"
+            f"{path}: not a picture, or of a kind that cannot be read; {' '.join(SUFFIXES)}, of 8 or 16 bits or, in "
+            "TIFF, grey float32"
         ) from error
     except (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be decoded as a picture: {error}") from error
@@ -92,10 +94,11 @@ def _refuse_several(path: Path, file: Image.Image) -> None:
     pages = getattr(file, "n_frames", 1)
     if pages == 1:
         return
-    size = file.size
-    file.seek(1)
-    if file.size == size:  # a smaller one is the thumbnail of the first
-        raise UserError(f"{path}: holds {pages} pictures; one in each file is expected")
+    width, height = file.size
+    for page in range(1, pages):
+        file.seek(page)
+        if file.size[0] >= width or file.size[1] >= height:  # smaller ones are thumbnails of the first
+            raise UserError(f"{path}: holds {pages} pictures; one in each file is expected")
     file.seek(0)
 
 
@@ -151,8 +154,8 @@ def _opaque(picture: Image.Image, mode: str) -> Image.Image:
 
     alpha = picture.getchannel("A")
     colours = picture.convert(mode)
-    if alpha.getextrema() == (255, 255):
-        return colours
+    if alpha.getextrema() == (255, 255) or (alpha.getextrema() == (0, 0) and not _one_colour(colours)):
+        return colours  # nothing is transparent, or all of it, which nobody means
     composed = Image.composite(colours, Image.new(mode, picture.size, "white"), alpha)
     if alpha.getextrema()[0] != alpha.getextrema()[1] and _one_colour(composed):
         return Image.composite(colours, Image.new(mode, picture.size, "black"), alpha)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import warnings
 from pathlib import Path
 
@@ -11,6 +10,9 @@ import numpy as np
 from framework.errors import UserError
 from framework.readers.arrays import check_finite
 from framework.readers.unpacking import refuse_missing
+
+LOUDEST = 16.0
+"""Floats may be louder than full scale, but not by more: those are whole numbers in another type."""
 
 
 def read_wav(path: Path) -> tuple[int, np.ndarray]:
@@ -32,8 +34,14 @@ def read_wav(path: Path) -> tuple[int, np.ndarray]:
             warnings.simplefilter("ignore", wavfile.WavFileWarning)  # about metadata chunks, which are ignored
             warnings.filterwarnings("error", "Reached EOF prematurely", wavfile.WavFileWarning)  # a truncated file
             rate, samples = wavfile.read(path)
-    except (ValueError, OSError, EOFError, struct.error, UnboundLocalError, wavfile.WavFileWarning) as error:
-        raise UserError(f"{path}: cannot be read as .wav (PCM or float): {error}") from error
+    except wavfile.WavFileWarning as error:
+        raise UserError(
+            f"{path}: cannot be read as .wav, it is truncated, or was written to a pipe, which leaves its length out; "
+            "convert it to a file again"
+        ) from error
+    except Exception as error:  # a damaged header can raise nearly any
+        what = "it has no format or no samples" if isinstance(error, UnboundLocalError) else error
+        raise UserError(f"{path}: cannot be read as .wav (PCM or float): {what}") from error
     if not samples.size:
         raise UserError(f"{path}: has no samples")
     check_finite(samples, "the sound", path)
@@ -42,4 +50,6 @@ def read_wav(path: Path) -> tuple[int, np.ndarray]:
         values = (values - 128) / 128
     elif samples.dtype.kind == "i":
         values /= -float(np.iinfo(samples.dtype).min)
+    elif np.abs(values).max() > LOUDEST:
+        raise UserError(f"{path}: floats up to {np.abs(values).max():.4g}; full scale is 1")
     return int(rate), values

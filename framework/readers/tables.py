@@ -2,9 +2,10 @@
 
 The suffix, in any case, says the format. CSV follows RFC 4180: a quoted field may hold commas, quotes (doubled) and
 line feeds. TSV has a row in each line, so that a quote that begins a field is a character like any other; where all
-such fields are whole quoted ones the quotes are taken off, and a file whose lines are not all of one length is read
-like CSV. Every row has as many fields as the header, and every name occurs once; JSON has no NaN. Text is UTF-8 unless
-a byte order mark or the user says otherwise, and a row keeps its file and line for messages.
+such fields are whole quoted ones the quotes are taken off. A TSV file whose lines are not all of one length, or in
+which quotes are doubled, is read like CSV. Every row has as many fields as the header, and every name occurs once; JSON
+has no NaN. Text is UTF-8 unless a byte order mark or the user says otherwise, and a row keeps its file and line for
+messages.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ COLUMNAR = (".parquet", ".arrow")
 SUFFIXES = (*DELIMITED, *JSON, *COLUMNAR)
 
 _END = b"\xff\xff\xff\xff\0\0\0\0"
+_BLANK = " \x1a"  # the last character of files from DOS
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
@@ -39,22 +42,29 @@ class Row(dict[str, Any]):
     Args:
         values: The values by column.
         path: The file that it was read from.
-        place: Its place in the file, such as ``line 3``.
+        number: Its place in the file; 0 if it has none.
+        unit: What is counted: ``line``, ``row`` or ``record``.
 
     Attributes:
         source: The file and the line (or, without lines, the row) that it was read from, for messages.
     """
 
-    __slots__ = ("_path", "_place")
+    __slots__ = ("_number", "_path", "_unit")
 
-    def __init__(self, values: Mapping[str, Any], path: Path | str = "", place: str = "") -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Any] | Iterable[tuple[str, Any]],
+        path: Path | str = "",
+        number: int = 0,
+        unit: str = "line",
+    ) -> None:
         super().__init__(values)
-        self._path, self._place = path, place
+        self._path, self._number, self._unit = path, number, unit
 
     @property
     def source(self) -> str:
         """The file and the line; made when it is needed, for a table has millions of rows."""
-        return f"{self._path}, {self._place}" if self._place else str(self._path or "a row")
+        return f"{self._path}, {self._unit} {self._number}" if self._number else str(self._path or "a row")
 
     def text(self, column: str, missing: str | None = None) -> str:
         """Returns a cell as text.
@@ -117,7 +127,7 @@ def read_rows(path: Path, encoding: str | None = None) -> list[Row]:
 def read_fields(path: Path, encoding: str | None = None) -> list[tuple[int, list[str]]]:
     """Returns all rows of a CSV or TSV file, the first included, each as the number of its line and its fields.
 
-    A file of another suffix is read as TSV.
+    A file of another suffix than ``.csv`` is read as TSV.
 
     Args:
         path: The file.
@@ -127,46 +137,61 @@ def read_fields(path: Path, encoding: str | None = None) -> list[tuple[int, list
         UserError: as :func:`read_rows`.
     """
     content = decode(path, read_bytes(path, "a .csv or .tsv table"), encoding)
-    return list(_fields(path, content, "," if suffix_of(path) == ".csv" else "\t"))
+    return _fields(path, content)
 
 
 def read_numbers(path: Path, encoding: str | None = None) -> np.ndarray:
-    """Returns a CSV or TSV file of numbers, float64 (rows, columns); a first row with a text in it is a header.
+    """Returns a CSV or TSV file of numbers, float64 (rows, columns).
+
+    A first row of texts is a header; a column without a name in it (the index that pandas writes) is left out.
 
     Args:
         path: The file.
         encoding: Encoding without a byte order mark; UTF-8 by default.
 
     Raises:
-        UserError: as :func:`read_rows`, or a field is not a number.
+        UserError: as :func:`read_rows`, a field is not a number, or the first row may be a header or not.
     """
     rows = read_fields(path, encoding)
-    if rows and any(_number(field) is None for field in rows[0][1]):
+    first = 0
+    if rows and _is_header(path, *rows[0]):
+        first = 1 if not rows[0][1][0].strip() else 0
         rows = rows[1:]
     if not rows:
         raise UserError(f"{path}: has no rows of numbers")
     values: list[list[float]] = []
     for line, fields in rows:
-        found = [_number(field) for field in fields]
+        found = [_number(field) for field in fields[first:]]
         if None in found:
-            raise UserError(f"{path}, line {line}: {fields[found.index(None)]!r} is not a number")
+            raise UserError(f"{path}, line {line}: {fields[first:][found.index(None)]!r} is not a number")
         values.append(found)  # type: ignore[arg-type]
     return np.array(values, np.float64)
 
 
+def _is_header(path: Path, line: int, fields: list[str]) -> bool:
+    numbers = [_number(field) for field in fields]
+    texts = [place for place, number in enumerate(numbers) if number is None]
+    named = [number is None or number == place for place, number in enumerate(numbers)]
+    if texts and all(named):  # names, or the numbers that pandas gives to columns without one
+        return True
+    if texts:
+        raise UserError(f"{path}, line {line}: {fields[texts[0]]!r} is not a number; a header has no numbers")
+    if len(fields) > 2 and all(named):
+        raise UserError(
+            f"{path}, line {line}: 0, 1, 2 … look like the names of columns; delete this line, or name them"
+        )
+    return False
+
+
 def _number(text: str) -> float | None:
     try:
-        return float(text)
+        return None if "_" in text else float(text)
     except ValueError:
         return None
 
 
 def _with_header(path: Path, content: str) -> list[Row]:
-    comma = "," if suffix_of(path) == ".csv" else "\t"
-    first = content.lstrip("\r\n").partition("\n")[0]
-    if comma == "," and "," not in first:  # what spreadsheets write where the comma is the decimal point
-        comma = next((other for other in (";", "\t") if other in first), ",")
-    rows = _fields(path, content, comma)
+    rows = iter(_fields(path, content))
     try:
         _, header = next(rows)
     except StopIteration:
@@ -175,48 +200,64 @@ def _with_header(path: Path, content: str) -> list[Row]:
     kept = [index for index, name in enumerate(header) if name]  # unnamed: the index that pandas writes
     names = [header[index] for index in kept]
     _refuse_repeated(path, names)
-    whole = len(kept) == len(header)
-    return [
-        Row(dict(zip(names, fields if whole else (fields[i] for i in kept), strict=True)), path, f"line {line}")
-        for line, fields in rows
-    ]
+    if len(kept) == len(header):
+        return [Row(zip(names, fields, strict=True), path, line) for line, fields in rows]
+    return [Row(((name, fields[i]) for name, i in zip(names, kept, strict=True)), path, line) for line, fields in rows]
 
 
 def _refuse_repeated(path: Path, names: list[str]) -> None:
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, times in Counter(names).items() if times > 1)
     if repeated:
         raise UserError(f"{path}: column {', '.join(map(repr, repeated))} occurs twice; each name once is expected")
 
 
-def _fields(path: Path, content: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yields line number and fields of each row, as many in each as in the first; blank lines are left out."""
-    rows = None if delimiter == "," else _lines_of_fields(content, delimiter)
-    if rows is None:
+def _fields(path: Path, content: str) -> list[tuple[int, list[str]]]:
+    """Returns line number and fields of each row, as many in each as in the first; blank lines are left out."""
+    if suffix_of(path) != ".csv":
+        return _tab_separated(path, content)
+    comma, content = _comma_of(content)
+    rows = list(_quoted_fields(path, content, comma))
+    _refuse_ragged(path, rows)
+    return rows
+
+
+def _comma_of(content: str) -> tuple[str, str]:
+    """Returns what separates the fields of a CSV file by its first line, and the content without a line ``sep=;``."""
+    first, end, rest = content.lstrip("\r\n").partition("\n")
+    if re.fullmatch(r"sep=.\r?", first):  # what Excel writes and reads
+        return first[4], "\n" + rest
+    for comma in (",", ";", "\t", "|"):  # spreadsheets write ; where the comma is the decimal point
         try:
-            rows = list(_quoted_fields(path, content, delimiter))
+            if len(next(csv.reader([first + end], delimiter=comma, strict=True), [])) > 1:
+                return comma, content
+        except csv.Error:
+            continue
+    return ",", content
+
+
+def _tab_separated(path: Path, content: str) -> list[tuple[int, list[str]]]:
+    lines = _lines_of_fields(content, "\t")
+    fits = len({len(fields) for _, fields in lines}) <= 1
+    starting = [field for _, fields in lines for field in fields if field.startswith('"')]
+    whole = [field for field in starting if _QUOTED.fullmatch(field)]
+    if fits and len(whole) == len(starting):
+        return [(number, [_unquoted(field) for field in fields]) for number, fields in lines] if starting else lines
+    # A doubled quote is a sign that fields are quoted: then some may hold line feeds, of which pieces fit by chance.
+    if not fits or any('""' in field[1:-1] for field in whole):
+        try:
+            rows = list(_quoted_fields(path, content, "\t"))
             _refuse_ragged(path, rows)
+            return rows
         except UserError:
-            if delimiter == ",":
+            if not fits:
+                _refuse_ragged(path, lines)
                 raise
-            _refuse_ragged(path, [(n, line.split(delimiter)) for n, line in _numbered(content)])
-            raise
-    yield from rows
+    return lines
 
 
-def _numbered(content: str) -> list[tuple[int, str]]:
+def _lines_of_fields(content: str, delimiter: str) -> list[tuple[int, list[str]]]:
     lines = content.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    return [(number, line) for number, line in enumerate(lines, start=1) if line]
-
-
-def _lines_of_fields(content: str, delimiter: str) -> list[tuple[int, list[str]]] | None:
-    """Returns the rows if each line is one, else ``None``."""
-    rows = [(number, line.split(delimiter)) for number, line in _numbered(content)]
-    if len({len(fields) for _, fields in rows}) > 1:
-        return None
-    starting = [field for _, fields in rows for field in fields if field.startswith('"')]
-    if not starting or not all(map(_QUOTED.fullmatch, starting)):
-        return rows
-    return [(number, [_unquoted(field) for field in fields]) for number, fields in rows]
+    return [(number, line.split(delimiter)) for number, line in enumerate(lines, start=1) if line.strip(_BLANK)]
 
 
 def _unquoted(field: str) -> str:
@@ -229,7 +270,7 @@ def _quoted_fields(path: Path, content: str, delimiter: str) -> Iterator[tuple[i
     line = 1
     try:
         for fields in reader:
-            if fields:
+            if len(fields) > 1 or (fields and fields[0].strip(_BLANK)):
                 yield line, fields
             line = reader.line_num + 1
     except csv.Error as error:
@@ -243,9 +284,14 @@ def _quoted_fields(path: Path, content: str, delimiter: str) -> Iterator[tuple[i
 def _refuse_ragged(path: Path, rows: list[tuple[int, list[str]]]) -> None:
     for line, fields in rows:
         if len(fields) != len(rows[0][1]):
+            hint = (
+                ""
+                if any(len(more) != len(rows[0][1]) + 1 for _, more in rows[1:])
+                else ("; if these are R's row names, write the file with row.names=FALSE")
+            )
             raise UserError(
                 f"{path}, line {line}: {len(fields)} fields, line {rows[0][0]} has {len(rows[0][1])}: "
-                f"{' | '.join(fields)[:80]!r}"
+                f"{' | '.join(fields)[:80]!r}{hint}"
             )
 
 
@@ -255,7 +301,7 @@ def _json(path: Path, content: str) -> list[Row]:
             found = _loads(content)
         except ValueError as error:
             raise UserError(f"{path}: not a JSON list ({error})") from error
-        return [_json_row(path, f"record {number}", row) for number, row in enumerate(found, start=1)]
+        return [_json_row(path, number, "record", row) for number, row in enumerate(found, start=1)]
     rows = []
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
@@ -266,18 +312,30 @@ def _json(path: Path, content: str) -> list[Row]:
             raise UserError(
                 f"{path}, line {number}: not JSON ({error}); an object in each line, or a list of objects, is expected"
             ) from error
-        rows.append(_json_row(path, f"line {number}", row))
+        rows.append(_json_row(path, number, "line", row))
+    if len(rows) == 1 and rows[0] and all(isinstance(value, (dict, list)) for value in rows[0].values()):
+        raise UserError(f"{path}: one object of columns; a list of rows is expected (pandas: orient='records')")
     return rows
 
 
-def _json_row(path: Path, place: str, row: Any) -> Row:
+def _json_row(path: Path, number: int, unit: str, row: Any) -> Row:
     if not isinstance(row, dict):
-        raise UserError(f"{path}, {place}: a {type(row).__name__}; an object with a value for each column is expected")
-    return Row(row, path, place)
+        raise UserError(
+            f"{path}, {unit} {number}: a {type(row).__name__}; an object with a value for each column is expected"
+        )
+    return Row(row, path, number, unit)
 
 
 def _loads(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant)
+    try:
+        found = _DECODER.decode(text)
+        if "\\u" in text:  # half of a pair, as where a tweet was cut
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("a character that is half of a pair (a surrogate)") from None
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -292,12 +350,18 @@ def _constant(name: str) -> Any:
     raise ValueError(f"{name} is not a value of JSON")
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_constant)
+
+
 def _columnar(path: Path, suffix: str) -> list[Row]:
     refuse_missing(path, f"a {suffix} table")
     table = open_columnar(path, suffix)
     _refuse_repeated(path, table.column_names)
-    rows = table.to_pylist()
-    return [Row(row, path, f"row {number}") for number, row in enumerate(rows, start=1)]
+    try:
+        rows = table.to_pylist()
+    except Exception as error:  # values that Python has no type for, such as a date after the year 9999
+        raise UserError(f"{path}: holds values that cannot be read ({error})") from error
+    return [Row(row, path, number, "row") for number, row in enumerate(rows, start=1)]
 
 
 def open_columnar(path: Path, suffix: str) -> Any:
@@ -320,7 +384,11 @@ def open_columnar(path: Path, suffix: str) -> Any:
             file = pyarrow.parquet.ParquetFile(source or path)
             groups = range(file.metadata.num_row_groups)
             check_unpacked(path, sum(file.metadata.row_group(i).total_byte_size for i in groups))
-            return file.read()
+            # By small batches: with a dictionary a few bytes in the file become any number in memory.
+            batches = list(_batches(path, file.iter_batches(4096)))
+            table = pyarrow.Table.from_batches(batches, file.schema_arrow)
+            table.validate(full=True)
+            return table
         source = source or pyarrow.memory_map(str(path))
         if source.read(6) == b"ARROW1":
             opened = pyarrow.ipc.open_file(source)

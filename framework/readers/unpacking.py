@@ -47,7 +47,11 @@ def refuse_missing(path: Path, expected: str) -> None:
     Raises:
         UserError: there is nothing there, or a folder.
     """
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:  # a name that is too long
+        raise UserError(f"{str(path)[:80]} …: cannot be read ({error.strerror}); expected {expected}") from error
+    if not there:
         what = "is a folder" if path.is_dir() else "not found"
         raise UserError(f"{path}: {what}; expected {expected}")
 

@@ -29,13 +29,14 @@ def data_of(path, **settings):
         (("train", "valid"), {"train": "train", "val": "valid"}),
         (("train", "validation", "test"), {"train": "train", "val": "validation", "test": "test"}),
         (("TRAIN", "dev"), {"train": "TRAIN", "val": "dev"}),
+        (("seg_train", "seg_test"), {"train": "seg_train", "test": "seg_test"}),
         (("cat", "dog"), {}),
     ],
 )
 def test_parts_by_their_names(tmp_path, names, found):
     for name in names:
         write_images(tmp_path / name, n=3)
-    assert {part: folder.name for part, folder in find_parts(tmp_path).items()} == found
+    assert {part: folder.name for part, folder in find_parts(tmp_path)[1].items()} == found
 
 
 def test_the_parts_are_those_of_the_folders(tmp_path, capsys):
@@ -58,12 +59,12 @@ def test_what_was_taken_is_printed(tmp_path, caplog):
     assert data.class_names == ("cat", "dog")
     assert len(data.train_set) + len(data.val_set) == 16
     assert "14 / 2 / 2 pictures to train, validate and test (train), 2 classes" in caplog.text
-    assert "1 hidden left out, 1 of other kinds left out, 1 linked folders followed" in caplog.text
+    assert "2 hidden left out, 1 of other kinds left out, 1 linked folders followed" in caplog.text
 
 
 def test_a_class_may_be_called_train(tmp_path):
     write_images(tmp_path, classes=("car", "ship", "train"), n=10)
-    assert find_parts(tmp_path) == {}
+    assert find_parts(tmp_path) == (tmp_path, {})
     assert data_of(tmp_path).class_names == ("car", "ship", "train")
     (tmp_path / "flat").mkdir()
     write_images(tmp_path / "flat", classes=("train", "test"), n=2)  # parts without classes, not two classes
@@ -85,8 +86,8 @@ def test_classes_that_lose_their_only_picture_are_named(tmp_path):
         UserError, match=r"no picture is left to train on of 5 of 5 classes: 'class_0' \(of 1\), 'class_1'"
     ):
         data_of(tmp_path)
-    write_images(tmp_path / "parts" / "train", classes=[*names, "more"], n=1)
-    write_images(tmp_path / "parts" / "train" / "more", classes=("inner",), n=30)
+    write_images(tmp_path / "parts" / "train", classes=names, n=1)
+    write_images(tmp_path / "parts" / "train", classes=("more",), n=30)
     with pytest.raises(UserError, match=r"no picture is left to train on of \d of 6 classes: 'class_\d' \(of 1\)"):
         data_of(tmp_path / "parts", val_fraction=0.5)
 
@@ -132,3 +133,16 @@ def test_parts_do_not_mix(tmp_path):
     for part, name in ((data.train_set, "train"), (data.val_set, "val"), (data.test_set, "test")):
         assert {file.parent.parent.name for file in part.items} == {name}
         assert len(part.items) == len(part.labels)
+
+
+def test_the_folder_of_an_archive_is_entered(tmp_path):
+    for part, n in (("train", 4), ("test", 2)):
+        write_images(tmp_path / "a" / "chest" / part, n=n)
+        write_images(tmp_path / "b" / f"seg_{part}" / f"seg_{part}", n=n)
+    for name in ("a", "b"):
+        data = data_of(tmp_path / name, val_fraction=0.5)
+        assert data.class_names == ("cat", "dog")
+        assert (len(data.train_set), len(data.test_set)) == (4, 4)
+    write_images(tmp_path / "c", classes=("cat",), n=4)
+    with pytest.raises(UserError, match="c: has one class, 'cat'; a folder for each of several is expected"):
+        data_of(tmp_path / "c")

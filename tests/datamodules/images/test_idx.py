@@ -73,3 +73,13 @@ def test_the_same_names_in_two_folders(tmp_path):
     with pytest.raises(UserError, match="give the folder of one of them"):
         find_idx(tmp_path, "train", "images")
     assert find_idx(tmp_path / "MNIST", "test", "labels").name == "t10k-labels-idx1-ubyte.gz"
+
+
+@pytest.mark.parametrize("moved", ["t10k-*", "train-labels*"])
+def test_files_of_two_sets_are_not_mixed(tmp_path, moved):
+    write_idx(tmp_path / "one")
+    (tmp_path / "two").mkdir()
+    for file in (tmp_path / "one").glob(moved):
+        file.rename(tmp_path / "two" / file.name)
+    with pytest.raises(UserError, match="elsewhere"):
+        read_idx_folder(tmp_path)

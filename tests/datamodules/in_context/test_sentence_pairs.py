@@ -115,3 +115,13 @@ def test_an_encoders_cosine(tmp_path):
     assert found[-1] == pytest.approx(1.0, abs=1e-5)
     assert found.shape == (11,)
     assert (found[:-1] < 1).any()
+
+
+def test_columns_are_found_by_a_header(tmp_path):
+    """GLUE's STS-B has ten columns."""
+    lines = ["index\tgenre\tsentence1\tsentence2\tscore", "0\tnews\tA man walks.\tA man runs.\t3.0"]
+    (tmp_path / "a.tsv").write_text("\n".join(lines))
+    assert read_pairs(tmp_path / "a.tsv") == [("A man walks.", "A man runs.", 3.0)]
+    (tmp_path / "b.tsv").write_text("A man walks.\tA man runs.\tn/a\nA man walks.\tA man runs.\t3.0\n")
+    with pytest.raises(UserError, match=r"b\.tsv, line 1: 'A man walks"):
+        read_pairs(tmp_path / "b.tsv")

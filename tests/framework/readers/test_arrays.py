@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zipfile
 
@@ -9,7 +10,16 @@ import numpy as np
 import pytest
 
 from framework.errors import UserError
-from framework.readers.arrays import check_arrays, check_symmetric, labels_of, map_array, read_arrays, shapes_of
+from framework.readers.arrays import (
+    check_arrays,
+    check_symmetric,
+    float32,
+    labels_of,
+    map_array,
+    read_array,
+    read_arrays,
+    shapes_of,
+)
 from framework.readers.unpacking import set_max_unpacked
 
 
@@ -36,13 +46,35 @@ def test_whatever_is_wrong_names_the_file_and_what_was_expected(tmp_path, conten
 def test_missing_objects_and_words(tmp_path):
     with pytest.raises(UserError, match=r"a\.npz: not found; expected x"):
         read_arrays(tmp_path / "a.npz", "x")
-    np.savez(tmp_path / "a.npz", x=np.array([{}], dtype=object))
-    with pytest.raises(UserError, match=r"'x' holds Python objects \(a pickle\), which are not read"):
-        read_arrays(tmp_path / "a.npz", "x")
-    for values, kind in ((np.array(["word"]), "str"), (np.ones(2, complex), "complex128")):
-        np.savez(tmp_path / "a.npz", x=values)
-        with pytest.raises(UserError, match=f"x holds {kind}.*; real numbers are expected"):
-            read_arrays(tmp_path / "a.npz", "x", np.float32)
+    others = {"words": np.array(["word"]), "complex": np.ones(2, complex), "objects": np.array([{}], dtype=object)}
+    np.savez(tmp_path / "a.npz", x=np.arange(3), **others)
+    found = read_arrays(tmp_path / "a.npz", "x", np.float32)
+    assert check_arrays(found, {"x": "n"}, "f") == {"n": 3}  # what nobody asked for is not looked at
+    messages = {"words": "str.*; real numbers", "complex": "complex128; real", "objects": "Python objects .a pickle."}
+    for name, message in messages.items():
+        with pytest.raises(UserError, match=f"f: {name} holds {message}"):
+            check_arrays(found, {name: "n"}, "f")
+    np.save(tmp_path / "o.npy", others["objects"], allow_pickle=True)
+    with pytest.raises(UserError, match="the array holds Python objects"):
+        map_array(tmp_path / "o.npy", "x")
+    with pytest.raises(UserError, match=r"a\.npz: an \.npz with x \(3,\), .*; expected x"):
+        read_array(tmp_path / "a.npz", "x")
+
+
+def test_damaged_headers(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(30))
+    whole = (tmp_path / "a.npy").read_bytes()
+    for place in range(6, 100):
+        for byte in (0, 34, 40, 57, 123):
+            (tmp_path / "b.npy").write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
+            for read in (read_arrays, map_array):
+                with contextlib.suppress(UserError):
+                    read(tmp_path / "b.npy", "x")
+
+
+def test_numbers_too_large_for_float32():
+    with pytest.raises(UserError, match=r"f: 1 of 2 values of x in float32 are not finite"):
+        float32(np.array([1.0, 1e300]), "x", "f")
 
 
 def header_of(shape):

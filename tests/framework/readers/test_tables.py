@@ -153,7 +153,7 @@ def test_what_unpacks_to_more_than_the_limit_is_refused(tmp_path):
 
 
 def test_cells_as_text():
-    row = Row({"Text": "a", "n": 3, "none": None, "nan": float("nan"), "list": [1]}, "f.csv", "line 2")
+    row = Row({"Text": "a", "n": 3, "none": None, "nan": float("nan"), "list": [1]}, "f.csv", 2)
     assert (row.text("text"), row.text("n"), row.text("none", "x"), row.text("other", "y")) == ("a", "3", "x", "y")
     for column, message in (
         ("none", "f.csv, line 2: column 'none' is empty"),
@@ -181,3 +181,75 @@ def test_rows_without_a_header_and_numbers(tmp_path):
         read_numbers(tmp_path / "none.csv")
     with pytest.raises(UserError, match=r"is a folder"):
         read_fields(tmp_path)
+
+
+def test_a_tsv_whose_quotes_are_doubled_may_hold_line_feeds_of_which_the_pieces_fit(tmp_path):
+    """pandas: to_csv(sep='\\t') of code."""
+    found = rows(tmp_path / "a.tsv", 'id\ttext\n1\t"def f():\n\treturn 1"\n2\t"x = ""a"""\n3\tplain\n')
+    assert [row["text"] for row in found] == ["def f():\n\treturn 1", 'x = "a"', "plain"]
+
+
+def test_a_csv_is_always_read_by_its_quotes(tmp_path):
+    found = rows(tmp_path / "a.csv", 'text;label\n"a;b\nc";1\nd;2\n')
+    assert [dict(row) for row in found] == [{"text": "a;b\nc", "label": "1"}, {"text": "d", "label": "2"}]
+    assert rows(tmp_path / "b.csv", '"text, raw";label\na;1\n')[0]["text, raw"] == "a"
+    assert rows(tmp_path / "c.csv", "sep=;\r\ntext;label\r\na;1\r\n")[0]["label"] == "1"
+    assert rows(tmp_path / "d.csv", "text|label\na|1\n   \n\x1a")[0]["label"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.tsv", "text\tlabel\n1\ta\t0\n2\tb\t1\n", r"row names, write the file with row\.names=FALSE"),
+        ("a.json", '{"text": {"0": "a"}, "label": {"0": 1}}', "orient='records'"),
+        ("a.jsonl", '{"text": "hi \\ud83d"}\n', r"line 1: not JSON \(a character that is half of a pair"),
+        ("a.jsonl", '{"text": ' + "[" * 100_000, r"line 1: not JSON \(nested too deeply\)"),
+    ],
+)
+def test_what_other_programs_write(tmp_path, name, text, message):
+    with pytest.raises(UserError, match=message):
+        rows(tmp_path / name, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (",a,b\n0,5,6\n1,7,8\n", [[5, 6], [7, 8]]),  # the index that pandas writes
+        ("0,1,label\n5,6,1\n", [[5, 6, 1]]),
+        ("0,1\n5,6\n", [[0, 1], [5, 6]]),
+    ],
+)
+def test_headers_of_tables_of_numbers(tmp_path, text, found):
+    (tmp_path / "a.csv").write_text(text)
+    assert read_numbers(tmp_path / "a.csv").tolist() == found
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0,1,2\n5,6,7\n", r"line 1: 0, 1, 2 … look like the names of columns"),
+        ("0.5,O.3,1\n0.1,0.2,0\n", r"line 1: 'O\.3' is not a number; a header has no numbers"),
+        ("0.5,,1\n", r"line 1: '' is not a number"),
+        ("a,b\n1_0,2\n", r"line 2: '1_0' is not a number"),
+    ],
+)
+def test_a_first_row_that_may_be_either_is_refused(tmp_path, text, message):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_numbers(tmp_path / "a.csv")
+
+
+def test_a_small_parquet_file_that_becomes_large_is_refused(tmp_path):
+    parquet.write_table(pyarrow.table({"text": ["x" * 10_000] * 2_000}), tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 2_000
+    try:
+        set_max_unpacked(0.005)
+        with pytest.raises(UserError, match="unpacks to more than"):
+            read_rows(tmp_path / "a.parquet")
+    finally:
+        set_max_unpacked(8.0)
+
+
+def test_many_columns(tmp_path):
+    names = ",".join(f"c{i}" for i in range(20_000))
+    assert len(rows(tmp_path / "a.csv", f"{names}\n{names}\n")[0]) == 20_000

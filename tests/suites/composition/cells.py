@@ -594,10 +594,10 @@ def _trains_the_head_alone(cell: Cell, end: Any) -> bool:
 
 def _as_trained(moved: bool, cell: Cell, end: Any) -> bool:
     """Whether features or a kernel moved as they must; where the head alone is trained they stay, but for an edit in
-    mid-training that moves them.
+    mid-training and running statistics, which move them.
     """
     if _trains_the_head_alone(cell, end):
-        return not moved or cell.last_edit > 0
+        return not moved or cell.last_edit > 0 or any("running_" in name for name in end["weights"])
     return moved
 
 
