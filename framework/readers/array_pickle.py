@@ -69,6 +69,7 @@ class _Allowed:
     """A function that a pickle may call; without attributes that it could set."""
 
     __slots__ = ("_function",)
+    _function: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         object.__setattr__(self, "_function", function)

@@ -140,7 +140,7 @@ def read_fields(path: Path, encoding: str | None = None) -> list[tuple[int, list
     return _fields(path, content)
 
 
-def read_numbers(path: Path, encoding: str | None = None) -> np.ndarray:
+def read_numbers(path: Path, encoding: str | None = None, header: bool = True) -> np.ndarray:
     """Returns a CSV or TSV file of numbers, float64 (rows, columns).
 
     A first row of texts is a header; a column without a name in it (the index that pandas writes) is left out.
@@ -148,13 +148,14 @@ def read_numbers(path: Path, encoding: str | None = None) -> np.ndarray:
     Args:
         path: The file.
         encoding: Encoding without a byte order mark; UTF-8 by default.
+        header: Whether the first row may be a header; a matrix has none.
 
     Raises:
         UserError: as :func:`read_rows`, a field is not a number, or the first row may be a header or not.
     """
     rows = read_fields(path, encoding)
     first = 0
-    if rows and _is_header(path, *rows[0]):
+    if header and rows and _is_header(path, *rows[0]):
         first = 1 if not rows[0][1][0].strip() else 0
         rows = rows[1:]
     if not rows:

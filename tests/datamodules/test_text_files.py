@@ -58,12 +58,15 @@ def test_folders_that_are_not_one_data_set(tmp_path, names, message):
         splits(tmp_path, names)
 
 
-def test_what_was_taken_is_printed(tmp_path, caplog):
-    with caplog.at_level("INFO"):
-        splits(tmp_path, ["train.csv", "valid.csv", "._train.csv", "notes.pdf", "notes.txt"])
-    assert (
-        "files 1 to train on, 1 to validate on; 1 not used, 1 hidden left out, 1 of other kinds left out" in caplog.text
+def test_what_was_taken_is_printed(tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr("datamodules.text_files.rank_zero_info", lines.append)
+    splits(tmp_path, ["train.csv", "valid.csv", "._train.csv", "notes.pdf", "notes.txt"])
+    taken, left_out = (
+        "files 1 to train on, 1 to validate on",
+        "1 not used, 1 hidden left out, 1 of other kinds left out",
     )
+    assert lines == [f"{tmp_path}: {taken}; {left_out}"]
 
 
 def test_a_name_that_is_too_long():

@@ -95,3 +95,19 @@ def test_files_with_something_else_are_named(tmp_path):
 def test_bad_settings_are_named(options, key):
     with pytest.raises(UserError, match=f"^{key}:"):
         Correlations(**options)
+
+
+def test_images_of_whole_numbers_are_bytes(tmp_path):
+    """fetch_openml gives MNIST as int64."""
+    images, labels = np.random.default_rng(0).integers(0, 256, (6, 2, 2)), np.arange(6) % 3
+    for name, kind in (("bytes", np.uint8), ("ints", np.int64)):
+        np.savez(tmp_path / f"{name}.npz", images=images.astype(kind), labels=labels)
+    found = [batch_of(path=str(tmp_path / f"{name}.npz"))["s11"] for name in ("bytes", "ints")]
+    np.testing.assert_array_equal(*found)
+    for wrong, message in (
+        ({"images": images + 200, "labels": labels}, "images has whole numbers from 2.. to 4..; 0 to 255"),
+        ({"images": images, "labels": labels + 10**10}, "whole numbers from 0 to 9999"),
+    ):
+        np.savez(tmp_path / "bad.npz", **wrong)
+        with pytest.raises(UserError, match=message):
+            batch_of(path=str(tmp_path / "bad.npz"))

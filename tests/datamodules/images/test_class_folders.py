@@ -39,7 +39,7 @@ def test_parts_by_their_names(tmp_path, names, found):
     assert {part: folder.name for part, folder in find_parts(tmp_path)[1].items()} == found
 
 
-def test_the_parts_are_those_of_the_folders(tmp_path, capsys):
+def test_the_parts_are_those_of_the_folders(tmp_path):
     for name, n in (("Training", 6), ("valid", 3), ("Testing", 2)):
         write_images(tmp_path / name, n=n)
     data = data_of(tmp_path)
@@ -47,19 +47,20 @@ def test_the_parts_are_those_of_the_folders(tmp_path, capsys):
     assert [len(part) for part in (data.train_set, data.val_set, data.test_set)] == [12, 6, 4]
 
 
-def test_what_was_taken_is_printed(tmp_path, caplog):
+def test_what_was_taken_is_printed(tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr("datamodules.vision.image_folder.rank_zero_info", lines.append)
     write_images(tmp_path / "data" / "train", n=6)
     write_images(tmp_path / "elsewhere", classes=("a",), n=4)
     (tmp_path / "data" / "train" / "cat" / "more").symlink_to(tmp_path / "elsewhere" / "a")
     (tmp_path / "data" / "train" / "cat" / "._0.png").write_bytes(b"\0\5")
     (tmp_path / "data" / "train" / ".ipynb_checkpoints").mkdir()
     (tmp_path / "data" / "train" / "dog" / "notes.txt").touch()
-    with caplog.at_level("INFO"):
-        data = data_of(tmp_path / "data")
+    data = data_of(tmp_path / "data")
     assert data.class_names == ("cat", "dog")
     assert len(data.train_set) + len(data.val_set) == 16
-    assert "14 / 2 / 2 pictures to train, validate and test (train), 2 classes" in caplog.text
-    assert "2 hidden left out, 1 of other kinds left out, 1 linked folders followed" in caplog.text
+    assert "14 / 2 / 2 pictures to train, validate and test (train), 2 classes" in lines[0]
+    assert "2 hidden left out, 1 of other kinds left out, 1 linked folders followed" in lines[0]
 
 
 def test_a_class_may_be_called_train(tmp_path):

@@ -181,10 +181,10 @@ def test_fields_have_their_grid_and_their_channels(tmp_path):
 
 def test_what_is_no_field_is_named(tmp_path):
     np.save(tmp_path / "complex.npy", np.ones(3, complex))
-    with pytest.raises(UserError, match=r"complex.npy: array holds complex128; real numbers"):
+    with pytest.raises(UserError, match=r"complex.npy: the array holds complex128; real numbers"):
         ready(FieldSignal(str(tmp_path / "complex.npy")))
     np.savez(tmp_path / "several.npz", a=np.ones(3))
-    with pytest.raises(UserError, match=r"several.npz: lacks array"):
+    with pytest.raises(UserError, match=r"several.npz: an .npz with a"):
         ready(FieldSignal(str(tmp_path / "several.npz")))
     np.save(tmp_path / "empty.npy", np.ones((0, 4)))
     with pytest.raises(UserError, match=r"empty.npy: array has the shape \(0, 4\), which holds no numbers"):

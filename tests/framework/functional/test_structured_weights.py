@@ -110,7 +110,7 @@ def test_the_users_matrix(tmp_path):
     with pytest.raises(UserError, match=r"none\.npy: not found"):
         read_matrix(str(tmp_path / "none.npy"), 2, 2)
     (tmp_path / "bad.csv").write_text("a,b\n")
-    with pytest.raises(UserError, match=r"bad\.csv: has no rows of numbers"):
+    with pytest.raises(UserError, match=r"bad\.csv, line 1: 'a' is not a number"):
         read_matrix(str(tmp_path / "bad.csv"), 1, 2)
     np.save(tmp_path / "zero.npy", 0 * matrix)
     with pytest.raises(UserError, match="not all 0"):

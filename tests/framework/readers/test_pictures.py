@@ -105,3 +105,31 @@ def test_what_is_no_picture(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.png: (not a picture|cannot be decoded)"):
         read_picture(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_grey_tiff_that_is_to_be_turned(tmp_path, kind):
+    upright = (np.arange(6).reshape(3, 2) * 40).astype(kind) * (257 if kind is np.uint16 else 1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(upright)).save(tmp_path / "a.tif", exif=exif)
+    np.testing.assert_allclose(read_picture(tmp_path / "a.tif", 1)[..., 0], upright / np.iinfo(kind).max, atol=1e-6)
+
+
+def test_pages_of_any_place(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for side in (8, 4, 8):
+            file.write(np.zeros((side, side), np.uint8))
+    with pytest.raises(UserError, match="holds 3 pictures"):
+        read_picture(tmp_path / "a.tif")
+    with tifffile.TiffWriter(tmp_path / "b.tif") as file:
+        for side in (8, 4):
+            file.write(np.full((side, side), 255, np.uint8))
+    assert read_picture(tmp_path / "b.tif").shape == (8, 8, 1)
+
+
+def test_a_picture_that_is_transparent_everywhere_keeps_its_colours(tmp_path):
+    values = np.zeros((4, 4, 4), np.uint8)
+    values[:2, :, :3] = 200
+    Image.fromarray(values, "RGBA").save(tmp_path / "a.png")
+    np.testing.assert_allclose(read_picture(tmp_path / "a.png"), values[..., :3] / 255, atol=1e-6)

@@ -47,3 +47,20 @@ def test_what_cannot_be_read(tmp_path):
         read_wav(tmp_path / "c.wav")
     with pytest.raises(UserError, match=r"d\.wav: not found; expected a \.wav file"):
         read_wav(tmp_path / "d.wav")
+
+
+def test_lengths_and_floats_that_are_not_meant(tmp_path):
+    wavfile.write(tmp_path / "a.wav", 8_000, np.arange(100, dtype=np.int16))
+    whole = bytearray((tmp_path / "a.wav").read_bytes())
+    place = whole.index(b"data") + 4
+    whole[4:8] = whole[place : place + 4] = b"\xff\xff\xff\xff"  # ffmpeg to a pipe
+    (tmp_path / "a.wav").write_bytes(whole)
+    with pytest.raises(UserError, match=r"a\.wav: .* was written to a pipe, .*; convert it to a file again"):
+        read_wav(tmp_path / "a.wav")
+    wavfile.write(tmp_path / "b.wav", 8_000, np.array([0, 20_000], np.float32))
+    with pytest.raises(UserError, match=r"b\.wav: floats up to 2e\+04; full scale is 1"):
+        read_wav(tmp_path / "b.wav")
+    for content in (whole[:22] + b"\0\0" + whole[24:], whole[:12] + b"xxxx" + whole[16:]):
+        (tmp_path / "c.wav").write_bytes(content)
+        with pytest.raises(UserError, match=r"c\.wav: cannot be read as \.wav"):
+            read_wav(tmp_path / "c.wav")
