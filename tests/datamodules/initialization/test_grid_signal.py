@@ -187,10 +187,10 @@ def test_what_is_no_field_is_named(tmp_path):
     with pytest.raises(UserError, match=r"several.npz: an .npz with a"):
         ready(FieldSignal(str(tmp_path / "several.npz")))
     np.save(tmp_path / "empty.npy", np.ones((0, 4)))
-    with pytest.raises(UserError, match=r"empty.npy: array has the shape \(0, 4\), which holds no numbers"):
+    with pytest.raises(UserError, match=r"empty.npy: the array has the shape \(0, 4\), which holds no numbers"):
         ready(FieldSignal(str(tmp_path / "empty.npy")))
     np.save(tmp_path / "number.npy", np.array(1.0))
-    with pytest.raises(UserError, match=r"number.npy: array has the shape \(\)"):
+    with pytest.raises(UserError, match=r"number.npy: the array has the shape \(\)"):
         ready(FieldSignal(str(tmp_path / "number.npy")))
     np.save(tmp_path / "object.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(UserError, match=r"object.npy: the array holds Python objects"):
@@ -199,7 +199,7 @@ def test_what_is_no_field_is_named(tmp_path):
     with pytest.raises(UserError, match=r"text.npy: cannot be read as .npz or .npy"):
         ready(FieldSignal(str(tmp_path / "text.npy")))
     np.save(tmp_path / "nan.npy", np.array([1.0, np.nan]))
-    with pytest.raises(UserError, match=r"nan.npy: 1 of 2 values of array are not finite"):
+    with pytest.raises(UserError, match=r"nan.npy: 1 of 2 values of the array are not finite"):
         ready(FieldSignal(str(tmp_path / "nan.npy")))
     np.save(tmp_path / "line.npy", np.ones(4))
     with pytest.raises(UserError, match=r"array has the shape \(4,\)"):
