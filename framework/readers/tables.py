@@ -283,17 +283,16 @@ def _quoted_fields(path: Path, content: str, delimiter: str) -> Iterator[tuple[i
 
 
 def _refuse_ragged(path: Path, rows: list[tuple[int, list[str]]]) -> None:
-    for line, fields in rows:
-        if len(fields) != len(rows[0][1]):
-            hint = (
-                ""
-                if any(len(more) != len(rows[0][1]) + 1 for _, more in rows[1:])
-                else ("; if these are R's row names, write the file with row.names=FALSE")
-            )
-            raise UserError(
-                f"{path}, line {line}: {len(fields)} fields, line {rows[0][0]} has {len(rows[0][1])}: "
-                f"{' | '.join(fields)[:80]!r}{hint}"
-            )
+    sizes = [len(fields) for _, fields in rows]
+    if len(set(sizes)) <= 1:
+        return
+    hint = "; if these are R's row names, write the file with row.names=FALSE"
+    named = len(rows) > 2 and set(sizes[1:]) == {sizes[0] + 1}
+    line, fields = next(row for row, size in zip(rows, sizes, strict=True) if size != sizes[0])
+    raise UserError(
+        f"{path}, line {line}: {len(fields)} fields, line {rows[0][0]} has {sizes[0]}: "
+        f"{' | '.join(fields)[:80]!r}{hint if named else ''}"
+    )
 
 
 def _json(path: Path, content: str) -> list[Row]:
