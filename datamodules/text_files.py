@@ -115,10 +115,16 @@ def _is_file(path: Path) -> bool:
 def _split_of(path: Path) -> tuple[str, Path] | None:
     """Returns the split of a file below a folder, and the folder in which that was said; the nearest name decides."""
     for place in (path, *path.parents):
-        words = re.split(r"[-._]", place.name)
-        if part := next((part for word in words if (part := part_of(word))), None):
-            return part, place.parent
+        if part := _named_split(place.name):
+            home = place.parent
+            while _named_split(home.name) == part:  # train/train-0.parquet
+                home = home.parent
+            return part, home
     return None
+
+
+def _named_split(name: str) -> str | None:
+    return next((part for word in re.split(r"[-._]", name) if (part := part_of(word))), None)
 
 
 def _without_copies(files: list[Path]) -> list[Path]:

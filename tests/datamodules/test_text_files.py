@@ -34,6 +34,7 @@ def splits(folder, names, suffixes=SUFFIXES):
         (["train/data-0-of-1.arrow", "train/cache-0f3a.arrow"], {"train": ["train/data-0-of-1.arrow"]}),
         # aclImdb: the nearest folder that says a split
         (["train/pos/0.txt", "test/pos/0.txt"], {"train": ["train/pos/0.txt"], "test": ["test/pos/0.txt"]}),
+        (["train/train-0.csv", "test/test-0.csv"], {"train": ["train/train-0.csv"], "test": ["test/test-0.csv"]}),
         (["a.csv", "._a.csv", ".ipynb_checkpoints/a.csv", "__MACOSX/a.csv", "notes.txt"], {"all": ["a.csv"]}),
         (["b.txt", "a.txt", "sub/c.txt"], {"all": ["a.txt", "b.txt"]}),
         (["a.csv", "a.csv.gz"], {"all": ["a.csv"]}),
