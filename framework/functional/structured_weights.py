@@ -206,11 +206,17 @@ def read_matrix(path: str | Path, rows: int, columns: int) -> Tensor:
         UserError: there is no such file, or it does not hold such a matrix.
     """
     file, expected = Path(path).expanduser(), f".npy or .csv with a matrix {rows} x {columns}"
-    refuse_missing(file, expected)
-    found = read_numbers(file, header=False) if suffix_of(file) in DELIMITED else read_array(file, expected, np.float64)
-    check_arrays({"the matrix": found}, {"the matrix": "rows columns"}, file, expected)
-    if found.shape != (rows, columns) or not found.any():
-        raise UserError(f"{file}: holds {found.shape[0]} x {found.shape[1]} numbers; expected {expected}, not all 0")
+    try:
+        refuse_missing(file, expected)
+        table = suffix_of(file) in DELIMITED
+        found = read_numbers(file, header=False) if table else read_array(file, expected, np.float64)
+        check_arrays({"the matrix": found}, {"the matrix": "rows columns"}, file, expected)
+        if found.shape != (rows, columns) or not found.any():
+            raise UserError(
+                f"{file}: holds {found.shape[0]} x {found.shape[1]} numbers; expected {expected}, not all 0"
+            )
+    except UserError as error:
+        raise UserError(f"path: {error}") from error
     return torch.as_tensor(found)
 
 
