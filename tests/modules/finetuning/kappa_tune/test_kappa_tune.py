@@ -182,7 +182,7 @@ def test_weights_from_a_file(tmp_path):
     assert torch.equal(model.network.input.weight, network.input.weight)
     with pytest.raises(UserError, match="does not fit"):
         TwoTaskClassifier(**{**SMALL, "width": 9}, pretrained=str(tmp_path / "a.pt"))
-    with pytest.raises(UserError, match="nowhere.pt not found"):
+    with pytest.raises(UserError, match=r"nowhere.pt not found"):
         TwoTaskClassifier(**SMALL, pretrained="nowhere.pt")
     with pytest.raises(UserError, match="pretrain_epochs"):
         TwoTaskClassifier(**SMALL, pretrain_epochs=-1)
