@@ -29,6 +29,7 @@ def test_a_quote_that_begins_a_field_of_a_tsv_swallows_no_rows(tmp_path):
 
 def test_whole_quoted_fields_of_a_tsv_lose_their_quotes_and_may_hold_line_feeds(tmp_path):
     assert rows(tmp_path / "a.tsv", 'text\tlabel\n"a ""b"" c"\t1\nd\t0\n')[0]["text"] == 'a "b" c'
+    assert rows(tmp_path / "c.tsv", 'text\tlabel\n"well, so"\t1\nd\t0\n')[0]["text"] == "well, so"
     found = rows(tmp_path / "b.tsv", 'text\tlabel\n"two\nlines"\t1\n"a\ttab"\t0\n')
     assert [row["text"] for row in found] == ["two\nlines", "a\ttab"]
     assert [row.source.rpartition(", ")[2] for row in found] == ["line 2", "line 4"]
