@@ -69,29 +69,33 @@ def find_splits(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, l
         return {"all": [path]}
     if not path.is_dir():
         raise UserError(f"path: {path} not found; expected a file or a folder of them ({expected})")
-    listing = list_files(path, suffixes)
-    files = [file for file in listing.files if not _DESCRIPTIONS.fullmatch(file.name.lower())]
-    splits = {file: _split_of(file.relative_to(path)) for file in files}
-    plain = {file for file in files if has_suffix(file.name, _PLAIN_NAMES)}
+    plain = tuple(suffix + packed for suffix in PLAIN for packed in ("", ".gz"))
 
-    def counts(file: Path) -> bool:
-        return splits[file] is not None or file not in plain
+    def split_of(file: Path) -> tuple[str, Path] | None:
+        return _split_of(file.relative_to(path))
 
-    top = [file for file in files if file.parent == path]
-    if top and (any(map(counts, top)) or not any(map(counts, files))):
-        files = top
-    if any(map(counts, files)):
-        files = list(filter(counts, files))
+    def is_data(file: Path) -> bool:
+        return not has_suffix(file.name, plain) or split_of(file) is not None
+
+    listing = list_files(path, suffixes, deep=False)
+    top = files = _without_descriptions(listing.files)
+    if not any(map(is_data, top)):
+        listing = list_files(path, suffixes)
+        files = _without_descriptions(listing.files)
+    files = list(filter(is_data, files)) or top or files
     files = _without_copies(files)
     if not files:
         raise UserError(f"path: {path} holds no data; expected files {expected}")
     found: dict[str, list[Path]] = {}
+    homes: set[str] = set()
     for file in files:
-        if split := splits[file]:
+        if split := split_of(file):
             found.setdefault(split[0], []).append(file)
-    homes = sorted({str(split[1]) for file in files if (split := splits[file])})
+            homes.add(str(split[1]))
     if len(homes) > 1:
-        raise UserError(f"path: {path} holds several data sets, in {' and '.join(homes)}; give the folder of one")
+        raise UserError(
+            f"path: {path} holds several data sets, in {' and '.join(sorted(homes))}; give the folder of one"
+        )
     used = found or {"all": files}
     sizes = ", ".join(f"{len(part):,} to {_PURPOSE[split]}" for split, part in used.items())
     others = len(listing.files) - sum(map(len, used.values()))
@@ -101,8 +105,11 @@ def find_splits(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, l
     return used
 
 
-_PLAIN_NAMES = tuple(suffix + packed for suffix in PLAIN for packed in ("", ".gz"))
 _PURPOSE = {"train": "train on", "val": "validate on", "test": "test on", "all": "split"}
+
+
+def _without_descriptions(files: list[Path]) -> list[Path]:
+    return [file for file in files if not _DESCRIPTIONS.fullmatch(file.name.lower())]
 
 
 def _is_file(path: Path) -> bool:
@@ -140,7 +147,7 @@ def _without_copies(files: list[Path]) -> list[Path]:
     for file in kept:
         bare = str(file.with_suffix("").with_suffix("") if file.suffix.lower() == ".gz" else file.with_suffix(""))
         other = first.setdefault(bare, file)
-        if other is not file and not (has_suffix(file.name, _PLAIN_NAMES) and has_suffix(other.name, _PLAIN_NAMES)):
+        if other is not file and {tables.suffix_of(file), tables.suffix_of(other)} - set(PLAIN):
             raise UserError(f"path: {other} and {file.name} have one name; keep one of them")
     return kept
 

@@ -59,6 +59,12 @@ def test_folders_that_are_not_one_data_set(tmp_path, names, message):
         splits(tmp_path, names)
 
 
+def test_folders_below_are_not_looked_at_where_the_files_are(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "lost.csv").symlink_to(tmp_path / "nowhere")
+    assert splits(tmp_path, ["a.csv"]) == {"all": ["a.csv"]}
+
+
 def test_what_was_taken_is_printed(tmp_path, monkeypatch):
     lines = []
     monkeypatch.setattr("datamodules.text_files.rank_zero_info", lines.append)
