@@ -64,7 +64,7 @@ def list_files(folder: Path, suffixes: tuple[str, ...], deep: bool = True) -> Li
         deep: Whether those of folders inside, and of folders that are links, are listed too.
 
     Raises:
-        UserError: the folder cannot be read, a file is a link to nothing, or a link leads back to a folder above it.
+        UserError: the folder cannot be read, a link leads to nothing, or back to a folder above it.
     """
     found = Listing()
     _walk(folder, suffixes, deep, found, (os.path.realpath(folder),))
@@ -85,12 +85,18 @@ def _walk(folder: Path, suffixes: tuple[str, ...], deep: bool, found: Listing, a
                 raise UserError(f"{path}: a link to a folder above it; its files would be listed without end")
             found.links += entry.is_symlink()
             _walk(path, suffixes, deep, found, (*above, real))
+        elif deep and "." not in entry.name and _leads_nowhere(entry):
+            raise UserError(f"{path}: a link to a folder that is not there ({os.readlink(path)})")
         elif not has_suffix(entry.name, suffixes):
             found.others += 1
         elif entry.is_file():
             found.files.append(path)
-        elif entry.is_symlink():
+        elif _leads_nowhere(entry):
             raise UserError(f"{path}: a link to a file that is not there ({os.readlink(path)})")
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
@@ -105,10 +111,19 @@ def list_folders(folder: Path) -> dict[str, Path]:
     """Returns the folders inside a folder, links included and hidden ones not, by their name in Unicode's form NFC.
 
     Raises:
-        UserError: the folder cannot be read, or two names differ only in their Unicode form.
+        UserError: the folder cannot be read, a link without a suffix leads to nothing, or two names differ only in
+            their Unicode form.
     """
     found: dict[str, Path] = {}
-    for name in sorted(entry.name for entry in _entries(folder) if entry.is_dir() and not is_hidden(entry.name)):
+    names = []
+    for entry in _entries(folder):
+        if is_hidden(entry.name):
+            continue
+        if "." not in entry.name and _leads_nowhere(entry):  # a class or a part would be missing without a word
+            raise UserError(f"{entry.path}: a link to a folder that is not there ({os.readlink(entry.path)})")
+        if entry.is_dir():
+            names.append(entry.name)
+    for name in sorted(names):
         shown = unicodedata.normalize("NFC", name)
         if shown in found:
             first = found[shown].name

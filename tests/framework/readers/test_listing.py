@@ -33,6 +33,11 @@ def test_links_without_end_and_to_nothing(tmp_path):
     (tmp_path / "a" / "x.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(UserError, match=r"x\.png: a link to a file that is not there"):
         list_files(tmp_path, (".png",))
+    (tmp_path / "a" / "x.png").unlink()
+    (tmp_path / "dog").symlink_to(tmp_path / "unmounted")
+    for read in (list_folders, lambda folder: list_files(folder, (".png",))):
+        with pytest.raises(UserError, match=r"dog: a link to a folder that is not there .*unmounted"):
+            read(tmp_path)
     with pytest.raises(UserError, match=r"nowhere: cannot be read"):
         list_files(tmp_path / "nowhere", (".png",))
 
