@@ -13,9 +13,13 @@ A method's ``claims.py`` (beside its module) has one function, ``claims(run)``, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -69,6 +73,7 @@ class Claim:
         scale: ``full`` for the paper's own setting, else how it was reduced (``5,000 digits, 3 epochs``).
         details: Other numbers for the JSON file, for example the value of each seed.
         seeds: Number of random draws, initialisations or orders over which the number is the mean, or the worst.
+        values: The number of each of them alone, if it is known: their range is shown beside ``measured``.
     """
 
     text: str
@@ -78,11 +83,38 @@ class Claim:
     scale: str = "full"
     details: dict[str, Any] = field(default_factory=dict)
     seeds: int = 1
+    values: tuple[float, ...] = ()
 
     @property
     def holds(self) -> bool:
         """Whether the measured number satisfies the bound; NaN never does."""
         return not math.isnan(self.measured) and bool(self.bound.holds(self.measured))
+
+
+def over_seeds(
+    text: str,
+    paper: str,
+    values: Sequence[float],
+    bound: Bound,
+    scale: str = "full",
+    details: dict[str, Any] | None = None,
+    by: Callable[[Sequence[float]], float] = fmean,
+) -> Claim:
+    """A claim about one number per seed, which shows their range.
+
+    Args:
+        text: The claim.
+        paper: The value in the paper.
+        values: The number of each seed.
+        bound: The bound of ``by(values)``.
+        scale: How the setting was reduced.
+        details: Other numbers for the JSON file.
+        by: Makes one number of all: their mean, or for example ``min``, ``max`` or ``statistics.median``.
+    """
+    numbers = tuple(map(float, values))
+    # in min and max NaN may get lost
+    measured = math.nan if any(map(math.isnan, numbers)) else float(by(numbers))
+    return Claim(text, paper, measured, bound, scale, details or {}, len(numbers), numbers)
 
 
 @dataclass
@@ -116,9 +148,45 @@ class Reproduction:
         from framework.runs.quiet import quiet_lightning
 
         quiet_lightning()
-        print(f"  fit {config} {' '.join(overrides)}", flush=True)
+        _announce(config, overrides)
         where = [f"--run.root={self.folder / 'runs'}", "--wandb.mode=disabled"]
         silent = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
         experiment = build(config, overrides=[*overrides, *where, *silent])
         experiment.fit()
         return {key: float(value) for key, value in experiment.trainer.callback_metrics.items()}
+
+    def fits(self, config: str, runs: Sequence[Sequence[str]]) -> list[dict[str, float]]:
+        """Runs :meth:`fit` once for each of several lists of overrides, as many at a time as there are cores.
+
+        Each run has one thread, which is faster for small models than one run on all cores after the other.
+
+        Args:
+            config: A path or the short name of a shipped config.
+            runs: The options of each run.
+        """
+        processes = min(len(runs), os.cpu_count() or 1)
+        if processes < 2:
+            return [self.fit(config, *overrides) for overrides in runs]
+        for overrides in runs:
+            _announce(config, overrides)
+        with ProcessPoolExecutor(processes, get_context("spawn"), _start_child) as pool:
+            pending = [pool.submit(_fit, self.folder, config, tuple(overrides)) for overrides in runs]
+            return [run.result() for run in pending]
+
+
+def _announce(config: str, overrides: Sequence[str]) -> None:
+    print(f"  fit {config} {' '.join(overrides)}", flush=True)
+
+
+def _start_child() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _fit(folder: Path, config: str, overrides: tuple[str, ...]) -> dict[str, float]:
+    """One run of :meth:`Reproduction.fits`, whose output would mix with that of the others."""
+    import contextlib
+
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        return Reproduction(folder).fit(config, *overrides)

@@ -14,6 +14,7 @@ from typing import Any
 from framework import catalogue
 from framework.claims import Claim, Reproduction
 from framework.errors import UserError
+from framework.pages.results import measured_text
 
 
 @dataclass
@@ -52,6 +53,7 @@ class ClaimsReport:
                 "holds": claim.holds,
                 "scale": claim.scale,
                 "seeds": claim.seeds,
+                **({"values": [v if v == v else None for v in claim.values]} if claim.values else {}),
                 "seconds": round(seconds, 1),
                 **({"details": claim.details} if claim.details else {}),
             }
@@ -115,9 +117,9 @@ def reproduce(name: str, folder: Path) -> ClaimsReport:
     error = ""
     try:
         for claim in import_module(find_claims(name)).claims(run):
+            measured = measured_text(claim.measured, claim.values)
             print(
-                f"  {'holds' if claim.holds else 'FAILS':<6} {claim.text}: {claim.measured:.4g} ({claim.bound.text})",
-                flush=True,
+                f"  {'holds' if claim.holds else 'FAILS':<6} {claim.text}: {measured} ({claim.bound.text})", flush=True
             )
             claims.append(claim)
             times.append(time.perf_counter() - last)

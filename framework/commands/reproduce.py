@@ -9,7 +9,7 @@ from pathlib import Path
 from framework.claims import reproduce
 from framework.commands.options import CommandParser
 from framework.errors import UserError
-from framework.pages.results import write_page, write_record
+from framework.pages.results import measured_text, write_page, write_record
 
 
 def print_table(report: reproduce.ClaimsReport) -> None:
@@ -23,7 +23,14 @@ def print_table(report: reproduce.ClaimsReport) -> None:
         table.add_column(column, overflow="fold", justify="right" if column == "measured" else "left")
     for claim in report.claims:
         verdict = "holds" if claim.holds else "FAILS"
-        cells = (claim.text, claim.paper, f"{claim.measured:.4g}", claim.bound.text, verdict, claim.scale)
+        cells = (
+            claim.text,
+            claim.paper,
+            measured_text(claim.measured, claim.values),
+            claim.bound.text,
+            verdict,
+            claim.scale,
+        )
         table.add_row(*map(escape, cells))
     console = Console()
     # Without a terminal a table would be cut to 80 columns.

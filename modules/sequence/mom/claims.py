@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from framework.claims import Claim, Reproduction, at_least, at_most, close_to
+from framework.claims import Bound, Claim, Reproduction, at_least, at_most, close_to, over_seeds
 from framework.protocols import Routing
 from modules.sequence.mom.interference import measured_error, predicted_error
 from modules.sequence.mom.layer import Memories, MoMLayer
@@ -20,15 +20,15 @@ from modules.sequence.mom.rules import RULES
 
 REDUCED = "fused pairs: 1 layer, linear memories of 8 key dimensions, 32 of 64 keys, 1,000 steps"
 SINGLE = {"memory.num_memories": 1, "memory.topk": 1, "memory.shared": "false"}
-# Name, overrides of the config, reference accuracies of seeds 0 and 1 or of seed 0.
-MODELS: dict[str, tuple[dict[str, object], tuple[float, ...]]] = {
-    "single": (SINGLE, (0.782, 0.781)),
-    "single,\nvalues × 3": ({**SINGLE, "memory.expand_v": 18.0}, (0.780, 0.781)),
-    "2 of 4": ({"memory.num_memories": 4, "memory.shared": "false"}, (0.941, 0.930)),
-    "2 of 4\n+ shared": ({"memory.num_memories": 4}, (0.974, 0.972)),
-    "2 of 8\n+ shared": ({"memory.num_memories": 8}, (0.983,)),
-    "single,\nkeys × 3": ({**SINGLE, "head_dim": 24, "memory.expand_v": 2.0}, (0.984,)),
-    "1 of 4": ({"memory.num_memories": 4, "memory.topk": 1, "memory.shared": "false"}, (0.494,)),
+# Name, overrides of the config, reference accuracies of seeds 0 and 1 or of seed 0, number of seeds.
+MODELS: dict[str, tuple[dict[str, object], tuple[float, ...], int]] = {
+    "single": (SINGLE, (0.782, 0.781), 3),
+    "single,\nvalues × 3": ({**SINGLE, "memory.expand_v": 18.0}, (0.780, 0.781), 2),
+    "2 of 4": ({"memory.num_memories": 4, "memory.shared": "false"}, (0.941, 0.930), 5),
+    "2 of 4\n+ shared": ({"memory.num_memories": 4}, (0.974, 0.972), 5),
+    "2 of 8\n+ shared": ({"memory.num_memories": 8}, (0.983,), 2),
+    "single,\nkeys × 3": ({**SINGLE, "head_dim": 24, "memory.expand_v": 2.0}, (0.984,), 2),
+    "1 of 4": ({"memory.num_memories": 4, "memory.topk": 1, "memory.shared": "false"}, (0.494,), 2),
 }
 
 
@@ -148,85 +148,53 @@ def interference(run: Reproduction) -> Iterator[Claim]:
 
 
 def recall(run: Reproduction) -> Iterator[Claim]:
-    """Query accuracy on fused pairs through ``fit``."""
-    accuracy: dict[str, list[float]] = {}
-    for name, (settings, references) in MODELS.items():
-        overrides = [f"--model.{key}={value}" for key, value in settings.items()]
-        accuracy[name] = [
-            run.fit("sequence/mom_recall", "--techniques.memory_load=null", *overrides, f"--seed_everything={seed}")[
-                "val/accuracy"
-            ]
-            for seed in range(len(references))
-        ]
-    run.figure("recall", recall_figure(accuracy, {name: reference for name, (_, reference) in MODELS.items()}))
-    mean = {name.replace("\n", " "): float(np.mean(values)) for name, values in accuracy.items()}
-    details = {name.replace("\n", " "): values for name, values in accuracy.items()}
+    """Query accuracy on fused pairs through ``fit``; the router decides how far seeds lie apart."""
+    overrides, owner = [], []
+    for name, (settings, _, seeds) in MODELS.items():
+        for seed in range(seeds):
+            chosen = [f"--model.{key}={value}" for key, value in settings.items()]
+            overrides.append(["--techniques.memory_load=null", *chosen, f"--seed_everything={seed}"])
+            owner.append(name)
+    accuracy: dict[str, list[float]] = {name: [] for name in MODELS}
+    for name, found in zip(owner, run.fits("sequence/mom_recall", overrides), strict=True):
+        accuracy[name].append(found["val/accuracy"])
+    run.figure("recall", recall_figure(accuracy, {name: reference for name, (_, reference, _) in MODELS.items()}))
+    of = {name.replace("\n", " "): values for name, values in accuracy.items()}
+    mean = {name: float(np.mean(values)) for name, values in of.items()}
 
-    def gap(text: str, reference: str, high: str, low: str, least: float) -> Claim:
-        shown = {high: details[high], low: details[low]}
-        seeds = min(len(values) for values in shown.values())
-        return Claim(text, reference, mean[high] - mean[low], at_least(least), REDUCED, shown, seeds)
+    def gap(text: str, reference: str, high: str, low: str, bound: Bound) -> Claim:
+        """Each value is a seed of ``high`` less the mean of ``low``: their seeds have nothing in common."""
+        values = [value - mean[low] for value in of[high]]
+        return over_seeds(text, reference, values, bound, REDUCED, {high: of[high], low: of[low]})
 
-    expanded = mean["single, values × 3"] - mean["single"]
-    yield Claim(
-        "recall: expanding the values of a single memory gains nothing",
-        "none; reference 0.001",
-        expanded,
-        close_to(0.0, absolute=0.03),
-        scale=REDUCED,
-        details=details,
-        seeds=min(map(len, details.values())),
-    )
-    yield gap("recall: 2 of 4 memories over a single one", "more; reference 0.15", "2 of 4", "single", 0.10)
-    yield gap(
-        "recall: 2 of 4 over a single one with values × 3", "more; reference 0.15", "2 of 4", "single, values × 3", 0.10
-    )
-    yield gap("recall: a shared memory added to 2 of 4", "more; reference 0.03", "2 of 4 + shared", "2 of 4", 0.02)
-    yield gap("recall: 8 memories over 4", "more; reference 0.01", "2 of 8 + shared", "2 of 4 + shared", 0.0)
-    yield Claim(
-        "recall: a single memory with keys × 3 (the state of 2 of 4 + shared)",
-        "none; reference 0.984",
-        mean["single, keys × 3"],
-        at_least(mean["2 of 4"]),
-        scale=REDUCED,
-        details={"seeds": details["single, keys × 3"]},
-        seeds=len(details["single, keys × 3"]),
-    )
-    yield Claim(
-        "recall: 1 of 4 renormalised falls below a single memory",
-        "none; reference −0.29",
-        mean["1 of 4"] - mean["single"],
-        at_most(-0.05),
-        scale=REDUCED,
-        details={"seeds": details["1 of 4"]},
-        seeds=len(details["1 of 4"]),
-    )
+    text = "recall: expanding the values of a single memory gains nothing"
+    yield gap(text, "none; reference 0.001", "single, values × 3", "single", close_to(0.0, absolute=0.03))
+    yield gap("recall: 2 of 4 memories over a single one", "more; reference 0.15", "2 of 4", "single", at_least(0.10))
+    text = "recall: 2 of 4 over a single one with values × 3"
+    yield gap(text, "more; reference 0.15", "2 of 4", "single, values × 3", at_least(0.10))
+    text = "recall: a shared memory added to 2 of 4"
+    yield gap(text, "more; reference 0.03", "2 of 4 + shared", "2 of 4", at_least(0.02))
+    yield gap("recall: 8 memories over 4", "more; reference 0.01", "2 of 8 + shared", "2 of 4 + shared", at_least(0.0))
+    text = "recall: a single memory with keys × 3 (the state of 2 of 4 + shared)"
+    yield over_seeds(text, "none; reference 0.984", of["single, keys × 3"], at_least(mean["2 of 4"]), REDUCED)
+    text = "recall: 1 of 4 renormalised falls below a single memory"
+    yield gap(text, "none; reference −0.29", "1 of 4", "single", at_most(-0.05))
 
 
 def collapse(run: Reproduction) -> Iterator[Claim]:
     """The loads of a small language model's memories with and without the balance loss (Fig. 9)."""
-    shares: dict[float, dict[str, float]] = {}
     small = ["--trainer.max_epochs=2", "--techniques.length_extrapolation=null", "--data.eval_windows=16"]
-    for weight in (0.01, 0.0):
-        found = run.fit("sequence/mom", f"--model.aux_weight={weight}", *small)
-        shares[weight] = {name: found[f"val/load_{name}"] for name in ("min", "max", "entropy")}
+    cells = [(weight, seed) for weight in (0.01, 0.0) for seed in range(3)]
+    overrides = [[f"--model.aux_weight={weight}", *small, f"--seed_everything={seed}"] for weight, seed in cells]
+    loads: dict[float, list[dict[str, float]]] = {0.01: [], 0.0: []}
+    for (weight, _), found in zip(cells, run.fits("sequence/mom", overrides), strict=True):
+        loads[weight].append({name: found[f"val/load_{name}"] for name in ("min", "max", "entropy")})
     scale = "0.3M parameters, 200 steps of 4,096 bytes"
-    yield Claim(
-        "with the balance loss: smallest load of a memory",
-        "0.12 to 0.37 (Fig. 9)",
-        shares[0.01]["min"],
-        at_least(0.12),
-        scale=scale,
-        details={"with": shares[0.01], "without": shares[0.0]},
-    )
-    yield Claim(
-        "with the balance loss: largest load", "0.12 to 0.37 (Fig. 9)", shares[0.01]["max"], at_most(0.37), scale=scale
-    )
-    ratio = math.log(max(shares[0.0]["min"], 1e-6) / shares[0.01]["min"])
-    yield Claim(
-        "without it: smallest load, log of the ratio to that with it",
-        "near 0 share (Fig. 9)",
-        ratio,
-        at_most(0.0),
-        scale=scale,
-    )
+    details = {"with": loads[0.01], "without": loads[0.0]}
+    least, most = ([load[name] for load in loads[0.01]] for name in ("min", "max"))
+    text = "with the balance loss: smallest load of a memory"
+    yield over_seeds(text, "0.12 to 0.37 (Fig. 9)", least, at_least(0.12), scale, details)
+    yield over_seeds("with the balance loss: largest load", "0.12 to 0.37 (Fig. 9)", most, at_most(0.37), scale)
+    ratios = [math.log(max(load["min"], 1e-6) / value) for load, value in zip(loads[0.0], least, strict=True)]
+    text = "without it: smallest load, log of the ratio to that with it, largest"
+    yield over_seeds(text, "near 0 share (Fig. 9)", ratios, at_most(0.0), scale, by=max)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from framework.__main__ import main
-from framework.claims import Claim, at_least, at_most, close_to, reproduce, within
+from framework.claims import Claim, Reproduction, at_least, at_most, close_to, over_seeds, reproduce, within
 from framework.figures import new_figure
 
 
@@ -24,6 +24,15 @@ def test_a_bound_holds_or_not(bound, good, bad):
     assert Claim("c", "p", good, bound).holds
     assert not Claim("c", "p", bad, bound).holds
     assert not Claim("c", "p", math.nan, bound).holds
+
+
+def test_a_claim_over_seeds_is_judged_by_one_number_and_keeps_all():
+    claim = over_seeds("c", "p", [0.5, 1.0, 3.0], at_most(2))
+    assert (claim.measured, claim.seeds, claim.values) == (1.5, 3, (0.5, 1.0, 3.0))
+    assert claim.holds
+    assert not over_seeds("c", "p", [0.5, 1.0, 3.0], at_most(2), by=max).holds
+    for by in (min, max):
+        assert not over_seeds("c", "p", [0.5, math.nan], at_most(2), by=by).holds
 
 
 @pytest.fixture
@@ -58,6 +67,29 @@ def test_it_prints_a_table_writes_json_and_exits_by_the_verdict(toy, capsys):
     assert report["claims"][1]["scale"] == "small"
     assert Path(report["figures"][0]).is_file()
     assert json.loads(Path("runs/reproduce/toy/claims.json").read_text()) == report
+
+
+def test_the_range_over_seeds_is_shown_and_kept(toy, capsys):
+    toy.yields = [over_seeds("one", "1.0", [0.5, 0.25, 1.5], at_most(1)), Claim("two", "2", 2.0, at_least(1))]
+    main(["reproduce", "toy", "--json", "out.json", "--page", "results.md"])
+    printed = capsys.readouterr().out
+    assert printed.count("0.75 (0.25 to 1.5)") == 2, "as it is measured, and in the table"
+    assert "0.75 (0.25 to 1.5)" in Path("results.md").read_text()
+    first, second = json.loads(Path("out.json").read_text())[0]["claims"]
+    assert first["values"] == [0.5, 0.25, 1.5]
+    assert first["seeds"] == 3
+    assert "values" not in second
+
+
+@pytest.mark.release
+def test_runs_side_by_side_give_the_numbers_of_runs_in_turn(monkeypatch):
+    run = Reproduction(Path("claims"))
+    small = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"]
+    runs = [[*small, f"--seed_everything={seed}"] for seed in (1, 2)]
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    found = run.fits("vision/image_classifier_digits", runs)
+    assert found[1] == run.fit("vision/image_classifier_digits", *runs[1])
+    assert found[0]["val/loss"] != found[1]["val/loss"]
 
 
 def test_one_failing_claim_is_enough(toy, capsys):
