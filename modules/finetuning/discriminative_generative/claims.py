@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framework.claims import Claim, Reproduction, at_least, at_most, close_to, within
+from framework.claims import Claim, Reproduction, at_least, at_most, close_to, over_seeds, within
 from framework.functional.linear_heads import (
     ClassStatistics,
     LearningCurve,
@@ -36,6 +36,7 @@ CONFIG = "finetuning/discriminative_generative"
 DIMENSIONS = (100, 200, 400, 1000)
 CLASSES = (2, 3, 5, 7)
 SEEDS = range(5)
+ENCODERS = (0, 1, 2)  # seeds of the network whose features they are
 C = (0.1, 1.0, 10.0)
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -155,33 +156,36 @@ def _lead(curve: LearningCurve, size: int) -> float:
 
 def real_features(run: Reproduction) -> Iterator[Claim]:
     """Two regimes on the features of a supervised network; none where the features do not fit the task."""
-    scale = "128 features of a CNN trained on 1,500 digits, 20 draws"
-    curve = _curve([20, 50, 100, 200, 500, 1000, 2000], 20)
-    details = _table(curve)
+    scale = f"128 features of each of {len(ENCODERS)} CNNs trained on 1,500 digits, 20 draws"
+    found = [_curve([20, 50, 100, 200, 500, 1000, 2000], 20, f"--data.seed={seed}") for seed in ENCODERS]
+    details = {f"network {seed}": _table(curve) for seed, curve in zip(ENCODERS, found, strict=True)}
     text = "digits: naive Bayes ahead of logistic regression at its best C, m = 50, error"
-    yield Claim(text, "ahead", _lead(curve, 50), at_least(0.0), scale, details)
+    yield over_seeds(text, "ahead", [_lead(curve, 50) for curve in found], at_least(0.0), scale, details)
     text = "digits: logistic regression ahead, m = 1,000, error"
-    yield Claim(text, "ahead", -_lead(curve, 1000), at_least(0.01), scale)
-    yield Claim("digits: crossover, samples", "there is one", curve.crossover(), within(40, 200), scale)
-    errors = {name: curve.mean(name) for name in (NAIVE_BAYES, logistic_name(10.0))}
-    left = {name: float(found[3] - found[-1]) for name, found in errors.items()}
+    yield over_seeds(text, "ahead", [-_lead(curve, 1000) for curve in found], at_least(0.01), scale)
+    crossovers = [curve.crossover() for curve in found]
+    yield over_seeds("digits: crossover, samples", "there is one", crossovers, within(40, 200), scale)
+    ratios = []
+    for curve in found:
+        errors = {name: curve.mean(name) for name in (NAIVE_BAYES, logistic_name(10.0))}
+        left = {name: float(error[3] - error[-1]) for name, error in errors.items()}
+        ratios.append(left[logistic_name(10.0)] / left[NAIVE_BAYES])
     text = "digits: what m = 200 leaves of the way to m = 2,000, logistic regression (C = 10) over naive Bayes"
-    ratio = left[logistic_name(10.0)] / left[NAIVE_BAYES]
-    yield Claim(text, "> 1: the generative head is done earlier", ratio, at_least(1.2), scale, left)
+    yield over_seeds(text, "> 1: the generative head is done earlier", ratios, at_least(1.2), scale)
 
     sizes = [20, 100, 200, 1000]
     controls = {
         "CNN of scikit-learn's digits": ["--data.encoder.source=digits", "--data.images.size=28"],
         "raw pixels": ["--data.encoder.name=pixels", "--data.features=784"],
     }
-    curves = {"supervised CNN": curve}
+    curves = {"supervised CNN": found[0]}
     for name, overrides in controls.items():
-        found = curves[name] = _curve(sizes, 4, *overrides, c=(1.0, 10.0))
+        curve = curves[name] = _curve(sizes, 4, *overrides, c=(1.0, 10.0))
         text = f"{name}: largest lead of naive Bayes from m = 100 on"
-        lead = max(_lead(found, size) for size in sizes[1:])
-        yield Claim(text, "none; reference: never", lead, at_most(0.0), "digits, 4 draws", _table(found), seeds=4)
+        lead = max(_lead(curve, size) for size in sizes[1:])
+        yield Claim(text, "none; reference: never", lead, at_most(0.0), "digits, 4 draws", _table(curve), seeds=4)
         text = f"{name}: naive Bayes behind at m = 1,000"
-        yield Claim(text, "none; reference: far", -_lead(found, 1000), at_least(0.05), "digits, 4 draws", seeds=4)
+        yield Claim(text, "none; reference: far", -_lead(curve, 1000), at_least(0.05), "digits, 4 draws", seeds=4)
     run.figure("digits", curve_figure(curves))
 
 
@@ -197,17 +201,23 @@ def fashion(run: Reproduction) -> Iterator[Claim]:
         "--data.images.max_train=8000",
         "--data.images.max_test=3000",
     ]
-    curve = _curve([20, 50, 100, 200, 1000], 20, *own, c=(1.0, 10.0))
-    scale = "128 features of a CNN trained on 10,000 images of Fashion-MNIST, 20 draws"
+    sizes = [20, 50, 100, 200, 1000]
+    found = [_curve(sizes, 20, *own, f"--data.seed={seed}", c=(1.0, 10.0)) for seed in ENCODERS]
+    details = {f"network {seed}": _table(curve) for seed, curve in zip(ENCODERS, found, strict=True)}
+    scale = f"128 features of each of {len(ENCODERS)} CNNs trained on 10,000 images of Fashion-MNIST, 20 draws"
     text = "Fashion-MNIST: naive Bayes ahead of logistic regression at its best C, m = {}"
-    yield Claim(text.format(50), "ahead; reference 0.015", _lead(curve, 50), at_least(0.01), scale, _table(curve))
-    # the reference has it ahead by 0.011 still; with three networks of other seeds it is ahead by -0.004 to 0.004
-    yield Claim(text.format(100), "none; reference 0.011", _lead(curve, 100), within(-0.01, 0.02), scale)
+    for size, paper, bound in (
+        (50, "ahead; reference 0.015", at_least(0.01)),
+        (100, "none; reference 0.011", within(-0.01, 0.02)),
+    ):
+        yield over_seeds(text.format(size), paper, [_lead(curve, size) for curve in found], bound, scale, details)
     text = "Fashion-MNIST: logistic regression ahead, m = 1,000"
-    yield Claim(text, "ahead; reference 0.030", -_lead(curve, 1000), at_least(0.02), scale)
+    behind = [-_lead(curve, 1000) for curve in found]
+    yield over_seeds(text, "ahead; reference 0.030", behind, at_least(0.02), scale)
     text = "Fashion-MNIST: crossover, samples"
-    yield Claim(text, "none; reference between 100 and 200", curve.crossover(), within(70, 300), scale)
-    run.figure("fashion", curve_figure({"Fashion-MNIST, supervised CNN": curve}))
+    crossovers = [curve.crossover() for curve in found]
+    yield over_seeds(text, "none; reference between 100 and 200", crossovers, within(70, 300), scale)
+    run.figure("fashion", curve_figure({"Fashion-MNIST, supervised CNN": found[0]}))
 
 
 def through_fit(run: Reproduction) -> Iterator[Claim]:

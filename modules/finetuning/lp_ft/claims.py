@@ -12,7 +12,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from framework.claims import Claim, Reproduction, at_least, at_most, close_to
+from framework.claims import Claim, Reproduction, at_least, at_most, close_to, over_seeds
 from framework.functional.calibration import calibration
 from framework.observing.linear_probe import batches_of, see
 from modules.finetuning.lp_ft.network import TransferMLP
@@ -225,7 +225,8 @@ def scaling(run: Reproduction) -> Iterator[Claim]:
     orders = [float(spearmanr(SCALES, values).statistic) for values in moves.values()]
     details = {name: values.tolist() for name, values in moves.items()}
     text = f"rank correlation of Diff with the head's scale ({SCALES[0]:g} to {SCALES[-1]:g}), the largest"
-    yield Claim(text, "falls; reference 45.9 to 9.8", max(orders), at_most(-0.7), SCALE.format(len(FEWER)), details)
+    scale = SCALE.format(len(FEWER))
+    yield over_seeds(text, "falls; reference 45.9 to 9.8", orders, at_most(-0.7), scale, details, by=max)
     run.figure("head_scale", scale_figure(SCALES, moves))
 
 
@@ -253,7 +254,7 @@ def probing(run: Reproduction, ft: list[_Outcome], probed: list[_Outcome]) -> It
     ratios = np.array(grown["alone"]) / np.array(grown["with"])
     text = f"growth of a random ‖V‖ in {LENGTHS[-1]} epochs, trained alone over with its features, the least"
     scale = SCALE.replace("10 epochs", f"{LENGTHS[-1]} epochs").format(len(FEWER))
-    yield Claim(text, "stronger in LP", float(ratios[:, -1].min()), at_least(1), scale, grown)
+    yield over_seeds(text, "stronger in LP", ratios[:, -1].tolist(), at_least(1), scale, grown, by=min)
     print(f"  not claimed: the same in {LENGTHS[0]} epochs: {_text(ratios[:, 0].tolist())}", flush=True)
     curves = [
         {name: np.array([getattr(o, part) for o in group]) for name, group in {"FT": ft, "LP-FT": probed}.items()}
@@ -264,10 +265,15 @@ def probing(run: Reproduction, ft: list[_Outcome], probed: list[_Outcome]) -> It
 
 def adapters(run: Reproduction) -> Iterator[Claim]:
     """LoRA from a random and from a probed head."""
-    scale = SCALE.format(1)
-    plain = fitted(run, SEEDS[0], *LORA, "--techniques.lp_ft.strategy=ft")
-    probed = fitted(run, SEEDS[0], *LORA)
-    details = {"accuracy": [plain.accuracy, probed.accuracy], "Diff": [plain.moves[-1], probed.moves[-1]]}
-    ratio = plain.split["ft_ratio"]
-    yield Claim("FT ratio, LoRA from a random head", "0.0004 (CB)", ratio, at_most(0.3), scale, details)
-    yield Claim("FT ratio, LoRA from a probed head", "1.01 (CB)", probed.split["ft_ratio"], at_least(0.95), scale)
+    scale = SCALE.format(len(FEWER))
+    heads = {"random": ("--techniques.lp_ft.strategy=ft",), "probed": ()}
+    found = {name: [fitted(run, seed, *LORA, *more) for seed in FEWER] for name, more in heads.items()}
+    details = {
+        name: {"accuracy": [o.accuracy for o in group], "Diff": [o.moves[-1] for o in group]}
+        for name, group in found.items()
+    }
+    ratios = {name: [o.split["ft_ratio"] for o in group] for name, group in found.items()}
+    text = "FT ratio, LoRA from a random head, the largest"
+    yield over_seeds(text, "0.0004 (CB)", ratios["random"], at_most(0.3), scale, details, by=max)
+    text = "FT ratio, LoRA from a probed head, the least"
+    yield over_seeds(text, "1.01 (CB)", ratios["probed"], at_least(0.95), scale, by=min)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from framework.claims import Claim, Reproduction, at_least, at_most, close_to
+from framework.claims import Claim, Reproduction, at_least, at_most, close_to, over_seeds
 from modules.sequence.lightning_attention.attention import alibi_slopes, layer_slopes, lightning_attention
 from modules.sequence.lightning_attention.plots import half_life_figure, loss_figure, time_figure
 from modules.sequence.lightning_attention.reference import left_product, recurrence
@@ -21,6 +21,7 @@ from modules.sequence.lightning_attention.tiled import TiledAttention
 from modules.sequence.transformer import TransformerLM
 
 STEPS = 300
+SEEDS = (0, 1)  # of the language models
 SMALL = "4 layers, width 128, 4 heads, bytes of Python's help, 300 steps of 16 × 256"
 
 
@@ -190,30 +191,34 @@ def language_models(run: Reproduction) -> Iterator[Claim]:
         "--trainer.num_sanity_val_steps=0",
     ]
     settings += ["--trainer.val_check_interval=300", "--trainer.check_val_every_n_epoch=null"]
-    names: dict[str, list[str]] = {"Lightning Attention-2": [], "left product": ["--model.form=left_product"]}
-    losses: dict[str, float] = {}
-    curves: dict[str, list[float]] = {}
-    for name, changed in names.items():
-        folder = f"--run.name={name.replace(' ', '_').lower()}"
-        found = run.fit("sequence/lightning_attention", *settings, *changed, folder)
-        losses[name] = found["val/loss"]
-        curves[name] = _curve(run, folder)
-    folder = "--run.name=softmax"
-    losses["softmax"] = run.fit("sequence/transformer", *settings, folder)["val/loss"]
-    curves["softmax"] = _curve(run, folder)
-    run.figure("loss", loss_figure(curves, 10))
+    linear, softmax = "sequence/lightning_attention", "sequence/transformer"
+    models: dict[str, tuple[str, list[str], tuple[int, ...]]] = {
+        "Lightning Attention-2": (linear, [], SEEDS),
+        "left product": (linear, ["--model.form=left_product"], SEEDS[:1]),
+        "softmax": (softmax, [], SEEDS),
+    }
+    losses: dict[str, list[float]] = {name: [] for name in models}
+    for config in (linear, softmax):
+        runs = [
+            (name, seed, [*settings, *changed, f"--seed_everything={seed}", _run_name(name, seed)])
+            for name, (its, changed, seeds) in models.items()
+            for seed in seeds
+            if its == config
+        ]
+        for (name, _, _), found in zip(runs, run.fits(config, [overrides for *_, overrides in runs]), strict=True):
+            losses[name].append(found["val/loss"])
+    run.figure("loss", loss_figure({name: _curve(run, _run_name(name, SEEDS[0])) for name in models}, 10))
     run.figure("half_lives", half_life_figure(_half_lives()))
-    difference = abs(losses["Lightning Attention-2"] - losses["left product"])
+    difference = abs(losses["Lightning Attention-2"][0] - losses["left product"][0])
     yield Claim(
         "loss by tiles − by the left product, equal seeds", "0.001 of 2.229", difference, at_most(2e-3), SMALL, losses
     )
-    yield Claim(
-        "loss, linear − softmax of the same size",
-        "none; on a par or better",
-        losses["Lightning Attention-2"] - losses["softmax"],
-        at_most(0.1),
-        SMALL,
-    )
+    gaps = [a - b for a, b in zip(losses["Lightning Attention-2"], losses["softmax"], strict=True)]
+    yield over_seeds("loss, linear − softmax of the same size", "none; on a par or better", gaps, at_most(0.1), SMALL)
+
+
+def _run_name(name: str, seed: int) -> str:
+    return f"--run.name={name.replace(' ', '_').lower()}_{seed}"
 
 
 def _curve(run: Reproduction, name: str) -> list[float]:
