@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framework.claims import Bound, Claim, Reproduction, at_least, at_most, close_to, over_seeds, within
+from framework.claims import Claim, Reproduction, at_least, at_most, close_to, over_seeds, within
 from framework.data.seeding import seeded
 from framework.editing import edit
 from framework.editing.registry import find_technique
@@ -305,16 +305,9 @@ def small_fits(run: Reproduction) -> Iterator[Claim]:
     """The collapse of the plain SIREN and what cures it."""
     scale = f"{SMALL}, {len(SEEDS)} seeds; the paper: audio of 150,000 samples, 4 layers of 222"
     high = fits("high", list(SETTINGS), SEEDS, 2048, 64, 400)
-    stuck = max(abs(fit.loss / fit.power - 1) for fit in high["SIREN"])
-    yield Claim(
-        "noise in 0.6 to 0.9: SIREN's loss against that of zero output, largest difference",
-        "0: collapse to zero",
-        stuck,
-        at_most(0.01),
-        scale,
-        _details(high),
-        seeds=len(SEEDS),
-    )
+    stuck = [abs(fit.loss / fit.power - 1) for fit in high["SIREN"]]
+    text = "noise in 0.6 to 0.9: SIREN's loss against that of zero output, largest difference"
+    yield over_seeds(text, "0: collapse to zero", stuck, at_most(0.01), scale, _details(high), by=max)
     expected = {
         "SIREN²": "+29.7 dB on audio; reference 43.1, 42.7 against 11.9",
         "only s₀": "none; reference 45.3, 43.3 against 11.9",
@@ -322,35 +315,18 @@ def small_fits(run: Reproduction) -> Iterator[Claim]:
         "SIREN ω₁=3000": "none; reference 44.4, 42.9 against 11.9",
     }
     for name, paper in expected.items():
-        gaps = _gaps(high, name)
-        yield Claim(
-            f"noise in 0.6 to 0.9: {name} − SIREN, smallest of the seeds",
-            paper,
-            min(gaps),
-            at_least(20),
-            scale,
-            seeds=len(SEEDS),
-        )
+        text = f"noise in 0.6 to 0.9: {name} − SIREN, smallest of the seeds"
+        yield over_seeds(text, paper, _gaps(high, name), at_least(20), scale, by=min)
     middle = fits("middle", ("SIREN", "SIREN²"), SEEDS, 2048, 64, 400)
-    yield Claim(
+    text, paper = (
         "noise in 0.2 to 0.4: SIREN² − SIREN, smallest of the seeds",
         "none; reference 44.6, 42.1 against 11.5",
-        min(_gaps(middle, "SIREN²")),
-        at_least(20),
-        scale,
-        _details(middle),
-        seeds=len(SEEDS),
     )
+    yield over_seeds(text, paper, _gaps(middle, "SIREN²"), at_least(20), scale, _details(middle), by=min)
     low = fits("low", ("SIREN", "SIREN²"), SEEDS, 2048, 64, 400)
-    yield Claim(
-        "noise in 0.005 to 0.05: SIREN² − SIREN, mean: it must not hurt",
-        "none; reference 46.0, 41.1 against 46.4, 41.5",
-        _mean(_gaps(low, "SIREN²")),
-        within(-3, 3),
-        scale,
-        _details(low),
-        seeds=len(SEEDS),
-    )
+    text = "noise in 0.005 to 0.05: SIREN² − SIREN, mean: it must not hurt"
+    paper = "none; reference 46.0, 41.1 against 46.4, 41.5"
+    yield over_seeds(text, paper, _gaps(low, "SIREN²"), within(-3, 3), scale, _details(low))
     curves = {f"{name}#{i}": fit.curve for name, group in high.items() for i, fit in enumerate(group)}
     zero = _mean([psnr(fit.power, peak=1) for fit in high["SIREN"]])
     run.figure("psnr", plots.psnr_figure(curves, {"zero output": zero}, "PSNR, peak 1 [dB]"))
@@ -389,15 +365,12 @@ def large_fits(run: Reproduction) -> Iterator[Claim]:
     first = {f"{name}, steps to 30 dB": [fit.reaches_30 for fit in group] for name, group in high.items()}
     gaps = _gaps(high, "SIREN²", "SIREN ω₁=3000")
     best = _mean([ours.best - theirs.best for ours, theirs in zip(high[names[1]], high[names[0]], strict=True)])
-    yield Claim(
-        f"noise in 0.6 to 0.9: SIREN² − SIREN with ω₁ = 3000 after the last step, mean ({best:+.1f} by the best step)",
-        "+29.7 dB on audio; reference 48.5 against 45.0, one seed",
-        _mean(gaps),
-        at_least(1),
-        f"{LARGE}, {len(MORE_SEEDS)} seeds",
-        {"gaps": gaps, **_details(high), **first},
-        seeds=len(MORE_SEEDS),
+    text = (
+        f"noise in 0.6 to 0.9: SIREN² − SIREN with ω₁ = 3000 after the last step, mean ({best:+.1f} by the best step)"
     )
+    paper = "+29.7 dB on audio; reference 48.5 against 45.0, one seed"
+    scale = f"{LARGE}, {len(MORE_SEEDS)} seeds"
+    yield over_seeds(text, paper, gaps, at_least(1), scale, {"gaps": gaps, **_details(high), **first})
     white = fits("white", ("SIREN", "SIREN²"), SEEDS, 2048, 64, 400)
     text = "white noise: SIREN² − SIREN, smallest of the seeds"
     paper = "+14.8 dB on a noise picture; reference 47.7 against 11.6"
@@ -424,13 +397,5 @@ def picture(run: Reproduction) -> Iterator[Claim]:
                 _noisy(model, seed, psi=psi)
             group.append(train(model, x, flat, 400, gamma=0.998))
             print(f"  camera, seed {seed}, {name}: {group[-1].psnr:.2f} dB", flush=True)
-    bound: Bound = at_least(0)
-    yield Claim(
-        "camera: SIREN² − SIREN, mean",
-        "44.9 − 38.9 = 6 dB at 512², 4,000 epochs",
-        _mean(_gaps(found, "SIREN²")),
-        bound,
-        f"{PICTURE}, 2 seeds",
-        _details(found),
-        seeds=2,
-    )
+    text, paper = "camera: SIREN² − SIREN, mean", "44.9 − 38.9 = 6 dB at 512², 4,000 epochs"
+    yield over_seeds(text, paper, _gaps(found, "SIREN²"), at_least(0), f"{PICTURE}, 2 seeds", _details(found))
