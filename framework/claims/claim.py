@@ -15,9 +15,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -164,29 +162,30 @@ class Reproduction:
             config: A path or the short name of a shipped config.
             runs: The options of each run.
         """
-        processes = min(len(runs), os.cpu_count() or 1)
+        from joblib import Parallel, cpu_count, delayed
+        from joblib.externals.loky import get_reusable_executor
+
+        processes = min(len(runs), cpu_count())
         if processes < 2:
             return [self.fit(config, *overrides) for overrides in runs]
         for overrides in runs:
             _announce(config, overrides)
-        with ProcessPoolExecutor(processes, get_context("spawn"), _start_child) as pool:
-            pending = [pool.submit(_fit, self.folder, config, tuple(overrides)) for overrides in runs]
-            return [run.result() for run in pending]
+        try:  # joblib kills its processes if this one is interrupted
+            return Parallel(processes)(delayed(_fit)(self.folder, config, tuple(overrides)) for overrides in runs)
+        finally:
+            get_reusable_executor().shutdown(wait=True)  # they would wait for more work
 
 
 def _announce(config: str, overrides: Sequence[str]) -> None:
     print(f"  fit {config} {' '.join(overrides)}", flush=True)
 
 
-def _start_child() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
 def _fit(folder: Path, config: str, overrides: tuple[str, ...]) -> dict[str, float]:
     """One run of :meth:`Reproduction.fits`, whose output would mix with that of the others."""
     import contextlib
 
+    import torch
+
+    torch.set_num_threads(1)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         return Reproduction(folder).fit(config, *overrides)

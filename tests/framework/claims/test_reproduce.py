@@ -86,7 +86,7 @@ def test_runs_side_by_side_give_the_numbers_of_runs_in_turn(monkeypatch):
     run = Reproduction(Path("claims"))
     small = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"]
     runs = [[*small, f"--seed_everything={seed}"] for seed in (1, 2)]
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
     found = run.fits("vision/image_classifier_digits", runs)
     assert found[1] == run.fit("vision/image_classifier_digits", *runs[1])
     assert found[0]["val/loss"] != found[1]["val/loss"]
