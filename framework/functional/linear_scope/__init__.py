@@ -1,0 +1,29 @@
+"""Linear interpreters: the exact affine map F(x) z + r(x) that a network applied to an image x.
+
+Paper: Navarrete Michelini, Liu, Lu, Jiang, 2019, "A Tour of Convolutional Networks Guided by Linear Interpreters",
+ICCV, arXiv 1908.05168.
+"""
+
+from framework.functional.linear_scope.calls import Call, NormMode, Options, Refusal, Rule, SmoothMode, Step
+from framework.functional.linear_scope.interpreter import Basis, LinearInterpreter, Readout
+from framework.functional.linear_scope.metrics import BiasReliance, ColumnLocality, DCGain
+from framework.functional.linear_scope.readout import Standardised, affine_parts, contributions
+
+__all__ = [
+    "Basis",
+    "BiasReliance",
+    "Call",
+    "ColumnLocality",
+    "DCGain",
+    "LinearInterpreter",
+    "NormMode",
+    "Options",
+    "Readout",
+    "Refusal",
+    "Rule",
+    "SmoothMode",
+    "Standardised",
+    "Step",
+    "affine_parts",
+    "contributions",
+]
