@@ -13,7 +13,7 @@ from torch.fx.node import map_arg
 
 from framework.errors import UserError
 from framework.functional.linear_scope.affine import AFFINE, CONSTANT, is_gate
-from framework.functional.linear_scope.calls import Call, Options, Refusal, Rule, Step
+from framework.functional.linear_scope.calls import Call, Options, Refusal, Rule, Step, frozen
 from framework.functional.linear_scope.tracing import NAME, Traced, operation_name
 from framework.functional.linear_scope.units import UNITS
 
@@ -64,7 +64,7 @@ class Program:
                 varying.add(node)
                 if is_gate(name, value, call):
                     gates.add(node)
-                steps[node] = step = _step(call, rules)
+                steps[node] = step = frozen(value) if _is_state(value) else _step(call, rules)
                 if isinstance(step, Step) and not step.inputs:
                     held.append(name)
         if not isinstance(end, Node):
@@ -109,6 +109,11 @@ def _call(node: Node, values: dict[Node, Any], varying: set[Node], gates: set[No
     if any(holds(argument, varying) for argument in node.kwargs.values()):
         name = f"{name} with named tensors"  # which no rule expects
     return Call(name, node.target, args, kwargs, varies, gated, options)
+
+
+def _is_state(value: Any) -> bool:
+    """Returns whether a value has no slope: truth values, indices."""
+    return isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex())
 
 
 def _nodes(argument: Any) -> list[Node]:

@@ -66,22 +66,15 @@ def trace(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Traced:
         with _evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             return _tensor_of(functional_call(model, state, (z,)))
 
-    results: list[Tensor] = []
-
-    def kept(z: Tensor) -> Tensor:
-        results.append(call(z))
-        return results[-1]
-
     try:
         with torch.no_grad():
-            graph = make_fx(functionalize(kept))(x)
-    except (RuntimeError, NotImplementedError) as error:
-        if "data-dependent" in str(error) or "tracing tensor" in str(error):
-            raise UserError(
-                f"{NAME}: {type(model).__name__} computes what depends on values of a tensor (.item(), .tolist(), a "
-                f"branch), which is not seen: {str(error).splitlines()[0]}"
-            ) from error
-        raise
+            graph = make_fx(functionalize(call))(x)
+    except Exception as error:
+        call(x)  # the network's own mistake is raised here
+        raise UserError(
+            f"{NAME}: {type(model).__name__} computes what depends on values of a tensor (.item(), .tolist(), a "
+            f"branch), which is not seen: {str(error).splitlines()[0]}"
+        ) from error
     for node in graph.graph.nodes:
         node.meta.clear()  # it has tensors
     output = call(x)
