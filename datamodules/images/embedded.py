@@ -1,4 +1,4 @@
-"""Real labelled images that ship with installed packages: what a datamodule uses when it is given no path."""
+"""Real images that ship with installed packages: what a datamodule uses when it is given no path."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.images.labelled import LabelledImages
+from framework.errors import UserError
 
 _DIGITS = tuple(str(digit) for digit in range(10))
 
@@ -43,3 +44,15 @@ def _mnist_table() -> np.ndarray:
 
     images, labels = mnist_data()
     return np.column_stack([images, labels]).astype(np.uint8)
+
+
+def shipped_pictures() -> Path:
+    """Returns the folder of pictures in the installed scikit-image.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise UserError("path: none given, and scikit-image, whose pictures are the default, is not installed")
+    return Path(spec.origin).parent / "data"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +9,10 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
+from datamodules.images.embedded import shipped_pictures
 from datamodules.initialization.grid_signal import GridSignal, find_file
-from framework.errors import UserError
 from framework.readers.pictures import SUFFIXES, read_picture
 from framework.settings import at_least, one_of
-
-
-def shipped_pictures() -> Path:
-    """Returns the folder of pictures in the installed scikit-image.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    spec = find_spec("skimage")
-    if spec is None or spec.origin is None:
-        raise UserError("path: none given, and scikit-image, whose pictures are the default, is not installed")
-    return Path(spec.origin).parent / "data"
 
 
 def read_image(path: Path, channels: int | None = None, size: int | None = None) -> np.ndarray:

@@ -38,3 +38,14 @@ class HasTargetSignal(Protocol):
     def target_signal(self) -> Tensor:
         """Returns the target values (*grid, C) of the network, float32, on the CPU; known after ``setup``."""
         ...
+
+
+@runtime_checkable
+class HasNormalisation(Protocol):
+    """A datamodule of pictures whose batches are (pixels - mean) / std, pixels from 0 to 1; known after ``setup``."""
+
+    mean: tuple[float, ...]
+    """Subtracted from each channel."""
+
+    std: tuple[float, ...]
+    """Divides each channel."""

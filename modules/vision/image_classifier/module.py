@@ -20,10 +20,12 @@ from framework.module import Module, OptimizerConfig, ScheduleConfig
 from framework.settings import at_least, between
 from modules.classifier import predictions
 from modules.vision.mlp import MLP
+from modules.vision.onet import ONet
+from modules.vision.small_cnn import SmallCNN
 from modules.vision.weights import WeightsHead, load_weights
 
 # Backbones that timm does not have, by their name in configs.
-BACKBONES: dict[str, Callable[..., nn.Module]] = {"mlp": MLP}
+BACKBONES: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": SmallCNN, "onet": ONet}
 
 
 def build_backbone(
@@ -96,7 +98,7 @@ class ImageClassifier(Module):
     more, ``accuracy_top5``; plots the confusion matrix after a test.
 
     Args:
-        backbone: A model of timm by name, or ``mlp``.
+        backbone: A model of timm by name, ``mlp``, ``cnn`` or ``onet``.
         num_classes: Classes.
         image_size: Side of the images in pixels.
         in_chans: Channels of the images.

@@ -1,0 +1,1 @@
+"""What a trained network computes, read from its weights and activations."""
