@@ -3,8 +3,8 @@
 Paper: Navarrete Michelini, Liu, Lu, Jiang, 2019, "A Tour of Convolutional Networks Guided by Linear Interpreters",
 ICCV, arXiv 1908.05168.
 
-With every non-linear unit in the state that it has for an image x, a network is affine, f(x) = F(x) x + r(x). Nothing is
-approximated: F x is what the pixels contribute, r what the bias parameters do that x switches on. Logged every
+With every non-linear unit in the state that it has for an image x, a network is affine, f(x) = F(x) x + r(x). Nothing
+is approximated: F x is what the pixels contribute, r what the bias parameters do that x switches on. Logged every
 ``every_n_epochs`` under ``linear_scope/``:
 
 - of a classifier: ``acc_full``, ``acc_votes`` and ``acc_bias``, the accuracy of f, of F x alone and of r alone;
@@ -22,9 +22,9 @@ mass between F x and r: by default x are pixels from 0 to 1, where the datamodul
 
 It works with any module whose ``forward`` maps the batch's input of floating-point numbers and treats images
 independently; operations without a linear action (a softmax of the output, a product of two features) are refused
-before training, with their module's name. It changes nothing. Cost: a copy of the network in float64; for each look some
-ten forward passes of ``points`` images, and of each image in the figures a pass a row and column. Its mathematics:
-``framework/functional/linear_scope``.
+before training, with their module's name. It changes nothing. Cost: a copy of the network in float64; for each look
+some ten forward passes of ``points`` images, and of each image in the figures a pass a row and column. Its
+mathematics: ``framework/functional/linear_scope``.
 """
 
 from callbacks.linear_scope.callback import LinearScope

@@ -141,7 +141,7 @@ KEEPS_GATES = frozenset(
     for name in f"{_SHAPES} {_SUMS} {_SAME} view _unsafe_view reshape _to_copy add sub rsub cat stack mul div".split()
 )
 # What makes one.
-_GATES = "sigmoid hardsigmoid _softmax _safe_softmax softmax rsqrt reciprocal linalg_vector_norm"
+_GATES = "sigmoid hardsigmoid tanh silu gelu _softmax _safe_softmax softmax rsqrt reciprocal linalg_vector_norm"
 GATES = frozenset(f"aten.{name}" for name in _GATES.split())
 
 

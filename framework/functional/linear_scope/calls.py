@@ -35,7 +35,7 @@ class Call:
         args: Its positional arguments, with the values that they have for x.
         kwargs: Its named ones.
         varying: For each positional argument, whether it depends on x.
-        gated: For each, whether it is a gate: a sigmoid, a softmax, a reciprocal root, or made from them.
+        gated: For each, whether it is a gate: a sigmoid, a softmax, a reciprocal root, …, or made from them.
         options: How units are replaced.
     """
 

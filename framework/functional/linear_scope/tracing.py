@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, functionalize
+from torch._subclasses.functional_tensor import FunctionalTensorMode, dispatch_functionalize
+from torch.func import functional_call
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -68,12 +69,13 @@ def trace(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Traced:
 
     try:
         with torch.no_grad():
-            graph = make_fx(functionalize(call))(x)
+            # unlike torch.func.functionalize, it passes through autograd functions of one's own
+            graph = make_fx(dispatch_functionalize(call, FunctionalTensorMode()))(x)
     except Exception as error:
         call(x)  # the network's own mistake is raised here
         raise UserError(
-            f"{NAME}: {type(model).__name__} computes what depends on values of a tensor (.item(), .tolist(), a "
-            f"branch), which is not seen: {str(error).splitlines()[0]}"
+            f"{NAME}: {_first_cut(model, state, x) or type(model).__name__} computes what depends on values of a "
+            f"tensor (.item(), .tolist(), NumPy, a branch), which is not seen: {str(error).splitlines()[0]}"
         ) from error
     for node in graph.graph.nodes:
         node.meta.clear()  # it has tensors
@@ -120,8 +122,8 @@ def _check_seen(model: nn.Module, traced: Traced, x: Tensor, state: dict[str, Te
         return
     name = _first_cut(model, state, x)
     raise UserError(
-        f"{NAME}: {name or type(model).__name__} computes something that PyTorch does not see (NumPy, an extension, a "
-        f"branch on values): on a second input the recorded operations give another output, off by "
+        f"{NAME}: {name or type(model).__name__} computes something that is not seen (an extension, a branch on "
+        f"values, random numbers): on a second input the recorded operations give another output, off by "
         f"{float((expected - found).abs().max()):.2g}"
     )
 
@@ -143,10 +145,8 @@ def _first_cut(model: nn.Module, state: dict[str, Tensor], x: Tensor) -> str:
     try:
         with _evaluating(model), torch.enable_grad():
             functional_call(model, state, (x.detach().requires_grad_(),))
-    except RuntimeError as error:  # .numpy() of a tensor that autograd tracks is refused
-        raise UserError(
-            f"{NAME}: {type(model).__name__} leaves PyTorch for NumPy, which is not seen: {error}"
-        ) from error
+    except RuntimeError:  # NumPy refuses a tensor that autograd tracks
+        pass
     finally:
         handle.remove()
     return found[0] if found else ""
@@ -160,7 +160,7 @@ def _modules_with(model: nn.Module, run: Callable[[], Any], operation: str) -> l
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if stack and operation_name(func).rstrip("_") == operation:
+            if stack and _plain(operation_name(func)) == _plain(operation):
                 found[names[stack[-1]]] = None
             return func(*args, **(kwargs or {}))
 
@@ -183,6 +183,13 @@ def _modules_with(model: nn.Module, run: Callable[[], Any], operation: str) -> l
         for handle in handles:
             handle.remove()
     return list(found)
+
+
+def _plain(name: str) -> str:
+    """Returns the name that an operation and its forms in place, without mutations and for inference share."""
+    for part in ("_legit", "_no_training", "_no_stats"):
+        name = name.replace(part, "")
+    return name.replace("._", ".").rstrip("_")
 
 
 def operation_name(target: Any) -> str:

@@ -195,6 +195,13 @@ def softmax(call: Call) -> Step | Refusal:
     return Refusal("is a softmax that reaches the output; interpret the logits before it")
 
 
+def gated_linear(call: Call) -> Step | Refusal:
+    """Half of the channels times a sigmoid of the others, which keeps its value."""
+    dim = call.named().get("dim", -1)
+    gate = call.args[0].chunk(2, dim)[1].sigmoid()
+    return Step((0,), lambda g: g.chunk(2, dim)[0] * gate)
+
+
 UNITS: dict[str, Rule] = {name: unit for name in PIECEWISE | SMOOTH}
 UNITS |= {
     "aten.maximum": largest_of_two,
@@ -218,6 +225,7 @@ UNITS |= {
     "aten.native_group_norm": group_norm,
     "aten.native_layer_norm": layer_norm,
     "aten._fused_rms_norm": layer_norm,
+    "aten.glu": gated_linear,
     "aten._softmax": softmax,
     "aten._safe_softmax": softmax,
     "aten._log_softmax": softmax,

@@ -56,7 +56,14 @@ from framework.functional.compression.rf8 import round_to_rf8
 from framework.functional.learngene import expand_into
 
 BATCHES = 5
-PREFIXES = ("ntk/", "laziness/", "feature_drift/", "ntk_split/", "temperature_scaling/")  # of what observers log
+PREFIXES = (
+    "ntk/",
+    "laziness/",
+    "feature_drift/",
+    "ntk_split/",
+    "temperature_scaling/",
+    "linear_scope/",
+)  # of what observers log
 WHEN = {"step", "epoch"}
 ALSO_EDITS = ("deep_shape", "liger", "rebalance_factors", "lp_ft")
 HOOKS = ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end", "on_validation_start", "save")
@@ -632,6 +639,15 @@ def _check_temperature_scaling(cell: Cell, plans: list[Any], trace: Any, end: An
         assert row["temperature_scaling/nll_scaled"] <= row["temperature_scaling/nll"]
 
 
+def _check_linear_scope(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    rows = _logged(root, "linear_scope/acc_full")
+    assert len(rows) >= (cell.epochs - cell.short) // 2, "nothing was looked at"
+    for row in rows:
+        assert row["linear_scope/error"] < 1e-8, "f(x) is not F x + r"
+        assert row["linear_scope/norm_ratio"] > 0
+        assert all(0 <= row[f"linear_scope/acc_{part}"] <= 1 for part in ("full", "votes", "bias"))
+
+
 CHECKS: dict[str, Callable[[Cell, list[Any], Any, Any, Path], None]] = {
     "gg_init": _check_gg_init,
     "winner": _check_winner,
@@ -655,6 +671,7 @@ CHECKS: dict[str, Callable[[Cell, list[Any], Any, Any, Path], None]] = {
     "temperature_scaling": _check_temperature_scaling,
     "ntk_monitor": _check_ntk_monitor,
     "laziness": _check_laziness,
+    "linear_scope": _check_linear_scope,
 }
 
 

@@ -76,6 +76,13 @@ RULES = (
         "sequence, so an example has no single φ. Its head can still be trained first (lp_ft with probe_epochs).",
     ),
     Rule(
+        "looks tokens up",
+        lambda architecture, techniques: "linear_scope" in techniques and architecture in ("gpt2", "transformer"),
+        "the output has no linear path to the input",
+        "A linear interpreter says what each number of the input contributes. These models turn their input into tokens, "
+        "and look those up in a table: no number of it is multiplied by anything.",
+    ),
+    Rule(
         "nothing left to draw",
         lambda architecture, techniques: architecture == "factored" and {"gg_init", "winner"} <= set(techniques),
         "gg_init.exclude leaves nothing of include",

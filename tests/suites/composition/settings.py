@@ -27,7 +27,7 @@ OTHERS = (
     "weight_penalty",
     "input_gradient_penalty",
 )
-OBSERVERS = ("ntk_monitor", "laziness", "feature_drift", "ntk_split", "temperature_scaling")
+OBSERVERS = ("ntk_monitor", "laziness", "feature_drift", "ntk_split", "temperature_scaling", "linear_scope")
 
 GROWN, FOLDED = 2, 3  # epochs before which the members become one net, and plain layers
 PENALTY = 0.01  # the weight of a term in the loss
@@ -71,6 +71,7 @@ HEADLESS = {
     "lp_ft": ("gpt2", "factored"),
     "feature_drift": ("gpt2", "factored", "transformer"),
     "ntk_split": ("gpt2", "factored", "transformer"),
+    "linear_scope": ("gpt2", "transformer"),
 }
 
 
@@ -135,6 +136,7 @@ def settings(architecture: str, techniques: tuple[str, ...], forced: bool = Fals
         "feature_drift": ("FeatureDrift", {"head": HEADS.get(architecture)}),
         "ntk_split": ("NTKSplit", {"head": HEADS.get(architecture), "points": 6, "chunk": 3}),
         "temperature_scaling": ("TemperatureScaling", {"bins": 5}),
+        "linear_scope": ("LinearScope", {"every_n_epochs": 2, "images": 1, "classes": 2, "k": 2}),
         "laziness": ("Laziness", {"every_n_steps": 4, "points": 2, "chunk": 2}),
         "ntk_monitor": ("NTKMonitor", {"every_n_steps": 4, "points": 3, "eigenvalues": 2, "chunk": 2}),
     }
