@@ -103,5 +103,15 @@ data/sentiment: install
 	tar -xzf data/vader/vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz -C $@ --strip-components=1
 	rm -r data/vader data/vaderSentiment-0.5.zip
 
+# O-Net, a pretrained face detector of 1.5 MB, for configs/interpretability/linear_scope_onet.yaml: one file of a package,
+# whose hash is compared and which is never installed.
+data/onet: install
+	mkdir -p $@
+	echo "facenet-pytorch==2.6.0 --hash=sha256:ecb82b27beb226d106f2219efe8f829b01b87a8595badd01545679bdb9f19cca" > $@/wheel.txt
+	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --dest $@ -r $@/wheel.txt
+	$(BIN)/python -c "import zipfile; file = zipfile.ZipFile('$@/facenet_pytorch-2.6.0-py3-none-any.whl'); \
+	  open('$@/onet.pt', 'wb').write(file.read('facenet_pytorch/data/onet.pt'))"
+	rm $@/wheel.txt $@/facenet_pytorch-2.6.0-py3-none-any.whl
+
 clean:
 	rm -rf $(VENV) .venv-oldest dist build .pytest_cache .ruff_cache .mypy_cache

@@ -31,7 +31,7 @@ class Faces(DataModule):
         others of 25x25 pixels.
 
     Args:
-        path: The file.
+        path: The file, or the folder of ``faces.npz``.
         image_size: Side to which they are resized (bilinear).
         test_fraction: Share of the pictures that validate and test; the others train. With 1 none trains.
         split_seed: Seed of the split.
@@ -87,6 +87,7 @@ class Faces(DataModule):
             labels = np.repeat([1, 0], 100)
         else:
             file = Path(self.path).expanduser()
+            file = file / "faces.npz" if file.is_dir() else file
             arrays = read_arrays(file, EXPECTED)
             check_arrays(arrays, {"x": "N H W", "y": "N"}, file, EXPECTED)
             pixels, labels = float32(arrays["x"], "x", file), labels_of(arrays["y"], "y", file)
