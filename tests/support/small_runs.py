@@ -7,6 +7,7 @@ from tiny_files import (
     write_bidmc,
     write_cifar,
     write_clip,
+    write_faces,
     write_feature_tables,
     write_film_reviews,
     write_idx,
@@ -37,7 +38,7 @@ FRAGMENTS = [name for name in paths.shipped_configs() if name.startswith("callba
 OFFLINE = [
     name
     for name in METHODS
-    if not (name.endswith(("_paper", "_fashion")) or "_smollm2" in name or name == "finetuning/lp_ft_text")
+    if not (name.endswith(("_paper", "_fashion", "_onet")) or "_smollm2" in name or name == "finetuning/lp_ft_text")
 ]
 WHOLE = "dynamics/"  # where a batch is all of the data
 PROMPTS = "in_context/"  # where a batch is drawn on the device, for many steps
@@ -99,6 +100,17 @@ WRITERS = {
     "dynamics/rich_lazy_rnn_paper": (
         write_trials,
         ["--model.hidden=8", "--model.ranks=[1, 8]", "--model.inner_steps=2", "--model.kernel_trials=4"],
+    ),
+    "interpretability/linear_scope_onet": (write_faces, ["--model.weights=null", "--data.test_fraction=0.5"]),
+    "interpretability/linear_scope_paper": (
+        write_split_images,
+        [
+            "--model.backbone=resnet10t",
+            "--model.backbone_args={channels: [8, 8, 8, 8], stem_width: 8}",
+            "--model.weights=null",
+            "--data.image_size=32",
+            "--data.num_classes=2",
+        ],
     ),
     "in_context/icl_linear_models_paper": (write_prompts, ["--data.dim=3"]),
     "in_context/icl_linear_models_gpt2_paper": (

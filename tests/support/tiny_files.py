@@ -120,6 +120,21 @@ def write_trials(folder, samples=50):
     np.savez(folder / "trials.npz", x=x.astype(np.float32), y=y)
 
 
+def write_faces(folder, n=12):
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "faces.npz", x=rng.random((n, 25, 25)).astype(np.float32), y=np.arange(n) % 2)
+
+
+def write_pairs(folder, n=4, size=(40, 44)):
+    """Pictures of the same names in A and B."""
+    rng = np.random.default_rng(0)
+    for part in ("A", "B"):
+        (folder / part).mkdir(parents=True)
+        for i in range(n):
+            Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(folder / part / f"{i}.png")
+
+
 def write_images(folder, classes=("cat", "dog"), n=10, size=(20, 30), suffix="png"):
     rng = np.random.default_rng(0)
     for name in classes:

@@ -102,8 +102,12 @@ def basis_figure(basis: Basis, names: Sequence[str] | None = None, most: int = 6
     figure.clear()
     grid = figure.add_gridspec(2, count + 2)
     curve = figure.add_subplot(grid[:, :2])
-    curve.semilogy(range(1, len(basis.gains) + 1), basis.gains.cpu().numpy(), "o-", markersize=3)
-    curve.set(xlabel="index", ylabel="singular value")
+    gains = basis.gains.cpu().numpy()
+    curve.plot(range(1, len(gains) + 1), gains, "o-", markersize=3)
+    wide = gains[-1] < 0.1 * gains[0]
+    curve.set(xlabel="index", ylabel="singular value", yscale="log" if wide else "linear")
+    if not wide:
+        curve.set_ylim(0, None)
     for i in range(count):
         above, below = (figure.add_subplot(grid[row, i + 2]) for row in (0, 1))
         show_signed(above, basis.inputs[i], f"input {i + 1}")

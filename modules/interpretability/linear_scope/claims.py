@@ -25,7 +25,6 @@ CONFIG, SCALING, TRANSLATION = (
 )
 SEEDS = (1, 2, 3)
 ONET = Path("data/onet/onet.pt")
-TECHNIQUE = "--techniques.linear_scope.class_path=callbacks.linear_scope.LinearScope"
 REPORTED = Bound("reported", lambda value: True)
 
 
@@ -101,7 +100,7 @@ def digits(run: Reproduction) -> Iterator[Claim]:
 
 def photographs(run: Reproduction) -> Iterator[Claim]:
     """The interpreter of a super-resolution network, and of a U-Net."""
-    scope = ["--techniques.linear_scope.images=4", "--techniques.linear_scope.every_n_epochs=20", TECHNIQUE]
+    scope = ["--techniques.linear_scope.images=4", "--techniques.linear_scope.every_n_epochs=20"]
     found = _scope(run.fit(SCALING, "--model.skip=false", *scope))
     scale = "x2, 1,500 steps on six photographs, no bicubic skip"
     ratio, gain, near = found["norm_ratio"], found["dc_gain"], found["locality"]

@@ -28,6 +28,7 @@ from tiny_files import (
     write_idx,
     write_images,
     write_mnist_npz,
+    write_pairs,
     write_prompts,
     write_speech,
     write_token_arrow,
@@ -57,6 +58,9 @@ from datamodules.in_context.sentence_pairs import SentencePairs
 from datamodules.initialization.audio import AudioSignal
 from datamodules.initialization.field import FieldSignal
 from datamodules.initialization.image import ImageSignal
+from datamodules.interpretability.faces import Faces
+from datamodules.interpretability.paired_pictures import PairedPictures
+from datamodules.interpretability.super_resolution import SuperResolutionPatches
 from datamodules.sequence.bidmc import Bidmc
 from datamodules.sequence.fact_table import FactTable
 from datamodules.sequence.images import SequentialImages
@@ -365,6 +369,18 @@ def _pictures(suffix: str, **exempt: str) -> Format:
     )
 
 
+_WRONG_PICTURES: dict[str, Write] = {
+    "shapes": picture(np.full((40, 44), 70_000, np.int32), "TIFF"),
+    "numbers": picture(with_nan(np.ones((40, 44))).astype(np.float32), "TIFF"),
+}
+
+
+def _plain_pictures(folder: Path) -> None:
+    """Four pictures without classes."""
+    for number in range(4):
+        picture(RNG.integers(0, 256, (40, 44), dtype=np.uint8), "PNG")(folder / f"{number}.png")
+
+
 FORMATS: list[Format] = [
     # dynamics
     arrays_format("circle", lambda p: Circle(p, passes=1), {"x": X, "y": X[:, 0]}, {"y": X}, "x"),
@@ -528,6 +544,32 @@ FORMATS: list[Format] = [
             {**NOT_TEXT, **NO_PICKLES},
         )
         for name, values, form in (("png", _DEEP, "PNG"), ("tif", _LIGHT, "TIFF"), ("pgm", _GREY, "PPM"))
+    ),
+    # interpretability
+    arrays_format(
+        "faces",
+        lambda p: Faces(p, image_size=8, test_fraction=0.5),
+        {"x": RNG.random((12, 5, 5)), "y": np.arange(12) % 2},
+        {"y": np.arange(11) % 2},
+        "x",
+    ),
+    Format(
+        "high-resolution.png",
+        "0.png",
+        _plain_pictures,
+        lambda p, _: SuperResolutionPatches(p, size=8, patches=2),
+        True,
+        _WRONG_PICTURES,
+        {**NOT_TEXT, **NO_PICKLES},
+    ),
+    Format(
+        "pairs.png",
+        "A/0.png",
+        write_pairs,
+        lambda p, _: PairedPictures(p, size=8, patches=2),
+        True,
+        _WRONG_PICTURES,
+        {**NOT_TEXT, **NO_PICKLES},
     ),
     # sequence
     Format(

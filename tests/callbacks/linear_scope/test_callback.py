@@ -1,0 +1,142 @@
+"""The observer in short runs; that it resumes, and beside every other technique, is tested in the composition suite."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import nn
+
+from callbacks.linear_scope import LinearScope
+from framework import OptimizerConfig
+from framework.data import DataModule
+from framework.data.arrays import ArrayDataset
+from framework.errors import UserError
+from framework.functional.linear_scope import LinearInterpreter, Standardised
+from framework.module import Module
+
+
+class Net(Module):
+    def __init__(self, net):
+        super().__init__(OptimizerConfig("adam", lr=0.02, weight_decay=0.0))
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        output = self(batch[0])
+        classes = batch[1].ndim == 1
+        return nn.functional.cross_entropy(output, batch[1]) if classes else (output - batch[1]).abs().mean()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    test_step = validation_step
+
+
+class Data(DataModule):
+    mean, std = (0.4,), (0.3,)
+
+    def __init__(self, pictures):
+        super().__init__(batch_size=8, eval_batch_size=5)
+        self.pictures = pictures
+
+    def setup(self, stage):
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(36, 1, 6, 6, generator=generator)
+        y = nn.functional.interpolate(x, scale_factor=2) if self.pictures else (x.mean((1, 2, 3)) > 0).long()
+        self.train_set, self.val_set = ArrayDataset(x[:16], y[:16]), ArrayDataset(x[16:30], y[16:30])
+        self.test_set = ArrayDataset(x[30:], y[30:])
+
+
+def classifier():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.Flatten(), nn.Linear(64, 2)
+    )
+
+
+def upscaler():
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(inplace=True), nn.PixelShuffle(2))
+
+
+def trained(root, net, callbacks, pictures=False, epochs=2):
+    torch.manual_seed(0)
+    model = Net(net())
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", default_root_dir=root, callbacks=callbacks, enable_model_summary=False, **quiet
+    )  # fmt: skip
+    trainer.fit(model, datamodule=Data(pictures))
+    return model, trainer
+
+
+def test_of_a_classifier_it_logs_and_draws_and_leaves_training_alone(tmp_path):
+    seen = LinearScope(every_n_epochs=2, points=10, images=2, classes=2)
+    model, trainer = trained(tmp_path, classifier, [seen])
+    plain, _ = trained(tmp_path / "plain", classifier, [])
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), plain.state_dict().values(), strict=True))
+    assert model.training == plain.training
+    assert [row["epoch"] for row in seen.rows] == [0, 2]
+    x, y = (part[:10] for part in trainer.datamodule.val_set.tensors)
+    model.eval()
+    raw = Standardised(model, (0.4,), (0.3,))
+    with LinearInterpreter(raw, raw.raw(x)) as scope:
+        votes = (scope.y - scope.residual()).argmax(1)
+        ratio = (scope.residual().norm(dim=1) / scope.y.norm(dim=1)).mean()
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert logged["linear_scope/acc_full"] == pytest.approx(float((model(x).argmax(1) == y).float().mean()))
+    assert logged["linear_scope/acc_votes"] == pytest.approx(float((votes == y).float().mean()))
+    assert logged["linear_scope/norm_ratio"] == pytest.approx(float(ratio), rel=1e-5)
+    assert logged["linear_scope/error"] < 1e-12
+    names = {file.stem for file in (tmp_path / "figures").iterdir()}
+    kinds = {f"linear_scope_{kind}{when}" for kind in ("votes", "rows", "basis") for when in ("_start", "_epoch2")}
+    assert names == kinds | {"linear_scope"}
+
+
+def test_of_pictures_it_logs_gain_and_locality_and_draws(tmp_path):
+    _, trainer = trained(tmp_path, upscaler, [LinearScope(every_n_epochs=1, images=2, k=3)], pictures=True, epochs=1)
+    logged = trainer.callback_metrics
+    assert {"dc_gain", "dc_gain_std", "locality", "norm_ratio", "error"} == {
+        name.removeprefix("linear_scope/") for name in logged
+    }
+    assert 0 < logged["linear_scope/locality"] <= 1
+    names = {file.stem for file in (tmp_path / "figures").iterdir()}
+    kinds = ("rows", "columns", "residual", "basis")
+    assert names == {f"linear_scope_{kind}{when}" for kind in kinds for when in ("_start", "_epoch1")} | {
+        "linear_scope"
+    }
+
+
+def test_in_a_test_it_looks_once_and_without_figures_draws_none(tmp_path):
+    seen = LinearScope(images=0, raw_pixels=False)
+    model, trainer = trained(tmp_path, classifier, [seen], epochs=1)
+    (found,) = trainer.test(model, datamodule=Data(False), verbose=False)
+    x, _ = trainer.datamodule.test_set.tensors
+    with LinearInterpreter(model, x) as scope:
+        ratio = (scope.residual().norm(dim=1) / scope.y.norm(dim=1)).mean()
+    assert found["linear_scope/norm_ratio"] == pytest.approx(float(ratio), rel=1e-5)
+    assert {file.stem for file in (tmp_path / "figures").iterdir()} == {"linear_scope"}
+
+
+class Squared(nn.Module):
+    def forward(self, x):
+        return x * x.flip(-1)
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 2), Squared()), r"aten.mul in net.net.2 \(Squared\) is a product"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 2), nn.Softmax(1)), r"net.2 \(Softmax\) is a softmax"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_interpreted_is_refused_before_training(tmp_path, net, message):
+    with pytest.raises(UserError, match=message):
+        trained(tmp_path, net, [LinearScope()])
+
+
+def test_bad_settings_are_refused():
+    for wrong in ({"every_n_epochs": 0}, {"part": "all"}, {"radius": 0.0}, {"images": -1}, {"smooth_mode": "sec"}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            LinearScope(**wrong)
+    with pytest.raises(UserError, match="has no forward"):
+        LinearScope().check(pl.LightningModule(), None)
