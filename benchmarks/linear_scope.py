@@ -1,8 +1,8 @@
 """Rows and columns of the affine map of a ResNet-18 against the network's own gradients and forward passes.
 
 Run: ``python benchmarks/linear_scope.py [--sides 32 64] [--repeats 5]``.
-Random weights, float32, one image. The interpreter is open: tracing the network once is a row of its own. Best time of a
-few repeats; the peak is of torch's memory above the start.
+Random weights, float32, one image. The interpreter is open: tracing the network once is a row of its own. Best time of
+a few repeats; the peak is of torch's memory above the start.
 """
 
 from __future__ import annotations

@@ -81,7 +81,11 @@ class Faces(DataModule):
         self.val_set = self.test_set = ArrayDataset(x, y)
 
     def pictures(self) -> tuple[Tensor, Tensor]:
-        """Returns all pictures (N, 3, image_size, image_size) as in a batch, and their classes (N,)."""
+        """Returns all pictures (N, 3, image_size, image_size) as in a batch, and their classes (N,).
+
+        Raises:
+            UserError: the file is missing or broken.
+        """
         if self.path is None:
             pixels = read_array(shipped_pictures() / "lfw_subset.npy", "lfw_subset of scikit-image", np.float32)
             labels = np.repeat([1, 0], 100)

@@ -35,7 +35,13 @@ def list_pictures(path: str | Path | None) -> list[Path]:
 
 
 def split_files(count: int, val: int, test: int, seed: int | None) -> tuple[list[int], list[int], list[int]]:
-    """Returns the numbers of the files to train, validate and test on; in their order, or shuffled with a seed.
+    """Returns the numbers of the files to train, validate and test on.
+
+    Args:
+        count: Number of files.
+        val: How many validate.
+        test: How many test.
+        seed: Shuffles them first; ``None`` keeps their order.
 
     Raises:
         UserError: too few are left to train on.
@@ -50,6 +56,11 @@ def split_files(count: int, val: int, test: int, seed: int | None) -> tuple[list
 def read_bytes(file: Path, channels: int, size: int) -> np.ndarray:
     """Returns a picture as bytes (channels, H, W).
 
+    Args:
+        file: The picture.
+        channels: 1 (luminance) or 3.
+        size: Side of the pieces that are to be cut from it.
+
     Raises:
         UserError: it is not a picture, or smaller than the pieces of side ``size``.
     """
@@ -60,7 +71,14 @@ def read_bytes(file: Path, channels: int, size: int) -> np.ndarray:
 
 
 def cut(pictures: list[np.ndarray], size: int, count: int, seed: int) -> np.ndarray:
-    """Returns pieces (pictures · count, C, size, size) at random places, drawn from the seed and a picture's number."""
+    """Returns pieces (pictures · count, C, size, size) at random places.
+
+    Args:
+        pictures: Each (C, H, W).
+        size: Side of a piece.
+        count: Pieces of each picture.
+        seed: The places depend on it and on a picture's number.
+    """
     pieces = []
     for number, picture in enumerate(pictures):
         generator = np.random.default_rng((seed, number))

@@ -108,7 +108,7 @@ def photographs(run: Reproduction) -> Iterator[Claim]:
     yield Claim("super-resolution: mean row sum of F", "about 1", gain, within(0.9, 1.1), scale)
     yield Claim("super-resolution: energy of a column within 4 pixels", "local", near, at_least(0.9), scale)
     scope[1] = "--techniques.linear_scope.every_n_epochs=5"
-    unet = _scope(run.fit(TRANSLATION, "--trainer.max_epochs=5", *scope))
+    unet = _scope(run.fit(TRANSLATION, *scope))
     scale = "edges to photographs, 375 steps"
     text = "templates come from r"
     yield Claim("U-Net with instance norm: ‖r‖/‖f‖", text, unet["norm_ratio"], REPORTED, scale, unet)

@@ -11,12 +11,17 @@ from torch import Tensor, nn
 from framework.errors import UserError
 from framework.module import Module, OptimizerConfig, ScheduleConfig
 from modules.interpretability.linear_scope.networks import Norm, UNet, UpscalingNet
+from modules.vision.image_classifier import ImageClassifier
 
 
 def psnr(output: Tensor, target: Tensor) -> Tensor:
     """Returns the mean over pictures of 10 log10(1 / mean square error), white is 1."""
     error = (output.clamp(0, 1) - target).square().flatten(1).mean(1).clamp(min=1e-12)
     return -10 * torch.log10(error).mean()
+
+
+class InterpretedClassifier(ImageClassifier):
+    """An image classifier with any backbone of timm, ``cnn`` or the pretrained ``onet``, under this method's name."""
 
 
 class _Pictures(Module):
