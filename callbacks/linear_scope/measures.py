@@ -16,8 +16,8 @@ from framework.functional.linear_scope import (
     NormMode,
     SmoothMode,
     affine_parts,
+    centres_of,
 )
-from framework.functional.linear_scope.figures import centres_of
 
 
 def measure_classes(

@@ -6,7 +6,7 @@ ICCV, arXiv 1908.05168.
 
 from framework.functional.linear_scope.calls import Call, NormMode, Options, Refusal, Rule, SmoothMode, Step
 from framework.functional.linear_scope.interpreter import Basis, LinearInterpreter, Readout
-from framework.functional.linear_scope.metrics import BiasReliance, ColumnLocality, DCGain
+from framework.functional.linear_scope.metrics import BiasReliance, ColumnLocality, DCGain, centres_of
 from framework.functional.linear_scope.readout import Standardised, affine_parts, contributions
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "Standardised",
     "Step",
     "affine_parts",
+    "centres_of",
     "contributions",
 ]

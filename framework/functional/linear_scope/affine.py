@@ -146,8 +146,15 @@ GATES = frozenset(f"aten.{name}" for name in _GATES.split())
 
 
 def is_gate(name: str, value: Any, call: Call) -> bool:
-    """Returns whether an operation's value is a gate: it is made by one of :data:`GATES` or by a comparison, or from
-    gates alone."""
+    """Returns whether an operation's value is a gate.
+
+    It is one if it is made by one of :data:`GATES`, by a comparison, or from gates alone.
+
+    Args:
+        name: The operation.
+        value: Its value for the image.
+        call: Its arguments.
+    """
     if name in GATES:
         return True
     if isinstance(value, torch.Tensor) and not (value.is_floating_point() or value.is_complex()):

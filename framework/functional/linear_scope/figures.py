@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from framework.figures import new_figure
@@ -18,7 +17,13 @@ if TYPE_CHECKING:
 
 
 def show_picture(axes: Axes, picture: Tensor, title: str = "") -> None:
-    """Draws a picture (C, H, W), stretched from its smallest to its largest value."""
+    """Draws a picture, stretched from its smallest to its largest value.
+
+    Args:
+        axes: Where.
+        picture: (C, H, W); in colours if C is 3.
+        title: Above it.
+    """
     picture = picture.detach().float().cpu()
     low, high = picture.min(), picture.max()
     scaled = (picture - low) / (high - low).clamp(min=1e-12)
@@ -28,7 +33,14 @@ def show_picture(axes: Axes, picture: Tensor, title: str = "") -> None:
 
 
 def show_signed(axes: Axes, picture: Tensor, title: str = "", limit: float | None = None) -> None:
-    """Draws a picture (C, H, W) of both signs, summed over its channels: red above 0, blue below."""
+    """Draws a picture of both signs, summed over its channels: red above 0, blue below.
+
+    Args:
+        axes: Where.
+        picture: (C, H, W).
+        title: Above it.
+        limit: The value of the darkest red; by default the largest magnitude.
+    """
     found = picture.detach().double().cpu().sum(0)
     limit = float(found.abs().max()) if limit is None else limit
     axes.imshow(found.numpy(), cmap="RdBu_r", vmin=-limit or -1, vmax=limit or 1)
@@ -76,7 +88,14 @@ def votes_figure(
 
 
 def gallery_figure(parts: Tensor, titles: Sequence[str], title: str, columns: int = 6) -> Figure:
-    """Draws pictures (Q, C, H, W) of both signs, each on its own scale."""
+    """Draws pictures of both signs, each on its own scale.
+
+    Args:
+        parts: (Q, C, H, W).
+        titles: Of each.
+        title: Of all.
+        columns: Pictures beside each other.
+    """
     columns = min(columns, len(parts))
     rows = ceil(len(parts) / columns)
     figure = new_figure(rows, columns, size=(1.5 * columns + 0.3, 1.75 * rows + 0.5))
@@ -125,7 +144,13 @@ def basis_figure(basis: Basis, names: Sequence[str] | None = None, most: int = 6
 
 
 def residual_figure(pictures: Tensor, outputs: Tensor, residual: Tensor) -> Figure:
-    """Draws input, output f, F x and r of pictures (N, C, H, W) whose outputs are pictures."""
+    """Draws input, output f, F x and r of pictures whose outputs are pictures.
+
+    Args:
+        pictures: (N, C, h, w).
+        outputs: f (N, D, H, W).
+        residual: r (N, D, H, W).
+    """
     count = len(pictures)
     figure = new_figure(count, 4, size=(6.4, 1.7 * count + 0.4))
     for n in range(count):
@@ -163,9 +188,3 @@ def progress_figure(rows: Sequence[Mapping[str, float]]) -> Figure:
     right.plot(epochs, [row["norm_ratio"] for row in rows], "o-", markersize=3)
     right.set(xlabel="epochs", ylabel="mean of ‖r‖ / ‖f‖", ylim=(0, None))
     return figure
-
-
-def centres_of(places: Tensor, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Tensor:
-    """Returns where in the output (…, H, W) lie pixels (P, 3) of the input (C, h, w): (P, 2), rows and columns."""
-    factors = torch.tensor([outputs[-2] / inputs[-2], outputs[-1] / inputs[-1]], dtype=torch.float64)
-    return (places[:, -2:].cpu().double() + 0.5) * factors - 0.5

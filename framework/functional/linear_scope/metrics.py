@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from framework.settings import above, at_least
+from framework.settings import above
 
 
 def classes_of(values: Tensor) -> Tensor:
@@ -112,7 +112,6 @@ class ColumnLocality(Metric):
             columns: (P, C, H, W).
             centres: (P, 2): row and column of each one's place in the output, which may lie between pixels.
         """
-        at_least(4, columns_dimensions=columns.ndim)
         energy = columns.double().square().sum(1)
         rows, cols = (torch.arange(n, device=energy.device, dtype=torch.float64) for n in energy.shape[1:])
         y, x = centres.to(energy).unbind(1)
@@ -125,3 +124,15 @@ class ColumnLocality(Metric):
     def compute(self) -> Tensor:
         """Returns the mean share."""
         return self.share / self.count
+
+
+def centres_of(places: Tensor, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Tensor:
+    """Returns where in the output pixels of the input lie: (P, 2), rows and columns.
+
+    Args:
+        places: Channel, row and column of each pixel (P, 3).
+        inputs: (C, h, w).
+        outputs: (D, H, W).
+    """
+    factors = torch.tensor([outputs[-2] / inputs[-2], outputs[-1] / inputs[-1]], dtype=torch.float64)
+    return (places[:, -2:].cpu().double() + 0.5) * factors - 0.5

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from framework.errors import UserError
-from framework.functional.linear_scope import BiasReliance, ColumnLocality, DCGain
-from framework.functional.linear_scope.figures import centres_of
+from framework.functional.linear_scope import BiasReliance, ColumnLocality, DCGain, centres_of
 
 
 def test_bias_reliance_counts_each_part():
