@@ -35,7 +35,7 @@ class LinearScope(Observer):
     """Logs what images and biases contribute, and draws votes, rows, columns, singular vectors and r.
 
     Args:
-        every_n_epochs: Number of epochs between two looks; it also looks at the start.
+        every_n_epochs: Number of epochs between two looks; it also measures at the start.
         part: ``train``, ``val`` or ``test``: the data whose first images are used.
         points: Largest number of images whose classes are counted.
         images: Number of images in the figures; 0 draws none.
@@ -89,9 +89,9 @@ class LinearScope(Observer):
             raise UserError(f"{self.name}: {type(model).__name__} has no forward, it cannot be interpreted")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Looks at the start."""
+        """Measures at the start, without figures."""
         if not self.rows:
-            self.rows.append({"epoch": 0.0, **self.look(trainer, pl_module, self.part, "_start")})
+            self.rows.append({"epoch": 0.0, **self.look(trainer, pl_module, self.part)})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Looks every ``every_n_epochs``, and logs."""
@@ -120,14 +120,16 @@ class LinearScope(Observer):
             if name != "epoch":
                 pl_module.log(f"{self.technique}/{name}", value, rank_zero_only=True)
 
-    def look(self, trainer: pl.Trainer, module: pl.LightningModule, part: str, suffix: str) -> dict[str, float]:
+    def look(
+        self, trainer: pl.Trainer, module: pl.LightningModule, part: str, suffix: str | None = None
+    ) -> dict[str, float]:
         """Measures, draws, and returns the numbers.
 
         Args:
             trainer: The Trainer.
             module: The module.
             part: The data.
-            suffix: Of the figures' names.
+            suffix: Of the figures' names; without one none is drawn.
 
         Raises:
             UserError: the network cannot be interpreted, or the data has no images.
@@ -162,13 +164,13 @@ class LinearScope(Observer):
         x: Tensor,
         labels: Tensor | None,
         names: list[str],
-        suffix: str,
+        suffix: str | None,
     ) -> dict[str, float]:
         modes = self.smooth_mode, self.norm_mode
         shown = x[: max(1, self.images)]
         with LinearInterpreter(model, shown, *modes, chunk=self.chunk) as scope:
             pictures = len(scope.output_shape) == 3
-            draws = self.images and trainer.is_global_zero and x.ndim == 4
+            draws = suffix is not None and self.images and trainer.is_global_zero and x.ndim == 4
             for name, figure in self._figures(scope, labels, names, pictures) if draws else ():
                 log_figure(trainer, f"{self.technique}_{name}{suffix}", figure)
             if pictures and x.ndim == 4:

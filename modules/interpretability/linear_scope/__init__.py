@@ -28,9 +28,9 @@ pretrained ``onet`` (``make data/onet``).
 
 Expected (``reproduce linear_scope``): digits, three seeds, with batch norm: accuracy of f 0.99, of F x alone 0.41 to
 0.66, of r alone 0.78 to 0.85, ‖r‖/‖f‖ 0.92 to 0.97; without normalisation 0.96, 0.67 to 0.92, 0.13 to 0.33, 0.19 to
-0.53; without biases r is 0. Super-resolution without its skip: ‖r‖/‖f‖ 0.02, row sums 1.02, 96 % of a column's energy within
-4 pixels, eigen-inputs are localised waves. O-Net on 200 pictures: f 1.00, F x alone 0.51 and r alone 0.995 for raw
-pixels, 0.45 and 1.00 for normalised ones. r depends on the image just as F does: it is no constant prior.
+0.53; without biases r is 0. Super-resolution without its skip: ‖r‖/‖f‖ 0.02, row sums 1.02, 96 % of a column's energy
+within 4 pixels, eigen-inputs are localised waves. O-Net on 200 pictures: f 1.00, F x alone 0.51 and r alone 0.995 for
+raw pixels, 0.45 and 1.00 for normalised ones. r depends on the image just as F does: it is no constant prior.
 
 Cost: opening takes about five forward passes and half a second for a ResNet-18; ten rows about a tenth of ten calls of
 ``autograd.grad`` with their forward passes, 64 columns a quarter to a sixth of 64 forward passes. A whole F of an
