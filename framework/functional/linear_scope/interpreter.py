@@ -188,7 +188,7 @@ class LinearInterpreter:
 
     def _pull(self) -> Callable[[Tensor], Tensor]:
         """Returns u (B, N, *output) -> Fᵀ u (B, N, *input)."""
-        _, transposed = torch.func.vjp(self._map, torch.zeros_like(self.x))
+        transposed = torch.func.vjp(self._map, torch.zeros_like(self.x))[1]
 
         def pull(u: Tensor) -> Tensor:
             if len(u) == 1:

@@ -25,6 +25,9 @@ class Standardised(nn.Module):
         std: Divides each channel.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.net = net

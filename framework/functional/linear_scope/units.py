@@ -148,7 +148,7 @@ def batch_norm(call: Call) -> Step | Refusal:
     given = call.named()
     h = call.args[0]
     shape = [1, -1, *(1 for _ in h.shape[2:])]
-    eps = given.get("eps", given.get("epsilon"))
+    eps = float(given["eps"] if "eps" in given else given["epsilon"])
     training = given.get("training", given.get("train", False))
     scale = _scaled(given, shape)
     if not training:
