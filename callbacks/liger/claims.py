@@ -364,7 +364,7 @@ def text(run: Reproduction) -> Iterator[Claim]:
     after = {name: _mean(row[1][0] for row in rows) for name, rows in found.items()}
     run.figure("text", toy_figure("validation loss [nats]", base, zero_shot, after))
     scale = f"{TEXT.scale}; {len(SEEDS)} seeds"
-    details = {name: [[list(pair) for pair in row] for row in rows] for name, rows in found.items()}
+    details: dict[str, Any] = {name: [[list(pair) for pair in row] for row in rows] for name, rows in found.items()}
     recovered = [(z[0] - a[0]) / (z[0] - b[0]) for b, (z, a) in zip(bases, found["Liger"], strict=True)]
     ends = {name: [row[1][0] for row in rows] for name, rows in found.items()}
     beside = {name: [a - b for a, b in zip(ends[name], ends["Liger"], strict=True)] for name in MAIN}

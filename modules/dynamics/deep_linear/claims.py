@@ -237,8 +237,7 @@ def depth(run: Reproduction) -> Iterator[Claim]:
         found = {units: [iterations(init, units, most, seed) for seed in DRAWS] for units in depths}
         times[name] = {units: [steps for steps, _ in draws] for units, draws in found.items()}
         rates[name] = {units: [rate for _, rate in draws] for units, draws in found.items()}
-    figures = [{name: {n: median(v) for n, v in by.items()} for name, by in kind.items()} for kind in (times, rates)]
-    run.figure("depth", depth_figure(*figures, "digits, hidden width 64"))
+    run.figure("depth", depth_figure(_medians(times), _medians(rates), "digits, hidden width 64"))
     details = {"iterations": times, "best rate": rates}
     for units, least, reference in ((20, 3, "3.7"), (40, 10, "64")):
         ratios = _ratios(times["gaussian"][units], times["orthogonal"][units])
@@ -268,6 +267,10 @@ def depth(run: Reproduction) -> Iterator[Claim]:
     )
     random = [consistency(s31, s11, orthonormal(64, 10, generator)) for _ in range(10)]
     yield over_seeds("the same along random axes, mean", "none; reference 0.84", random, within(0.7, 0.95))
+
+
+def _medians(found: dict[str, dict[int, list[float]]]) -> dict[str, dict[int, float]]:
+    return {name: {units: median(draws) for units, draws in by.items()} for name, by in found.items()}
 
 
 def _ratios(above: list[float], below: list[float]) -> list[float]:
@@ -350,10 +353,10 @@ def critical_gain(run: Reproduction) -> Iterator[Claim]:
     below = _ratios(largest, typical[1.05])
     yield over_seeds(text, "gradients vanish below g = 1", below, at_most(0.05), scale)
     scale = "128 digits, 32 units, 3 draws"
-    details = {f"{layers} layers": values for layers, values in times.items()}
+    iterated = {f"{layers} layers": values for layers, values in times.items()}
     slow, best = times[40][0.9], max(times[40][gain] for gain in (1.0, 1.05, 1.1))
     text = "tanh network of 40 layers: iterations to a loss of 0.3 at g = 0.9 over the most of g = 1, 1.05, 1.1"
-    yield Claim(text, "learning starts soon at g ≥ 1", slow / best, at_least(3), scale, details, seeds=3)
+    yield Claim(text, "learning starts soon at g ≥ 1", slow / best, at_least(3), scale, iterated, seeds=3)
     text = "iterations at g = 1.05: 40 layers over 4 layers"
     yield Claim(text, "depth does not delay", times[40][1.05] / times[4][1.05], at_most(1.5), scale, seeds=3)
     text = f"40 layers at g = 0.8: iterations, of {most} at most"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from statistics import median
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from framework.claims import Claim, Reproduction, at_least, at_most, close_to, o
 from framework.functional.regression_prompts import PromptLaw
 from modules.in_context.experiment import Answer, risk, trained
 from modules.in_context.icl_softmax_demystified import theory
-from modules.in_context.icl_softmax_demystified.attention import circuit_measures
+from modules.in_context.icl_softmax_demystified.attention import PromptSoftmaxAttention, circuit_measures
 from modules.in_context.icl_softmax_demystified.plots import drift_figure, heads_figure
 from modules.in_context.plots import lengths_figure
 from modules.in_context.predictors import debiased_step, gradient_step, ridge
@@ -152,9 +153,9 @@ def many_heads(run: Reproduction) -> Iterator[Claim]:
     yield Claim(
         "the same: positive and negative heads, the fewer of them", "≥ 1", float(both), at_least(1), SCALE, seeds=STARTS
     )
-    circuits = circuit_measures(model.layer.circuits(), DIM)
-    pairs = list(zip(circuits["omega"], circuits["mu"], strict=True))
-    reduced: Answer = lambda x, y: torch.stack([theory.reduced_answer(x, y, *pair) for pair in pairs])  # noqa: E731
+    circuits = circuit_measures(cast(PromptSoftmaxAttention, model.layer).circuits(), DIM)
+    heads = list(zip(circuits["omega"], circuits["mu"], strict=True))
+    reduced: Answer = lambda x, y: torch.stack([theory.reduced_answer(x, y, *pair) for pair in heads])  # noqa: E731
     ideal = risk(reduced, data.draw(100_000, 40, index=1))[0]
     text = "the same: error over that of diagonal circuits with the same ω and μ, median"
     excess = (at[40] / ideal).tolist()
