@@ -1,0 +1,1 @@
+"""What networks compute, and how it can be read from them."""
