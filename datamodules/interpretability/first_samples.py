@@ -162,7 +162,9 @@ class FirstSamples(DataModule):
         if source in FILES and path is None:
             raise UserError(f"path: source {source!r} needs one: {FILES[source]}")
         if source not in FILES and path is not None:
-            raise UserError(f"path: {path!r} given, but source {source!r} ships with a package; with a path: {[*FILES]}")
+            raise UserError(
+                f"path: {path!r} given, but source {source!r} ships with a package; with a path: {[*FILES]}"
+            )
         self.source, self.path, self.samples, self.tile = source, path, samples, tile
         self.val_fraction, self.label_noise, self.instance_noise = val_fraction, label_noise, instance_noise
         self.seed, self._declared = seed, num_classes
@@ -185,7 +187,9 @@ class FirstSamples(DataModule):
         path = None if self.path is None else Path(self.path).expanduser()
         (x, y), test = read_parts(self.source, path, self.seed)
         self.num_classes = int(y.max()) + 1
-        check_declared("num_classes", self._declared, self.num_classes, f"{self.source!r} in {self.path or 'a package'}")
+        check_declared(
+            "num_classes", self._declared, self.num_classes, f"{self.source!r} in {self.path or 'a package'}"
+        )
         self.inputs = int(np.prod(x.shape[1:]))
         if x.ndim == 4:
             self.channels = x.shape[1]

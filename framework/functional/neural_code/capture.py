@@ -2,9 +2,9 @@
 
 Paper: He, Lei, Ji, Tao, 2021, "Neural networks behave as hash encoders: An empirical study", arXiv 2101.05490.
 
-A bit is 1 where the input of an activation is above 0 (exactly 0 counts as 0). For ReLU this is 1[output > 0], and codes
-are the paper's: equal codes mean the same linear region. For other activations it is the sign of their input, which says
-nothing about linear regions; such codes are of another kind (``sign_code``).
+A bit is 1 where the input of an activation is above 0 (exactly 0 counts as 0). For ReLU this is 1[output > 0], and
+codes are the paper's: equal codes mean the same linear region. For other activations it is the sign of their input,
+which says nothing about linear regions; such codes are of another kind (``sign_code``).
 
 Activations are found where they are called, not by the class of a module: a ``torch.overrides.TorchFunctionMode`` sees
 every call of ``relu``, ``gelu``, …, of a module, of ``torch.nn.functional`` or of a tensor, in place or not, before it
@@ -33,7 +33,8 @@ Kind = Literal["neural_code", "sign_code"]
 
 RELU = frozenset({"relu", "relu6", "leaky_relu", "prelu", "rrelu"})
 SMOOTH = frozenset(
-    "gelu silu mish elu selu celu tanh sigmoid hardtanh hardswish hardsigmoid softplus softsign log_sigmoid".split()
+    {"gelu", "silu", "mish", "elu", "selu", "celu", "tanh", "sigmoid", "hardtanh", "hardswish", "hardsigmoid"}
+    | {"softplus", "softsign", "log_sigmoid"}
 )
 SINE = frozenset({"sin"})
 OUTPUT = "output"
@@ -142,10 +143,10 @@ class _Recorder(TorchFunctionMode):
 class CodeReader:
     """Finds the activations of a model and reads its codes.
 
-    By default the layers are all its ReLU-like activations (ReLU, ReLU6, leaky, parametric and randomised ReLU, clamping
-    at 0); if it has none, all other activations (GELU, SiLU, tanh, sigmoid, …); if it has none of those, sines. A layer
-    counts if it has one row, or equally many, for each example of a batch, and each example's row does not depend on
-    the others.
+    By default the layers are all its ReLU-like activations (ReLU, ReLU6, leaky, parametric and randomised ReLU,
+    clamping at 0); if it has none, all other activations (GELU, SiLU, tanh, sigmoid, …); if it has none of those,
+    sines. A layer counts if it has one row, or equally many, for each example of a batch, and each example's row does
+    not depend on the others.
 
     The model is called in ``eval`` mode without gradients; the modes are restored.
 
@@ -277,8 +278,8 @@ class CodeReader:
             if chosen:
                 return chosen
         raise UserError(
-            f"{self.key}: {type(self.model).__name__} calls no activation for each example; name modules whose outputs' "
-            "signs are the code"
+            f"{self.key}: {type(self.model).__name__} calls no activation for each example; name modules, whose "
+            "outputs' signs are then the code"
         )
 
     def _named(

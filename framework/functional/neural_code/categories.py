@@ -83,7 +83,7 @@ def knn_classes(train: Bytes, labels: np.ndarray, codes: Bytes, bits: int, k: in
 
     The classes are those of scikit-learn's ``KNeighborsClassifier(k, metric="hamming")`` on the unpacked codes (uint8).
     That includes ties: neighbours at equal distance are chosen as ``numpy.argpartition`` does, and of classes with
-    equally many votes the smallest is returned. For at most 15 bits scikit-learn uses a tree; there it is called itself.
+    equally many votes the smallest is returned. Up to 15 bits scikit-learn uses a tree; there it is called itself.
 
     Args:
         train: Training codes, packed (N, bytes).

@@ -113,8 +113,8 @@ def neural_codes(
 ) -> Codes:
     """Returns the codes of inputs, packed; the model is called in ``eval`` mode, and its modes are restored.
 
-    All batches have the same size, the last one filled up with its last example: in another size floating-point sums may
-    be in another order, and a number that is nearly 0 may have another sign.
+    All batches have the same size, the last one filled up with its last example: in another size floating-point sums
+    may be in another order, and a number that is nearly 0 may have another sign.
 
     Args:
         model: The model.

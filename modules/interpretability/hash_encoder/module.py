@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics import Metric
 
 from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
@@ -13,6 +15,35 @@ from modules.interpretability.hash_encoder.network import BNReLUMLP
 
 ADAM = OptimizerConfig("adam", lr=0.01, weight_decay=0.0, args={"eps": 1e-7})
 STEPS = ScheduleConfig("step", every=20, gamma=0.1)
+
+
+class EpochMeans(Metric):
+    """Means of loss and accuracy over the examples of an epoch and all processes."""
+
+    full_state_update = False
+    sums: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("sums", default=torch.zeros(3), dist_reduce_fx="sum")
+
+    def add(self, loss: Tensor, right: Tensor) -> None:
+        """Adds the mean loss of a batch, and which of its examples (B,) are classified rightly.
+
+        ``update`` would do the same; torchmetrics' bookkeeping around it takes longer than a step of these networks.
+        """
+        count = right.numel()
+        self.sums += torch.stack([loss * count, right.sum(), loss.new_tensor(count)])
+        self._update_count += 1
+
+    def update(self, loss: Tensor, right: Tensor) -> None:
+        """Does the same as :meth:`add`."""
+        self.add(loss, right)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Returns mean loss and accuracy."""
+        loss, right, count = self.sums
+        return loss / count, right / count
 
 
 class HashEncoder(Classifier):
@@ -52,6 +83,7 @@ class HashEncoder(Classifier):
         at_least(0, l2=l2)
         self.save_hyperparameters()
         self.inputs, self.l2 = inputs, l2
+        self.epoch = EpochMeans()
         self.net = BNReLUMLP(inputs, num_classes, width, depth, batch_norm)
 
     def setup(self, stage: str) -> None:
@@ -70,6 +102,18 @@ class HashEncoder(Classifier):
         return torch.stack([layer.weight.square().sum() for layer in self.net.kernels()]).sum()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Returns the cross-entropy of a batch plus the penalty; ``train/loss`` is without it."""
-        loss = super().training_step(batch, batch_idx)
-        return loss + self.l2 * self.penalty() if self.l2 else loss
+        """Returns the cross-entropy of a batch plus the penalty; ``train/loss`` is the mean of both over an epoch."""
+        x, y = batch
+        logits = self(x)
+        loss = F.cross_entropy(logits, y)
+        if self.l2:
+            loss = loss + self.l2 * self.penalty()
+        self.epoch.add(loss.detach(), logits.detach().argmax(1) == y)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the means of the epoch: logging a step takes longer than the step."""
+        loss, accuracy = self.epoch.compute()
+        self.epoch.reset()
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/accuracy", accuracy, prog_bar=True)

@@ -27,7 +27,7 @@ OTHERS = (
     "weight_penalty",
     "input_gradient_penalty",
 )
-OBSERVERS = ("ntk_monitor", "laziness", "feature_drift", "ntk_split", "temperature_scaling")
+OBSERVERS = ("ntk_monitor", "laziness", "feature_drift", "ntk_split", "temperature_scaling", "neural_code")
 
 GROWN, FOLDED = 2, 3  # epochs before which the members become one net, and plain layers
 PENALTY = 0.01  # the weight of a term in the loss
@@ -135,6 +135,7 @@ def settings(architecture: str, techniques: tuple[str, ...], forced: bool = Fals
         "feature_drift": ("FeatureDrift", {"head": HEADS.get(architecture)}),
         "ntk_split": ("NTKSplit", {"head": HEADS.get(architecture), "points": 6, "chunk": 3}),
         "temperature_scaling": ("TemperatureScaling", {"bins": 5}),
+        "neural_code": ("NeuralCode", {"batch_size": 5, "classify": "always", "classifiers": ["kmeans", "logistic"]}),
         "laziness": ("Laziness", {"every_n_steps": 4, "points": 2, "chunk": 2}),
         "ntk_monitor": ("NTKMonitor", {"every_n_steps": 4, "points": 3, "eigenvalues": 2, "chunk": 2}),
     }
