@@ -24,9 +24,14 @@ def pack_bits(bits: Tensor) -> Bytes:
     """Packs bool (N, D), on any device, to bytes uint8 (N, ⌈D/8⌉), as ``numpy.packbits`` does along the rows."""
     if bits.device.type == "cpu":
         return np.packbits(bits.numpy(), axis=1)
-    padded = torch.nn.functional.pad(bits, (0, -bits.shape[1] % 8)).view(len(bits), -1, 8)  # an eighth to transfer
+    return packed_by_torch(bits).cpu().numpy()
+
+
+def packed_by_torch(bits: Tensor) -> Tensor:
+    """Returns the same as a tensor on the device of ``bits``, so that an eighth is transferred."""
+    padded = torch.nn.functional.pad(bits, (0, -bits.shape[1] % 8)).view(len(bits), -1, 8)
     weights = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=bits.device)
-    return (padded * weights).sum(-1, dtype=torch.uint8).cpu().numpy()
+    return (padded * weights).sum(-1, dtype=torch.uint8)
 
 
 def unpack_bits(packed: Bytes, bits: int, columns: np.ndarray | None = None) -> Bytes:
