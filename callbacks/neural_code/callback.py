@@ -120,7 +120,10 @@ class NeuralCode(Observer):
         """Measures before the first step."""
         if not self.rows and trainer.global_step == 0 and batch_idx == 0 and (self.epochs is None or 0 in self.epochs):
             self._add(trainer, pl_module, 0)
-            self._log(pl_module, self.rows[-1])
+            # straight to the loggers: what pl_module.log has here would be repeated in every row of the first epoch
+            names = {f"{self.kind}/{k}": float(v) for k, v in self.rows[-1].items() if k not in ("epoch", "step")}
+            for logger in trainer.loggers:
+                logger.log_metrics({**names, "epoch": 0}, step=0)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measures after the epochs asked for, and after the last one."""

@@ -48,14 +48,14 @@ def test_loss_and_optimiser():
     torch.manual_seed(0)
     model = HashEncoder(inputs=6, num_classes=3, width=8, depth=2, l2=0.5)
     x, y = torch.randn(7, 6), torch.arange(7) % 3
-    loss = model.training_step((x, y), 0)
-    expected = F.cross_entropy(model.net(x), y) + 0.5 * sum(float(k.weight.square().sum()) for k in model.net.kernels())
-    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    loss = model.training_step((x, y), 0).detach()
+    expected = F.cross_entropy(model.net(x), y) + 0.5 * sum(k.weight.square().sum() for k in model.net.kernels())
+    assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-5)
     model.training_step((x[:3], y[:3]), 1)
     found, accuracy = model.epoch.compute()
     second = F.cross_entropy(model.net(x[:3]), y[:3]) + 0.5 * model.penalty()
     right = (model.net(x).argmax(1) == y).sum() + (model.net(x[:3]).argmax(1) == y[:3]).sum()
-    assert float(found) == pytest.approx((7 * float(loss) + 3 * float(second)) / 10, rel=1e-5)
+    assert float(found) == pytest.approx((7 * float(loss) + 3 * float(second.detach())) / 10, rel=1e-5)
     assert float(accuracy) == pytest.approx(float(right) / 10)
     settings, schedule = model.optimizer_config, model.schedule_config
     assert (settings.name, settings.lr, settings.args, settings.weight_decay) == ("adam", 0.01, {"eps": 1e-7}, 0.0)

@@ -20,11 +20,12 @@ def test_the_diameter_is_the_length_of_the_interval():
     x = torch.tensor([[0.0], [1.0], [9.0], [-4.0]], dtype=torch.float64)
     centre = torch.zeros_like(x) + 0.5
     found = region_diameters(net, x, centre)
-    torch.testing.assert_close(found[:2], torch.tensor([1.53, 1.51], dtype=torch.float64), atol=0.051, rtol=0)
+    assert float(found[0]) == pytest.approx(0.05 * (20 + 10))  # whole steps to -1.01 and to 0.52
+    assert float(found[1]) == pytest.approx(0.05 * (9 + 20))
     assert float(found[2]) == pytest.approx(10.0)  # 5 back to 4 and 5 on: the region has no end
     assert float(found[3]) == pytest.approx(0.05 * (100 + 59))
     relative = region_diameters(net, x[:1], centre[:1], normalize=False)
-    assert float(relative) == pytest.approx(1.53 / 0.5, abs=0.06)
+    assert float(relative) == pytest.approx(0.05 * (40 + 20))  # in units of the distance of 0.5
     one = region_diameters(net, x[:1], x[:1])  # its own centre: all points are one
     assert float(one) == pytest.approx(10.0)
 
