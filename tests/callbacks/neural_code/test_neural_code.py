@@ -160,12 +160,14 @@ def test_layers_by_name(tmp_path):
     assert np.array_equal(file.unpacked("val"), neural_codes(model, data.val_set.tensors[0], ["3"]).unpacked())
 
 
-def results(root, **sizes):
+def results(root, trainer=None, settings=None, **sizes):
     """Measurements and codes of one fixed network, read in a test."""
     torch.manual_seed(0)
-    technique = NeuralCode(batch_size=16)
-    trainer = trainer_of(root, technique, **sizes.pop("trainer", {}))
+    technique = NeuralCode(batch_size=16, **(settings or {}))
+    trainer = trainer_of(root, technique, **(trainer or {}))
     trainer.test(Coded(), datamodule=Points(**sizes), verbose=False)
+    if not technique.save:
+        return {name: float(value) for name, value in trainer.callback_metrics.items() if "_code/" in name}, {}
     file = read_codes(root / "codes_test.npz")
     found = {name: float(value) for name, value in trainer.callback_metrics.items() if "_code/" in name}
     return found, {name: part.packed for name, part in file.parts.items()}
@@ -185,16 +187,21 @@ def test_the_same_codes_with_any_loader_and_number_of_processes(tmp_path):
         assert other == first
         assert all(np.array_equal(found[part], codes[part]) for part in codes)
 
+    few = {"save": False, "fit_examples": 30, "examples": 90}
+    fewer, _ = results(tmp_path / "few", settings=few)
+    assert fewer["neural_code/test/redundancy_ratio"] == first["neural_code/test/redundancy_ratio"]
+    assert fewer["neural_code/test/knn"] != first["neural_code/test/knn"]
+
     def rank():
-        folder = tmp_path / "ranks"
-        found, _ = results(folder, trainer={"devices": 2, "strategy": "ddp", "use_distributed_sampler": False})
-        torch.save(found, tmp_path / f"rank{torch.distributed.get_rank()}.pt")
+        two = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": False}
+        found = [results(tmp_path / "ranks", two)[0], results(tmp_path / "ranks_few", two, few)[0]]
+        if torch.distributed.get_rank() == 0:
+            torch.save(found, tmp_path / "rank.pt")
 
     assert in_two_ranks(rank) == [0, 0]
     file = read_codes(tmp_path / "ranks" / "codes_test.npz")
     assert all(np.array_equal(file.parts[part].packed, codes[part]) for part in codes)
-    for name in ("rank0.pt",):
-        assert torch.load(tmp_path / name, weights_only=True) == first
+    assert torch.load(tmp_path / "rank.pt", weights_only=True) == [first, fewer]
 
 
 def test_two_processes_train_as_without_it_and_agree(tmp_path):
