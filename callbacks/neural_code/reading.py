@@ -48,7 +48,12 @@ class Read:
 
 
 def dataset_of(trainer: pl.Trainer, part: str, key: str) -> tuple[Any, Callable[[Any], Any] | None, int]:
-    """Returns the data set of ``train``, ``val`` or ``test``, its collate function and the number of workers.
+    """Returns the data set of a part, its collate function and the number of workers.
+
+    Args:
+        trainer: The run's Trainer.
+        part: ``train``, ``val`` or ``test``.
+        key: The setting, for messages.
 
     Raises:
         UserError: there is none, or it has no length.
@@ -70,7 +75,13 @@ def dataset_of(trainer: pl.Trainer, part: str, key: str) -> tuple[Any, Callable[
 
 
 def choose_rows(total: int, most: int | None, seed: int = 0) -> np.ndarray:
-    """Returns the numbers 0 to ``total`` − 1 in order or, of more than ``most``, that many drawn at random."""
+    """Returns the numbers 0 to ``total`` − 1 in order or, of more than ``most``, that many drawn at random.
+
+    Args:
+        total: Number of examples.
+        most: Largest number to return; ``None`` for all.
+        seed: Seed of the draw.
+    """
     if most is None or total <= most:
         return np.arange(total)
     return np.sort(np.random.default_rng(seed).choice(total, most, replace=False))
@@ -80,6 +91,11 @@ def own_batches(count: int, size: int, world: int) -> Tensor:
     """Returns positions such that process r of ``world``, reading every ``world``-th, gets whole batches of ``size``.
 
     The batches are those of one process; the last ones are filled up with the last example, so that all have one size.
+
+    Args:
+        count: Number of examples.
+        size: Examples in a batch.
+        world: Number of processes.
     """
     batches = -(-count // (size * world))
     turn, rank = torch.arange(batches * size)[:, None], torch.arange(world)[None]

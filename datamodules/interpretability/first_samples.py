@@ -85,7 +85,13 @@ def _read_npz(path: Path) -> tuple[Part, Part]:
 
 
 def permute_labels(y: Tensor, fraction: float, seed: int) -> Tensor:
-    """Returns labels (N,) of which a fraction, chosen at random, are permuted among each other (label noise)."""
+    """Returns labels (N,) of which a fraction, chosen at random, are permuted among each other (label noise).
+
+    Args:
+        y: Classes (N,).
+        fraction: From 0 to 1.
+        seed: Seed of the choice and the permutation.
+    """
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(y), generator=generator)[: round(fraction * len(y))]
     found = y.clone()
@@ -94,7 +100,13 @@ def permute_labels(y: Tensor, fraction: float, seed: int) -> Tensor:
 
 
 def replace_by_noise(x: Tensor, fraction: float, seed: int) -> Tensor:
-    """Returns inputs (N, …) of which a fraction, chosen at random, are replaced by U(0, 1) (instance noise)."""
+    """Returns inputs (N, …) of which a fraction, chosen at random, are replaced by U(0, 1) (instance noise).
+
+    Args:
+        x: Inputs (N, …).
+        fraction: From 0 to 1.
+        seed: Seed of the choice and the noise.
+    """
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(x), generator=generator)[: round(fraction * len(x))]
     found = x.clone()

@@ -74,6 +74,29 @@ def phase_maps(
     return maps, sizes, widths
 
 
+def draw_phases(
+    folder: Path, part: str = "val", epochs: Sequence[int] | None = None, under: float = 0.5, sufficient: float = 0.01
+) -> Path:
+    """Draws the chart of a sweep and returns its path, ``<folder>/figures/phases.png``.
+
+    Args:
+        folder: Folder of the sweep.
+        part: The part of the data whose ratio is drawn.
+        epochs: Epochs to show; see :func:`phase_maps`.
+        under: Redundancy ratio from which a network is under-expressive.
+        sufficient: Ratio up to which it is sufficiently expressive.
+
+    Raises:
+        UserError: a threshold is not accepted, an epoch was not measured, or there are no runs.
+    """
+    between(0, 1, under=under)
+    at_least(0, sufficient=sufficient)
+    at_most({"under": under}, sufficient=sufficient)
+    maps, sizes, widths = phase_maps(read_trials(folder, part), epochs)
+    figure = phase_figure(maps, sizes, widths, ("width", "training samples"), under, sufficient)
+    return save_figure(figure, folder / "figures" / "phases.png")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draws the chart of the folder on the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -82,18 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sufficient", type=float, default=0.01, help="ratio up to which nearly each code is unique")
     parser.add_argument("--part", choices=("train", "val"), default="val", help="whose codes")
     parser.add_argument("--epochs", type=int, nargs="+", help="epochs to show")
-    options = parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
     try:
-        between(0, 1, under=options.under)
-        at_least(0, sufficient=options.sufficient)
-        at_most({"under": options.under}, sufficient=options.sufficient)
-        maps, sizes, widths = phase_maps(read_trials(options.folder, options.part), options.epochs)
+        print(draw_phases(given.folder, given.part, given.epochs, given.under, given.sufficient))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    labels = ("width", "training samples")
-    figure = phase_figure(maps, sizes, widths, labels, options.under, options.sufficient)
-    print(save_figure(figure, options.folder / "figures" / "phases.png"))
     return 0
 
 
