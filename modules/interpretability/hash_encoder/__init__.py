@@ -1,14 +1,14 @@
 """Hash encoder: a ReLU classifier whose activation patterns are codes, nearly unique and separable by class.
 
-Paper: He, Lei, Ji, Tao, 2021, "Neural networks behave as hash encoders: An empirical study", arXiv 2101.05490 (abstract,
-figures and official code; thresholds of the regimes are not given there, ours are settings).
+Paper: He, Lei, Ji, Tao, 2021, "Neural networks behave as hash encoders: An empirical study", arXiv 2101.05490
+(abstract, figures and official code, which have no thresholds of the regimes; ours are settings).
 
 What it is for: how a ReLU network divides its inputs among linear regions, over width, training time and sample size.
 
     c(x) ∈ {0, 1}^D, c_j = 1[output of hidden unit j > 0], batch norm in evaluation mode
     RR = (n − m)/n for n examples with m distinct codes; m ≤ 2^D, and for a layer of w units in ℝ^d m ≤ Σ_{i≤d} C(w, i)
-    purity = Σ_k max_c n_kc / n of K-means (K = classes, on the set that it is fitted to); K-NN (9, Hamming, uniform) and
-    one-vs-one logistic regression (C = 1) fitted to training codes, without constant columns
+    purity = Σ_k max_c n_kc / n of K-means (K = classes, on the set that it is fitted to)
+    K-NN (9, Hamming, uniform) and one-vs-one logistic regression (C = 1) fitted to training codes that vary
 
 :class:`HashEncoder` trains the paper's perceptron with its recipe; the technique ``neural_code`` reads the codes of any
 network; :mod:`~modules.interpretability.hash_encoder.regions` has the diameter of regions and inputs that are no data;
@@ -21,8 +21,9 @@ Cost: a run of the quick config takes 4,000 steps, CPU. Codes take an eighth of 
 Composes with every technique. Edits that replace linear layers (LoRA, growing) leave codes readable: activations are
 found where they are called.
 
-Limits: RR depends on n: compare it only at equal n, never between training and test sets. K-means' purity is that of the
-set it is fitted to, and no accuracy of a matching. The batch norm's running variance is torch's (unbiased).
+Limits: RR depends on n: compare it only at equal n, never between training and test sets. K-means' purity is that of
+the set it is fitted to, and no accuracy of a matching. The batch norm's running variance is torch's (unbiased). Not
+built: the studies of IMDB, Adult and ImageNet.
 """
 
 from modules.interpretability.hash_encoder.module import HashEncoder

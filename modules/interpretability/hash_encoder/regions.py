@@ -111,5 +111,10 @@ def random_redundancy(
 
 
 def region_count_bound(width: int, inputs: int) -> int:
-    """Returns Σ_{i ≤ d} C(w, i), the largest number of regions, and of codes, of one layer of w units in ℝ^d."""
+    """Returns Σ_{i ≤ d} C(w, i), the largest number of regions, and of codes, of one layer of w units in ℝ^d.
+
+    Raises:
+        UserError: a size is below 1.
+    """
+    at_least(1, width=width, inputs=inputs)
     return sum(comb(width, i) for i in range(min(width, inputs) + 1))
