@@ -71,7 +71,12 @@ def phase_figure(
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
-    figure = new_figure(1, len(maps), size=(max(4.6, 0.62 * len(columns) + 1.0) * len(maps), 0.42 * len(rows) + 1.7))
+    across = min(len(maps), 2)
+    down = -(-len(maps) // across)
+    size = (max(4.6, 0.62 * len(columns) + 1.0) * across, (0.42 * len(rows) + 1.1) * down + 0.6)
+    figure = new_figure(down, across, size=size)
+    for spare in figure.axes[len(maps) :]:
+        figure.delaxes(spare)
     colours = ListedColormap(COLOURS)
     for axes, (title, values) in zip(figure.axes, maps.items(), strict=True):
         regime = np.where(values >= under, 0.0, np.where(values <= sufficient, 2.0, 1.0))
@@ -85,7 +90,7 @@ def phase_figure(
         axes.set_title(title, fontsize=9)
     texts = (f"RR ≥ {under:g}", "between", f"RR ≤ {sufficient:g}")
     handles = [Patch(color=c, label=f"{n} ({t})") for c, n, t in zip(COLOURS, NAMES, texts, strict=True)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=7)
     return figure
 
 
