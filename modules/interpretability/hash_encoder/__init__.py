@@ -14,19 +14,19 @@ What it is for: how a ReLU network divides its inputs among linear regions, over
 network; :mod:`~modules.interpretability.hash_encoder.regions` has the diameter of regions and inputs that are no data;
 the sweep ``hash_phases`` with ``python -m modules.interpretability.hash_encoder.phases`` draws the phase chart.
 
-Expected numbers (``reproduce hash_encoder``: 4,000 digits of MNIST, 1,000 to test, one layer, 60 epochs; seed 0): train
-RR at widths 3, 7, 10, 15, 20, 30, 40, 60: 0.998, 0.971, 0.840, 0.414, 0.148, 0.021, 0.008, 0.001; test accuracy of codes
-at widths 3, 20, 60, 100: K-NN 0.37, 0.80, 0.89, 0.93, logistic regression 0.43, 0.81, 0.88, 0.92, K-means 0.43, 0.66,
-0.72, 0.75; of the network 0.76, 0.91, 0.94, 0.95. Width 20, six seeds, train RR: 0.19 to 0.34 at the start, 0.42 to 0.51
-after one epoch, 0.14 to 0.18 at the end. Test RR trained on ten
-digits 0.14 to 0.32, on 4,000 0.04 to 0.09: a ratio of means of 3.4. Which ten come first matters (over the first three
-orders alone it is 2.5; with seeds of the start alone, on one order, it was 2.6).
+Expected numbers (``reproduce hash_encoder``: 4,000 digits of MNIST, 1,000 to test, one layer, 60 epochs; seed 0):
+train RR at widths 3, 7, 10, 15, 20, 30, 40, 60: 0.998, 0.971, 0.840, 0.414, 0.148, 0.021, 0.008, 0.001; test accuracy
+of codes at widths 3, 20, 60, 100: K-NN 0.37, 0.80, 0.89, 0.93, logistic regression 0.43, 0.81, 0.88, 0.92, K-means
+0.43, 0.66, 0.72, 0.75; of the network 0.76, 0.91, 0.94, 0.95. Width 20, six seeds, train RR: 0.19 to 0.34 at the
+start, 0.42 to 0.51 after one epoch, 0.14 to 0.18 at the end. Test RR trained on ten digits 0.14 to 0.32, on 4,000
+0.04 to 0.09: a ratio of means of 3.4. Which ten come first matters (over the first three orders alone it is 2.5; with
+seeds of the start alone, on one order, it was 2.6).
 
-Cost: the quick config takes 3,780 steps, 0.5 to 1.5 minutes of one busy core. Codes take an eighth of a byte for each
-bit.
+Cost: the quick config takes 3,780 steps, 0.5 to 1.5 minutes of one busy core; the claims are 20 such runs. Codes take
+an eighth of a byte for each bit.
 
-Composes with every technique. Edits that replace linear layers (LoRA, growing) leave codes readable: activations are
-found where they are called.
+Composes with other techniques as any classifier does. After edits that replace linear layers (LoRA, growing) codes
+can still be read: activations are found where they are called.
 
 Limits: RR depends on n: compare it only at equal n, never between training and test sets. K-means' purity is that of
 the set it is fitted to, and no accuracy of a matching. The batch norm's running variance is torch's (unbiased). Not
