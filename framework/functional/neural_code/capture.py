@@ -256,10 +256,13 @@ class CodeReader:
         """Returns name and function of every layer that can be read, in the order of execution, with its bits."""
         three = x[torch.arange(3) % len(x)]
         seen: list[dict[tuple[str, str], Tensor]] = []
+
+        def take(name: str, function: str, value: Tensor) -> None:
+            seen[-1].setdefault((name, function), value.clone())
+
         for inputs in (three, three[:2]):
-            values: dict[tuple[str, str], Tensor] = {}
-            self._run(inputs, lambda name, function, value, to=values: to.setdefault((name, function), value.clone()))
-            seen.append(values)
+            seen.append({})
+            self._run(inputs, take)
         found = {}
         for layer, value in seen[0].items():
             other = seen[1].get(layer)
