@@ -201,9 +201,9 @@ class NeuralCode(Observer):
                 f"{part}/distinct": found.distinct,
             }
         if classify and self.classifiers:
-            scores = self._scores(read, varying) if trainer.is_global_zero else None
+            scores: Any = self._scores(read, varying) if trainer.is_global_zero else None
             row |= trainer.strategy.broadcast(scores)
-        codes = {p: PartCodes(f.packed, f.ids[f.kept], f.labels[f.kept]) for p, f in read.items()}
+        codes: dict[str, PartCodes] = {p: PartCodes(f.packed, f.ids[f.kept], f.labels[f.kept]) for p, f in read.items()}
         return row, CodesFile(self.kind, reader.codes.layers, varying, codes)
 
     def _scores(self, read: dict[Part, Read], varying: np.ndarray) -> dict[str, float]:
@@ -229,18 +229,18 @@ class NeuralCode(Observer):
             packed = {part: np.packbits(code, axis=1) for part, code in bits.items()}
             k = min(NEIGHBOURS, len(labels["train"]))
             for part in others:
-                found = knn_classes(packed["train"], labels["train"], packed[part], bits["train"].shape[1], k)
-                scores[f"{part}/knn"] = float((found == labels[part]).mean())
+                near = knn_classes(packed["train"], labels["train"], packed[part], bits["train"].shape[1], k)
+                scores[f"{part}/knn"] = float((near == labels[part]).mean())
         if "logistic" in self.classifiers and others and len(np.unique(labels["train"])) > 1:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
-                found = logistic_classes(
+                fitted = logistic_classes(
                     bits["train"], labels["train"], np.concatenate([bits[part] for part in others]), self.max_iter
                 )
             for message in {str(item.message) for item in caught if item.category is UserWarning}:
                 rank_zero_warn(f"{self.name}: {message}")
             for part, own in zip(
-                others, np.split(found, np.cumsum([len(labels[p]) for p in others])[:-1]), strict=True
+                others, np.split(fitted, np.cumsum([len(labels[p]) for p in others])[:-1]), strict=True
             ):
                 scores[f"{part}/logistic"] = float((own == labels[part]).mean())
         return scores

@@ -6,7 +6,7 @@ Paper: He, Lei, Ji, Tao, 2021, "Neural networks behave as hash encoders: An empi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from datamodules.images.labelled import stratified_split
+from datamodules.images.sources import Source as ImageSet
 from datamodules.images.sources import check_declared, load_splits
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
@@ -53,7 +54,7 @@ def read_parts(source: Source, path: Path | None, seed: int) -> tuple[Part, Part
     if source == "npz":
         assert path is not None
         return _read_npz(path / "mnist.npz" if path.is_dir() else path)
-    splits = load_splits(source, path, 0.0, seed)
+    splits = load_splits(cast(ImageSet, source), path, 0.0, seed)
     parts = [(part.images, part.labels) for part in (splits.train, splits.test)]
     if source not in FILES:  # sorted by class
         parts = [_shuffled(x, y, seed) for x, y in parts]

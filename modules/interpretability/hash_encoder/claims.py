@@ -66,9 +66,12 @@ def over_width(run: Reproduction, widths: dict[int, _Run]) -> Iterator[Claim]:
     net = {width: found.accuracy for width, found in widths.items()}
     start, first = ({w: r.ratio(epoch) for w, r in widths.items()} for epoch in (0, 1))
     columns = {"at the start": start, "after epoch 1": first, "train, n = 4,000": train, "test, n = 1,000": test}
-    redundancy = {"width": list(widths), **{name: list(values.values()) for name, values in columns.items()}}
+    redundancy: dict[str, Sequence[float]] = {
+        "width": list(widths),
+        **{name: list(values.values()) for name, values in columns.items()},
+    }
     names = {"kmeans": "K-means, purity", "knn": "9 nearest neighbours", "logistic": "logistic regression"}
-    accuracy = {"width": list(widths), "network": list(net.values())}
+    accuracy: dict[str, Sequence[float]] = {"width": list(widths), "network": list(net.values())}
     accuracy |= {names[name]: list(values.values()) for name, values in scores.items()}
     run.figure("widths", widths_figure(redundancy, accuracy))
 
