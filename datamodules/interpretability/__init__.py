@@ -1,0 +1,1 @@
+"""Data of the experiments on what networks compute."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.utils.data import Dataset
 
 
 @runtime_checkable
@@ -49,3 +50,11 @@ class HasNormalisation(Protocol):
 
     std: tuple[float, ...]
     """Divides each channel."""
+
+
+class HasExamples(Protocol):
+    """A datamodule whose training set repeats or augments examples, and that can return each of them once, as it is."""
+
+    def examples(self, part: str) -> Dataset:
+        """Returns the data set of ``train``, ``val`` or ``test``, each example once; known after ``setup``."""
+        ...

@@ -1,1 +1,1 @@
-"""What a trained network computes, read from its weights and activations."""
+"""What networks compute, and how it can be read from them."""

@@ -155,6 +155,7 @@ WRITERS = {
         write_learngene_and_images,
         [*TINY_VIT, "--data.num_classes=2", "--techniques.learngene.path=data"],
     ),
+    "interpretability/hash_encoder_paper": (write_mnist_npz, ["--model.width=5"]),
     "vision/image_classifier_fashion": (write_idx, ["--data.num_classes=4"]),
     "vision/image_classifier_paper": (write_split_images, [*SMALL_VIT, "--data.num_classes=2"]),
     "finetuning/causal_lm_smollm2": (write_small_texts, LOCAL_MODEL),

@@ -102,7 +102,8 @@ def write_mnist_npz(folder, samples=40):
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (samples, 28, 28), dtype=np.uint8)
-    np.savez(folder / "mnist.npz", x_train=images, y_train=np.arange(samples) % 10)
+    test = {"x_test": images[::2], "y_test": np.arange(0, samples, 2) % 10}
+    np.savez(folder / "mnist.npz", x_train=images, y_train=np.arange(samples) % 10, **test)
 
 
 def write_prompts(folder, n=20, length=4, dim=3):

@@ -63,6 +63,8 @@ PREFIXES = (
     "ntk_split/",
     "temperature_scaling/",
     "linear_scope/",
+    "neural_code/",
+    "sign_code/",
 )  # of what observers log
 WHEN = {"step", "epoch"}
 ALSO_EDITS = ("deep_shape", "liger", "rebalance_factors", "lp_ft")
@@ -631,6 +633,19 @@ def _check_ntk_split(cell: Cell, plans: list[Any], trace: Any, end: Any, root: P
     assert 0 < row["ntk_split/rank_f"] <= 6 * CLASSES
 
 
+def _check_neural_code(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    relu = cell.architecture in ("mlp", "resnet", "factored")
+    prefix = "neural_code" if relu else "sign_code"
+    rows = _logged(root, f"{prefix}/train/redundancy_ratio")
+    assert len(rows) == cell.epochs + 1, "not the start and every epoch were looked at"
+    assert all(row[f"{prefix}/train/examples"] == 36 and row[f"{prefix}/val/examples"] == 8 for row in rows)
+    assert all(0 <= row[f"{prefix}/val/logistic"] <= 1 for row in rows)
+    with np.load(root / "probe" / "run" / "codes.npz") as codes:
+        assert (str(codes["kind"]), codes["offsets"][-1]) == (prefix, rows[-1][f"{prefix}/bits"])
+        assert codes["train_ids"].tolist() == list(range(36))
+        assert len({code.tobytes() for code in codes["train_codes"]}) == rows[-1][f"{prefix}/train/distinct"]
+
+
 def _check_temperature_scaling(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
     rows = _logged(root, "temperature_scaling/temperature")
     assert len(rows) >= cell.epochs - cell.short, "nothing was looked at"
@@ -669,6 +684,7 @@ CHECKS: dict[str, Callable[[Cell, list[Any], Any, Any, Path], None]] = {
     "feature_drift": _check_feature_drift,
     "ntk_split": _check_ntk_split,
     "temperature_scaling": _check_temperature_scaling,
+    "neural_code": _check_neural_code,
     "ntk_monitor": _check_ntk_monitor,
     "laziness": _check_laziness,
     "linear_scope": _check_linear_scope,

@@ -27,7 +27,15 @@ OTHERS = (
     "weight_penalty",
     "input_gradient_penalty",
 )
-OBSERVERS = ("ntk_monitor", "laziness", "feature_drift", "ntk_split", "temperature_scaling", "linear_scope")
+OBSERVERS = (
+    "ntk_monitor",
+    "laziness",
+    "feature_drift",
+    "ntk_split",
+    "temperature_scaling",
+    "linear_scope",
+    "neural_code",
+)
 
 GROWN, FOLDED = 2, 3  # epochs before which the members become one net, and plain layers
 PENALTY = 0.01  # the weight of a term in the loss
@@ -137,6 +145,7 @@ def settings(architecture: str, techniques: tuple[str, ...], forced: bool = Fals
         "ntk_split": ("NTKSplit", {"head": HEADS.get(architecture), "points": 6, "chunk": 3}),
         "temperature_scaling": ("TemperatureScaling", {"bins": 5}),
         "linear_scope": ("LinearScope", {"every_n_epochs": 2, "images": 1, "classes": 2, "k": 2}),
+        "neural_code": ("NeuralCode", {"batch_size": 5, "classify": "always", "classifiers": ["kmeans", "logistic"]}),
         "laziness": ("Laziness", {"every_n_steps": 4, "points": 2, "chunk": 2}),
         "ntk_monitor": ("NTKMonitor", {"every_n_steps": 4, "points": 3, "eigenvalues": 2, "chunk": 2}),
     }

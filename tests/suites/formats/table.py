@@ -61,6 +61,7 @@ from datamodules.initialization.image import ImageSignal
 from datamodules.interpretability.faces import Faces
 from datamodules.interpretability.paired_pictures import PairedPictures
 from datamodules.interpretability.super_resolution import SuperResolutionPatches
+from datamodules.interpretability.first_samples import FirstSamples
 from datamodules.sequence.bidmc import Bidmc
 from datamodules.sequence.fact_table import FactTable
 from datamodules.sequence.images import SequentialImages
@@ -570,6 +571,28 @@ FORMATS: list[Format] = [
         True,
         _WRONG_PICTURES,
         {**NOT_TEXT, **NO_PICKLES},
+    ),
+    idx_format("samples", lambda p: FirstSamples("idx", p)),
+    cifar_format("samples", 10, lambda p: FirstSamples("cifar10", p)),
+    arrays_format(
+        "samples",
+        lambda p: FirstSamples("npz", p),
+        {"x_train": X, "y_train": np.arange(40) % 3, "x_test": X[:9], "y_test": np.arange(9) % 3},
+        {"x_test": X[:9, :2]},
+        "x_train",
+    ),
+    named_npz(
+        "samples",
+        "mnist.npz",
+        write_mnist_npz,
+        lambda p: FirstSamples("npz", p),
+        npz(x_train=np.ones((4, 2, 2)), y_train=np.zeros(3, int), x_test=np.ones((4, 2, 2)), y_test=np.zeros(4, int)),
+        npz(
+            x_train=with_nan(np.ones((4, 2, 2))),
+            y_train=np.zeros(4, int),
+            x_test=np.ones((4, 2, 2)),
+            y_test=np.zeros(4, int),
+        ),
     ),
     # sequence
     Format(
