@@ -1,0 +1,1 @@
+"""Methods that explain what networks compute, and change how they learn it."""
