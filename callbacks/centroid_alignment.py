@@ -3,22 +3,22 @@
 Paper: GrokAlign: Geometric Characterisation and Acceleration of Grokking (Walker, Humayun, Balestriero & Baraniuk 2025,
 arXiv 2506.12284).
 
-``points`` inputs of the first training batch are stored as a probe. On a geometric grid of optimiser steps (``per_decade``
-in each factor of ten) means over the probe are logged of
+``points`` inputs of the first training batch are stored as a probe. On a geometric grid of optimiser steps
+(``per_decade`` in each factor of ten) means over the probe are logged of
 
-- ``centroid_alignment/alignment``, ⟨μ, x⟩ / (|μ| |x|), with μ = J_xᵀ 1 the centroid: 1 or -1 if the Jacobian is aligned,
-  that is c xᵀ (not conversely);
+- ``centroid_alignment/alignment``, ⟨μ, x⟩ / (|μ| |x|), with μ = J_xᵀ 1 the centroid: 1 or -1 if the Jacobian is
+  aligned, that is c xᵀ (not conversely);
 - ``centroid_alignment/norm``, |μ|, and ``centroid_alignment/inner``, ⟨μ, x⟩. In ReLU nets without biases ⟨μ, x⟩ is the
   sum of the outputs; where it moves, features are learnt;
 - ``centroid_alignment/pc1``, σ₁² / Σ σ², the share of the first singular value of J_x: 1 for rank one. It needs a
   gradient for each output; ``pc1: false`` leaves it out.
 
-The figure has the logged accuracies and the alignment over log steps, and the first probe input beside its centroid: as
-images if inputs are images, or vectors whose length is a square of at least 5.
+The figure has the logged accuracies and the alignment over log steps, and the first probe input beside its centroid,
+where inputs are images or vectors of n² numbers, n at least 5.
 
-It works with any module whose ``forward`` takes the batch's input; for tokens name the embedding (``embed: net.embed``),
-by which the outputs are differentiated instead. The module is in ``eval`` mode while it is measured, and is not changed.
-Cost: one backward pass of the probe for each output and measurement; steps between cost nothing.
+It works with any module whose ``forward`` takes the batch's input; for tokens name the embedding (``embed:
+net.embed``), by which the outputs are differentiated instead. The module is in ``eval`` mode while it is measured, and
+is not changed. Cost: one backward pass of the probe for each output and measurement; steps between cost nothing.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ class CentroidAlignment(ProbeObserver):
         embed: Name of the submodule whose output counts as the input: for tokens their embedding.
 
     Raises:
-        UserError: a setting is not accepted (in the constructor); the module has no ``forward`` (before training); there
-            is no such submodule, or nothing to differentiate by (at the start).
+        UserError: a setting is not accepted (in the constructor); the module has no ``forward`` (before training);
+            there is no such submodule, or nothing to differentiate by (at the start).
     """
 
     technique = "centroid_alignment"
@@ -167,7 +167,11 @@ class CentroidAlignment(ProbeObserver):
         self.per_decade, self.pc1, self.embed = per_decade, pc1, embed
         self.curve: list[dict[str, float]] = []
         self.mu: Tensor | None = None
-        self._next, self._next_epoch = 1, 1
+        self._next, self._next_epoch, self._validated = 1, 1, False
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes that there are new metrics."""
+        self._validated = not trainer.sanity_checking
 
     def check(self, model: nn.Module, context: Context) -> None:
         """Refuses modules without ``forward``, and an embedding that does not exist, unless an edit may add it."""
@@ -197,7 +201,8 @@ class CentroidAlignment(ProbeObserver):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes the accuracies, on the same grid."""
         step = trainer.global_step
-        if step >= self._next_epoch:
+        validated, self._validated = self._validated, False
+        if step >= self._next_epoch and (validated or not trainer.enable_validation):
             found = {
                 name: float(trainer.callback_metrics[name]) for name in ACCURACIES if name in trainer.callback_metrics
             }

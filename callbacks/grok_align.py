@@ -7,16 +7,16 @@ The objective is the loss plus ``weight`` times the mean over the samples of
 
     R(x) = sqrt(max(C/n Σ_i |J_xᵀ v_i|², 1e-8)),  v_i = u/|u|, u ~ N(0, I_C)
 
-with J_x the derivative of the C outputs by the input, and n = ``projections``. The paper writes |J_x|_F; this is what its
-authors' program computes. C/n Σ |Jᵀ v|² is an unbiased estimate of |J|_F² (Hoffman et al. 2019, arXiv 1908.02729), but
-its root is smaller than |J|_F on average. ``power: 2`` adds the squares, ``exact: true`` |J|_F from C gradients. With
-``level`` the term is |level − mean R|, which can also keep a network from generalising.
+with J_x the derivative of the C outputs by the input, and n = ``projections``. The paper writes |J_x|_F; this is what
+its authors' program computes. C/n Σ |Jᵀ v|² is an unbiased estimate of |J|_F² (Hoffman et al. 2019, arXiv 1908.02729),
+but its root is smaller than |J|_F on average. ``power: 2`` adds the squares, ``exact: true`` |J|_F from C gradients.
+With ``level`` the term is |level − mean R|, which can also keep a network from generalising.
 
-Works on any module with automatic optimisation that calls its network once in ``training_step``; all outputs of a sample
-count. Where ``training_step`` calls a part of the module instead, name it: ``net: backbone``. For tokens the input is
-what their embedding gives: ``embed: net.embed``. Projections are drawn from a generator of their own, on the CPU. In
-mixed precision the norms are summed in float32; the term is part of the loss before its scaling and accumulation. Batch
-norm in training mode couples the samples of a batch.
+Works on any module with automatic optimisation that calls its network once in ``training_step``; all outputs of a
+sample count. Where ``training_step`` calls a part of the module instead, name it: ``net: backbone``. For tokens the
+input is what their embedding gives: ``embed: net.embed``. Projections are drawn from a generator of their own, on the
+CPU. In mixed precision the norms are summed in float32; the term is part of the loss before its scaling and
+accumulation. Batch norm in training mode couples the samples of a batch.
 
 **The term pulls towards a constant function.** λ = 1, which suits the paper's XOR net, makes a narrower one constant.
 Every 50 batches the mean centroid norm |μ|, μ = Jᵀ1, of a batch is measured, logged as ``grok_align/centroid_norm`` at

@@ -13,10 +13,12 @@ and always ``grokking_delay/waited``, the second, or until then the steps so far
 step is an optimiser step; ``steps_per_unit`` counts in larger units instead, such as the passes over the data that the
 paper calls steps in its image experiments. The resolution is an epoch of the Trainer.
 
-With ``stop`` training ends at ``threshold``. That is right for measuring times, not for choosing a model, if the accuracy is
-that of the test set. The figure has both accuracies over log steps, with the two steps and the gap between them.
+With ``stop`` training ends at ``threshold``. That is right for measuring times, not for choosing a model, if the
+accuracy is that of the test set. The figure has both accuracies over log steps, with the two steps and the gap between
+them.
 
-It works with any module that logs two accuracies, as means over an epoch, and changes nothing.
+It works with any module that logs two accuracies, as means over an epoch, and changes nothing. Where there is a
+validation, only epochs with one are looked at.
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ class GrokkingDelay(Observer):
         stop: Whether training ends when ``threshold`` is reached.
 
     Raises:
-        UserError: a setting is not accepted (in the constructor); a metric is not logged (after the first epoch).
+        UserError: a setting is not accepted (in the constructor); a metric is not logged (after the first validation).
     """
 
     technique = "grokking_delay"
@@ -106,16 +108,18 @@ class GrokkingDelay(Observer):
         self.train_step: float | None = None
         self.test_step: float | None = None
         self.curve: list[tuple[float, float, float]] = []  # steps at a ratio of at least 1.02: bounded, and log steps
+        self._validated = False
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes that there are new metrics."""
+        self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compares, logs, and ends training."""
-        if not trainer.enable_validation and self.monitor not in trainer.callback_metrics:
-            raise UserError(
-                f"techniques.{self.name}.monitor: {self.monitor!r} is not logged, and this training has no validation"
-            )
+        validated, self._validated = self._validated, False
+        if trainer.enable_validation and not validated:
+            return  # the metrics are those of an earlier epoch, which a resumed run does not have
         train, test = (self._value(trainer, key) for key in ("train_monitor", "monitor"))
-        if train is None or test is None:
-            return
         step = trainer.global_step / self.steps_per_unit
         if self.train_step is None:
             self.train_step = first_reached([step], [train], self.train_threshold)
@@ -134,8 +138,8 @@ class GrokkingDelay(Observer):
         if self.stop and self.test_step is not None:
             trainer.should_stop = True
 
-    def _value(self, trainer: pl.Trainer, key: str) -> float | None:
-        """Returns a metric; ``None`` while a validation that logs it has not been yet.
+    def _value(self, trainer: pl.Trainer, key: str) -> float:
+        """Returns a metric.
 
         Raises:
             UserError: it is not logged.
@@ -143,9 +147,6 @@ class GrokkingDelay(Observer):
         name, logged = getattr(self, key), trainer.callback_metrics
         if name in logged:
             return float(logged[name])
-        every = trainer.check_val_every_n_epoch or 1
-        if trainer.enable_validation and trainer.current_epoch + 1 < every:
-            return None
         near = get_close_matches(name, list(logged), n=1, cutoff=0.0)
         hint = f"; nearest: {near[0]}" if near else ""
         raise UserError(f"techniques.{self.name}.{key}: {name!r} is not logged{hint}")

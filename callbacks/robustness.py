@@ -5,15 +5,15 @@ GrokAlign (Walker et al. 2025, arXiv 2506.12284), delayed robustness.
 
 The attack maximises the cross-entropy, x in units where black is 0 and white is 1:
 
-    δ ← Π_eps(δ + step · sign ∇_x ℓ)  (linf),  δ ← Π_eps(δ + step · ∇_x ℓ / ‖∇_x ℓ‖₂)  (l2),  x + δ within [0, 1]
+    δ ← Π_eps(δ + step · sign ∇ℓ)  (linf),  δ ← Π_eps(δ + step · ∇ℓ / ‖∇ℓ‖₂)  (l2),  x + δ within [0, 1]
 
-Models see normalised inputs (x - mean)/std: mean and deviation of each channel are those of the datamodule (its ``mean``
-and ``std``), unless they are set here. Sizes and bounds are always in [0, 1] units.
+Models see normalised inputs (x - mean)/std: mean and deviation of each channel are those of the datamodule (its
+``mean`` and ``std``), unless they are set here. Sizes and bounds are always in [0, 1] units.
 
-``points`` samples of the first validation batch are stored. Every ``every_n_epochs`` their accuracy is logged as
-``robustness/accuracy_<eps>``, at the end of the epoch; with ``eps`` 0 it is the clean accuracy exactly, because nothing is
-attacked. The module is in ``eval`` mode during an attack, and in its own modes afterwards, also after an error; its
-gradients and the global generators are not touched.
+``points`` samples of the first validation batch are stored (of the first process). Every ``every_n_epochs`` their
+accuracy is logged as ``robustness/accuracy_<eps>``, at the end of the epoch; with ``eps`` 0 it is the clean accuracy
+exactly, because nothing is attacked. The module is in ``eval`` mode during an attack, and in its own modes afterwards,
+also after an error; its gradients and the global generators are not touched.
 
 Cost: ``steps`` backward passes of the points for each ``eps``. Limits: classifiers whose ``forward`` takes the inputs;
 one attack without restarts: an upper bound of the robust accuracy.
@@ -81,13 +81,11 @@ def pgd(
     if eps == 0:
         return x
     size = 2.5 * eps / steps if step_size is None else step_size
-    centre, scale = (_per_channel(values, x, name) for values, name in ((mean, "mean"), (std, "std")))
-    pixels = (x * scale + centre).detach()
-    delta = torch.zeros_like(pixels)
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
-        pixels, labels = pixels.clone(), y.clone()
-        if generator is not None:
-            delta = _start(pixels, eps, norm, generator)
+        x, labels = x.detach().clone(), y.clone()
+        centre, scale = (_per_channel(values, x, name) for values, name in ((mean, "mean"), (std, "std")))
+        pixels = x * scale + centre
+        delta = torch.zeros_like(pixels) if generator is None else _start(pixels, eps, norm, generator)
         for _ in range(steps):
             moved = (pixels + delta).requires_grad_()
             loss = F.cross_entropy(sample_outputs(model((moved - centre) / scale)), labels, reduction="sum")
@@ -97,7 +95,7 @@ def pgd(
             else:
                 delta = _within(delta + size * gradient / _norms(gradient).clamp(min=1e-12), eps)
             delta = (pixels + delta).clamp(0, 1) - pixels
-    return ((pixels + delta).detach() - centre) / scale
+        return ((pixels + delta).detach() - centre) / scale
 
 
 def _per_channel(values: Sequence[float], x: Tensor, name: str) -> Tensor:
@@ -117,9 +115,10 @@ def _within(delta: Tensor, eps: float) -> Tensor:
 
 def _start(pixels: Tensor, eps: float, norm: Norm, generator: torch.Generator) -> Tensor:
     """Returns a uniform draw from the box, or a random direction of a random length."""
-    drawn = torch.rand(pixels.shape, generator=generator, dtype=torch.float64).to(pixels) * 2 - 1
-    delta = eps * drawn
-    if norm == "l2":
+    if norm == "linf":
+        delta = eps * (torch.rand(pixels.shape, generator=generator, dtype=torch.float64).to(pixels) * 2 - 1)
+    else:
+        drawn = torch.randn(pixels.shape, generator=generator, dtype=torch.float64).to(pixels)
         lengths = torch.rand(len(pixels), generator=generator, dtype=torch.float64).to(pixels)
         delta = drawn / _norms(drawn).clamp(min=1e-12) * eps * lengths.view(-1, *[1] * (pixels.ndim - 1))
     return (pixels + delta).clamp(0, 1) - pixels
@@ -214,7 +213,7 @@ class Robustness(Observer):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measures after the epochs that are due."""
-        if self.probe is None or (trainer.current_epoch + 1) % self.every_n_epochs:
+        if self.probe is None or not trainer.is_global_zero or (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         x, y = (part.to(pl_module.device) for part in self.probe)
         data: Any = getattr(trainer, "datamodule", None)
@@ -224,11 +223,11 @@ class Robustness(Observer):
         )
         found: dict[str, float] = {}
         for number, eps in enumerate([0.0, 4 / 255] if self.eps is None else self.eps):
-            generator = torch.Generator().manual_seed(mix(number, trainer.global_rank))
+            generator = torch.Generator().manual_seed(mix(number, trainer.current_epoch))
             attacked = pgd(pl_module, x, y, eps, self.norm, self.steps, None, mean, std, generator)
             found[f"{eps:.4g}"] = accuracy(pl_module, attacked, y)
         for name, value in found.items():
-            pl_module.log(f"robustness/accuracy_{name}", value, batch_size=len(y), sync_dist=True)
+            pl_module.log(f"robustness/accuracy_{name}", value, rank_zero_only=True)
         self.curve.append({"step": trainer.global_step, **found})
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -40,7 +40,7 @@ class FewImages(RepeatedData):
             ``cifar10`` (folder of the python batches).
         path: Folder of ``idx`` and ``cifar10``, such as torchvision's root.
         train: Number of training images: the first ones.
-        test: Number of test images: the first of the test part, or those after the training images where a set has none.
+        test: Number of test images: the first of the test part; where a set has none, those after the training images.
         classes: Classes to keep, in the order of their new numbers; all by default.
         mean: Of each channel (white is 1), or one for all; by default that of all training pixels.
         std: Their deviation, in the same way.
@@ -50,19 +50,20 @@ class FewImages(RepeatedData):
         batch_size: Images in a training batch.
         passes: Passes over the training images in an epoch of the Trainer; validation comes after it.
         shuffle: Whether batches are drawn anew for each pass; needs ``passes`` 1.
+        num_workers: Loader processes.
         num_classes: If given, checked against the data; a config can pass it on to the model.
 
     Attributes:
         num_classes: Classes.
-        inputs: Numbers per sample.
+        inputs: Numbers per sample (of MNIST's for ``idx`` until ``setup``).
         channels: Colour channels.
-        image_size: Side of the images in pixels.
+        image_size: Height of the images in pixels, like ``inputs``.
         mean: Subtracted from each channel (after ``setup``).
         std: Divides each channel (after ``setup``).
 
     Raises:
-        UserError: a setting is not accepted (in the constructor); a file is missing or broken, there are too few images,
-            or they are not as declared (in ``setup``).
+        UserError: a setting is not accepted (in the constructor); a file is missing or broken, or has too few images
+            or others than expected (in ``setup``).
     """
 
     def __init__(
@@ -80,10 +81,11 @@ class FewImages(RepeatedData):
         batch_size: int = 128,
         passes: int = 10,
         shuffle: bool = False,
+        num_workers: int = 0,
         num_classes: int | None = None,
     ) -> None:
         at_least(1, batch_size=batch_size)
-        super().__init__(batch_size, passes, shuffle)
+        super().__init__(batch_size, passes, shuffle, num_workers)
         one_of(get_args(Source), source=source)
         one_of(get_args(Dtype), dtype=dtype)
         at_least(1, train=train, test=test)
@@ -103,9 +105,10 @@ class FewImages(RepeatedData):
         self.num_classes = known
         self.channels, self.image_size = SIZES[source]
         self.inputs = self.channels * self.image_size**2
+        accepted = "1" if self.channels == 1 else f"1 or {self.channels}"
         for name, values in (("mean", mean), ("std", std)):
             if values is not None and len(values) not in (1, self.channels):
-                raise UserError(f"{name}: {len(values)} values are not accepted; 1 or {self.channels}")
+                raise UserError(f"{name}: {len(values)} values are not accepted; {accepted}")
         self.mean, self.std = mean, std
         if path is None:
             rank_zero_info(f"{type(self).__name__}: no path given, using {EMBEDDED[source]}")
@@ -119,17 +122,15 @@ class FewImages(RepeatedData):
         if self.train_set is not None:
             return
         train, test = self._parts()
-        if train.images.shape[1:] != (self.channels, self.image_size, self.image_size):
-            shape = "x".join(map(str, train.images.shape[1:]))
-            expected = f"{self.channels}x{self.image_size}x{self.image_size}"
-            raise UserError(f"{self.path}: images of {shape}; expected {expected}")
+        self.channels, self.image_size = train.images.shape[1:3]
+        self.inputs = int(np.prod(train.images.shape[1:]))
         dtype = torch.float64 if self.dtype == "float64" else torch.float32
         x, z = (torch.from_numpy(part.images.astype(np.float64) / 255) for part in (train, test))
         if self.mean is None:
             self.mean = [float(x.mean())]
         if self.std is None:
             self.std = [float(x.std(correction=0))]
-        centre, scale = (torch.tensor(values).double().view(-1, 1, 1) for values in (self.mean, self.std))
+        centre, scale = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in (self.mean, self.std))
         x, z = (((part - centre) / scale).to(dtype) for part in (x, z))
         if self.flatten:
             x, z = x.flatten(1), z.flatten(1)

@@ -12,8 +12,8 @@ from framework.settings import at_least, between
 class ModularAddition(RepeatedData):
     """x + y modulo p: tokens (x, y, p) with the class of the sum.
 
-    Batches are ``(tokens, y)``: int64 (B, 3) and int64 (B,); a batch has all training pairs. Validation measures the other
-    pairs, and the training pairs.
+    Batches are ``(tokens, y)``: int64 (B, 3) and int64 (B,); the first two tokens are numbers. Validation measures the
+    other pairs, and the training pairs.
 
     Reads: nothing.
 
@@ -21,7 +21,8 @@ class ModularAddition(RepeatedData):
         modulus: p; the token p is ``=``.
         train_fraction: Share of the p² pairs that are trained on.
         split_seed: Seed of the split.
-        passes: Full-batch steps in an epoch of the Trainer; validation comes after it.
+        batch_size: Pairs in a training batch; all for 0, as the authors'.
+        passes: Passes over the pairs in an epoch of the Trainer; validation comes after it.
 
     Attributes:
         num_classes: p.
@@ -30,8 +31,15 @@ class ModularAddition(RepeatedData):
         UserError: a setting is not accepted.
     """
 
-    def __init__(self, modulus: int = 113, train_fraction: float = 0.3, split_seed: int = 0, passes: int = 10) -> None:
-        super().__init__(0, passes)
+    def __init__(
+        self,
+        modulus: int = 113,
+        train_fraction: float = 0.3,
+        split_seed: int = 0,
+        batch_size: int = 0,
+        passes: int = 10,
+    ) -> None:
+        super().__init__(batch_size, passes)
         at_least(2, modulus=modulus)
         between(0, 1, "()", train_fraction=train_fraction)
         if not 0 < int(train_fraction * modulus**2) < modulus**2:

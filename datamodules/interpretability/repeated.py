@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from framework.data import DataModule
-from framework.data.loader import ExactLoader
 from framework.data.arrays import ArrayDataset
+from framework.data.loader import ExactLoader
 from framework.errors import UserError
 from framework.settings import at_least
 
@@ -46,22 +46,23 @@ class Repeated(Dataset):
 class RepeatedData(DataModule):
     """The base class: each epoch of the Trainer has ``passes`` passes over the training set.
 
-    A subclass calls :meth:`hold` in its ``setup``. Validation then has three loaders or more: the test samples, all
-    training samples (so that both accuracies are of one moment), and further ones; ``val_metrics`` names the accuracy of
-    each.
+    A subclass calls :meth:`hold` in its ``setup``. Validation then has two loaders or more: the test samples, all
+    training samples (so that both accuracies are of one moment), and further ones; ``val_metrics`` names the accuracy
+    of each.
 
     Args:
         batch_size: Samples in a training batch; all for 0.
         passes: Passes over the data in an epoch of the Trainer.
         shuffle: Whether batches are drawn anew for each pass; with one pass in an epoch only.
+        num_workers: Loader processes.
 
     Raises:
         UserError: a setting is not accepted.
     """
 
-    def __init__(self, batch_size: int = 0, passes: int = 1, shuffle: bool = False) -> None:
+    def __init__(self, batch_size: int = 0, passes: int = 1, shuffle: bool = False, num_workers: int = 0) -> None:
         at_least(0, batch_size=batch_size)
-        super().__init__(batch_size or 1)
+        super().__init__(batch_size or 1, num_workers=num_workers)
         at_least(1, passes=passes)
         if shuffle and passes > 1:
             raise UserError(f"passes: {passes} is not accepted with shuffle; 1")
@@ -91,7 +92,13 @@ class RepeatedData(DataModule):
 
     def _plain(self, dataset: Dataset, train: bool = False) -> ExactLoader:
         return ExactLoader(
-            dataset, batch_size=1, shuffle=False, seed=torch.initial_seed(), per_epoch=train, ranks=self._ranks
+            dataset,
+            batch_size=1,
+            shuffle=False,
+            num_workers=self.num_workers if train else 0,
+            seed=torch.initial_seed(),
+            per_epoch=train,
+            ranks=self._ranks,
         )
 
     def train_dataloader(self) -> Any:

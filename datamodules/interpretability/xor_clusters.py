@@ -58,9 +58,8 @@ class NoisyInputs(Dataset):
 class XORClusters(RepeatedData):
     """XOR clusters, a fresh draw as the test set, and copies of that with noise in the uninformative coordinates.
 
-    Batches are ``(x, y)``: ``x`` (n, p), ``y`` (n,) of -1 and 1, of the same type; a batch has all samples. Validation
-    measures the test set, the training set, and each noisy copy (``val/accuracy_noise_<amplitude>``): the same noise
-    N(0, 1), scaled.
+    Batches are ``(x, y)``: ``x`` (n, p), ``y`` (n,) of -1 and 1, of the same type. Validation measures the test set,
+    the training set, and each noisy copy (``val/accuracy_noise_<amplitude>``): the same noise N(0, 1), scaled.
 
     Reads: nothing.
 
@@ -71,7 +70,8 @@ class XORClusters(RepeatedData):
         amplitudes: Of the noise; by default 0.2, 0.4, 0.6, 0.8 and 1.
         dtype: ``float32`` or ``float64``.
         seed: Of the data.
-        passes: Full-batch steps in an epoch of the Trainer; validation comes after it.
+        batch_size: Samples in a training batch; all for 0, as the authors'.
+        passes: Passes over the data in an epoch of the Trainer; validation comes after it.
 
     Attributes:
         num_classes: 2.
@@ -90,9 +90,10 @@ class XORClusters(RepeatedData):
         amplitudes: list[float] | None = None,
         dtype: Dtype = "float32",
         seed: int = 0,
+        batch_size: int = 0,
         passes: int = 5,
     ) -> None:
-        super().__init__(0, passes)
+        super().__init__(batch_size, passes)
         at_least(3, inputs=inputs)
         at_least(1, samples=samples)
         above(0, eps=eps, amplitudes=amplitudes)

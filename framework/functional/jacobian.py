@@ -1,7 +1,7 @@
 """The Jacobian of a network by its input: estimates of its norm, its centroid and how both are aligned with the input.
 
-GrokAlign (Walker, Humayun, Balestriero, Baraniuk 2025, arXiv 2506.12284); the estimate of the norm by random projections
-is that of Hoffman, Roberts & Yaida 2019, arXiv 1908.02729.
+GrokAlign (Walker, Humayun, Balestriero, Baraniuk 2025, arXiv 2506.12284); the estimate of the norm by random
+projections is that of Hoffman, Roberts & Yaida 2019, arXiv 1908.02729.
 
 For f: R^d → R^C, J_x = ∂f/∂x is C x d. On samples that do not influence each other, one gradient gives J_xᵀ v for all
 samples of a batch, with its own v for each.

@@ -1,7 +1,7 @@
 """GrokAlign: delayed generalisation and robustness, and a penalty on the input Jacobian that makes them come earlier.
 
-Paper: Walker, Humayun, Balestriero, Baraniuk, 2025, "GrokAlign: Geometric Characterisation and Acceleration of Grokking",
-arXiv 2506.12284.
+Paper: Walker, Humayun, Balestriero, Baraniuk, 2025, "GrokAlign: Geometric Characterisation and Acceleration of
+Grokking", arXiv 2506.12284.
 
 What it is for: training networks that memorise long before they generalise (grokking), measuring how their Jacobians
 become aligned with the data, and shortening the delay by the technique ``grok_align`` or the baseline ``grokfast``.
@@ -9,14 +9,15 @@ become aligned with the data, and shortening the delay by the technique ``grok_a
     f: R^d → R^C, J_x = ∂f/∂x; aligned at x: J_x = c xᵀ; centroid μ_x = J_xᵀ 1, alignment ⟨μ_x, x⟩ / (|μ_x| |x|)
     loss + λ mean_x sqrt(max(C |J_xᵀ v|², 1e-8)), v a random unit vector (the authors' program)
 
-Among networks with bounded Jacobians of rank one the aligned ones fit best and are most robust; a growing |μ| keeps them
-from alignment, so its size is penalised. Without biases ⟨μ_x, x⟩ = Σ_c f_c(x) in a ReLU net.
+Among networks with bounded Jacobians of rank one the aligned ones fit best and are most robust; a growing |μ| keeps
+them from alignment, so its size is penalised. Without biases ⟨μ_x, x⟩ = Σ_c f_c(x) in a ReLU net.
 
 Parts: :class:`GrokMLP` on few images (:class:`~datamodules.interpretability.few_images.FewImages`), started at 8 times
-PyTorch's weights; :class:`XORNet` on XOR clusters; :class:`GrokConvNet` on CIFAR-10; :class:`ModAddTransformer` on addition
-modulo 113. The techniques ``grok_align``, ``grokfast``, ``centroid_alignment``, ``grokking_delay`` and ``robustness`` work
-on any module. **A step of the paper's image experiments is an epoch**, of four updates; ``grokking_delay`` counts in
-such units with ``steps_per_unit: 4``. An epoch of the Trainer has ``passes`` of them, and ends with a validation.
+PyTorch's weights; :class:`XORNet` on XOR clusters; :class:`GrokConvNet` on CIFAR-10; :class:`ModAddTransformer` on
+addition modulo 113. The techniques ``grok_align``, ``grokfast``, ``centroid_alignment``, ``grokking_delay`` and
+``robustness`` work on any module. **A step of the paper's image experiments is an epoch**, of four updates;
+``grokking_delay`` counts in such units with ``steps_per_unit: 4``. An epoch of the Trainer has ``passes`` of them, and
+ends with a validation.
 
 Expected numbers: EXPECTED
 
@@ -24,9 +25,7 @@ Cost: a step with the penalty takes two to three times as long (``benchmarks/gro
 
 Composes with every technique that works on linear layers or convolutions.
 
-Limits: the authors' default weight decay of 0.01 is a weak baseline. ``sweeps/grok_align_weight_decay`` tunes it: at 3 it
-generalises sooner than GrokAlign does at any strength beside 0.01. The acceleration is what the penalty adds to a
-given weight decay.
+Limits: LIMITS
 """
 
 from modules.interpretability.grok_align.module import GrokConvNet, GrokMLP, ModAddTransformer, XORNet

@@ -1,4 +1,4 @@
-"""The networks of GrokAlign (Walker et al. 2025, arXiv 2506.12284): without biases, so that ReLU nets are homogeneous."""
+"""The networks of GrokAlign (Walker et al. 2025, arXiv 2506.12284); without biases ReLU nets are homogeneous."""
 
 from __future__ import annotations
 
