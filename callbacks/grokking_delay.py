@@ -39,7 +39,13 @@ if TYPE_CHECKING:
 
 
 def first_reached(steps: Sequence[float], values: Sequence[float], threshold: float) -> float | None:
-    """Returns the first of ``steps`` at which the value is at least ``threshold``, or ``None``."""
+    """Returns the first of ``steps`` at which the value is at least ``threshold``, or ``None``.
+
+    Args:
+        steps: In order.
+        values: One for each step.
+        threshold: The value that counts.
+    """
     return next((step for step, value in zip(steps, values, strict=True) if value >= threshold), None)
 
 

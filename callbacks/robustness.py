@@ -126,7 +126,13 @@ def _start(pixels: Tensor, eps: float, norm: Norm, generator: torch.Generator) -
 
 @torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Returns the accuracy in ``eval`` mode; the model's modes are restored."""
+    """Returns the accuracy in ``eval`` mode; the model's modes are restored.
+
+    Args:
+        model: Maps x to logits (B, C).
+        x: Inputs (B, …), as the model takes them.
+        y: Classes (B,).
+    """
     with evaluating(model):
         return float((sample_outputs(model(x)).argmax(1) == y).float().mean())
 
@@ -203,7 +209,11 @@ class Robustness(Observer):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stores the first samples."""
+        """Stores the first samples.
+
+        Raises:
+            UserError: the batch is not inputs and classes.
+        """
         if self.probe is None and batch_idx == 0 and dataloader_idx == 0 and not trainer.sanity_checking:
             x, y = pair_of(batch, f"techniques.{self.name}")
             if not x.is_floating_point() or y.is_floating_point() or y.ndim != 1:

@@ -16,7 +16,7 @@ from framework.errors import UserError
 from framework.settings import at_least
 
 
-class Repeated(Dataset):
+class RepeatedBatches(Dataset):
     """Batches of a set in order, several times: reading one is an index into a list, nothing is copied.
 
     Args:
@@ -82,11 +82,13 @@ class RepeatedData(DataModule):
             others: Further sets by the end of their metric's name (``accuracy_<name>``).
         """
         self.train_set = (
-            ArrayDataset(*train) if self.shuffle else Repeated(*train, self.batch_size or len(train[1]), self.passes)
+            ArrayDataset(*train)
+            if self.shuffle
+            else RepeatedBatches(*train, self.batch_size or len(train[1]), self.passes)
         )
-        self.val_set = self.test_set = Repeated(*test, len(test[1]), 1)
+        self.val_set = self.test_set = RepeatedBatches(*test, len(test[1]), 1)
         self.others = others or {}
-        self._whole = Repeated(*train, len(train[1]), 1)
+        self._whole = RepeatedBatches(*train, len(train[1]), 1)
         self.val_metrics = ("val/accuracy", "train/accuracy", *(f"val/accuracy_{name}" for name in self.others))
         self.test_metrics = ("test/accuracy", *(f"test/accuracy_{name}" for name in self.others))
 

@@ -127,6 +127,11 @@ def grok_align(
 def check_grok_align(projections: int, power: Power, level: float | None) -> None:
     """Checks settings.
 
+    Args:
+        projections: Number of random projections of each sample, at least 1.
+        power: 1 or 2.
+        level: Target of the mean norm, 0 or more, or ``None``.
+
     Raises:
         UserError: one is not accepted.
     """
