@@ -8,7 +8,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import framework
+from callbacks.centroid_alignment import CentroidAlignment
 from callbacks.grok_align import EVERY, GrokAlign
+from callbacks.grokfast import Grokfast
+from callbacks.grokking_delay import GrokkingDelay
 from callbacks.lora import LoRA
 from framework.errors import UserError
 from framework.functional.jacobian import grok_align
@@ -111,6 +114,35 @@ def test_a_foreign_module_with_adapters_under_a_plain_trainer(tmp_path):
     moved = {name for name in adapters if not same(adapters[name], with_both[name])}
     assert moved
     assert all("lora_" in name for name in moved)
+
+
+class Measured(Foreign):
+    """Logs both accuracies."""
+
+    def forward(self, x):
+        return self.body(x)
+
+    def training_step(self, batch, batch_idx):
+        logits = self(batch[0])
+        self.log("train/accuracy", (logits.argmax(1) == batch[1]).float().mean(), on_step=False, on_epoch=True)
+        return nn.functional.cross_entropy(logits, batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/accuracy", (self(batch[0]).argmax(1) == batch[1]).float().mean())
+
+
+def test_all_of_grokking_with_adapters_under_a_plain_trainer(tmp_path):
+    ours = [GrokAlign(0.1), Grokfast(), CentroidAlignment(points=4), GrokkingDelay(threshold=0.1)]
+    lora = LoRA(rank=2, target_modules=["body.0"], trainable_modules=[])
+    torch.manual_seed(0)
+    module = Measured()
+    trainer_of(tmp_path, *ours, lora).fit(module, data(), data())
+    metrics = module.trainer.callback_metrics
+    assert {"train/grok_align", "centroid_alignment/pc1", "grokking_delay/waited", "grok_align/centroid_norm"} <= set(
+        metrics
+    )
+    assert set(ours[1]._average) == {name for name, p in module.named_parameters() if p.requires_grad}
+    assert all("lora_" in name for name in ours[1]._average)
 
 
 class Tokens(Net):

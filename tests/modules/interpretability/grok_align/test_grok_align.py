@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+import yaml
+from checkout import ROOT
 from torch import nn
 
 import framework
@@ -18,6 +20,7 @@ from modules.interpretability.grok_align import (
     LastTokenTransformer,
     ModAddTransformer,
     XORNet,
+    claims,
 )
 from modules.interpretability.grok_align.module import correct, task_loss
 from modules.interpretability.grok_align.theory import across, train_linear
@@ -138,6 +141,22 @@ def test_the_quick_config_grokks_on_less_and_frozen_embeddings_stay(tmp_path):
     experiment.fit()
     same = {name for name, p in experiment.model.named_parameters() if torch.equal(p, before[name])}
     assert same == {"net.embed.weight"}
+
+
+def test_both_arms_of_the_claim_are_tuned_by_sweeps_of_equal_budget():
+    sweeps = {}
+    for name in ("weight_decay", "strength"):
+        sweeps[name] = yaml.safe_load((ROOT / "configs" / "sweeps" / f"grok_align_{name}.yaml").read_text())
+        assert set(claims.TUNING) <= set(sweeps[name]["command"])
+        assert sweeps[name]["metric"] == {"name": "grokking_delay/waited", "goal": "minimize"}
+        assert sweeps[name]["method"] == "grid"
+    decays, strengths = (sweep["parameters"] for sweep in sweeps.values())
+    assert decays == {"model.optimizer.weight_decay": {"values": list(claims.DECAYS)}}
+    assert strengths == {"techniques.grok_align.weight": {"values": list(claims.STRENGTHS)}}
+    assert len(claims.DECAYS) == len(claims.STRENGTHS)
+    assert claims.WITHOUT in sweeps["weight_decay"]["command"]
+    seeds = {f"--seed_everything={seed}" for seed in claims.SEEDS}
+    assert not seeds & set(claims.TUNING), "tuned on another seed than it is measured on"
 
 
 def test_what_is_refused(tmp_path):
