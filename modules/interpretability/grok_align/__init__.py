@@ -19,13 +19,18 @@ addition modulo 113. The techniques ``grok_align``, ``grokfast``, ``centroid_ali
 ``grokking_delay`` counts in such units with ``steps_per_unit: 4``. An epoch of the Trainer has ``passes`` of them, and
 ends with a validation.
 
-Expected numbers: EXPECTED
+Expected numbers, seeds 0 to 2: on XOR clusters (p = 4,000, width 128) the noisy test set is classified after 115, 120
+and 140 steps with λ = 0.3, after 160, 170 and 185 without; on 512 digits memorisation takes about 50 passes, and test
+accuracy 0.85 about 2,000 with λ = 0.001 beside a weight decay of 0.01, near 6,000 without. See ``reproduce grok_align``.
 
 Cost: a step with the penalty takes two to three times as long (``benchmarks/grok_align.py``).
 
 Composes with every technique that works on linear layers or convolutions.
 
-Limits: LIMITS
+Limits: the authors' weight decay of 0.01 is a weak baseline. Tuned in six trials on another seed and split
+(``sweeps/grok_align_weight_decay``) it is 3, and generalises after about 80 passes, sooner than GrokAlign at any
+strength beside 0.01: tuned in as many trials (``sweeps/grok_align_strength``) λ is 1, which takes about 300. So the
+claim against the tuned baseline fails. Added to a larger decay the penalty changes the time little.
 """
 
 from modules.interpretability.grok_align.module import GrokConvNet, GrokMLP, ModAddTransformer, XORNet
