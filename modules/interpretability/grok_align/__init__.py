@@ -21,7 +21,7 @@ ends with a validation.
 
 Expected numbers, seeds 0 to 2: on XOR clusters (p = 4,000, width 128) the noisy test set is classified after 115, 120
 and 140 steps with λ = 0.3, after 160, 170 and 185 without; on 512 digits memorisation takes about 50 passes, and test
-accuracy 0.85 about 2,000 with λ = 0.001 beside a weight decay of 0.01, near 6,000 without. See ``reproduce grok_align``.
+accuracy 0.85 about 2,000 with λ = 0.001 beside a weight decay of 0.01, near 6,000 without it.
 
 Cost: a step with the penalty takes two to three times as long (``benchmarks/grok_align.py``).
 
