@@ -85,6 +85,12 @@ class GrokAlign(Penalty):
         self.norm: tuple[float, float] | None = None  # mean |μ| at the start and last
         self._outputs, self._reported = 0, False
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Starts without a measurement; a checkpoint's comes after it."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self.norm, self._outputs, self._reported = None, 0, False
+
     def penalty(self, module: pl.LightningModule, batch: Any, outputs: Any, captured: Captured) -> Any:
         """See the module's docstring."""
         logits = captured.output
