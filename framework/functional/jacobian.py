@@ -9,8 +9,8 @@ samples of a batch, with its own v for each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -201,8 +201,8 @@ def collapsed(norm: float, start: float, accuracy: float | None, outputs: int, s
     return norm < share * start and (accuracy is None or accuracy <= 1 / max(2, outputs) + 0.1)
 
 
-def sample_outputs(outputs: Sequence[Tensor] | Tensor) -> Tensor:
+def sample_outputs(outputs: Any) -> Tensor:
     """Returns a network's output as (B, C): the tensor, its ``logits``, or the first of several, flattened."""
-    found = getattr(outputs, "logits", outputs)
-    found = found[0] if isinstance(found, tuple | list) else found
+    given = getattr(outputs, "logits", outputs)
+    found: Tensor = given[0] if isinstance(given, tuple | list) else given
     return found[:, None] if found.ndim == 1 else found.flatten(1)
