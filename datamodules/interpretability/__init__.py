@@ -1,1 +1,1 @@
-"""Data of the experiments on what networks compute."""
+"""Data of the interpretability experiments."""

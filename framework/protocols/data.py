@@ -52,6 +52,7 @@ class HasNormalisation(Protocol):
     """Divides each channel."""
 
 
+@runtime_checkable
 class HasExamples(Protocol):
     """A datamodule whose training set repeats or augments examples, and that can return each of them once, as it is."""
 

@@ -1,1 +1,1 @@
-"""What networks compute, and how it can be read from them."""
+"""What networks compute, how it can be read from them, and how they learn it."""

@@ -56,6 +56,10 @@ def write_learngene_and_images(folder):
     write_split_images(folder)
 
 
+def write_digits(folder):
+    write_idx(folder, size=(28, 28), classes=10)
+
+
 def write_split_images(folder):
     for part in ("train", "val"):
         write_images(folder / part, n=4)
@@ -125,6 +129,11 @@ WRITERS = {
     "finetuning/lp_ft_paper": (write_review_sets, ENCODER),
     "finetuning/lp_ft_text": (write_review_sets, [*ENCODER, "--data.train_rows=40"]),
     "finetuning/warm_start_paper": (write_cifar, ["--model.width=4", "--data.per_round=4", "--data.max_rounds=2"]),
+    "interpretability/grok_align_paper": (write_digits, ["--data.train=20", "--data.test=10", "--model.hidden=[8, 8]"]),
+    "interpretability/grok_align_cifar_paper": (
+        write_cifar,
+        ["--data.train=20", "--data.test=10", "--model.width=2", "--model.hidden=4"],
+    ),
     "initialization/mixture_growth_paper": (write_cifar100, ["--model.net=wrn-10-1"]),
     "initialization/winner_audio_paper": (write_clip, SMALL_INR),
     "initialization/winner_image_paper": (write_picture, SMALL_INR),

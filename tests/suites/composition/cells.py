@@ -65,6 +65,8 @@ PREFIXES = (
     "linear_scope/",
     "neural_code/",
     "sign_code/",
+    "centroid_alignment/",
+    "grokking_delay/",
 )  # of what observers log
 WHEN = {"step", "epoch"}
 ALSO_EDITS = ("deep_shape", "liger", "rebalance_factors", "lp_ft")
@@ -595,6 +597,34 @@ def _check_input_gradient_penalty(cell: Cell, plans: list[Any], trace: Any, end:
     assert all(term > 0 for term in terms)
 
 
+def _check_grok_align(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    terms = [row["train/grok_align"] for row in _logged(root, "train/grok_align")]
+    assert len(terms) == len(_logged(root, "train/loss_step")), "not every step was penalised"
+    assert all(term > 0 for term in terms)
+    assert _logged(root, "grok_align/centroid_norm"), "the centroid was not measured"
+
+
+def _check_grokfast(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    saved = torch.load(root / "probe" / "run" / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
+    (average,) = (state["average"] for key, state in saved.items() if key.startswith("Grokfast"))
+    assert set(average) <= set(end["trainable"]), "what is not trained was averaged"
+    assert any(bool(value.any()) for value in average.values()), "nothing was averaged"
+
+
+def _check_centroid_alignment(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    rows = _logged(root, "centroid_alignment/alignment")
+    assert len(rows) > 3, "not all of the grid was looked at"
+    assert all(-1 <= row["centroid_alignment/alignment"] <= 1 for row in rows)
+    assert all(0.25 <= row["centroid_alignment/pc1"] <= 1 + 1e-9 for row in rows)
+    assert len({row["centroid_alignment/norm"] for row in rows}) > 1, "the centroids did not move"
+
+
+def _check_grokking_delay(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    rows = _logged(root, "grokking_delay/waited")
+    assert len(rows) == cell.epochs - cell.short, "not every validation was looked at"
+    assert all(row["grokking_delay/test_step"] == row["grokking_delay/waited"] for row in rows)
+
+
 def _trains_the_head_alone(cell: Cell, end: Any) -> bool:
     """Whether the model is linear in what is trained, so that its kernel stays as it is."""
     head = HEADS.get(cell.architecture, "net.fc" if cell.architecture == "resnet" else "net.head")
@@ -685,6 +715,10 @@ CHECKS: dict[str, Callable[[Cell, list[Any], Any, Any, Path], None]] = {
     "ntk_split": _check_ntk_split,
     "temperature_scaling": _check_temperature_scaling,
     "neural_code": _check_neural_code,
+    "grok_align": _check_grok_align,
+    "grokfast": _check_grokfast,
+    "centroid_alignment": _check_centroid_alignment,
+    "grokking_delay": _check_grokking_delay,
     "ntk_monitor": _check_ntk_monitor,
     "laziness": _check_laziness,
     "linear_scope": _check_linear_scope,

@@ -26,6 +26,8 @@ OTHERS = (
     "learngene",
     "weight_penalty",
     "input_gradient_penalty",
+    "grok_align",
+    "grokfast",
 )
 OBSERVERS = (
     "ntk_monitor",
@@ -35,6 +37,8 @@ OBSERVERS = (
     "temperature_scaling",
     "linear_scope",
     "neural_code",
+    "centroid_alignment",
+    "grokking_delay",
 )
 
 GROWN, FOLDED = 2, 3  # epochs before which the members become one net, and plain layers
@@ -141,6 +145,14 @@ def settings(architecture: str, techniques: tuple[str, ...], forced: bool = Fals
             "InputGradientPenalty",
             {"weight": PENALTY, "embed": EMBEDDINGS.get(architecture)},
         ),
+        "grok_align": ("GrokAlign", {"weight": PENALTY, "embed": EMBEDDINGS.get(architecture)}),
+        "grokfast": ("Grokfast", {"alpha": 0.8, "lamb": 0.5}),
+        "centroid_alignment": (
+            "CentroidAlignment",
+            {"points": 3, "per_decade": 4, "embed": EMBEDDINGS.get(architecture)},
+        ),
+        # the probes log no accuracy in validation
+        "grokking_delay": ("GrokkingDelay", {"monitor": "val/loss", "threshold": 0.1, "train_threshold": 0.1}),
         "feature_drift": ("FeatureDrift", {"head": HEADS.get(architecture)}),
         "ntk_split": ("NTKSplit", {"head": HEADS.get(architecture), "points": 6, "chunk": 3}),
         "temperature_scaling": ("TemperatureScaling", {"bins": 5}),

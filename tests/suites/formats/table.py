@@ -59,9 +59,10 @@ from datamodules.initialization.audio import AudioSignal
 from datamodules.initialization.field import FieldSignal
 from datamodules.initialization.image import ImageSignal
 from datamodules.interpretability.faces import Faces
+from datamodules.interpretability.few_images import FewImages
+from datamodules.interpretability.first_samples import FirstSamples
 from datamodules.interpretability.paired_pictures import PairedPictures
 from datamodules.interpretability.super_resolution import SuperResolutionPatches
-from datamodules.interpretability.first_samples import FirstSamples
 from datamodules.sequence.bidmc import Bidmc
 from datamodules.sequence.fact_table import FactTable
 from datamodules.sequence.images import SequentialImages
@@ -650,5 +651,7 @@ FORMATS: list[Format] = [
     _pictures("webp"),
     _pictures("jpg", truncated="what is left of so small a JPEG is its header"),
     idx_format("small", _small(SmallImages, "idx")),
+    idx_format("few", _small(FewImages, "idx", train=20, test=10)),
+    cifar_format("few", 10, _small(FewImages, "cifar10", train=20, test=10)),
     cifar_format("small", 100, _small(SmallImages, "cifar100")),
 ]

@@ -1,0 +1,254 @@
+"""Robustness: accuracy under projected gradient descent attacks on a few validation samples, during training.
+
+Paper: Towards Deep Learning Models Resistant to Adversarial Attacks (Madry et al. 2018, arXiv 1706.06083), the attack;
+GrokAlign (Walker et al. 2025, arXiv 2506.12284), delayed robustness.
+
+The attack maximises the cross-entropy, x in units where black is 0 and white is 1:
+
+    δ ← Π_eps(δ + step · sign ∇ℓ)  (linf),  δ ← Π_eps(δ + step · ∇ℓ / ‖∇ℓ‖₂)  (l2),  x + δ within [0, 1]
+
+Models see normalised inputs (x - mean)/std: mean and deviation of each channel are those of the datamodule (its
+``mean`` and ``std``), unless they are set here. Sizes and bounds are always in [0, 1] units.
+
+``points`` samples of the first validation batch are stored (of the first process). Every ``every_n_epochs`` their
+accuracy is logged as ``robustness/accuracy_<eps>``, at the end of the epoch; with ``eps`` 0 it is the clean accuracy
+exactly, because nothing is attacked. The module is in ``eval`` mode during an attack, and in its own modes afterwards,
+also after an error; its gradients and the global generators are not touched.
+
+Cost: ``steps`` backward passes of the points for each ``eps``. Limits: classifiers whose ``forward`` takes the inputs;
+one attack without restarts: an upper bound of the robust accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from framework.data.seeding import mix
+from framework.editing import Context, Observer
+from framework.errors import UserError
+from framework.figures import log_figure, new_figure
+from framework.functional.jacobian import sample_outputs
+from framework.observing.probe import evaluating, pair_of
+from framework.settings import above, at_least, not_empty, one_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Norm = Literal["linf", "l2"]
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    norm: Norm = "linf",
+    steps: int = 10,
+    step_size: float | None = None,
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Attacks a classifier by projected gradient descent; returns inputs as the model takes them (normalised).
+
+    The model is in ``eval`` mode during the attack and in its former modes afterwards, also if it raises.
+
+    Args:
+        model: Maps x to logits (B, C).
+        x: Normalised inputs (B, channels, …), or (B, d) with one mean and deviation.
+        y: Classes (B,).
+        eps: Size of the perturbation in [0, 1] units; with 0 ``x`` itself is returned.
+        norm: ``linf`` or ``l2``, over each sample.
+        steps: Gradient steps.
+        step_size: In [0, 1] units; by default 2.5 eps / steps.
+        mean: Of each channel, in [0, 1] units, that normalisation subtracts.
+        std: By which it divides.
+        generator: Draws a random start, on the CPU; without one the attack starts at ``x``.
+
+    Raises:
+        UserError: a setting is not accepted, or there are other numbers of means than channels.
+    """
+    at_least(0, eps=eps)
+    at_least(1, steps=steps)
+    above(0, step_size=step_size, std=list(std))
+    one_of(get_args(Norm), norm=norm)
+    if eps == 0:
+        return x
+    size = 2.5 * eps / steps if step_size is None else step_size
+    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
+        x, labels = x.detach().clone(), y.clone()
+        centre, scale = (_per_channel(values, x, name) for values, name in ((mean, "mean"), (std, "std")))
+        pixels = x * scale + centre
+        delta = torch.zeros_like(pixels) if generator is None else _start(pixels, eps, norm, generator)
+        for _ in range(steps):
+            moved = (pixels + delta).requires_grad_()
+            loss = F.cross_entropy(sample_outputs(model((moved - centre) / scale)), labels, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, moved)
+            if norm == "linf":
+                delta = (delta + size * gradient.sign()).clamp(-eps, eps)
+            else:
+                delta = _within(delta + size * gradient / _norms(gradient).clamp(min=1e-12), eps)
+            delta = (pixels + delta).clamp(0, 1) - pixels
+        return ((pixels + delta).detach() - centre) / scale
+
+
+def _per_channel(values: Sequence[float], x: Tensor, name: str) -> Tensor:
+    channels = x.shape[1] if x.ndim > 2 else 1
+    if len(values) not in (1, channels):
+        raise UserError(f"{name}: {len(values)} values are not accepted; 1, or {channels} for the channels")
+    return torch.tensor(values, dtype=x.dtype, device=x.device).view(-1, *[1] * max(x.ndim - 2, 0))
+
+
+def _norms(x: Tensor) -> Tensor:
+    return x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+
+
+def _within(delta: Tensor, eps: float) -> Tensor:
+    return delta * (eps / _norms(delta).clamp(min=1e-12)).clamp(max=1)
+
+
+def _start(pixels: Tensor, eps: float, norm: Norm, generator: torch.Generator) -> Tensor:
+    """Returns a uniform draw from the box, or a random direction of a random length."""
+    if norm == "linf":
+        delta = eps * (torch.rand(pixels.shape, generator=generator, dtype=torch.float64).to(pixels) * 2 - 1)
+    else:
+        drawn = torch.randn(pixels.shape, generator=generator, dtype=torch.float64).to(pixels)
+        lengths = torch.rand(len(pixels), generator=generator, dtype=torch.float64).to(pixels)
+        delta = drawn / _norms(drawn).clamp(min=1e-12) * eps * lengths.view(-1, *[1] * (pixels.ndim - 1))
+    return (pixels + delta).clamp(0, 1) - pixels
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Returns the accuracy in ``eval`` mode; the model's modes are restored.
+
+    Args:
+        model: Maps x to logits (B, C).
+        x: Inputs (B, …), as the model takes them.
+        y: Classes (B,).
+    """
+    with evaluating(model):
+        return float((sample_outputs(model(x)).argmax(1) == y).float().mean())
+
+
+def robustness_figure(curve: Sequence[dict[str, float]]) -> Figure:
+    """Draws accuracies over log steps, a line for each size.
+
+    Args:
+        curve: ``step``, and the accuracy by the name of each size.
+    """
+    figure = new_figure(size=(5.6, 3.6))
+    axes = figure.axes[0]
+    for name in (name for name in curve[0] if name != "step"):
+        axes.plot([e["step"] for e in curve], [e[name] for e in curve], "o-", markersize=3, label=f"eps {name}")
+    axes.set(xlabel="optimiser step", ylabel="accuracy", xscale="log", ylim=(-0.02, 1.02))
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+class Robustness(Observer):
+    """Logs and draws the accuracy under attacks on a few validation samples.
+
+    Args:
+        eps: Sizes of the perturbation, in [0, 1] units.
+        norm: ``linf`` or ``l2``.
+        steps: Gradient steps of an attack.
+        points: Largest number of samples.
+        every_n_epochs: Epochs from one measurement to the next.
+        mean: Of each channel, that normalisation subtracted; by default the datamodule's ``mean``, or 0.
+        std: By which it divided; by default the datamodule's ``std``, or 1.
+
+    Raises:
+        UserError: a setting is not accepted (in the constructor); the module has no ``forward`` (before training); the
+            validation batches are not inputs and classes (at the first one).
+    """
+
+    technique = "robustness"
+
+    def __init__(
+        self,
+        eps: list[float] | None = None,
+        norm: Norm = "linf",
+        steps: int = 10,
+        points: int = 128,
+        every_n_epochs: int = 1,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+    ) -> None:
+        at_least(0, eps=eps)
+        not_empty(eps=eps, mean=mean, std=std)
+        above(0, std=std)
+        one_of(get_args(Norm), norm=norm)
+        at_least(1, steps=steps, points=points, every_n_epochs=every_n_epochs)
+        self.eps, self.norm, self.steps, self.points = eps, norm, steps, points
+        self.every_n_epochs, self.mean, self.std = every_n_epochs, mean, std
+        self.probe: tuple[Tensor, Tensor] | None = None
+        self.curve: list[dict[str, float]] = []
+
+    def check(self, model: nn.Module, context: Context) -> None:
+        """Refuses a module that cannot be called on inputs.
+
+        Raises:
+            UserError: it has no ``forward``.
+        """
+        if type(model).forward is pl.LightningModule.forward:
+            raise UserError(f"techniques.{self.name}: {type(model).__name__} has no forward, it cannot be attacked")
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stores the first samples.
+
+        Raises:
+            UserError: the batch is not inputs and classes.
+        """
+        if self.probe is None and batch_idx == 0 and dataloader_idx == 0 and not trainer.sanity_checking:
+            x, y = pair_of(batch, f"techniques.{self.name}")
+            if not x.is_floating_point() or y.is_floating_point() or y.ndim != 1:
+                raise UserError(f"techniques.{self.name}: a batch must be inputs of floating type and classes (B,)")
+            with torch.inference_mode(False):
+                self.probe = x[: self.points].clone().cpu(), y[: self.points].clone().cpu()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measures after the epochs that are due."""
+        if self.probe is None or not trainer.is_global_zero or (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        x, y = (part.to(pl_module.device) for part in self.probe)
+        data: Any = getattr(trainer, "datamodule", None)
+        mean, std = (
+            given if given is not None else list(getattr(data, name, None) or (default,))
+            for given, name, default in ((self.mean, "mean", 0.0), (self.std, "std", 1.0))
+        )
+        found: dict[str, float] = {}
+        for number, eps in enumerate([0.0, 4 / 255] if self.eps is None else self.eps):
+            generator = torch.Generator().manual_seed(mix(number, trainer.current_epoch))
+            attacked = pgd(pl_module, x, y, eps, self.norm, self.steps, None, mean, std, generator)
+            found[f"{eps:.4g}"] = accuracy(pl_module, attacked, y)
+        for name, value in found.items():
+            pl_module.log(f"robustness/accuracy_{name}", value, rank_zero_only=True)
+        self.curve.append({"step": trainer.global_step, **found})
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draws the accuracies."""
+        if self.curve:
+            log_figure(trainer, self.technique, robustness_figure(self.curve))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the samples and the measurements."""
+        return {"probe": self.probe, "curve": [dict(entry) for entry in self.curve]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores them."""
+        self.probe, self.curve = state_dict["probe"], [dict(entry) for entry in state_dict["curve"]]
