@@ -33,7 +33,7 @@ TO_COME = {
     "rawpy", "rdkit", "tblite", "torch-fidelity", "torchattacks", "torchxrayvision", "virtualhome-eval",
 }  # fmt: skip
 # Loaded where they are installed by a package that every run needs, in some of its versions.
-BY_OTHERS = {"accelerate": "torchmetrics", "torch_fidelity": "torchmetrics"}
+BY_OTHERS = {"accelerate": "torchmetrics", "joblib": "sklearn", "torch_fidelity": "torchmetrics"}
 # Of the packages that are always installed, those that a run may load; what is not here waits for what needs it.
 EARLY = {
     "jsonargparse", "lightning", "matplotlib", "numpy", "omegaconf", "pyarrow", "pyyaml", "rich", "safetensors",
