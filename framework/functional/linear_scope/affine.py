@@ -39,15 +39,20 @@ def affine_in(*positions: int) -> Rule:
 
 
 def product_of(first: int, second: int, *added: int) -> Rule:
-    """A rule for an operation that is linear in each of two arguments, to which those at ``added`` are added."""
+    """A rule for an operation that is linear in each of two arguments, to which those at ``added`` are added.
+
+    If both depend on the image, the one that is more surely a gate keeps its value.
+    """
 
     def rule(call: Call) -> Step | Refusal:
         chosen = [i for i in added if i < len(call.args) and call.varying[i]]
         factors = [i for i in (first, second) if call.varying[i]]
         if len(factors) == 2:
-            factors = [i for i in factors if not call.gated[i]]
-            if len(factors) != 1:
-                return Refusal("is a product of two parts that both depend on the image, and not one of them is a gate")
+            left, right = (call.gated[i] for i in factors)
+            if left == right:
+                what = "not one of them is a gate" if left == 0 else "both are gates of the same kind"
+                return Refusal(f"is a product of two parts that both depend on the image, and {what}")
+            factors = [factors[0] if left < right else factors[1]]
         return replay(call, tuple(sorted([*chosen, *factors])))
 
     return rule
@@ -125,6 +130,7 @@ AFFINE |= {
     "aten.addmm": product_of(1, 2, 0),
     "aten.baddbmm": product_of(1, 2, 0),
     "aten.addmv": product_of(1, 2, 0),
+    "aten.addcmul": product_of(1, 2, 0),
     "aten.mul": product_of(0, 1),
     "aten.mm": product_of(0, 1),
     "aten.bmm": product_of(0, 1),
@@ -140,13 +146,13 @@ KEEPS_GATES = frozenset(
     f"aten.{name}"
     for name in f"{_SHAPES} {_SUMS} {_SAME} view _unsafe_view reshape _to_copy add sub rsub cat stack mul div".split()
 )
-# What makes one.
-_GATES = "sigmoid hardsigmoid tanh silu gelu _softmax _safe_softmax softmax rsqrt reciprocal linalg_vector_norm"
-GATES = frozenset(f"aten.{name}" for name in _GATES.split())
+# What makes one, and how surely; in silu(h) · sigmoid(g), squeeze and excitation, the sigmoid is it.
+_SURE = "sigmoid hardsigmoid _softmax _safe_softmax softmax rsqrt reciprocal linalg_vector_norm"
+GATES = {f"aten.{name}": 2 for name in _SURE.split()} | {f"aten.{name}": 1 for name in ("tanh", "silu", "gelu")}
 
 
-def is_gate(name: str, value: Any, call: Call) -> bool:
-    """Returns whether an operation's value is a gate.
+def gate_of(name: str, value: Any, call: Call) -> int:
+    """Returns how surely an operation's value is a gate, see :class:`Call`.
 
     It is one if it is made by one of :data:`GATES`, by a comparison, or from gates alone.
 
@@ -156,8 +162,8 @@ def is_gate(name: str, value: Any, call: Call) -> bool:
         call: Its arguments.
     """
     if name in GATES:
-        return True
+        return GATES[name]
     if isinstance(value, torch.Tensor) and not (value.is_floating_point() or value.is_complex()):
-        return True
+        return 2
     depends = [gate for gate, varies in zip(call.gated, call.varying, strict=True) if varies]
-    return name in KEEPS_GATES and bool(depends) and all(depends)
+    return min(depends, default=0) if name in KEEPS_GATES else 0

@@ -35,7 +35,8 @@ class Call:
         args: Its positional arguments, with the values that they have for x.
         kwargs: Its named ones.
         varying: For each positional argument, whether it depends on x.
-        gated: For each, whether it is a gate: a sigmoid, a softmax, a reciprocal root, …, or made from them.
+        gated: For each, how surely it is a gate: 2 (a sigmoid, a softmax, a reciprocal root, …), 1 (a SiLU, tanh or
+            GELU, which may be a feature as well), or 0. What is made from gates is as the least sure of them.
         options: How units are replaced.
     """
 
@@ -44,7 +45,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     varying: tuple[bool, ...]
-    gated: tuple[bool, ...]
+    gated: tuple[int, ...]
     options: Options = field(default_factory=Options)
 
     def named(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from framework.errors import UserError
-from framework.functional.linear_scope.affine import AFFINE, CONSTANT, is_gate
+from framework.functional.linear_scope.affine import AFFINE, CONSTANT, gate_of
 from framework.functional.linear_scope.calls import Call, Options, Refusal, Rule, Step, frozen
 from framework.functional.linear_scope.tracing import NAME, Traced, operation_name
 from framework.functional.linear_scope.units import UNITS
@@ -44,7 +44,7 @@ class Program:
         graph = traced.graph
         values: dict[Node, Any] = {}
         varying: set[Node] = set()
-        gates: set[Node] = set()
+        gates: dict[Node, int] = {}
         steps: dict[Node, Step | Refusal] = {}
         held: list[str] = []
         (start,) = (node for node in graph.graph.nodes if node.op == "placeholder")
@@ -62,8 +62,7 @@ class Program:
                 if not any(call.varying) or name in CONSTANT:
                     continue
                 varying.add(node)
-                if is_gate(name, value, call):
-                    gates.add(node)
+                gates[node] = gate_of(name, value, call)
                 steps[node] = step = frozen(value) if _is_state(value) else _step(call, rules)
                 if isinstance(step, Step) and not step.inputs:
                     held.append(name)
@@ -96,17 +95,16 @@ class Program:
         return found[self._end]
 
 
-def _call(node: Node, values: dict[Node, Any], varying: set[Node], gates: set[Node], options: Options) -> Call:
-    def holds(argument: Any, nodes: set[Node], all_of: bool = False) -> bool:
-        inside = [n for n in _nodes(argument) if n in varying]
-        return bool(inside) and (all if all_of else any)(n in nodes for n in inside)
+def _call(node: Node, values: dict[Node, Any], varying: set[Node], gates: dict[Node, int], options: Options) -> Call:
+    def inside(argument: Any) -> list[Node]:
+        return [n for n in _nodes(argument) if n in varying]
 
     args = tuple(map_arg(argument, values.__getitem__) for argument in node.args)
     kwargs = {key: map_arg(argument, values.__getitem__) for key, argument in node.kwargs.items()}
     name = "getitem" if node.target is operator.getitem else operation_name(node.target)
-    varies = tuple(holds(argument, varying) for argument in node.args)
-    gated = tuple(holds(argument, gates, all_of=True) for argument in node.args)
-    if any(holds(argument, varying) for argument in node.kwargs.values()):
+    varies = tuple(bool(inside(argument)) for argument in node.args)
+    gated = tuple(min((gates.get(n, 0) for n in inside(argument)), default=0) for argument in node.args)
+    if any(inside(argument) for argument in node.kwargs.values()):
         name = f"{name} with named tensors"  # which no rule expects
     return Call(name, node.target, args, kwargs, varies, gated, options)
 

@@ -278,6 +278,34 @@ def test_gates_keep_the_values_of_the_image():
         torch.testing.assert_close(scope(z), expected)
 
 
+class Excited(nn.Module):
+    """EfficientNet's squeeze and excitation of a SiLU, and ConvNeXt V2's response normalisation."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = F.silu(x)
+        h = h * torch.sigmoid(h.mean((2, 3), keepdim=True))
+        norm = h.norm(dim=(2, 3), keepdim=True)
+        return torch.tanh(h) * F.hardsigmoid(h.flip(-1)) + torch.addcmul(x, h, norm / (norm.mean() + 1e-6), value=2)
+
+
+def test_of_two_gates_the_surer_one_keeps_its_value():
+    x, z = images(), images(seed=7)
+    with LinearInterpreter(Excited(), x) as scope:
+        silu = F.silu(x)
+        gate = torch.sigmoid(silu.mean((2, 3), keepdim=True))
+        h, sent = silu * gate, z * torch.sigmoid(x) * gate
+        norm = h.norm(dim=(2, 3), keepdim=True)
+        bounded = sent * torch.tanh(h) / h * F.hardsigmoid(h.flip(-1))
+        torch.testing.assert_close(scope(z), bounded + z + 2 * sent * norm / (norm.mean() + 1e-6))
+    with pytest.raises(UserError, match="both are gates of the same kind"), LinearInterpreter(Alike(), x):
+        pass
+
+
+class Alike(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sigmoid() * x.flip(-1).sigmoid()
+
+
 def test_attention_keeps_its_weights():
     torch.manual_seed(0)
     block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True, activation="gelu").double()
