@@ -37,7 +37,7 @@ def measure_classes(
         norm_mode: The same.
     """
     y, r, error = affine_parts(model, batches, smooth_mode, norm_mode)
-    y, r = y.flatten(1), r.flatten(1)
+    y, r = (part.reshape(len(part), -1) for part in (y, r))
     reliance = BiasReliance()
     classes = labels is not None and labels.ndim == 1 and not labels.is_floating_point()
     reliance.update(y, r, labels.cpu() if labels is not None and classes else torch.zeros(len(y)))

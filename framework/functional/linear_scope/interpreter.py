@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from framework.errors import UserError
 from framework.functional.linear_scope.calls import NormMode, Options, Rule, SmoothMode
 from framework.functional.linear_scope.program import Program
-from framework.functional.linear_scope.tracing import NAME, trace
-from framework.settings import at_least, one_of
+from framework.functional.linear_scope.tracing import NAME, check_finite, trace
+from framework.settings import above, at_least, one_of
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -82,8 +82,8 @@ class LinearInterpreter:
         error: |y − (F x + r)| (N,), the largest over the outputs.
 
     Raises:
-        UserError: an operation cannot be replayed (it and its module are named), or f(x) = F x + r does not hold to
-            ``tolerance``.
+        UserError: an operation cannot be replayed (it and its module are named), f(x) = F x + r does not hold to
+            ``tolerance``, or x or f(x) has values that are not finite.
     """
 
     def __init__(
@@ -98,6 +98,8 @@ class LinearInterpreter:
         tolerance: float | None = None,
     ) -> None:
         at_least(1, chunk=chunk)
+        if tolerance is not None:
+            above(0, tolerance=tolerance)
         one_of(get_args(SmoothMode), smooth_mode=smooth_mode)
         one_of(get_args(NormMode), norm_mode=norm_mode)
         one_of(tuple(TOLERANCE), dtype=dtype)
@@ -110,7 +112,10 @@ class LinearInterpreter:
         self.y = self.error = self._residual = torch.empty(0)
         self._program: Program | None = None
 
+    @torch.inference_mode(False)  # in which no slope would be found
     def __enter__(self) -> Self:
+        self.x = self.x.clone()  # of an inference tensor too
+        check_finite(self.x, "x")
         traced = trace(self.model, self.x, self.dtype)
         self._program = Program(traced, self.x, self.options, self.units)
         self.y = traced.output
@@ -130,8 +135,9 @@ class LinearInterpreter:
         z = torch.randn(self.x.shape, generator=generator, dtype=self.dtype, device=self.x.device)
         scale = float(self.y.abs().max())
         self._residual = program(torch.zeros_like(self.x))
+        check_finite(self._residual, "r(x)")
         at_x, at_z, at_sum = program(self.x), program(z), program(self.x + z)
-        self.error = (self.y - at_x).abs().flatten(1).amax(1)
+        self.error = (self.y - at_x).abs().reshape(len(self.x), -1).amax(1)
         bent = float((at_sum - at_x - at_z + self._residual).abs().max()) / max(
             float(at_sum.abs().max()), scale, 1e-300
         )
@@ -188,9 +194,12 @@ class LinearInterpreter:
 
     def _pull(self) -> Callable[[Tensor], Tensor]:
         """Returns u (B, N, *output) -> Fᵀ u (B, N, *input)."""
-        transposed = torch.func.vjp(self._map, torch.zeros_like(self.x))[1]
+        with torch.inference_mode(False):
+            transposed = torch.func.vjp(self._map, torch.zeros_like(self.x))[1]
 
+        @torch.inference_mode(False)
         def pull(u: Tensor) -> Tensor:
+            u = u.clone() if u.is_inference() else u
             if len(u) == 1:
                 return transposed(u[0])[0].detach().unsqueeze(0)
             return torch.vmap(transposed)(u)[0].detach()
@@ -211,21 +220,34 @@ class LinearInterpreter:
 
     def _places(self, chosen: Sequence[int] | Sequence[Sequence[int]] | Tensor, shape: tuple[int, ...]) -> Tensor:
         """Returns flat indices (N, Q) of (Q,) or (N, Q) ones, or of Q tuples of one index a dimension."""
-        found = torch.as_tensor(chosen, device=self.x.device).long()
-        if isinstance(chosen, list | tuple) and chosen and isinstance(chosen[0], tuple):
+        shown, count = str(chosen)[:60], len(self.x)
+        try:
+            found = torch.as_tensor(chosen, device=self.x.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{NAME}: {shown} are not places in {shape}") from error
+        if found.numel() == 0:
+            return found.new_zeros(count, 0, dtype=torch.long)
+        if isinstance(chosen, list | tuple) and isinstance(chosen[0], tuple):
+            sides = torch.tensor(shape, device=found.device)
             steps = torch.tensor([prod(shape[i + 1 :]) for i in range(len(shape))], device=self.x.device)
-            if found.shape[1] != len(shape) or bool((found >= torch.tensor(shape, device=found.device)).any()):
-                raise UserError(f"{NAME}: {list(chosen)[:3]} … are not places in {shape}")
+            if found.shape[1] != len(shape) or bool(((found < 0) | (found >= sides)).any()):
+                raise UserError(f"{NAME}: {shown} are not places in {shape}")
             found = (found * steps).sum(1)
-        found = found.expand(len(self.x), -1) if found.ndim == 1 else found
-        if found.numel() and (int(found.min()) < 0 or int(found.max()) >= prod(shape)):
-            raise UserError(f"{NAME}: index {int(found.max())} is not accepted; 0 to {prod(shape) - 1}, of {shape}")
+        found = found.expand(count, -1) if found.ndim == 1 else found
+        if found.ndim != 2 or len(found) != count or found.is_floating_point():
+            raise UserError(
+                f"{NAME}: {shown} are not places in {shape}; integers (Q,), or ({count}, Q) for {count} images"
+            )
+        low, high = int(found.min()), int(found.max())
+        if low < 0 or high >= prod(shape):
+            wrong = low if low < 0 else high
+            raise UserError(f"{NAME}: index {wrong} is not accepted; 0 to {prod(shape) - 1}, of {shape}")
         return found
 
     def _impulses(self, places: Tensor, shape: tuple[int, ...]) -> Iterator[Tensor]:
         """Yields one-hot probes (B, N, *shape) for places (N, Q), a chunk at a time."""
         count, size = len(places), prod(shape)
-        for part in places.split(self.chunk, 1):
+        for part in places.split(self.chunk, 1) if places.shape[1] else ():
             z = self.x.new_zeros(part.shape[1], count, size)
             z.scatter_(2, part.T.unsqueeze(2), 1.0)
             yield z.reshape(part.shape[1], count, *shape)
@@ -248,7 +270,7 @@ class LinearInterpreter:
         for part in self.iter_rows(places):
             values[:, start : start + part.shape[1]] = part
             start += part.shape[1]
-        b, y = (t.flatten(1).gather(1, places) for t in (self._residual, self.y))
+        b, y = (t.reshape(len(t), -1).gather(1, places) for t in (self._residual, self.y))
         voted = (values * self.x.unsqueeze(1)).flatten(2).sum(2)
         error = (y - voted - b).abs()
         return Readout(values, b, error.amax(1) if places.shape[1] else self.error)

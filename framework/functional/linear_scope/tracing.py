@@ -53,7 +53,8 @@ def trace(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Traced:
         dtype: The type in which parameters and buffers of a floating type are computed with.
 
     Raises:
-        UserError: a value of a tensor decides what is computed, or an operation is not seen by PyTorch.
+        UserError: a value of a tensor decides what is computed, an operation is not seen by PyTorch, or the output is
+            not finite.
     """
 
     def copied(tensor: Tensor) -> Tensor:
@@ -80,9 +81,20 @@ def trace(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Traced:
     for node in graph.graph.nodes:
         node.meta.clear()  # it has tensors
     output = call(x)
+    check_finite(output, f"the output of {type(model).__name__}")
     traced = Traced(graph, output, call, lambda name: _modules_with(model, lambda: call(x), name))
     _check_seen(model, traced, x, state)
     return traced
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Checks that there is no NaN and no infinity.
+
+    Raises:
+        UserError: there is one; ``what`` names the values.
+    """
+    if not bool(values.isfinite().all()):
+        raise UserError(f"{NAME}: {what} has {int((~values.isfinite()).sum())} values that are not finite")
 
 
 def _tensor_of(output: Any) -> Tensor:

@@ -522,9 +522,16 @@ def test_places_by_dimension_and_one_for_each_image():
         assert torch.equal(each.values[0, 0], by_place.values[0, 0])
         assert torch.equal(each.values[2, 0], by_place.values[2, 1])
         assert each.residual.shape == (3, 1)
-        for wrong in ([72], [(2, 0, 0)], [-1]):
-            with pytest.raises(UserError, match=r"not accepted|are not places"):
+        for wrong in ([72], [-1]):
+            with pytest.raises(UserError, match=rf"index {wrong[0]} is not accepted; 0 to 71"):
                 scope.rows(wrong)
+        for wrong in ([(2, 0, 0)], [(1, -1, 0)], [(0, 0)], [(0, 0), (0, 0, 0)], 3, [0.7], [[1], [2]]):
+            with pytest.raises(UserError, match="are not places"):
+                scope.rows(wrong)
+        none = scope.rows([])
+        assert none.values.shape == (3, 0, 1, 8, 8)
+        assert torch.equal(none.error, scope.error)
+        assert scope.columns([]).values.shape == (3, 0, 2, 6, 6)
         with pytest.raises(UserError, match="are expected"):
             scope.matvec(torch.zeros(2, 5, 5))
         with pytest.raises(UserError, match="3 images have a matrix each"):
@@ -533,7 +540,13 @@ def test_places_by_dimension_and_one_for_each_image():
 
 def test_bad_settings_are_refused():
     net = nn.ReLU()
-    for wrong in ({"chunk": 0}, {"smooth_mode": "secants"}, {"norm_mode": "mean"}, {"dtype": torch.bfloat16}):
+    for wrong in (
+        {"chunk": 0},
+        {"smooth_mode": "secants"},
+        {"norm_mode": "mean"},
+        {"dtype": torch.bfloat16},
+        {"tolerance": 0.0},
+    ):
         with pytest.raises(UserError, match=next(iter(wrong))):
             LinearInterpreter(net, images(), **wrong)
     with pytest.raises(UserError, match=r"images .* of a floating type"):
@@ -562,6 +575,47 @@ def test_a_network_that_looks_its_input_up_is_refused():
         LinearInterpreter(Lookup(), images()),
     ):
         pass
+
+
+class Number(nn.Module):
+    """A regressor that returns (N,)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU6(), nn.Flatten(), nn.Linear(72, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)[:, 0]
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_number_an_image_and_inference_mode(inference):
+    torch.manual_seed(0)
+    net, plain = Number().double(), images(2)
+    dense = [jacobian(net, plain[n : n + 1]) for n in range(2)]
+    with torch.inference_mode(inference):
+        x = plain + 0  # made in that mode
+        with LinearInterpreter(net, x) as scope:
+            assert scope.residual().shape == (2,)
+            whole = scope.matrix()
+            assert whole.error.max() <= 1e-12
+            assert (whole.values - torch.stack(dense)).abs().max() <= 1e-12
+            assert (scope.columns(range(64)).values - torch.stack(dense)[:, 0]).abs().max() <= 1e-12
+            assert torch.equal(scope.rmatvec(torch.ones(1, 2))[0], scope.rows([0]).values[:, 0])
+        with LinearInterpreter(net, x[:1]) as scope:
+            torch.testing.assert_close(scope.svd(3).gains, dense[0].norm()[None])
+
+
+def test_values_that_are_not_finite_are_named():
+    net, x = classifier(), images(2)
+    x[1, 0, 2, 3] = float("nan")
+    with pytest.raises(UserError, match="x has 1 values that are not finite"), LinearInterpreter(net, x):
+        pass
+    for layer, message in ((0, r"r\(x\) has"), (-1, "the output of Sequential has 2 values that are")):
+        with torch.no_grad():
+            net[layer].bias[0] = float("inf")
+        with pytest.raises(UserError, match=message), LinearInterpreter(net, images(2)):
+            pass
 
 
 def test_contributions_sum_to_the_votes_and_raw_pixels_move_mass():
