@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from callbacks.linear_scope.measures import measure_classes, measure_pictures, spread_places
+from callbacks.linear_scope.measures import classes_of, measure_classes, measure_pictures, spread_places
 from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure
-from framework.functional.linear_scope import LinearInterpreter, NormMode, SmoothMode, Standardised, contributions
+from framework.functional.linear_scope import (
+    LinearInterpreter,
+    NormMode,
+    NotFinite,
+    SmoothMode,
+    Standardised,
+    contributions,
+)
 from framework.functional.linear_scope.figures import (
     basis_figure,
     gallery_figure,
@@ -45,7 +53,7 @@ class LinearScope(Observer):
         raw_pixels: Whether x are pixels from 0 to 1, where the datamodule tells its normalisation.
         smooth_mode: Of units such as tanh and GELU: ``secant``, ``tangent``, or ``auto``: secant where σ(0) = 0.
         norm_mode: Of normalisations by an image's own statistics: ``linear_mean`` or ``frozen_mean``.
-        chunk: Probes that are computed together.
+        chunk: Images, or probes of each image of the figures, that are computed together: memory grows with it.
 
     Raises:
         UserError: a setting is not accepted; there are no images of floating-point numbers, or the network cannot be
@@ -145,10 +153,16 @@ class LinearScope(Observer):
                     model = Standardised(module, mean, std)
                     x = model.raw(x)
             names = [str(name) for name in getattr(data, "class_names", None) or ()]
-            return self._measured(trainer, model, x, labels, names, suffix)
+            try:
+                return self._measured(trainer, model, x, labels, names, suffix)
+            except NotFinite as error:  # training has diverged; to stop it is not an observer's business
+                rank_zero_warn(f"{error}; no numbers and figures of this look")
+                return {"norm_ratio": float("nan"), "error": float("nan")}
 
     def _images(self, data: Any, part: str) -> tuple[Tensor, Tensor | None]:
-        batch = next(iter(batches_of(data, part, f"{self.name}.part", size=self.points)))
+        batch = next(iter(batches_of(data, part, f"{self.name}.part", size=self.points)), None)
+        if batch is None:
+            raise UserError(f"{self.name}.part: {part!r} is not accepted; it has no images")
         pair = (batch.get("x"), batch.get("y")) if isinstance(batch, Mapping) else batch
         first, second = pair[:2] if isinstance(pair, list | tuple) and len(pair) > 1 else (pair, None)
         if not isinstance(first, Tensor) or not first.is_floating_point():
@@ -175,7 +189,7 @@ class LinearScope(Observer):
                 log_figure(trainer, f"{self.technique}_{name}{suffix}", figure)
             if pictures and x.ndim == 4:
                 return measure_pictures(scope, self.radius)
-        return measure_classes(model, x.split(100), labels, *modes)
+        return measure_classes(model, x.split(self.chunk), labels, *modes)
 
     def _figures(
         self, scope: LinearInterpreter, labels: Tensor | None, names: list[str], pictures: bool
@@ -198,10 +212,10 @@ class LinearScope(Observer):
                 return
             classes = scope.y[0].numel()
             names = names if len(names) == classes else [str(i) for i in range(classes)]
-            top = scope.y.flatten(1).topk(min(self.classes, classes), 1).indices
+            top = scope.y.reshape(len(scope.y), -1).topk(min(self.classes, classes), 1).indices
             maps = contributions(scope, top).cpu()
-            votes, rest = maps.flatten(2).sum(2), scope.residual().flatten(1).gather(1, top).cpu()
-            truth = None if labels is None or labels.ndim != 1 or labels.is_floating_point() else labels
+            votes, rest = maps.flatten(2).sum(2), scope.residual().reshape(len(top), -1).gather(1, top).cpu()
+            truth = classes_of(labels, classes) if classes > 1 else None
             yield "votes", votes_figure(scope.x, maps, top.cpu(), votes, rest, names, truth)
             chosen = list(range(min(classes, 12)))
             yield (

@@ -20,6 +20,13 @@ from framework.functional.linear_scope import (
 )
 
 
+def classes_of(labels: Tensor | None, outputs: int) -> Tensor | None:
+    """Returns labels (N,) if each is the number of one of the outputs (of a single one: 0 or 1), else ``None``."""
+    if labels is None or labels.ndim != 1 or labels.is_floating_point() or not len(labels):
+        return None
+    return labels if labels.min() >= 0 and labels.max() < max(2, outputs) else None
+
+
 def measure_classes(
     model: nn.Module,
     batches: Iterable[Tensor],
@@ -32,17 +39,16 @@ def measure_classes(
     Args:
         model: Maps images to numbers (N, C).
         batches: Batches of images.
-        labels: Classes of all of them (N,), if they have some.
+        labels: Classes of all of them (N,); accuracies are left out if these are not numbers of outputs.
         smooth_mode: See :class:`framework.functional.linear_scope.LinearInterpreter`.
         norm_mode: The same.
     """
     y, r, error = affine_parts(model, batches, smooth_mode, norm_mode)
     y, r = (part.reshape(len(part), -1) for part in (y, r))
-    reliance = BiasReliance()
-    classes = labels is not None and labels.ndim == 1 and not labels.is_floating_point()
-    reliance.update(y, r, labels.cpu() if labels is not None and classes else torch.zeros(len(y)))
+    reliance, classes = BiasReliance(), classes_of(labels, y.shape[1])
+    reliance.update(y, r, torch.zeros(len(y)) if classes is None else classes.cpu())
     found = {name: float(value) for name, value in reliance.compute().items()}
-    if not classes:
+    if classes is None:
         found = {"norm_ratio": found["norm_ratio"]}
     return {**found, "error": float(error.max() / y.abs().max().clamp(min=1e-300))}
 

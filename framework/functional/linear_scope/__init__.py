@@ -7,7 +7,9 @@ ICCV, arXiv 1908.05168.
 from framework.functional.linear_scope.calls import Call, NormMode, Options, Refusal, Rule, SmoothMode, Step
 from framework.functional.linear_scope.interpreter import Basis, LinearInterpreter, Readout
 from framework.functional.linear_scope.metrics import BiasReliance, ColumnLocality, DCGain, centres_of
-from framework.functional.linear_scope.readout import Standardised, affine_parts, contributions
+from framework.functional.linear_scope.pixels import Standardised
+from framework.functional.linear_scope.readout import affine_parts, contributions
+from framework.functional.linear_scope.tracing import NotFinite
 
 __all__ = [
     "Basis",
@@ -17,6 +19,7 @@ __all__ = [
     "DCGain",
     "LinearInterpreter",
     "NormMode",
+    "NotFinite",
     "Options",
     "Readout",
     "Refusal",

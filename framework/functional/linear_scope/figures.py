@@ -180,11 +180,11 @@ def progress_figure(rows: Sequence[Mapping[str, float]]) -> Figure:
         "locality": "energy of columns nearby",
     }
     for name, label in labels.items():
-        if name in rows[-1]:
+        if any(name in row for row in rows):
             left.plot(epochs, [row.get(name, float("nan")) for row in rows], "o-", markersize=3, label=label)
     if left.get_legend_handles_labels()[0]:
         left.legend(frameon=False, fontsize=8)
-    left.set(xlabel="epochs", ylabel="accuracy" if "acc_full" in rows[-1] else "")
+    left.set(xlabel="epochs", ylabel="accuracy" if any("acc_full" in row for row in rows) else "")
     right.plot(epochs, [row["norm_ratio"] for row in rows], "o-", markersize=3)
     right.set(xlabel="epochs", ylabel="mean of ‖r‖ / ‖f‖", ylim=(0, None))
     return figure

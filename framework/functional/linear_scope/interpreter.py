@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from framework.errors import UserError
 from framework.functional.linear_scope.calls import NormMode, Options, Rule, SmoothMode
 from framework.functional.linear_scope.program import Program
-from framework.functional.linear_scope.tracing import NAME, check_finite, trace
+from framework.functional.linear_scope.tracing import NAME, check_finite, name_of, trace
 from framework.settings import above, at_least, one_of
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ class LinearInterpreter:
 
     Raises:
         UserError: an operation cannot be replayed (it and its module are named), f(x) = F x + r does not hold to
-            ``tolerance``, or x or f(x) has values that are not finite.
+            ``tolerance``.
+        NotFinite: x, f(x) or r(x) has values that are not finite.
     """
 
     def __init__(
@@ -144,11 +145,11 @@ class LinearInterpreter:
         limit = self.tolerance * max(scale, float(self._residual.abs().max()))
         if float(self.error.max()) > limit:
             raise UserError(
-                f"{NAME}: |y − (A x + b)| is {float(self.error.max()):.2g} for {type(self.model).__name__}, above "
+                f"{NAME}: |y − (A x + b)| is {float(self.error.max()):.2g} for {name_of(self.model)}, above "
                 f"{limit:.2g}: it computes something that is not replayed"
             )
         if not bent <= self.tolerance:
-            raise UserError(f"{NAME}: the map of {type(self.model).__name__} is not affine, off by {bent:.2g} of it")
+            raise UserError(f"{NAME}: the map of {name_of(self.model)} is not affine, off by {bent:.2g} of it")
 
     @property
     def _map(self) -> Program:

@@ -13,36 +13,6 @@ from framework.functional.linear_scope.interpreter import LinearInterpreter
 from framework.functional.linear_scope.tracing import NAME
 
 
-class Standardised(nn.Module):
-    """A network of raw pixels: (x − mean) / std, then the network.
-
-    A normalisation of the input moves mass between F x and r, so that what an image and what the biases contribute
-    depends on it.
-
-    Args:
-        net: The network.
-        mean: Subtracted from each channel.
-        std: Divides each channel.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.net = net
-        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float64).reshape(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float64).reshape(-1, 1, 1))
-
-    def raw(self, x: Tensor) -> Tensor:
-        """Maps the network's input to raw pixels."""
-        return (x * self.std.to(x) + self.mean.to(x)).detach()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps raw pixels (N, C, H, W) to the network's output."""
-        return self.net((x - self.mean.to(x)) / self.std.to(x))
-
-
 def contributions(scope: LinearInterpreter, outputs: Sequence[int] | Tensor) -> Tensor:
     """Returns the contribution maps C_q = F[q, :] ∘ x (N, Q, *input): Σ_p C_q[p] + r_q is output q.
 

@@ -23,8 +23,23 @@ from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from framework.errors import UserError
+from framework.functional.linear_scope.pixels import Standardised
 
 NAME = "linear_scope"  # in messages
+
+
+class NotFinite(UserError):
+    """Images, or what a network makes of them, have NaN or infinite values."""
+
+
+def own_of(model: nn.Module) -> nn.Module:
+    """Returns the user's network, whose name and modules' names stand in messages."""
+    return model.net if isinstance(model, Standardised) else model
+
+
+def name_of(model: nn.Module) -> str:
+    """Returns the name of its class."""
+    return type(own_of(model)).__name__
 
 
 @dataclass(frozen=True)
@@ -75,13 +90,13 @@ def trace(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Traced:
     except Exception as error:
         call(x)  # the network's own mistake is raised here
         raise UserError(
-            f"{NAME}: {_first_cut(model, state, x) or type(model).__name__} computes what depends on values of a "
+            f"{NAME}: {_first_cut(model, state, x) or name_of(model)} computes what depends on values of a "
             f"tensor (.item(), .tolist(), NumPy, a branch), which is not seen: {str(error).splitlines()[0]}"
         ) from error
     for node in graph.graph.nodes:
         node.meta.clear()  # it has tensors
     output = call(x)
-    check_finite(output, f"the output of {type(model).__name__}")
+    check_finite(output, f"the output of {name_of(model)}")
     traced = Traced(graph, output, call, lambda name: _modules_with(model, lambda: call(x), name))
     _check_seen(model, traced, x, state)
     return traced
@@ -91,10 +106,10 @@ def check_finite(values: Tensor, what: str) -> None:
     """Checks that there is no NaN and no infinity.
 
     Raises:
-        UserError: there is one; ``what`` names the values.
+        NotFinite: there is one; ``what`` names the values.
     """
     if not bool(values.isfinite().all()):
-        raise UserError(f"{NAME}: {what} has {int((~values.isfinite()).sum())} values that are not finite")
+        raise NotFinite(f"{NAME}: {what} has {int((~values.isfinite()).sum())} values that are not finite")
 
 
 def _tensor_of(output: Any) -> Tensor:
@@ -134,7 +149,7 @@ def _check_seen(model: nn.Module, traced: Traced, x: Tensor, state: dict[str, Te
         return
     name = _first_cut(model, state, x)
     raise UserError(
-        f"{NAME}: {name or type(model).__name__} computes something that is not seen (an extension, a branch on "
+        f"{NAME}: {name or name_of(model)} computes something that is not seen (an extension, a branch on "
         f"values, random numbers): on a second input the recorded operations give another output, off by "
         f"{float((expected - found).abs().max()):.2g}"
     )
@@ -142,7 +157,7 @@ def _check_seen(model: nn.Module, traced: Traced, x: Tensor, state: dict[str, Te
 
 def _first_cut(model: nn.Module, state: dict[str, Tensor], x: Tensor) -> str:
     """Returns the first module whose input is tracked by autograd and whose output is not, or an empty text."""
-    names = {module: f"{name} ({type(module).__name__})" for name, module in model.named_modules() if name}
+    names = {module: f"{name} ({type(module).__name__})" for name, module in own_of(model).named_modules() if name}
     found: list[str] = []
 
     def tracked(value: Any) -> bool:
@@ -166,7 +181,9 @@ def _first_cut(model: nn.Module, state: dict[str, Tensor], x: Tensor) -> str:
 
 def _modules_with(model: nn.Module, run: Callable[[], Any], operation: str) -> list[str]:
     """Returns the names of the modules in which an operation is called, in order, without repetitions."""
-    names = {module: f"{name or 'the model'} ({type(module).__name__})" for name, module in model.named_modules()}
+    names = {
+        module: f"{name or 'the model'} ({type(module).__name__})" for name, module in own_of(model).named_modules()
+    }
     stack: list[nn.Module] = []
     found: dict[str, None] = {}
 

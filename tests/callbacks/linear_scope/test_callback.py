@@ -104,6 +104,69 @@ def test_of_pictures_it_logs_gain_and_locality_and_draws(tmp_path):
     assert names == {f"linear_scope_{kind}_epoch1" for kind in kinds} | {"linear_scope"}
 
 
+def test_validate_looks_once_at_the_validation_data_and_draws(tmp_path):
+    torch.manual_seed(0)
+    model, seen = Net(classifier()), LinearScope(points=10, images=2, classes=1, k=2, chunk=3, part="train")
+    (found,) = quiet_trainer(tmp_path, seen).validate(model, datamodule=Data(False), verbose=False)
+    data = Data(False)
+    data.setup("validate")
+    x, y = (part[:10] for part in data.val_set.tensors)
+    assert found["linear_scope/acc_full"] == pytest.approx(float((model.eval()(x).argmax(1) == y).float().mean()))
+    assert {file.stem for file in (tmp_path / "figures").iterdir()} == {
+        f"linear_scope_{kind}_val" for kind in ("votes", "rows", "basis")
+    }
+    assert seen.rows == []
+
+
+def quiet_trainer(root, seen):
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return pl.Trainer(accelerator="cpu", default_root_dir=root, callbacks=[seen], enable_model_summary=False, **quiet)
+
+
+class Changed(Data):
+    """With other labels or images to validate on."""
+
+    def __init__(self, change):
+        super().__init__(False)
+        self.change = change
+
+    def setup(self, stage):
+        super().setup(stage)
+        self.val_set = ArrayDataset(*self.change(*self.val_set.tensors))
+
+
+@pytest.mark.parametrize("label", [7, -100])
+def test_labels_that_are_not_numbers_of_outputs_are_not_counted(tmp_path, label):
+    data = Changed(lambda x, y: (x, torch.full_like(y, label)))
+    seen = LinearScope(points=3, images=1, classes=1, k=1)
+    (found,) = quiet_trainer(tmp_path, seen).validate(Net(classifier()), datamodule=data, verbose=False)
+    assert {name.removeprefix("linear_scope/") for name in found} == {"norm_ratio", "error"}
+
+
+def test_data_without_images_is_refused(tmp_path):
+    data = Changed(lambda x, y: (x[:0], y[:0]))
+    with pytest.raises(UserError, match=r"linear_scope\.part: 'val' is not accepted; it has no images"):
+        quiet_trainer(tmp_path, LinearScope()).fit(Net(classifier()), datamodule=data)
+
+
+class Diverging(Net):
+    """Of which training makes NaN."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * float("nan")
+
+
+def test_a_training_that_diverges_is_not_stopped(tmp_path):
+    torch.manual_seed(0)
+    seen = LinearScope(every_n_epochs=1, points=4, images=1)
+    trainer = quiet_trainer(tmp_path, seen)
+    trainer.fit_loop.max_epochs = 2
+    with pytest.warns(UserWarning, match="the output of Diverging has 2 values that are not finite"):
+        trainer.fit(Diverging(classifier()), datamodule=Data(False))
+    assert [sorted(row) == ["epoch", "error", "norm_ratio"] for row in seen.rows] == [False, True, True]
+    assert {file.stem for file in (tmp_path / "figures").iterdir()} == {"linear_scope"}
+
+
 def test_in_a_test_it_looks_once_and_without_figures_draws_none(tmp_path):
     seen = LinearScope(images=0, raw_pixels=False)
     model, trainer = trained(tmp_path, classifier, [seen], epochs=1)
@@ -123,8 +186,8 @@ class Squared(nn.Module):
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 2), Squared()), r"aten.mul in net.net.2 \(Squared\) is a product"),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 2), nn.Softmax(1)), r"net.2 \(Softmax\) is a softmax"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 2), Squared()), r"aten.mul in net.2 \(Squared\) is a product"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 2), nn.Softmax(1)), r"in net.2 \(Softmax\) is a softmax"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_interpreted_is_refused_before_training(tmp_path, net, message):
