@@ -95,13 +95,14 @@ class Faces(DataModule):
             arrays = read_arrays(file, EXPECTED)
             check_arrays(arrays, {"x": "N H W", "y": "N"}, file, EXPECTED)
             pixels, labels = float32(arrays["x"], "x", file), labels_of(arrays["y"], "y", file)
+            is_bytes = arrays["x"].dtype.kind in "iu"  # even of a dark picture
             if labels.min() < 0 or labels.max() > 1:
                 raise UserError(f"{file}: y has class {int(labels.max())}; 0 (no face) and 1 (a face) are expected")
             if pixels.min() < 0 or pixels.max() > 255:
                 raise UserError(
                     f"{file}: x from {pixels.min():.4g} to {pixels.max():.4g}; 0 to 1, or 0 to 255 expected"
                 )
-            pixels = pixels / 255 if pixels.max() > 1 else pixels
+            pixels = pixels / 255 if is_bytes or pixels.max() > 1 else pixels
         x = torch.from_numpy(np.ascontiguousarray(pixels))[:, None]
         x = F.interpolate(x, (self.image_size, self.image_size), mode="bilinear")
         return ((x * 255 - 127.5) / 128).expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(labels.astype(np.int64))

@@ -77,6 +77,7 @@ class PairedPictures(DataModule):
         one_of((1, 3), in_channels=in_channels, channels=channels)
         at_least(1, patches=patches, val_pictures=val_pictures)
         at_least(3, size=size)
+        at_least(0, split_seed=split_seed)
         if path is None and in_channels != 1:
             raise UserError(f"in_channels: {in_channels} is not accepted without a path; edges have 1")
         self.path, self.in_channels, self.channels, self.size = path, in_channels, channels, size

@@ -19,7 +19,8 @@ from framework.settings import at_least, one_of
 
 def shrink(x: Tensor, scale: int) -> Tensor:
     """Returns pictures (B, C, H, W) at 1/``scale`` of their side, by bicubic interpolation with antialiasing."""
-    small = F.interpolate(x, scale_factor=1 / scale, mode="bicubic", antialias=True)
+    size = [side // scale for side in x.shape[-2:]]  # a factor of 1 / 49 of 49 would be 0
+    small = F.interpolate(x, size, mode="bicubic", antialias=True)
     return small.clamp(0, 1)
 
 
@@ -94,6 +95,7 @@ class SuperResolutionPatches(DataModule):
         at_least(2, scale=scale)
         one_of((1, 3), channels=channels)
         at_least(1, patches=patches, val_pictures=val_pictures, size=size)
+        at_least(0, split_seed=split_seed)
         if size % scale:
             raise UserError(f"size: {size} is not accepted; a multiple of {scale} (scale)")
         self.path, self.val_path, self.scale, self.channels, self.size = path, val_path, scale, channels, size

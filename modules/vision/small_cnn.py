@@ -19,7 +19,7 @@ class SmallCNN(nn.Module):
     Its methods have timm's names, so that code for timm models works on it.
 
     Args:
-        image_size: Side of the images in pixels; any.
+        image_size: Side of the images in pixels, at least 2; at least 4 with ``instance``, which needs two values.
         in_chans: Channels of the images.
         num_classes: Outputs of the head.
         width: Channels of the first convolution; the others have twice as many.
@@ -28,7 +28,7 @@ class SmallCNN(nn.Module):
         drop_rate: Dropout before the head.
 
     Raises:
-        UserError: the width is below 1, or there is no such normalisation.
+        UserError: the width is below 1, the images are too small, or there is no such normalisation.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class SmallCNN(nn.Module):
         super().__init__()
         at_least(1, width=width)
         one_of(get_args(Norm), norm=norm)
+        at_least(4 if norm == "instance" else 2, image_size=image_size)
         self.num_classes, self.num_features = num_classes, 2 * width
 
         def block(inputs: int, outputs: int) -> list[nn.Module]:

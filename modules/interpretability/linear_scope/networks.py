@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from framework.errors import UserError
 from framework.settings import at_least, multiple_of, one_of
 
 Norm = Literal["instance", "batch", "none"]
@@ -67,7 +68,7 @@ class UNet(nn.Module):
         super().__init__()
         at_least(1, in_channels=in_channels, channels=channels, width=width, levels=levels)
         one_of(get_args(Norm), norm=norm)
-        self.levels = levels
+        self.levels, self.norm = levels, norm
 
         def block(inputs: int, outputs: int, stride: int = 1) -> nn.Module:
             layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, stride, padding=1)]
@@ -85,9 +86,13 @@ class UNet(nn.Module):
         """Maps (B, in_channels, H, W) to (B, channels, H, W); H and W are multiples of 2^levels.
 
         Raises:
-            UserError: they are not.
+            UserError: they are not, or instance norm would have a single value for each channel.
         """
         multiple_of({f"2^{self.levels}, the network's levels": 2**self.levels}, height=x.shape[-2], width=x.shape[-1])
+        if self.norm == "instance" and x.shape[-2:] == (2**self.levels,) * 2:
+            raise UserError(
+                f"levels: {self.levels} is not accepted with instance norm and pictures of {x.shape[-1]} pixels"
+            )
         kept = [self.start(x)]
         for down in self.down:
             kept.append(down(kept[-1]))

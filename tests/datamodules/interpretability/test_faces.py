@@ -33,6 +33,8 @@ def test_a_file_of_bytes_or_of_numbers_up_to_one(tmp_path):
     np.savez(tmp_path / "b.npz", x=x / 255, y=y)
     first, second = Faces(tmp_path, image_size=10), Faces(tmp_path / "b.npz", image_size=10)
     torch.testing.assert_close(first.pictures()[0], second.pictures()[0])
+    np.savez(tmp_path / "dark.npz", x=x // 255, y=y)
+    assert float(Faces(tmp_path / "dark.npz", image_size=10).pictures()[0].max()) <= -126.5 / 128
     np.savez(tmp_path / "c.npz", x=x - 300.0, y=y)
     with pytest.raises(UserError, match="0 to 1, or 0 to 255 expected"):
         Faces(tmp_path / "c.npz").setup("test")

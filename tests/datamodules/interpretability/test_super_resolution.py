@@ -27,6 +27,12 @@ def test_the_shipped_photographs_are_cut_by_seed_and_shrunk():
     assert not torch.equal(other.train_set.pieces, data.train_set.pieces)
 
 
+def test_pieces_as_large_as_the_scale_become_one_pixel():
+    assert shrink(torch.rand(2, 1, 49, 49), 49).shape == (2, 1, 1, 1)
+    with pytest.raises(UserError, match="split_seed: -1"):
+        SuperResolutionPatches(split_seed=-1)
+
+
 def test_a_folder_and_a_folder_for_validation(tmp_path):
     rng = np.random.default_rng(0)
     for name, count in (("high", 4), ("valid", 2)):

@@ -40,7 +40,10 @@ def test_the_u_net_is_interpreted_exactly(norm):
         net(torch.rand(1, 1, 8, 10))
 
 
-def test_u_nets_levels_are_half_as_wide_as_they_say():
+def test_bad_settings_are_refused():
+    with pytest.raises(UserError, match="levels: 3 is not accepted with instance norm and pictures of 8 pixels"):
+        UNet(levels=3)(torch.rand(2, 1, 8, 8))
+    assert UNet(levels=3, norm="none")(torch.rand(2, 1, 8, 8)).shape == (2, 1, 8, 8)
     with pytest.raises(UserError, match="levels"):
         UNet(levels=0)
     with pytest.raises(UserError, match="'group' is not one of instance, batch, none"):
@@ -78,6 +81,11 @@ def test_the_small_network_without_biases_has_none_and_is_not_exclusive():
     net = build_backbone("cnn", 3, 8, 2, backbone_args={"norm": "none", "bias": False, "width": 4})
     assert not [name for name, _ in net.named_parameters() if name.endswith("bias")]
     assert net(torch.rand(2, 2, 9, 9)).shape == (2, 3)
+    for side, norm in ((1, "batch"), (3, "instance")):
+        with pytest.raises(UserError, match=f"image_size: {side} is not accepted"):
+            build_backbone("cnn", 3, side, 1, backbone_args={"norm": norm})
+        smallest = build_backbone("cnn", 3, side + 1, 1, backbone_args={"norm": norm, "width": 2})
+        assert smallest(torch.rand(2, 1, side + 1, side + 1)).shape == (2, 3)
     with pytest.raises(UserError, match="'layer' is not one of batch, instance, none"):
         build_backbone("cnn", 3, backbone_args={"norm": "layer"})
 
