@@ -50,8 +50,11 @@ def slope(call: Call) -> tuple[Tensor, Tensor]:
 
 def unit(call: Call) -> Step | Refusal:
     """The rule of a function of one variable, applied to each entry."""
-    if not call.varying[0]:
-        return frozen(call.evaluate())
+    if any(call.varying[1:]):
+        number = call.varying.index(True, 1)
+        return Refusal(f"depends on the image by its argument {number}, such as a bound or an exponent")
+    if call.args[0].is_complex():
+        return Refusal("is of complex numbers")
     value, factor = slope(call)
     pair = isinstance(call.evaluate(), tuple)
     rest = None if call.name in HOMOGENEOUS else value - factor * call.args[0]

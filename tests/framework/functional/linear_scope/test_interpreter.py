@@ -355,6 +355,21 @@ class InNumPy(nn.Module):
         return torch.from_numpy(x.detach().numpy() ** 2)
 
 
+class Bounded(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.clamp(x.mean((2, 3), keepdim=True))
+
+
+class Powers(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 2**x
+
+
+class Spectrum(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.fft.rfft2(x).abs()
+
+
 class Random(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.dropout(x, training=True)
@@ -382,6 +397,9 @@ class BatchStatistics(nn.Module):
         (nn.Softmax(1), r"aten._softmax in 1 \(Softmax\) is a softmax that reaches the output; interpret the logits"),
         (ByNumPy(), r"Sequential computes what depends on values of a tensor \(.item\(\), .tolist\(\), NumPy"),
         (InNumPy(), r"1 \(InNumPy\) computes what depends on values of a tensor"),
+        (Bounded(), r"aten.clamp in 1 \(Bounded\) depends on the image by its argument 1"),
+        (Powers(), r"aten.pow in 1 \(Powers\) depends on the image by its argument 1"),
+        (Spectrum(), r"aten.abs in 1 \(Spectrum\) is of complex numbers"),
         (Tracked(), r"Sequential computes what depends on values of a tensor \(.item"),
         (BatchStatistics(), r"aten._native_batch_norm_legit in 1.norm \(BatchNorm2d\) takes its statistics from all 2 images"),
     ],
