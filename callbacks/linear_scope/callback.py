@@ -45,8 +45,9 @@ class LinearScope(Observer):
     Args:
         every_n_epochs: Number of epochs between two looks; it also measures at the start.
         part: ``train``, ``val`` or ``test``: the data whose first images are used.
-        points: Largest number of images whose classes are counted.
-        images: Number of images in the figures; 0 draws none.
+        points: Largest number of images that are measured, of a network whose output is not a picture.
+        images: Number of images in the figures; 0 draws none. If the output is a picture, they are also the ones that
+            are measured, at least one.
         classes: Number of classes of each image whose votes are drawn, those of the largest logits.
         k: Number of singular triples.
         radius: Distance within which a column's energy is near, in pixels of the output.

@@ -93,12 +93,20 @@ def test_of_a_classifier_it_logs_and_draws_and_leaves_training_alone(tmp_path):
 
 
 def test_of_pictures_it_logs_gain_and_locality_and_draws(tmp_path):
-    _, trainer = trained(tmp_path, upscaler, [LinearScope(every_n_epochs=1, images=2, k=3)], pictures=True, epochs=1)
+    model, trainer = trained(
+        tmp_path, upscaler, [LinearScope(every_n_epochs=1, images=2, k=3)], pictures=True, epochs=1
+    )
     logged = trainer.callback_metrics
     assert {"dc_gain", "dc_gain_std", "locality", "norm_ratio", "error"} == {
         name.removeprefix("linear_scope/") for name in logged
     }
-    assert 0 < logged["linear_scope/locality"] <= 1
+    assert float(logged["linear_scope/locality"]) == pytest.approx(1)  # of a 3x3 convolution: at most 3.6 pixels away
+    x = trainer.datamodule.val_set.tensors[0][:2] * 0.3 + 0.4
+    raw = Standardised(model, (0.4,), (0.3,)).double()
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda z: raw(z[None])[0]))(x.double())
+    gains = jacobian.detach().sum((-3, -2, -1))
+    assert float(logged["linear_scope/dc_gain"]) == pytest.approx(float(gains.mean()), rel=1e-5)
+    assert float(logged["linear_scope/dc_gain_std"]) == pytest.approx(float(gains.std(correction=0)), rel=1e-5)
     names = {file.stem for file in (tmp_path / "figures").iterdir()}
     kinds = ("rows", "columns", "residual", "basis")
     assert names == {f"linear_scope_{kind}_epoch1" for kind in kinds} | {"linear_scope"}
@@ -193,6 +201,14 @@ class Squared(nn.Module):
 def test_what_cannot_be_interpreted_is_refused_before_training(tmp_path, net, message):
     with pytest.raises(UserError, match=message):
         trained(tmp_path, net, [LinearScope()])
+
+
+def test_a_resumed_run_goes_on_with_its_measurements():
+    seen, other = LinearScope(), LinearScope()
+    seen.rows = [{"epoch": 0.0, "norm_ratio": 0.5}]
+    other.load_state_dict(seen.state_dict())
+    other.on_train_start(None, None)  # no second look at the start
+    assert other.rows == seen.rows
 
 
 def test_bad_settings_are_refused():

@@ -174,7 +174,9 @@ def test_check_7_max_pooling_with_ties_padding_and_overlap(pool):
 
 
 @pytest.mark.parametrize("mode", ["linear_mean", "frozen_mean"])
-@pytest.mark.parametrize("norm", [nn.InstanceNorm2d(4, affine=True), nn.GroupNorm(2, 4), nn.LayerNorm([4, 6, 6])])
+@pytest.mark.parametrize(
+    "norm", [nn.InstanceNorm2d(4, affine=True), nn.GroupNorm(2, 4), nn.LayerNorm([4, 6, 6]), nn.RMSNorm([4, 6, 6])]
+)
 def test_check_7_normalisations_are_exact_in_both_modes(norm, mode):
     torch.manual_seed(0)
     net = randomised(nn.Sequential(nn.Conv2d(1, 4, 3), copy.deepcopy(norm), nn.ReLU(), nn.Conv2d(4, 1, 3)))
@@ -218,6 +220,42 @@ def test_relu_at_exactly_zero_has_slope_zero_as_in_torch():
     with LinearInterpreter(net, x) as scope:
         assert torch.equal(scope.matrix().values[0], torch.diag(torch.tensor([0.0, 1, 0, 0]).double()))
         assert torch.equal(scope.matrix().values[0], jacobian(net, x))
+
+
+def test_a_secant_at_exactly_zero_is_the_derivative():
+    x = torch.tensor([[0.0, 1.0, -2.0]]).double()
+    with LinearInterpreter(nn.Tanh(), x) as scope:
+        expected = torch.tensor([1.0, torch.tanh(x[0, 1]), torch.tanh(x[0, 2]) / -2])
+        torch.testing.assert_close(scope.matrix().values[0], torch.diag(expected.double()))
+
+
+class Larger(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.maximum(x, x.flip(-1)) + 2 * torch.minimum(x, 0.5 * x.flip(-1))
+
+
+def test_two_that_tie_share_as_in_torch():
+    x = torch.tensor([[1.0, 0.0, 0.0, 1.0, 3.0, 1.0]]).double()
+    with LinearInterpreter(Larger(), x) as scope:
+        assert torch.equal(scope.matrix().values[0], jacobian(Larger(), x))
+
+
+def test_a_gated_linear_unit_keeps_its_gate():
+    x = images(2)
+    with LinearInterpreter(nn.GLU(), x) as scope:
+        torch.testing.assert_close(scope(3 * x), 3 * F.glu(x))
+        assert (scope.matrix().values.flatten(2)[:, :, 4:8] == 0).all()
+
+
+def test_the_errors_that_are_returned_are_those_of_what_was_read():
+    def off(call: Call) -> Step:
+        return Step((0,), lambda g: 1.5 * g)
+
+    x = torch.tensor([[1.0, 2.0, 3.0]]).double()
+    with LinearInterpreter(nn.ReLU(), x, units={"aten.relu": off}, tolerance=1.0) as scope:
+        assert scope.error.tolist() == scope.matrix().error.tolist() == scope.columns([0]).error.tolist() == [1.5]
+        assert scope.rows([0]).error.tolist() == [0.5]
+        assert scope.rows([0, 1]).error.tolist() == [1.0]
 
 
 class Functional(nn.Module):
