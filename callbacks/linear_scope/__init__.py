@@ -23,9 +23,8 @@ mass between F x and r: by default x are pixels from 0 to 1, where the datamodul
 It works with any module whose ``forward`` maps the batch's input of floating-point numbers and treats images
 independently; operations without a linear action (a softmax of the output, a product of two features) are refused
 before training, with their module's name. It changes nothing: a training that diverges to NaN goes on, with NaN logged
-here. Cost: a copy of the network in float64; for each look
-some ten forward passes of ``points`` images, and of each image in the figures a pass a row and column. Its
-mathematics: ``framework/functional/linear_scope``.
+here. Cost: a copy of the network in float64; for each look some ten forward passes of ``points`` images, and of each
+image in the figures a pass a row and column. Its mathematics: ``framework/functional/linear_scope``.
 """
 
 from callbacks.linear_scope.callback import LinearScope

@@ -114,7 +114,7 @@ def test_of_pictures_it_logs_gain_and_locality_and_draws(tmp_path):
 
 def test_validate_looks_once_at_the_validation_data_and_draws(tmp_path):
     torch.manual_seed(0)
-    model, seen = Net(classifier()), LinearScope(points=10, images=2, classes=1, k=2, chunk=3, part="train")
+    model, seen = Net(classifier()), LinearScope(points=10, images=1, classes=1, k=1, chunk=3, part="train")
     (found,) = quiet_trainer(tmp_path, seen).validate(model, datamodule=Data(False), verbose=False)
     data = Data(False)
     data.setup("validate")

@@ -705,7 +705,7 @@ def test_input_times_gradient_of_captum_is_the_contribution_of_a_piecewise_linea
     torch.testing.assert_close(ours, found.detach())
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "squeezenet"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "squeezenet"])
 def test_architectures_are_exact_with_random_weights(name):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
