@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from framework.errors import UserError
 from framework.functional.neural_code.codes import pack_bits
 from framework.functional.neural_code.distinct import hash_codes, redundancy_ratio
 from framework.settings import at_least
@@ -36,9 +37,15 @@ class RedundancyRatio(Metric):
         self.add_state("examples", default=torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, codes: Tensor | np.ndarray) -> None:
-        """Adds codes: bool (B, D), or packed uint8 (B, ⌈D/8⌉) as an array or a tensor."""
-        if isinstance(codes, Tensor):
-            codes = pack_bits(codes) if codes.dtype == torch.bool else codes.cpu().numpy()
+        """Adds codes: bool (B, D), or packed uint8 (B, ⌈D/8⌉), as an array or a tensor.
+
+        Raises:
+            UserError: they are of another type.
+        """
+        codes = codes if isinstance(codes, Tensor) else torch.from_numpy(np.ascontiguousarray(codes))
+        if codes.dtype not in (torch.bool, torch.uint8):
+            raise UserError(f"codes: {codes.dtype} is not accepted; bits as bool, or packed ones as uint8")
+        codes = pack_bits(codes) if codes.dtype == torch.bool else codes.cpu().numpy()
         self.examples += len(codes)
         # those of this update that occur twice count once; the others wait for compute
         found = np.unique(hash_codes(codes), axis=0)
@@ -74,7 +81,14 @@ class Purity(Metric):
         self.add_state("counts", default=torch.zeros(clusters, classes, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, clusters: Tensor, classes: Tensor) -> None:
-        """Adds cluster and class (B,) of examples, from 0."""
+        """Adds cluster and class (B,) of examples, from 0.
+
+        Raises:
+            UserError: one is below 0, or not below its number.
+        """
+        for name, found, count in (("clusters", clusters, self.clusters), ("classes", classes, self.classes)):
+            if found.numel() and not 0 <= int(found.min()) <= int(found.max()) < count:
+                raise UserError(f"{name}: {int(found.min())} to {int(found.max())} is not accepted; 0 to {count - 1}")
         pairs = clusters.long() * self.classes + classes.long()
         self.counts += torch.bincount(pairs, minlength=self.counts.numel()).view_as(self.counts)
 

@@ -25,11 +25,15 @@ def test_updates_are_one_set():
     metric.update(np.packbits(CODES.numpy(), axis=1))
     metric.update(torch.from_numpy(np.packbits(BITS.numpy(), axis=1)))
     assert float(metric.compute()) == pytest.approx((100 - distinct) / 100)
+    metric.update(BITS.numpy())  # an array of bits is packed too
+    assert float(metric.compute()) == pytest.approx((140 - distinct) / 140)
+    with pytest.raises(UserError, match=r"codes: torch\.float32 is not accepted"):
+        metric.update(BITS.float())
     other = RedundancyRatio()
     other.update(~BITS)
     other.merge_state(metric)
     whole = len(torch.unique(torch.cat([CODES, ~BITS]), dim=0))
-    assert float(other.compute()) == pytest.approx((140 - whole) / 140)
+    assert float(other.compute()) == pytest.approx((180 - whole) / 180)
 
 
 def test_purity():
@@ -40,6 +44,9 @@ def test_purity():
     assert float(metric.compute()) == pytest.approx(purity(clusters.numpy(), labels.numpy()))
     with pytest.raises(UserError, match="clusters: 0"):
         Purity(0, 3)
+    for pair, message in (((0, 3), "classes: 3 to 3 is not accepted; 0 to 2"), ((-1, 0), "clusters: -1 to -1")):
+        with pytest.raises(UserError, match=message):
+            metric.update(*(torch.tensor([value]) for value in pair))
 
 
 def _rank():
