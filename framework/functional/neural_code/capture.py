@@ -13,6 +13,7 @@ changes its input. One module that is called twice gives two layers.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from framework.errors import UserError
-from framework.settings import one_of
+from framework.settings import not_empty, one_of
 
 Space = Literal["each", "any"]
 """Whether each position of a map (B, C, H, W) has a bit, or each channel one that is 1 if any position is above 0."""
@@ -148,14 +149,15 @@ class CodeReader:
     sines. A layer counts if it has one row, or equally many, for each example of a batch, and each example's row does
     not depend on the others.
 
-    The model is called in ``eval`` mode without gradients; the modes are restored.
+    The model is called in ``eval`` mode, without gradients and uncompiled; the modes are restored. Inputs of a floating
+    type are converted to that of its parameters. What is NaN counts as off, with a warning.
 
     Args:
         model: The model; called with a batch of inputs.
         x: Some inputs (B, …), on which the layers are found.
         layers: Names of layers, entirely or their last parts, with ``*`` and ``?`` as in a shell. A name that is no
             activation's is that of a module, whose output is then read in the same way (for an activation that is not
-            found, such as that of a compiled module, name the module before it).
+            found, name the module before it).
         space: ``each``, or ``any`` for one bit for each channel of a map (B, C, H, W).
         key: The setting with the names, for messages.
 
@@ -165,6 +167,8 @@ class CodeReader:
 
     Raises:
         UserError: no layer is found, or a name is none of the model's; the message has the nearest names.
+
+    Warns if inputs of the last layer are NaN: that happens where a training has diverged, and such codes say nothing.
     """
 
     def __init__(
@@ -176,6 +180,8 @@ class CodeReader:
         key: str = "layers",
     ) -> None:
         one_of(get_args(Space), space=space)
+        layers = [layers] if isinstance(layers, str) else layers
+        not_empty(**{key: layers})
         self.model, self.space, self.key = model, space, key
         self.outputs: set[str] = set()
         found = self._find(x)
@@ -213,9 +219,13 @@ class CodeReader:
         """
         wanted = {(layer.name, layer.function): layer for layer in self.layers}
         parts: dict[tuple[str, str], Tensor] = {}
+        undefined: dict[str, Tensor] = {}
+        last = self.layers[-1]
 
         def take(name: str, function: str, value: Tensor) -> None:
             layer = wanted.get((name, function))
+            if layer is last:  # NaN of an earlier one arrives here
+                undefined[name] = value.isnan().any()
             if layer is not None:
                 bits = self._bits(value, len(x))
                 if bits is None or bits.shape[1] != layer.bits:
@@ -229,17 +239,18 @@ class CodeReader:
         missing = [name for name, function in wanted if (name, function) not in parts]
         if missing:
             raise UserError(f"{self.key}: {missing[0]} is not called for all inputs, so it has no place in a code")
+        if undefined[last.name]:
+            warnings.warn(f"{self.key}: {last.name} has NaN for some inputs; these bits are 0", stacklevel=2)
         return torch.cat([parts[layer.name, layer.function] for layer in self.layers], 1)
 
     def _run(self, x: Tensor, take: Callable[[str, str, Tensor], None]) -> None:
         first = next((p for p in self.model.parameters() if p.is_floating_point()), None)
         if first is not None:
-            # a model of half precision throughout needs such inputs; otherwise the inputs' own type is the model's
-            half = first.dtype in (torch.bfloat16, torch.float16) and x.is_floating_point()
-            x = x.to(first.device, first.dtype if half else None)
+            x = x.to(first.device, first.dtype if x.is_floating_point() else None)
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(_evaluating(self.model))
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(_Recorder(self.model, self.outputs, take))
             self.model(x)
 
@@ -269,7 +280,7 @@ class CodeReader:
             if other is None or value.ndim == 0 or len(value) % 3 or len(value) * 2 != len(other) * 3:
                 continue
             a, b = value.reshape(3, -1)[:2].float(), other.reshape(2, -1).float()
-            scale = float(a.abs().max()) if a.numel() else 0.0
+            scale = float(a.nan_to_num(posinf=0.0, neginf=0.0).abs().max()) if a.numel() else 0.0
             bits = self._bits(value, 3)
             if bits is not None and torch.allclose(a, b, rtol=1e-2, atol=1e-3 * scale, equal_nan=True):
                 found[layer] = bits.shape[1]

@@ -157,6 +157,48 @@ def test_half_precision_and_one_example():
     assert np.array_equal(codes.unpacked(), net[0](x.bfloat16()).detach() > 0)
 
 
+def test_inputs_of_another_floating_type():
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(3, 5), nn.ReLU()), torch.randn(20, 3)
+    expected = neural_codes(net, x).packed
+    assert np.array_equal(neural_codes(net, x.double()).packed, expected)
+    assert np.array_equal(neural_codes(net.double(), x).packed, expected)
+
+
+def test_what_is_nan_is_off_and_said():
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU()), torch.randn(20, 3)
+    before = neural_codes(net, x).unpacked()
+    x[3, 0] = float("nan")
+    with pytest.warns(UserWarning, match="layers: 3 has NaN for some inputs; these bits are 0"):
+        found = neural_codes(net, x).unpacked()
+    assert not found[3].any()
+    others = np.arange(20) != 3
+    assert np.array_equal(found[others], before[others])
+    net[0].weight.data.fill_(float("nan"))  # a training that diverged
+    with pytest.warns(UserWarning, match="has NaN"):
+        assert not neural_codes(net, x).unpacked().any()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_compiled_model_has_the_codes_of_the_model(whole):
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(20, 3)
+    expected = neural_codes(net, x)
+
+    def backend(graph, inputs):
+        raise AssertionError("it was compiled for its codes")
+
+    if whole:
+        compiled = torch.compile(net, backend=backend)
+    else:
+        compiled = net
+        net[1].compile(backend=backend)
+    found = neural_codes(compiled, x)
+    assert [layer.bits for layer in found.layers] == [5]
+    assert np.array_equal(found.packed, expected.packed)
+
+
 def test_codes_do_not_depend_on_the_batch_and_keep_no_graph():
     torch.manual_seed(0)
     net, x = Odd(), torch.randn(33, 6, requires_grad=True)
@@ -175,6 +217,9 @@ def test_what_is_refused():
         CodeReader(nn.Linear(3, 3), torch.randn(4, 3))
     with pytest.raises(UserError, match="space: 'all' is not one of each, any"):
         CodeReader(net, x, space="all")
+    with pytest.raises(UserError, match=r"layers: \[\] is not accepted"):
+        CodeReader(net, x, [])
+    assert [layer.name for layer in CodeReader(net, x, "inplace").layers] == ["inplace"]  # no letters of it
     with pytest.raises(UserError, match="there are no examples"):
         neural_codes(net, x[:0])
     sizes = nn.Sequential(nn.ReLU(), nn.Flatten())
