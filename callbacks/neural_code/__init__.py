@@ -26,9 +26,9 @@ their own. In any script: ``framework.functional.neural_code.neural_codes(model,
 It works with any module whose ``forward`` takes the batch's inputs, and data sets with a length; it does not change
 the model. Cost: one pass over the data for each measurement; logistic regression takes seconds to minutes with
 thousands of bits (``classifiers: [kmeans, knn]`` leaves it out). Memory: an eighth of a byte for each bit of each saved
-example, 16 bytes for each other one (``save: false``), and one batch; K-means and logistic regression convert
-``fit_examples`` codes to float64. Limits: a compiled module's activations are not seen (``layers`` can name the modules
-before them); the upper kink of ReLU6 has no bit.
+example, 16 bytes for each other one (``save: false``), and one batch. K-means and logistic regression convert
+``fit_examples`` codes to float64, and are refused where these take more than 8 GB. Settings that the model or the data
+do not fit are refused before training. Limit: the upper kink of ReLU6 has no bit.
 """
 
 from callbacks.neural_code.callback import NeuralCode

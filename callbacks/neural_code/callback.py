@@ -35,6 +35,8 @@ from framework.settings import at_least, at_most, between, not_empty, one_of
 Part = Literal["train", "val", "test"]
 Classifier = Literal["kmeans", "knn", "logistic"]
 When = Literal["end", "always"]
+MOST_FLOATS = 8e9  # bytes of the codes that K-means and logistic regression convert
+LARGE_FILE = 1e9  # bytes of codes from which a warning says how to have fewer
 
 
 class NeuralCode(Observer):
@@ -58,8 +60,8 @@ class NeuralCode(Observer):
         batch_size: Examples in a pass of the network.
 
     Raises:
-        UserError: a setting is not accepted, or the module has no ``forward`` (before training); no layer is found or a
-            name is none, the data has no length or no classes (at the first measurement).
+        UserError: a setting is not accepted; before training: the module has no ``forward``, no layer is found or a
+            name is none, the data has no length or no classes, or its codes are too long for the classifiers.
     """
 
     technique = "neural_code"
@@ -113,6 +115,12 @@ class NeuralCode(Observer):
         """
         if type(model).forward is pl.LightningModule.forward:
             raise UserError(f"{self.name}: {type(model).__name__} has no forward, so its codes cannot be read")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Reads the code of one example of each part, so that what cannot work is known before training."""
+        reader = self._reader(trainer, pl_module, 1)
+        with first_rank_buffers(trainer, pl_module):
+            self._examine(reader, {part: reader.read(part, 1, 0) for part in self.parts})
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -182,11 +190,11 @@ class NeuralCode(Observer):
         self, trainer: pl.Trainer, module: pl.LightningModule, parts: tuple[Part, ...], classify: bool
     ) -> tuple[dict[str, float], CodesFile]:
         """Returns the measurements, by name without the prefix, and the codes; the same on all processes."""
-        make = partial(CodeReader, module, layers=self.layers, space=self.space, key=f"{self.name}.layers")
-        reader = PartReader(trainer, module, make, self.batch_size, self.name)
+        reader = self._reader(trainer, module, self.batch_size)
         keep = None if self.save else (self.fit_examples if classify and self.classifiers else 0)
         with first_rank_buffers(trainer, module):
             read = {part: reader.read(part, self.examples, keep) for part in parts}
+        self._examine(reader, read)
         assert reader.codes is not None
         self.kind = reader.codes.kind
         ones = np.bitwise_or.reduce([found.columns.ones for found in read.values()])
@@ -206,6 +214,32 @@ class NeuralCode(Observer):
         codes: dict[str, PartCodes] = {p: PartCodes(f.packed, f.ids[f.kept], f.labels[f.kept]) for p, f in read.items()}
         return row, CodesFile(self.kind, reader.codes.layers, varying, codes)
 
+    def _reader(self, trainer: pl.Trainer, module: pl.LightningModule, batch_size: int) -> PartReader:
+        make = partial(CodeReader, module, layers=self.layers, space=self.space, key=f"{self.name}.layers")
+        return PartReader(trainer, module, make, batch_size, self.name)
+
+    def _examine(self, reader: PartReader, read: dict[Part, Read]) -> None:
+        """Refuses what the classifiers cannot be fitted to, on all processes alike."""
+        assert reader.codes is not None
+        bits, most = reader.codes.bits, self.examples
+        counts = [found.total if most is None else min(found.total, most) for found in read.values()]
+        for part, found in read.items():
+            if self.classifiers and (found.labels < 0).any():
+                raise UserError(f"{self.name}.classifiers: the {part} data has no classes; give [] for no classifiers")
+        fitted = min(self.fit_examples, max(counts))
+        floats = 8 * fitted * bits
+        if {"kmeans", "logistic"} & set(self.classifiers) and floats > MOST_FLOATS:
+            raise UserError(
+                f"{self.name}.classifiers: kmeans and logistic would convert {fitted} codes of {bits} bits to float64, "
+                f"{floats / 1e9:.0f} GB; leave them out, or have fewer bits (space: any, layers) or fit_examples"
+            )
+        size = sum(counts) * -(-bits // 8)
+        if self.save and size > LARGE_FILE:
+            rank_zero_warn(
+                f"{self.name}: the codes to save take {size / 1e9:.0f} GB of memory, and as much of the disk; "
+                "save: false, fewer examples or fewer bits (space: any, layers) avoid that"
+            )
+
     def _scores(self, read: dict[Part, Read], varying: np.ndarray) -> dict[str, float]:
         """Returns the accuracies of the classifiers on codes without constant columns."""
         if not varying.any():
@@ -215,8 +249,6 @@ class NeuralCode(Observer):
         for part, found in read.items():
             rows = choose_rows(len(found.kept), self.fit_examples, seed=1)
             labels[part] = found.labels[found.kept][rows]
-            if (labels[part] < 0).any():
-                raise UserError(f"{self.name}.classifiers: the {part} data has no classes; give [] for no classifiers")
             bits[part] = unpack_bits(found.packed[rows], len(varying), varying)
         scores: dict[str, float] = {}
         if "kmeans" in self.classifiers:

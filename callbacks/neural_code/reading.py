@@ -26,6 +26,7 @@ class Read:
     """What was read of one part, the same on all processes.
 
     Attributes:
+        total: Number of examples in the data set.
         ids: Index of each example in its data set, (n,).
         hashes: Of their codes, int64 (n, 2).
         labels: Classes (n,); -1 if the data has none.
@@ -34,6 +35,7 @@ class Read:
         columns: Which columns vary.
     """
 
+    total: int
     ids: np.ndarray
     hashes: np.ndarray
     labels: np.ndarray
@@ -174,7 +176,7 @@ class PartReader:
             ranks=lambda: (world, rank),
         )
         own = positions[rank::world].numpy()
-        return self._gathered(ids, kept, *self._pass(loader, own, kept))
+        return self._gathered(len(dataset), ids, kept, *self._pass(loader, own, kept))
 
     def _pass(self, loader: ExactLoader, own: np.ndarray, kept: np.ndarray) -> tuple[Any, ...]:
         hashes = np.empty((len(own), 2), np.int64)
@@ -205,6 +207,7 @@ class PartReader:
 
     def _gathered(
         self,
+        total: int,
         ids: np.ndarray,
         kept: np.ndarray,
         own: np.ndarray,
@@ -230,7 +233,7 @@ class PartReader:
         place = np.cumsum(kept) - 1
         for row, chosen, part in zip(positions, mine, all_packed, strict=True):
             codes[place[row[chosen]]] = part[: int(chosen.sum())]
-        return Read(ids, found_hashes, found_labels, np.flatnonzero(kept), codes, columns)
+        return Read(total, ids, found_hashes, found_labels, np.flatnonzero(kept), codes, columns)
 
     def _all(self, array: np.ndarray) -> np.ndarray:
         """Returns the arrays of all processes, (world, …)."""

@@ -278,6 +278,51 @@ def test_what_it_refuses(tmp_path):
     trainer_of(tmp_path, NeuralCode(classifiers=()), max_epochs=1).fit(Coded(), numbers, numbers)
 
 
+class Watched(Coded):
+    """Fails if it is trained."""
+
+    def training_step(self, batch, batch_idx):
+        raise AssertionError("a step was taken")
+
+
+def test_what_cannot_work_is_refused_before_training(tmp_path, monkeypatch):
+    """Also where nothing is measured before the end."""
+    numbers = DataLoader(TensorDataset(torch.randn(8, 6), torch.randn(8, 3).softmax(1)), batch_size=2)
+    with pytest.raises(UserError, match="the train data has no classes"):
+        trainer_of(tmp_path, NeuralCode(epochs=(2,))).fit(Watched(), numbers, numbers)
+    with pytest.raises(UserError, match="'bodi' names nothing"):
+        fitted(tmp_path, NeuralCode(epochs=(2,), layers=["bodi"]), Watched())
+    monkeypatch.setattr("callbacks.neural_code.callback.MOST_FLOATS", 8 * 100 * 9 - 1)
+    with pytest.raises(UserError, match="kmeans and logistic would convert 100 codes of 9 bits to float64"):
+        fitted(tmp_path, NeuralCode(epochs=(2,)), Watched())
+    monkeypatch.setattr("callbacks.neural_code.callback.LARGE_FILE", 157 * 2 - 1)
+    with pytest.warns(UserWarning, match="neural_code: the codes to save take"):
+        fitted(tmp_path, NeuralCode(epochs=(2,), classifiers=("knn",)))
+    fitted(tmp_path, NeuralCode(epochs=(2,), fit_examples=99))
+
+
+def test_two_processes_refuse_data_without_classes_alike(tmp_path):
+    """Not the first alone, for which the other would wait."""
+
+    def rank():
+        numbers = DataLoader(TensorDataset(torch.randn(8, 6), torch.randn(8, 3).softmax(1)), batch_size=2)
+        trainer = trainer_of(tmp_path, NeuralCode(), devices=2, strategy="ddp", use_distributed_sampler=False)
+        with pytest.raises(UserError, match="the train data has no classes"):
+            trainer.fit(Watched(), numbers, numbers)
+
+    assert in_two_ranks(rank) == [0, 0]
+
+
+def test_double_precision_and_a_training_that_diverged(tmp_path):
+    fitted(tmp_path, NeuralCode(), precision="64-true", max_epochs=1)
+    model = Coded()
+    model.net[0].weight.data.fill_(float("nan"))
+    technique = NeuralCode()
+    with pytest.warns(UserWarning, match=r"neural_code.layers: net.2 has NaN for some inputs; these bits are 0"):
+        trainer_of(tmp_path, technique, max_epochs=1).fit(model, datamodule=Points())
+    assert technique.rows[-1]["val/distinct"] == 1
+
+
 def test_broken_files(tmp_path):
     trained(tmp_path, NeuralCode(classifiers=()), epochs=1)
     whole = read_codes(tmp_path)
