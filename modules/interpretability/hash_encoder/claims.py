@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from framework.claims import Claim, Reproduction, at_least, at_most
+from framework.claims import Claim, Reproduction, at_least, at_most, over_seeds
 from modules.interpretability.hash_encoder.plots import phase_figure, time_figure, widths_figure
 from modules.interpretability.hash_encoder.regions import region_count_bound
 
@@ -37,26 +38,44 @@ class _Run:
         return self.rows[epoch][f"{part}/redundancy_ratio"]
 
 
-def fitted(run: Reproduction, width: int, seed: int, *overrides: str) -> _Run:
-    """Returns one run of the shipped config at a width."""
-    name = f"{width}-{seed}-{len(overrides)}"
-    options = [f"--model.width={width}", f"--seed_everything={seed}", f"--run.name={name}", "--run.monitor=null"]
-    saved = "--techniques.neural_code.save=false"
-    metrics = run.fit(CONFIG, *options, f"--techniques.neural_code.epochs={list(EPOCHS)}", saved, *overrides)
-    (file,) = (run.folder / "runs").glob(f"*/{name}/neural_code.json")
-    rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    return _Run({row["epoch"]: row for row in rows}, metrics["val/accuracy"])
+def options(name: str, width: int, seed: int, *others: str) -> list[str]:
+    """Returns the options of one run of the shipped config; its seed is that of the digits' order too."""
+    return [
+        f"--run.name={name}",
+        "--run.monitor=null",
+        f"--model.width={width}",
+        f"--seed_everything={seed}",
+        f"--data.seed={seed}",
+        f"--techniques.neural_code.epochs={list(EPOCHS)}",
+        "--techniques.neural_code.save=false",
+        *others,
+    ]
+
+
+def measured(run: Reproduction, runs: Mapping[str, list[str]]) -> dict[str, _Run]:
+    """Returns what was measured in each of some runs, by their names."""
+    found = {}
+    for name, metrics in zip(runs, run.fits(CONFIG, list(runs.values())), strict=True):
+        (file,) = (run.folder / "runs").glob(f"*/{name}/neural_code.json")
+        rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        found[name] = _Run({row["epoch"]: row for row in rows}, metrics["val/accuracy"])
+    return found
 
 
 def claims(run: Reproduction) -> Iterator[Claim]:
     """Widths, time, and sample size."""
-    widths = {width: fitted(run, width, 0) for width in WIDTHS}
     bare = "--techniques.neural_code.classifiers=[]"
-    seeds = [widths[20], *(fitted(run, 20, seed, f"--data.seed={seed}", bare) for seed in SEEDS[1:])]
-    few = [fitted(run, 20, seed, f"--data.seed={seed}", bare, f"--data.samples={FEW}") for seed in SEEDS]
+    runs = {f"width-{w}": options(f"width-{w}", w, 0) for w in WIDTHS}
+    for seed in SEEDS:
+        runs[f"few-{seed}"] = options(f"few-{seed}", 20, seed, bare, f"--data.samples={FEW}")
+        if seed:  # the run of width 20 is that of seed 0
+            runs[f"many-{seed}"] = options(f"many-{seed}", 20, seed, bare)
+    found = measured(run, runs)
+    widths = {width: found[f"width-{width}"] for width in WIDTHS}
+    many = [widths[20] if seed == 0 else found[f"many-{seed}"] for seed in SEEDS]
     yield from over_width(run, widths)
-    yield from over_time(run, widths, seeds)
-    yield from over_samples(seeds, few)
+    yield from over_time(run, widths, many)
+    yield from over_samples(many, [found[f"few-{seed}"] for seed in SEEDS])
 
 
 def over_width(run: Reproduction, widths: dict[int, _Run]) -> Iterator[Claim]:
@@ -106,18 +125,12 @@ def over_time(run: Reproduction, widths: dict[int, _Run], seeds: Sequence[_Run])
     maps = {"train RR, n = 4,000": ratios}
     run.figure("phases", phase_figure(maps, EPOCHS, list(widths), ("width", "epochs")))
     found = {epoch: [one.ratio(epoch) for one in seeds] for epoch in EPOCHS}
-    means = {epoch: float(np.mean(values)) for epoch, values in found.items()}
     details = {f"epoch {epoch}": values for epoch, values in found.items()}
-    for epoch, text in ((0, "at the start"), (60, "at the end")):
-        yield Claim(
-            f"train RR after the first epoch less {text}, width 20, mean",
-            "jumps, then decays (width 40, 48k: .05, .57, .10)",
-            means[1] - means[epoch],
-            at_least(0.15),
-            SCALE,
-            details,
-            seeds=len(seeds),
-        )
+    paper = "jumps, then decays (width 40, 48k: .05, .57, .10)"
+    for epoch, moment in ((0, "at the start"), (60, "at the end")):
+        rises = [first - other for first, other in zip(found[1], found[epoch], strict=True)]
+        text = f"train RR after the first epoch less {moment}, width 20, mean"
+        yield over_seeds(text, paper, rises, at_least(0.15), SCALE, details)
 
 
 def over_samples(many: Sequence[_Run], few: Sequence[_Run]) -> Iterator[Claim]:
@@ -125,6 +138,8 @@ def over_samples(many: Sequence[_Run], few: Sequence[_Run]) -> Iterator[Claim]:
     ratios = {name: [one.ratio(60, "val") for one in runs] for name, runs in (("few", few), ("many", many))}
     details: dict[str, Any] = {f"n = {FEW}": ratios["few"], "n = 4,000": ratios["many"]}
     details |= {"network": {f"n = {FEW}": [r.accuracy for r in few], "n = 4,000": [r.accuracy for r in many]}}
-    text = f"mean test RR, trained on n = {FEW} over n = 4,000, width 20, equally many updates"
-    ratio = float(np.mean(ratios["few"]) / np.mean(ratios["many"]))
-    yield Claim(text, "falls with n (width 40: .77 to .05)", ratio, at_least(3), SCALE, details, seeds=len(few))
+    few_mean, many_mean = (float(np.mean(ratios[name])) for name in ("few", "many"))
+    each = tuple(one / other if other else math.nan for one, other in zip(ratios["few"], ratios["many"], strict=True))
+    text = f"mean test RR, trained on the first n = {FEW} over n = 4,000, width 20, equally many updates"
+    paper = "falls with n (width 40: .77 to .05)"
+    yield Claim(text, paper, few_mean / many_mean, at_least(3), SCALE, details, len(each), each)
