@@ -118,6 +118,8 @@ class NeuralCode(Observer):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reads the code of one example of each part, so that what cannot work is known before training."""
+        if trainer.global_step == 0:
+            self.rows.clear()  # of an earlier training
         reader = self._reader(trainer, pl_module, 1)
         with first_rank_buffers(trainer, pl_module):
             self._examine(reader, {part: reader.read(part, 1, 0) for part in self.parts})

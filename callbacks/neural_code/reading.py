@@ -66,6 +66,8 @@ def dataset_of(trainer: pl.Trainer, part: str, key: str) -> tuple[Any, Callable[
         return data.examples(part), getattr(data, "collate_fn", None), workers
     found, collate = getattr(data, f"{part}_set", None), getattr(data, "collate_fn", None)
     if found is None:
+        if part == "val" and trainer.state.fn == "fit" and trainer.val_dataloaders is None:
+            trainer.fit_loop.epoch_loop.val_loop.setup_data()  # Lightning does it before the first validation
         loaders = trainer.train_dataloader if part == "train" else getattr(trainer, f"{part}_dataloaders", None)
         loader = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
         found, collate = getattr(loader, "dataset", None), getattr(loader, "collate_fn", None)

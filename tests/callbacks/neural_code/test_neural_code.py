@@ -236,6 +236,11 @@ def test_plain_loaders_and_a_resumed_run(tmp_path):
     technique = NeuralCode(classifiers=("knn",))
     trainer_of(tmp_path, technique).fit(Coded(), loader, loader)
     assert technique.rows[-1]["val/examples"] == 40
+    trainer = trainer_of(tmp_path, technique, num_sanity_val_steps=0, check_val_every_n_epoch=2)
+    trainer.fit(
+        Coded(), loader, loader
+    )  # validation data that is not loaded yet, and measurements that are not its own
+    assert [row["epoch"] for row in technique.rows] == [0, 1, 2]
     whole, part, rest = (NeuralCode() for _ in range(3))
     trained(tmp_path / "whole", whole, epochs=3)
     _, trainer, _ = trained(tmp_path / "part", part, epochs=1)
