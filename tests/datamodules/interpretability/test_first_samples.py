@@ -17,6 +17,11 @@ def ready(**settings):
     return data
 
 
+def saved(path, x):
+    np.savez(path, x_train=x, y_train=np.arange(len(x)) % 2, x_test=x, y_test=np.arange(len(x)) % 2)
+    return path
+
+
 def test_the_first_n_are_tiled_to_as_many_updates():
     whole = ready(source="digits")
     x, y = whole.train_set.tensors
@@ -71,6 +76,12 @@ def test_files_in_their_own_order(tmp_path):
     table = tmp_path / "table.npz"
     np.savez(table, x_train=np.eye(6), y_train=np.arange(6) % 2, x_test=np.eye(6)[:2], y_test=np.zeros(2, int))
     assert torch.equal(ready(source="npz", path=table).train_set.tensors[0], torch.eye(6))
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
+    last = ready(source="npz", path=saved(tmp_path / "last.npz", images))
+    first = ready(source="npz", path=saved(tmp_path / "first.npz", np.moveaxis(images, 3, 1)))
+    assert (last.channels, last.inputs) == (3, 60)
+    assert torch.equal(last.train_set.tensors[0], first.train_set.tensors[0])
+    assert torch.equal(first.train_set.tensors[0][2, 1], torch.from_numpy(images[2, :, :, 1] / np.float32(255)))
     write_idx(tmp_path / "idx")
     assert ready(source="idx", path=tmp_path / "idx").channels == 1
     write_cifar(tmp_path / "cifar")
@@ -122,6 +133,7 @@ def test_what_is_refused(tmp_path):
         ({"y_test": np.arange(4) + 1}, "y_test has class 4, y_train ends at 3"),
         ({"y_train": np.arange(3)}, "y_train"),
         ({"x_train": np.full((4, 4), np.nan)}, "x_train"),
+        ({"x_test": np.full((4, 4), -1e39)}, "x_test has numbers beyond"),
     ):
         np.savez(path, **{**good, **change})
         with pytest.raises(UserError, match=message):
