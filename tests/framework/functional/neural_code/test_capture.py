@@ -165,6 +165,11 @@ def test_inputs_of_another_floating_type():
     assert np.array_equal(neural_codes(net.double(), x).packed, expected)
 
 
+def test_exactly_zero_is_off():
+    x = torch.tensor([[0.0, -0.0, 1e-45, -1e-45]])
+    assert neural_codes(nn.ReLU(), x).unpacked().tolist() == [[0, 0, 1, 0]]
+
+
 def test_what_is_nan_is_off_and_said():
     torch.manual_seed(0)
     net, x = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU()), torch.randn(20, 3)
