@@ -30,10 +30,11 @@ from framework.data.seeding import seeded
 from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure
+from framework.functional.evaluating import evaluating
 from framework.functional.linear_heads import LearningCurve, curve_figure, learning_curve
 from framework.functional.linear_heads.curve import as_metrics
 from framework.observing.activity import activity_of
-from framework.observing.probe import evaluating, pair_of
+from framework.observing.probe import pair_of
 from framework.settings import above, at_least, not_empty, one_of
 
 Part = Literal["train", "val"]

@@ -31,8 +31,8 @@ from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.files import write_text
+from framework.functional.evaluating import evaluating
 from framework.functional.regression_prompts import PromptLaw
-from framework.observing.probe import evaluating
 from framework.protocols import AnswersPrompts, HandsOutPrompts
 from framework.settings import above, at_least
 

@@ -33,8 +33,9 @@ from framework.data.seeding import mix
 from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
+from framework.functional.evaluating import evaluating
 from framework.functional.jacobian import sample_outputs
-from framework.observing.probe import evaluating, pair_of
+from framework.observing.probe import pair_of
 from framework.settings import above, at_least, not_empty, one_of
 
 if TYPE_CHECKING:

@@ -32,8 +32,9 @@ from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.files import write_text
 from framework.functional.calibration import calibration, fit_temperature, reliability
+from framework.functional.evaluating import evaluating
 from framework.observing.linear_probe import batches_of
-from framework.observing.probe import evaluating, pair_of
+from framework.observing.probe import pair_of
 from framework.settings import at_least
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from framework.functional.evaluating import evaluating
 from framework.functional.ntk.empirical import tangent_kernel
 from framework.observing.linear_probe import fit_probe, see
-from framework.observing.probe import evaluating
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from framework.data.loader import ExactLoader
 from framework.editing.names import choose, nothing_matches
 from framework.errors import UserError
-from framework.observing.probe import evaluating, pair_of
+from framework.functional.evaluating import evaluating
+from framework.observing.probe import pair_of
 
 HEADS = ("head", "classifier", "fc", "output")
 """Usual names of a model's last layer, for models without ``get_classifier()``."""

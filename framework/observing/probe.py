@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning.pytorch as pl
@@ -13,22 +12,11 @@ from torch import Tensor
 from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure
+from framework.functional.evaluating import evaluating
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import nn
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """A context manager that sets all parts of a model to ``eval`` mode and restores their modes afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def pair_of(batch: Any, technique: str = "probe") -> tuple[Tensor, Tensor]:

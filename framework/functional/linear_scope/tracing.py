@@ -7,8 +7,7 @@ not touched: it runs on copies of its parameters and buffers, and its modes are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from framework.errors import UserError
+from framework.functional.evaluating import evaluating
 from framework.functional.linear_scope.pixels import Standardised
 
 NAME = "linear_scope"  # in messages
@@ -80,7 +80,7 @@ def trace(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Traced:
     state |= {name: copied(value) for name, value in model.named_buffers()}
 
     def call(z: Tensor) -> Tensor:
-        with _evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             return _tensor_of(functional_call(model, state, (z,)))
 
     try:
@@ -121,17 +121,6 @@ def _tensor_of(output: Any) -> Tensor:
     return found
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
 @torch.no_grad()
 def _check_seen(model: nn.Module, traced: Traced, x: Tensor, state: dict[str, Tensor]) -> None:
     """Compares the operations with the network on a second input.
@@ -170,7 +159,7 @@ def _first_cut(model: nn.Module, state: dict[str, Tensor], x: Tensor) -> str:
 
     handle = module_hooks.register_module_forward_hook(hook)
     try:
-        with _evaluating(model), torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             functional_call(model, state, (x.detach().requires_grad_(),))
     except RuntimeError:  # NumPy refuses a tensor that autograd tracks
         pass

@@ -14,8 +14,8 @@ changes its input. One module that is called twice gives two layers.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from framework.errors import UserError
+from framework.functional.evaluating import evaluating
 from framework.settings import not_empty, one_of
 
 Space = Literal["each", "any"]
@@ -55,17 +56,6 @@ class CodeLayer:
     name: str
     function: str
     bits: int
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _activation(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> str:
@@ -249,7 +239,7 @@ class CodeReader:
             x = x.to(first.device, first.dtype if x.is_floating_point() else None)
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            stack.enter_context(_evaluating(self.model))
+            stack.enter_context(evaluating(self.model))
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(_Recorder(self.model, self.outputs, take))
             self.model(x)

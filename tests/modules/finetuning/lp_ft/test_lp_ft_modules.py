@@ -12,8 +12,8 @@ import framework
 from callbacks.ntk_split.split import ntk_split
 from framework.editing import ledger_of
 from framework.errors import UserError
+from framework.functional.evaluating import evaluating
 from framework.observing.linear_probe import find_head, see
-from framework.observing.probe import evaluating
 from modules.finetuning.lp_ft import TextClassifier, TransferClassifier, TransferMLP
 
 QUIET = ["--wandb.mode=disabled", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
