@@ -11,7 +11,7 @@ arXiv 2506.12284).
 - ``centroid_alignment/norm``, |μ|, and ``centroid_alignment/inner``, ⟨μ, x⟩. In ReLU nets without biases ⟨μ, x⟩ is the
   sum of the outputs; where it moves, features are learnt;
 - ``centroid_alignment/pc1``, σ₁² / Σ σ², the share of the first singular value of J_x: 1 for rank one. It needs a
-  gradient for each output; ``pc1: false`` leaves it out.
+  gradient for each output; ``pc1: false`` leaves it out. Inputs whose Jacobian is 0 do not count.
 
 The figure has the logged accuracies and the alignment over log steps, and the first probe input beside its centroid,
 where inputs are images or vectors of n² numbers, n at least 5.
@@ -81,8 +81,9 @@ def measure_alignment(
             )
         x = opened[0]
         mu = centroid(outputs, x)
-        share = rank_one_share(jacobian(outputs, x)).mean() if pc1 else None
-    x, flat = x.detach().to(mu), mu.flatten(1)
+        share = rank_one_share(jacobian(outputs, x)).nanmean() if pc1 else None
+    wide = torch.promote_types(mu.dtype, torch.float32)
+    x, flat = x.detach().to(wide), mu.flatten(1).to(wide)
     found = {
         "alignment": float(alignment(mu, x).mean()),
         "norm": float(flat.norm(dim=1).mean()),

@@ -141,7 +141,8 @@ class GrokkingDelay(Observer):
         new = {self.train_step, self.test_step} & {step}
         if not self.curve or new or step >= 1.02 * self.curve[-1][0]:
             self.curve.append((step, train, test))
-        if self.stop and self.test_step is not None:
+        # ranks may have other accuracies, and must end together
+        if self.stop and trainer.strategy.reduce_boolean_decision(self.test_step is not None, all=False):
             trainer.should_stop = True
 
     def _value(self, trainer: pl.Trainer, key: str) -> float:

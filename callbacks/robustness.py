@@ -3,12 +3,14 @@
 Paper: Towards Deep Learning Models Resistant to Adversarial Attacks (Madry et al. 2018, arXiv 1706.06083), the attack;
 GrokAlign (Walker et al. 2025, arXiv 2506.12284), delayed robustness.
 
-The attack maximises the cross-entropy, x in units where black is 0 and white is 1:
+The attack maximises the cross-entropy (one output z counts as the logits 0 and z), x in units where black is 0 and
+white is 1:
 
     δ ← Π_eps(δ + step · sign ∇ℓ)  (linf),  δ ← Π_eps(δ + step · ∇ℓ / ‖∇ℓ‖₂)  (l2),  x + δ within [0, 1]
 
 Models see normalised inputs (x - mean)/std: mean and deviation of each channel are those of the datamodule (its
-``mean`` and ``std``), unless they are set here. Sizes and bounds are always in [0, 1] units.
+``mean`` and ``std``), unless they are set here. Sizes and bounds are always in [0, 1] units; inputs that are not within
+them with this mean and deviation are refused. Models in half precision are attacked in steps of float32.
 
 ``points`` samples of the first validation batch are stored (of the first process). Every ``every_n_epochs`` their
 accuracy is logged as ``robustness/accuracy_<eps>``, at the end of the epoch; with ``eps`` 0 it is the clean accuracy
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Norm = Literal["linf", "l2"]
+SLACK = 0.02  # by which rounding may take a pixel out of [0, 1]; that of bfloat16 is 0.008
 
 
 def pgd(
@@ -73,7 +76,8 @@ def pgd(
         generator: Draws a random start, on the CPU; without one the attack starts at ``x``.
 
     Raises:
-        UserError: a setting is not accepted, or there are other numbers of means than channels.
+        UserError: a setting is not accepted, there are other numbers of means than channels, the inputs are not between
+            0 and 1 in these units, or the outputs do not depend on them by operations that have a gradient.
     """
     at_least(0, eps=eps)
     at_least(1, steps=steps)
@@ -83,20 +87,45 @@ def pgd(
         return x
     size = 2.5 * eps / steps if step_size is None else step_size
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
-        x, labels = x.detach().clone(), y.clone()
+        given, labels = x.dtype, y.clone()
+        x = x.detach().to(torch.promote_types(given, torch.float32), copy=True)
         centre, scale = (_per_channel(values, x, name) for values, name in ((mean, "mean"), (std, "std")))
         pixels = x * scale + centre
+        _check_range(pixels)
         delta = torch.zeros_like(pixels) if generator is None else _start(pixels, eps, norm, generator)
         for _ in range(steps):
             moved = (pixels + delta).requires_grad_()
-            loss = F.cross_entropy(sample_outputs(model((moved - centre) / scale)), labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, moved)
+            loss = F.cross_entropy(_logits(model(((moved - centre) / scale).to(given))), labels, reduction="sum")
+            found = torch.autograd.grad(loss, moved, allow_unused=True) if loss.requires_grad else (None,)
+            gradient = found[0]
+            if gradient is None:
+                raise UserError("the outputs cannot be differentiated by the inputs, which are looked up or rounded")
             if norm == "linf":
                 delta = (delta + size * gradient.sign()).clamp(-eps, eps)
             else:
                 delta = _within(delta + size * gradient / _norms(gradient).clamp(min=1e-12), eps)
-            delta = (pixels + delta).clamp(0, 1) - pixels
-        return ((pixels + delta).detach() - centre) / scale
+            delta = _inside(pixels + delta, pixels) - pixels
+        return (((pixels + delta).detach() - centre) / scale).to(given)
+
+
+def _logits(outputs: Any) -> Tensor:
+    found = sample_outputs(outputs)
+    found = found.to(torch.promote_types(found.dtype, torch.float32))
+    return torch.cat([torch.zeros_like(found), found], 1) if found.shape[1] == 1 else found
+
+
+def _inside(moved: Tensor, pixels: Tensor) -> Tensor:
+    """Within [0, 1], and where a pixel is a rounding error outside, up to it: the perturbation is never larger."""
+    return moved.clamp(pixels.clamp(max=0), pixels.clamp(min=1))
+
+
+def _check_range(pixels: Tensor) -> None:
+    low, high = (float(v) for v in pixels.aminmax()) if len(pixels) else (0.0, 1.0)
+    if low < -SLACK or high > 1 + SLACK:
+        raise UserError(
+            f"the inputs are from {low:.3g} to {high:.3g} where black is 0 and white is 1, with this mean and std; set "
+            "those that normalised them"
+        )
 
 
 def _per_channel(values: Sequence[float], x: Tensor, name: str) -> Tensor:
@@ -122,7 +151,7 @@ def _start(pixels: Tensor, eps: float, norm: Norm, generator: torch.Generator) -
         drawn = torch.randn(pixels.shape, generator=generator, dtype=torch.float64).to(pixels)
         lengths = torch.rand(len(pixels), generator=generator, dtype=torch.float64).to(pixels)
         delta = drawn / _norms(drawn).clamp(min=1e-12) * eps * lengths.view(-1, *[1] * (pixels.ndim - 1))
-    return (pixels + delta).clamp(0, 1) - pixels
+    return _inside(pixels + delta, pixels) - pixels
 
 
 @torch.no_grad()
@@ -130,12 +159,12 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Returns the accuracy in ``eval`` mode; the model's modes are restored.
 
     Args:
-        model: Maps x to logits (B, C).
+        model: Maps x to logits (B, C); one output classifies by its sign.
         x: Inputs (B, …), as the model takes them.
         y: Classes (B,).
     """
     with evaluating(model):
-        return float((sample_outputs(model(x)).argmax(1) == y).float().mean())
+        return float((_logits(model(x)).argmax(1) == y).float().mean())
 
 
 def robustness_figure(curve: Sequence[dict[str, float]]) -> Figure:
@@ -167,7 +196,7 @@ class Robustness(Observer):
 
     Raises:
         UserError: a setting is not accepted (in the constructor); the module has no ``forward`` (before training); the
-            validation batches are not inputs and classes (at the first one).
+            validation batches are not inputs and classes, or cannot be attacked (at the first one).
     """
 
     technique = "robustness"
@@ -210,32 +239,54 @@ class Robustness(Observer):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stores the first samples.
+        """Stores the first samples, and tries an attack.
 
         Raises:
-            UserError: the batch is not inputs and classes.
+            UserError: the batch is not inputs and classes, or cannot be attacked.
         """
-        if self.probe is None and batch_idx == 0 and dataloader_idx == 0 and not trainer.sanity_checking:
+        if self.probe is None and batch_idx == 0 and dataloader_idx == 0 and trainer.state.fn == "fit":
             x, y = pair_of(batch, f"techniques.{self.name}")
             if not x.is_floating_point() or y.is_floating_point() or y.ndim != 1:
                 raise UserError(f"techniques.{self.name}: a batch must be inputs of floating type and classes (B,)")
             with torch.inference_mode(False):
-                self.probe = x[: self.points].clone().cpu(), y[: self.points].clone().cpu()
+                probe = x[: self.points].clone(), y[: self.points].clone()
+            self._attack(trainer, pl_module, *probe, max(self.sizes), steps=1)
+            self.probe = probe[0].cpu(), probe[1].cpu()
+
+    @property
+    def sizes(self) -> list[float]:
+        """Sizes of the perturbation."""
+        return [0.0, 4 / 255] if self.eps is None else self.eps
+
+    def _attack(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        x: Tensor,
+        y: Tensor,
+        eps: float,
+        steps: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        data: Any = getattr(trainer, "datamodule", None)
+        mean, std = (
+            given if given is not None else list(getattr(data, name, None) or (default,))
+            for given, name, default in ((self.mean, "mean", 0.0), (self.std, "std", 1.0))
+        )
+        try:
+            return pgd(module, x, y, eps, self.norm, steps, None, mean, std, generator)
+        except UserError as error:
+            raise UserError(f"techniques.{self.name}: {error}") from None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measures after the epochs that are due."""
         if self.probe is None or not trainer.is_global_zero or (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         x, y = (part.to(pl_module.device) for part in self.probe)
-        data: Any = getattr(trainer, "datamodule", None)
-        mean, std = (
-            given if given is not None else list(getattr(data, name, None) or (default,))
-            for given, name, default in ((self.mean, "mean", 0.0), (self.std, "std", 1.0))
-        )
         found: dict[str, float] = {}
-        for number, eps in enumerate([0.0, 4 / 255] if self.eps is None else self.eps):
+        for number, eps in enumerate(self.sizes):
             generator = torch.Generator().manual_seed(mix(number, trainer.current_epoch))
-            attacked = pgd(pl_module, x, y, eps, self.norm, self.steps, None, mean, std, generator)
+            attacked = self._attack(trainer, pl_module, x, y, eps, self.steps, generator)
             found[f"{eps:.4g}"] = accuracy(pl_module, attacked, y)
         for name, value in found.items():
             pl_module.log(f"robustness/accuracy_{name}", value, rank_zero_only=True)

@@ -171,18 +171,21 @@ def alignment(mu: Tensor, x: Tensor) -> Tensor:
         mu: Centroids (B, …).
         x: (B, …).
     """
-    mu, x = mu.flatten(1), x.flatten(1)
+    wide = torch.promote_types(mu.dtype, torch.float32)
+    mu, x = mu.flatten(1).to(wide), x.flatten(1).to(wide)
     return (mu * x).sum(1) / (mu.norm(dim=1) * x.norm(dim=1)).clamp(min=SMALLEST)
 
 
 def rank_one_share(matrices: Tensor) -> Tensor:
-    """Returns σ₁² / Σ σ_j² of each matrix, from 1/rank to 1; NaN of zeros.
+    """Returns σ₁² / Σ σ_j² of each matrix, from 1/rank to 1; NaN of zeros and of what is not finite.
 
     Args:
         matrices: (B, C, d).
     """
     wide = matrices.double()
     gram = wide @ wide.mT if wide.shape[1] <= wide.shape[2] else wide.mT @ wide
+    finite = gram.isfinite().flatten(1).all(1)
+    gram = gram.where(finite[:, None, None], 0.0)  # eigvalsh raises an error otherwise
     return torch.linalg.eigvalsh(gram)[:, -1] / gram.diagonal(dim1=1, dim2=2).sum(1)
 
 

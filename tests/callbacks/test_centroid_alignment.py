@@ -46,6 +46,20 @@ def test_the_jacobian_of_a_linear_model():
     assert all(p.grad is None for p in net.parameters())
 
 
+def test_what_is_dead_diverged_or_in_half_precision():
+    net = nn.Sequential(nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 2, bias=False))
+    net[0].weight.data = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+    x = torch.tensor([[-1.0, -1.0], [1.0, -1.0]])  # the first one reaches no unit
+    assert measure_alignment(net, x)[0]["pc1"] == pytest.approx(1)
+    net[2].weight.data.fill_(float("nan"))
+    assert not any(value == value for value in measure_alignment(net, x)[0].values())
+    half = nn.Linear(4, 3, bias=False).half()
+    half.weight.data.fill_(200)
+    found, _ = measure_alignment(half, torch.full((2, 4), 200.0).half())
+    assert found["alignment"] == pytest.approx(1)
+    assert found["inner"] == pytest.approx(4 * 600 * 200)
+
+
 def test_by_the_embedding():
     embed, head = nn.Embedding(7, 4), nn.Linear(4, 3, bias=False)
     net = nn.Sequential(embed, nn.Flatten(1, 2), nn.Unflatten(1, (2, 4)), head)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from editing_toys import Net, trainer_of
+from resume_harness import in_two_ranks
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks.grokking_delay import GrokkingDelay, first_reached
@@ -62,6 +63,19 @@ def test_what_is_not_reached_is_not_logged(tmp_path):
 def test_it_stops_there(tmp_path):
     trainer, found = fit(tmp_path, GrokkingDelay(stop=True))
     assert (trainer.global_step, found["waited"]) == (8, 8)
+
+
+def test_two_ranks_that_see_other_accuracies_stop_together(tmp_path):
+    class Apart(Scripted):
+        def validation_step(self, batch, batch_idx):
+            super().validation_step(batch, batch_idx)
+            self.log("own", 0.9 if self.global_rank and self.trainer.current_epoch > 1 else 0.1)
+
+    def function():
+        trainer, _ = fit(tmp_path, GrokkingDelay(monitor="own", stop=True), Apart, devices=2, strategy="ddp")
+        assert trainer.current_epoch == 3
+
+    assert in_two_ranks(function) == [0, 0]
 
 
 def test_epochs_without_a_validation_are_left_out(tmp_path):

@@ -10,6 +10,7 @@ from torch import nn
 from callbacks.robustness import Robustness, accuracy, pgd, robustness_figure
 from framework.errors import UserError
 
+UNITS = {"mean": [0.5], "std": [0.1]}  # of inputs N(0, 1)
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 
 
@@ -44,7 +45,7 @@ def test_modes_gradients_and_generators_are_as_before():
     net[1].eval()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     modes, state = [part.training for part in net.modules()], torch.random.get_rng_state()
-    _, x, y = images()
+    pixels, x, y = images()
     with torch.inference_mode():
         pgd(net, x, y, 0.1, mean=MEAN, std=STD, generator=torch.Generator().manual_seed(0))
     assert [part.training for part in net.modules()] == modes
@@ -52,7 +53,7 @@ def test_modes_gradients_and_generators_are_as_before():
     assert all(p.grad is None for p in net.parameters())
     assert torch.equal(torch.random.get_rng_state(), state)
     with pytest.raises(RuntimeError):
-        pgd(net, x[:, :2], y, 0.1)
+        pgd(net, pixels[:, :2], y, 0.1)
     assert [part.training for part in net.modules()] == modes, "after an error too"
 
 
@@ -117,20 +118,64 @@ def fit(folder, technique, epochs=2, ckpt=None):
 
 
 def test_the_observer(tmp_path):
-    technique = Robustness([0.0, 0.2], points=5)
+    technique = Robustness([0.0, 0.2], points=5, **UNITS)
     model, trainer = fit(tmp_path, technique)
     assert float(trainer.callback_metrics["robustness/accuracy_0"]) == accuracy(model, *technique.probe)
     assert float(trainer.callback_metrics["robustness/accuracy_0.2"]) <= 1
     assert [len(part) for part in technique.probe] == [5, 5]
     assert (tmp_path / "figures" / "robustness.png").is_file()
-    assert same(fit(tmp_path, Robustness([0.2], every_n_epochs=5))[0].state_dict(), model.state_dict())
+    assert same(fit(tmp_path, Robustness([0.2], every_n_epochs=5, **UNITS))[0].state_dict(), model.state_dict())
     trainer.save_checkpoint(tmp_path / "two.ckpt")
-    resumed = Robustness([0.0, 0.2], points=5)
+    resumed = Robustness([0.0, 0.2], points=5, **UNITS)
     fit(tmp_path, resumed, 3, tmp_path / "two.ckpt")
-    straight = Robustness([0.0, 0.2], points=5)
+    straight = Robustness([0.0, 0.2], points=5, **UNITS)
     fit(tmp_path, straight, 3)
     assert resumed.curve == straight.curve
     assert len(robustness_figure(straight.curve).axes[0].lines) == 2
+
+
+def test_one_output_classifies_by_its_sign():
+    net = nn.Linear(6, 1, bias=False).double()
+    x, y = torch.full((2, 6), 0.5, dtype=torch.float64), torch.tensor([0, 1])
+    sign = net.weight.detach().sign()
+    torch.testing.assert_close(pgd(net, x, y, 0.2), torch.cat([x[:1] + 0.2 * sign, x[1:] - 0.2 * sign]))
+    assert accuracy(net, x, (net(x)[:, 0] > 0).long()) == 1
+
+
+def test_half_precision_is_attacked_in_small_steps():
+    torch.manual_seed(0)
+    net, x = nn.Linear(6, 2), torch.full((3, 6), 0.5, dtype=torch.bfloat16)
+    y = torch.tensor([0, 1, 1])
+    found = pgd(net.bfloat16(), x, y, 0.2, steps=100)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close((found - x).abs(), torch.full_like(x, 0.2), atol=2e-3, rtol=0)
+
+
+def test_a_rounding_error_outside_the_bounds_moves_nothing_further():
+    net, x = nn.Linear(6, 2), torch.tensor([[-0.01, 1.01, 0.0, 1.0, 0.5, 0.5]])
+    moved = pgd(net, x, torch.tensor([0]), 0.002, steps=4)
+    assert float((moved - x).abs().max()) <= 0.002 + 1e-6
+
+
+def test_inputs_in_other_units_are_refused_before_training(tmp_path):
+    message = r"techniques\.robustness: the inputs are from -\d.* set those that normalised them"
+    with pytest.raises(UserError, match=message):
+        fit(tmp_path, Robustness([0.1]))
+    seen = []
+    model = Net()
+    model.training_step = lambda *args: seen.append(args)
+    with pytest.raises(UserError, match=message):
+        trainer_of(tmp_path, Robustness([0.1]), num_sanity_val_steps=1).fit(model, datamodule=Data())
+    assert not seen
+    with pytest.raises(UserError, match="the outputs cannot be differentiated by the inputs"):
+        pgd(Rounds(), torch.rand(2, 4), torch.tensor([0, 1]), 0.1)
+    with pytest.raises(UserError, match="the outputs cannot be differentiated by the inputs"):
+        pgd(nn.Sequential(Rounds(), nn.Linear(4, 2)), torch.rand(2, 4), torch.tensor([0, 1]), 0.1)
+
+
+class Rounds(nn.Module):
+    def forward(self, x):
+        return x.long().float()
 
 
 def test_what_is_refused(tmp_path):

@@ -23,15 +23,15 @@ def task_loss(outputs: Tensor, y: Tensor, loss: Loss) -> Tensor:
 
     Args:
         outputs: (B, C).
-        y: Classes (B,); with one output -1 and 1 (``mse``), or 0 and 1 (``bce``).
-        loss: ``ce``; ``mse``, to one-hot vectors or to -1 and 1; or ``bce``, of one logit.
+        y: Classes (B,); with one output, the second class is what is above 0.
+        loss: ``ce``; ``mse``, to one-hot vectors, or of one output to -1 and 1; or ``bce``, of one logit.
     """
     if loss == "ce":
         return F.cross_entropy(outputs, y)
     if loss == "bce":
-        return F.binary_cross_entropy_with_logits(outputs[:, 0], y.to(outputs.dtype))
+        return F.binary_cross_entropy_with_logits(outputs[:, 0], (y > 0).to(outputs.dtype))
     if outputs.shape[1] == 1:
-        return (outputs[:, 0] - y).square().mean()
+        return (outputs[:, 0] - (y > 0).to(outputs.dtype).mul(2).sub(1)).square().mean()
     return F.mse_loss(outputs, F.one_hot(y, outputs.shape[1]).to(outputs.dtype))
 
 
@@ -97,7 +97,7 @@ class GrokExperiment(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps inputs to outputs (B, C)."""
-        return self.net(x)
+        return self.net(self._ready(x))
 
     def _ready(self, x: Tensor) -> Tensor:
         """In the network's type, before the network is called: derivatives by the input are in it too."""

@@ -67,6 +67,7 @@ PREFIXES = (
     "sign_code/",
     "centroid_alignment/",
     "grokking_delay/",
+    "robustness/",
 )  # of what observers log
 WHEN = {"step", "epoch"}
 ALSO_EDITS = ("deep_shape", "liger", "rebalance_factors", "lp_ft")
@@ -625,6 +626,13 @@ def _check_grokking_delay(cell: Cell, plans: list[Any], trace: Any, end: Any, ro
     assert all(row["grokking_delay/test_step"] == row["grokking_delay/waited"] for row in rows)
 
 
+def _check_robustness(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    rows = _logged(root, "robustness/accuracy_0.05")
+    assert len(rows) == cell.epochs, "not every epoch was measured"
+    for name in ("robustness/accuracy_0", "robustness/accuracy_0.05"):
+        assert {row[name] for row in rows} <= {0, 0.25, 0.5, 0.75, 1}, "not the accuracy of four points"
+
+
 def _trains_the_head_alone(cell: Cell, end: Any) -> bool:
     """Whether the model is linear in what is trained, so that its kernel stays as it is."""
     head = HEADS.get(cell.architecture, "net.fc" if cell.architecture == "resnet" else "net.head")
@@ -719,6 +727,7 @@ CHECKS: dict[str, Callable[[Cell, list[Any], Any, Any, Path], None]] = {
     "grokfast": _check_grokfast,
     "centroid_alignment": _check_centroid_alignment,
     "grokking_delay": _check_grokking_delay,
+    "robustness": _check_robustness,
     "ntk_monitor": _check_ntk_monitor,
     "laziness": _check_laziness,
     "linear_scope": _check_linear_scope,

@@ -83,6 +83,13 @@ RULES = (
         "and look those up in a table: no number of it is multiplied by anything.",
     ),
     Rule(
+        "nothing to perturb",
+        lambda architecture, techniques: "robustness" in techniques and architecture in ("gpt2", "transformer"),
+        "the outputs cannot be differentiated by the inputs",
+        "An attack follows the gradient of the loss by the input. These models turn their input into tokens, and look "
+        "those up in a table, so that there is no gradient.",
+    ),
+    Rule(
         "nothing left to draw",
         lambda architecture, techniques: architecture == "factored" and {"gg_init", "winner"} <= set(techniques),
         "gg_init.exclude leaves nothing of include",

@@ -39,6 +39,7 @@ OBSERVERS = (
     "neural_code",
     "centroid_alignment",
     "grokking_delay",
+    "robustness",
 )
 
 GROWN, FOLDED = 2, 3  # epochs before which the members become one net, and plain layers
@@ -84,6 +85,7 @@ HEADLESS = {
     "feature_drift": ("gpt2", "factored", "transformer"),
     "ntk_split": ("gpt2", "factored", "transformer"),
     "linear_scope": ("gpt2", "transformer"),
+    "robustness": ("gpt2", "transformer"),
 }
 
 
@@ -153,6 +155,8 @@ def settings(architecture: str, techniques: tuple[str, ...], forced: bool = Fals
         ),
         # the probes log no accuracy in validation
         "grokking_delay": ("GrokkingDelay", {"monitor": "val/loss", "threshold": 0.1, "train_threshold": 0.1}),
+        # in units where the probes' inputs N(0, 1) are from 0 to 1
+        "robustness": ("Robustness", {"eps": [0.0, 0.05], "steps": 2, "points": 4, "mean": [0.5], "std": [0.1]}),
         "feature_drift": ("FeatureDrift", {"head": HEADS.get(architecture)}),
         "ntk_split": ("NTKSplit", {"head": HEADS.get(architecture), "points": 6, "chunk": 3}),
         "temperature_scaling": ("TemperatureScaling", {"bins": 5}),

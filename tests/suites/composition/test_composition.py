@@ -71,7 +71,8 @@ def test_the_few_cells_cover_every_pair() -> None:
     together = {frozenset(two) for two in itertools.combinations(ways, 2) if two[0][0] != two[1][0]}
     impossible = {frozenset((("ranks", 2), ("hook", hook))) for hook in ("on_validation_start", "save")}
     assert together - met == impossible
-    assert len(cells) < 70, "fewer than 70 do: find out what makes it so many"
+    # each observer has a cell of its own, and one of attacks meets every other technique outside of two architectures
+    assert len(cells) < 75, "fewer than 75 do: find out what makes it so many"
 
 
 def test_the_table_in_the_docs_is_what_the_matrix_checks() -> None:

@@ -109,6 +109,8 @@ def test_losses_and_accuracies():
     one = torch.tensor([[0.5], [-2.0], [1.0]])
     signs, classes = torch.tensor([1.0, -1.0, -1.0]), torch.tensor([1, 0, 0])
     assert float(task_loss(one, signs, "mse")) == pytest.approx((0.25 + 1 + 4) / 3)
+    for loss in ("mse", "bce"):  # however the two classes are written
+        assert torch.equal(task_loss(one, signs, loss), task_loss(one, classes, loss))
     expected = nn.BCEWithLogitsLoss()(one[:, 0], classes.float())
     assert torch.equal(task_loss(one, classes, "bce"), expected)
     assert correct(one, signs).tolist() == correct(one, classes).tolist() == [True, True, False]
@@ -134,6 +136,7 @@ def test_the_quick_config_grokks_on_less_and_frozen_embeddings_stay(tmp_path):
     assert float(metrics["grokking_delay/waited"]) == 12 / 4
     model = framework.open_model(experiment.folder)
     x, y = next(iter(experiment.datamodule.val_dataloader()[0]))
+    assert torch.equal(model(x.float()), model(x.float().double())), "an observer may call it on what the data gives"
     assert float(correct(model(x), y).double().mean()) == pytest.approx(float(metrics["val/accuracy"]))
     frozen = ["--model.freeze_embedding=true", "--data.modulus=7", "--trainer.max_epochs=1", "--data.passes=2"]
     experiment = framework.build("interpretability/grok_align_modular", [*QUIET, *frozen, f"--run.root={tmp_path}"])
