@@ -63,7 +63,7 @@ class FewImages(RepeatedData):
 
     Raises:
         UserError: a setting is not accepted (in the constructor); a file is missing or broken, or has too few images
-            or others than expected (in ``setup``).
+            or others than expected, or there is nothing to divide by (in ``setup``).
     """
 
     def __init__(
@@ -130,6 +130,8 @@ class FewImages(RepeatedData):
             self.mean = [float(x.mean())]
         if self.std is None:
             self.std = [float(x.std(correction=0))]
+            if self.std == [0.0]:
+                raise UserError(f"train: all pixels of the {self.train} images are equal; set std, or take more images")
         centre, scale = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in (self.mean, self.std))
         x, z = (((part - centre) / scale).to(dtype) for part in (x, z))
         if self.flatten:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from framework.runs.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -135,12 +138,13 @@ class Reproduction:
         self.figures.append(path)
         return path
 
-    def fit(self, config: str, *overrides: str) -> dict[str, float]:
+    def fit(self, config: str, *overrides: str, of: Callable[[Experiment, float], Any] | None = None) -> Any:
         """Runs ``fit`` on a shipped config, as the command does, and returns the last value of each logged metric.
 
         Args:
             config: A path or the short name of a shipped config.
             *overrides: Options as on the command line: ``--model.optimizer.lr=0.01``.
+            of: Makes of the trained experiment, and the seconds that its training took, what is returned instead.
         """
         from framework.runs.experiment import build
         from framework.runs.quiet import quiet_lightning
@@ -150,10 +154,18 @@ class Reproduction:
         where = [f"--run.root={self.folder / 'runs'}", "--wandb.mode=disabled"]
         silent = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
         experiment = build(config, overrides=[*overrides, *where, *silent])
+        start = time.perf_counter()
         experiment.fit()
+        if of is not None:
+            return of(experiment, time.perf_counter() - start)
         return {key: float(value) for key, value in experiment.trainer.callback_metrics.items()}
 
-    def fits(self, config: str, runs: Sequence[Sequence[str]]) -> list[dict[str, float]]:
+    def fits(
+        self,
+        config: str,
+        runs: Sequence[Sequence[str]],
+        of: Callable[[Experiment, float], Any] | None = None,
+    ) -> list[Any]:
         """Runs :meth:`fit` once for each of several lists of overrides, as many at a time as there are cores.
 
         Each run has one thread, which is faster for small models than one run on all cores after the other.
@@ -161,17 +173,18 @@ class Reproduction:
         Args:
             config: A path or the short name of a shipped config.
             runs: The options of each run.
+            of: As in :meth:`fit`; a function of a module, whose result can be sent between processes.
         """
         from joblib import Parallel, cpu_count, delayed
         from joblib.externals.loky import get_reusable_executor
 
         processes = min(len(runs), cpu_count())
         if processes < 2:
-            return [self.fit(config, *overrides) for overrides in runs]
+            return [self.fit(config, *overrides, of=of) for overrides in runs]
         for overrides in runs:
             _announce(config, overrides)
         try:  # joblib kills its processes if this one is interrupted
-            return Parallel(processes)(delayed(_fit)(self.folder, config, tuple(overrides)) for overrides in runs)
+            return Parallel(processes)(delayed(_fit)(self.folder, config, tuple(overrides), of) for overrides in runs)
         finally:
             get_reusable_executor().shutdown(wait=True)  # they would wait for more work
 
@@ -180,7 +193,7 @@ def _announce(config: str, overrides: Sequence[str]) -> None:
     print(f"  fit {config} {' '.join(overrides)}", flush=True)
 
 
-def _fit(folder: Path, config: str, overrides: tuple[str, ...]) -> dict[str, float]:
+def _fit(folder: Path, config: str, overrides: tuple[str, ...], of: Callable[[Experiment, float], Any] | None) -> Any:
     """One run of :meth:`Reproduction.fits`, whose output would mix with that of the others."""
     import contextlib
 
@@ -188,4 +201,4 @@ def _fit(folder: Path, config: str, overrides: tuple[str, ...]) -> dict[str, flo
 
     torch.set_num_threads(1)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        return Reproduction(folder).fit(config, *overrides)
+        return Reproduction(folder).fit(config, *overrides, of=of)

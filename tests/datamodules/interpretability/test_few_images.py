@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from tiny_files import write_cifar, write_idx
+from tiny_files import idx_bytes, write_cifar, write_idx
 
 from datamodules.interpretability.few_images import FewImages
 from framework.errors import UserError
@@ -56,6 +56,14 @@ def test_the_first_images_of_torchvisions_layout(tmp_path):
     assert w.tolist() == content["t10k-labels-idx1-ubyte"][:5].tolist()
     with pytest.raises(UserError, match=f"test: 30 images are wanted, and there are 20 in {tmp_path}"):
         FewImages("idx", tmp_path, train=12, test=30).setup()
+
+
+def test_images_without_contrast_are_refused(tmp_path):
+    for name, array in write_idx(tmp_path / "raw", size=(28, 28), classes=10, zipped=False).items():
+        if "images" in name:
+            (tmp_path / "raw" / name).write_bytes(idx_bytes(0 * array))
+    with pytest.raises(UserError, match="train: all pixels of the 12 images are equal; set std"):
+        FewImages("idx", tmp_path / "raw", train=12, test=5).setup()
 
 
 def test_cifar(tmp_path):

@@ -90,6 +90,8 @@ def test_runs_side_by_side_give_the_numbers_of_runs_in_turn(monkeypatch):
     found = run.fits("vision/image_classifier_digits", runs)
     assert found[1] == run.fit("vision/image_classifier_digits", *runs[1])
     assert found[0]["val/loss"] != found[1]["val/loss"]
+    steps = run.fits("vision/image_classifier_digits", runs, lambda experiment, seconds: experiment.trainer.global_step)
+    assert steps == [2, 2]
 
 
 def test_one_failing_claim_is_enough(toy, capsys):
