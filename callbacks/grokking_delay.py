@@ -23,7 +23,7 @@ validation, only epochs with one are looked at.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ def first_reached(steps: Sequence[float], values: Sequence[float], threshold: fl
 
 def delay_figure(
     steps: Sequence[float],
-    curves: dict[str, Sequence[float]],
+    curves: Mapping[str, Sequence[float]],
     reached: dict[str, float | None],
     unit: str = "optimiser step",
 ) -> Figure:

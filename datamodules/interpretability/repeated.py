@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,10 +69,10 @@ class RepeatedData(DataModule):
         self.batch_size, self.passes, self.shuffle = batch_size, passes, shuffle
         self.val_metrics: tuple[str, ...] = ()
         self.test_metrics: tuple[str, ...] = ()
-        self.others: dict[str, Dataset] = {}
+        self.others: Mapping[str, Dataset] = {}
 
     def hold(
-        self, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], others: dict[str, Dataset] | None = None
+        self, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], others: Mapping[str, Dataset] | None = None
     ) -> None:
         """Makes the data sets.
 
