@@ -95,6 +95,7 @@ def test_all_shared_mathematics_names_its_paper_or_serves_no_single_one():
         and not papers.numbers(catalogue.docstring(path))
     }
     assert without == {
+        "evaluating.py",  # a model in eval mode
         "matching.py",  # which tensors of a file are which of a module
         "precision.py",  # a part that is computed without autocast
     }
