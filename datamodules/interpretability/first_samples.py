@@ -19,7 +19,7 @@ from datamodules.images.sources import check_declared, load_splits
 from framework.data import DataModule
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
-from framework.readers.arrays import check_arrays, labels_of, read_arrays
+from framework.readers.arrays import check_arrays, float32, labels_of, read_arrays
 from framework.settings import at_least, at_most, between, one_of
 
 Source = Literal["mnist5k", "digits", "breast_cancer", "wine", "idx", "cifar10", "npz"]
@@ -76,10 +76,7 @@ def _read_npz(path: Path) -> tuple[Part, Part]:
     for part in ("train", "test"):
         x, y = arrays[f"x_{part}"], labels_of(arrays[f"y_{part}"], f"y_{part}", path)
         if x.dtype != np.uint8:
-            with np.errstate(over="ignore"):
-                x = x.astype(np.float32)
-            if not np.isfinite(x).all():
-                raise UserError(f"{path}: x_{part} has numbers beyond ±3.4e38, the largest of float32")
+            x = float32(x, f"x_{part}", path)
         elif x.ndim == 3:  # grey images
             x = x[:, None]
         elif x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):  # Keras's colour images

@@ -13,8 +13,7 @@ from torch.utils.data import Dataset
 
 from datamodules.interpretability.photographs import cut, list_pictures, read_bytes, split_files
 from framework.data import DataModule
-from framework.errors import UserError
-from framework.settings import at_least, one_of
+from framework.settings import at_least, multiple_of, one_of
 
 
 def shrink(x: Tensor, scale: int) -> Tensor:
@@ -96,8 +95,7 @@ class SuperResolutionPatches(DataModule):
         one_of((1, 3), channels=channels)
         at_least(1, patches=patches, val_pictures=val_pictures, size=size)
         at_least(0, split_seed=split_seed)
-        if size % scale:
-            raise UserError(f"size: {size} is not accepted; a multiple of {scale} (scale)")
+        multiple_of({"scale": scale}, size=size)
         self.path, self.val_path, self.scale, self.channels, self.size = path, val_path, scale, channels, size
         self.patches, self.val_pictures, self.split_seed = patches, val_pictures, split_seed
         if path is None:
