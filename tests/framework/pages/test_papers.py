@@ -10,7 +10,7 @@ from framework.errors import UserError
 from framework.pages import papers
 
 # Methods whose results are not on the page yet: `make results METHOD=...` puts them there, and then they go from here.
-AWAITED = {"grok_align", "hash_encoder"}
+AWAITED = {"grok_align"}
 
 
 def parts(name: str) -> dict[str, list[str]]:
