@@ -32,6 +32,7 @@ from framework.functional.linear_factors.probes import (
     split_combinations,
     unseen_accuracy,
 )
+from framework.functional.linear_factors.study import Study, study_embeddings
 
 __all__ = [
     "PENALTIES",
@@ -42,6 +43,7 @@ __all__ = [
     "LinearFactorisationR2",
     "Probes",
     "Recovery",
+    "Study",
     "UnseenAccuracy",
     "concept_r2",
     "effective_ranks",
@@ -54,6 +56,7 @@ __all__ = [
     "projected_r2",
     "recover_factors",
     "split_combinations",
+    "study_embeddings",
     "unseen_accuracy",
     "whitened_r2",
 ]

@@ -1,0 +1,63 @@
+"""Figures: scores over epochs, R² against the accuracy, and |cos| between concepts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from framework.figures import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCORES = {
+    "r2": "R²",
+    "r2_projected": "R², projected",
+    "r2_whitened": "R², whitened",
+    "accuracy": "accuracy, unseen",
+    "cross": "|cos| between",
+    "within": "|cos| within",
+}
+
+
+def geometry_figure(rows: Sequence[Mapping[str, Any]], features: str) -> Figure:
+    """Draws the looks of a training.
+
+    Args:
+        rows: Each with ``epoch`` and, under ``features``, the scores.
+        features: ``pre`` or ``post``.
+    """
+    looks = [(row["epoch"], row[features]) for row in rows if "concepts" in row.get(features, {})]
+    compared = any("accuracy" in scores for _, scores in looks)
+    figure = new_figure(1, 2 + compared, size=(4.4 * (2 + compared), 3.6))
+    first, *middle, last = figure.axes
+    for name, label in SCORES.items():
+        points = [(epoch, scores[name]) for epoch, scores in looks if name in scores]
+        if points:
+            first.plot(*zip(*points, strict=True), "o-", markersize=3, label=label)
+    first.set(xlabel="epochs", ylim=(-0.02, 1.02), title=f"embeddings {features} the projection")
+    first.legend(frameon=False, fontsize=7, ncols=2, loc="lower right")
+    for axes in middle:
+        points = [(s["r2_whitened"], s["accuracy"], e) for e, s in looks if "accuracy" in s and "r2_whitened" in s]
+        axes.plot([p[0] for p in points], [p[1] for p in points], "-", color="0.8", zorder=1)
+        for r2, accuracy, epoch in points:
+            axes.scatter(r2, accuracy, s=22, color="C2", zorder=2)
+            axes.annotate(f"{epoch}", (r2, accuracy), xytext=(4, 4), textcoords="offset points", fontsize=7)
+        axes.set(xlabel="whitened R²", ylabel="accuracy on unseen combinations", title="each look, by epoch")
+        axes.margins(0.12)
+    if looks:
+        epoch, scores = looks[-1]
+        matrix = np.array(scores["orthogonality"], dtype=float)
+        image = last.imshow(matrix, vmin=0, vmax=1, cmap="viridis")
+        for (i, j), value in np.ndenumerate(matrix):
+            if not np.isnan(value):
+                colour = "white" if value < 0.6 else "black"
+                last.text(j, i, f"{value:.2f}".replace("0.", "."), ha="center", va="center", fontsize=7, color=colour)
+        names = scores["concepts"]
+        last.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+        last.set_yticks(range(len(names)), names, fontsize=8)
+        last.set_title(f"mean |cos| of factors, epoch {epoch}", fontsize=9)
+        figure.colorbar(image, ax=last, shrink=0.8)
+    return figure
