@@ -177,6 +177,8 @@ class ConceptGeometry(Observer):
         """
         batches, concepts = self._batches(trainer, parts)
         found, labels = self._embed(module, batches)
+        if (labels == labels[0]).all():
+            raise UserError(f"{self.name}.parts: all examples have the same values of all concepts")
         names = concepts or tuple(f"concept_{i}" for i in range(labels.shape[1]))
         rows = np.arange(len(labels))
         if self.examples is not None and len(rows) > self.examples:
@@ -200,10 +202,7 @@ class ConceptGeometry(Observer):
                 f"{self.name}: targets of {targets.dtype} and shape {tuple(targets.shape)} are no values of concepts; "
                 "whole numbers (B, k) or (B,), or give a file as path"
             )
-        labels = targets.reshape(len(targets), -1).numpy()
-        if len(labels) > self.batch_size and (labels == labels[0]).all():
-            raise UserError(f"{self.name}: all examples have the same values of all concepts")
-        return found, labels
+        return found, targets.reshape(len(targets), -1).numpy()
 
     def _batches(self, trainer: pl.Trainer, parts: tuple[Part, ...]) -> tuple[Any, tuple[str, ...]]:
         """Returns all batches, and the names of the concepts if they are known."""

@@ -43,6 +43,8 @@ def split_combinations(labels: Any, fraction: float, seed: int = 0) -> np.ndarra
     labels = np.asarray(labels)
     labels = labels[:, None] if labels.ndim == 1 else labels
     combinations, member = np.unique(labels, axis=0, return_inverse=True)
+    if len(combinations) < 2:
+        raise UserError("fraction: there is one combination of values only, which cannot be split")
     index, ids = index_values(combinations)
     order = np.random.default_rng(seed).permutation(len(combinations))
     count = min(max(round(fraction * len(combinations)), 1), len(combinations) - 1)
