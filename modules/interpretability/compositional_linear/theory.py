@@ -95,7 +95,7 @@ def max_margin_readouts(z: np.ndarray, labels: np.ndarray, hardness: float = 1e6
     for concept, column in enumerate(labels.T):
         if len(np.unique(column)) != 2:
             raise UserError(f"labels: concept {concept} has one value only in this support")
-        found.append(SVC(kernel="linear", C=hardness, tol=1e-9).fit(z, column))
+        found.append(SVC(kernel="linear", C=hardness, tol=1e-5).fit(z, column))
     return np.stack([svm.coef_[0] for svm in found]), np.array([svm.intercept_[0] for svm in found])
 
 
