@@ -13,6 +13,8 @@ from framework.settings import at_least
 class ConceptGrid(WholeData):
     """Labels ``labels`` int64 (C, k): all n^k combinations, or so many different random ones; each batch has all.
 
+    Reads: nothing; the grid is made.
+
     Args:
         concepts: k.
         values: n, the number of values of each.

@@ -339,9 +339,12 @@ def _cell(row: Row, name: str, missing: str | None = None) -> str:
 
 def _number(text: str, row: Row) -> float:
     try:
-        return float(text)
+        found = float(text)
     except ValueError:
-        raise UserError(f"{row.source}: camera_yaw is {text!r}; a number is expected") from None
+        found = math.nan
+    if not math.isfinite(found):
+        raise UserError(f"{row.source}: camera_yaw is {text!r}; a number is expected")
+    return found
 
 
 def _inside(name: str, row: Row) -> str:
