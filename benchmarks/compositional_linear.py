@@ -72,7 +72,9 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
         model = ours(20)
         for number in (0, 31, 59):
             d, seed = model.members[number]
-            error = float((model.z[number, :, :d] - alone(batch["labels"], values, d, seed, loss, space, 20)).abs().max())
+            error = float(
+                (model.z[number, :, :d] - alone(batch["labels"], values, d, seed, loss, space, 20)).abs().max()
+            )
             if error > 1e-2:
                 raise SystemExit(f"a member differs from its own training by {error:.1e}")
         slow, fast = quietest([peer, ours], options.repeats if small else 1, warmups=0)

@@ -82,7 +82,7 @@ class FactorData(DataModule):
         self.concepts, self.values = tuple(kept), tuple(ids for ids, _ in kept.values())
         self.sizes = tuple(len(ids) for ids in self.values)
         self.labels = np.stack([index for _, index in kept.values()], 1).astype(np.int64)
-        combinations, member = np.unique(self.labels, axis=0, return_inverse=True)
+        member = np.unique(self.labels, axis=0, return_inverse=True)[1]
         try:
             train = split_combinations(self.labels, self.train_fraction, self.split_seed)
         except UserError as error:

@@ -10,7 +10,7 @@ import colorsys
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -23,9 +23,9 @@ from datamodules.interpretability.factor_data import FactorData, fingerprint
 from datamodules.interpretability.rendered_shapes import LATENTS, render_grid
 from framework.errors import UserError
 from framework.readers.arrays import array_shape, check_arrays, labels_of, read_array_rows, read_arrays
+from framework.readers.listing import list_files
 from framework.readers.pictures import open_picture
 from framework.readers.tables import DELIMITED, Row, read_rows
-from framework.readers.listing import list_files
 from framework.readers.text import check_encoding
 from framework.settings import above, at_least, finite, one_of
 
@@ -267,9 +267,7 @@ class FactorImages(FactorData):
         classes, values = (arrays[name] for name in names)
         if classes.shape[1] != len(LATENTS):
             raise UserError(f"{path}: latents_classes has the shape {classes.shape}; expected {DSPRITES}")
-        columns = {
-            name: labels_of(classes[:, i], f"latents_classes[:, {i}]", path) for i, name in enumerate(LATENTS)
-        }
+        columns = {name: labels_of(classes[:, i], f"latents_classes[:, {i}]", path) for i, name in enumerate(LATENTS)}
         if len(shape) not in (3, 4) or shape[0] != len(classes) or shape[3:] not in ((), (3,)):
             raise UserError(f"{path}: imgs has the shape {shape}; expected {DSPRITES}")
         angle = np.degrees(values[:, LATENTS.index("orientation")].astype(np.float64))

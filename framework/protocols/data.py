@@ -63,7 +63,7 @@ class HasExamples(Protocol):
 
 @runtime_checkable
 class HasConcepts(Protocol):
-    """A datamodule whose targets (B, k) are the values of k concepts, as whole numbers from 0; known after ``setup``."""
+    """A datamodule whose targets (B, k) are the values of k concepts, whole numbers from 0; known after ``setup``."""
 
     concepts: tuple[str, ...]
     """Names of the concepts, in the order of the targets' columns."""

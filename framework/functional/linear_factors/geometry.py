@@ -119,7 +119,10 @@ def concept_r2(z: Any, labels: Any, weights: Any) -> np.ndarray:
     """
     z, labels = checked(z, labels)
     return np.array(
-        [projected_r2(z, labels[:, [i]], rows, "means") for i, rows in zip(range(labels.shape[1]), weights, strict=True)]
+        [
+            projected_r2(z, labels[:, [i]], rows, "means")
+            for i, rows in zip(range(labels.shape[1]), weights, strict=True)
+        ]
     )
 
 

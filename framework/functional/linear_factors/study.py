@@ -56,9 +56,7 @@ class Study:
             "sizes": list(self.geometry.sizes),
             "k95_of": list(self.geometry.ranks),
             "r2_of": [float(value) for value in self.geometry.concept_r2],
-            "orthogonality": [
-                [None if np.isnan(v) else float(v) for v in row] for row in self.geometry.orthogonality
-            ],
+            "orthogonality": [[None if np.isnan(v) else float(v) for v in row] for row in self.geometry.orthogonality],
         }
         if self.unseen is not None:
             found["accuracy_of"] = [float(value) for value in self.unseen.accuracies]

@@ -7,6 +7,7 @@ Embedding Models", arXiv 2602.24264 (pixels are the official code's ``cat`` back
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -65,7 +66,7 @@ class ConvEncoder(nn.Module):
         multiple_of(8, image_size=image_size)
         channels = (in_chans, width, 2 * width, 4 * width)
         layers: list[nn.Module] = []
-        for inputs, own in zip(channels[:-1], channels[1:], strict=True):
+        for inputs, own in pairwise(channels):
             layers += [nn.Conv2d(inputs, own, 4, stride=2, padding=1), nn.ReLU()]
         self.features = nn.Sequential(*layers, nn.Flatten())
         self.projection = nn.Linear(channels[-1] * (image_size // 8) ** 2, outputs)

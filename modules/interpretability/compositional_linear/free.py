@@ -208,4 +208,3 @@ def least_dimension(trajectory: Mapping[str, np.ndarray], reached: float = REACH
     """
     enough = trajectory["dim"][trajectory["worst"][-1] >= reached]
     return int(enough.min()) if len(enough) else None
-

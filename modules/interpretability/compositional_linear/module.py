@@ -24,7 +24,7 @@ COSINE = ScheduleConfig("cosine")
 
 
 class CompositionalLinear(Module):
-    """One linear probe for each concept on the embeddings of an encoder, trained together by the sum of cross-entropies.
+    """One linear probe for each concept on an encoder's embeddings, trained together by the sum of cross-entropies.
 
     Batches are ``(x, y)``, ``y`` int64 (B, k). Logs ``train/loss``, and under ``val/`` and ``test/``, which are of
     combinations that are not trained on, ``loss``, ``accuracy``, the mean over concepts, and ``accuracy_<concept>``.
@@ -122,9 +122,7 @@ class CompositionalLinear(Module):
     def _evaluate(self, batch: tuple[Tensor, Tensor], part: str) -> None:
         x, y = batch
         logits = self(x)
-        right = [
-            (own.argmax(1) == y[:, i]).float().mean() for i, own in enumerate(logits.split(list(self.sizes), 1))
-        ]
+        right = [(own.argmax(1) == y[:, i]).float().mean() for i, own in enumerate(logits.split(list(self.sizes), 1))]
         names = getattr(getattr(self.trainer, "datamodule", None), "concepts", ()) or range(len(right))
         found = {
             "loss": torch.stack(self.losses(logits, y)).sum(),

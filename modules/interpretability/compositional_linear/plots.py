@@ -36,7 +36,9 @@ def survey_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
             right.scatter(row["r2_whitened"], row[name], s=28, color=f"C{i % 10}", marker=marker)
     left.set(xlabel="whitened R²", ylabel="accuracy on unseen combinations", title="probes on few combinations")
     left.margins(0.22, 0.12)
-    right.set(xlabel="whitened R²", ylabel="mean |cos| of factors", ylim=(0, 1), title="circles: between, triangles: within")
+    right.set(
+        xlabel="whitened R²", ylabel="mean |cos| of factors", ylim=(0, 1), title="circles: between, triangles: within"
+    )
     right.margins(0.22)
     return figure
 

@@ -4,8 +4,8 @@ Paper: Uselis, Dittadi, Oh, 2026, "Compositional Generalization Requires Linear,
 Embedding Models", arXiv 2602.24264.
 
 Run: ``python -m modules.interpretability.compositional_linear.survey pixels conv timm:resnet18 run:FOLDER``. Encoders:
-``pixels``, ``conv`` (random weights), ``timm:NAME`` (random weights), ``timm:NAME:FILE`` with local weights, ``run:PATH``,
-a run folder or a checkpoint of this project. The images are those of ``--config``; other settings follow as on the
+``pixels``, ``conv`` (random weights), ``timm:NAME`` (random weights), ``timm:NAME:FILE`` with local weights, and
+``run:PATH``, a run folder or a checkpoint of this project. The images are those of ``--config``; other settings follow as on the
 command line (``--data.source=dsprites --data.path=FILE``). Embeddings are kept in ``--cache``. It writes
 ``survey.json`` and ``survey.png`` into ``--out``. Nothing is downloaded.
 """
@@ -86,7 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("encoders", nargs="+", help="pixels, conv, timm:NAME, timm:NAME:FILE or run:PATH")
     parser.add_argument("--config", default=CONFIG, help="config whose data are used")
-    parser.add_argument("--features", choices=("pre", "post", "both"), default="pre", help="before or after the projection")
+    parser.add_argument(
+        "--features", choices=("pre", "post", "both"), default="pre", help="before or after the projection"
+    )
     parser.add_argument("--projection", help="name of the projection layer; by default the encoder's last")
     parser.add_argument("--fraction", type=float, default=0.1, help="share of the combinations to train probes on")
     parser.add_argument("--cache", type=Path, default=Path("embeddings"), help="folder of the embeddings")

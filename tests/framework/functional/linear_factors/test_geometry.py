@@ -110,7 +110,10 @@ def test_orthogonal_factors_and_two_values():
     frame, _ = np.linalg.qr(rng.normal(size=(20, 9)))
     spans = np.split(frame, [3, 7], axis=1)
     labels = np.indices((4, 5, 2)).reshape(3, -1).T
-    z = sum((rng.normal(size=(n, s.shape[1])) @ s.T)[labels[:, i]] for i, (n, s) in enumerate(zip((4, 5, 2), spans)))
+    z = sum(
+        (rng.normal(size=(n, s.shape[1])) @ s.T)[labels[:, i]]
+        for i, (n, s) in enumerate(zip((4, 5, 2), spans, strict=True))
+    )
     found = orthogonality(recover_factors(z, labels))
     assert np.abs(found[~np.eye(3, dtype=bool)]).max() < 1e-7
     assert found[2, 2] == pytest.approx(1)

@@ -69,7 +69,9 @@ def test_a_frozen_encoder_of_timm_stays_as_it_is(tmp_path):
     assert not any(part.training for part in model.encoder.modules())
     assert [name for name, p in model.named_parameters() if p.requires_grad] == ["heads.weight", "heads.bias"]
     torch.save(model.encoder.state_dict(), tmp_path / "weights.pth")
-    again = CompositionalLinear([2, 3], EncoderConfig("resnet10t", 0, "pre", tmp_path / "weights.pth", True, RESNET), 32)
+    again = CompositionalLinear(
+        [2, 3], EncoderConfig("resnet10t", 0, "pre", tmp_path / "weights.pth", True, RESNET), 32
+    )
     assert weights_hash(again.encoder) == weights_hash(model.encoder)
 
 
@@ -92,7 +94,9 @@ def test_it_trains_from_its_config_and_opens_without_the_file_of_weights(tmp_pat
     experiment.fit()
     metrics = experiment.trainer.callback_metrics
     names = ["color", "shape", "scale", "orientation", "posX", "posY"]
-    assert float(metrics["val/accuracy"]) == pytest.approx(np.mean([float(metrics[f"val/accuracy_{n}"]) for n in names]))
+    assert float(metrics["val/accuracy"]) == pytest.approx(
+        np.mean([float(metrics[f"val/accuracy_{n}"]) for n in names])
+    )
     assert "concept_geometry/post/r2_whitened" in metrics
     (tmp_path / "conv.pth").unlink()
     model = framework.open_model(experiment.folder)

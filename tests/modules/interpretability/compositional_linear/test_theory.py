@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from framework.errors import UserError
 from modules.interpretability.compositional_linear import FreeEmbeddings
@@ -53,20 +52,21 @@ def test_readouts_of_factors_that_are_not_orthogonal_depend_on_the_support():
 
 
 def test_gradient_descent_ends_in_their_direction():
-    """Check 6: cross-entropy of a cross set, step lengths that grow as the loss falls."""
+    """Check 6: cross-entropy of a cross set; each step is divided by the mean error: the same path in less time."""
     z, differences = orthogonal_grid(4, 10, np.random.default_rng(1))
     rows = cross_support(LABELS, 3)
-    x, y = torch.from_numpy(z[rows] - z.mean(0)), torch.from_numpy(LABELS[rows]).double()
-    w, b = torch.zeros(4, 10, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
-    for _ in range(20_000):
-        error = torch.sigmoid(x @ w.T + b) - y
-        rate = 1.0 / error.abs().mean(0).clamp(min=1e-300)  # the gradient, normalised: the same path, faster
-        w -= 0.02 * rate[:, None] * (error.T @ x)
-        b -= 0.02 * rate * error.sum(0)
-    assert F.binary_cross_entropy_with_logits(x @ w.T + b, y) < 1e-6
-    margin = torch.from_numpy(max_margin_readouts(z[rows], LABELS[rows])[0])
-    assert F.cosine_similarity(w, margin).min() > 0.99
-    assert F.cosine_similarity(w, torch.from_numpy(expected_readouts(differences))).min() > 0.99
+    x, y = z[rows] - z.mean(0), LABELS[rows]
+    w, b, signs = np.zeros((4, 10)), np.zeros(4), 2 * y - 1
+    for _ in range(8000):
+        logs = -np.logaddexp(0, signs * (x @ w.T + b))  # of the errors, which are far below the smallest float
+        shares = np.exp(logs - logs.max(0))
+        step = signs * shares / shares.mean(0) / 4
+        w += step.T @ x
+        b += step.sum(0)
+    assert logs.max() < -100
+    for expected in (max_margin_readouts(z[rows], y)[0], expected_readouts(differences)):
+        cosines = (w * expected).sum(1) / np.linalg.norm(w, axis=1) / np.linalg.norm(expected, axis=1)
+        assert cosines.min() > 0.99
 
 
 def test_fewer_dimensions_than_concepts_are_too_few():
