@@ -33,14 +33,15 @@ def geometry_figure(rows: Sequence[Mapping[str, Any]], features: str) -> Figure:
     looks = [(row["epoch"], row[features]) for row in rows if "concepts" in row.get(features, {})]
     compared = any("accuracy" in scores for _, scores in looks)
     figure = new_figure(1, 2 + compared, size=(4.2 * (2 + compared), 3.9))
-    first, *middle, last = figure.axes
+    axes_of = list(figure.axes)
+    first, last = axes_of[0], axes_of[-1]
     for name, label in SCORES.items():
         points = [(epoch, scores[name]) for epoch, scores in looks if name in scores]
         if points:
             first.plot(*zip(*points, strict=True), "o-", markersize=3, label=label)
     first.set(xlabel="epochs", ylim=(-0.02, 1.02), title=f"{WORDS[features]} the projection")
     first.legend(frameon=False, fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16))
-    for axes in middle:
+    for axes in axes_of[1:-1]:
         points = [(s["r2_whitened"], s["accuracy"], e) for e, s in looks if "accuracy" in s and "r2_whitened" in s]
         axes.plot([p[0] for p in points], [p[1] for p in points], "-", color="0.8", zorder=1)
         for r2, accuracy, epoch in points:

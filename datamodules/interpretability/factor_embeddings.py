@@ -59,7 +59,11 @@ class FactorEmbeddings(FactorData):
         self.path, self.features = path, features
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads and splits the embeddings, once."""
+        """Reads and splits the embeddings, once.
+
+        Raises:
+            UserError: the file is missing, broken or something else, or has too few combinations.
+        """
         if self.samples is not None:
             return
         file = Path(self.path).expanduser()

@@ -213,7 +213,11 @@ class FactorImages(FactorData):
             rank_zero_info(f"{type(self).__name__}: no path given, rendering squares, ellipses and hearts")
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads or renders the images, and splits them, once."""
+        """Reads or renders the images, and splits them, once.
+
+        Raises:
+            UserError: a file is missing, broken or something else, or has too few combinations.
+        """
         if self.samples is not None:
             return
         path = None if self.path is None else Path(self.path).expanduser()
@@ -314,11 +318,11 @@ class FactorImages(FactorData):
         kept: list[tuple[Path, list[str]]] = []
         for row in read_rows(tables[0], self.encoding):
             values = [_cell(row, name) for name in PUG_CONCEPTS]
-            if _cell(row, "character-name") == "Goldfish" or _cell(row, "character-texture") == "Default":
+            turned = _number(_cell(row, "camera-yaw", "0"), row) != 0
+            if turned or _cell(row, "character-name") == "Goldfish" or _cell(row, "character-texture") == "Default":
                 continue
-            if _number(_cell(row, "camera-yaw", "0"), row) == 0:
-                file = folder / _inside(_cell(row, "character-name"), row) / _inside(_cell(row, "filename"), row)
-                kept.append((file, values))
+            file = folder / _inside(_cell(row, "character-name"), row) / _inside(_cell(row, "filename"), row)
+            kept.append((file, values))
         if not kept:
             raise UserError(f"{tables[0]}: no row of yaw 0 with a texture other than Default; expected {PUG}")
         columns = {name: np.array([values[i] for _, values in kept]) for i, name in enumerate(PUG_CONCEPTS)}

@@ -32,7 +32,7 @@ from framework.functional.linear_factors.probes import (
     split_combinations,
     unseen_accuracy,
 )
-from framework.functional.linear_factors.study import Study, study_embeddings
+from framework.functional.linear_factors.study import EmbeddingStudy, study_embeddings
 
 __all__ = [
     "PENALTIES",
@@ -43,7 +43,7 @@ __all__ = [
     "LinearFactorisationR2",
     "Probes",
     "Recovery",
-    "Study",
+    "EmbeddingStudy",
     "UnseenAccuracy",
     "concept_r2",
     "effective_ranks",

@@ -24,7 +24,7 @@ from framework.functional.linear_factors.probes import (
 
 
 @dataclass(frozen=True)
-class Study:
+class EmbeddingStudy:
     """What was found.
 
     Attributes:
@@ -72,7 +72,7 @@ def study_embeddings(
     penalties: Sequence[float] = PENALTIES,
     steps: int = 500,
     seed: int = 0,
-) -> Study:
+) -> EmbeddingStudy:
     """Measures geometry and unseen-combination accuracy of embeddings.
 
     Args:
@@ -94,4 +94,4 @@ def study_embeddings(
     usable = any(bool(weight.any()) for weight in probes.weights)  # not where all embeddings are equal
     geometry = measure_geometry(z, labels, [w.numpy() for w in probes.weights] if usable else None)
     unseen = unseen_accuracy(z, labels, fraction, penalties, steps=steps, seed=seed) if several else None
-    return Study(geometry, unseen)
+    return EmbeddingStudy(geometry, unseen)

@@ -4,8 +4,8 @@ Paper: Uselis, Dittadi, Oh, 2026, "Compositional Generalization Requires Linear,
 Embedding Models", arXiv 2602.24264.
 """
 
-from modules.interpretability.compositional_linear.encoders import ConvEncoder, EncoderConfig
+from modules.interpretability.compositional_linear.encoders import ConvEncoder, ImageEncoderConfig
 from modules.interpretability.compositional_linear.free import FreeEmbeddings
 from modules.interpretability.compositional_linear.module import CompositionalLinear
 
-__all__ = ["CompositionalLinear", "ConvEncoder", "EncoderConfig", "FreeEmbeddings"]
+__all__ = ["CompositionalLinear", "ConvEncoder", "ImageEncoderConfig", "FreeEmbeddings"]

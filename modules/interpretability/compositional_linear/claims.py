@@ -14,7 +14,7 @@ from framework.functional.linear_factors import PENALTIES
 from modules.interpretability.compositional_linear.encoders import open_encoder
 from modules.interpretability.compositional_linear.free import REACHED, least_dimension
 from modules.interpretability.compositional_linear.plots import dimensions_figure, free_figure, survey_figure
-from modules.interpretability.compositional_linear.survey import survey_encoder
+from modules.interpretability.compositional_linear.survey import factor_data, survey_encoder
 from modules.interpretability.compositional_linear.theory import (
     cross_support,
     expected_readouts,
@@ -132,15 +132,16 @@ def least_dimensions(run: Reproduction) -> Iterator[Claim]:
     found = dict(zip(keys, run.fits(FREE, options, of=_trajectory), strict=True))
     curves, least = {}, {}
     for (k, loss), own in found.items():
-        dims = np.unique(own["dim"])
-        best = [float(own["worst"][-1][own["dim"] == d].max()) for d in dims]
-        curves[f"{loss}, k = {k}"] = list(zip(dims.tolist(), best, strict=True))
+        known: list[int] = np.unique(own["dim"]).tolist()
+        best = [float(own["worst"][-1][own["dim"] == d].max()) for d in known]
+        curves[f"{loss}, k = {k}"] = list(zip(known, best, strict=True))
         least[k, loss] = least_dimension(own)
     run.figure("dimensions", dimensions_figure(curves, REACHED))
     for loss, factor, paper in (("ce", 1, "k"), ("bce", 2, "about 2k")):
         for k in (1, 2, 3):
             text = f"least d with every concept right, n = 6, k = {k}, {loss}"
-            value = float("nan") if least[k, loss] is None else float(least[k, loss])
+            found_d = least[k, loss]
+            value = float("nan") if found_d is None else float(found_d)
             details = {"accuracy by d": dict(curves[f"{loss}, k = {k}"])}
             yield Claim(text, paper, value, close_to(factor * k), f"k ≤ 3, {STEPS}", details, 1 if k == 3 else 2)
 
@@ -186,10 +187,7 @@ def encoders(run: Reproduction) -> Iterator[Claim]:
 
 def pixels() -> list[dict[str, Any]]:
     """Returns the row of the pixels."""
-    from framework.runs.experiment import build
-
-    data = build(CONFIG, overrides=["--wandb.mode=disabled", "--trainer.logger=false"]).datamodule
-    data.setup("fit")
+    data = factor_data(CONFIG)
     found = survey_encoder("pixels", open_encoder("pixels", data.image_size), data, penalties=PENALTIES)
     for row in found:
         print("    pixels: " + ", ".join(f"{n} {row[n]:.3g}" for n in ("r2", "r2_whitened", "accuracy")), flush=True)

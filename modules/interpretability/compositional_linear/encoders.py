@@ -25,7 +25,7 @@ PLAIN = ("conv", "pixels", "embeddings")
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class ImageEncoderConfig:
     """An encoder of images.
 
     Attributes:
@@ -107,7 +107,7 @@ class Unchanged(nn.Module):
         return self.projection(x.amax(1).flatten(1) if x.ndim == 4 else x.flatten(1))
 
 
-def build_encoder(config: EncoderConfig, image_size: int, in_chans: int = 3) -> nn.Module:
+def build_encoder(config: ImageEncoderConfig, image_size: int, in_chans: int = 3) -> nn.Module:
     """Builds an encoder, with random weights if there is no file.
 
     Args:
@@ -169,8 +169,8 @@ def open_encoder(text: str, image_size: int, in_chans: int = 3, seed: int = 0) -
         return open_model(rest)
     with seeded(seed):
         if kind in ("pixels", "conv") and not rest:
-            return build_encoder(EncoderConfig(kind), image_size, in_chans)
+            return build_encoder(ImageEncoderConfig(kind), image_size, in_chans)
         if kind == "timm" and rest:
             name, _, file = rest.partition(":")
-            return build_encoder(EncoderConfig(name, 0, "pre", file or None), image_size, in_chans)
+            return build_encoder(ImageEncoderConfig(name, 0, "pre", file or None), image_size, in_chans)
     raise UserError(f"encoders: {text!r} is not accepted; pixels, conv, timm:NAME, timm:NAME:FILE or run:PATH")

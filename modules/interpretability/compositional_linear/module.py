@@ -13,7 +13,7 @@ from framework.errors import UserError
 from framework.module import as_dataclass
 from framework.settings import at_least, not_empty
 from modules.interpretability.compositional_linear.encoders import (
-    EncoderConfig,
+    ImageEncoderConfig,
     build_encoder,
     embedding_size,
     embeddings_of,
@@ -44,7 +44,7 @@ class CompositionalLinear(Module):
     def __init__(
         self,
         sizes: list[int],
-        encoder: EncoderConfig | None = None,
+        encoder: ImageEncoderConfig | None = None,
         image_size: int = 32,
         in_chans: int = 3,
         optimizer: OptimizerConfig | None = None,
@@ -56,7 +56,7 @@ class CompositionalLinear(Module):
         at_least(1, image_size=image_size, in_chans=in_chans)
         self.save_hyperparameters()
         self.sizes, self.image_size = tuple(sizes), image_size
-        self.encoder_config = as_dataclass(EncoderConfig, encoder)
+        self.encoder_config = as_dataclass(ImageEncoderConfig, encoder)
         self.encoder = build_encoder(self.encoder_config, image_size, in_chans)
         known = self.encoder_config.name == "embeddings"
         features = self.encoder_config.features

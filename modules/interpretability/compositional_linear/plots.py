@@ -50,6 +50,8 @@ def free_figure(trajectory: Mapping[str, np.ndarray], title: str) -> Figure:
         trajectory: ``dim`` (E,), and measurements (R, E) whose last row is drawn.
         title: Loss and space.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure = new_figure(1, 2, size=(8.4, 3.4))
     dims = np.unique(trajectory["dim"])
     labels = {"worst": "accuracy, worst concept", "r2": "R²", "cross": "|cos| between", "within": "|cos| within"}
@@ -64,7 +66,7 @@ def free_figure(trajectory: Mapping[str, np.ndarray], title: str) -> Figure:
                 low, high = zip(*((group.min(), group.max()) for _, group in known), strict=True)
                 axes.fill_between([d for d, _ in known], low, high, alpha=0.2)
         axes.set(xlabel="dimensions d", ylim=(-0.02, 1.02), title=title)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, fontsize=8)
     return figure
 
@@ -76,6 +78,8 @@ def dimensions_figure(curves: Mapping[str, Sequence[tuple[int, float]]], reached
         curves: Label to (d, accuracy).
         reached: Accuracy from which a dimension is enough.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure = new_figure(size=(5.6, 3.8))
     axes = figure.axes[0]
     for number, (label, points) in enumerate(curves.items()):
@@ -83,6 +87,6 @@ def dimensions_figure(curves: Mapping[str, Sequence[tuple[int, float]]], reached
         axes.plot(*zip(*points, strict=True), style, markersize=4, color=f"C{number // 2}", label=label)
     axes.axhline(reached, color="0.7", linewidth=0.8)
     axes.set(xlabel="dimensions d", ylabel="accuracy of the worst concept", ylim=(-0.02, 1.04))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=8)
     return figure

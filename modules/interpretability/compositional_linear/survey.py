@@ -5,8 +5,8 @@ Embedding Models", arXiv 2602.24264.
 
 Run: ``python -m modules.interpretability.compositional_linear.survey pixels conv timm:resnet18 run:FOLDER``. Encoders:
 ``pixels``, ``conv`` (random weights), ``timm:NAME`` (random weights), ``timm:NAME:FILE`` with local weights, and
-``run:PATH``, a run folder or a checkpoint of this project. The images are those of ``--config``; other settings follow as on the
-command line (``--data.source=dsprites --data.path=FILE``). Embeddings are kept in ``--cache``. It writes
+``run:PATH``, a run folder or a checkpoint of this project. The images are those of ``--config``; other settings follow
+as on the command line (``--data.source=dsprites --data.path=FILE``). Embeddings are kept in ``--cache``. It writes
 ``survey.json`` and ``survey.png`` into ``--out``. Nothing is downloaded.
 """
 
@@ -71,6 +71,24 @@ def survey_encoder(
     return rows
 
 
+def factor_data(config: str, *overrides: str) -> Any:
+    """Returns the datamodule of a config, set up.
+
+    Args:
+        config: A path or the short name of a shipped config.
+        *overrides: Options as on the command line.
+
+    Raises:
+        UserError: a setting is not accepted, or a file is broken.
+    """
+    from framework.runs.experiment import build
+
+    data = build(config, overrides=[*overrides, "--wandb.mode=disabled", "--trainer.logger=false"]).datamodule
+    assert data is not None
+    data.setup("fit")
+    return data
+
+
 def table_of(rows: Sequence[dict[str, Any]]) -> str:
     """Returns the rows as a table of text."""
     names = [f"{row['encoder']} ({row['features']})" for row in rows]
@@ -96,11 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     given, settings = parser.parse_known_args(arguments)
     try:
-        from framework.runs.experiment import build
-
-        quiet = ["--wandb.mode=disabled", "--trainer.logger=false"]
-        data = build(given.config, overrides=[*settings, *quiet]).datamodule
-        data.setup("fit")
+        data = factor_data(given.config, *settings)
         rows: list[dict[str, Any]] = []
         for name in given.encoders:
             encoder = open_encoder(name, data.image_size)

@@ -13,7 +13,7 @@ import framework
 from datamodules.interpretability.factor_embeddings import FactorEmbeddings
 from datamodules.interpretability.factor_images import FactorImages
 from framework.errors import UserError
-from modules.interpretability.compositional_linear import CompositionalLinear, ConvEncoder, EncoderConfig
+from modules.interpretability.compositional_linear import CompositionalLinear, ConvEncoder, ImageEncoderConfig
 from modules.interpretability.compositional_linear.embeddings import cache_key, embeddings, weights_hash
 from modules.interpretability.compositional_linear.encoders import build_encoder, embeddings_of, open_encoder
 from modules.interpretability.compositional_linear.survey import main, table_of
@@ -30,7 +30,7 @@ def small_data(**settings):
 
 def test_the_loss_is_the_sum_of_the_concepts_cross_entropies():
     torch.manual_seed(0)
-    model = CompositionalLinear([3, 2], EncoderConfig(outputs=8), image_size=16)
+    model = CompositionalLinear([3, 2], ImageEncoderConfig(outputs=8), image_size=16)
     x, y = torch.rand(5, 3, 16, 16), torch.tensor([[0, 1], [2, 0], [1, 1], [0, 0], [2, 1]])
     logits = model.heads(model.encoder(x))
     expected = F.cross_entropy(logits[:, :3], y[:, 0]) + F.cross_entropy(logits[:, 3:], y[:, 1])
@@ -52,17 +52,17 @@ def test_before_and_after_the_projection():
     assert pre.shape == (2, 64 * 4)
     torch.testing.assert_close(net.projection(pre), post)
     for features, size in (("pre", 256), ("post", 8)):
-        assert CompositionalLinear([2], EncoderConfig("conv", 8, features), 16).heads.in_features == size
+        assert CompositionalLinear([2], ImageEncoderConfig("conv", 8, features), 16).heads.in_features == size
 
 
 def test_pixels_are_the_largest_channel():
     x = torch.rand(2, 3, 8, 8)
-    assert torch.equal(build_encoder(EncoderConfig("pixels"), 8)(x), x.max(1).values.reshape(2, 64))
+    assert torch.equal(build_encoder(ImageEncoderConfig("pixels"), 8)(x), x.max(1).values.reshape(2, 64))
 
 
 def test_a_frozen_encoder_of_timm_stays_as_it_is(tmp_path):
     torch.manual_seed(0)
-    config = EncoderConfig("resnet10t", 0, "pre", None, True, RESNET)
+    config = ImageEncoderConfig("resnet10t", 0, "pre", None, True, RESNET)
     model = CompositionalLinear([2, 3], config, image_size=32)
     assert model.heads.in_features == 4
     model.train()
@@ -70,7 +70,7 @@ def test_a_frozen_encoder_of_timm_stays_as_it_is(tmp_path):
     assert [name for name, p in model.named_parameters() if p.requires_grad] == ["heads.weight", "heads.bias"]
     torch.save(model.encoder.state_dict(), tmp_path / "weights.pth")
     again = CompositionalLinear(
-        [2, 3], EncoderConfig("resnet10t", 0, "pre", tmp_path / "weights.pth", True, RESNET), 32
+        [2, 3], ImageEncoderConfig("resnet10t", 0, "pre", tmp_path / "weights.pth", True, RESNET), 32
     )
     assert weights_hash(again.encoder) == weights_hash(model.encoder)
 
@@ -163,6 +163,6 @@ def test_random_encoders_are_the_same_each_time():
     with pytest.raises(UserError, match="is not a model of timm"):
         open_encoder("timm:no_such_model", 16)
     with pytest.raises(UserError, match="weights"):
-        build_encoder(EncoderConfig("pixels", weights="a.pth"), 16)
+        build_encoder(ImageEncoderConfig("pixels", weights="a.pth"), 16)
     with pytest.raises(UserError, match=r"encoder\.features"):
-        build_encoder(EncoderConfig("conv", features="both"), 16)
+        build_encoder(ImageEncoderConfig("conv", features="both"), 16)
