@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -23,7 +23,7 @@ def find_projection(model: nn.Module, name: str | None = None, key: str = "proje
     Args:
         model: Any module.
         name: The layer's name; by default what ``get_classifier()`` of the model or a part returns (timm), else the
-            last layer with a weight matrix.
+            last layer with a weight matrix. A layer with adapters (PEFT's, around a ``base_layer``) is one layer.
         key: The setting, for the message.
 
     Raises:
@@ -37,10 +37,23 @@ def find_projection(model: nn.Module, name: str | None = None, key: str = "proje
     getters = [getattr(module, "get_classifier", None) for module in model.modules()]
     named = {id(get()) for get in getters if callable(get)}
     found = [own for own, module in modules.items() if id(module) in named]
-    found = found or [own for own, m in modules.items() if any(p.ndim > 1 for p in m.parameters(recurse=False))]
+    found = found or list(_layers(modules))
     if not found:
         raise nothing_matches("a layer with weights", list(modules), key)
     return found[-1]
+
+
+def _layers(modules: dict[str, nn.Module]) -> Iterator[str]:
+    """Names of the layers with weight matrices, what is around a layer counted and not what is inside."""
+    around = ""
+    for name, module in modules.items():
+        if around and name.startswith(f"{around}."):
+            continue
+        if isinstance(getattr(module, "base_layer", None), nn.Module):
+            around = name
+            yield name
+        elif any(p.ndim > 1 for p in module.parameters(recurse=False)):
+            yield name
 
 
 def wanted(features: Features) -> tuple[str, ...]:

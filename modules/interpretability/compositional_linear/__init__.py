@@ -8,4 +8,4 @@ from modules.interpretability.compositional_linear.encoders import ConvEncoder, 
 from modules.interpretability.compositional_linear.free import FreeEmbeddings
 from modules.interpretability.compositional_linear.module import CompositionalLinear
 
-__all__ = ["CompositionalLinear", "ConvEncoder", "ImageEncoderConfig", "FreeEmbeddings"]
+__all__ = ["CompositionalLinear", "ConvEncoder", "FreeEmbeddings", "ImageEncoderConfig"]

@@ -134,7 +134,13 @@ def build_encoder(config: ImageEncoderConfig, image_size: int, in_chans: int = 3
 
 
 def embeddings_of(net: nn.Module, x: Tensor, features: Features) -> Tensor:
-    """Returns embeddings (B, d) of images, before or after the projection."""
+    """Returns embeddings (B, d) of images.
+
+    Args:
+        net: The encoder.
+        x: Its inputs.
+        features: ``pre`` the projection, where the encoder has timm's methods, or ``post`` it.
+    """
     if features == "pre" and hasattr(net, "forward_features"):
         return net.forward_head(net.forward_features(x), pre_logits=True).flatten(1)  # type: ignore[operator]
     return net(x).flatten(1)
@@ -142,7 +148,14 @@ def embeddings_of(net: nn.Module, x: Tensor, features: Features) -> Tensor:
 
 @torch.no_grad()
 def embedding_size(net: nn.Module, features: Features, image_size: int, in_chans: int) -> int:
-    """Returns d of an encoder of images, by one image of zeros."""
+    """Returns d of an encoder of images, by one image of zeros.
+
+    Args:
+        net: The encoder.
+        features: As in :func:`embeddings_of`.
+        image_size: Side of the images in pixels.
+        in_chans: Channels of the images.
+    """
     training = net.training
     found = embeddings_of(net.eval(), torch.zeros(1, in_chans, image_size, image_size), features).shape[1]
     net.train(training)

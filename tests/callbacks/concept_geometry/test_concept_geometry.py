@@ -89,6 +89,9 @@ def test_the_head_is_found():
     assert find_projection(wrapped) == "net.head"
     assert find_projection(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))) == "2"
     assert find_projection(wrapped, "other") == "other"
+    adapted = torch.nn.Module()
+    adapted.base_layer, adapted.adapter = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    assert find_projection(torch.nn.Sequential(torch.nn.Linear(3, 2), adapted, torch.nn.ReLU())) == "1"
     with pytest.raises(UserError, match="projection"):
         find_projection(wrapped, "haed")
     with pytest.raises(UserError, match="a layer with weights"):
