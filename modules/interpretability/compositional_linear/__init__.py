@@ -12,16 +12,26 @@ geometry, whether linear probes on few combinations of values read the others, a
     k95: directions that hold 95 % of Σ_j |u_{i,j}|²
     binary concepts, orthogonal D_i = u_{i,1} − u_{i,0}: every valid support has the max-margin readouts 2 D_i/|D_i|²
 
-:class:`CompositionalLinear` trains the probes of all concepts on a trained or a frozen encoder; the technique
-``concept_geometry`` measures any encoder in training; ``python -m modules.interpretability.compositional_linear.survey``
-compares encoders (pixels, a CNN, timm's and your own with local weights) on kept embeddings; :class:`FreeEmbeddings`
-trains embeddings without an encoder, all dimensions and seeds at once; ``theory`` has the readouts. The scores take bare
-arrays: ``framework.functional.linear_factors``. Splits are of combinations, never of samples, and the probes' penalty is
-chosen on held-out combinations of training; results say whether features are ``pre`` or ``post`` the projection.
+- :class:`CompositionalLinear` trains the probes of all concepts on an encoder that is trained with them or frozen.
+- The technique ``concept_geometry`` measures any encoder in training.
+- ``python -m modules.interpretability.compositional_linear.survey`` compares encoders on kept embeddings: pixels, the
+  CNN, runs of this project, timm's models, also with your weights.
+- :class:`FreeEmbeddings` trains embeddings without an encoder, all dimensions and seeds at once.
+- ``framework.functional.linear_factors`` has the scores, which take bare arrays; ``theory`` the readouts.
 
-Expected numbers: EXPECTED
+Splits are of combinations, never of samples; the probes' penalty is chosen on held-out combinations of training;
+results say whether features are ``pre`` or ``post`` the projection.
 
-Cost: COST
+Expected numbers: (``reproduce compositional_linear``) of 7,500 rendered shapes with six factors, the CNN with random weights
+has a whitened R² of 0.21 to 0.24 over three seeds and is read rightly on 0.55 to 0.61 of the unseen combinations by
+probes on a tenth of them; trained for 8 epochs on half of the combinations 0.40 to 0.44 and 0.79 to 0.84; pixels 0.33
+and 0.65. Over these six encoders the ranks agree (correlation 1.0). |cos| between concepts falls from 0.23 to 0.13–0.19.
+Free embeddings after 2,000 steps, eight seeds: softmax in Euclidean space R² 0.71 to 0.96, one-vs-rest on the sphere 0.98
+to 1.00; |cos| between concepts at most 0.22 with 1 within (n = 2), and 0.12 to 0.19 with 0.23 to 0.27 (n = 6, softmax),
+whose ratio is 0.59 on average and up to 0.73 for a seed. Least dimensions at n = 6: k for softmax, 2k for one-vs-rest.
+
+Cost: the quick config takes 50 s of one core, most of it for the probes of five looks; the claims about 4 minutes.
+A measurement of 180,000 embeddings of 768 dimensions needs some 3 GB, and hours of one core for its probes.
 
 Composes with other techniques as any classifier of several targets does.
 

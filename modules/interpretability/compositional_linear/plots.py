@@ -21,25 +21,27 @@ def survey_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """
     figure = new_figure(1, 2, size=(9.4, 4.0))
     left, right = figure.axes
-    order = sorted(range(len(rows)), key=lambda i: rows[i]["accuracy"])
-    for rank, i in enumerate(order):
-        row = rows[i]
+    middle = float(np.mean([max(row["r2_whitened"] for row in rows), min(row["r2_whitened"] for row in rows)]))
+    for i, row in enumerate(rows):
+        inwards = row["r2_whitened"] > middle
         left.scatter(row["r2_whitened"], row["accuracy"], s=32, color=f"C{i % 10}", zorder=2)
         left.annotate(
             f"{row['encoder']} ({row['features']})",
             (row["r2_whitened"], row["accuracy"]),
-            xytext=(6, 3 if rank % 2 else -9),
+            xytext=(-7 if inwards else 7, 0),
             textcoords="offset points",
+            ha="right" if inwards else "left",
+            va="center",
             fontsize=7,
         )
         for name, marker in (("cross", "o"), ("within", "^")):
             right.scatter(row["r2_whitened"], row[name], s=28, color=f"C{i % 10}", marker=marker)
     left.set(xlabel="whitened R²", ylabel="accuracy on unseen combinations", title="probes on few combinations")
-    left.margins(0.22, 0.12)
+    left.margins(0.14, 0.12)
     right.set(
         xlabel="whitened R²", ylabel="mean |cos| of factors", ylim=(0, 1), title="circles: between, triangles: within"
     )
-    right.margins(0.22)
+    right.margins(0.14)
     return figure
 
 
