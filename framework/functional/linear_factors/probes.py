@@ -210,7 +210,14 @@ def unseen_accuracy(
     train = split_combinations(labels, fraction, seed)
     chosen, scores = max(penalties), {}
     if len(penalties) > 1:
-        inner = split_combinations(labels[train], 1 - held_out, seed + 1)
+        try:
+            inner = split_combinations(labels[train], 1 - held_out, seed + 1)
+        except UserError:
+            count = len(np.unique(labels[train], axis=0))
+            raise UserError(
+                f"fraction: {fraction:g} is {count} combinations to train on; without {held_out:g} of them, on which the "
+                "penalty is chosen, not every value occurs; a larger fraction, or one penalty"
+            ) from None
         candidates = fit_probes(z[train][inner], labels[train][inner], penalties, steps, lr)
         rest = z[train][~inner], labels[train][~inner]
         scores = {probes.penalty: float(probes.accuracies(*rest).mean()) for probes in candidates}

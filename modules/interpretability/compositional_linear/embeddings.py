@@ -32,6 +32,7 @@ class Embeddings:
         z: By ``pre`` and ``post``, (N, d) float32.
         labels: (N, k) int64.
         concepts: Names of the concepts.
+        projection: Name of the projection layer.
         file: Where they are kept, if anywhere.
         computed: Whether they were computed now, not read.
     """
@@ -39,6 +40,7 @@ class Embeddings:
     z: dict[str, np.ndarray]
     labels: np.ndarray
     concepts: tuple[str, ...]
+    projection: str
     file: Path | None
     computed: bool
 
@@ -108,7 +110,7 @@ def embeddings(
         if str(arrays.get("key")) != key:
             raise UserError(f"{file}: its key is not that of its name; remove the file")
         labels = np.stack([arrays[f"y_{name}"] for name in concepts], 1)
-        return Embeddings({name: arrays[own] for name, own in names.items()}, labels, concepts, file, False)
+        return Embeddings({name: arrays[own] for name, own in names.items()}, labels, concepts, layer, file, False)
     batches: Iterable[Any] = ExactLoader(samples, batch_size, False, seed=0, ranks=lambda: (1, 0))
     found, targets = embed(model.to(device), batches, layer, features, device)
     z, labels = {name: value.numpy() for name, value in found.items()}, targets.numpy()
@@ -120,4 +122,4 @@ def embeddings(
         content |= {"features": np.array(features), "projection": np.array(layer), "key": np.array(key)}
         with written(file) as temporary, temporary.open("wb") as opened:
             np.savez(opened, **content)
-    return Embeddings(z, labels, concepts, file, True)
+    return Embeddings(z, labels, concepts, layer, file, True)

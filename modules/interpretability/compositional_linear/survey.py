@@ -67,7 +67,8 @@ def survey_encoder(
     rows = []
     for kind, z in found.z.items():
         study = study_embeddings(z, found.labels, fraction, penalties=penalties, steps=steps)
-        rows.append({"encoder": name, "features": kind, "dimension": z.shape[1], **study.record(found.concepts)})
+        what = {"encoder": name, "features": kind, "projection": found.projection, "dimension": z.shape[1]}
+        rows.append({**what, **study.record(found.concepts)})
     return rows
 
 
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--features", choices=("pre", "post", "both"), default="pre", help="before or after the projection"
     )
-    parser.add_argument("--projection", help="name of the projection layer; by default the encoder's last")
+    parser.add_argument("--projection", help="name of the projection layer; by default each encoder's last")
     parser.add_argument("--fraction", type=float, default=0.1, help="share of the combinations to train probes on")
     parser.add_argument("--cache", type=Path, default=Path("embeddings"), help="folder of the embeddings")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder of survey.json and survey.png")
