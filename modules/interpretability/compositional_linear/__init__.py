@@ -36,11 +36,13 @@ measure 180,000 embeddings of 768 dimensions takes some 3 GB and, by the probes'
 
 Composes with other techniques as any classifier of several targets does.
 
-Limits: factors of an incomplete grid are determined only if its combinations are connected (``identified``). Here the
-probes are fitted by full-batch Adam on centred and scaled embeddings from zero; the paper's are by mini-batches on raw
-ones, keep the best state of a validation set and have no penalty (``compositional_linear_paper`` trains those). The
-temperature of the paper's spherical runs is not given: here it is learnt, from 10. Orthogonality is of the original
-space, as in the paper; its code also reports the projected one. CLIP, SigLIP and DINO need weights of yours.
+Limits: scores compare an encoder with itself in training better than encoders with each other: on these simple shapes
+timm's resnet10t with random weights (512 dimensions) has 0.45 and 0.85, as good as the trained CNN. Factors of an
+incomplete grid are determined only if its combinations are connected (``identified``). Here the probes are fitted by
+full-batch Adam on centred and scaled embeddings from zero; the paper's are by mini-batches on raw ones, keep the best
+state of a validation set and have no penalty (``compositional_linear_paper`` trains those). The temperature of the
+paper's spherical runs is not given: here it is learnt, from 10. Orthogonality is of the original space, as in the
+paper; its code also reports the projected one. CLIP, SigLIP and DINO need weights of yours.
 """
 
 from modules.interpretability.compositional_linear.encoders import ConvEncoder, ImageEncoderConfig
