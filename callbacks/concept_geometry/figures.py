@@ -42,11 +42,12 @@ def geometry_figure(rows: Sequence[Mapping[str, Any]], features: str) -> Figure:
     first.set(xlabel="epochs", ylim=(-0.02, 1.02), title=f"{WORDS[features]} the projection")
     first.legend(frameon=False, fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     for axes in axes_of[1:-1]:
-        points = [(s["r2_whitened"], s["accuracy"], e) for e, s in looks if "accuracy" in s and "r2_whitened" in s]
-        axes.plot([p[0] for p in points], [p[1] for p in points], "-", color="0.8", zorder=1)
-        for r2, accuracy, epoch in points:
-            axes.scatter(r2, accuracy, s=22, color="C2", zorder=2)
-            axes.annotate(f"{epoch}", (r2, accuracy), xytext=(4, 4), textcoords="offset points", fontsize=7)
+        known = [(epoch, scores) for epoch, scores in looks if "accuracy" in scores and "r2_whitened" in scores]
+        r2, accuracy = ([scores[name] for _, scores in known] for name in ("r2_whitened", "accuracy"))
+        axes.plot(r2, accuracy, "-", color="0.8", zorder=1)
+        axes.scatter(r2, accuracy, s=22, color="C2", zorder=2)
+        for (epoch, _), x, y in zip(known, r2, accuracy, strict=True):
+            axes.annotate(f"{epoch}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
         axes.set(xlabel="whitened R²", ylabel="accuracy on unseen combinations", title="each look, by epoch")
         axes.margins(0.12)
     if looks:

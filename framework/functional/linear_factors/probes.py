@@ -215,8 +215,8 @@ def unseen_accuracy(
         except UserError:
             count = len(np.unique(labels[train], axis=0))
             raise UserError(
-                f"fraction: {fraction:g} is {count} combinations to train on; without {held_out:g} of them, to choose the "
-                "penalty on, not every value occurs; a larger fraction, or one penalty"
+                f"fraction: {fraction:g} is {count} combinations to train on; without {held_out:g} of them, to choose "
+                "the penalty on, not every value occurs; a larger fraction, or one penalty"
             ) from None
         candidates = fit_probes(z[train][inner], labels[train][inner], penalties, steps, lr)
         rest = z[train][~inner], labels[train][~inner]

@@ -26,7 +26,7 @@ def survey_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         inwards = row["r2_whitened"] > middle
         left.scatter(row["r2_whitened"], row["accuracy"], s=32, color=f"C{i % 10}", zorder=2)
         left.annotate(
-            f"{row['encoder']} ({row['features']})",
+            f"{row['encoder'].rpartition('/')[2]} ({row['features']})",  # of a path its last part
             (row["r2_whitened"], row["accuracy"]),
             xytext=(-7 if inwards else 7, 0),
             textcoords="offset points",
