@@ -15,6 +15,7 @@ from framework.errors import UserError
 from framework.readers.unpacking import check_members, refuse_missing
 
 _MAGIC = b"\x93NUMPY"
+_PIECE = 1 << 24  # bytes of a large array that are in memory at a time
 REAL = "fiub"
 """Kinds of numpy's types that are real numbers or truth values."""
 OBJECTS = "Python objects (a pickle), which are not read"
@@ -160,7 +161,7 @@ def _rows(
         raise UserError(f"{path}: {name} has the shape {shape} in {order} order; {int(rows[-1]) + 1} rows in C order")
     found = np.empty((len(rows), *shape[1:]), dtype.newbyteorder("="))
     width = math.prod(shape[1:]) * dtype.itemsize
-    step = max(1, (1 << 24) // max(width, 1))
+    step = max(1, _PIECE // max(width, 1))
     for start in range(0, shape[0], step):
         count = min(step, shape[0] - start)
         piece = np.frombuffer(_exactly(member, count * width), dtype).reshape(count, *shape[1:])
