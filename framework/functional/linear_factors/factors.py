@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from framework.errors import UserError
-from framework.settings import one_of
+from framework.settings import finite_entries, one_of
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -65,13 +65,10 @@ def checked(z: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     z, labels = np.asarray(z, dtype=np.float64), np.asarray(labels)
     labels = labels[:, None] if labels.ndim == 1 else labels
     if z.ndim != 2 or labels.ndim != 2 or len(z) != len(labels) or not z.size or not labels.size:
-        raise UserError(
-            f"embeddings and labels have the shapes {z.shape} and {labels.shape}; (N, d) and (N, k) are expected"
-        )
+        raise UserError(f"z, labels: {z.shape} and {labels.shape} are not accepted; (N, d) and (N, k)")
     if labels.dtype.kind not in "iub":
         raise UserError(f"labels: {labels.dtype} is not accepted; whole numbers")
-    if not np.isfinite(z).all():
-        raise UserError("embeddings: has entries that are not finite; finite numbers are accepted")
+    finite_entries(z=z)
     return z, labels.astype(np.int64)
 
 
