@@ -12,7 +12,6 @@ import framework
 from callbacks.concept_geometry import ConceptGeometry
 from framework.errors import UserError
 from framework.functional.linear_factors import study_embeddings
-from framework.observing.embeddings import embed, find_projection
 
 SIZES = {"data.image_size": 16, "data.colours": 2}
 VALUES = {"scale": 2, "orientation": 2, "posX": 2, "posY": 2}
@@ -80,34 +79,6 @@ def test_a_labelled_file_for_a_classifier(tmp_path, monkeypatch):
     rows = json.loads((experiment.folder / "concept_geometry.json").read_text())["rows"]
     assert rows[0]["pre"]["concepts"] == ["first", "second", "third"]
     assert "accuracy" in rows[-1]["pre"]
-
-
-def test_the_head_is_found():
-    from modules.vision.small_cnn import SmallCNN
-
-    wrapped = torch.nn.ModuleDict({"net": SmallCNN(), "other": torch.nn.Linear(2, 2)})
-    assert find_projection(wrapped) == "net.head"
-    assert find_projection(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))) == "2"
-    assert find_projection(wrapped, "other") == "other"
-    adapted = torch.nn.Module()
-    adapted.base_layer, adapted.adapter = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-    assert find_projection(torch.nn.Sequential(torch.nn.Linear(3, 2), adapted, torch.nn.ReLU())) == "1"
-    with pytest.raises(UserError, match="projection"):
-        find_projection(wrapped, "haed")
-    with pytest.raises(UserError, match="a layer with weights"):
-        find_projection(torch.nn.Sequential(torch.nn.ReLU()))
-
-
-def test_embeddings_do_not_depend_on_batches_and_leave_the_mode():
-    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
-    x, y = torch.randn(10, 3), torch.arange(10)
-    one, _ = embed(model, [(x, y)], "2", "both")
-    several, targets = embed(model, [(x[:7], y[:7]), (x[7:], y[7:])], "2", "both")
-    assert model.training
-    assert torch.equal(targets, y)
-    for name, shape in (("pre", (10, 4)), ("post", (10, 2))):
-        assert one[name].shape == shape
-        torch.testing.assert_close(one[name], several[name])
 
 
 @pytest.mark.parametrize(
