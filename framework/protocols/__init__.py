@@ -1,7 +1,7 @@
 """Protocols through which techniques use modules and datamodules without importing them."""
 
 from framework.protocols.attention import Replacement, RotaryAttention
-from framework.protocols.data import HasExamples, HasNormalisation, HasTargetSignal, InRounds
+from framework.protocols.data import HasConcepts, HasExamples, HasNormalisation, HasTargetSignal, InRounds
 from framework.protocols.derivatives import second_derivatives, second_derivatives_needed
 from framework.protocols.memories import HasCoreSpectrum, HasRouters, ReadsTable, Routing, TableRead
 from framework.protocols.prompts import AnswersPrompts, HandsOutPrompts, RatesInTokens
@@ -21,6 +21,7 @@ __all__ = [
     "AnswersPrompts",
     "Generates",
     "HandsOutPrompts",
+    "HasConcepts",
     "HasCoreSpectrum",
     "HasExamples",
     "HasFactors",

@@ -59,3 +59,14 @@ class HasExamples(Protocol):
     def examples(self, part: str) -> Dataset:
         """Returns the data set of ``train``, ``val`` or ``test``, each example once; known after ``setup``."""
         ...
+
+
+@runtime_checkable
+class HasConcepts(Protocol):
+    """A datamodule whose targets (B, k) are the values of k concepts, whole numbers from 0; known after ``setup``."""
+
+    concepts: tuple[str, ...]
+    """Names of the concepts, in the order of the targets' columns."""
+
+    sizes: tuple[int, ...]
+    """Number of values of each concept."""

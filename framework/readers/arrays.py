@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,12 +15,15 @@ from framework.errors import UserError
 from framework.readers.unpacking import check_members, refuse_missing
 
 _MAGIC = b"\x93NUMPY"
+_PIECE = 1 << 24  # bytes of a large array that are in memory at a time
 REAL = "fiub"
 """Kinds of numpy's types that are real numbers or truth values."""
 OBJECTS = "Python objects (a pickle), which are not read"
 
 
-def read_arrays(path: Path, expected: str, dtype: DTypeLike | None = None) -> dict[str, np.ndarray]:
+def read_arrays(
+    path: Path, expected: str, dtype: DTypeLike | None = None, only: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
     """Returns the arrays of a ``.npz`` by name, or the array of a ``.npy`` under the name ``array``.
 
     The content says which of the two it is. Big-endian numbers become native ones. Pickled objects are not read: an
@@ -30,6 +33,7 @@ def read_arrays(path: Path, expected: str, dtype: DTypeLike | None = None) -> di
         path: The file.
         expected: The expected contents, for the message.
         dtype: Type of real numbers to which arrays of real numbers are converted; by default they are not converted.
+        only: Names of the arrays of a ``.npz`` that are read; by default all.
 
     Raises:
         UserError: there is no such file, it is truncated or broken, or unpacks to more than the limit.
@@ -42,7 +46,7 @@ def read_arrays(path: Path, expected: str, dtype: DTypeLike | None = None) -> di
             if start == _MAGIC:
                 found = {"array": _read(path, file, "the array", path.stat().st_size)}
             else:
-                found = _read_zip(path, file)
+                found = _read_zip(path, file, only)
     except UserError:
         raise
     except zipfile.BadZipFile as error:
@@ -99,11 +103,93 @@ def map_array(path: Path, expected: str) -> np.ndarray:
         raise UserError(f"{path}: cannot be read ({error}); expected {expected}") from None
 
 
-def _read_zip(path: Path, file: BinaryIO) -> dict[str, np.ndarray]:
+def array_shape(path: Path, name: str, expected: str) -> tuple[int, ...]:
+    """Returns the shape of an array of a ``.npz``, of which only the header is read.
+
+    Args:
+        path: The file.
+        name: The array.
+        expected: The expected contents, for the message.
+
+    Raises:
+        UserError: as :func:`read_arrays`, the file is no ``.npz``, or has no such array of numbers.
+    """
+    return _member(path, name, expected, None)
+
+
+def read_array_rows(path: Path, name: str, rows: np.ndarray, expected: str) -> np.ndarray:
+    """Returns chosen rows of an array of a ``.npz``, without ever having all of the array in memory.
+
+    Args:
+        path: The file.
+        name: The array, (N, …) in C order.
+        rows: Their positions (M,), in increasing order.
+        expected: The expected contents, for the message.
+
+    Raises:
+        UserError: as :func:`array_shape`, or the array is in Fortran order or shorter.
+    """
+    return _member(path, name, expected, rows)
+
+
+def _member(path: Path, name: str, expected: str, rows: np.ndarray | None) -> Any:
+    """Returns the shape of a member, or some rows of it."""
+    refuse_missing(path, expected)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {info.filename.removesuffix(".npy"): info for info in check_members(path, archive)}
+            if name not in sizes:
+                raise UserError(f"{path}: lacks {name} (it has {', '.join(sizes) or 'nothing'}); expected {expected}")
+            with archive.open(sizes[name]) as member:
+                if _check_header(path, member, repr(name), sizes[name].file_size).hasobject:
+                    raise UserError(f"{path}: {name} holds {OBJECTS}")
+                version = np.lib.format.read_magic(member)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, fortran, dtype = read(member)
+                return shape if rows is None else _rows(path, name, member, shape, fortran, dtype, rows)
+    except UserError:
+        raise
+    except Exception as error:  # see above
+        raise UserError(f"{path}: cannot be read ({error}); expected {expected}") from None
+
+
+def _rows(
+    path: Path, name: str, member: Any, shape: tuple[int, ...], fortran: bool, dtype: np.dtype, rows: np.ndarray
+) -> np.ndarray:
+    if not shape or (fortran and len(shape) > 1) or (len(rows) and rows[-1] >= shape[0]):
+        order = "Fortran" if fortran else "C"
+        raise UserError(f"{path}: {name} has the shape {shape} in {order} order; {int(rows[-1]) + 1} rows in C order")
+    found = np.empty((len(rows), *shape[1:]), dtype.newbyteorder("="))
+    width = math.prod(shape[1:]) * dtype.itemsize
+    step = max(1, _PIECE // max(width, 1))
+    for start in range(0, shape[0], step):
+        count = min(step, shape[0] - start)
+        piece = np.frombuffer(_exactly(member, count * width), dtype).reshape(count, *shape[1:])
+        low, high = np.searchsorted(rows, [start, start + count])
+        found[low:high] = piece[rows[low:high] - start]
+    while member.read(1 << 16):  # to the end, where zipfile checks the sum of the bytes
+        pass
+    return found
+
+
+def _exactly(member: Any, count: int) -> bytes:
+    parts = []
+    while count:
+        part = member.read(count)
+        if not part:
+            raise EOFError("it ends too early")
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def _read_zip(path: Path, file: BinaryIO, only: Collection[str] | None) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(file) as archive:
         for info in check_members(path, archive):
             name = info.filename.removesuffix(".npy")
+            if only is not None and name not in only:
+                continue
             with archive.open(info) as member:
                 if member.read(6) != _MAGIC:
                     raise UserError(f"{path}: its member {info.filename!r} is not an array of numpy")

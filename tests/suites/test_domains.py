@@ -13,6 +13,7 @@ import torch
 from framework.errors import UserError
 from framework.functional import calibration, generalized_gaussian, low_rank, spectra, structured_weights
 from framework.functional.compression import rate
+from framework.functional.linear_factors import effective_ranks, fit_probes, probe_basis, recover_factors, whitened_r2
 from framework.functional.linear_heads.gaussian import ClassStatistics
 from framework.functional.linear_heads.logistic import fit_logistic
 from framework.functional.linear_heads.mixture import MixtureLaw
@@ -31,6 +32,7 @@ from modules.in_context import predictors
 from modules.in_context.icl_linear_models import theory as icl_linear
 from modules.in_context.icl_softmax_demystified import theory as icl_softmax
 from modules.in_context.yq_lsa import theory as yq_lsa
+from modules.interpretability.compositional_linear import theory as compositional
 
 NAN = math.nan
 BAD = {
@@ -362,6 +364,14 @@ ROWS = [
         correlation=0.5,
         generator=generator(),
     ),
+    row(recover_factors, {"z": "entries"}, z=np.eye(4), labels=np.arange(4)),
+    row(whitened_r2, {"z": "entries", "rank": "above"}, z=np.eye(4), labels=np.arange(4), rank=1e-10),
+    row(effective_ranks, {"share": "above"}, factors=recover_factors(np.eye(4), np.arange(4)), share=0.5),
+    row(probe_basis, {"weights": "entries", "least": "above"}, weights=np.eye(3), least=1e-6),
+    row(
+        fit_probes, {"z": "entries", "steps": "size", "lr": "above"}, z=np.eye(4), labels=np.arange(4), steps=2, lr=0.1
+    ),
+    row(compositional.most_cells, {"hyperplanes": "count", "dimension": "count"}, hyperplanes=3, dimension=2),
     row(rate.quantise, {"step": "above"}, weights=ones(2), step=0.1),
     row(rate.bits_per_weight, {"step": "above", "order": "count"}, weights=ones(2), step=0.1, order=0),
     row(rate.exp_golomb_lengths, {"order": "count"}, ranks=np.arange(3), order=0),

@@ -22,6 +22,7 @@ def test_it_is_typed_and_saves_to_itself(name, capsys):
 LESS = {
     "dynamics/rich_lazy_rnn": ["--model.kernel_trials=4", "--data.probes=32"],
     "dynamics/rich_lazy_rnn_digits": ["--model.kernel_trials=4"],
+    "interpretability/compositional_linear": ["--techniques.concept_geometry.steps=5"],
     "finetuning/discriminative_generative": ["--techniques.probe_heads.repeats=2"],
 }
 
@@ -37,7 +38,7 @@ def test_a_narrowed_copy_takes_a_step_on_tiny_files_in_the_papers_format(name, t
     write(tmp_path / "data")
     small = ["--trainer.precision=null", f"--data.path={tmp_path / 'data'}"]
     small += small_steps(name)
-    if not name.startswith((WHOLE, PROMPTS)):
+    if not name.startswith((*WHOLE, PROMPTS)):
         small += ["--data.num_workers=0"]
     assert main(["fit", "--config", name, *FAST, *small, *narrow]) == 0
 

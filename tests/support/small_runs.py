@@ -7,6 +7,7 @@ from tiny_files import (
     write_bidmc,
     write_cifar,
     write_clip,
+    write_embeddings,
     write_faces,
     write_feature_tables,
     write_film_reviews,
@@ -40,7 +41,7 @@ OFFLINE = [
     for name in METHODS
     if not (name.endswith(("_paper", "_fashion", "_onet")) or "_smollm2" in name or name == "finetuning/lp_ft_text")
 ]
-WHOLE = "dynamics/"  # where a batch is all of the data
+WHOLE = ("dynamics/", "interpretability/compositional_linear_free")  # where a batch is all of the data
 PROMPTS = "in_context/"  # where a batch is drawn on the device, for many steps
 FAST = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false"]
 
@@ -67,7 +68,7 @@ def write_split_images(folder):
 
 def small_steps(name):
     """Few steps in a training batch, on few samples."""
-    inner = ["--model.inner_steps=2"] if name.startswith((WHOLE, PROMPTS)) and "similarity" not in name else []
+    inner = ["--model.inner_steps=2"] if name.startswith((*WHOLE, PROMPTS)) and "similarity" not in name else []
     if name.startswith(WHOLE):
         return inner
     return ["--data.batch_size=4", *inner, *(["--data.inner_steps=2"] if inner and name.startswith(PROMPTS) else [])]
@@ -163,6 +164,16 @@ WRITERS = {
     "finetuning/tleg_descendant_paper": (
         write_learngene_and_images,
         [*TINY_VIT, "--data.num_classes=2", "--techniques.learngene.path=data"],
+    ),
+    "interpretability/compositional_linear_paper": (
+        write_embeddings,
+        [
+            "--model.sizes=[4, 5, 3]",
+            "--model.image_size=16",
+            "--data.train_fraction=0.5",
+            "--techniques.concept_geometry.fraction=0.5",
+            "--techniques.concept_geometry.steps=5",
+        ],
     ),
     "interpretability/hash_encoder_paper": (write_mnist_npz, ["--model.width=5"]),
     "vision/image_classifier_fashion": (write_idx, ["--data.num_classes=4"]),

@@ -327,3 +327,33 @@ def write_review_sets(folder):
     for split, rows in (("train", 40), ("test", 12)):
         lines = [f"a {'good' if i % 2 else 'bad'} one, number {i}\t{i % 2}" for i in range(rows)]
         (folder / f"{split}.tsv").write_text("\n".join(["Text\tLabel", *lines]), encoding="utf-8")
+
+
+def write_pug(folder):
+    """PUG: Animals: a table of every combination, some of which the paper leaves out, and pictures by character."""
+    import csv
+    from itertools import product
+
+    rng = np.random.default_rng(0)
+    values = (("Désert", "Forêt"), ("Bear", "Cat", "Dog", "Goldfish"), (0.7, 1.0), ("Default", "Grass", "Sky"), (0, 45))
+    rows = []
+    for world, character, scale, texture, yaw in product(*values):
+        name = f"{len(rows)}.png"
+        rows.append([world, character, scale, yaw, texture, name])
+        (folder / character).mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (9, 10, 3), dtype=np.uint8)).save(folder / character / name)
+    header = ["world_name", "character_name", "character_scale", "camera_yaw", "character_texture", "filename"]
+    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+def write_embeddings(path):
+    """Embeddings as the official code of arXiv 2602.24264 writes them."""
+    labels = np.indices((4, 5, 3)).reshape(3, -1).T
+    rng = np.random.default_rng(0)
+    z = sum(rng.normal(size=(n, 16))[labels[:, i]] for i, n in enumerate((4, 5, 3)))
+    names = ("color", "shape", "size")
+    columns = {f"y_{name}": labels[:, i] for i, name in enumerate(names)}
+    columns |= {f"values_{name}": np.arange(n) for name, n in zip(names, (4, 5, 3), strict=True)}
+    with path.open("wb") as file:
+        np.savez(file, image_embeds=z.astype(np.float32), **columns)

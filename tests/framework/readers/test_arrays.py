@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from framework.errors import UserError
+from framework.readers import arrays
 from framework.readers.arrays import (
+    array_shape,
     check_arrays,
     check_symmetric,
     float32,
     labels_of,
     map_array,
     read_array,
+    read_array_rows,
     read_arrays,
     shapes_of,
 )
@@ -33,6 +36,30 @@ def test_arrays_by_name_and_converted(tmp_path):
     np.save(tmp_path / "b.npy", np.arange(3))
     assert read_arrays(tmp_path / "b.npy", "x")["array"].tolist() == [0, 1, 2]
     assert map_array(tmp_path / "b.npy", "x").tolist() == [0, 1, 2]
+
+
+def test_rows_of_an_array_that_is_never_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "_PIECE", 10 * 120 + 7)
+    x = np.arange(45 * 30, dtype=">i4").reshape(45, 5, 6)
+    np.savez_compressed(tmp_path / "a.npz", x=x, y=np.arange(3))
+    rows = np.array([0, 1, 9, 10, 11, 44])
+    found = read_array_rows(tmp_path / "a.npz", "x", rows, "x")
+    np.testing.assert_array_equal(found, x[rows])
+    assert found.dtype.isnative
+    assert array_shape(tmp_path / "a.npz", "x", "x") == x.shape
+    assert read_array_rows(tmp_path / "a.npz", "x", np.array([], int), "x").shape == (0, 5, 6)
+    assert list(read_arrays(tmp_path / "a.npz", "x", only=("y",))) == ["y"]
+    for rows, name, message in (([3], "y", r"y has the shape \(3,\) in C order; 4 rows"), ([0], "z", "lacks z")):
+        with pytest.raises(UserError, match=message):
+            read_array_rows(tmp_path / "a.npz", name, np.array(rows), "x")
+    np.savez(tmp_path / "b.npz", x=np.asfortranarray(np.ones((3, 2))), o=np.array([{}], dtype=object))
+    with pytest.raises(UserError, match="in Fortran order"):
+        read_array_rows(tmp_path / "b.npz", "x", np.array([0]), "x")
+    with pytest.raises(UserError, match="o holds Python objects"):
+        array_shape(tmp_path / "b.npz", "o", "x")
+    (tmp_path / "c.npz").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(UserError, match=r"c\.npz: cannot be read .*; expected x"):
+        array_shape(tmp_path / "c.npz", "x", "x")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"\x93NUMPY", b"text", b"\x93NUMPY\x09\x00aa"])

@@ -78,7 +78,7 @@ def small(name: str) -> tuple[list[str], Callable[[Path], Any] | None]:
     if name in OFFLINE:
         return small_steps(name), None
     write, narrow = WRITERS[name]
-    workers = [] if name.startswith((WHOLE, PROMPTS)) else ["--data.num_workers=0"]
+    workers = [] if name.startswith((*WHOLE, PROMPTS)) else ["--data.num_workers=0"]
     return ["--trainer.precision=null", "--data.path=data", *small_steps(name), *workers, *narrow], write
 
 

@@ -65,6 +65,7 @@ PREFIXES = (
     "linear_scope/",
     "neural_code/",
     "sign_code/",
+    "concept_geometry/",
     "centroid_alignment/",
     "grokking_delay/",
     "robustness/",
@@ -688,6 +689,19 @@ def _check_neural_code(cell: Cell, plans: list[Any], trace: Any, end: Any, root:
         assert len({code.tobytes() for code in codes["train_codes"]}) == rows[-1][f"{prefix}/train/distinct"]
 
 
+def _check_concept_geometry(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    for features in ("pre", "post"):
+        rows = _logged(root, f"concept_geometry/{features}/r2")
+        assert len(rows) == cell.epochs + 1, "not the start and every epoch were looked at"
+        for row in rows:
+            assert 0 <= row[f"concept_geometry/{features}/r2"] <= 1
+            assert 0 <= row[f"concept_geometry/{features}/r2_whitened"] <= 1
+            assert 0 <= row[f"concept_geometry/{features}/within"] <= 1 + 1e-6
+    looks = json.loads((root / "probe" / "run" / "concept_geometry.json").read_text(encoding="utf-8"))["rows"]
+    assert [look["epoch"] for look in looks] == list(range(cell.epochs + 1))
+    assert looks[-1]["pre"]["sizes"] == [CLASSES]
+
+
 def _check_temperature_scaling(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
     rows = _logged(root, "temperature_scaling/temperature")
     assert len(rows) >= cell.epochs - cell.short, "nothing was looked at"
@@ -727,6 +741,7 @@ CHECKS: dict[str, Callable[[Cell, list[Any], Any, Any, Path], None]] = {
     "ntk_split": _check_ntk_split,
     "temperature_scaling": _check_temperature_scaling,
     "neural_code": _check_neural_code,
+    "concept_geometry": _check_concept_geometry,
     "grok_align": _check_grok_align,
     "grokfast": _check_grokfast,
     "centroid_alignment": _check_centroid_alignment,

@@ -37,6 +37,7 @@ OBSERVERS = (
     "temperature_scaling",
     "linear_scope",
     "neural_code",
+    "concept_geometry",
     "centroid_alignment",
     "grokking_delay",
     "robustness",
@@ -162,6 +163,7 @@ def settings(architecture: str, techniques: tuple[str, ...], forced: bool = Fals
         "temperature_scaling": ("TemperatureScaling", {"bins": 5}),
         "linear_scope": ("LinearScope", {"every_n_epochs": 2, "images": 1, "classes": 2, "k": 2}),
         "neural_code": ("NeuralCode", {"batch_size": 5, "classify": "always", "classifiers": ["kmeans", "logistic"]}),
+        "concept_geometry": ("ConceptGeometry", {"features": "both", "steps": 4, "batch_size": 5}),
         "laziness": ("Laziness", {"every_n_steps": 4, "points": 2, "chunk": 2}),
         "ntk_monitor": ("NTKMonitor", {"every_n_steps": 4, "points": 3, "eigenvalues": 2, "chunk": 2}),
     }

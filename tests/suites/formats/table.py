@@ -30,6 +30,7 @@ from tiny_files import (
     write_mnist_npz,
     write_pairs,
     write_prompts,
+    write_pug,
     write_speech,
     write_token_arrow,
     write_token_files,
@@ -59,6 +60,8 @@ from datamodules.initialization.audio import AudioSignal
 from datamodules.initialization.field import FieldSignal
 from datamodules.initialization.image import ImageSignal
 from datamodules.interpretability.faces import Faces
+from datamodules.interpretability.factor_embeddings import FactorEmbeddings
+from datamodules.interpretability.factor_images import FactorImages
 from datamodules.interpretability.few_images import FewImages
 from datamodules.interpretability.first_samples import FirstSamples
 from datamodules.interpretability.paired_pictures import PairedPictures
@@ -383,6 +386,35 @@ def _plain_pictures(folder: Path) -> None:
         picture(RNG.integers(0, 256, (40, 44), dtype=np.uint8), "PNG")(folder / f"{number}.png")
 
 
+_COMBINATIONS = np.indices((1, 3, 2, 2, 2, 1)).reshape(6, -1).T
+_DSPRITES = {
+    "imgs": RNG.integers(0, 2, (24, 6, 6), dtype=np.uint8),
+    "latents_classes": _COMBINATIONS,
+    "latents_values": _COMBINATIONS.astype(np.float64),
+}
+_MPI3D = {
+    "images": RNG.integers(0, 256, (16, 6, 6, 3), dtype=np.uint8),
+    "labels": np.indices((2, 2, 1, 1, 1, 2, 2)).reshape(7, -1).T,
+}
+_EMBEDDINGS = {"image_embeds": X, "y_color": np.arange(40) % 4, "y_shape": np.arange(40) // 4 % 5}
+
+
+def _pug_table(change: Callable[[list[str]], None]) -> Write:
+    """PUG's table with a change of its lines."""
+
+    def write(path: Path) -> None:
+        write_pug(path.parent)
+        lines = path.read_text(encoding="utf-8").split("\n")
+        change(lines)
+        path.write_text("\n".join(lines), encoding="utf-8")
+
+    return write
+
+
+def _pug(path: str, encoding: str | None = None) -> FactorImages:
+    return FactorImages("pug", path, image_size=6, encoding=encoding)
+
+
 FORMATS: list[Format] = [
     # dynamics
     arrays_format("circle", lambda p: Circle(p, passes=1), {"x": X, "y": X[:, 0]}, {"y": X}, "x"),
@@ -554,6 +586,47 @@ FORMATS: list[Format] = [
         {"x": RNG.random((12, 5, 5)), "y": np.arange(12) % 2},
         {"y": np.arange(11) % 2},
         "x",
+    ),
+    arrays_format(
+        "dsprites",
+        lambda p: FactorImages("dsprites", p, image_size=6, colours=2),
+        _DSPRITES,
+        {"imgs": _DSPRITES["imgs"][1:]},
+        "latents_classes",
+    ),
+    arrays_format(
+        "mpi3d", lambda p: FactorImages("mpi3d", p, image_size=6), _MPI3D, {"labels": _MPI3D["labels"][:, :6]}, "labels"
+    ),
+    arrays_format(
+        "embeddings",
+        lambda p: FactorEmbeddings(p, train_fraction=0.5),
+        _EMBEDDINGS,
+        {"y_shape": np.zeros(39, int)},
+        "image_embeds",
+    ),
+    Format(
+        "pug.csv",
+        "labels.csv",
+        write_pug,
+        _pug,
+        True,
+        {
+            "shapes": _pug_table(lambda lines: lines.__setitem__(2, f"{lines[2]},more")),
+            "numbers": _pug_table(lambda lines: lines.__setitem__(2, lines[2].replace(",45,", ",nan,"))),
+        },
+        {**STILL_WHOLE, **NO_MAGIC, **NO_PICKLES},
+    ),
+    Format(
+        "pug.png",
+        "Cat/14.png",
+        write_pug,
+        _pug,
+        True,
+        {
+            "shapes": picture(np.full((4, 4), 70_000, np.int32), "TIFF"),
+            "numbers": picture(with_nan(_LIGHT).astype(np.float32), "TIFF"),
+        },
+        {**NOT_TEXT, **NO_PICKLES, "capitals": "the table names the file"},
     ),
     Format(
         "high-resolution.png",
