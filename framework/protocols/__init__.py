@@ -3,6 +3,7 @@
 from framework.protocols.attention import Replacement, RotaryAttention
 from framework.protocols.data import HasExamples, HasNormalisation, HasTargetSignal, InRounds
 from framework.protocols.derivatives import second_derivatives, second_derivatives_needed
+from framework.protocols.latents import HasDecoder, HasLatents, HasTrueLatents
 from framework.protocols.memories import HasCoreSpectrum, HasRouters, ReadsTable, Routing, TableRead
 from framework.protocols.prompts import AnswersPrompts, HandsOutPrompts, RatesInTokens
 from framework.protocols.sequences import Generates, HasKernels, HasMemory, KernelData, RateTransferable
@@ -22,9 +23,11 @@ __all__ = [
     "Generates",
     "HandsOutPrompts",
     "HasCoreSpectrum",
+    "HasDecoder",
     "HasExamples",
     "HasFactors",
     "HasKernels",
+    "HasLatents",
     "HasLearngene",
     "HasMembers",
     "HasMemory",
@@ -33,6 +36,7 @@ __all__ = [
     "HasSineLayers",
     "HasTargetSignal",
     "HasTrainedFeatures",
+    "HasTrueLatents",
     "HasWeightParts",
     "InRounds",
     "KernelData",
