@@ -260,8 +260,9 @@ class Identifiability(Observer):
             return
         data: Any = getattr(trainer, "datamodule", None)
         support = data.true_support() if data is not None else None
-        path = Path(trainer.default_root_dir) / "identifiability.json"
-        write_text(path, json.dumps({**self.found, "curve": self.curve}, indent=1) + "\n")
+        strength = None if self._strength is None else self._strength.round(6).tolist()
+        report = {**self.found, "strength": strength, "curve": self.curve}
+        write_text(Path(trainer.default_root_dir) / "identifiability.json", json.dumps(report, indent=1) + "\n")
         log_figure(trainer, self.technique, identifiability_figure(support, self._strength, self.curve))
 
     def state_dict(self) -> dict[str, Any]:
