@@ -1,7 +1,7 @@
 """Cost of the penalty on a decoder's Jacobian, forward and backward, beside one forward pass of the decoder.
 
-Run: ``python benchmarks/dependency_sparsity.py [--repeats 15]``. In one process on one thread, the quietest of rounds in
-which the sides take turns. The decoder is the VAE's of the claims, d-64-64-d, on batches of 256. Exact at d = 10 the
+Run: ``python benchmarks/dependency_sparsity.py [--repeats 15]``. In one process on one thread, the quietest of rounds
+in which the sides take turns. The decoder is the VAE's of the claims, d-64-64-d, on batches of 256. Exact at d = 10 the
 penalty takes at most 3 (1 + d) passes; with m of d columns it is linear in m: the cost of each further column of 64, of
 8 to 32, is at most that of a column of the first 8.
 """

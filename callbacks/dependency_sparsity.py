@@ -15,18 +15,18 @@ J is exact, from one JVP for each latent, all in one vectorised pass; ``columns:
 scales by d/m, which is unbiased. (Random projections are not, for absolute values.)
 
 Works on any module with automatic optimisation that calls its decoder once in ``training_step``. A module with
-``decoder_name`` (:class:`framework.protocols.HasDecoder`) needs no setting; of others name the decoder: ``net:
-vae.decoder``. The latents are the decoder's first input of floating type; its other arguments stay those of the step. J
-is evaluated at the latents of the step (z ~ q(z|x)), or ``at: mean`` of the posterior
-(:class:`framework.protocols.HasLatents`), with the decoder in ``eval`` mode. The gradient reaches the decoder's weights,
-not the latents: where they are is the encoder's matter. With LeakyReLU, J is constant on pieces.
+``decoder_name`` (:class:`framework.protocols.HasDecoder`) needs no setting; of others name the decoder: ``net: vae.decoder``. The latents
+are the decoder's first input of floating type; its other arguments stay those of the step. J is evaluated at the
+latents of the step (z ~ q(z|x)), or ``at: mean`` of the posterior (:class:`framework.protocols.HasLatents`), with the
+decoder in ``eval`` mode. The gradient reaches the decoder's weights, not the latents: where they are is the encoder's
+matter. With LeakyReLU, J is constant on pieces.
 
 **Larger latents make Ω smaller for free.** In a VAE the KL to N(0, I) fixes their scale. An autoencoder needs
 ``scale_free: true``, which multiplies column j by the standard deviation of z_j over the batch (through which the
 gradient reaches the encoder), or latents of unit variance. Every 50 batches Ω, the same free of scale, and the latents'
-standard deviation are measured, logged at the end of the epoch as ``dependency_sparsity/omega``, ``…/omega_scale_free``
-and ``…/latent_std``; and it is reported once if since the peak of Ω the latents have doubled while Ω was halved and is
-not explained by sparsity. Logs what is added as ``train/dependency_sparsity``.
+standard deviation are measured, logged at the end of the epoch as ``dependency_sparsity/omega``,
+``…/omega_scale_free`` and ``…/latent_std``; it is reported once if since the peak of Ω the latents have doubled and Ω
+has halved, but not the Ω free of scale. Logs what is added as ``train/dependency_sparsity``.
 
 Expected: see ``python -m framework reproduce diverse_dictionary``. Where the truth is dense the penalty finds a support
 that is too sparse.
@@ -118,8 +118,8 @@ class DependencySparsity(Penalty):
         """
         if self.network(model) is None:
             raise UserError(
-                f"techniques.{self.name}.net: {type(model).__name__} names no decoder (it has no decoder_name); name the "
-                "submodule that maps latents to observations"
+                f"techniques.{self.name}.net: {type(model).__name__} names no decoder (it has no decoder_name); name "
+                "the submodule that maps latents to observations"
             )
         if self.at == "mean" and not isinstance(model, HasLatents):
             raise UserError(
@@ -138,7 +138,7 @@ class DependencySparsity(Penalty):
         """See the module's docstring.
 
         Raises:
-            UserError: the decoder has an operation without a forward-mode derivative, or fewer latents than ``columns``.
+            UserError: the decoder has an operation without a forward-mode derivative, or too few latents.
         """
         name = self.network(module)
         decoder, source, call = submodule(module, name, f"techniques.{self.name}.net"), captured.source, captured.call
@@ -217,4 +217,6 @@ def _without_jvp(key: str) -> Iterator[None]:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if not _NO_JVP.search(str(error)):
             raise
-        raise UserError(f"{key} needs forward-mode derivatives of the decoder, and an operation has none: {first}") from error
+        raise UserError(
+            f"{key} needs forward-mode derivatives of the decoder, and an operation has none: {first}"
+        ) from error

@@ -9,13 +9,13 @@ Measured on the first ``examples`` validation samples, at each validation:
 - ``identifiability/mcc``, the mean correlation coefficient, matched on one half of the samples and measured on the
   other, mean over ``splits``; ``mcc_low`` and ``mcc_high``, the interval that has 95 % of the splits; ``mcc_spearman``;
 - ``identifiability/support_f1`` and ``support_shd``, of the entries of mean |J_ij| above ``threshold`` of the largest,
-  with the columns matched by the latents, and beside them ``support_f1_all_ones`` and ``support_shd_all_ones``, those of
-  an estimate with all entries: on a dense truth that F1 is high for free;
-- ``identifiability/r2_int``, ``r2_sym``, ``r2_comp_a``, ``r2_comp_b`` (lower is better) and ``r2_ref``, the set-wise R² of
-  two groups of observations, at the last validation of a training, or at each with ``set_r2: always``.
+  with the columns matched by the latents, and beside them ``support_f1_all_ones`` and ``support_shd_all_ones``, those
+  of an estimate with all entries: on a dense truth that F1 is high for free;
+- ``identifiability/r2_int``, ``r2_sym``, ``r2_comp_a``, ``r2_comp_b`` (lower is better) and ``r2_ref``, the set-wise R²
+  of two groups of observations, at the last validation of a training, or at each with ``set_r2: always``.
 
-At the end ``identifiability.json`` has all of it with the sweep over thresholds and what the true support guarantees for
-which latent, and the figure ``identifiability`` the true support, the estimated one and the scores over training.
+At the end ``identifiability.json`` has all of it with the sweep over thresholds and what the true support guarantees
+for which latent, and the figure ``identifiability`` the true support, the estimated one and the scores over training.
 
 Works on modules with a posterior (:class:`framework.protocols.HasLatents`) and data that knows its latents
 (:class:`framework.protocols.HasTrueLatents`); what is not known (the support, or the decoder) is left out. It changes
@@ -117,8 +117,8 @@ class Identifiability(Observer):
         """
         if not isinstance(model, HasLatents):
             raise UserError(
-                f"techniques.{self.name}: {type(model).__name__} infers no latents (it has no posterior), so nothing can "
-                "be identified"
+                f"techniques.{self.name}: {type(model).__name__} infers no latents (it has no posterior), so nothing "
+                "can be identified"
             )
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -133,7 +133,8 @@ class Identifiability(Observer):
         data = getattr(trainer, "datamodule", None)
         if data is not None and not isinstance(data, HasTrueLatents):
             raise UserError(
-                f"techniques.{self.name}: {type(data).__name__} does not say what its latents are (it has no true_latents)"
+                f"techniques.{self.name}: {type(data).__name__} does not say what its latents are (it has "
+                "no true_latents)"
             )
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -183,7 +184,12 @@ class Identifiability(Observer):
         active = active_units(hat)
         values = {"active_units": float(active.sum())}
         self._alarm(active)
-        self.found = {"step": trainer.global_step, "samples": len(hat), "latents": hat.shape[1], "active": active.tolist()}
+        self.found = {
+            "step": trainer.global_step,
+            "samples": len(hat),
+            "latents": hat.shape[1],
+            "active": active.tolist(),
+        }
         data: Any = getattr(trainer, "datamodule", None)
         support = data.true_support() if data is not None else None
         self._strength = self._decoder_strength(module)
@@ -192,7 +198,9 @@ class Identifiability(Observer):
         if not self._true:
             if not self._told:
                 self._told = True
-                rank_zero_info(f"techniques.{self.name}: the true latents are not known, so only active units are counted")
+                rank_zero_info(
+                    f"techniques.{self.name}: the true latents are not known, so only active units are counted"
+                )
             return values
         true = torch.cat(self._true).numpy()
         permutation = match(correlations(true, hat))
@@ -213,8 +221,8 @@ class Identifiability(Observer):
         self._alarmed = True
         rank_zero_warn(
             f"techniques.{self.name}: {int((~active).sum())} of {len(active)} latents have collapsed "
-            f"({', '.join(map(str, np.flatnonzero(~active)))}): they do not depend on the data, and their columns of the "
-            "Jacobian look sparse; a smaller KL weight or penalty is needed before identifiability means anything"
+            f"({', '.join(map(str, np.flatnonzero(~active)))}): they do not depend on the data, and their columns of "
+            "the Jacobian look sparse; a smaller KL weight or penalty is needed before identifiability means anything"
         )
 
     def _decoder_strength(self, module: pl.LightningModule) -> np.ndarray | None:

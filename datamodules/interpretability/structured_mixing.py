@@ -191,8 +191,8 @@ def draw_mixing(
     rows = as_support(support)
     if rows.shape[1] > rows.shape[0]:
         raise UserError(
-            f"support: {rows.shape[0]} observations of {rows.shape[1]} latents are not accepted; a map to fewer numbers is "
-            "not injective"
+            f"support: {rows.shape[0]} observations of {rows.shape[1]} latents are not accepted; a map to "
+            "fewer numbers is not injective"
         )
     if not rows.any(0).all():
         raise UserError(f"support: no observation depends on latent {int(np.argmin(rows.any(0)))}")
@@ -202,9 +202,9 @@ def draw_mixing(
         if mixing.injective(z):
             return mixing, number
     raise UserError(
-        f"redraws: in {redraws} draws no map of this support ({rows.shape[0]} x {rows.shape[1]}, {int(rows.sum())} entries) "
-        f"had a determinant of one sign and above {SMALLEST_DETERMINANT:g} on {CHECKED} samples; a smaller nonlinearity "
-        f"than {nonlinearity:g}, another seed or more redraws are needed"
+        f"redraws: in {redraws} draws no map of this support ({rows.shape[0]} x {rows.shape[1]}, {int(rows.sum())} "
+        f"entries) had a determinant of one sign and above {SMALLEST_DETERMINANT:g} on {CHECKED} samples; a smaller "
+        f"nonlinearity than {nonlinearity:g}, another seed or more redraws are needed"
     )
 
 
@@ -388,11 +388,13 @@ class StructuredMixing(DataModule):
             expected = {"D": x.shape[1], **({} if z is None else {"d": z.shape[1]})}
             found = dict(zip(("D", "d"), support.shape, strict=True))
             if any(found[name] != size for name, size in expected.items()):
-                raise UserError(f"{other}: the support is {support.shape}; {path} has {shapes_of({'x': x} | ({} if z is None else {'z': z}))}")
+                arrays = {"x": x} if z is None else {"x": x, "z": z}
+                raise UserError(f"{other}: the support is {support.shape}; {path} has {shapes_of(arrays)}")
         held = self.val_samples + self.test_samples
         if len(x) <= held:
             raise UserError(
-                f"{path}: has {len(x)} samples; val_samples and test_samples take {held}, and some must be left to train on"
+                f"{path}: has {len(x)} samples; val_samples and test_samples take {held}, and some must be left to "
+                "train on"
             )
         self._support = support
         order = np.random.default_rng(self.seed).permutation(len(x))

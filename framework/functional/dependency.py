@@ -33,7 +33,7 @@ def jacobian_columns(decoder: Decoder, z: Tensor, columns: Tensor | None = None,
     statistic changes.
 
     Args:
-        decoder: Maps latents (B, …) to a tensor (B, …), to something with ``logits``, or to a tuple that begins with it.
+        decoder: Maps latents (B, …) to a tensor (B, …), something with ``logits``, or a tuple that begins with it.
         z: Latents (B, …), d numbers per sample. No gradient flows through them if they are detached.
         columns: Indices (m,) of the latents' numbers; all d of them for ``None``.
         chunk: Columns that are computed at once, to save memory; all by default.
@@ -65,7 +65,7 @@ def sparsity(columns: Tensor, latents: int, norm: Norm = "l1", epsilon: float = 
 
     - ``l1``: mean over the batch of Σ_ij |J_ij|;
     - ``group``: Σ_ij sqrt(mean over the batch of J_ij²), which acts on an entry's support over all samples;
-    - ``log``: mean over the batch of Σ_ij log(1 + |J_ij|/ε) / log(1 + 1/ε), between the number of entries and their sum.
+    - ``log``: mean over the batch of Σ_ij log(1 + |J_ij|/ε) / log(1 + 1/ε), nearer to the number of entries.
 
     Args:
         columns: (m, B, D), as :func:`jacobian_columns` returns them.

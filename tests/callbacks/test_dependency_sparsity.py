@@ -106,7 +106,9 @@ def test_columns_are_drawn_by_a_generator_of_its_own(tmp_path):
     assert same(first, fit(tmp_path, DependencySparsity(0.1, columns=2, net="last"), module=Watched)[0])
     chosen = {tuple(draw_columns(6, 2, torch.Generator().manual_seed(mix(0, n))).tolist()) for n in range(20)}
     assert len(chosen) > 5
-    with pytest.raises(UserError, match=r"techniques\.dependency_sparsity\.columns: 7 is not accepted; at most 6 \(lat"):
+    with pytest.raises(
+        UserError, match=r"techniques\.dependency_sparsity\.columns: 7 is not accepted; at most 6 \(lat"
+    ):
         fit(tmp_path, DependencySparsity(0.1, columns=7, net="last"))
 
 

@@ -62,7 +62,9 @@ def identifiability_figure(
     for name, (label, colour, style) in lines.items():
         rows = [row for row in curve if name in row]
         axes.plot([r["step"] for r in rows], [r[name] for r in rows], style, color=colour, label=label)
-    axes.set(xlabel="optimiser step", ylabel="score" if "active_units" not in lines else "active units", title="training")
+    axes.set(
+        xlabel="optimiser step", ylabel="score" if "active_units" not in lines else "active units", title="training"
+    )
     if "active_units" not in lines:
         axes.set_ylim(-0.02, 1.02)
     axes.legend(frameon=False, fontsize=8)

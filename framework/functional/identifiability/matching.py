@@ -48,7 +48,7 @@ def correlations(z_true: Any, z_hat: Any, correlation: Correlation = "pearson") 
 def match(strength: np.ndarray) -> np.ndarray:
     """Returns for each true latent the estimate that it is matched with, (d,), so that the total is largest.
 
-    The optimum is that of the Hungarian algorithm. Where there are fewer estimates than latents, those left over are -1.
+    The optimum is that of the Hungarian algorithm. Of more latents than estimates those left over are -1.
 
     Args:
         strength: (d, e), for example :func:`correlations`.

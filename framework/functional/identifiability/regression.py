@@ -8,7 +8,7 @@ For two groups of observations the R² of four predictions that Definition 5 for
     Sym   z of I_K △ I_V from ẑ of I_K ∩ I_V        Comp B   z of I_V \\ I_K from ẑ of I_K \\ I_V
     Ref   all z from all ẑ
 
-with the estimates matched to the latents. Lower is better but for Ref. The regressor is a kernel ridge regression with a
+with the estimates matched to the latents. Lower is better but for Ref. The regressor is kernel ridge regression with a
 Gaussian kernel (the paper's is not known).
 """
 

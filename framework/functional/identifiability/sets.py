@@ -3,8 +3,8 @@
 Paper: Zheng, Li, Fan, Wilson, Zhang, 2026, "Diverse Dictionary Learning", ICLR, arXiv 2604.17568.
 
 A support S (D, d) is true where observation x_i depends on latent z_j. For a group K of observations,
-I_K = {j: S_ij for some i in K}. By Definition 5, two models that explain the observations agree up to a permutation π of
-latents such that z_i is not a function of ẑ_π(j) wherever, for some groups K and V,
+I_K = {j: S_ij for some i in K}. By Definition 5, two models that explain the observations agree up to a permutation π
+of latents such that z_i is not a function of ẑ_π(j) wherever, for some groups K and V,
 
 1. i ∈ I_K ∩ I_V and j ∈ I_K △ I_V, or
 2. i ∈ I_K △ I_V and j ∈ I_K ∩ I_V, or
@@ -147,7 +147,9 @@ def latents_of(support: np.ndarray, group: Iterable[int]) -> frozenset[int]:
     """
     rows = sorted(set(group))
     if not rows or rows[0] < 0 or rows[-1] >= len(support):
-        raise UserError(f"groups: {brief(rows)} is not accepted; at least one observation, from 0 to {len(support) - 1}")
+        raise UserError(
+            f"groups: {brief(rows)} is not accepted; at least one observation, from 0 to {len(support) - 1}"
+        )
     return frozenset(np.flatnonzero(as_support(support)[rows].any(0)).tolist())
 
 
@@ -251,12 +253,8 @@ def diversity_report(support: Any, groups: Sequence[Sequence[int]] = ()) -> Dive
     for j in range(rows.shape[1]):
         atom = next(atom for atom in found if j in atom)
         holds = "element-wise" if len(atom) == 1 else "set-wise"
-        latents.append(
-            Guarantee(j, diversity_clauses(rows, j), atom, holds if rows[:, j].any() else "none")
-        )
-    pairs = tuple(
-        (tuple(k), tuple(v), tuple(sorted(forbidden_pairs(rows, k, v)))) for k, v in combinations(groups, 2)
-    )
+        latents.append(Guarantee(j, diversity_clauses(rows, j), atom, holds if rows[:, j].any() else "none"))
+    pairs = tuple((tuple(k), tuple(v), tuple(sorted(forbidden_pairs(rows, k, v)))) for k, v in combinations(groups, 2))
     return DiversityReport(tuple(latents), found, pairs)
 
 

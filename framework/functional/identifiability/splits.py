@@ -45,7 +45,9 @@ class OverSplits:
         }
 
 
-def halves(samples: int, splits: int, seed: int = 0, most: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def halves(
+    samples: int, splits: int, seed: int = 0, most: int | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields the samples to fit to and those to score on, disjoint.
 
     Args:

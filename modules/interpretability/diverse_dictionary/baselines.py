@@ -1,4 +1,4 @@
-"""Penalties that dependency sparsity is compared with: sparse latents, orthogonal Jacobian columns, a diagonal Hessian."""
+"""Penalties to compare with: on the size of latents, products of Jacobian columns, and mixed second derivatives."""
 
 from __future__ import annotations
 

@@ -110,7 +110,9 @@ def recovery(found: Found) -> Iterator[Claim]:
         ones = f" (all ones {values(found, d, structure, 0.0, ONES)[0]:.2f})" if name == F1 else ""
         text = f"{structure}, d = {d}: {score} with the penalty less without{ones}"
         paper = shown[d] if name == MCC and structure == "ring" else "no gain" if structure == "full" else "a gain"
-        yield over_seeds(text, paper, gains(found, d, structure, name), bound, SCALE[d], details(found, d, structure, name))
+        yield over_seeds(
+            text, paper, gains(found, d, structure, name), bound, SCALE[d], details(found, d, structure, name)
+        )
 
 
 def contrast(found: Found) -> Iterator[Claim]:

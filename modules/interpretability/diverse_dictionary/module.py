@@ -159,6 +159,6 @@ class SparseJacobianVAE(Module):
         self._evaluate(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """Returns the columns of ``predictions.parquet``: mean and deviation of the latents, and the true ones if known."""
+        """Returns the columns of ``predictions.parquet``: mean and deviation of latents, and true ones if known."""
         mean, std = self.posterior(batch)
         return {"latent": mean, "std": std, **({"z": batch["z"]} if "z" in batch else {})}

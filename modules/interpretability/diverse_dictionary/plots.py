@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def arms_figure(
     scores: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]], baselines: Mapping[str, float]
 ) -> Figure:
-    """Draws each score of each structure without and with the penalty, a point for each seed and a line for the mean."""
+    """Draws scores of each structure without and with the penalty, a point for each seed and a line for the mean."""
     figure = new_figure(columns=len(scores), size=(5.2 * len(scores), 3.6))
     for axes, (name, arms) in zip(figure.axes, scores.items(), strict=True):
         for place, (structure, weights) in enumerate(arms.items()):
@@ -25,7 +25,9 @@ def arms_figure(
                 colour = "0.55" if weight == 0 else "C0"
                 label = ("no penalty" if weight == 0 else f"weight {weight:g}") if place == 0 else None
                 axes.plot([place + shift] * len(values), values, "o", color=colour, markersize=4, alpha=0.7)
-                axes.hlines(float(np.mean(values)), place + shift - 0.13, place + shift + 0.13, colour, lw=2, label=label)
+                axes.hlines(
+                    float(np.mean(values)), place + shift - 0.13, place + shift + 0.13, colour, lw=2, label=label
+                )
             if name == "F1 of the support":
                 label = "all ones" if place == 0 else None
                 axes.hlines(baselines[structure], place - 0.4, place + 0.4, "C3", linestyles=":", label=label)

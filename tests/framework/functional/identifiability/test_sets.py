@@ -132,7 +132,11 @@ def test_two_groups_have_latents_in_common_and_of_their_own():
 
 @pytest.mark.parametrize(
     ("support", "message"),
-    [([1, 0], r"the shape \(2,\) is not accepted"), ([[0.5]], "values that are not 0 or 1"), ([[np.nan]], "not 0 or 1")],
+    [
+        ([1, 0], r"the shape \(2,\) is not accepted"),
+        ([[0.5]], "values that are not 0 or 1"),
+        ([[np.nan]], "not 0 or 1"),
+    ],
 )
 def test_what_is_no_support_is_refused(support, message):
     with pytest.raises(UserError, match=message):
