@@ -15,11 +15,11 @@ J is exact, from one JVP for each latent, all in one vectorised pass; ``columns:
 scales by d/m, which is unbiased. (Random projections are not, for absolute values.)
 
 Works on any module with automatic optimisation that calls its decoder once in ``training_step``. A module with
-``decoder_name`` (:class:`framework.protocols.HasDecoder`) needs no setting; of others name the decoder: ``net: vae.decoder``. The latents
-are the decoder's first input of floating type; its other arguments stay those of the step. J is evaluated at the
-latents of the step (z ~ q(z|x)), or ``at: mean`` of the posterior (:class:`framework.protocols.HasLatents`), with the
-decoder in ``eval`` mode. The gradient reaches the decoder's weights, not the latents: where they are is the encoder's
-matter. With LeakyReLU, J is constant on pieces.
+``decoder_name`` (:class:`framework.protocols.HasDecoder`) needs no setting; of others name the decoder: ``net:
+vae.decoder``. The latents are the decoder's first input of floating type; its other arguments stay those of the step.
+J is evaluated at the latents of the step (z ~ q(z|x)), or ``at: mean`` of the posterior
+(:class:`framework.protocols.HasLatents`), with the decoder in ``eval`` mode. The gradient reaches the decoder's
+weights, not the latents: where they are is the encoder's matter. With LeakyReLU, J is constant on pieces.
 
 **Larger latents make Ω smaller for free.** In a VAE the KL to N(0, I) fixes their scale. An autoencoder needs
 ``scale_free: true``, which multiplies column j by the standard deviation of z_j over the batch (through which the

@@ -147,16 +147,8 @@ def set_r2(
         order = match(correlations(true[fit], hat[fit])) if permutation is None else np.asarray(permutation)
         for name, (targets, sources) in tasks.items():
             if targets and sources:
-                rows, columns = list(targets), order[list(sources)]
-                values[name].append(
-                    kernel_r2(
-                        hat[np.ix_(fit, columns)],
-                        true[np.ix_(fit, rows)],
-                        hat[np.ix_(score, columns)],
-                        true[np.ix_(score, rows)],
-                        seed,
-                    )
-                )
+                inputs, wanted = hat[:, order[list(sources)]], true[:, list(targets)]
+                values[name].append(kernel_r2(inputs[fit], wanted[fit], inputs[score], wanted[score], seed))
     found = {name: summary(scores) if scores else None for name, scores in values.items()}
     reference = found.pop("reference")
     assert reference is not None
