@@ -77,6 +77,7 @@ def sparsity(columns: Tensor, latents: int, norm: Norm = "l1", epsilon: float = 
         UserError: a setting is not accepted.
     """
     one_of(get_args(Norm), norm=norm)
+    at_least(1, latents=latents)
     above(0, epsilon=epsilon)
     entries = columns.to(torch.promote_types(columns.dtype, torch.float32))
     if norm == "group":

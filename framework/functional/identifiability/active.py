@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from framework.functional.identifiability.splits import paired
-from framework.settings import above
+from framework.settings import above, finite_entries
 
 ACTIVE = 0.01
 
@@ -22,9 +21,10 @@ def active_units(means: Any, threshold: float = ACTIVE) -> np.ndarray:
         threshold: In units of the prior's variance.
 
     Raises:
-        UserError: the threshold is not above 0, or the means are no matrix of finite numbers.
+        UserError: the threshold is not above 0, or a mean is not finite.
     """
     above(0, threshold=threshold)
-    found, _ = paired(means, means)
+    found = np.asarray(means, np.float64)
+    finite_entries(means=found)
     active: np.ndarray = found.var(0) > threshold
     return active

@@ -32,7 +32,7 @@ REFERENCE = "identifiability/r2_ref"
 
 
 @dataclass(frozen=True)
-class Arm:
+class DictionaryArm:
     """The runs of one structure and weight."""
 
     latents: int
@@ -58,12 +58,12 @@ class Arm:
         ]
 
 
-Found = dict[Arm, list[dict[str, float]]]
+Found = dict[DictionaryArm, list[dict[str, float]]]
 
 
 def claims(run: Reproduction) -> Iterator[Claim]:
     """Trains all arms, then compares them."""
-    arms = [Arm(d, s, w) for d, names in STRUCTURES.items() for s, w in product(names, (0.0, WEIGHT))]
+    arms = [DictionaryArm(d, s, w) for d, names in STRUCTURES.items() for s, w in product(names, (0.0, WEIGHT))]
     runs = [(arm, seed) for arm in arms for seed in SEEDS[arm.latents]]
     found: Found = {arm: [] for arm in arms}
     for (arm, _), metrics in zip(runs, run.fits(CONFIG, [arm.options(seed) for arm, seed in runs]), strict=True):
@@ -76,7 +76,7 @@ def claims(run: Reproduction) -> Iterator[Claim]:
 
 def values(found: Found, d: int, structure: str, weight: float, name: str) -> list[float]:
     """One metric of all seeds."""
-    return [metrics[name] for metrics in found[Arm(d, structure, weight)]]
+    return [metrics[name] for metrics in found[DictionaryArm(d, structure, weight)]]
 
 
 def gains(found: Found, d: int, structure: str, name: str) -> list[float]:
@@ -128,7 +128,7 @@ def sets(found: Found) -> Iterator[Claim]:
     """Forbidden predictions beside the one of all latents from all estimates."""
     for d, paper in ((3, "Int .25 Sym .05 Comp .08 .15 Ref .75"), (5, "Int .05 Sym .10 Comp .10 .25 Ref .60")):
         for weight in (WEIGHT, 0.0):
-            runs = found[Arm(d, "ring", weight)]
+            runs = found[DictionaryArm(d, "ring", weight)]
             ratios = [fmean(m[name] for name in FORBIDDEN) / m[REFERENCE] for m in runs]
             all_names = {name.rpartition("/")[2]: [m[name] for m in runs] for name in (*FORBIDDEN, REFERENCE)}
             text = f"ring, d = {d}, weight {weight:g}: mean R² of Int, Sym, Comp over Ref (target 0.6)"
@@ -149,7 +149,7 @@ def figures(run: Reproduction, found: Found) -> None:
     run.figure("arms", arms_figure(scores, ones))
     pictures = {}
     for title, weight in (("no penalty", 0.0), (f"weight {WEIGHT:g}", WEIGHT)):
-        (file,) = (run.folder / "runs").glob(f"*/{Arm(5, 'ring', weight).name(0)}/identifiability.json")
+        (file,) = (run.folder / "runs").glob(f"*/{DictionaryArm(5, 'ring', weight).name(0)}/identifiability.json")
         pictures[title] = np.array(json.loads(file.read_text(encoding="utf-8"))["strength"])
     truth = np.eye(5) + np.roll(np.eye(5), 1, axis=1)
     run.figure("supports", supports_figure({"ring: true support": truth, **pictures}))
