@@ -155,7 +155,8 @@ class DependencySparsity(Penalty):
         except UserError as error:
             raise UserError(f"techniques.{self.name}.{error}") from None
         with evaluating(decoder), _without_jvp(f"techniques.{self.name}"):
-            columns = jacobian_columns(call, z, chosen)
+            # beside other arguments of the step; a decoder that takes none is differentiated as it is
+            columns = jacobian_columns(call if captured.several else decoder, z, chosen)
         std = source.flatten(1).to(torch.promote_types(kind, torch.float32)).std(0, correction=0)
         std = std if chosen is None else std[chosen.to(std.device)]
         if (self._batches - 1) % EVERY == 0:

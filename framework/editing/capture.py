@@ -47,6 +47,7 @@ class Captured:
         edge: Position of ``input`` in the autograd graph, for derivatives by it.
         source: ``input`` with the graph that it had in the step.
         call: Calls the network with another input, beside the step's other arguments; ``None`` with ``embed``.
+        several: Whether there are other arguments.
         first: Whether this is the first step, in which :meth:`gradient` checks for functions without a second
             derivative.
     """
@@ -58,6 +59,7 @@ class Captured:
     edge: GradientEdge | None = None
     source: Tensor | None = None
     call: Callable[[Tensor], Any] | None = None
+    several: bool = False
     first: bool = True
 
     @cached_property
@@ -198,7 +200,7 @@ class Capture:
             positional, named = given(other)
             return net(*positional, **named)
 
-        self._captured.call = call
+        self._captured.call, self._captured.several = call, len(places) > 1
         return given(opened)
 
     def _open_embedding(self, embed: nn.Module, args: Any, output: Any) -> Any:

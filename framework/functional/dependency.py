@@ -3,7 +3,8 @@
 Paper: Zheng, Li, Fan, Wilson, Zhang, 2026, "Diverse Dictionary Learning", ICLR, arXiv 2604.17568.
 
 For g: R^d → R^D, J(z) = ∂g/∂z is D x d. Its column j is one forward-mode derivative (JVP) along e_j, for all samples of
-a batch at once; the d of them share one forward pass (``torch.func.vmap``). The support S of g is where an entry of J
+a batch at once; the d of them share one forward pass: by ``torch.func.vmap``, or of a perceptron by its own chain rule,
+which takes half the time. The support S of g is where an entry of J
 is not 0 for some z.
 """
 
@@ -15,6 +16,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from framework.functional.evaluating import evaluating
 from framework.functional.jacobian import sample_outputs
@@ -22,6 +24,7 @@ from framework.settings import above, at_least, at_most, one_of
 
 Norm = Literal["l1", "group", "log"]
 Decoder = nn.Module | Callable[[Tensor], Any]
+ELEMENTWISE = (nn.Identity, nn.LeakyReLU, nn.ReLU, nn.GELU, nn.SiLU, nn.Softplus, nn.Tanh, nn.Sigmoid, nn.ELU)
 SMALLEST = 1e-12
 """Added to the mean square whose root is taken: without it the gradient at 0 is not finite."""
 
@@ -48,16 +51,39 @@ def jacobian_columns(decoder: Decoder, z: Tensor, columns: Tensor | None = None,
 
     def along(direction: Tensor) -> Tensor:
         tangent = direction.expand_as(flat).reshape(z.shape)
-        found: Tensor = torch.func.jvp(outputs, (z,), (tangent,))[1]
-        return found
+        product: Tensor = torch.func.jvp(outputs, (z,), (tangent,))[1]
+        return product
 
     # beside another autocast, tangents and values would have different types
     with (
         evaluating(decoder) if isinstance(decoder, nn.Module) else contextlib.nullcontext(),
         torch.autocast(z.device.type, enabled=False),
     ):
-        columns_found: Tensor = torch.func.vmap(along, randomness="same", chunk_size=chunk)(directions)
-    return columns_found
+        if isinstance(decoder, nn.Module) and chunk is None and z.ndim == 2 and (layers := _perceptron(decoder)):
+            return _through(layers, z, directions)
+        found: Tensor = torch.func.vmap(along, randomness="same", chunk_size=chunk)(directions)
+    return found
+
+
+def _perceptron(decoder: nn.Module) -> list[nn.Module]:
+    """Its layers, if it is nothing but linear layers and element-wise functions; otherwise none."""
+    layers = [*decoder] if type(decoder) is nn.Sequential else [decoder]
+    plain = all(type(layer) in (nn.Linear, *ELEMENTWISE) and not getattr(layer, "inplace", False) for layer in layers)
+    hooked = any(layer._forward_hooks or layer._forward_pre_hooks for layer in (decoder, *layers))
+    return layers if plain and not hooked else []
+
+
+def _through(layers: list[nn.Module], z: Tensor, directions: Tensor) -> Tensor:
+    """Derivatives (m, B, D) along directions (m, d), by the chain rule of each layer."""
+    found = directions[:, None].expand(-1, len(z), -1)
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            z, found = layer(z), nn.functional.linear(found, layer.weight)
+        else:
+            with forward_ad.dual_level():  # the derivative of each unit by itself
+                z, slope = forward_ad.unpack_dual(layer(forward_ad.make_dual(z, torch.ones_like(z))))
+            found = found * slope
+    return found
 
 
 def sparsity(columns: Tensor, latents: int, norm: Norm = "l1", epsilon: float = 0.1) -> Tensor:

@@ -8,6 +8,7 @@ from torch import nn
 
 from framework.errors import UserError
 from framework.functional.dependency import (
+    ELEMENTWISE,
     dependency_sparsity,
     dependency_strength,
     draw_columns,
@@ -21,19 +22,22 @@ def decoder(inputs=3, outputs=4, activation=nn.Tanh):
     return nn.Sequential(nn.Linear(inputs, 8), activation(), nn.Linear(8, outputs))
 
 
-@pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU, nn.LeakyReLU, nn.Softplus])
+@pytest.mark.parametrize("activation", ELEMENTWISE)
 def test_columns_are_those_of_jacrev(activation):
     net, z = decoder(activation=activation), torch.randn(5, 3)
     columns = jacobian_columns(net, z)
+    torch.testing.assert_close(jacobian_columns(net.forward, z), columns, msg="the chain rule is not the general way")
     expected = torch.stack([torch.func.jacrev(net)(one) for one in z])  # (B, D, d)
     torch.testing.assert_close(columns.permute(1, 2, 0), expected, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(jacobian_columns(net, z, torch.tensor([2, 0])), columns[[2, 0]])
     torch.testing.assert_close(jacobian_columns(net, z, chunk=2), columns)
 
 
-def test_gradients_of_the_weights_are_those_of_a_loop_in_reverse_mode():
+@pytest.mark.parametrize("general", [False, True], ids=["chain rule", "vmap"])
+def test_gradients_of_the_weights_are_those_of_a_loop_in_reverse_mode(general):
     net, z = decoder(activation=nn.GELU), torch.randn(4, 3)
-    found = torch.autograd.grad(dependency_sparsity(net, z), [*net.parameters()], allow_unused=True)
+    penalty = dependency_sparsity(net.forward if general else net, z)
+    found = torch.autograd.grad(penalty, [*net.parameters()], allow_unused=True)
     total = 0
     for one in z:
         x = one.clone().requires_grad_()
