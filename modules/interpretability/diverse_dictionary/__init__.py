@@ -3,17 +3,17 @@
 Paper: Zheng, Li, Fan, Wilson, Zhang, 2026, "Diverse Dictionary Learning", ICLR, arXiv 2604.17568 (abstract and
 summaries; it publishes no code, and no widths, optimiser or regressor: those here are ours).
 
-What it is for: fitting x = g(z) without labels, and knowing which parts of z are recovered. From the support S of the
-Jacobian of g (which observation depends on which latent) follows what any two models that explain the data have in
-common; a sparse decoder Jacobian makes a model one of those.
+What it is for: fitting x = g(z) without labels, and knowing which parts of z are recovered. From the support of the
+Jacobian of g (which observation depends on which latent) follows what any two models that explain the data as sparsely
+have in common; a penalty makes the decoder's Jacobian sparse.
 
     loss = mean_B Σ_i (x_i − ĝ_i(z))² / 2σ² + β KL(q(z|x) ‖ N(0, I)) + α Ω,  Ω = mean_B Σ_ij |∂ĝ_i/∂z_j|
     Def. 5: z_i is no function of ẑ_π(j) for i, j in different parts of I_K ∩ I_V, I_K \\ I_V, I_V \\ I_K
     Thm. 2: supports agree up to a permutation of columns; Thm. 3: with sufficient diversity ẑ is z up to a permutation
     and element-wise functions. Assumptions: a nonlinear g, p(z) > 0, and an estimate that is as sparse as the truth
 
-:class:`SparseJacobianVAE` is the autoencoder; Ω is the technique ``dependency_sparsity``, for any decoder; the technique
-``identifiability`` measures what is recovered. In Python, on arrays: ``framework.functional.identifiability`` has
+:class:`SparseJacobianVAE` is the autoencoder; Ω is the technique ``dependency_sparsity``, for any decoder; the
+technique ``identifiability`` measures what is recovered. On arrays, ``framework.functional.identifiability`` has
 ``diversity_report(support, groups).text()`` (Venn atoms, clauses of diversity, and which guarantee holds for which
 latent), ``split_mcc(z, z_hat)``, ``set_r2`` and ``support_scores``. Data: ``StructuredMixing``, which generates
 observations with a chosen support or reads your ``x``, ``z`` and ``support`` (``--data.path=FILE --model.inputs=D
