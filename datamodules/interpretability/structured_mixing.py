@@ -92,6 +92,11 @@ class Mixing(nn.Module):
         UserError: the nonlinearity is negative.
     """
 
+    first: Tensor
+    first_bias: Tensor
+    second: Tensor
+    second_bias: Tensor
+    last: Tensor
     skip: Tensor
 
     def __init__(self, support: np.ndarray, generator: torch.Generator, nonlinearity: float = 1.0) -> None:

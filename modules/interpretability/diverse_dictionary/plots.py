@@ -23,13 +23,12 @@ def arms_figure(
         for place, (structure, weights) in enumerate(arms.items()):
             for shift, (weight, values) in zip((-0.17, 0.17), weights.items(), strict=True):
                 colour = "0.55" if weight == 0 else "C0"
-                label = ("no penalty" if weight == 0 else f"weight {weight:g}") if place == 0 else None
+                label = "no penalty" if weight == 0 else f"weight {weight:g}"
                 axes.plot([place + shift] * len(values), values, "o", color=colour, markersize=4, alpha=0.7)
-                axes.hlines(
-                    float(np.mean(values)), place + shift - 0.13, place + shift + 0.13, colour, lw=2, label=label
-                )
+                mean, left, right = float(np.mean(values)), place + shift - 0.13, place + shift + 0.13
+                axes.hlines(mean, left, right, colour, lw=2, label="_" if place else label)
             if name == "F1 of the support":
-                label = "all ones" if place == 0 else None
+                label = "_" if place else "all ones"
                 axes.hlines(baselines[structure], place - 0.4, place + 0.4, "C3", linestyles=":", label=label)
         axes.set_xticks(range(len(arms)), [structure.replace(", ", "\n") for structure in arms])
         axes.set(ylabel=name, ylim=(0, 1.03))
