@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LINES = {
-    "mcc": ("MCC", "C0", "-"),
-    "support_f1": ("F1 of the support", "C1", "-"),
+    "mcc": ("MCC", "C0", "o-"),
+    "support_f1": ("F1 of the support", "C1", "o-"),
     "support_f1_all_ones": ("F1 of all ones", "C1", ":"),
 }
 
@@ -51,21 +51,19 @@ def identifiability_figure(
     if strength is not None:
         pictures.append((strength, "estimate: mean |J|"))
     lines = {name: style for name, style in LINES.items() if any(name in row for row in curve)} or {
-        "active_units": ("active units", "C2", "-")
+        "active_units": ("active units", "C2", "o-")
     }
     figure = new_figure(columns=len(pictures) + 1, size=(3.2 * len(pictures) + 4.4, 3.2))
     for axes, (matrix, title) in zip(figure.axes, pictures, strict=False):
         show_dependencies(axes, matrix, title)
         if title.startswith("estimate"):
             figure.colorbar(axes.images[0], ax=axes, fraction=0.05)
-    axes = figure.axes[len(pictures)]
+    axes, counted = figure.axes[len(pictures)], "active_units" in lines
     for name, (label, colour, style) in lines.items():
         rows = [row for row in curve if name in row]
-        axes.plot([r["step"] for r in rows], [r[name] for r in rows], style, color=colour, label=label)
-    axes.set(
-        xlabel="optimiser step", ylabel="score" if "active_units" not in lines else "active units", title="training"
-    )
-    if "active_units" not in lines:
-        axes.set_ylim(-0.02, 1.02)
-    axes.legend(frameon=False, fontsize=8)
+        values = [row[name] for row in rows]
+        axes.plot([row["step"] for row in rows], values, style, color=colour, label=label, markersize=3)
+    top = max((row["active_units"] for row in curve), default=1) + 0.5 if counted else 1.03
+    axes.set(xlabel="optimiser step", ylabel="latents" if counted else "score", title="training", ylim=(0, top))
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
     return figure
