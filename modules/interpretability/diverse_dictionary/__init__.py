@@ -33,9 +33,9 @@ so the penalty helps where the truth is sparse, and hurts on the complement of t
 (one latent of one run collapses). On the ring the mean R² of the forbidden predictions is 0.10 of Ref at d = 3 (0.19
 without the penalty) and 0.20 at d = 5 (0.21).
 
-Cost: the quick config takes 2,000 steps, about half a minute of one busy core; at d = 10 the penalty takes the processor
-for 26 forward passes of the decoder (``benchmarks/dependency_sparsity.py`` measures wall-clock time). The claims are 24 runs, 7 to 10 minutes of processor in
-all, as many at a time as there are cores.
+Cost: the quick config takes 2,000 steps, about half a minute of one busy core. At d = 10 the penalty took as much
+processor time as 26 forward passes of the decoder (``benchmarks/dependency_sparsity.py`` measures wall-clock time). The
+claims are 24 runs, 7 to 10 minutes of processor in all, as many at a time as there are cores.
 
 Composes with other techniques as any module does.
 
