@@ -45,6 +45,9 @@ class Captured:
         input: The input (B, …) of the network, or the output of the embedding; no gradients flow through it. ``None``
             if only the output was captured.
         edge: Position of ``input`` in the autograd graph, for derivatives by it.
+        source: ``input`` with the graph that it had in the step.
+        call: Calls the network with another input, beside the step's other arguments; ``None`` with ``embed``.
+        several: Whether there are other arguments.
         first: Whether this is the first step, in which :meth:`gradient` checks for functions without a second
             derivative.
     """
@@ -54,6 +57,9 @@ class Captured:
     output: Tensor | None = None
     input: Tensor | None = None
     edge: GradientEdge | None = None
+    source: Tensor | None = None
+    call: Callable[[Tensor], Any] | None = None
+    several: bool = False
     first: bool = True
 
     @cached_property
@@ -184,9 +190,18 @@ class Capture:
                 "differentiate by; for tokens name the embedding (embed)"
             )
         opened = self._open(x)
-        if isinstance(place, int):
-            return (*args[:place], opened, *args[place + 1 :]), kwargs
-        return args, kwargs | {str(place): opened}
+
+        def given(other: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            if isinstance(place, int):
+                return (*args[:place], other, *args[place + 1 :]), kwargs
+            return args, kwargs | {str(place): other}
+
+        def call(other: Tensor) -> Any:
+            positional, named = given(other)
+            return net(*positional, **named)
+
+        self._captured.call, self._captured.several = call, len(places) > 1
+        return given(opened)
 
     def _open_embedding(self, embed: nn.Module, args: Any, output: Any) -> Any:
         self._count("embed")
@@ -196,7 +211,7 @@ class Capture:
 
     def _open(self, x: Tensor) -> Tensor:
         """Returns ``x`` as part of a graph and stores its edge, which stays valid if later code works in place."""
-        self._captured.input = x.detach()
+        self._captured.input, self._captured.source = x.detach(), x
         if not torch.is_grad_enabled():
             return x
         if x.requires_grad:

@@ -73,6 +73,10 @@ class Penalty(Technique):
         """
         raise NotImplementedError
 
+    def network(self, module: nn.Module) -> str | None:
+        """The name of the network whose call is captured, a submodule; ``None`` for the module itself."""
+        return self.net
+
     def look_up(self, module: pl.LightningModule) -> None:
         """Called before the first step and after each edit in mid-training: a subclass finds its parameters here."""
 
@@ -92,7 +96,7 @@ class Penalty(Technique):
             refuse_compiled(model, f"techniques.{self.name}")
             edited = any(isinstance(other, Edit) for other in context.techniques.values())
             if not edited and not any(is_overridden(hook, model) for hook in ("setup", "configure_model")):
-                submodule(model, self.net, f"techniques.{self.name}.net")
+                submodule(model, self.network(model), f"techniques.{self.name}.net")
                 submodule(model, self.embed, f"techniques.{self.name}.embed")
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -240,7 +244,7 @@ class _PenalisedStep:
             penalty.look_up(self.module)
             if penalty.captures == "nothing":
                 continue
-            place, key = (penalty.net, penalty.embed), f"techniques.{penalty.name}"
+            place, key = (penalty.network(self.module), penalty.embed), f"techniques.{penalty.name}"
             inputs = penalty.captures == "inputs"
             if inputs:
                 self.twice.append(key)
@@ -263,7 +267,8 @@ class _PenalisedStep:
         if penalty.captures == "nothing":
             captured = Captured(penalty.seed)
         else:
-            captured = self.captures[penalty.net, penalty.embed].captured(penalty.seed)
+            place = penalty.network(self.module), penalty.embed
+            captured = self.captures[place].captured(penalty.seed)
         found: Any = penalty.penalty(self.module, batch, outputs, captured)
         if not isinstance(found, Tensor) or found.ndim:
             what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__

@@ -3,6 +3,7 @@
 from framework.protocols.attention import Replacement, RotaryAttention
 from framework.protocols.data import HasConcepts, HasExamples, HasNormalisation, HasTargetSignal, InRounds
 from framework.protocols.derivatives import second_derivatives, second_derivatives_needed
+from framework.protocols.latents import HasDecoder, HasLatents, HasTrueLatents
 from framework.protocols.memories import HasCoreSpectrum, HasRouters, ReadsTable, Routing, TableRead
 from framework.protocols.prompts import AnswersPrompts, HandsOutPrompts, RatesInTokens
 from framework.protocols.sequences import Generates, HasKernels, HasMemory, KernelData, RateTransferable
@@ -23,9 +24,11 @@ __all__ = [
     "HandsOutPrompts",
     "HasConcepts",
     "HasCoreSpectrum",
+    "HasDecoder",
     "HasExamples",
     "HasFactors",
     "HasKernels",
+    "HasLatents",
     "HasLearngene",
     "HasMembers",
     "HasMemory",
@@ -34,6 +37,7 @@ __all__ = [
     "HasSineLayers",
     "HasTargetSignal",
     "HasTrainedFeatures",
+    "HasTrueLatents",
     "HasWeightParts",
     "InRounds",
     "KernelData",

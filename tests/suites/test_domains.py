@@ -13,6 +13,8 @@ import torch
 from framework.errors import UserError
 from framework.functional import calibration, generalized_gaussian, low_rank, spectra, structured_weights
 from framework.functional.compression import rate
+from framework.functional.dependency import sparsity
+from framework.functional.identifiability import active_units, mean_corr_coef, split_mcc
 from framework.functional.linear_factors import effective_ranks, fit_probes, probe_basis, recover_factors, whitened_r2
 from framework.functional.linear_heads.gaussian import ClassStatistics
 from framework.functional.linear_heads.logistic import fit_logistic
@@ -398,6 +400,16 @@ ROWS = [
         task_cov=eye(),
         noise=0.0,
         scale=1.0,
+    ),
+    row(sparsity, {"latents": "size", "epsilon": "above"}, columns=ones(2, 3, 4), latents=2, norm="log", epsilon=0.1),
+    row(active_units, {"means": "entries", "threshold": "above"}, means=eye(), threshold=0.01),
+    row(mean_corr_coef, {"z_true": "entries", "z_hat": "entries"}, z_true=eye(), z_hat=eye()),
+    row(
+        split_mcc,
+        {"z_true": "entries", "z_hat": "entries", "splits": "size"},
+        z_true=eye(5),
+        z_hat=eye(5),
+        splits=2,
     ),
     row(grid_coordinates, {"shape": "size"}, shape=[3]),
 ]

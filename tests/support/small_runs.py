@@ -15,6 +15,7 @@ from tiny_files import (
     write_images,
     write_instructions,
     write_labelled_texts,
+    write_latents,
     write_mnist_npz,
     write_picture,
     write_prompts,
@@ -105,6 +106,10 @@ WRITERS = {
     "dynamics/rich_lazy_rnn_paper": (
         write_trials,
         ["--model.hidden=8", "--model.ranks=[1, 8]", "--model.inner_steps=2", "--model.kernel_trials=4"],
+    ),
+    "interpretability/diverse_dictionary_paper": (
+        write_latents,
+        ["--data.dimension=3", "--data.val_samples=20", "--data.test_samples=20"],
     ),
     "interpretability/linear_scope_onet": (write_faces, ["--model.weights=null", "--data.test_fraction=0.5"]),
     "interpretability/linear_scope_paper": (

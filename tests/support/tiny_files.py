@@ -121,6 +121,15 @@ def write_trials(folder, samples=50):
     np.savez(folder / "trials.npz", x=x.astype(np.float32), y=y)
 
 
+def write_latents(folder, samples=60):
+    """Three observations of three latents, a ring."""
+    folder.mkdir(parents=True, exist_ok=True)
+    z = np.random.default_rng(0).normal(size=(samples, 3))
+    support = np.array([[1, 1, 0], [0, 1, 1], [1, 0, 1]])
+    for name, array in (("x", np.tanh(z) @ support.T), ("z", z), ("support", support)):
+        np.save(folder / f"{name}.npy", array)
+
+
 def write_faces(folder, n=12):
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)

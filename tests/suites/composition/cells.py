@@ -69,6 +69,7 @@ PREFIXES = (
     "centroid_alignment/",
     "grokking_delay/",
     "robustness/",
+    "identifiability/",
 )  # of what observers log
 WHEN = {"step", "epoch"}
 ALSO_EDITS = ("deep_shape", "liger", "rebalance_factors", "lp_ft")
@@ -610,6 +611,21 @@ def _check_grok_align(cell: Cell, plans: list[Any], trace: Any, end: Any, root: 
     assert _logged(root, "grok_align/centroid_norm"), "the centroid was not measured"
 
 
+def _check_dependency_sparsity(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    terms = [row["train/dependency_sparsity"] for row in _logged(root, "train/dependency_sparsity")]
+    assert len(terms) == len(_logged(root, "train/loss_step")), "not every step was penalised"
+    assert all(term > 0 for term in terms)
+    assert _logged(root, "dependency_sparsity/latent_std"), "the scale was not measured"
+
+
+def _check_identifiability(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    rows = _logged(root, "identifiability/mcc")
+    assert len(rows) == cell.epochs - cell.short, "not every validation was measured"
+    assert all(0 <= row["identifiability/mcc"] <= 1 for row in rows)
+    assert all(0 <= row["identifiability/active_units"] <= CLASSES for row in rows)
+    assert all("identifiability/r2_int" in row for row in rows)
+
+
 def _check_grokfast(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
     saved = torch.load(root / "probe" / "run" / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
     (average,) = (state["average"] for key, state in saved.items() if key.startswith("Grokfast"))
@@ -747,6 +763,8 @@ CHECKS: dict[str, Callable[[Cell, list[Any], Any, Any, Path], None]] = {
     "centroid_alignment": _check_centroid_alignment,
     "grokking_delay": _check_grokking_delay,
     "robustness": _check_robustness,
+    "dependency_sparsity": _check_dependency_sparsity,
+    "identifiability": _check_identifiability,
     "ntk_monitor": _check_ntk_monitor,
     "laziness": _check_laziness,
     "linear_scope": _check_linear_scope,

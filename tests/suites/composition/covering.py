@@ -41,6 +41,7 @@ CANDIDATES = 5
 # Processor seconds on one machine, to weigh the cells by: of two that bring the same, the cheaper is taken.
 _COST = {"resnet": 2.2, "s4d": 1.6, "transformer": 1.6, "vit": 1.4}
 _COST |= {"laziness": 1.5, "mixture_growth": 0.5, "input_gradient_penalty": 0.5, "grok_align": 0.5}
+_COST |= {"dependency_sparsity": 0.3, "identifiability": 0.3}
 _WORKERS, _RANKS, _OBSERVED = 1.5, 3.0, 0.5
 
 

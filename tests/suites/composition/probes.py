@@ -151,6 +151,10 @@ class Probe(Module):
     def relative_loss(self) -> float:
         return 0.0
 
+    def posterior(self, batch: Any) -> tuple[Tensor, Tensor]:
+        logits = self(batch[0])
+        return logits, torch.zeros_like(logits)
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y = batch
         logits = self(x + 0.01 * random.gauss(0, 1))
@@ -180,6 +184,12 @@ class ProbeData(DataModule):
     def __init__(self, architecture: str = "mlp", **kwargs: Any) -> None:
         super().__init__(batch_size=8, **kwargs)
         self.shape = SHAPES.get(architecture, (16,))
+
+    def true_latents(self, batch: Any) -> Tensor:
+        return batch[0].flatten(1)[:, :CLASSES]
+
+    def true_support(self) -> np.ndarray:
+        return np.eye(CLASSES) + np.roll(np.eye(CLASSES), 1, axis=1)
 
     def setup(self, stage: str) -> None:
         generator = torch.Generator().manual_seed(11)

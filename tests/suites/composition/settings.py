@@ -28,6 +28,7 @@ OTHERS = (
     "input_gradient_penalty",
     "grok_align",
     "grokfast",
+    "dependency_sparsity",
 )
 OBSERVERS = (
     "ntk_monitor",
@@ -41,6 +42,7 @@ OBSERVERS = (
     "centroid_alignment",
     "grokking_delay",
     "robustness",
+    "identifiability",
 )
 
 GROWN, FOLDED = 2, 3  # epochs before which the members become one net, and plain layers
@@ -78,6 +80,17 @@ SPLIT = {
 
 # Of models that do not name it as timm does.
 HEADS = {"mlp": "net.6", "sine": "net.2"}
+# What counts as a decoder: a part that is called once, on numbers.
+DECODERS = {
+    "mlp": "net.4",
+    "sine": "net.1",
+    "vit": "net.head",
+    "resnet": "net.fc",
+    "gpt2": "net.lm.lm_head",
+    "s4d": "net.head",
+    "factored": "net.layers.2",
+    "transformer": "net.decoder.head",
+}
 # Where the input is tokens, what gives the numbers to differentiate by.
 EMBEDDINGS = {"gpt2": "net.lm.transformer.wte", "transformer": "net.decoder.embedding"}
 # Where there is no linear head, or more than that: rules say why.
@@ -149,6 +162,10 @@ def settings(architecture: str, techniques: tuple[str, ...], forced: bool = Fals
             {"weight": PENALTY, "embed": EMBEDDINGS.get(architecture)},
         ),
         "grok_align": ("GrokAlign", {"weight": PENALTY, "embed": EMBEDDINGS.get(architecture)}),
+        "dependency_sparsity": (
+            "DependencySparsity",
+            {"weight": PENALTY, "columns": 3, "net": DECODERS[architecture]},
+        ),
         "grokfast": ("Grokfast", {"alpha": 0.8, "lamb": 0.5}),
         "centroid_alignment": (
             "CentroidAlignment",
@@ -158,6 +175,7 @@ def settings(architecture: str, techniques: tuple[str, ...], forced: bool = Fals
         "grokking_delay": ("GrokkingDelay", {"monitor": "val/loss", "threshold": 0.1, "train_threshold": 0.1}),
         # in units where the probes' inputs N(0, 1) are from 0 to 1
         "robustness": ("Robustness", {"eps": [0.0, 0.05], "steps": 2, "points": 4, "mean": [0.5], "std": [0.1]}),
+        "identifiability": ("Identifiability", {"splits": 2, "set_r2": "always", "groups": [[0], [1]]}),
         "feature_drift": ("FeatureDrift", {"head": HEADS.get(architecture)}),
         "ntk_split": ("NTKSplit", {"head": HEADS.get(architecture), "points": 6, "chunk": 3}),
         "temperature_scaling": ("TemperatureScaling", {"bins": 5}),

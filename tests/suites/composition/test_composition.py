@@ -72,7 +72,7 @@ def test_the_few_cells_cover_every_pair() -> None:
     impossible = {frozenset((("ranks", 2), ("hook", hook))) for hook in ("on_validation_start", "save")}
     assert together - met == impossible
     # each observer has a cell of its own, and one of attacks meets every other technique outside of two architectures
-    assert len(cells) < 75, "fewer than 75 do: find out what makes it so many"
+    assert len(cells) < 80, "fewer than 80 do: find out what makes it so many"
 
 
 def test_the_table_in_the_docs_is_what_the_matrix_checks() -> None:

@@ -27,6 +27,7 @@ from tiny_files import (
     write_features_npz,
     write_idx,
     write_images,
+    write_latents,
     write_mnist_npz,
     write_pairs,
     write_prompts,
@@ -65,6 +66,7 @@ from datamodules.interpretability.factor_images import FactorImages
 from datamodules.interpretability.few_images import FewImages
 from datamodules.interpretability.first_samples import FirstSamples
 from datamodules.interpretability.paired_pictures import PairedPictures
+from datamodules.interpretability.structured_mixing import StructuredMixing
 from datamodules.interpretability.super_resolution import SuperResolutionPatches
 from datamodules.sequence.bidmc import Bidmc
 from datamodules.sequence.fact_table import FactTable
@@ -667,6 +669,31 @@ FORMATS: list[Format] = [
             x_test=np.ones((4, 2, 2)),
             y_test=np.zeros(4, int),
         ),
+    ),
+    arrays_format(
+        "mixing",
+        lambda p: StructuredMixing(p, val_samples=5, test_samples=5),
+        {"x": X, "z": X[:, :2], "support": np.ones((3, 2), int)},
+        {"z": X[:9, :2]},
+        "x",
+    ),
+    Format(
+        "mixing.npy",
+        "z.npy",
+        fresh(write_latents),
+        lambda p, _: StructuredMixing(p, val_samples=5, test_samples=5),
+        True,
+        {"shapes": npy(X[:9]), "numbers": npy(with_nan(np.ones((60, 3))))},
+        {**NOT_TEXT, **FIXED_NAME},
+    ),
+    Format(
+        "mixing-support.npy",
+        "s.npy",
+        inside("s.npy", npy(np.eye(3))),
+        lambda p, _: StructuredMixing(support=p, samples=9, val_samples=5, test_samples=5),
+        False,
+        {"shapes": npy(np.ones(3)), "numbers": npy(with_nan(np.eye(3)))},
+        NOT_TEXT,
     ),
     # sequence
     Format(
