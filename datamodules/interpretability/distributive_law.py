@@ -91,9 +91,7 @@ def distributive_interventions(
     sources = torch.stack([values[first][:, 0], values[second][:, 1]], 1)
     y = output_of(torch.where(intervened, sources, values[base]), algorithm).long()
     inputs = pairs_of(TRIPLES[torch.stack([first, second], 1).flatten()], generator)
-    return InterventionSet(
-        pairs_of(TRIPLES[base], generator), inputs, intervened, y=y, base_y=OUTPUTS[base].long()
-    )
+    return InterventionSet(pairs_of(TRIPLES[base], generator), inputs, intervened, y=y, base_y=OUTPUTS[base].long())
 
 
 class DistributiveLaw(AlgorithmData):

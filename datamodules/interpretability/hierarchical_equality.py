@@ -1,4 +1,4 @@
-"""Hierarchical equality: whether two pairs of vectors are alike, with three algorithms' interventions (arXiv 2507.08802).
+"""Hierarchical equality: whether two pairs of vectors are alike, with three algorithms (arXiv 2507.08802).
 
 The task and its generators are those of the paper's appendix I; Geiger et al. 2024 (arXiv 2303.02536) introduced it.
 """
@@ -26,7 +26,7 @@ _NODES = {None: 0, "both": 2, "left": 1, "first": 1}
 
 
 def equality_samples(count: int, generator: torch.Generator) -> Sample:
-    """Draws x = (x1, …, x4) (N, 16) and y = [(x1 == x2) == (x3 == x4)] (N,); each pair is equal with probability 1/2."""
+    """Draws x (N, 16) and y = [(x1 == x2) == (x3 == x4)] (N,); each pair of vectors is equal with probability 1/2."""
     same = coins(count, 2, generator=generator)
     return pairs_of(same, generator), (same[:, 0] == same[:, 1]).long()
 

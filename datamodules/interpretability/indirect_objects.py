@@ -1,4 +1,4 @@
-"""Indirect objects: who is given something, and interventions on the order of the names (arXiv 2507.08802, section 5)."""
+"""Indirect objects: who is given something, and interventions on the order of the names (arXiv 2507.08802)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class IndirectObjects(DataModule):
         encoding: Encoding of text tables without a byte order mark; UTF-8 by default.
         tokenizer: Local folder of a tokenizer of transformers; ``null`` for bytes.
         prompts: Number of sentences to read from the start of the table, or to make; interventions pair these.
-        disjoint_names: Whether training, validation and test have names of their own, 6:2:2; otherwise the sentences are
+        disjoint_names: Whether training, validation and test have names of their own, 6:2:2; otherwise sentences are
             split 8:1:1.
         train_samples: Number of interventions to train on.
         val_samples: For validation.
@@ -161,9 +161,7 @@ def _made(names: Sequence[str], count: int, rng: np.random.Generator) -> list[Na
     draws = rng.integers(0, [len(templates), len(PLACES), len(OBJECTS), len(names), len(names) - 1], (count, 5))
     found = []
     for template, place, item, a, b in draws.tolist():
-        text = templates[template].format(
-            A=names[a], B=names[b + (b >= a)], place=PLACES[place], object=OBJECTS[item]
-        )
+        text = templates[template].format(A=names[a], B=names[b + (b >= a)], place=PLACES[place], object=OBJECTS[item])
         sentence = read_sentence(text)
         assert sentence is not None
         found.append(sentence)

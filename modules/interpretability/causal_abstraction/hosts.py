@@ -26,14 +26,15 @@ from modules.interpretability.causal_abstraction.networks import BlockMLP, LastT
 class HostConfig:
     """The network that is analysed.
 
-    Without ``checkpoint``, ``path`` and ``network`` it is a :class:`BlockMLP`, trained here on the datamodule's task
-    by :func:`train_host` for ``epochs`` passes; 0 leaves it as it was drawn.
+    Without ``checkpoint``, ``path``, ``config`` and ``network`` it is a :class:`BlockMLP`, trained here on the
+    datamodule's task by :func:`train_host` for ``epochs`` passes; 0 leaves it as it was drawn.
 
     Attributes:
         checkpoint: A run folder or checkpoint of this framework; of the method's own host network ``best`` is used in a
             folder if there is one.
         path: Local folder of a causal language model of transformers; layers are named ``lm.…``.
         random: Of ``path``: draw the weights anew instead of reading them.
+        config: Instead of ``path``, a fresh language model's config: ``model_type`` and values of transformers.
         network: Your own network: the path of a subclass of ``torch.nn.Module``, ``package.module.Class``.
         args: Its arguments.
         weights: File with its state dict; drawn at random without one.
@@ -52,6 +53,7 @@ class HostConfig:
     checkpoint: str | Path | None = None
     path: str | Path | None = None
     random: bool = False
+    config: dict[str, Any] | None = None
     network: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
     weights: str | Path | None = None
@@ -64,7 +66,7 @@ class HostConfig:
     patience: int = 64
 
     def __post_init__(self) -> None:
-        names = ("checkpoint", "path", "network")
+        names = ("checkpoint", "path", "config", "network")
         at_most_one(**{f"host.{name}": getattr(self, name) for name in names})
         at_least(0, **{"host.epochs": self.epochs})
         above(0, **{"host.lr": self.lr})
@@ -74,7 +76,18 @@ class HostConfig:
     @property
     def trains(self) -> bool:
         """Whether the network is trained here."""
-        return not (self.checkpoint or self.path or self.network) and self.epochs > 0
+        return not self.is_drawn_elsewhere and self.epochs > 0
+
+    @property
+    def label(self) -> str:
+        """``random`` for weights that nothing has trained, else ``trained``."""
+        drawn = self.random or self.config or (self.network and not self.weights)
+        return "random" if drawn or not (self.is_drawn_elsewhere or self.epochs) else "trained"
+
+    @property
+    def is_drawn_elsewhere(self) -> bool:
+        """Whether it is not the perceptron of this method."""
+        return bool(self.checkpoint or self.path or self.config or self.network)
 
 
 def build_host(config: HostConfig, num_classes: int = 2, may_import: bool = True) -> nn.Module:
@@ -91,8 +104,8 @@ def build_host(config: HostConfig, num_classes: int = 2, may_import: bool = True
     if config.checkpoint is not None:
         opened = open_model(_best_of(Path(config.checkpoint).expanduser()))
         return opened.net if isinstance(opened, EqualityMLP) else opened
-    if config.path is not None:
-        return LastToken(_language_model(Path(config.path).expanduser(), config.random))
+    if config.path is not None or config.config is not None:
+        return LastToken(_language_model(config))
     if config.network is None:
         return BlockMLP(config.inputs, config.blocks, num_classes)
     network = own_class(config.network, nn.Module, "host.network", config.args, may_import)
@@ -111,19 +124,28 @@ def _best_of(path: Path) -> Path:
     return best if best.is_file() else path
 
 
-def _language_model(folder: Path, random: bool) -> nn.Module:
-    from modules.finetuning.causal_lm import load_pretrained
+def _language_model(config: HostConfig) -> nn.Module:
+    from modules.finetuning.causal_lm import fresh_config, load_pretrained
 
-    if not random:
-        return load_pretrained(folder)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"host.path: {folder / 'config.json'} not found; expected a local folder of transformers")
+    if config.path is not None and not config.random:
+        return load_pretrained(config.path)
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    if config.path is None:
+        described, where = fresh_config(config.config or {}), "config"
+    else:
+        folder = Path(config.path).expanduser()
+        where = f"path: {folder}"
+        if not (folder / "config.json").is_file():
+            raise UserError(f"host.path: {folder / 'config.json'} not found; expected a local folder of transformers")
+        try:
+            described = AutoConfig.from_pretrained(str(folder), **LOCAL)
+        except Exception as error:  # transformers raises many types
+            raise UserError(f"host.{where} cannot be read: {error}") from error
     try:
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(folder), **LOCAL), dtype=torch.float32)
-    except Exception as error:  # transformers raises many types
-        raise UserError(f"host.path: {folder} cannot be built: {error}") from error
+        return AutoModelForCausalLM.from_config(described, dtype=torch.float32)
+    except Exception as error:  # an inconsistent config shows itself in the model's constructor
+        raise UserError(f"host.{where} cannot be built: {error}") from error
 
 
 def train_host(

@@ -1,7 +1,7 @@
 """Interchange interventions on any layer of any network (arXiv 2507.08802, section 2; Geiger et al. 2024).
 
-An :class:`Interchange` is plain data: which layer, which units, which latents belong to which node of the algorithm, and
-from which layer the sources are read. :class:`InterchangeModel` carries it out on a frozen network.
+An :class:`Interchange` is plain data: which layer, which units, which latents belong to which node of the algorithm,
+and from which layer the sources are read. :class:`InterchangeModel` carries it out on a frozen network.
 """
 
 from __future__ import annotations
@@ -371,9 +371,7 @@ class InterchangeModel(nn.Module):
         return run_rest(self.network, base, self.interchange.layer, edit(output))
 
     @torch.no_grad()
-    def logits_of_units(
-        self, base: Tensor, output: Tensor, used: Tensor, nodes: Tensor, owners: Tensor
-    ) -> Tensor:
+    def logits_of_units(self, base: Tensor, output: Tensor, used: Tensor, nodes: Tensor, owners: Tensor) -> Tensor:
         """Returns the logits of interventions on units themselves (φ = identity), for several partitions at a time.
 
         Args:

@@ -182,9 +182,7 @@ def build_map(config: MapConfig, features: int, may_import: bool = True) -> Alig
         return MAPS[config.name](features)
     if "." not in config.name:
         raise UserError(f"alignment.name: {not_one_of(config.name, MAPS)}, or the path of a class")
-    return own_class(
-        config.name, AlignmentMap, "alignment.name", {"features": features, **config.args}, may_import
-    )
+    return own_class(config.name, AlignmentMap, "alignment.name", {"features": features, **config.args}, may_import)
 
 
 def own_class(path: str, base: type[T], key: str, arguments: Mapping[str, Any], may_import: bool) -> T:

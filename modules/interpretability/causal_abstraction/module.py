@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import warnings
 from collections.abc import Mapping
 from itertools import permutations
 from pathlib import Path
@@ -18,6 +20,7 @@ from framework import Module, OptimizerConfig, ScheduleConfig
 from framework.checkpoints.reading import open_checkpoint
 from framework.data.seeding import mix, seeded
 from framework.errors import UserError
+from framework.files import write_text
 from framework.module import as_dataclass
 from framework.settings import at_least
 from modules.interpretability.causal_abstraction.alignment_file import save_alignment
@@ -52,6 +55,17 @@ def majority_rate(y: Tensor) -> float:
     return float(y.unique(return_counts=True)[1].max() / len(y))
 
 
+def summary(rows: Tensor) -> dict[str, float]:
+    """Returns ``iia``, ``majority``, ``pairs`` and ``task`` of the rows (n, 3) of :meth:`CausalAbstraction.scores`."""
+    right, task, answer = rows.T
+    return {
+        "iia": float(right.mean()),
+        "majority": majority_rate(answer),
+        "pairs": float(len(rows)),
+        "task": float(task.mean()),
+    }
+
+
 class CausalAbstraction(Module):
     """Fits an alignment map so that interventions on a frozen network do what they do in an algorithm.
 
@@ -59,12 +73,12 @@ class CausalAbstraction(Module):
     intervened algorithm, ``base_y`` (B,) of the algorithm; for names also ``other`` (B,), the other name; and
     ``base_rows`` (B,) and ``source_rows`` (B, m), which of the data set's inputs they are, for the cache.
     Logs ``train/loss`` and ``train/iia`` of an epoch, and under ``val/`` and ``test/``: ``loss``; ``iia``, the accuracy
-    of interventions; ``majority``, the rate of the most frequent answer; ``pairs``, how many interventions; ``task``, the
-    host's own accuracy without them; ``inversion``, the largest |φ⁻¹(φ(h)) − h|. At the end of training the map is saved
-    alone in the run folder, see :func:`save_alignment`.
+    of interventions; ``majority``, the rate of the most frequent answer; ``pairs``, how many interventions; ``task``,
+    the host's own accuracy without them; ``inversion``, the largest |φ⁻¹(φ(h)) − h|. Training ends with the map of the
+    lowest ``run.monitor``, which is saved alone in the run folder with its scores on the test set.
 
-    The identity map learns nothing: in each epoch every node gets one more unit, the tuple of unused ones with the lowest
-    loss over the epoch.
+    The identity map learns nothing: in each epoch every node gets one more unit, the tuple of unused ones with the
+    lowest loss over the epoch.
 
     Args:
         features: d, numbers in the layer at the place of the intervention.
@@ -179,6 +193,8 @@ class CausalAbstraction(Module):
             UserError: the datamodule has no task.
         """
         trainer = self._trainer
+        # Lightning warns of the host, which stays in evaluation mode on purpose.
+        warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
         if trainer is None or trainer.state.fn != "fit" or self.host_ready:
             return
         task = getattr(getattr(trainer, "datamodule", None), "task", None)
@@ -255,7 +271,7 @@ class CausalAbstraction(Module):
             self.losses.zero_()
 
     def _search(self, batch: Batch) -> None:
-        """Adds the loss of each tuple of units; after the last batch of the epoch the best one is given to the nodes."""
+        """Adds the loss of each tuple of units; after the last batch the best one is given to the nodes."""
         owner, model = self.model.owner, self.model
         if int((owner >= 0).sum()) >= self.nodes * self.size:
             return
@@ -276,6 +292,22 @@ class CausalAbstraction(Module):
         best = free[total[free].argmin()]
         owner[self.tuples[best]] = torch.arange(self.nodes, device=owner.device)
 
+    def scores(self, logits: Tensor, batch: Batch, task: bool = True) -> Tensor:
+        """Returns what :func:`summary` needs of each intervention, (B, 3) float64.
+
+        Args:
+            logits: Of the intervened network.
+            batch: The batch.
+            task: Whether the host is run without interventions too.
+        """
+        y, base_y, other = batch["y"], batch["base_y"], batch.get("other")
+        right, alone = is_right(logits, y, other), torch.zeros_like(y)
+        if task:
+            alone = is_right(self.model.network(batch["base"]), base_y, None if other is None else y + other - base_y)
+        # of names what counts is whether the intervention changes the answer
+        answer = y if other is None else y == base_y
+        return torch.stack([right.double(), alone.double(), answer.double()], 1)
+
     @torch.no_grad()
     def evaluate(self, batch: Batch, part: str, first: bool) -> None:
         """Logs the loss of a batch, and keeps what the scores of the whole part need.
@@ -286,17 +318,8 @@ class CausalAbstraction(Module):
             first: Whether it is the first batch, on which the map's inversion is checked.
         """
         logits, y = self.logits(batch, part), batch["y"]
-        other, base_y = batch.get("other"), batch["base_y"]
         self.log(f"{part}/loss", F.cross_entropy(logits, y), batch_size=len(y), sync_dist=True)
-        right = is_right(logits, y, other)
-        if part in self._task:
-            task = torch.zeros_like(right)
-        else:
-            task = is_right(self.model.network(batch["base"]), base_y, None if other is None else y + other - base_y)
-        # of names what counts is whether the intervention changes the answer
-        answer = y if other is None else y == base_y
-        rows = torch.stack([right.double(), task.double(), answer.double()], 1)
-        getattr(self, f"{part}_rows").update(rows)
+        getattr(self, f"{part}_rows").update(self.scores(logits, batch, part not in self._task))
         if first:
             h = self.model.interchange.select(self.model.base_output(batch["base"]))
             wrong = (self.model.alignment.inverse(self.model.alignment(h)) - h).abs().max()
@@ -306,13 +329,10 @@ class CausalAbstraction(Module):
         metric = getattr(self, f"{part}_rows")
         rows = metric.compute()
         metric.reset()
-        right, task, answer = rows.T
-        if part not in self._task:
-            self._task[part] = float(task.mean())
-        self.log(f"{part}/iia", float(right.mean()), prog_bar=True)
-        self.log(f"{part}/majority", majority_rate(answer))
-        self.log(f"{part}/pairs", float(len(rows)))
-        self.log(f"{part}/task", self._task[part])
+        found = summary(rows)
+        found["task"] = self._task.setdefault(part, found["task"])  # it does not change
+        for name, value in found.items():
+            self.log(f"{part}/{name}", value, prog_bar=name == "iia")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and scores of a batch."""
@@ -340,7 +360,10 @@ class CausalAbstraction(Module):
         return {"prediction": logits.argmax(1), "target": batch["y"], "right": right}
 
     def on_train_end(self) -> None:
-        """Goes back to the map of the best checkpoint, if there is one, and saves the map alone in the run folder."""
+        """Goes back to the map of the best checkpoint, if there is one; writes the map and its scores on the test set.
+
+        In the run folder these are ``alignment/`` (see :func:`save_alignment`) and ``iia.json``.
+        """
         trainer = self.trainer
         for callback in trainer.checkpoint_callbacks:
             path = getattr(callback, "best_model_path", "")
@@ -352,4 +375,20 @@ class CausalAbstraction(Module):
                 self.model.owner.copy_(state["model.owner"])
                 break
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
-            save_alignment(self.model, self.map_config, Path(trainer.default_root_dir) / "alignment")
+            folder = Path(trainer.default_root_dir)
+            save_alignment(self.model, self.map_config, folder / "alignment")
+            write_text(folder / "iia.json", json.dumps(self.row(), indent=2) + "\n")
+
+    @torch.no_grad()
+    def row(self) -> dict[str, Any]:
+        """Returns the scores on the datamodule's test set, with what they belong to: map, layer, size, host."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.model.eval()
+        rows = []
+        for given in data.test_dataloader():
+            batch = self.transfer_batch_to_device(given, self.device, 0)
+            rows.append(self.scores(self.logits(batch, "test"), batch))
+        found = summary(torch.cat(rows))
+        where = {"map": self.map_config.label, "layer": self.model.interchange.layer, "size": self.size}
+        task = {"algorithm": getattr(data, "algorithm", None) or type(data).__name__}
+        return {**where, **task, "host": self.host_config.label, "seed": torch.initial_seed(), **found}
