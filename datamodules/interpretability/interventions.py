@@ -66,7 +66,8 @@ class InterventionSet(Dataset):
         rows = torch.as_tensor(indices)
         base, sources = self.base_rows[rows], self.source_rows[rows]
         found = {name: value[rows] for name, value in self.columns.items()}
-        found |= {"base": self.bases[base], "sources": self.sources[sources], "nodes": self.nodes[rows].long()}
+        own = self.sources.index_select(0, sources.flatten()).unflatten(0, sources.shape)  # faster than [sources]
+        found |= {"base": self.bases.index_select(0, base), "sources": own, "nodes": self.nodes[rows].long()}
         return {**found, "base_rows": base, "source_rows": sources}
 
 

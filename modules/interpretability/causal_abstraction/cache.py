@@ -63,7 +63,7 @@ class HiddenCache:
     def _rows(self, name: str, index: Tensor) -> Tensor:
         held = self.held[name]
         assert held is not None
-        return held[index]
+        return held.index_select(0, index)
 
     def _store(self, name: str, index: Tensor, found: Tensor) -> None:
         held = self.held[name]

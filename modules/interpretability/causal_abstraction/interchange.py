@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from framework.editing.names import nothing_matches
 from framework.errors import UserError
@@ -328,7 +329,8 @@ class InterchangeModel(nn.Module):
 
     def mixed(self, h: Tensor, used: Tensor, nodes: Tensor) -> Tensor:
         """Returns φ⁻¹ of the mixed latents (B, d); arguments as of :meth:`mixed_latents`."""
-        return self.alignment.inverse(self.mixed_latents(h, used, nodes))
+        with parametrize.cached():  # an orthogonal matrix is used in both directions
+            return self.alignment.inverse(self.mixed_latents(h, used, nodes))
 
     def mixed_latents(self, h: Tensor, used: Tensor, nodes: Tensor) -> Tensor:
         """Returns z (B, d) of the base inputs with the blocks of the intervened nodes replaced.

@@ -78,6 +78,17 @@ class OrthogonalMap(AlignmentMap):
         nn.init.orthogonal_(layer.weight)
         self.layer = orthogonal(layer)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> OrthogonalMap:
+        """Keeps W orthogonal to the new precision, where a matrix of float32 becomes one of float64."""
+        base: Any = self.layer.parametrizations.weight[0].base  # type: ignore[index, union-attr]
+        before = base.dtype
+        super()._apply(fn, recurse)
+        base = self.layer.parametrizations.weight[0].base  # type: ignore[index, union-attr]
+        if base.dtype == torch.float64 != before and not base.is_meta:
+            u, _, v = torch.linalg.svd(base)
+            base.copy_(u @ v)
+        return self
+
     def forward(self, h: Tensor) -> Tensor:
         """Returns W h."""
         return F.linear(h, self.layer.weight)
