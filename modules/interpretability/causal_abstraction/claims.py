@@ -1,4 +1,4 @@
-"""What the paper says of the power of alignment maps, at a reduced scale, in a form that can fail (arXiv 2507.08802)."""
+"""What the paper says of the power of alignment maps, at a reduced scale (arXiv 2507.08802)."""
 
 from __future__ import annotations
 

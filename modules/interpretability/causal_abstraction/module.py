@@ -177,7 +177,9 @@ class CausalAbstraction(Module):
         Raises:
             UserError: they differ, or it has no interventions.
         """
-        data = getattr(self.trainer, "datamodule", None)
+        self._check(getattr(self.trainer, "datamodule", None))
+
+    def _check(self, data: Any) -> None:
         found = getattr(data, "nodes", None)
         if not found:
             raise UserError(f"data: {type(data).__name__} has no interventions; set its algorithm")
@@ -197,7 +199,9 @@ class CausalAbstraction(Module):
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
         if trainer is None or trainer.state.fn != "fit" or self.host_ready:
             return
-        task = getattr(getattr(trainer, "datamodule", None), "task", None)
+        data = getattr(trainer, "datamodule", None)
+        self._check(data)
+        task = getattr(data, "task", None)
         if task is None:
             raise UserError("host: it is to be trained here, but the data has no task; set host.checkpoint or epochs 0")
         seed = torch.initial_seed()
@@ -384,10 +388,11 @@ class CausalAbstraction(Module):
         """Returns the scores on the datamodule's test set, with what they belong to: map, layer, size, host."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.model.eval()
-        rows = []
+        rows, precision = [], self.trainer.precision_plugin
         for given in data.test_dataloader():
-            batch = self.transfer_batch_to_device(given, self.device, 0)
-            rows.append(self.scores(self.logits(batch, "test"), batch))
+            batch = self.transfer_batch_to_device(precision.convert_input(given), self.device, 0)
+            with precision.forward_context():
+                rows.append(self.scores(self.logits(batch, "test"), batch))
         found = summary(torch.cat(rows))
         where = {"map": self.map_config.label, "layer": self.model.interchange.layer, "size": self.size}
         task = {"algorithm": getattr(data, "algorithm", None) or type(data).__name__}
