@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import wavfile
 from tiny_files import (
+    name_sentences,
     token_splits,
     write_bidmc,
     write_cifar,
@@ -61,6 +62,7 @@ from datamodules.initialization.image import ImageSignal
 from datamodules.interpretability.faces import Faces
 from datamodules.interpretability.few_images import FewImages
 from datamodules.interpretability.first_samples import FirstSamples
+from datamodules.interpretability.indirect_objects import IndirectObjects
 from datamodules.interpretability.paired_pictures import PairedPictures
 from datamodules.interpretability.super_resolution import SuperResolutionPatches
 from datamodules.sequence.bidmc import Bidmc
@@ -512,6 +514,13 @@ FORMATS: list[Format] = [
         lambda p, encoding: SentencePairs(p, encoding=encoding, guesses=("none",)),
         {"one": SENTENCES, "two": SENTENCES, "score": [i % 6 for i in range(24)]},
         (".csv", ".tsv"),
+    ),
+    *table_formats(
+        "indirect objects",
+        lambda p, encoding: IndirectObjects(
+            p, "sentence", encoding, prompts=40, train_samples=30, val_samples=5, test_samples=5
+        ),
+        {"sentence": name_sentences(40)},
     ),
     # initialization
     Format(
