@@ -520,7 +520,7 @@ FORMATS: list[Format] = [
         lambda p, encoding: IndirectObjects(
             p, "sentence", encoding, prompts=40, train_samples=30, val_samples=5, test_samples=5
         ),
-        {"sentence": name_sentences(40)},
+        {"sentence": name_sentences(37)},
     ),
     # initialization
     Format(
