@@ -70,8 +70,8 @@ class HostConfig:
         at_most_one(**{f"host.{name}": getattr(self, name) for name in names})
         at_least(0, **{"host.epochs": self.epochs})
         above(0, **{"host.lr": self.lr})
-        names = ("inputs", "blocks", "batch_size", "check_every", "patience")
-        at_least(1, **{f"host.{name}": getattr(self, name) for name in names})
+        counts = ("inputs", "blocks", "batch_size", "check_every", "patience")
+        at_least(1, **{f"host.{name}": getattr(self, name) for name in counts})
 
     @property
     def trains(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -89,13 +89,18 @@ class OrthogonalMap(AlignmentMap):
             base.copy_(u @ v)
         return self
 
+    @property
+    def weight(self) -> Tensor:
+        """W (d, d)."""
+        return cast(Tensor, self.layer.weight)
+
     def forward(self, h: Tensor) -> Tensor:
         """Returns W h."""
-        return F.linear(h, self.layer.weight)
+        return F.linear(h, self.weight)
 
     def inverse(self, z: Tensor) -> Tensor:
         """Returns Wᵀ z."""
-        return F.linear(z, self.layer.weight.T)
+        return F.linear(z, self.weight.T)
 
 
 class RevNet(AlignmentMap):

@@ -242,7 +242,7 @@ class CausalAbstraction(Module):
 
     def _cache_of(self, part: str, batch: Batch) -> HiddenCache | None:
         if part not in self._caches:
-            data = getattr(getattr(self._trainer, "datamodule", None), f"{part}_set", None)
+            data: Any = getattr(getattr(self._trainer, "datamodule", None), f"{part}_set", None)
             if not self.cache_bytes or not hasattr(data, "pools"):
                 return None
             self._caches[part] = HiddenCache(data.pools, self.cache_bytes)
@@ -292,7 +292,8 @@ class CausalAbstraction(Module):
             self.losses[part] += losses.view(len(y), -1).sum(0)
         if not self.trainer.is_last_batch:
             return
-        total = self.losses if self.trainer.world_size == 1 else self.all_gather(self.losses).sum(0)
+        every: Any = self.losses[None] if self.trainer.world_size == 1 else self.all_gather(self.losses)
+        total = every.sum(0)
         best = free[total[free].argmin()]
         owner[self.tuples[best]] = torch.arange(self.nodes, device=owner.device)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from framework.figures import new_figure
 
@@ -72,10 +72,10 @@ def power_figure(rows: Sequence[Scores], maps: Sequence[str]) -> Figure:
         axes.set_xticks(range(len(maps)), maps, rotation=25, ha="right", fontsize=7)
         axes.set(ylim=(0.38, 1.03), xlim=(-0.3, len(maps) - 0.7), ylabel="IIA")
         axes.set_title(f"{panel} ({own[0].pairs:,.0f} pairs)", fontsize=8)
-    handles: dict[str, object] = {}
+    handles: dict[str, Any] = {}
     for axes in figure.axes:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=7
+        list(handles.values()), list(handles), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=7
     )
     return figure
