@@ -132,6 +132,11 @@ def _with_first(output: Any, value: Tensor) -> Any:
 def find_layer(network: nn.Module, layer: str, key: str = "layer") -> nn.Module:
     """Returns a module by its dotted name.
 
+    Args:
+        network: The network.
+        layer: Dotted name of the module.
+        key: The setting with its name, for messages.
+
     Raises:
         UserError: there is none; the message has the nearest names.
     """
