@@ -127,12 +127,14 @@ class CausalAbstraction(Module):
         schedule: ScheduleConfig | None = None,
     ) -> None:
         super().__init__(ADAM if optimizer is None else optimizer, schedule)
-        at_least(1, features=features, candidates=candidates)
+        at_least(1, features=features, candidates=candidates, nodes=nodes, size=size)
         at_least(0, cache_gib=cache_gib)
         self.save_hyperparameters()
         # Mappings come from a checkpoint, which imports nothing.
         known = [isinstance(alignment, MapConfig), isinstance(host, HostConfig)]
         self.map_config, self.host_config = as_dataclass(MapConfig, alignment), as_dataclass(HostConfig, host)
+        if partition is None and nodes * size > features:
+            raise UserError(f"size: {nodes} nodes (nodes) of {size} latents, but there are {features} (features)")
         blocks = contiguous(nodes, size) if partition is None else tuple(map(tuple, partition))
         if len(blocks) != nodes:
             raise UserError(f"partition: {len(blocks)} blocks, but there are {nodes} nodes (nodes)")

@@ -184,6 +184,8 @@ def test_what_is_refused(tmp_path):
         build(tmp_path, "--model.host.inputs=24", "--model.features=24").fit()
     with pytest.raises(UserError, match=r"features: 14, but blocks\.2 has 16 numbers"):
         build(tmp_path, "--model.features=14", "--model.size=7").fit()
+    with pytest.raises(UserError, match=r"size: 3 nodes \(nodes\) of 8 latents, but there are 16"):
+        CausalAbstraction(nodes=3)
     with pytest.raises(UserError, match=r"partition: 1 blocks, but there are 2 nodes"):
         CausalAbstraction(partition=[[0]])
     with pytest.raises(UserError, match="more than 1,000,000; give units"):
