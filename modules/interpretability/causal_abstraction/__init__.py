@@ -23,7 +23,11 @@ whose hash it keeps. :class:`CausalAbstraction` trains φ; its host is trained i
 and ``distributive_law`` with three and two algorithms, ``indirect_objects`` with sentences of two names. The sweep
 ``causal_abstraction_power`` and ``python -m modules.interpretability.causal_abstraction.power`` draw IIA over power.
 
-@@EXPECTED@@
+Expected (10,000 held-out interventions, seeds 0 to 2, hosts of accuracy 0.999; chance 0.50): both equalities in layer 3,
+identity 0.50, orthogonal 0.50 to 0.51, RevNet 10x16 0.99; in layer 1 orthogonal 0.84, 0.88 and 0.98, RevNet 0.99. The
+identity of the first argument, layer 1: 0.49 to 0.51 and 0.51 to 0.53. Untrained hosts, layer 1: orthogonal 0.50 to
+0.51. Of 1,280 fixed interventions on untrained hosts RevNet 10x64 learns 0.92 to 1.00 within 750 to 1,200 steps, an
+orthogonal map 0.48 to 0.49; held out both stay at 0.50: power alone fits any algorithm on the inputs seen.
 
 Cost: a step of 1,280 interventions takes 15 to 50 ms of one core for a RevNet 10x16; hidden states are computed once
 and kept (``cache_gib``), with which a step takes 0.3 of the time where the host outweighs the map, 0.8 to 0.9 for the
@@ -34,7 +38,7 @@ none is of use here.
 
 Limits: a chance rate depends on the data (``majority`` stands beside each IIA; 0.58 in the distributive law). Float32
 loses the inverse of deep maps on large activity: watch ``val/inversion``, and set ``trainer.precision=64-true``. The
-rest of the network is run alone where the layer is in a ``Sequential`` or ``ModuleList`` and that gives the same logits,
+rest of the network is run alone where the layer is in a ``Sequential`` or ``ModuleList`` and the logits are the same,
 else the whole network is run. A host from a file is needed again, at its path, when a run's checkpoint is opened. The
 plateau schedule looks at ``val/loss``, the authors' at the training loss. Not run here: pretrained language models, the
 studies of width and of training progress, and a network trained to have an algorithm.

@@ -18,7 +18,7 @@ CONFIG = "interpretability/causal_abstraction"
 SEEDS = (0, 1, 2)
 REPORTED = Bound("reported", math.isfinite)
 SCALE = "2^19 samples for the host, 128,000 interventions in batches of 1,280, until a plateau"
-FIXED = "1,280 fixed interventions, 750 steps, an untrained host"
+FIXED = "1,280 fixed interventions, an untrained host; to a training loss of 0.15, at most 2,000 steps"
 MAPS = {
     "identity": [
         "--model.alignment.name=identity",
@@ -34,7 +34,7 @@ def row_of(experiment: Experiment, seconds: float) -> dict[str, Any]:
     """Returns a run's scores on the test set, the host's accuracy among them, and the last ones in training."""
     found = json.loads((experiment.folder / "iia.json").read_text(encoding="utf-8"))
     last = {name: float(value) for name, value in experiment.trainer.callback_metrics.items()}
-    return {**found, "train": last.get("train/iia", math.nan), "val": last["val/iia"], "seconds": round(seconds, 1)}
+    return {**found, "train": last.get("train/iia", math.nan), "seconds": round(seconds, 1)}
 
 
 def options(seed: int, layer: int, algorithm: str, name: str, *others: str) -> list[str]:
@@ -121,8 +121,11 @@ def of_trained_hosts(iia: Any, details: Mapping[str, Any]) -> Iterator[Claim]:
 
 def of_fixed_interventions(run: Reproduction) -> Iterator[Claim]:
     """Theorem 1 on finitely many inputs: power alone fits any algorithm on the interventions seen, and no others."""
-    fixed = ["--model.host.epochs=0", "--data.train_samples=1280", "--trainer.max_epochs=750", "--run.monitor=null"]
-    fixed += ["--trainer.check_val_every_n_epoch=250", "--techniques.early_stopping=null"]
+    fixed = ["--model.host.epochs=0", "--data.train_samples=1280", "--trainer.max_epochs=2000", "--run.monitor=null"]
+    fixed += ["--trainer.check_val_every_n_epoch=500"]
+    stop = "--techniques.early_stopping."
+    fixed += [f"{stop}monitor=train/loss", f"{stop}stopping_threshold=0.15", f"{stop}patience=2000"]
+    fixed += [f"{stop}check_on_train_epoch_end=true"]
     runs = []
     for seed in SEEDS:
         given = [f"--seed_everything={seed}", "--model.layer=blocks.0", *fixed]
