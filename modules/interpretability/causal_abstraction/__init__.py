@@ -23,7 +23,7 @@ whose hash it keeps. :class:`CausalAbstraction` trains φ; its host is trained i
 and ``distributive_law`` with three and two algorithms, ``indirect_objects`` with sentences of two names. The sweep
 ``causal_abstraction_power`` and ``python -m modules.interpretability.causal_abstraction.power`` draw IIA over power.
 
-Expected (10,000 held-out interventions, seeds 0 to 2, hosts of accuracy 0.999; chance 0.50): both equalities in layer 3,
+Expected (10,000 held-out interventions, seeds 0 to 2, hosts at 0.999; chance 0.50): both equalities in layer 3,
 identity 0.50, orthogonal 0.50 to 0.51, RevNet 10x16 0.99; in layer 1 orthogonal 0.84, 0.88 and 0.98, RevNet 0.99. The
 identity of the first argument, layer 1: 0.49 to 0.51 and 0.51 to 0.53. Untrained hosts, layer 1: orthogonal 0.50 to
 0.51. Of 1,280 fixed interventions on untrained hosts RevNet 10x64 learns 0.92 to 1.00 within 750 to 1,200 steps, an
