@@ -103,7 +103,7 @@ def test_the_distribution_is_that_of_rejection_sampling(algorithm):
         )
 
     counts = torch.zeros(3, 2, 2, dtype=torch.float64)
-    for _ in range(6000):
+    for _ in range(3000):
         which = int(torch.randint(3, (), generator=rng))
         on = [(True, False), (False, True), (True, True)][which]
         flip = bool(torch.randint(2, (), generator=rng))
@@ -124,7 +124,7 @@ def test_the_distribution_is_that_of_rejection_sampling(algorithm):
     which = (batch["nodes"] * torch.tensor([1, 2])).sum(1) - 1
     fast = torch.zeros(3, 2, 2, dtype=torch.float64)
     fast.index_put_((which, own[:, 0], own[:, 1]), torch.ones(60_000).double() / 60_000, accumulate=True)
-    assert float((fast - slow).abs().max()) < 0.02
+    assert float((fast - slow).abs().max()) < 0.03
 
 
 def test_the_first_argument_is_what_changes():
