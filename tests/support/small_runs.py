@@ -17,6 +17,7 @@ from tiny_files import (
     write_labelled_texts,
     write_latents,
     write_mnist_npz,
+    write_name_sentences,
     write_picture,
     write_prompts,
     write_review_sets,
@@ -37,10 +38,13 @@ from modules.finetuning.tleg import DescendantViT
 
 METHODS = [name for name in paths.shipped_configs() if not name.startswith(("callbacks/", "sweeps/"))]
 FRAGMENTS = [name for name in paths.shipped_configs() if name.startswith("callbacks/")]
+# Data of the paper that is generated: no files.
+GENERATED = [f"interpretability/causal_abstraction{end}_paper" for end in ("", "_host", "_distributive")]
 OFFLINE = [
     name
     for name in METHODS
-    if not (name.endswith(("_paper", "_fashion", "_onet")) or "_smollm2" in name or name == "finetuning/lp_ft_text")
+    if name in GENERATED
+    or not (name.endswith(("_paper", "_fashion", "_onet")) or "_smollm2" in name or name == "finetuning/lp_ft_text")
 ]
 WHOLE = ("dynamics/", "interpretability/compositional_linear_free")  # where a batch is all of the data
 PROMPTS = "in_context/"  # where a batch is drawn on the device, for many steps
@@ -69,6 +73,10 @@ def write_split_images(folder):
 
 def small_steps(name):
     """Few steps in a training batch, on few samples."""
+    if name.startswith("interpretability/causal_abstraction"):
+        few = ["--data.batch_size=4", "--data.train_samples=20", "--data.val_samples=8", "--data.test_samples=8"]
+        own = ["--data.prompts=40"] if "_ioi" in name else [] if "_host" in name else ["--data.host_samples=50"]
+        return [*few, *own]
     inner = ["--model.inner_steps=2"] if name.startswith((*WHOLE, PROMPTS)) and "similarity" not in name else []
     if name.startswith(WHOLE):
         return inner
@@ -110,6 +118,18 @@ WRITERS = {
     "interpretability/diverse_dictionary_paper": (
         write_latents,
         ["--data.dimension=3", "--data.val_samples=20", "--data.test_samples=20"],
+    ),
+    "interpretability/causal_abstraction_ioi_paper": (
+        write_name_sentences,
+        [
+            "--data.path=data/sentences.parquet",
+            "--model.host.path=null",
+            "--model.host.config={model_type: gpt_neox, vocab_size: 257, hidden_size: 8, num_attention_heads: 2}",
+            "--model.host.config.num_hidden_layers=2",
+            "--model.features=8",
+            "--model.size=4",
+            "--model.layer=lm.gpt_neox.layers.0",
+        ],
     ),
     "interpretability/linear_scope_onet": (write_faces, ["--model.weights=null", "--data.test_fraction=0.5"]),
     "interpretability/linear_scope_paper": (

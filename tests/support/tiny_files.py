@@ -168,6 +168,7 @@ def write_instructions(folder, n=60):
 
 
 LANGUAGE_MODELS = {
+    "gpt_neox": {"rotary_pct": 0.25},
     "llama": {"num_key_value_heads": 2, "tie_word_embeddings": True},
     "olmoe": {"num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2},
     "deepseek_v2": {
@@ -366,3 +367,23 @@ def write_embeddings(path):
     columns |= {f"values_{name}": np.arange(n) for name, n in zip(names, (4, 5, 3), strict=True)}
     with path.open("wb") as file:
         np.savez(file, image_embeds=z.astype(np.float32), **columns)
+
+
+def write_name_sentences(folder):
+    """A random GPT-NeoX with a byte-level tokenizer, and sentences of the form of ``fahamu/ioi``."""
+    import pyarrow
+    from pyarrow import parquet
+
+    write_language_model(folder / "model", "gpt_neox")
+    parquet.write_table(pyarrow.table({"ioi_sentences": name_sentences(40)}), folder / "sentences.parquet")
+
+
+def name_sentences(count):
+    """Sentences with two names, of which one is repeated, that end with the other; half of them in each order."""
+    names = ["Ann", "Bob", "Cid", "Dora", "Eve", "Finn", "Gus", "Hal"]
+    found = []
+    for i in range(count):
+        a, b = names[i % 8], names[(i + 1 + i // 8) % 8]
+        first, second = (a, b) if i % 2 else (b, a)
+        found.append(f"Then, {first} and {second} went to the café. {b} gave a kiwi to {a}")
+    return found

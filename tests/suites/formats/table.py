@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import wavfile
 from tiny_files import (
+    name_sentences,
     token_splits,
     write_bidmc,
     write_cifar,
@@ -65,6 +66,7 @@ from datamodules.interpretability.factor_embeddings import FactorEmbeddings
 from datamodules.interpretability.factor_images import FactorImages
 from datamodules.interpretability.few_images import FewImages
 from datamodules.interpretability.first_samples import FirstSamples
+from datamodules.interpretability.indirect_objects import IndirectObjects
 from datamodules.interpretability.paired_pictures import PairedPictures
 from datamodules.interpretability.structured_mixing import StructuredMixing
 from datamodules.interpretability.super_resolution import SuperResolutionPatches
@@ -546,6 +548,13 @@ FORMATS: list[Format] = [
         lambda p, encoding: SentencePairs(p, encoding=encoding, guesses=("none",)),
         {"one": SENTENCES, "two": SENTENCES, "score": [i % 6 for i in range(24)]},
         (".csv", ".tsv"),
+    ),
+    *table_formats(
+        "indirect objects",
+        lambda p, encoding: IndirectObjects(
+            p, "sentence", encoding, prompts=40, train_samples=30, val_samples=5, test_samples=5
+        ),
+        {"sentence": name_sentences(37)},
     ),
     # initialization
     Format(
