@@ -270,9 +270,7 @@ def gpt2(run: Reproduction) -> Iterator[Claim]:
     """A small GPT-2 adapts to each prompt's covariance, as the linear layer cannot; not beyond its length."""
     tables = []
     for seed in GPT2_SEEDS:
-        model, data = trained(
-            "in_context/icl_linear_models_gpt2", "--trainer.max_epochs=1", f"--seed_everything={seed}"
-        )
+        model, data = trained("in_context/icl_linear_models_gpt2", f"--model.base_seed={seed}", f"--data.seed={seed}")
         tables.append(model.risks)
     lengths, dim, length = list(tables[0]["length"]), data.dim, data.length
     table = dict(tables[0])
@@ -282,7 +280,7 @@ def gpt2(run: Reproduction) -> Iterator[Claim]:
     run.figure("gpt2", lengths_figure(table, "GPT-2 (points) and the limit of linear attention (line)"))
     at = {m: [float(found["risk"][row, 0]) for found in tables] for row, m in enumerate(lengths)}
     limit = theory.random_spectrum_risk(gain, dim, length, moments)
-    scale = "2 layers of 32, d = 2, N = 8, 2,000 steps (paper: 12 of 256, d = 20, N = 40, 500,000)"
+    scale = "2 layers of 32, d = 2, N = 8, 4,000 steps (paper: 12 of 256, d = 20, N = 40, 500,000)"
     text = "GPT-2, random covariances: error over that of the linear layer's limit"
     yield over_seeds(text, "below 1", [error / limit for error in at[length]], at_most(0.8), scale)
     text = "the same, twice the length of training: error over that at the length"
