@@ -14,7 +14,7 @@ tolerance t, the term is the mean over the ReLUs of A + B:
 B is left out where it is not finite: where no unit is active, or none inactive. The term counts ``weight`` times
 1 − eps/final eps, so it ends when eps stops growing.
 
-A module that propagates boxes itself (``IBPClassifier``) lends its bounds. For any other classifier of inputs in [0, 1]
+A module that propagates boxes itself (``IBPClassifier``) lends its bounds. For any other classifier of images
 ``eps`` and ``ramp_epochs`` say which boxes; its network must be one that interval bounds exist for (linear and
 convolutional layers, batch norm, ReLU, pooling, sums): name it with ``net`` if ``forward`` does more. Logs what is
 added as ``train/fast_regularizer``.
@@ -32,12 +32,13 @@ import torch
 from torch import Tensor, nn
 
 from framework.editing import Captured, Context, Penalty
-from framework.editing.capture import submodule
 from framework.errors import UserError
 from framework.functional.interval import Bounds, Box, IntervalNetwork, pixel_box, smooth_eps
+from framework.functional.pixels import per_channel
+from framework.observing.networks import bounded_network, pixel_units
 from framework.observing.probe import pair_of
-from framework.protocols.bounds import HasBoundedNetwork, HasBoundedStep
-from framework.settings import above, at_least
+from framework.protocols.bounds import HasBoundedStep
+from framework.settings import above, at_least, not_empty
 
 SMALLEST = 1e-6  # eps below which bounds are computed with this
 
@@ -87,6 +88,8 @@ class FastRegularizer(Penalty):
         eps: Largest change of a pixel, from 0 to 1, on modules that have none of their own.
         ramp_epochs: First and last epoch of the growth of eps, on such modules.
         net: Name of the network through which boxes are propagated; by default the module itself.
+        mean: Of each channel, that normalisation subtracted; by default the datamodule's ``mean``, or 0.
+        std: By which it divided; by default the datamodule's ``std``, or 1.
 
     Raises:
         UserError: a setting is not accepted (in the constructor); the module has an eps of its own and another is
@@ -104,6 +107,8 @@ class FastRegularizer(Penalty):
         eps: float | None = None,
         ramp_epochs: tuple[float, float] | None = None,
         net: str | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
     ) -> None:
         super().__init__(weight, net)
         above(0, tolerance=tolerance, eps=eps)
@@ -113,7 +118,11 @@ class FastRegularizer(Penalty):
                 raise UserError(f"ramp_epochs: {list(ramp_epochs)} ends before it starts")
         if eps is not None and eps > 1:
             raise UserError(f"eps: {eps:g} is not accepted; it counts in units where pixels are from 0 to 1")
+        not_empty(mean=mean, std=std)
+        above(0, std=std)
         self.tolerance, self.eps, self.ramp_epochs = tolerance, eps, ramp_epochs
+        self.mean, self.std = mean, std
+        self._units: tuple[list[float], list[float]] = [0.0], [1.0]
         self._network: IntervalNetwork | None = None
 
     def check(self, model: nn.Module, context: Context) -> None:
@@ -138,14 +147,12 @@ class FastRegularizer(Penalty):
         Raises:
             UserError: an operation has no interval bounds.
         """
-        if isinstance(module, HasBoundedNetwork) and self.net is None:
-            net = module.net
-        else:
-            net = submodule(module, self.net, f"techniques.{self.name}.net")
         try:
+            net = bounded_network(module, self.net)
             self._network = IntervalNetwork(net)
         except UserError as error:
             raise UserError(f"techniques.{self.name}: {error}") from None
+        self._units = pixel_units(module.trainer, self.mean, self.std)
         if not self._network.relus:
             raise UserError(f"techniques.{self.name}: {type(net).__name__} has no ReLU, whose bounds it regularises")
 
@@ -174,7 +181,9 @@ class FastRegularizer(Penalty):
         key = f"techniques.{self.name}"
         x, _ = pair_of(batch, key)
         try:
-            box = pixel_box(x, eps)
+            mean, std = (per_channel(v, x, name) for v, name in zip(self._units, ("mean", "std"), strict=True))
+            box = pixel_box(x * std + mean, eps)
         except UserError as error:
             raise UserError(f"{key}: {error}") from None
-        return self._network.propagate(box, None, x, update_statistics=False)
+        normalised = Box((box.centre - mean) / std, box.radius / std)
+        return self._network.propagate(normalised, None, x, update_statistics=False)

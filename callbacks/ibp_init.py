@@ -32,7 +32,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import nn
 
 from framework.data.seeding import mix
-from framework.editing import Context, Edit, nothing_matches
+from framework.editing import Context, Edit, choose, nothing_matches
 from framework.editing.capabilities import FRESH_WEIGHTS
 from framework.editing.layer_weights import choose_weights, claimed_layers
 from framework.errors import UserError
@@ -65,19 +65,19 @@ def plan_ibp_init(
         UserError: nothing is found, or a name or pattern matches nothing.
     """
     at_least(0, seed=seed)
-    every = list(choose_weights(model, key="ibp_init"))
-    layers = [name.rpartition(".")[0] for name in every]
-    if last is not None and last not in layers:
-        raise nothing_matches(last, layers, "ibp_init.last")
-    kept = layers[-1] if last is None else last
-    chosen = choose_weights(model, include=include, exclude=exclude, key="ibp_init")
+    known = choose_weights(model, key="ibp_init")
+    layers = {name: name.rpartition(".")[0] for name in known}
+    if last is not None and last not in layers.values():
+        raise nothing_matches(last, list(layers.values()), "ibp_init.last")
+    kept = list(layers.values())[-1] if last is None else last
+    chosen = choose([layer for layer in layers.values() if layer != kept], include, exclude, "ibp_init.include")
+    if not chosen:
+        raise UserError(f"ibp_init: no layer is left to draw beside the last one, {kept or 'the model'}, which is kept")
     weights = {
         name: {"std": math.sqrt(2 * math.pi) / entry["fan"] / entry["gain"]}
-        for name, entry in chosen.items()
-        if name.rpartition(".")[0] != kept
+        for name, entry in known.items()
+        if layers[name] in chosen
     }
-    if not weights:
-        raise UserError(f"ibp_init: {kept or 'the model'} is the only layer, and the last layer keeps its weights")
     return {"seed": seed, "weights": weights}
 
 
@@ -150,6 +150,16 @@ class IBPInit(Edit):
     ) -> None:
         at_least(0, seed=seed)
         self.include, self.exclude, self.last, self.seed = include, exclude, last, seed
+
+    def check(self, model: nn.Module, context: Context) -> None:
+        """Refuses a second technique that draws fresh weights.
+
+        Raises:
+            UserError: there is one.
+        """
+        super().check(model, context)
+        for other in context.offering(FRESH_WEIGHTS, self):
+            raise UserError(f"{self.name} and {other.name} cannot be combined: both draw the weights afresh")
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
         """Returns the weights with their standard deviations, and the seed."""

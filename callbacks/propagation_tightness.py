@@ -35,11 +35,12 @@ import torch
 from torch import Tensor, nn
 
 from framework.editing import Context, Observer
-from framework.editing.capture import submodule
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.functional.evaluating import evaluating
 from framework.functional.interval import IntervalNetwork, certified, pixel_box, relu_states, tightness
+from framework.functional.pixels import in_pixels
+from framework.observing.networks import bounded_network, pixel_units
 from framework.observing.probe import pair_of
 from framework.protocols.bounds import HasBoundedNetwork
 from framework.settings import above, at_least, between, not_empty
@@ -48,24 +49,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN = ("local", "dln", "accuracy", "certified")
-
-
-class PixelInputs(nn.Module):
-    """A network of normalised inputs as one of inputs in [0, 1].
-
-    Args:
-        net: Takes (p − mean)/std.
-        mean: Of each channel.
-        std: Of each channel.
-    """
-
-    def __init__(self, net: nn.Module, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.net, self.mean, self.std = net, mean, std
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps inputs (B, …) in [0, 1] to the network's outputs."""
-        return self.net((x - self.mean) / self.std)
 
 
 def measure(network: IntervalNetwork, x: Tensor, y: Tensor, eps: float) -> tuple[dict[str, float], dict[int, float]]:
@@ -169,39 +152,13 @@ class PropagationTightness(Observer):
                 f"techniques.{self.name}.eps: {type(model).__name__} has no eps above 0 of its own; give one"
             )
 
-    def _network(self, trainer: pl.Trainer, module: pl.LightningModule, x: Tensor) -> IntervalNetwork:
-        """The network of inputs in [0, 1].
-
-        Raises:
-            UserError: it has no interval bounds.
-        """
-        if isinstance(module, HasBoundedNetwork) and self.net is None:
-            net = module.net
-        else:
-            net = submodule(module, self.net, f"techniques.{self.name}.net")
-        mean, std = self._units(trainer, x)
-        if bool((mean != 0).any()) or bool((std != 1).any()):
-            net = PixelInputs(net, mean, std)
-        return IntervalNetwork(net)
-
-    def _units(self, trainer: pl.Trainer, x: Tensor) -> tuple[Tensor, Tensor]:
-        data: Any = getattr(trainer, "datamodule", None)
-        found = []
-        for given, name, default in ((self.mean, "mean", 0.0), (self.std, "std", 1.0)):
-            values = given if given is not None else list(getattr(data, name, None) or (default,))
-            channels = x.shape[1] if x.ndim > 2 else 1
-            if len(values) not in (1, channels):
-                raise UserError(f"{name}: {len(values)} values are not accepted; 1, or {channels} for the channels")
-            found.append(torch.tensor(values, dtype=x.dtype, device=x.device).view(-1, *[1] * max(x.ndim - 2, 0)))
-        return found[0], found[1]
-
     def _measure(
         self, trainer: pl.Trainer, module: pl.LightningModule, x: Tensor, y: Tensor
     ) -> tuple[dict[str, float], dict[int, float]]:
         eps = self.eps if self.eps is not None else float(module.test_eps)  # type: ignore[arg-type]
         try:
-            mean, std = self._units(trainer, x)
-            return measure(self._network(trainer, module, x), x * std + mean, y, eps)
+            net, pixels = in_pixels(bounded_network(module, self.net), x, *pixel_units(trainer, self.mean, self.std))
+            return measure(IntervalNetwork(net), pixels, y, eps)
         except UserError as error:
             raise UserError(f"techniques.{self.name}: {error}") from None
 

@@ -35,6 +35,7 @@ from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.functional.attacks import Norm, accuracy, pgd
+from framework.observing.networks import pixel_units
 from framework.observing.probe import pair_of
 from framework.settings import above, at_least, not_empty, one_of
 
@@ -143,13 +144,9 @@ class Robustness(Observer):
         steps: int,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        data: Any = getattr(trainer, "datamodule", None)
-        mean, std = (
-            given if given is not None else list(getattr(data, name, None) or (default,))
-            for given, name, default in ((self.mean, "mean", 0.0), (self.std, "std", 1.0))
-        )
         try:
-            return pgd(module, x, y, eps, self.norm, steps, None, mean, std, generator)
+            units = pixel_units(trainer, self.mean, self.std)
+            return pgd(module, x, y, eps, self.norm, steps, None, *units, generator)
         except UserError as error:
             raise UserError(f"techniques.{self.name}: {error}") from None
 

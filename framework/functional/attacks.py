@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from framework.errors import UserError
 from framework.functional.evaluating import evaluating
 from framework.functional.jacobian import sample_outputs
+from framework.functional.pixels import per_channel
 from framework.settings import above, at_least, one_of
 
 Norm = Literal["linf", "l2"]
@@ -70,7 +71,7 @@ def pgd(
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
         given, labels = x.dtype, y.clone()
         x = x.detach().to(torch.promote_types(given, torch.float32), copy=True)
-        centre, scale = (_per_channel(values, x, name) for values, name in ((mean, "mean"), (std, "std")))
+        centre, scale = (per_channel(values, x, name) for values, name in ((mean, "mean"), (std, "std")))
         pixels = x * scale + centre
         _check_range(pixels)
         delta = torch.zeros_like(pixels) if generator is None else _start(pixels, eps, norm, generator)
@@ -135,13 +136,6 @@ def _check_range(pixels: Tensor) -> None:
             f"the inputs are from {low:.3g} to {high:.3g} where black is 0 and white is 1, with this mean and std; set "
             "those that normalised them"
         )
-
-
-def _per_channel(values: Sequence[float], x: Tensor, name: str) -> Tensor:
-    channels = x.shape[1] if x.ndim > 2 else 1
-    if len(values) not in (1, channels):
-        raise UserError(f"{name}: {len(values)} values are not accepted; 1, or {channels} for the channels")
-    return torch.tensor(values, dtype=x.dtype, device=x.device).view(-1, *[1] * max(x.ndim - 2, 0))
 
 
 def _norms(x: Tensor) -> Tensor:

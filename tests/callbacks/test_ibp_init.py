@@ -81,7 +81,7 @@ def test_what_is_drawn_and_what_stays():
 
 
 def test_what_is_refused():
-    with pytest.raises(UserError, match="ibp_init: 0 is the only layer"):
+    with pytest.raises(UserError, match="ibp_init: no layer is left to draw beside the last one, 0"):
         plan_ibp_init(nn.Sequential(nn.Linear(2, 2)))
     with pytest.raises(UserError, match=r"ibp_init\.last: "):
         plan_ibp_init(deep(4), last="nothing")

@@ -54,7 +54,7 @@ _LARGEST = (
     nn.AdaptiveMaxPool2d,
     nn.AdaptiveMaxPool3d,
 )
-_AFFINE_FUNCTIONS = (F.linear, F.conv1d, F.conv2d, F.conv3d)
+_AFFINE_FUNCTIONS = (F.linear, F.conv1d, F.conv2d, F.conv3d, operator.matmul, torch.matmul)
 _RELU_FUNCTIONS = (F.relu, F.relu_, torch.relu, torch.relu_)
 _SAME_FUNCTIONS = (
     torch.flatten,
@@ -285,8 +285,8 @@ class IntervalNetwork:
         except Exception as error:
             why = str(error).strip().splitlines()
             raise UserError(
-                f"{type(net).__name__} cannot be followed by torch.fx: {why[0] if why else type(error).__name__}; "
-                "name a network whose forward does not depend on the values of its inputs"
+                f"{type(net).__name__} has no interval bounds here: torch.fx cannot follow its forward "
+                f"({why[0] if why else type(error).__name__}); name a network that it can follow"
             ) from error
         inputs = [node for node in self.graph.nodes if node.op == "placeholder"]
         if not inputs:
@@ -319,7 +319,8 @@ class IntervalNetwork:
         """The linear layer that gives the outputs, if only they depend on it."""
         node = self._output
         linear = node.op == "call_module" and self._kinds.get(node) == "affine" and len(node.users) == 1
-        return node if linear and affine_of(self._layer(node)).function is F.linear else None  # type: ignore[union-attr]
+        layer = affine_of(self._layer(node)) if linear else None
+        return node if layer is not None and layer.function is F.linear else None
 
     @property
     def head_layer(self) -> Affine:
@@ -391,6 +392,8 @@ class IntervalNetwork:
         weight = arguments[1] if len(arguments) > 1 else keywords.pop("weight")
         bias = arguments[2] if len(arguments) > 2 else keywords.pop("bias", None)
         target: Any = node.target
+        if target in (operator.matmul, torch.matmul):
+            return Affine(lambda x, w, b: x @ w, weight, None)
         rest = arguments[3:]
         return Affine(lambda x, w, b: target(x, w, b, *rest, **keywords), weight, bias)
 

@@ -90,6 +90,30 @@ RULES = (
         "those up in a table, so that there is no gradient.",
     ),
     Rule(
+        "no interval bounds",
+        lambda architecture, techniques: (
+            bool({"fast_regularizer", "propagation_tightness"} & set(techniques))
+            and architecture in ("sine", "vit", "gpt2", "s4d", "transformer")
+        ),
+        "has no interval bounds here",
+        "Boxes are propagated through linear and convolutional layers, batch norm, ReLU, pooling and sums. These models "
+        "have sines, attention, layer norm or tables, for which the technique has no rule.",
+    ),
+    Rule(
+        "two draws",
+        lambda architecture, techniques: {"gg_init", "ibp_init"} <= set(techniques),
+        "both draw the weights afresh",
+        "The second of two initialisations would overwrite the first one.",
+    ),
+    Rule(
+        "all layers kept",
+        lambda architecture, techniques: (
+            architecture in ("mlp", "sine", "factored") and {"ibp_init", "winner"} <= set(techniques)
+        ),
+        "no layer is left to draw",
+        "ibp_init keeps the last layer and does not draw WINNER's two layers, and these models have no other layers.",
+    ),
+    Rule(
         "nothing left to draw",
         lambda architecture, techniques: architecture == "factored" and {"gg_init", "winner"} <= set(techniques),
         "gg_init.exclude leaves nothing of include",

@@ -29,13 +29,14 @@ class Normalised(nn.Module):
         self.second = nn.Conv2d(4, 4, 3, padding=1, bias=False)
         self.pool = nn.MaxPool2d(2)
         self.head = nn.Linear(4 * 2 * 2, 3)
+        self.mix = nn.Parameter(torch.randn(3, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         x = (x - self.mean) / self.std
         x = F.relu(self.norm(self.first(x)))
         x = x + 2 * self.second(x)
         x = F.avg_pool2d(self.pool(1 - x.relu()), 1)
-        return self.head(x.view(x.size(0), -1))
+        return self.head(x.view(x.size(0), -1)) @ self.mix
 
 
 def mlp(seed: int, *widths: int) -> nn.Sequential:
@@ -108,6 +109,7 @@ def test_layers_written_by_hand() -> None:
     torch.testing.assert_close(bounds["relu"].upper, bounds["norm"].upper.relu())
     torch.testing.assert_close(bounds["add"].radius, bounds["relu"].radius + 2 * bounds["second"].radius)
     torch.testing.assert_close(bounds["pool"].upper, F.max_pool2d(bounds["sub_1"].upper, 2))
+    torch.testing.assert_close(found.output.radius, bounds["head"].radius @ net.mix.abs())
     assert list(found.relus) == ["relu", "relu_1"]
 
 
@@ -236,7 +238,7 @@ def test_refusals_name_the_operation() -> None:
         IntervalNetwork(nn.Sequential(nn.Linear(2, 2), nn.GELU()))
     with pytest.raises(UserError, match="mul: mul has no interval bounds"):
         IntervalNetwork(Product())
-    with pytest.raises(UserError, match="Branch cannot be followed"):
+    with pytest.raises(UserError, match="Branch has no interval bounds here: torch.fx cannot follow its forward"):
         IntervalNetwork(Branch())
     with pytest.raises(UserError, match="0: Conv2d has no interval bounds"):
         IntervalNetwork(nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")))
