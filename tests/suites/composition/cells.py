@@ -327,7 +327,7 @@ def check_effects(cell: Cell, root: Path) -> None:
     for plan in end["plans"]:
         plans.setdefault(plan["name"], []).append(plan)
     assert plans.keys() == {
-        name for name in cell.techniques if name in (*CORE, *ALSO_EDITS, "structured_init", "learngene")
+        name for name in cell.techniques if name in (*CORE, *ALSO_EDITS, "structured_init", "learngene", "ibp_init")
     }
     edited, weights = trace[f"start {cell.last_edit}"], end["weights"]
     trained = {name for name in end["trainable"] if not same(edited[name], weights[name])}

@@ -100,6 +100,15 @@ RULES = (
         "have sines, attention, layer norm or tables, for which the technique has no rule.",
     ),
     Rule(
+        "members choose channels",
+        lambda architecture, techniques: (
+            bool({"fast_regularizer", "propagation_tightness"} & set(techniques)) and "mixture_growth" in techniques
+        ),
+        "has no interval bounds here",
+        "A layer of MixtureGrowth looks at the width of its input to choose the channels of the member that computes, so "
+        "the graph of the network along which boxes are propagated is not fixed.",
+    ),
+    Rule(
         "two draws",
         lambda architecture, techniques: {"gg_init", "ibp_init"} <= set(techniques),
         "both draw the weights afresh",
