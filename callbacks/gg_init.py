@@ -33,7 +33,7 @@ the standard deviation at 0.1) that nearly all weights are 0 and a few are huge;
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -41,11 +41,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from framework.data.seeding import mix
-from framework.editing import Context, Edit, choose, matches, nothing_matches
-from framework.editing.capabilities import CLAIMED_LAYERS, FRESH_WEIGHTS
-from framework.errors import UserError
+from framework.editing import Context, Edit
+from framework.editing.capabilities import FRESH_WEIGHTS
+from framework.editing.layer_weights import choose_weights, claimed_layers
 from framework.functional import generalized_gaussian as gg
-from framework.protocols import HasWeightParts, WeightPart
 from framework.settings import above, at_least, finite, not_empty, one_of
 
 if TYPE_CHECKING:
@@ -54,10 +53,6 @@ if TYPE_CHECKING:
 Kind = Literal["linear", "conv", "embedding"]
 Mode = Literal["fan_in", "fan_out", "official"]
 Activation = Literal["relu", "leaky_relu", "sigmoid", "tanh", "linear"]
-
-_LINEAR = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
-_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def xi_of(activation: str, negative_slope: float = 0.01) -> float:
@@ -72,102 +67,6 @@ def xi_of(activation: str, negative_slope: float = 0.01) -> float:
     """
     one_of(get_args(Activation), activation=activation)
     return {"relu": 2.0, "leaky_relu": 2 / (1 + negative_slope**2)}.get(activation, 1.0)
-
-
-def _weights(module: Any) -> Iterator[tuple[str, WeightPart]]:
-    """Yields the kind and description of each weight of one layer."""
-    kind: Any = type(module)  # a subclass may need its own initialisation
-    if kind in _LINEAR:
-        yield "linear", WeightPart("weight", module.in_features, module.out_features, bias="bias")
-    elif kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers."):  # stores (in, out)
-        inputs, outputs = module.weight.shape
-        yield "linear", WeightPart("weight", inputs, outputs, bias="bias")
-    elif kind is nn.MultiheadAttention:  # its output projection is a separate linear layer
-        for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
-            weight = getattr(module, name)
-            if weight is not None:
-                yield "linear", WeightPart(name, weight.shape[1], module.embed_dim, bias="in_proj_bias")
-    elif kind in _CONV + _TRANSPOSED:
-        taps = math.prod(module.kernel_size)
-        inputs, outputs = (n // module.groups for n in (module.in_channels, module.out_channels))
-        yield "conv", WeightPart("weight", inputs * taps, outputs * taps, bias="bias")
-    elif kind is nn.Embedding:
-        yield "embedding", WeightPart("weight", module.embedding_dim, module.num_embeddings)
-    elif isinstance(module, HasWeightParts):
-        for part in module.weight_parts():
-            yield "conv" if getattr(module, part.name).ndim > 3 else "linear", part
-
-
-def _opted_out(model: nn.Module) -> set[str]:
-    """Returns the names of modules that initialise themselves, or are adapters, with their submodules."""
-    out: set[str] = set()
-    for name, module in model.named_modules(remove_duplicate=False):
-        prefix = f"{name}." if name else ""
-        if name.rpartition(".")[0] in out or getattr(module, "own_initialisation", False):
-            out.add(name)
-        if any(part.startswith("lora_") for part in name.split(".")):
-            out.add(name)
-        # PEFT's layers list their adapters' submodules
-        out.update(prefix + child for child in getattr(module, "adapter_layer_names", ()))
-    return out
-
-
-def choose_weights(
-    model: nn.Module,
-    mode: str = "fan_in",
-    kinds: Sequence[str] = ("linear", "conv"),
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] = (),
-) -> dict[str, dict[str, Any]]:
-    """Maps the name of each weight to initialise to ``kind``, ``fan``, ``gain``, ``bias`` (or ``None``).
-
-    A layer whose weight is computed from others (:class:`framework.protocols.HasWeightParts`) is initialised through
-    these; ``gain`` is the ratio of its weight's standard deviation to theirs.
-
-    Args:
-        model: The model.
-        mode: Definition of n: ``fan_in``, ``fan_out`` or ``official`` (the first dimension).
-        kinds: Which layers: any of ``linear``, ``conv``, ``embedding``.
-        include: Patterns of module names; all for ``None``.
-        exclude: Patterns of module names to leave out.
-
-    Raises:
-        UserError: nothing is found, or a pattern matches nothing; the message lists the nearest names.
-    """
-    out = _opted_out(model)
-    known: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    taken: dict[int, dict[str, Any]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        parent = name.rpartition(".")[0]
-        if parent in out:
-            out.add(name)
-        if name in out:
-            continue
-        for kind, part in _weights(module):
-            weight = getattr(module, part.name)
-            if not isinstance(weight, nn.Parameter) or not weight.is_floating_point():
-                continue
-            # a stack of templates counts as its matrices
-            first = weight.shape[1] if isinstance(module, HasWeightParts) else weight.shape[0]
-            fan = {"fan_in": part.fan_in, "fan_out": part.fan_out, "official": first}[mode]
-            if id(weight) in taken:  # tied; a tie with an embedding makes it one
-                if kind == "embedding":
-                    taken[id(weight)].update(kind=kind, fan=fan)
-                continue
-            prefix = f"{name}." if name else ""
-            found = isinstance(getattr(module, part.bias or "", None), nn.Parameter)
-            bias = f"{prefix}{part.bias}" if found else None
-            entry = {"kind": kind, "fan": fan, "gain": part.gain, "bias": bias}
-            taken[id(weight)] = entry
-            known.setdefault(name, []).append((prefix + part.name, entry))
-    modules = [name for name, entries in known.items() if any(entry["kind"] in kinds for _, entry in entries)]
-    if not modules:
-        names = [name for name, _ in model.named_modules() if name]
-        raise nothing_matches(" or ".join(kinds) + " layers", names, "gg_init.kinds")
-    chosen = choose(modules, include, exclude, "gg_init.include")
-    if not chosen:
-        raise nothing_matches(", ".join(include or ("*",)), modules, "gg_init.exclude leaves nothing of include")
-    return {weight: entry for name in chosen for weight, entry in known[name] if entry["kind"] in kinds}
 
 
 def plan_gg_init(
@@ -211,7 +110,7 @@ def plan_gg_init(
             f"{gg.scale_of_std(1.0, shape):.0e} of the standard deviation); 0.3 or more is usual"
         )
     weights, biases = {}, []
-    for name, entry in choose_weights(model, mode, kinds, include, exclude).items():
+    for name, entry in choose_weights(model, mode, kinds, include, exclude, key="gg_init").items():
         std = math.sqrt(xi / entry["fan"]) / entry["gain"]
         alpha = gg.scale_of_std(std, shape)
         weights[name] = {"kind": entry["kind"], "fan": entry["fan"], "std": std, "alpha": alpha}
@@ -339,26 +238,9 @@ class GGInit(Edit):
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
         """Returns the weights and biases, the fan, standard deviation and scale of each, and the seed."""
-        left = [*(self.exclude or ()), *self._claimed(model, context)]
+        left = [*(self.exclude or ()), *claimed_layers(self, model, context, self.include)]
         decision = self._plan(model, context.seed if self.seed is None else self.seed, exclude=left)
         return {**decision, "drawn_for": context.seed}
-
-    def _claimed(self, model: nn.Module, context: Context) -> list[str]:
-        """Returns the layers whose own initialisation another technique needs (WINNER adds its noise to it).
-
-        Raises:
-            UserError: ``include`` names one of them.
-        """
-        names: list[str] = []
-        for other in context.offering(CLAIMED_LAYERS, self):
-            claimed = list(other.claimed(model))
-            if both := [name for name in claimed if self.include and matches(name, self.include)]:
-                raise UserError(
-                    f"{self.name}.include: {both[0]!r} is not accepted with {other.name}, which needs the "
-                    "initialisation that this layer has; exclude it from one of them"
-                )
-            names += claimed
-        return names
 
     def initialise(self, model: nn.Module, decision: Mapping[str, Any], context: Context) -> None:
         """Draws the weights: with the decision's seed in its own edit, fresh values for another technique's."""

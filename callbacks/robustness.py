@@ -24,147 +24,23 @@ one attack without restarts: an upper bound of the robust accuracy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import lightning.pytorch as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from framework.data.seeding import mix
 from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
-from framework.functional.evaluating import evaluating
-from framework.functional.jacobian import sample_outputs
+from framework.functional.attacks import Norm, accuracy, pgd
+from framework.observing.networks import pixel_units
 from framework.observing.probe import pair_of
 from framework.settings import above, at_least, not_empty, one_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Norm = Literal["linf", "l2"]
-SLACK = 0.02  # by which rounding may take a pixel out of [0, 1]; that of bfloat16 is 0.008
-
-
-def pgd(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    eps: float,
-    norm: Norm = "linf",
-    steps: int = 10,
-    step_size: float | None = None,
-    mean: Sequence[float] = (0.0,),
-    std: Sequence[float] = (1.0,),
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Attacks a classifier by projected gradient descent; returns inputs as the model takes them (normalised).
-
-    The model is in ``eval`` mode during the attack and in its former modes afterwards, also if it raises.
-
-    Args:
-        model: Maps x to logits (B, C).
-        x: Normalised inputs (B, channels, …), or (B, d) with one mean and deviation.
-        y: Classes (B,).
-        eps: Size of the perturbation in [0, 1] units; with 0 ``x`` itself is returned.
-        norm: ``linf`` or ``l2``, over each sample.
-        steps: Gradient steps.
-        step_size: In [0, 1] units; by default 2.5 eps / steps.
-        mean: Of each channel, in [0, 1] units, that normalisation subtracts.
-        std: By which it divides.
-        generator: Draws a random start, on the CPU; without one the attack starts at ``x``.
-
-    Raises:
-        UserError: a setting is not accepted, there are other numbers of means than channels, the inputs are not between
-            0 and 1 in these units, or the outputs do not depend on them by operations that have a gradient.
-    """
-    at_least(0, eps=eps)
-    at_least(1, steps=steps)
-    above(0, step_size=step_size, std=list(std))
-    one_of(get_args(Norm), norm=norm)
-    if eps == 0:
-        return x
-    size = 2.5 * eps / steps if step_size is None else step_size
-    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
-        given, labels = x.dtype, y.clone()
-        x = x.detach().to(torch.promote_types(given, torch.float32), copy=True)
-        centre, scale = (_per_channel(values, x, name) for values, name in ((mean, "mean"), (std, "std")))
-        pixels = x * scale + centre
-        _check_range(pixels)
-        delta = torch.zeros_like(pixels) if generator is None else _start(pixels, eps, norm, generator)
-        for _ in range(steps):
-            moved = (pixels + delta).requires_grad_()
-            loss = F.cross_entropy(_logits(model(((moved - centre) / scale).to(given))), labels, reduction="sum")
-            found = torch.autograd.grad(loss, moved, allow_unused=True) if loss.requires_grad else (None,)
-            gradient = found[0]
-            if gradient is None:
-                raise UserError("the outputs cannot be differentiated by the inputs, which are looked up or rounded")
-            if norm == "linf":
-                delta = (delta + size * gradient.sign()).clamp(-eps, eps)
-            else:
-                delta = _within(delta + size * gradient / _norms(gradient).clamp(min=1e-12), eps)
-            delta = _inside(pixels + delta, pixels) - pixels
-        return (((pixels + delta).detach() - centre) / scale).to(given)
-
-
-def _logits(outputs: Any) -> Tensor:
-    found = sample_outputs(outputs)
-    found = found.to(torch.promote_types(found.dtype, torch.float32))
-    return torch.cat([torch.zeros_like(found), found], 1) if found.shape[1] == 1 else found
-
-
-def _inside(moved: Tensor, pixels: Tensor) -> Tensor:
-    """Within [0, 1], and where a pixel is a rounding error outside, up to it: the perturbation is never larger."""
-    return moved.clamp(pixels.clamp(max=0), pixels.clamp(min=1))
-
-
-def _check_range(pixels: Tensor) -> None:
-    low, high = (float(v) for v in pixels.aminmax()) if len(pixels) else (0.0, 1.0)
-    if low < -SLACK or high > 1 + SLACK:
-        raise UserError(
-            f"the inputs are from {low:.3g} to {high:.3g} where black is 0 and white is 1, with this mean and std; set "
-            "those that normalised them"
-        )
-
-
-def _per_channel(values: Sequence[float], x: Tensor, name: str) -> Tensor:
-    channels = x.shape[1] if x.ndim > 2 else 1
-    if len(values) not in (1, channels):
-        raise UserError(f"{name}: {len(values)} values are not accepted; 1, or {channels} for the channels")
-    return torch.tensor(values, dtype=x.dtype, device=x.device).view(-1, *[1] * max(x.ndim - 2, 0))
-
-
-def _norms(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
-
-
-def _within(delta: Tensor, eps: float) -> Tensor:
-    return delta * (eps / _norms(delta).clamp(min=1e-12)).clamp(max=1)
-
-
-def _start(pixels: Tensor, eps: float, norm: Norm, generator: torch.Generator) -> Tensor:
-    """Returns a uniform draw from the box, or a random direction of a random length."""
-    if norm == "linf":
-        delta = eps * (torch.rand(pixels.shape, generator=generator, dtype=torch.float64).to(pixels) * 2 - 1)
-    else:
-        drawn = torch.randn(pixels.shape, generator=generator, dtype=torch.float64).to(pixels)
-        lengths = torch.rand(len(pixels), generator=generator, dtype=torch.float64).to(pixels)
-        delta = drawn / _norms(drawn).clamp(min=1e-12) * eps * lengths.view(-1, *[1] * (pixels.ndim - 1))
-    return _inside(pixels + delta, pixels) - pixels
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Returns the accuracy in ``eval`` mode; the model's modes are restored.
-
-    Args:
-        model: Maps x to logits (B, C); one output classifies by its sign.
-        x: Inputs (B, …), as the model takes them.
-        y: Classes (B,).
-    """
-    with evaluating(model):
-        return float((_logits(model(x)).argmax(1) == y).float().mean())
 
 
 def robustness_figure(curve: Sequence[dict[str, float]]) -> Figure:
@@ -268,13 +144,9 @@ class Robustness(Observer):
         steps: int,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        data: Any = getattr(trainer, "datamodule", None)
-        mean, std = (
-            given if given is not None else list(getattr(data, name, None) or (default,))
-            for given, name, default in ((self.mean, "mean", 0.0), (self.std, "std", 1.0))
-        )
         try:
-            return pgd(module, x, y, eps, self.norm, steps, None, mean, std, generator)
+            units = pixel_units(trainer, self.mean, self.std)
+            return pgd(module, x, y, eps, self.norm, steps, None, *units, generator)
         except UserError as error:
             raise UserError(f"techniques.{self.name}: {error}") from None
 

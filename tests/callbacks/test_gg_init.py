@@ -10,8 +10,9 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from scipy import stats
 from torch import nn
 
-from callbacks.gg_init import GGInit, choose_weights, draw_, gg_init_, plan_gg_init, xi_of
+from callbacks.gg_init import GGInit, draw_, gg_init_, plan_gg_init, xi_of
 from framework.editing import Context
+from framework.editing.layer_weights import choose_weights
 from framework.editing.technique import IMPORTED
 from framework.errors import UserError
 from framework.functional import generalized_gaussian as gg
@@ -130,14 +131,14 @@ def test_modules_with_their_own_initialisation_stay():
 
     shared = Sine()
     model = nn.ModuleDict({"a": shared, "b": nn.Linear(3, 3), "c": Special(3, 3), "d": shared})
-    assert list(choose_weights(model)) == ["b.weight"]
+    assert list(choose_weights(model, key="gg_init")) == ["b.weight"]
 
 
 def test_adapters_stay():
     from peft import LoraConfig, get_peft_model
 
     model = get_peft_model(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), LoraConfig(target_modules=["0"], r=2))
-    names = list(choose_weights(model))
+    names = list(choose_weights(model, key="gg_init"))
     assert [name.removeprefix("base_model.model.") for name in names] == ["0.base_layer.weight", "1.weight"]
     assert not any("lora" in name for name in names)
 
@@ -145,13 +146,13 @@ def test_adapters_stay():
 def test_tied_weights_are_drawn_once_and_a_tie_with_an_embedding_counts_as_one():
     tied = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 5))
     tied[1].weight = tied[0].weight
-    assert list(choose_weights(tied)) == ["0.weight"]
+    assert list(choose_weights(tied, key="gg_init")) == ["0.weight"]
     for order in ((0, 1), (1, 0)):
         pair = [nn.Embedding(9, 5), nn.Linear(5, 9)]
         pair[1].weight = pair[0].weight
         model = nn.Sequential(*(pair[i] for i in order), nn.Linear(2, 2))
-        assert list(choose_weights(model)) == ["2.weight"]
-        assert choose_weights(model, kinds=["embedding"])["0.weight"]["fan"] == 5
+        assert list(choose_weights(model, key="gg_init")) == ["2.weight"]
+        assert choose_weights(model, kinds=["embedding"], key="gg_init")["0.weight"]["fan"] == 5
 
 
 def test_the_padding_row_of_an_embedding_stays_zero():

@@ -70,6 +70,7 @@ PREFIXES = (
     "grokking_delay/",
     "robustness/",
     "identifiability/",
+    "propagation_tightness/",
 )  # of what observers log
 WHEN = {"step", "epoch"}
 ALSO_EDITS = ("deep_shape", "liger", "rebalance_factors", "lp_ft")
@@ -328,7 +329,7 @@ def check_effects(cell: Cell, root: Path) -> None:
     for plan in end["plans"]:
         plans.setdefault(plan["name"], []).append(plan)
     assert plans.keys() == {
-        name for name in cell.techniques if name in (*CORE, *ALSO_EDITS, "structured_init", "learngene")
+        name for name in cell.techniques if name in (*CORE, *ALSO_EDITS, "structured_init", "learngene", "ibp_init")
     }
     edited, weights = trace[f"start {cell.last_edit}"], end["weights"]
     trained = {name for name in end["trainable"] if not same(edited[name], weights[name])}
@@ -399,6 +400,21 @@ def _check_gg_init(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Pat
     assert not {tensor.rpartition(".")[0] for tensor in decision["weights"]} & set(claimed)
 
 
+def _check_ibp_init(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    (plan,) = plans
+    decision, start = plan["decision"], trace["start 0"]
+    for index, (tensor, entry) in enumerate(decision["weights"].items()):
+        now = _now(start, tensor)
+        alpha = gg.scale_of_std(entry["std"], 2.0)
+        drawn = gg.fill_(torch.empty_like(now), 2.0, alpha, [decision["seed"], index])
+        if tensor in _overwritten(end):
+            assert not same(now, drawn), f"{tensor} was drawn over its expansion"
+        elif tensor in _structured(end):
+            torch.testing.assert_close(now.norm(), drawn.norm(), msg=f"{tensor} was not drawn before its structure")
+        else:
+            assert same(now, drawn), f"{tensor} was not drawn"
+
+
 def _check_winner(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
     (plan,) = plans
     noise = plan["decision"]["noise"]
@@ -411,7 +427,7 @@ def _check_winner(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path
             seed = mix(plan["decision"]["seed"], index)
             drawn = std * torch.randn(fresh[tensor].shape, generator=torch.Generator().manual_seed(seed))
             torch.testing.assert_close(_now(start, tensor), fresh[tensor] + drawn, msg=f"{tensor} has other noise")
-        if "gg_init" not in cell.techniques:
+        if not {"gg_init", "ibp_init"} & set(cell.techniques):
             for tensor in fresh.keys() - noise.keys() - _structured(end):
                 assert same(_now(start, tensor), fresh[tensor]), f"{tensor} was touched"
 
@@ -539,7 +555,7 @@ def _check_structured_init(cell: Cell, plans: list[Any], trace: Any, end: Any, r
         now = _now(start, name)
         for matrix in now.flatten(2) if ".templates_" in name else now.flatten(1)[None]:
             assert int(torch.linalg.matrix_rank(matrix, rtol=1e-4)) == 1, f"{name} is not of rank 1"
-        if not {"gg_init", "mixture_growth"} & set(cell.techniques):
+        if not {"gg_init", "ibp_init", "mixture_growth"} & set(cell.techniques):
             torch.testing.assert_close(now.norm(), fresh[name].norm(), msg=f"{name} has another norm")
 
 
@@ -654,6 +670,21 @@ def _check_robustness(cell: Cell, plans: list[Any], trace: Any, end: Any, root: 
         assert {row[name] for row in rows} <= {0, 0.25, 0.5, 0.75, 1}, "not the accuracy of four points"
 
 
+def _check_fast_regularizer(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    terms = [row["train/fast_regularizer"] for row in _logged(root, "train/fast_regularizer")]
+    assert len(terms) == len(_logged(root, "train/loss_step")), "not every step was penalised"
+    assert all(term >= 0 for term in terms)
+    assert any(term > 0 for term in terms)
+
+
+def _check_propagation_tightness(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    rows = _logged(root, "propagation_tightness/local")
+    assert len(rows) == cell.epochs, "not every epoch was measured"
+    assert all(0 < row["propagation_tightness/local"] <= 1 + 1e-6 for row in rows)
+    assert {row["propagation_tightness/accuracy"] for row in rows} <= {0, 0.25, 0.5, 0.75, 1}, "not of four points"
+    assert len({row["propagation_tightness/radius"] for row in rows}) > 1, "the bounds did not move"
+
+
 def _trains_the_head_alone(cell: Cell, end: Any) -> bool:
     """Whether the model is linear in what is trained, so that its kernel stays as it is."""
     head = HEADS.get(cell.architecture, "net.fc" if cell.architecture == "resnet" else "net.head")
@@ -737,6 +768,9 @@ def _check_linear_scope(cell: Cell, plans: list[Any], trace: Any, end: Any, root
 
 CHECKS: dict[str, Callable[[Cell, list[Any], Any, Any, Path], None]] = {
     "gg_init": _check_gg_init,
+    "ibp_init": _check_ibp_init,
+    "fast_regularizer": _check_fast_regularizer,
+    "propagation_tightness": _check_propagation_tightness,
     "winner": _check_winner,
     "mixture_growth": _check_mixture_growth,
     "warm_start": _check_warm_start,

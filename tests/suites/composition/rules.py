@@ -90,6 +90,39 @@ RULES = (
         "those up in a table, so that there is no gradient.",
     ),
     Rule(
+        "no interval bounds",
+        lambda architecture, techniques: (
+            bool({"fast_regularizer", "propagation_tightness"} & set(techniques))
+            and architecture in ("sine", "vit", "gpt2", "s4d", "transformer")
+        ),
+        "has no interval bounds here",
+        "Boxes are propagated through linear and convolutional layers, batch norm, ReLU, pooling and sums. These models "
+        "have sines, attention, layer norm or tables, for which the technique has no rule.",
+    ),
+    Rule(
+        "members choose channels",
+        lambda architecture, techniques: (
+            bool({"fast_regularizer", "propagation_tightness"} & set(techniques)) and "mixture_growth" in techniques
+        ),
+        "has no interval bounds here",
+        "A layer of MixtureGrowth looks at the width of its input to choose the channels of the member that computes, so "
+        "the graph of the network along which boxes are propagated is not fixed.",
+    ),
+    Rule(
+        "two draws",
+        lambda architecture, techniques: {"gg_init", "ibp_init"} <= set(techniques),
+        "both draw the weights afresh",
+        "The second of two initialisations would overwrite the first one.",
+    ),
+    Rule(
+        "all layers kept",
+        lambda architecture, techniques: (
+            architecture in ("mlp", "sine", "factored") and {"ibp_init", "winner"} <= set(techniques)
+        ),
+        "no layer is left to draw",
+        "ibp_init keeps the last layer and does not draw WINNER's two layers, and these models have no other layers.",
+    ),
+    Rule(
         "nothing left to draw",
         lambda architecture, techniques: architecture == "factored" and {"gg_init", "winner"} <= set(techniques),
         "gg_init.exclude leaves nothing of include",

@@ -29,6 +29,8 @@ OTHERS = (
     "grok_align",
     "grokfast",
     "dependency_sparsity",
+    "ibp_init",
+    "fast_regularizer",
 )
 OBSERVERS = (
     "ntk_monitor",
@@ -43,6 +45,7 @@ OBSERVERS = (
     "grokking_delay",
     "robustness",
     "identifiability",
+    "propagation_tightness",
 )
 
 GROWN, FOLDED = 2, 3  # epochs before which the members become one net, and plain layers
@@ -176,6 +179,12 @@ def settings(architecture: str, techniques: tuple[str, ...], forced: bool = Fals
         # in units where the probes' inputs N(0, 1) are from 0 to 1
         "robustness": ("Robustness", {"eps": [0.0, 0.05], "steps": 2, "points": 4, "mean": [0.5], "std": [0.1]}),
         "identifiability": ("Identifiability", {"splits": 2, "set_r2": "always", "groups": [[0], [1]]}),
+        "ibp_init": ("IBPInit", {}),
+        "fast_regularizer": (
+            "FastRegularizer",
+            {"weight": PENALTY, "eps": 0.1, "ramp_epochs": [0, 9], "mean": [0.5], "std": [0.1]},
+        ),
+        "propagation_tightness": ("PropagationTightness", {"eps": 0.05, "points": 4, "mean": [0.5], "std": [0.1]}),
         "feature_drift": ("FeatureDrift", {"head": HEADS.get(architecture)}),
         "ntk_split": ("NTKSplit", {"head": HEADS.get(architecture), "points": 6, "chunk": 3}),
         "temperature_scaling": ("TemperatureScaling", {"bins": 5}),
