@@ -190,7 +190,7 @@ class BoxRules(Rules["Flow"]):
 
     def scale(self, value: Flow, weight: Tensor | float, bias: Tensor | float, name: str) -> Flow:
         """w c + b and |w| r."""
-        box = Box(value.box.centre * weight + bias, value.box.radius * abs(weight))
+        box = Box(value.box.centre * weight + bias, value.box.radius * size_of(weight))
         return Flow(box, None if value.clean is None else value.clean * weight + bias)
 
     def norm(self, value: Flow, layer: nn.Module, name: str) -> Flow:
@@ -387,8 +387,8 @@ class IntervalNetwork:
             layer = affine_of(self._layer(node))
             assert layer is not None
             return layer
-        arguments = list(fx.map_arg(node.args, known.__getitem__))
-        keywords = dict(fx.map_arg(node.kwargs, known.__getitem__))
+        arguments: list[Any] = [fx.map_arg(argument, known.__getitem__) for argument in node.args]
+        keywords: dict[str, Any] = {k: fx.map_arg(value, known.__getitem__) for k, value in node.kwargs.items()}
         weight = arguments[1] if len(arguments) > 1 else keywords.pop("weight")
         bias = arguments[2] if len(arguments) > 2 else keywords.pop("bias", None)
         target: Any = node.target
@@ -472,7 +472,8 @@ class IntervalNetwork:
 
     def _arithmetic(self, rules: Rules[V], kind: str, node: fx.Node, known: dict[fx.Node, Any]) -> V:
         """A sum, difference, product or quotient, of two values or of one and a constant."""
-        one, other = (known[a] if isinstance(a, fx.Node) else a for a in node.args[:2])
+        values: list[Any] = [known[a] if isinstance(a, fx.Node) else a for a in node.args[:2]]
+        one, other = values
         depends = [isinstance(a, fx.Node) and self._depends[a] for a in node.args[:2]]
         name = self.name(node)
         if node.kwargs.get("alpha", 1) != 1 or node.kwargs.get("rounding_mode"):
@@ -557,6 +558,11 @@ def _check_width(box: Box, found: Bounds) -> None:
                 f"{name}: with eps above 0 the boxes have zero width there: no perturbation arrives, as if the network "
                 "is constant, or the inputs are rounded or looked up"
             )
+
+
+def size_of(weight: Tensor | float) -> Tensor | float:
+    """Returns the absolute value of a number, or of each entry of a tensor."""
+    return weight.abs() if isinstance(weight, Tensor) else abs(weight)
 
 
 def separate_margins(output: Box, labels: Tensor) -> Tensor:

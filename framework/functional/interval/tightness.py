@@ -20,7 +20,7 @@ from torch import Tensor
 
 from framework.functional.evaluating import evaluating
 from framework.functional.interval.boxes import Box, pixel_box
-from framework.functional.interval.network import Affine, IntervalNetwork, Rules
+from framework.functional.interval.network import Affine, IntervalNetwork, Rules, size_of
 from framework.settings import at_least
 
 FLOOR = 1e-8  # below which the authors' program counts a half-width as this
@@ -108,7 +108,7 @@ class _WidthRules(_LinearRules):
         return layer.function(value, layer.weight.abs(), None)
 
     def scale(self, value: Tensor, weight: Tensor | float, bias: Tensor | float, name: str) -> Tensor:
-        return value * abs(weight)
+        return value * size_of(weight)
 
     def add(self, one: Tensor, other: Tensor, sign: int, name: str) -> Tensor:
         return one + other

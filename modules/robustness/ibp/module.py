@@ -204,6 +204,6 @@ class IBPClassifier(Classifier):
         return margins
 
     def _share(self, name: str, hits: Tensor) -> None:
-        metric = self.shares[name]
+        metric: Any = self.shares[name]
         metric.update(hits.float())
         self.log(name.replace("_", "/", 1), metric, batch_size=len(hits), prog_bar=name == "val_certified")

@@ -238,7 +238,7 @@ def test_refusals_name_the_operation() -> None:
         IntervalNetwork(nn.Sequential(nn.Linear(2, 2), nn.GELU()))
     with pytest.raises(UserError, match="mul: mul has no interval bounds"):
         IntervalNetwork(Product())
-    with pytest.raises(UserError, match="Branch has no interval bounds here: torch.fx cannot follow its forward"):
+    with pytest.raises(UserError, match=r"Branch has no interval bounds here: torch\.fx cannot follow its forward"):
         IntervalNetwork(Branch())
     with pytest.raises(UserError, match="0: Conv2d has no interval bounds"):
         IntervalNetwork(nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")))
