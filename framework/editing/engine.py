@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +115,17 @@ class Editing(Engine):
             decided, and its plans are applied. In a plain Trainer callbacks do not get ``ckpt_path`` in time; there
             techniques decide first, and their edits are undone if the checkpoint has others.
         folder: Folder of ``plans.json``, a copy of the ledger for people; ``None`` for no file.
+        hold: Makes and locks the folder, if that has not been done; called before the file is written.
     """
 
-    def __init__(self, checkpoint: Mapping[str, Any] | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
+        hold: Callable[[], None] | None = None,
+    ) -> None:
         self._plans = None if checkpoint is None else {KEY: checkpoint.get(KEY)}
-        self._folder = folder
+        self._folder, self._hold = folder, hold
         self._techniques: dict[str, Technique] = {}
         self._epochs: list[Transform] = []
         self._steps: list[Transform] = []
@@ -249,6 +255,8 @@ class Editing(Engine):
         ledger = ledger_of(module)
         if not ledger.plans or self._folder is None or not trainer.is_global_zero:
             return
+        if self._hold is not None:
+            self._hold()
         write_text(self._folder / "plans.json", json.dumps(ledger.to_plain(), indent=1))
         parameters = unique_parameters(module).values()
         trained = sum(p.numel() for p in parameters if p.requires_grad)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -131,7 +131,8 @@ def own_callbacks(record: Record, keep: bool, start: Mapping[str, Any] | None = 
     """
     identity, config, subcommand = record.identity, record.config, record.subcommand
     # the edits first: if they refuse the run, no folder is made
-    callbacks: list[Callback] = [Editing(start, identity.folder), OptimizerSettings()]
+    hold = partial(identity.hold, trains=subcommand == "fit")
+    callbacks: list[Callback] = [Editing(start, identity.folder, hold), OptimizerSettings()]
     goes_on = start is not None and subcommand == "fit"
     callbacks.append(RunRecorder(identity, record.text, subcommand, record.settings["seed_everything"], goes_on))
     callbacks += trial_callbacks.callbacks()

@@ -257,6 +257,17 @@ def test_techniques_keep_their_order():
 # The Python entry
 
 
+def test_the_trainer_can_be_used_directly_with_an_edit_at_the_start(tmp_path):
+    """The edit is recorded before the run's folder would be made."""
+    trainer, model, data = framework.build(
+        "vision/image_classifier_digits",
+        [*QUICK[2:], "--config", "callbacks/gg_init", "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"],
+    )
+    trainer.fit(model, datamodule=data)
+    assert (newest() / "plans.json").is_file()
+    assert (newest() / "config.yaml").is_file()
+
+
 def test_build_takes_paths_mappings_and_overrides():
     experiment = framework.build(
         [
