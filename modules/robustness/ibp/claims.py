@@ -59,7 +59,7 @@ def arm(experiment: Experiment, seconds: float) -> Arm:
     """Measures a run at the eps of its test."""
     model: Any = experiment.model
     data: Any = experiment.datamodule
-    x, y = data.test_set[list(range(len(data.test_set)))]
+    x, y = (torch.cat(parts) for parts in zip(*data.test_dataloader(), strict=True))
     found = verdicts(model.network, x, y, model.test_eps, steps=40)
     with torch.no_grad():
         natural = float((model.eval()(x).argmax(1) == y).float().mean())
