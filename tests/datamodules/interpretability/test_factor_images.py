@@ -95,6 +95,10 @@ def test_pug_leaves_out_what_the_paper_does(tmp_path):
     x, y = next(iter(data.train_dataloader()))
     assert x.shape == (12, 3, 8, 8)
     assert y.shape == (12, 4)
+    table = tmp_path / "labels.csv"
+    table.write_text(table.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    other = ready("pug", tmp_path, image_size=8)
+    assert other.fingerprint != data.fingerprint  # the labels may be others
     (tmp_path / "Bear" / "2.png").unlink()
     with pytest.raises(UserError, match=r"Bear.2\.png: not found"):
         ready("pug", tmp_path)
