@@ -309,7 +309,10 @@ class FactorImages(FactorData):
         return pictures, {name: column[rows] for name, column in columns.items()}
 
     def _pug(self, folder: Path) -> tuple[Path, list[Path], dict[str, np.ndarray]]:
-        """Returns the table, and of it the files and the columns; as in the paper only pictures of yaw 0, without the default texture and the goldfish."""
+        """Returns the table, and of it the files and the columns.
+
+        As in the paper only of pictures of yaw 0, without the default texture and the goldfish.
+        """
         if not folder.is_dir():
             raise UserError(f"{folder}: is not a folder; expected {PUG}")
         tables = list_files(folder, DELIMITED, deep=False).files
@@ -358,6 +361,8 @@ def _inside(name: str, row: Row) -> str:
 
 def _bytes(pictures: np.ndarray, name: str, path: Path) -> np.ndarray:
     """Pictures of 0 and 1, or of 0 to 255, as the latter."""
+    if not pictures.size:
+        raise UserError(f"{path}: {name} has pictures of the shape {pictures.shape[1:]}")
     if pictures.dtype not in (np.uint8, np.bool_):
         raise UserError(f"{path}: {name} holds {pictures.dtype.name}; uint8 is expected")
     pictures = pictures.astype(np.uint8, copy=False)

@@ -148,6 +148,9 @@ def test_too_small_a_part_for_every_value():
 
 
 def test_pictures_of_other_types_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 0, 4, 3), np.uint8))
+    with pytest.raises(UserError, match=r"images has pictures of the shape \(0, 4, 3\)"):
+        ready("mpi3d", tmp_path / "a.npz", grid=[2, 1, 1, 1, 1, 1, 1])
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 4, 3)))
     with pytest.raises(UserError, match="images holds float64; uint8 is expected"):
         ready("mpi3d", tmp_path / "a.npz", grid=[2, 1, 1, 1, 1, 1, 1])

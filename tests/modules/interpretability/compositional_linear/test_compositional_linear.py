@@ -153,6 +153,14 @@ def test_kept_embeddings(tmp_path):
     read.setup("fit")
     assert read.samples[0][0].shape == (256,)
     assert read.concepts == data.concepts
+    with pytest.raises(UserError, match="has image_embeds_pre and image_embeds_post; pre or post"):
+        FactorEmbeddings(first.file).setup("fit")
+    alone = embeddings(net, data, "pre", folder=tmp_path)
+    plain = FactorEmbeddings(alone.file, train_fraction=0.3)
+    plain.setup("fit")
+    assert torch.equal(plain.samples[0][0], read.samples[0][0])
+    with pytest.raises(UserError, match="'post' is not accepted; .* has embeddings pre the projection"):
+        FactorEmbeddings(alone.file, "post").setup("fit")
 
     key = cache_key(net, data.fingerprint, "pre", "projection")
     assert key != cache_key(net, small_data(mean=(0.5, 0.5, 0.5)).fingerprint, "pre", "projection")
