@@ -159,7 +159,7 @@ def test_kept_embeddings(tmp_path):
     plain = FactorEmbeddings(alone.file, train_fraction=0.3)
     plain.setup("fit")
     assert torch.equal(plain.samples[0][0], read.samples[0][0])
-    with pytest.raises(UserError, match="'post' is not accepted; .* has embeddings pre the projection"):
+    with pytest.raises(UserError, match=r"'post' is not accepted; .* has embeddings pre the projection"):
         FactorEmbeddings(alone.file, "post").setup("fit")
 
     key = cache_key(net, data.fingerprint, "pre", "projection")
