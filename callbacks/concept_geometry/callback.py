@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from callbacks.concept_geometry.figures import geometry_figure
 from framework.data.arrays import ArrayDataset
@@ -21,11 +22,13 @@ from framework.files import write_text
 from framework.functional.linear_factors import PENALTIES, study_embeddings
 from framework.observing.embeddings import Features, embed, find_projection, wanted
 from framework.observing.linear_probe import batches_of
+from framework.observing.probe import pair_of
 from framework.protocols import HasConcepts, HasExamples
 from framework.readers.arrays import check_arrays, float32, labels_of, read_arrays, shapes_of
 from framework.settings import at_least, between, not_empty, one_of
 
 Part = Literal["train", "val", "test"]
+SAME = "all examples have the same values of all concepts"
 EXPECTED = ".npz with x (N, …), inputs of the model, and y_<concept> (N,) of each concept"
 
 
@@ -96,12 +99,20 @@ class ConceptGeometry(Observer):
             raise UserError(f"{self.name}: {type(model).__name__} has no forward, so it gives no embeddings")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Embeds a few examples, so that what cannot work is known before training."""
+        """Embeds a few examples, and splits the labels unless the first look does, so that what cannot work is known
+        before training."""
         if trainer.global_step == 0:
             self.rows.clear()  # of an earlier training
         self._final = -1
         batches, _ = self._batches(trainer, self.parts)
         self._embed(pl_module, [next(iter(batches))])
+        if self.epochs is not None and 0 not in self.epochs:
+            labels = self._labels(torch.cat([pair_of(batch, self.name)[1] for batch in batches]))
+            if (labels == labels[0]).all():
+                raise UserError(f"{self.name}.parts: {SAME}")
+            labels = labels[self._rows(len(labels))]
+            noise = np.random.default_rng(0).normal(size=(len(labels), 2))
+            study_embeddings(noise, labels, *self._settings(steps=1))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -178,31 +189,40 @@ class ConceptGeometry(Observer):
         batches, concepts = self._batches(trainer, parts)
         found, labels = self._embed(module, batches)
         if (labels == labels[0]).all():
-            raise UserError(f"{self.name}.parts: all examples have the same values of all concepts")
+            raise UserError(f"{self.name}.parts: {SAME}")
         names = concepts or tuple(f"concept_{i}" for i in range(labels.shape[1]))
-        rows = np.arange(len(labels))
-        if self.examples is not None and len(rows) > self.examples:
-            rows = np.sort(np.random.default_rng(self.seed).permutation(rows)[: self.examples])
-        settings = (self.fraction, self.geometry_fraction, self.penalties, self.steps, self.seed)
+        rows = self._rows(len(labels))
         result = {}
         for name, z in found.items():
             if not bool(torch.isfinite(z).all()):  # training has diverged; to stop it is not an observer's business
                 result[name] = {"r2": float("nan")}
                 continue
-            result[name] = study_embeddings(z.numpy()[rows], labels[rows], *settings).record(names)
+            result[name] = study_embeddings(z.numpy()[rows], labels[rows], *self._settings()).record(names)
         return result
+
+    def _rows(self, count: int) -> np.ndarray:
+        """Positions of the examples that are looked at, of so many."""
+        if self.examples is None or count <= self.examples:
+            return np.arange(count)
+        return np.sort(np.random.default_rng(self.seed).permutation(count)[: self.examples])
+
+    def _settings(self, steps: int | None = None) -> tuple[Any, ...]:
+        return self.fraction, self.geometry_fraction, self.penalties, steps or self.steps, self.seed
 
     def _embed(self, module: pl.LightningModule, batches: Any) -> tuple[dict[str, Tensor], np.ndarray]:
         key = f"{self.name}.projection"
         projection = find_projection(module, self.projection, key)
         with torch.inference_mode(False):
             found, targets = embed(module, batches, projection, self.features, module.device, key)
+        return found, self._labels(targets)
+
+    def _labels(self, targets: Tensor) -> np.ndarray:
         if targets.is_floating_point() or targets.ndim > 2:
             raise UserError(
                 f"{self.name}: targets of {targets.dtype} and shape {tuple(targets.shape)} are no values of concepts; "
                 "whole numbers (B, k) or (B,), or give a file as path"
             )
-        return found, targets.reshape(len(targets), -1).numpy()
+        return targets.reshape(len(targets), -1).cpu().numpy()
 
     def _batches(self, trainer: pl.Trainer, parts: tuple[Part, ...]) -> tuple[Any, tuple[str, ...]]:
         """Returns all batches, and the names of the concepts if they are known."""
@@ -216,7 +236,7 @@ class ConceptGeometry(Observer):
             y = np.stack([labels_of(arrays[name], name, file) for name in columns], 1)
             x = torch.from_numpy(float32(arrays["x"], "x", file))
             data = ArrayDataset(x, torch.from_numpy(y))
-            return self._loader(data), tuple(name.removeprefix("y_") for name in columns)
+            return self._fewer([self._loader(data)]), tuple(name.removeprefix("y_") for name in columns)
         datamodule = getattr(trainer, "datamodule", None)
         found: list[Any] = []
         for part in parts:
@@ -225,10 +245,29 @@ class ConceptGeometry(Observer):
             else:
                 found.append(batches_of(datamodule, part, f"{self.name}.parts", size=self.batch_size))
         names = tuple(datamodule.concepts) if isinstance(datamodule, HasConcepts) else ()
-        return _Chained(found), names
+        return self._fewer(found), names
 
-    def _loader(self, data: Any) -> ExactLoader:
-        return ExactLoader(data, self.batch_size, False, seed=0, ranks=lambda: (1, 0))
+    def _fewer(self, loaders: list[Any]) -> Any:
+        """All batches, where the numbers of examples are known of so many of them as are looked at only."""
+        if self.examples is None or not all(isinstance(loader, ExactLoader) for loader in loaders):
+            return _Chained(loaders)
+        sizes = [len(loader.dataset) for loader in loaders]
+        if sum(sizes) <= self.examples:
+            return _Chained(loaders)
+        rows, ends = self._rows(sum(sizes)), np.cumsum(sizes)
+        parts = [
+            rows[(rows >= end - size) & (rows < end)] - (end - size) for size, end in zip(sizes, ends, strict=True)
+        ]
+        return _Chained(
+            [
+                self._loader(Subset(loader.dataset, own.tolist()), loader.collate_fn)
+                for loader, own in zip(loaders, parts, strict=True)
+                if len(own)
+            ]
+        )
+
+    def _loader(self, data: Any, collate_fn: Any = None) -> ExactLoader:
+        return ExactLoader(data, self.batch_size, False, collate_fn=collate_fn, seed=0, ranks=lambda: (1, 0))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the looks so far."""

@@ -6,6 +6,7 @@ Embedding Models", arXiv 2602.24264 (the format of the official code).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -31,7 +32,7 @@ class FactorEmbeddings(FactorData):
 
     Args:
         path: The file.
-        features: ``pre`` or ``post`` the projection, of a file with both.
+        features: ``pre`` or ``post`` the projection; by default what the file has, if it has one of them.
         train_fraction: Share of the combinations to train on.
         val_fraction: Share of the other combinations that is for validation; the rest is for the test.
         split_seed: Seed of both splits.
@@ -46,7 +47,7 @@ class FactorEmbeddings(FactorData):
     def __init__(
         self,
         path: str | Path,
-        features: Features = "post",
+        features: Features | None = None,
         train_fraction: float = 0.1,
         val_fraction: float = 0.5,
         split_seed: int = 0,
@@ -58,6 +59,21 @@ class FactorEmbeddings(FactorData):
         one_of(get_args(Features), features=features)
         self.path, self.features = path, features
 
+    def _array_of(self, arrays: Mapping[str, np.ndarray], file: Path) -> str:
+        """The name of the embeddings: a file with one kind of features says which, if this project wrote it."""
+        both = [kind for kind in get_args(Features) if f"image_embeds_{kind}" in arrays]
+        if both and self.features is None and len(both) > 1:
+            raise UserError(f"features: {file} has image_embeds_pre and image_embeds_post; pre or post")
+        if both and "image_embeds" not in arrays:
+            return f"image_embeds_{self.features or both[0]}"
+        found = arrays.get("features")
+        recorded = str(found) if found is not None and found.ndim == 0 else ""
+        if self.features is not None and recorded in get_args(Features) and recorded != self.features:
+            raise UserError(
+                f"features: {self.features!r} is not accepted; {file} has embeddings {recorded} the projection"
+            )
+        return "image_embeds"
+
     def setup(self, stage: str | None = None) -> None:
         """Reads and splits the embeddings, once.
 
@@ -68,8 +84,7 @@ class FactorEmbeddings(FactorData):
             return
         file = Path(self.path).expanduser()
         arrays = read_arrays(file, EXPECTED)
-        name = f"image_embeds_{self.features}"
-        name = name if name in arrays else "image_embeds"
+        name = self._array_of(arrays, file)
         columns = [key for key in arrays if key.startswith("y_")]
         if not columns:
             raise UserError(f"{file}: no y_<concept> (it has {shapes_of(arrays)}); expected {EXPECTED}")

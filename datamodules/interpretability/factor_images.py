@@ -224,12 +224,12 @@ class FactorImages(FactorData):
         settings = (self.source, self.image_size, self.colours, sorted(self.counts.items()), self.max_angle)
         if self.source == "pug":
             assert path is not None
-            files, columns = self._pug(path)
+            table, files, columns = self._pug(path)
             self.divide(
                 columns,
                 lambda rows, y: FactorFiles([files[row] for row in rows], y, self.image_size, self.mean, self.std),
             )
-            self.fingerprint = fingerprint(files, *settings, self.mean, self.std)
+            self.fingerprint = fingerprint([table, *files], *settings, self.mean, self.std)
             return
         if path is None:
             pictures, classes, _ = self._rendered()
@@ -308,8 +308,11 @@ class FactorImages(FactorData):
         pictures = _bytes(read_array_rows(path, "images", rows, MPI3D), "images", path)
         return pictures, {name: column[rows] for name, column in columns.items()}
 
-    def _pug(self, folder: Path) -> tuple[list[Path], dict[str, np.ndarray]]:
-        """Reads the table; as in the paper only pictures of yaw 0, without the default texture and the goldfish."""
+    def _pug(self, folder: Path) -> tuple[Path, list[Path], dict[str, np.ndarray]]:
+        """Returns the table, and of it the files and the columns.
+
+        As in the paper only of pictures of yaw 0, without the default texture and the goldfish.
+        """
         if not folder.is_dir():
             raise UserError(f"{folder}: is not a folder; expected {PUG}")
         tables = list_files(folder, DELIMITED, deep=False).files
@@ -330,7 +333,7 @@ class FactorImages(FactorData):
         files = [kept[row][0] for row in rows]
         if missing := [file for file in files if not file.is_file()]:
             raise UserError(f"{missing[0]}: not found ({len(missing)} of {len(files)} pictures); expected {PUG}")
-        return files, {name: column[rows] for name, column in columns.items()}
+        return tables[0], files, {name: column[rows] for name, column in columns.items()}
 
 
 def _cell(row: Row, name: str, missing: str | None = None) -> str:
@@ -358,6 +361,8 @@ def _inside(name: str, row: Row) -> str:
 
 def _bytes(pictures: np.ndarray, name: str, path: Path) -> np.ndarray:
     """Pictures of 0 and 1, or of 0 to 255, as the latter."""
+    if not pictures.size:
+        raise UserError(f"{path}: {name} has pictures of the shape {pictures.shape[1:]}")
     if pictures.dtype not in (np.uint8, np.bool_):
         raise UserError(f"{path}: {name} holds {pictures.dtype.name}; uint8 is expected")
     pictures = pictures.astype(np.uint8, copy=False)

@@ -87,6 +87,8 @@ def embed(
         UserError: a batch has another form, or the layer is not called with one vector or feature map an example.
     """
     seen: dict[str, Any] = {}
+    dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
+    dtype = next(dtypes, torch.float32)  # of weights in half or double precision, as Lightning converts batches
 
     def keep(module: nn.Module, inputs: Sequence[Any], output: Any) -> None:
         seen.update(pre=inputs[0] if inputs else None, post=output)
@@ -99,7 +101,7 @@ def embed(
             for batch in batches:
                 x, y = pair_of(batch, key.partition(".")[0])
                 seen.clear()
-                model(x.to(device))
+                model(x.to(device, dtype) if x.is_floating_point() else x.to(device))
                 for name, parts in found.items():
                     value = seen.get(name)
                     while isinstance(value, tuple | list) and value:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import torch
 
 from framework.errors import UserError
 from framework.settings import finite_entries, one_of
@@ -52,17 +53,25 @@ class Factors:
         return found
 
 
+def as_array(values: Any) -> np.ndarray:
+    """Returns an array of an array or a tensor; of a tensor in half precision, which numpy may not have, float32."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        return values.float().numpy() if values.dtype in (torch.float16, torch.bfloat16) else values.numpy()
+    return np.asarray(values)
+
+
 def checked(z: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     """Returns embeddings as float64 (N, d) and labels as int64 (N, k).
 
     Args:
-        z: An array or a tensor of the CPU.
+        z: An array, or a tensor of any device and type.
         labels: The same; (N,) is one concept.
 
     Raises:
         UserError: the shapes do not fit, or a number is not finite.
     """
-    z, labels = np.asarray(z, dtype=np.float64), np.asarray(labels)
+    z, labels = as_array(z).astype(np.float64, copy=False), as_array(labels)
     labels = labels[:, None] if labels.ndim == 1 else labels
     if z.ndim != 2 or labels.ndim != 2 or len(z) != len(labels) or not z.size or not labels.size:
         raise UserError(f"z, labels: {z.shape} and {labels.shape} are not accepted; (N, d) and (N, k)")
@@ -110,8 +119,11 @@ def recover_factors(z: Any, labels: Any, method: Recovery = "auto") -> Factors:
     _, ids = index_values(labels)
     sizes = [len(values) for values in ids]
     design = one_hot(labels)
+    first = z[0]
+    z = z - first  # where all are equal the rest is 0, not what rounding leaves of it
     mean = z.mean(0)
-    sums = design.T @ (z - mean)
+    z -= mean
+    sums = design.T @ z
     together = (design.T @ design).toarray()  # how often each pair of values occurs
     counts = np.diag(together)
     concept = np.repeat(np.arange(len(sizes)), sizes)
@@ -126,4 +138,4 @@ def recover_factors(z: Any, labels: Any, method: Recovery = "auto") -> Factors:
     vectors = np.split(found, np.cumsum(sizes)[:-1])
     shifts = [part.mean(0) for part in vectors]  # which concept a constant belongs to is a convention
     centred = tuple(part - shift for part, shift in zip(vectors, shifts, strict=True))
-    return Factors(mean + np.sum(shifts, 0), centred, ids, bool(rank == sum(sizes) - len(sizes) + 1))
+    return Factors(first + mean + np.sum(shifts, 0), centred, ids, bool(rank == sum(sizes) - len(sizes) + 1))

@@ -20,6 +20,12 @@ SPAN = 1e-6  # smallest singular value of a probe direction
 RANK = 1e-10  # smallest variance that is whitened, relative to the largest
 
 
+def _placed(z: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """As ``checked``, with the first embedding at 0: no score depends on the place, and equal ones are exactly 0."""
+    z, labels = checked(z, labels)
+    return (z - z[0] if z[0].any() else z), labels
+
+
 def _r2(z: np.ndarray, fitted: np.ndarray) -> float:
     total = np.square(z - z.mean(0)).sum()
     return float(1 - np.square(z - fitted).sum() / total) if total > 0 else float("nan")
@@ -36,7 +42,7 @@ def linearity_r2(z: Any, labels: Any, method: Recovery = "auto") -> float:
     Raises:
         UserError: the shapes do not fit, or a number is not finite.
     """
-    z, labels = checked(z, labels)
+    z, labels = _placed(z, labels)
     return _r2(z, recover_factors(z, labels, method).sums(labels))
 
 
@@ -60,6 +66,13 @@ def probe_basis(weights: Any, least: float = SPAN) -> np.ndarray:
     return rows[values > least].T
 
 
+def _projected(z: np.ndarray, weights: Any) -> np.ndarray:
+    basis = probe_basis(weights)
+    if len(basis) != z.shape[1]:
+        raise UserError(f"weights: rows of {len(basis)} dimensions do not fit embeddings of {z.shape[1]}")
+    return z @ basis
+
+
 def projected_r2(z: Any, labels: Any, weights: Any, method: Recovery = "auto") -> float:
     """Returns the linearity score of the embeddings in the span of the probes.
 
@@ -72,8 +85,8 @@ def projected_r2(z: Any, labels: Any, weights: Any, method: Recovery = "auto") -
     Raises:
         UserError: as :func:`linearity_r2` and :func:`probe_basis`.
     """
-    z, labels = checked(z, labels)
-    return linearity_r2(z @ probe_basis(weights), labels, method)
+    z, labels = _placed(z, labels)
+    return linearity_r2(_projected(z, weights), labels, method)
 
 
 def whitened_r2(z: Any, labels: Any, weights: Any = None, method: Recovery = "auto", rank: float = RANK) -> float:
@@ -93,10 +106,10 @@ def whitened_r2(z: Any, labels: Any, weights: Any = None, method: Recovery = "au
         UserError: as :func:`linearity_r2` and :func:`probe_basis`.
     """
     between(0, 1, "()", rank=rank)
-    z, labels = checked(z, labels)
+    z, labels = _placed(z, labels)
     z = z - z.mean(0)
     if weights is not None:
-        z = z @ probe_basis(weights)
+        z = _projected(z, weights)
     fitted = recover_factors(z, labels, method).sums(labels)
     variances, axes = np.linalg.eigh(z.T @ z / max(1, len(z) - 1))
     kept = variances > rank * variances[-1]
@@ -109,21 +122,30 @@ def whitened_r2(z: Any, labels: Any, weights: Any = None, method: Recovery = "au
 def concept_r2(z: Any, labels: Any, weights: Any) -> np.ndarray:
     """Returns for each concept (k,) the score of its own means alone, in the span of its own probe.
 
+    NaN where that probe spans nothing, as that of a concept with one value.
+
     Args:
         z: Embeddings (N, d).
         labels: (N, k).
         weights: Of each concept the rows of its probe (n_i, d).
 
     Raises:
-        UserError: as :func:`linearity_r2` and :func:`probe_basis`.
+        UserError: as :func:`linearity_r2`, or there are not the weights of each concept.
     """
-    z, labels = checked(z, labels)
-    return np.array(
-        [
-            projected_r2(z, labels[:, [i]], rows, "means")
-            for i, rows in zip(range(labels.shape[1]), weights, strict=True)
-        ]
-    )
+    z, labels = _placed(z, labels)
+    weights = [np.asarray(rows, dtype=np.float64) for rows in weights]
+    if len(weights) != labels.shape[1]:
+        raise UserError(f"weights: {len(weights)} probes do not fit {labels.shape[1]} concepts")
+    found = np.full(len(weights), np.nan)
+    for i, rows in enumerate(weights):
+        if np.linalg.norm(rows) > SPAN:
+            found[i] = projected_r2(z, labels[:, [i]], rows, "means")
+    return found
+
+
+def _least(factors: Factors) -> float:
+    """The length up to which a factor is what rounding leaves of 0."""
+    return 1e-12 * max(float(np.linalg.norm(part, axis=1).max()) for part in factors.vectors)
 
 
 def orthogonality(factors: Factors) -> np.ndarray:
@@ -132,9 +154,9 @@ def orthogonality(factors: Factors) -> np.ndarray:
     A concept with two values has 1 on the diagonal. Factors of length 0 are left out; NaN if none is left.
     """
     lengths = [np.linalg.norm(part, axis=1) for part in factors.vectors]
-    longest = max(float(length.max()) for length in lengths)
+    least = _least(factors)
     units = [
-        part[length > 1e-12 * longest] / length[length > 1e-12 * longest, None]
+        part[length > least] / length[length > least, None]
         for part, length in zip(factors.vectors, lengths, strict=True)
     ]
     found = np.full((len(units),) * 2, np.nan)
@@ -151,6 +173,8 @@ def orthogonality(factors: Factors) -> np.ndarray:
 def effective_ranks(factors: Factors, share: float = 0.95) -> tuple[int, ...]:
     """Returns for each concept the number of singular directions of its factors that hold ``share`` of their squares.
 
+    It is 0 for a concept that the embeddings do not depend on.
+
     Args:
         factors: The factors.
         share: Of the sum of squares; 0.95 in the paper (k95).
@@ -159,11 +183,11 @@ def effective_ranks(factors: Factors, share: float = 0.95) -> tuple[int, ...]:
         UserError: the share is not between 0 and 1.
     """
     between(0, 1, "(]", share=share)
-    found = []
+    found, least = [], _least(factors)
     for part in factors.vectors:
         energy = np.cumsum(np.square(np.linalg.svd(part, compute_uv=False)))
         reached = energy >= share * energy[-1] * (1 - 1e-12)
-        found.append(int(np.argmax(reached)) + 1 if energy[-1] > 0 else 0)
+        found.append(int(np.argmax(reached)) + 1 if energy[-1] > least**2 * len(part) else 0)
     return tuple(found)
 
 
@@ -205,8 +229,9 @@ class Geometry:
 
     def scores(self) -> dict[str, float]:
         """Returns the numbers to log: ``r2``, ``r2_projected``, ``r2_whitened``, ``cross``, ``within`` and ``k95``, the
-        mean over concepts of k95/n_i; those that are NaN are left out."""
-        ratio = float(np.mean([rank / size for rank, size in zip(self.ranks, self.sizes, strict=True)]))
+        mean of k95/n_i over concepts with more than one value; those that are NaN are left out."""
+        ratios = [rank / size for rank, size in zip(self.ranks, self.sizes, strict=True) if size > 1]
+        ratio = float(np.mean(ratios)) if ratios else float("nan")
         found = {
             "r2": self.r2,
             "r2_projected": self.r2_projected,
@@ -230,7 +255,7 @@ def measure_geometry(z: Any, labels: Any, weights: Any = None, method: Recovery 
     Raises:
         UserError: the shapes do not fit, a number is not finite, or the probes span nothing.
     """
-    z, labels = checked(z, labels)
+    z, labels = _placed(z, labels)
     factors = recover_factors(z, labels, method)
     nan = float("nan")
     projected, whitened, own = nan, nan, np.full(labels.shape[1], nan)

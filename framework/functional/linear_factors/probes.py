@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from framework.errors import UserError
-from framework.functional.linear_factors.factors import checked, index_values
+from framework.functional.linear_factors.factors import as_array, checked, index_values
 from framework.settings import above, at_least, between, not_empty
 
 PENALTIES = (0.0, 1e-4, 1e-3, 1e-2)
@@ -86,12 +86,15 @@ class Probes:
     penalty: float
 
     def accuracies(self, z: Any, labels: Any) -> np.ndarray:
-        """Returns the accuracy (k,) of each concept for embeddings (N, d) and labels (N, k)."""
-        x, labels = torch.as_tensor(z, dtype=torch.float32), np.asarray(labels)
+        """Returns the accuracy (k,) of each concept for embeddings (N, d) and labels (N, k).
+
+        It is NaN for a concept with one value, where nothing can be wrong.
+        """
+        x, labels = torch.as_tensor(z, dtype=torch.float32), as_array(labels)
         found = []
         for i, (weight, bias, ids) in enumerate(zip(self.weights, self.biases, self.ids, strict=True)):
             guesses = ids[(x @ weight.T + bias).argmax(1).numpy()]
-            found.append(float(np.mean(guesses == labels[:, i])))
+            found.append(float(np.mean(guesses == labels[:, i])) if len(ids) > 1 else float("nan"))
         return np.array(found)
 
 
@@ -120,7 +123,7 @@ def fit_probes(
     z, labels = checked(z, labels)
     index, ids = index_values(labels)
     sizes = [len(values) for values in ids]
-    mean = z.mean(0)
+    mean = z[0] + (z - z[0]).mean(0)  # exactly the embedding where all are equal
     scale = math.sqrt(np.square(z - mean).mean()) or 1.0
     x = torch.from_numpy(((z - mean) / scale).astype(np.float32))
     rows = len(x)
@@ -172,8 +175,8 @@ class UnseenAccuracy:
 
     @property
     def accuracy(self) -> float:
-        """Mean over concepts on unseen combinations."""
-        return float(self.accuracies.mean())
+        """Mean on unseen combinations, over concepts with more than one value."""
+        return float(np.nanmean(self.accuracies))
 
 
 def unseen_accuracy(
@@ -220,7 +223,7 @@ def unseen_accuracy(
             ) from None
         candidates = fit_probes(z[train][inner], labels[train][inner], penalties, steps, lr)
         rest = z[train][~inner], labels[train][~inner]
-        scores = {probes.penalty: float(probes.accuracies(*rest).mean()) for probes in candidates}
+        scores = {probes.penalty: float(np.nanmean(probes.accuracies(*rest))) for probes in candidates}
         chosen = max(scores, key=lambda penalty: (scores[penalty], penalty))
     (probes,) = fit_probes(z[train], labels[train], (chosen,), steps, lr)
     return UnseenAccuracy(

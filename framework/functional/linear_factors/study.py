@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from framework.errors import UserError
 from framework.functional.linear_factors.factors import checked
 from framework.functional.linear_factors.geometry import Geometry, measure_geometry
 from framework.functional.linear_factors.probes import (
@@ -42,7 +43,7 @@ class EmbeddingStudy:
         found = self.geometry.scores()
         if self.unseen is not None:
             found["accuracy"] = self.unseen.accuracy
-            found["seen_accuracy"] = float(self.unseen.seen.mean())
+            found["seen_accuracy"] = float(np.nanmean(self.unseen.seen))
             found["penalty"] = self.unseen.penalty
         return found
 
@@ -55,13 +56,18 @@ class EmbeddingStudy:
             "identified": self.geometry.identified,
             "sizes": list(self.geometry.sizes),
             "k95_of": list(self.geometry.ranks),
-            "r2_of": [float(value) for value in self.geometry.concept_r2],
-            "orthogonality": [[None if np.isnan(v) else float(v) for v in row] for row in self.geometry.orthogonality],
+            "r2_of": _plain(self.geometry.concept_r2),
+            "orthogonality": [_plain(row) for row in self.geometry.orthogonality],
         }
         if self.unseen is not None:
-            found["accuracy_of"] = [float(value) for value in self.unseen.accuracies]
+            found["accuracy_of"] = _plain(self.unseen.accuracies)
             found["held_out"] = {f"{penalty:g}": value for penalty, value in self.unseen.held_out.items()}
         return found
+
+
+def _plain(values: np.ndarray) -> list[float | None]:
+    """A list with ``None``, which JSON has, for NaN."""
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def study_embeddings(
@@ -89,9 +95,16 @@ def study_embeddings(
     """
     z, labels = checked(z, labels)
     several = labels.shape[1] > 1
-    rows = split_combinations(labels, geometry_fraction, seed) if several else np.ones(len(z), dtype=bool)
-    (probes,) = fit_probes(z[rows], labels[rows], steps=steps)
+    rows = np.ones(len(z), dtype=bool)
+    if several:
+        try:
+            rows = split_combinations(labels, geometry_fraction, seed)
+        except UserError as error:
+            raise UserError(f"geometry_{error}") from None
+    placed = z - z[0]
+    placed /= np.abs(placed).max() or 1.0  # no score depends on place and size; what counts as a direction does
+    (probes,) = fit_probes(placed[rows], labels[rows], steps=steps)
     usable = any(bool(weight.any()) for weight in probes.weights)  # not where all embeddings are equal
-    geometry = measure_geometry(z, labels, [w.numpy() for w in probes.weights] if usable else None)
+    geometry = measure_geometry(placed, labels, [w.numpy() for w in probes.weights] if usable else None)
     unseen = unseen_accuracy(z, labels, fraction, penalties, steps=steps, seed=seed) if several else None
     return EmbeddingStudy(geometry, unseen)

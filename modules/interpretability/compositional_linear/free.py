@@ -103,7 +103,8 @@ class FreeEmbeddings(Ensemble):
             UserError: they are others than the model's.
         """
         shape, largest = tuple(batch["labels"].shape), int(batch["labels"].max()) + 1
-        if shape != (self.combinations, self.concepts) or largest != self.values:
+        whole = self.combinations == self.values**self.concepts  # a part need not have the largest value
+        if shape != (self.combinations, self.concepts) or largest > self.values or (whole and largest < self.values):
             raise UserError(
                 f"model.init_args.concepts, values: {self.concepts} concepts of {self.values} values, "
                 f"{self.combinations} combinations, but the data has {shape[1]} of {largest}, {shape[0]} combinations"
@@ -171,9 +172,12 @@ class FreeEmbeddings(Ensemble):
         z = F.normalize(self.z, dim=-1) if self.space == "spherical" else self.z
         parts = z.detach().double().cpu().numpy()
         values = labels.cpu().numpy()
-        each = [measure_geometry(own[:, :d], values) for own, (d, _) in zip(parts, self.members, strict=True)]
+        each = [
+            measure_geometry(own[:, :d], values) if np.isfinite(own).all() else None  # it has diverged
+            for own, (d, _) in zip(parts, self.members, strict=True)
+        ]
         for name in ("r2", "cross", "within"):
-            found[name] = torch.tensor([getattr(geometry, name) for geometry in each])
+            found[name] = torch.tensor([getattr(geometry, name, math.nan) for geometry in each])
         if self.space == "spherical":
             found["scale"] = self.scale
         return found

@@ -23,6 +23,11 @@ ADAM = OptimizerConfig("adam", lr=1e-3, weight_decay=0.0)
 COSINE = ScheduleConfig("cosine")
 
 
+def _head(encoder: nn.Module) -> Any:
+    """What is behind the features of an encoder with timm's methods."""
+    return encoder.get_classifier() if hasattr(encoder, "forward_features") else None  # type: ignore[operator]
+
+
 class CompositionalLinear(Module):
     """One linear probe for each concept on an encoder's embeddings, trained together by the sum of cross-entropies.
 
@@ -64,6 +69,9 @@ class CompositionalLinear(Module):
         self.heads = nn.Linear(width, sum(sizes))
         if self.encoder_config.frozen:
             self.encoder.requires_grad_(False)
+        elif features == "pre" and isinstance(head := _head(self.encoder), nn.Module):
+            head.requires_grad_(False)  # it is not called, and processes side by side wait for every gradient
+        self._fits = False  # whether the targets of a batch were compared with the sizes
 
     def get_classifier(self) -> nn.Module:
         """Returns the probes, under timm's name for a last layer."""
@@ -107,6 +115,20 @@ class CompositionalLinear(Module):
         """Maps inputs to the logits of all concepts side by side (B, Σ n_i)."""
         return self.heads(self.embed(x))
 
+    def _targets(self, y: Tensor) -> Tensor:
+        """Returns targets (B, k), checked at the first batch; (B,) are those of one concept."""
+        y = y[:, None] if y.ndim == 1 else y
+        if not self._fits:
+            sizes = torch.tensor(self.sizes, device=y.device)
+            if y.is_floating_point() or y.ndim != 2 or y.shape[1] != len(sizes) or (y < 0).any() or (y >= sizes).any():
+                raise UserError(
+                    f"model.init_args.sizes: {list(self.sizes)}, but the data has targets of {y.dtype} and shape "
+                    f"{tuple(y.shape)} from {y.min():g} to {y.max():g}; whole numbers (B, {len(sizes)}) from 0, below "
+                    "the sizes"
+                )
+            self._fits = True
+        return y
+
     def losses(self, logits: Tensor, y: Tensor) -> list[Tensor]:
         """Returns the cross-entropy of each concept."""
         parts = logits.split(list(self.sizes), 1)
@@ -114,13 +136,13 @@ class CompositionalLinear(Module):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Returns the sum of the concepts' cross-entropies."""
-        x, y = batch
+        x, y = batch[0], self._targets(batch[1])
         loss = torch.stack(self.losses(self(x), y)).sum()
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(y), sync_dist=True)
         return loss
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], part: str) -> None:
-        x, y = batch
+        x, y = batch[0], self._targets(batch[1])
         logits = self(x)
         right = [(own.argmax(1) == y[:, i]).float().mean() for i, own in enumerate(logits.split(list(self.sizes), 1))]
         names = getattr(getattr(self.trainer, "datamodule", None), "concepts", ()) or range(len(right))

@@ -81,6 +81,35 @@ def test_a_labelled_file_for_a_classifier(tmp_path, monkeypatch):
     assert "accuracy" in rows[-1]["pre"]
 
 
+def test_weights_in_half_precision(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    experiment = build({"trainer.precision": "bf16-true", "trainer.max_epochs": 1})
+    experiment.fit()
+    rows = json.loads((experiment.folder / "concept_geometry.json").read_text())["rows"]
+    assert all(0 < row["post"]["r2_whitened"] < 1 for row in rows)
+
+
+def test_only_the_examples_that_are_looked_at_are_embedded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    experiment = build({f"{OBSERVER}examples": 60, f"{OBSERVER}parts": ["train", "val"]})
+    data, model = experiment.datamodule, experiment.model
+    data.setup("fit")
+    experiment.trainer.datamodule = data
+    observer = next(c for c in experiment.trainer.callbacks if isinstance(c, ConceptGeometry))
+    seen = []
+    model.heads.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    found = observer.look(experiment.trainer, model, observer.parts)["post"]
+    assert sum(seen) == 60
+    x, y = (
+        torch.cat(values)
+        for values in zip(*(p.__getitems__(list(range(len(p)))) for p in (data.train_set, data.val_set)), strict=True)
+    )
+    rows = np.sort(np.random.default_rng(observer.seed).permutation(len(x))[:60])
+    with torch.no_grad():
+        z = model.encoder(x).numpy()[rows]
+    assert found["r2"] == pytest.approx(study_embeddings(z, y.numpy()[rows], 0.4, steps=1).geometry.r2, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -105,6 +134,8 @@ def test_settings_are_checked(settings, message):
         ({"path": "nowhere.npz"}, "nowhere.npz: not found"),
         ({"path": "bad.npz"}, "bad.npz: no y_<concept>"),
         ({"fraction": 0.01}, "in which not every value occurs"),
+        ({"fraction": 0.01, "epochs": [2]}, "in which not every value occurs"),
+        ({"geometry_fraction": 0.01, "epochs": [2]}, "concept_geometry.geometry_fraction: 0.01 is"),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(options, message, tmp_path, monkeypatch):

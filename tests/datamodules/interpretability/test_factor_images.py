@@ -95,6 +95,10 @@ def test_pug_leaves_out_what_the_paper_does(tmp_path):
     x, y = next(iter(data.train_dataloader()))
     assert x.shape == (12, 3, 8, 8)
     assert y.shape == (12, 4)
+    table = tmp_path / "labels.csv"
+    table.write_text(table.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    other = ready("pug", tmp_path, image_size=8)
+    assert other.fingerprint != data.fingerprint  # the labels may be others
     (tmp_path / "Bear" / "2.png").unlink()
     with pytest.raises(UserError, match=r"Bear.2\.png: not found"):
         ready("pug", tmp_path)
@@ -144,6 +148,9 @@ def test_too_small_a_part_for_every_value():
 
 
 def test_pictures_of_other_types_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 0, 4, 3), np.uint8))
+    with pytest.raises(UserError, match=r"images has pictures of the shape \(0, 4, 3\)"):
+        ready("mpi3d", tmp_path / "a.npz", grid=[2, 1, 1, 1, 1, 1, 1])
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 4, 3)))
     with pytest.raises(UserError, match="images holds float64; uint8 is expected"):
         ready("mpi3d", tmp_path / "a.npz", grid=[2, 1, 1, 1, 1, 1, 1])

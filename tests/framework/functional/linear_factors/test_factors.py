@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from framework.errors import UserError
 from framework.functional.linear_factors import one_hot, recover_factors
@@ -80,6 +81,15 @@ def test_values_with_holes_and_concepts_that_cannot_be_told_apart():
         found.sums(np.array([[3, 2, 2]]))
     twice = recover_factors(z, np.stack([labels[:, 0], labels[:, 0]], 1))
     assert not twice.identified
+
+
+def test_tensors_of_any_type():
+    labels = torch.from_numpy(grid())
+    z = torch.from_numpy(additive(labels.numpy())[0])
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        own = z.to(dtype).requires_grad_()
+        expected = recover_factors(own.detach().double().numpy(), labels.numpy())
+        np.testing.assert_array_equal(recover_factors(own, labels).mean, expected.mean)
 
 
 def test_what_is_no_embedding_is_refused():

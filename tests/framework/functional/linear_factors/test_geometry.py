@@ -17,6 +17,7 @@ from framework.functional.linear_factors import (
     probe_basis,
     projected_r2,
     recover_factors,
+    study_embeddings,
     whitened_r2,
 )
 
@@ -171,11 +172,33 @@ def test_all_of_them_at_once():
     assert set(bare.scores()) == {"r2", "within", "k95"}
 
 
-def test_equal_embeddings_have_no_score():
-    z = np.ones((60, 3))
+@pytest.mark.parametrize("value", [1.0, 0.1, 1 / 3, 1e9 / 7])
+def test_equal_embeddings_have_no_score(value):
+    """Also if their mean is not exactly one of them in floating point."""
+    z = np.full((60, 3), value)
     assert math.isnan(linearity_r2(z, LABELS))
     assert math.isnan(whitened_r2(z, LABELS))
+    assert math.isnan(whitened_r2(z, LABELS, np.eye(3)))
+    assert set(study_embeddings(z, LABELS, 0.3, steps=3).scores()) == {"k95", "accuracy", "seen_accuracy", "penalty"}
     with pytest.raises(UserError, match="span nothing"):
         probe_basis(np.zeros((3, 4)))
     with pytest.raises(UserError, match="weights"):
         probe_basis(np.zeros(3))
+
+
+def test_a_concept_without_effect_has_no_direction():
+    """What rounding leaves of its factors is no geometry."""
+    rng = np.random.default_rng(0)
+    z = 100 + sum(rng.normal(size=(n, 16))[LABELS[:, i]] for i, n in enumerate(SIZES[:2]))
+    factors = recover_factors(z, LABELS)
+    assert effective_ranks(factors) == (3, 4, 0)
+    assert np.isnan(orthogonality(factors)[2]).all()
+
+
+def test_weights_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match="rows of 3 dimensions do not fit embeddings of 16"):
+        whitened_r2(additive(), LABELS, np.ones((2, 3)))
+    with pytest.raises(UserError, match="2 probes do not fit 3 concepts"):
+        concept_r2(additive(), LABELS, [np.ones((2, 16))] * 2)
+    found = concept_r2(additive(), LABELS, [np.zeros((4, 16)), np.ones((5, 16)), np.ones((3, 16))])
+    assert np.isnan(found).tolist() == [True, False, False]

@@ -91,6 +91,30 @@ def test_orthogonal_sums_transfer_and_arbitrary_vectors_do_not():
     assert unseen_accuracy(rng.normal(size=(60, 20)), LABELS, 0.5, steps=100).accuracy < 0.5
 
 
+def test_a_concept_with_one_value_is_not_counted():
+    z = noisy(LABELS, 0.3)
+    more = np.insert(LABELS, 1, 4, axis=1)
+    found, plain = (study_embeddings(z, labels, 0.3, steps=60) for labels in (more, LABELS))
+    for name, value in plain.scores().items():
+        assert found.scores()[name] == pytest.approx(value, abs=1e-6), name
+    record = found.record(["a", "one", "b", "c"])
+    assert record["accuracy_of"][1] is record["r2_of"][1] is record["orthogonality"][1][1] is None
+    assert record["k95_of"][1] == 0
+
+
+def test_a_study_does_not_depend_on_place_and_size():
+    """The paper's least singular value of a probe's direction, 1e-6, would leave out those of large embeddings."""
+    z = noisy(LABELS, 1.0)
+    plain, moved = (study_embeddings(own, LABELS, 0.3, steps=60).scores() for own in (z, 1e9 * (z + 3)))
+    for name, value in plain.items():
+        assert moved[name] == pytest.approx(value, abs=1e-4), name
+
+
+def test_the_setting_that_is_too_small_is_named():
+    with pytest.raises(UserError, match=r"^geometry_fraction: 0\.01 is 1 of 60"):
+        study_embeddings(noisy(LABELS, 1.0), LABELS, 0.3, geometry_fraction=0.01)
+
+
 def test_a_study_and_its_record():
     z = noisy(LABELS, 0.3)
     found = study_embeddings(z, LABELS, 0.3, steps=60)

@@ -44,6 +44,31 @@ def test_the_loss_is_the_sum_of_the_concepts_cross_entropies():
     )  # fmt: skip
 
 
+def test_targets_of_one_concept_and_those_that_do_not_fit():
+    x = torch.rand(4, 3, 16, 16)
+    y = torch.tensor([0, 1, 2, 1])
+    model = CompositionalLinear([3], image_size=16)
+    torch.testing.assert_close(model.training_step((x, y), 0), F.cross_entropy(model(x), y))
+    for sizes, targets, message in (
+        ([2], y, r"sizes: \[2\], but the data has targets of torch.int64 and shape \(4, 1\) from 0 to 2"),
+        ([3, 2], y, r"whole numbers \(B, 2\) from 0"),
+        ([3], y.float(), "torch.float32"),
+        ([3], y - 1, "from -1 to 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            CompositionalLinear(sizes, image_size=16).training_step((x, targets), 0)
+
+
+def test_every_weight_that_is_trained_has_a_gradient():
+    """Also where the projection is not called: processes side by side would wait for it."""
+    for name in ("pre", "post"):
+        model = CompositionalLinear([3], ImageEncoderConfig(features=name), image_size=16)
+        model.training_step((torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 1])), 0).backward()
+        trained = {own for own, p in model.named_parameters() if p.requires_grad}
+        assert trained == {own for own, p in model.named_parameters() if p.grad is not None}
+        assert ("encoder.projection.weight" in trained) == (name == "post")
+
+
 def test_before_and_after_the_projection():
     torch.manual_seed(0)
     net = ConvEncoder(16, 3, 8)
@@ -128,6 +153,14 @@ def test_kept_embeddings(tmp_path):
     read.setup("fit")
     assert read.samples[0][0].shape == (256,)
     assert read.concepts == data.concepts
+    with pytest.raises(UserError, match="has image_embeds_pre and image_embeds_post; pre or post"):
+        FactorEmbeddings(first.file).setup("fit")
+    alone = embeddings(net, data, "pre", folder=tmp_path)
+    plain = FactorEmbeddings(alone.file, train_fraction=0.3)
+    plain.setup("fit")
+    assert torch.equal(plain.samples[0][0], read.samples[0][0])
+    with pytest.raises(UserError, match=r"'post' is not accepted; .* has embeddings pre the projection"):
+        FactorEmbeddings(alone.file, "post").setup("fit")
 
     key = cache_key(net, data.fingerprint, "pre", "projection")
     assert key != cache_key(net, small_data(mean=(0.5, 0.5, 0.5)).fingerprint, "pre", "projection")

@@ -54,12 +54,12 @@ def test_the_losses_by_loops():
 @pytest.mark.parametrize(("space", "loss"), KINDS)
 def test_a_member_is_what_it_is_alone(space, loss):
     batch = batch_of(2, 2)
-    together = FreeEmbeddings(2, 2, dims=[3, 6], seeds=[0, 1], space=space, loss=loss)
+    together = FreeEmbeddings(2, 2, dims=[3, 6], seeds=[0, 1], space=space, loss=loss).double()
     together.simulate(batch, 40, at=[40])
     for number, (d, seed) in enumerate(together.members):
-        alone = FreeEmbeddings(2, 2, dims=[d], seeds=[seed], space=space, loss=loss)
+        alone = FreeEmbeddings(2, 2, dims=[d], seeds=[seed], space=space, loss=loss).double()
         alone.simulate(batch, 40, at=[40])
-        torch.testing.assert_close(together.z[number, :, :d], alone.z[0], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(together.z[number, :, :d], alone.z[0], atol=1e-10, rtol=0)
         assert not together.z[number, :, d:].any()
         assert not together.w[number, :, d:].any()
 
@@ -96,7 +96,19 @@ def test_more_combinations_than_are_wanted():
     assert labels.amax() == 5
     model = FreeEmbeddings(8, 6, dims=[9], seeds=[0], max_combinations=500)
     model.begin(data.train_set.batch)
+    few = ConceptGrid(2, 96, max_combinations=5)  # of which none has the last value
+    few.setup("fit")
+    assert few.train_set.batch["labels"].amax() < 95
+    FreeEmbeddings(2, 96, max_combinations=5).begin(few.train_set.batch)
     assert model.z.shape == (1, 500, 9)
+
+
+def test_a_member_that_diverges_leaves_the_others_as_they_are():
+    model = FreeEmbeddings(2, 2, dims=[3], seeds=[0, 1])
+    with torch.no_grad():
+        model.z[0, 0, 0] = torch.inf
+    found = model.simulate(batch_of(2, 2), 3, at=[3])
+    assert np.isnan(found["r2"][-1]).tolist() == [True, False]
 
 
 def test_other_combinations_are_refused():
