@@ -5,7 +5,8 @@ Paper: Zheng, Li, Fan, Wilson, Zhang, 2026, "Diverse Dictionary Learning", ICLR,
 Measured on the first ``examples`` validation samples, at each validation:
 
 - ``identifiability/active_units``, latents whose posterior mean varies (variance above 0.01), before all else. Latents
-  that have collapsed make a Jacobian look sparse, so a run with fewer active ones than latents is reported once;
+  that have collapsed make a Jacobian look sparse, so a run with fewer active ones than latents is reported once, at
+  its second such validation in a row or its last;
 - ``identifiability/mcc``, the mean correlation coefficient, matched on one half of the samples and measured on the
   other, mean over ``splits``; ``mcc_low`` and ``mcc_high``, the interval that has 95 % of the splits; ``mcc_spearman``;
 - ``identifiability/support_f1`` and ``support_shd``, of the entries of mean |J_ij| above ``threshold`` of the largest,
@@ -187,7 +188,7 @@ class Identifiability(Observer):
         hat = torch.cat(self._mean).numpy()
         active = active_units(hat)
         values = {"active_units": float(active.sum())}
-        self._alarm(active)
+        self._alarm(active, trainer)
         self.found = {
             "step": trainer.global_step,
             "samples": len(hat),
@@ -219,8 +220,9 @@ class Identifiability(Observer):
             self._strength = np.where(permutation >= 0, self._strength[:, permutation], 0.0)
         return values
 
-    def _alarm(self, active: np.ndarray) -> None:
-        if active.all() or self._alarmed:
+    def _alarm(self, active: np.ndarray, trainer: pl.Trainer) -> None:
+        before = bool(self.curve) and self.curve[-1]["active_units"] < len(active)
+        if active.all() or self._alarmed or not (before or self._last(trainer)):  # early on none may be active yet
             return
         self._alarmed = True
         rank_zero_warn(

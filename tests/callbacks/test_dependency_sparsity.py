@@ -210,7 +210,9 @@ def test_a_jacobian_of_zeros_and_single_samples_raise_no_alarm(tmp_path):
     penalty = DependencySparsity(0.1)
     trainer_of(tmp_path, penalty, limit_val_batches=0).fit(VAE(), one)
     assert penalty.scale == {}, "one sample has no deviation"
-    with pytest.raises(UserError, match=r"techniques\.dependency_sparsity\.scale_free: not accepted with batches of one"):
+    with pytest.raises(
+        UserError, match=r"techniques\.dependency_sparsity\.scale_free: not accepted with batches of one"
+    ):
         trainer_of(tmp_path, DependencySparsity(0.1, scale_free=True), limit_val_batches=0).fit(VAE(), one)
 
 

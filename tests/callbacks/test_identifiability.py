@@ -73,6 +73,16 @@ def test_collapsed_latents_are_reported_before_all_else(tmp_path):
     assert float(trainer.callback_metrics["identifiability/mcc"]) == pytest.approx(2 / 3, abs=1e-5)
 
 
+def test_latents_that_become_active_after_the_first_validation_are_not_reported(tmp_path, recwarn):
+    class Late(Knows):
+        def on_validation_start(self):
+            super().on_validation_start()
+            self.collapsed = [1] if self.current_epoch == 0 else []
+
+    fit(tmp_path, Identifiability(splits=2, set_r2="never"), Late())
+    assert not [one for one in recwarn if "collapsed" in str(one.message)]
+
+
 def test_without_true_latents_or_a_support_it_measures_what_it_can(tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "x.npy", rng.normal(size=(80, 3)))
@@ -124,7 +134,9 @@ def test_without_a_jacobian_by_the_latents_alone_it_measures_the_rest(tmp_path):
             super().__init__()
             self.two = Two()
 
-    with pytest.warns(UserWarning, match="two has no Jacobian by the latents alone, so the support is left out") as seen:
+    with pytest.warns(
+        UserWarning, match="two has no Jacobian by the latents alone, so the support is left out"
+    ) as seen:
         trainer = fit(tmp_path, Identifiability(splits=2, set_r2="never", net="two"), Conditioned())
     assert sum("no Jacobian" in str(one.message) for one in seen) == 1
     assert float(trainer.callback_metrics["identifiability/mcc"]) == pytest.approx(1, abs=1e-5)
