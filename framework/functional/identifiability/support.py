@@ -86,8 +86,8 @@ def support_scores(
         np.shape(permutation) != true.shape[1:] or np.min(permutation) < -1 or np.max(permutation) >= found.shape[1]
     ):
         raise UserError(
-            f"permutation: {brief(permutation)} is not accepted; for each of {true.shape[1]} latents a column from 0 to "
-            f"{found.shape[1] - 1}, or -1"
+            f"permutation: {brief(permutation)} is not accepted; for each of {true.shape[1]} latents a column from 0 "
+            f"to {found.shape[1] - 1}, or -1"
         )
     most = float(found.max(initial=0.0))
     return [_score(true, found > threshold * most, threshold, permutation) for threshold in thresholds]

@@ -6,11 +6,11 @@ import math
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from framework import Module, OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
+from framework.functional.evaluating import evaluating
 from framework.settings import above, at_least, one_of
 from modules.interpretability.diverse_dictionary.baselines import hessian_penalty, latent_l1, orthogonal_jacobian
 from modules.interpretability.diverse_dictionary.network import Activation, perceptron
@@ -110,10 +110,11 @@ class SparseJacobianVAE(Module):
         if self.kind == "gaussian":
             mean, log_variance = found.chunk(2, dim=1)
             return mean, log_variance
-        if self.kind == "normalised" and self.training and len(found) == 1:  # as an epoch's last batch may have
-            found = F.batch_norm(found, self.scale.running_mean, self.scale.running_var)
-        else:
+        if len(found) > 1:
             found = self.scale(found)
+        else:  # as an epoch's last batch may have: by the running statistics
+            with evaluating(self.scale):
+                found = self.scale(found)
         return found, torch.full_like(found, -math.inf)
 
     def posterior(self, batch: Any) -> tuple[Tensor, Tensor]:
