@@ -19,14 +19,17 @@ Works on any module with automatic optimisation that calls its decoder once in `
 vae.decoder``. The latents are the decoder's first input of floating type; its other arguments stay those of the step.
 J is evaluated at the latents of the step (z ~ q(z|x)), or ``at: mean`` of the posterior
 (:class:`framework.protocols.HasLatents`), with the decoder in ``eval`` mode. The gradient reaches the decoder's
-weights, not the latents: where they are is the encoder's matter. With LeakyReLU, J is constant on pieces.
+weights, not the latents: Ω is about ĝ, and an encoder that could lower it would move the latents to where ĝ is flat,
+as it could enlarge them. The paper does not say; of its LeakyReLU decoders, whose J is constant on pieces, the gradient
+by the latents is 0, so that nothing differs.
 
 **Larger latents make Ω smaller for free.** In a VAE the KL to N(0, I) fixes their scale. An autoencoder needs
 ``scale_free: true``, which multiplies column j by the standard deviation of z_j over the batch (through which the
-gradient reaches the encoder), or latents of unit variance. Every 50 batches Ω, the same free of scale, and the latents'
-standard deviation are measured, logged at the end of the epoch as ``dependency_sparsity/omega``,
-``…/omega_scale_free`` and ``…/latent_std``; it is reported once if since the peak of Ω the latents have doubled and Ω
-has halved, but not the Ω free of scale. Logs what is added as ``train/dependency_sparsity``.
+gradient reaches the encoder; a batch needs two samples or more), or latents of unit variance. Every 50 batches Ω, the
+same free of scale, and the latents' standard deviation are measured, logged at the end of the epoch as
+``dependency_sparsity/omega``, ``…/omega_scale_free`` and ``…/latent_std``; it is reported once if since the peak of Ω
+the latents have doubled and Ω has halved, but not the Ω free of scale. Logs what is added as
+``train/dependency_sparsity``.
 
 Expected: see ``python -m framework reproduce diverse_dictionary``. Where the truth is dense the penalty finds a support
 that is too sparse.
@@ -146,7 +149,13 @@ class DependencySparsity(Penalty):
         assert call is not None
         if self.at == "mean":
             assert isinstance(module, HasLatents)
-            source = module.posterior(batch)[0]
+            with evaluating(module):  # a second pass of the encoder: nothing drawn, no running statistic moved
+                source = module.posterior(batch)[0]
+        if self.scale_free and captured.first and len(source) == 1:
+            raise UserError(
+                f"techniques.{self.name}.scale_free: not accepted with batches of one sample, whose latents have no "
+                "standard deviation"
+            )
         kind = next((p.dtype for p in decoder.parameters() if p.is_floating_point()), source.dtype)
         z = source.detach().to(kind)
         latents = z[0].numel()
@@ -158,18 +167,18 @@ class DependencySparsity(Penalty):
             # beside other arguments of the step; a decoder that takes none is differentiated as it is
             columns = jacobian_columns(call if captured.several else decoder, z, chosen)
         std = source.flatten(1).to(torch.promote_types(kind, torch.float32)).std(0, correction=0)
-        std = std if chosen is None else std[chosen.to(std.device)]
-        if (self._batches - 1) % EVERY == 0:
-            self._measure(columns.detach(), std.detach(), latents)
+        own = std if chosen is None else std[chosen.to(std.device)]
+        if (self._batches - 1) % EVERY == 0 and len(source) > 1:
+            self._measure(columns.detach(), own.detach(), std.detach(), latents)
         if self.scale_free:
-            columns = columns * std[:, None, None]
+            columns = columns * own[:, None, None]
         return sparsity(columns, latents, self.norm, self.epsilon)
 
-    def _measure(self, columns: Tensor, std: Tensor, latents: int) -> None:
+    def _measure(self, columns: Tensor, own: Tensor, std: Tensor, latents: int) -> None:
         self.scale = {
             "omega": float(sparsity(columns, latents)),
-            "omega_scale_free": float(sparsity(columns * std[:, None, None], latents)),
-            "latent_std": float(std.mean()),
+            "omega_scale_free": float(sparsity(columns * own[:, None, None], latents)),
+            "latent_std": float(std.mean()),  # of all latents: that of a few drawn ones would change with the draw
         }
         if self.scale["omega"] > self.peak.get("omega", 0.0):
             self.peak = dict(self.scale)
@@ -179,7 +188,7 @@ class DependencySparsity(Penalty):
         """Whether larger latents, not a sparser Jacobian, have made the penalty smaller since its peak."""
         now, then = self.scale, self.peak
         return (
-            bool(now)
+            bool(now and then)  # there is no peak while the Jacobian is 0 or not finite
             and now["latent_std"] > CHEAT * then["latent_std"]
             and now["omega"] < then["omega"] / CHEAT
             and now["omega_scale_free"] > then["omega_scale_free"] / CHEAT

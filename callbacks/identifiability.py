@@ -5,14 +5,16 @@ Paper: Zheng, Li, Fan, Wilson, Zhang, 2026, "Diverse Dictionary Learning", ICLR,
 Measured on the first ``examples`` validation samples, at each validation:
 
 - ``identifiability/active_units``, latents whose posterior mean varies (variance above 0.01), before all else. Latents
-  that have collapsed make a Jacobian look sparse, so a run with fewer active ones than latents is reported once;
+  that have collapsed make a Jacobian look sparse, so a run with fewer active ones than latents is reported once, at
+  its second such validation in a row or its last;
 - ``identifiability/mcc``, the mean correlation coefficient, matched on one half of the samples and measured on the
   other, mean over ``splits``; ``mcc_low`` and ``mcc_high``, the interval that has 95 % of the splits; ``mcc_spearman``;
 - ``identifiability/support_f1`` and ``support_shd``, of the entries of mean |J_ij| above ``threshold`` of the largest,
   with the columns matched by the latents, and beside them ``support_f1_all_ones`` and ``support_shd_all_ones``, those
   of an estimate with all entries: on a dense truth that F1 is high for free;
 - ``identifiability/r2_int``, ``r2_sym``, ``r2_comp_a``, ``r2_comp_b`` (lower is better) and ``r2_ref``, the set-wise R²
-  of two groups of observations, at the last validation of a training, or at each with ``set_r2: always``.
+  of two groups of observations, at the last validation of a training, or at each with ``set_r2: always``. Where a
+  training ends early they are in the file only.
 
 At the end ``identifiability.json`` has all of it with the sweep over thresholds and what the true support guarantees
 for which latent, and the figure ``identifiability`` the true support, the estimated one and the scores over training.
@@ -107,7 +109,7 @@ class Identifiability(Observer):
         self._strength: np.ndarray | None = None  # mean |J|, columns in the order of the latents
         self._true: list[Tensor] = []
         self._mean: list[Tensor] = []
-        self._alarmed = self._told = False
+        self._alarmed = self._told = self._unsupported = False
 
     def check(self, model: nn.Module, context: Context) -> None:
         """Refuses modules without latents.
@@ -129,7 +131,8 @@ class Identifiability(Observer):
         """
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            self.curve, self.found, self._strength, self._alarmed, self._told = [], {}, None, False, False
+            self.curve, self.found, self._strength = [], {}, None
+            self._alarmed = self._told = self._unsupported = False
         data = getattr(trainer, "datamodule", None)
         if data is not None and not isinstance(data, HasTrueLatents):
             raise UserError(
@@ -176,14 +179,16 @@ class Identifiability(Observer):
             self.curve.append({"step": trainer.global_step, **values})
 
     def _last(self, trainer: pl.Trainer) -> bool:
-        ends = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        following = trainer.current_epoch + 1 + (trainer.check_val_every_n_epoch or 1)  # the epoch it is after
+        ends = trainer.max_epochs not in (None, -1) and following > trainer.max_epochs
+        ends = ends or trainer.global_step == trainer.max_steps
         return trainer.state.fn != "fit" or trainer.should_stop or ends
 
     def _measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
         hat = torch.cat(self._mean).numpy()
         active = active_units(hat)
         values = {"active_units": float(active.sum())}
-        self._alarm(active)
+        self._alarm(active, trainer)
         self.found = {
             "step": trainer.global_step,
             "samples": len(hat),
@@ -215,8 +220,9 @@ class Identifiability(Observer):
             self._strength = np.where(permutation >= 0, self._strength[:, permutation], 0.0)
         return values
 
-    def _alarm(self, active: np.ndarray) -> None:
-        if active.all() or self._alarmed:
+    def _alarm(self, active: np.ndarray, trainer: pl.Trainer) -> None:
+        before = bool(self.curve) and self.curve[-1]["active_units"] < len(active)
+        if active.all() or self._alarmed or not (before or self._last(trainer)):  # early on none may be active yet
             return
         self._alarmed = True
         rank_zero_warn(
@@ -233,8 +239,21 @@ class Identifiability(Observer):
         with torch.inference_mode(False):
             z = torch.cat(self._mean)[:500].to(module.device)
             kind = next((p.dtype for p in decoder.parameters() if p.is_floating_point()), z.dtype)
-            found: np.ndarray = dependency_strength(decoder, z.to(kind)).float().cpu().numpy()
-        return found
+            try:
+                found: np.ndarray = dependency_strength(decoder, z.to(kind)).float().cpu().numpy()
+            except (RuntimeError, TypeError, NotImplementedError) as error:
+                self._leave_support_out(name, error)
+                return None
+        return found if np.isfinite(found).all() else None
+
+    def _leave_support_out(self, name: str, error: Exception) -> None:
+        if not self._unsupported:
+            self._unsupported = True
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            rank_zero_warn(
+                f"techniques.{self.name}: {name} has no Jacobian by the latents alone, so the support is left out: "
+                f"{first}"
+            )
 
     def _support(self, support: np.ndarray, permutation: np.ndarray) -> dict[str, float]:
         if self._strength is None or len(self._strength) != len(support):
@@ -268,6 +287,9 @@ class Identifiability(Observer):
             return
         data: Any = getattr(trainer, "datamodule", None)
         support = data.true_support() if data is not None else None
+        if self.set_r2 == "end" and self._true and support is not None and "set_r2" not in self.found:
+            # training ended before its last epoch: none of the validations could know that it was the last
+            self._sets(torch.cat(self._true).numpy(), torch.cat(self._mean).numpy(), support)
         strength = None if self._strength is None else self._strength.round(6).tolist()
         report = {**self.found, "strength": strength, "curve": self.curve}
         write_text(Path(trainer.default_root_dir) / "identifiability.json", json.dumps(report, indent=1) + "\n")

@@ -19,6 +19,7 @@ from framework.data import DataModule
 from framework.data.arrays import NamedArrays
 from framework.errors import UserError
 from framework.functional.dependency import jacobian_columns
+from framework.functional.identifiability.matching import match
 from framework.functional.identifiability.sets import as_support
 from framework.readers.arrays import check_arrays, float32, read_array, read_arrays, real, shapes_of
 from framework.settings import at_least, at_most, between, one_of
@@ -189,8 +190,8 @@ def draw_mixing(
         redraws: Largest number of draws.
 
     Raises:
-        UserError: there are more latents than observations, a latent that no observation depends on, or no draw was
-            injective.
+        UserError: there are more latents than observations, a latent that no observation depends on, no map of the
+            support is injective, or no draw was.
     """
     at_least(1, redraws=redraws)
     rows = as_support(support)
@@ -201,6 +202,12 @@ def draw_mixing(
         )
     if not rows.any(0).all():
         raise UserError(f"support: no observation depends on latent {int(np.argmin(rows.any(0)))}")
+    of_each = match(rows.T.astype(float))  # an observation for each latent
+    if not rows[of_each, np.arange(rows.shape[1])].all():
+        raise UserError(
+            "support: no map of it is injective, whatever its weights; each latent needs an observation of its own "
+            "among those that depend on it"
+        )
     z = draw_latents(latents, CHECKED, rows.shape[1], generator)
     for number in range(1, redraws + 1):
         mixing = Mixing(rows, generator, nonlinearity)

@@ -191,14 +191,20 @@ class Capture:
             )
         opened = self._open(x)
 
+        mixed = torch.is_autocast_enabled(x.device.type)
+
         def given(other: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
             if isinstance(place, int):
                 return (*args[:place], other, *args[place + 1 :]), kwargs
             return args, kwargs | {str(place): other}
 
         def call(other: Tensor) -> Any:
+            def fitting(value: Any) -> Any:  # autocast made the other arguments, and is off where this is called
+                floating = mixed and isinstance(value, Tensor) and value.is_floating_point()
+                return value.to(other.dtype) if floating else value
+
             positional, named = given(other)
-            return net(*positional, **named)
+            return net(*map(fitting, positional), **{name: fitting(value) for name, value in named.items()})
 
         self._captured.call, self._captured.several = call, len(places) > 1
         return given(opened)

@@ -25,6 +25,8 @@ from framework.settings import above, at_least, at_most, one_of
 Norm = Literal["l1", "group", "log"]
 Decoder = nn.Module | Callable[[Tensor], Any]
 ELEMENTWISE = (nn.Identity, nn.LeakyReLU, nn.ReLU, nn.GELU, nn.SiLU, nn.Softplus, nn.Tanh, nn.Sigmoid, nn.ELU)
+PIECES = (nn.Identity, nn.LeakyReLU, nn.ReLU)
+"""Those that are linear on pieces."""
 SMALLEST = 1e-12
 """Added to the mean square whose root is taken: without it the gradient at 0 is not finite."""
 
@@ -69,21 +71,26 @@ def _perceptron(decoder: nn.Module) -> list[nn.Module]:
     """Its layers, if it is nothing but linear layers and element-wise functions; otherwise none."""
     layers = [*decoder] if type(decoder) is nn.Sequential else [decoder]
     plain = all(type(layer) in (nn.Linear, *ELEMENTWISE) and not getattr(layer, "inplace", False) for layer in layers)
-    hooked = any(layer._forward_hooks or layer._forward_pre_hooks for layer in (decoder, *layers))
-    return layers if plain and not hooked else []
+    changed = any(
+        layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer) for layer in (decoder, *layers)
+    )
+    return layers if plain and not changed else []
 
 
 def _through(layers: list[nn.Module], z: Tensor, directions: Tensor) -> Tensor:
     """Derivatives (m, B, D) along directions (m, d), by the chain rule of each layer."""
-    found = directions[:, None].expand(-1, len(z), -1)
-    for layer in layers:
+    bent = [number for number, layer in enumerate(layers) if not isinstance(layer, nn.Linear)]
+    found, samples = directions[:, None], len(z)  # (m, 1, d): the same for all samples up to the first function
+    for number, layer in enumerate(layers):
         if isinstance(layer, nn.Linear):
-            z, found = layer(z), nn.functional.linear(found, layer.weight)
+            found = nn.functional.linear(found, layer.weight)
+            z = layer(z) if bent and number < bent[-1] else z
         else:
             with forward_ad.dual_level():  # the derivative of each unit by itself
                 z, slope = forward_ad.unpack_dual(layer(forward_ad.make_dual(z, torch.ones_like(z))))
+            slope = slope.detach() if type(layer) in PIECES else slope  # it is constant on pieces
             found = found * slope
-    return found
+    return found.expand(-1, samples, -1)
 
 
 def sparsity(columns: Tensor, latents: int, norm: Norm = "l1", epsilon: float = 0.1) -> Tensor:

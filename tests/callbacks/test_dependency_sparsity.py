@@ -150,6 +150,88 @@ def test_mixed_precision_is_near_full_precision(tmp_path):
     assert terms[1] == pytest.approx(terms[0], rel=0.02)
 
 
+class Shifted(Conditional):
+    def __init__(self):
+        super().__init__()
+        self.shifted = nn.Linear(1, 1)
+
+    def forward(self, shift, x):
+        return super().forward(self.shifted(shift), x)
+
+
+def test_other_arguments_in_mixed_precision_have_the_type_of_the_decoder(tmp_path):
+    class Module(Foreign):
+        def __init__(self):
+            super().__init__()
+            self.last, self.shift = Shifted(), nn.Linear(5, 1)  # autocast makes its output bf16
+
+        def forward(self, x):
+            return self.last(x=torch.tanh(self.first(x)), shift=self.shift(x))
+
+    terms = []
+    for precision in ("32-true", "bf16-mixed"):
+        _, trainer = fit(tmp_path, DependencySparsity(0.1, net="last"), module=Module, precision=precision, max_steps=1)
+        terms.append(float(trainer.callback_metrics["train/dependency_sparsity"]))
+    assert terms[1] == pytest.approx(terms[0], rel=0.05)
+
+
+def test_the_posteriors_mean_draws_nothing_and_counts_nothing(tmp_path):
+    class Normal(VAE):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Sequential(nn.BatchNorm1d(5), nn.Dropout(0.5), *self.encoder)
+
+        def training_step(self, batch, batch_idx):
+            self.drawn = float(torch.rand(1))
+            return super().training_step(batch, batch_idx)
+
+    seen = []
+    for at in ("sample", "mean"):
+        torch.manual_seed(3)
+        module = Normal()
+        trainer_of(tmp_path, DependencySparsity(0.1, at=at), limit_val_batches=0, max_epochs=1).fit(module, data())
+        seen.append((int(module.encoder[0].num_batches_tracked), module.drawn))
+    assert seen[0] == seen[1]
+    assert seen[0][0] == 6
+
+
+def test_a_jacobian_of_zeros_and_single_samples_raise_no_alarm(tmp_path):
+    class Zero(VAE):
+        def __init__(self):
+            super().__init__()
+            nn.init.zeros_(self.decoder[-1].weight)
+
+    penalty = DependencySparsity(0.1)
+    fit(tmp_path, penalty, module=Zero, max_steps=1)
+    assert penalty.scale["omega"] == 0
+    assert not penalty.cheated
+    one = DataLoader(TensorDataset(*(part[:3] for part in data().dataset.tensors)), batch_size=1)
+    torch.manual_seed(3)
+    penalty = DependencySparsity(0.1)
+    trainer_of(tmp_path, penalty, limit_val_batches=0).fit(VAE(), one)
+    assert penalty.scale == {}, "one sample has no deviation"
+    with pytest.raises(
+        UserError, match=r"techniques\.dependency_sparsity\.scale_free: not accepted with batches of one"
+    ):
+        trainer_of(tmp_path, DependencySparsity(0.1, scale_free=True), limit_val_batches=0).fit(VAE(), one)
+
+
+def test_the_deviation_is_that_of_all_latents_whichever_columns_are_drawn(tmp_path):
+    found = set()
+    for seed in range(3):
+        penalty = DependencySparsity(0.1, columns=1, net="last")
+        penalty.draw = seed
+
+        class Drawn(Foreign):
+            def on_train_batch_start(self, batch, batch_idx, own=penalty):
+                own._seed = (own.draw,)
+
+        fit(tmp_path, penalty, module=Drawn, max_steps=1)
+        found.add((penalty.scale["latent_std"], penalty.scale["omega"]))
+    assert len({omega for _, omega in found}) > 1
+    assert len({std for std, _ in found}) == 1
+
+
 def test_what_is_logged_and_kept(tmp_path):
     penalty = DependencySparsity(0.1)
     _, trainer = fit(tmp_path, penalty, module=VAE)

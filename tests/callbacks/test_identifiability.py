@@ -37,7 +37,7 @@ class Knows(SparseJacobianVAE):
 
 
 def fit(folder, technique, module=None, source=None, **options):
-    trainer = trainer_of(folder, technique, max_epochs=2, **options)
+    trainer = trainer_of(folder, technique, **{"max_epochs": 2, **options})
     trainer.fit(Knows() if module is None else module, StructuredMixing(**SIZES) if source is None else source)
     return trainer
 
@@ -73,6 +73,16 @@ def test_collapsed_latents_are_reported_before_all_else(tmp_path):
     assert float(trainer.callback_metrics["identifiability/mcc"]) == pytest.approx(2 / 3, abs=1e-5)
 
 
+def test_latents_that_become_active_after_the_first_validation_are_not_reported(tmp_path, recwarn):
+    class Late(Knows):
+        def on_validation_start(self):
+            super().on_validation_start()
+            self.collapsed = [1] if self.current_epoch == 0 else []
+
+    fit(tmp_path, Identifiability(splits=2, set_r2="never"), Late())
+    assert not [one for one in recwarn if "collapsed" in str(one.message)]
+
+
 def test_without_true_latents_or_a_support_it_measures_what_it_can(tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "x.npy", rng.normal(size=(80, 3)))
@@ -97,6 +107,47 @@ def test_it_validates_and_goes_on_from_its_state(tmp_path):
     other = Identifiability()
     other.load_state_dict(technique.state_dict())
     assert other.curve == technique.curve
+
+
+def test_the_last_validation_has_the_sets_wherever_training_ends(tmp_path):
+    trainer = fit(tmp_path, Identifiability(splits=2), max_epochs=3, check_val_every_n_epoch=2)
+    assert "identifiability/r2_ref" in trainer.callback_metrics
+
+    class Stops(Knows):
+        def on_validation_end(self):
+            self.trainer.should_stop = not self.trainer.sanity_checking
+
+    (tmp_path / "early").mkdir()
+    trainer = fit(tmp_path / "early", Identifiability(splits=2), Stops(), max_epochs=4)
+    assert trainer.current_epoch < 3
+    report = json.loads((tmp_path / "early" / "identifiability.json").read_text())
+    assert report["set_r2"]["reference"]["mean"] > 0.95
+
+
+def test_without_a_jacobian_by_the_latents_alone_it_measures_the_rest(tmp_path):
+    class Two(nn.Module):
+        def forward(self, z, condition):
+            return z + condition
+
+    class Conditioned(Knows):
+        def __init__(self):
+            super().__init__()
+            self.two = Two()
+
+    with pytest.warns(
+        UserWarning, match="two has no Jacobian by the latents alone, so the support is left out"
+    ) as seen:
+        trainer = fit(tmp_path, Identifiability(splits=2, set_r2="never", net="two"), Conditioned())
+    assert sum("no Jacobian" in str(one.message) for one in seen) == 1
+    assert float(trainer.callback_metrics["identifiability/mcc"]) == pytest.approx(1, abs=1e-5)
+    assert "identifiability/support_f1" not in trainer.callback_metrics
+
+    class Broken(Knows):
+        def on_validation_start(self):
+            self.decoder.weight.data.fill_(float("nan"))
+
+    trainer = fit(tmp_path, Identifiability(splits=2, set_r2="never"), Broken())
+    assert "identifiability/support_f1" not in trainer.callback_metrics
 
 
 def test_what_has_no_latents_is_refused(tmp_path):

@@ -37,11 +37,12 @@ def correlations(z_true: Any, z_hat: Any, correlation: Correlation = "pearson") 
         arrays = rankdata(arrays[0], axis=0), rankdata(arrays[1], axis=0)
     scaled = []
     for array in arrays:
-        centred = array - array.mean(0)
+        low, high = array.min(0), array.max(0)
+        size = np.where(low < high, high / 2 - low / 2, 1.0)  # so that no square is too large or too small
+        centred = np.where(low < high, (array / 2 - low / 2) / size, 0.0)  # of a constant rounding must leave nothing
+        centred = centred - centred.mean(0)
         length = np.linalg.norm(centred, axis=0)
-        # of a constant column rounding leaves something that must not count as variance
-        constant = length <= 1e-9 * np.sqrt(len(array)) * np.maximum(np.abs(array).max(0), 1e-300)
-        scaled.append(np.where(constant, 0.0, centred / np.where(constant, 1.0, length)))
+        scaled.append(np.where(low < high, centred / np.where(length > 0, length, 1.0), 0.0))
     return np.minimum(np.abs(scaled[0].T @ scaled[1]), 1.0)
 
 

@@ -8,7 +8,8 @@ For two groups of observations the R² of four predictions that Definition 5 for
     Sym   z of I_K △ I_V from ẑ of I_K ∩ I_V        Comp B   z of I_V \\ I_K from ẑ of I_K \\ I_V
     Ref   all z from all ẑ
 
-with the estimates matched to the latents. Lower is better but for Ref. The regressor is kernel ridge regression with a
+with the estimates matched to the latents. Lower is better but for Ref. Of a latent that is constant there is nothing to
+predict, so it is left out. The regressor is kernel ridge regression with a
 Gaussian kernel (the paper's is not known).
 """
 
@@ -25,6 +26,7 @@ from framework.errors import UserError
 from framework.functional.identifiability.matching import correlations, match
 from framework.functional.identifiability.sets import set_parts
 from framework.functional.identifiability.splits import OverSplits, halves, paired, summary
+from framework.settings import brief
 
 RIDGES = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 HELD_OUT = 1 / 3  # of the samples to fit to, by which the ridge is chosen
@@ -32,7 +34,7 @@ HELD_OUT = 1 / 3  # of the samples to fit to, by which the ridge is chosen
 
 @dataclass(frozen=True)
 class SetR2:
-    """Set-wise R² over splits; ``None`` where a set is empty.
+    """Set-wise R² over splits; ``None`` where a set is empty or has no latent that varies.
 
     Attributes:
         intersection: Int.
@@ -124,7 +126,7 @@ def set_r2(
         seed: Of the splits.
 
     Raises:
-        UserError: the numbers of latents differ.
+        UserError: the numbers of latents differ, no latent varies, or ``permutation`` is none.
     """
     true, hat = paired(z_true, z_hat)
     latents = true.shape[1]
@@ -133,6 +135,11 @@ def set_r2(
             f"z_hat: {hat.shape[1]} estimates are not accepted; as many as latents ({latents}) and columns of the "
             f"support ({np.shape(support)[1]}) are needed"
         )
+    if permutation is not None and sorted(np.asarray(permutation).tolist()) != list(range(latents)):
+        raise UserError(f"permutation: {brief(permutation)} is not accepted; each of 0 to {latents - 1} once")
+    varies = np.flatnonzero(true.min(0) < true.max(0)).tolist()
+    if not varies:
+        raise UserError("z_true: no latent varies")
     parts = set_parts(support, k, v)
     every = tuple(range(latents))
     tasks = {
@@ -145,9 +152,10 @@ def set_r2(
     values: dict[str, list[float]] = {name: [] for name in tasks}
     for fit, score in halves(len(true), splits, seed, most):
         order = match(correlations(true[fit], hat[fit])) if permutation is None else np.asarray(permutation)
-        for name, (targets, sources) in tasks.items():
+        for name, (latents_of_set, sources) in tasks.items():
+            targets = [i for i in latents_of_set if i in varies]
             if targets and sources:
-                inputs, wanted = hat[:, order[list(sources)]], true[:, list(targets)]
+                inputs, wanted = hat[:, order[list(sources)]], true[:, targets]
                 values[name].append(kernel_r2(inputs[fit], wanted[fit], inputs[score], wanted[score], seed))
     found = {name: summary(scores) if scores else None for name, scores in values.items()}
     reference = found.pop("reference")

@@ -271,15 +271,14 @@ def two_groups(support: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]] |
     count = len(rows)
     every = ((i, i + n) for n in range(1, count // 2 + 1) for i in range(count - n + 1))
     runs = [*islice(every, MOST_RUNS)]
-    sets = [rows[i:j].any(0) for i, j in runs]
-    best, found = (0, 0), None
-    for a, (start, stop) in enumerate(runs):
-        for b in range(a + 1, len(runs)):
-            first, last = runs[b]
-            if first < stop and start < last:
-                continue
-            k, v = sets[a], sets[b]
-            worth = (int(min((k & v).sum(), (k & ~v).sum(), (v & ~k).sum())), int((k | v).sum()))
-            if worth[0] and worth > best:
-                best, found = worth, (tuple(range(start, stop)), tuple(range(first, last)))
-    return found
+    sets = np.array([rows[i:j].any(0) for i, j in runs], np.int64).reshape(len(runs), rows.shape[1])
+    starts, stops = np.array(runs, np.int64).reshape(-1, 2).T
+    both, sizes = sets @ sets.T, sets.sum(1)
+    least = np.minimum(both, np.minimum(sizes[:, None], sizes) - both)
+    worth = least * (rows.shape[1] + 1) + sizes[:, None] + sizes - both
+    apart = (stops[:, None] <= starts) | (stops <= starts[:, None])
+    worth = np.triu(np.where(apart & (least > 0), worth, 0), 1)
+    if not worth.any():
+        return None
+    k, v = (runs[place] for place in np.unravel_index(worth.argmax(), worth.shape))
+    return tuple(range(*k)), tuple(range(*v))

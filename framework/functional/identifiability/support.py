@@ -17,7 +17,7 @@ import numpy as np
 from framework.errors import UserError
 from framework.functional.identifiability.matching import match
 from framework.functional.identifiability.sets import as_support
-from framework.settings import above, not_empty
+from framework.settings import above, brief, not_empty
 
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 THRESHOLD = 0.1
@@ -72,7 +72,8 @@ def support_scores(
         thresholds: Shares of the largest strength.
 
     Raises:
-        UserError: the shapes do not fit, a strength is negative or not finite, or a threshold is not above 0.
+        UserError: the shapes do not fit, a strength is negative or not finite, a threshold is not above 0, or
+            ``permutation`` names no column.
     """
     true, found = as_support(support), np.asarray(strength, np.float64)
     not_empty(thresholds=thresholds)
@@ -81,6 +82,13 @@ def support_scores(
         raise UserError(f"strength: the shape {found.shape} is not accepted; ({len(true)}, latents) is expected")
     if not np.isfinite(found).all() or (found < 0).any():
         raise UserError("strength: has entries that are negative or not finite")
+    if permutation is not None and (
+        np.shape(permutation) != true.shape[1:] or np.min(permutation) < -1 or np.max(permutation) >= found.shape[1]
+    ):
+        raise UserError(
+            f"permutation: {brief(permutation)} is not accepted; for each of {true.shape[1]} latents a column from 0 "
+            f"to {found.shape[1] - 1}, or -1"
+        )
     most = float(found.max(initial=0.0))
     return [_score(true, found > threshold * most, threshold, permutation) for threshold in thresholds]
 

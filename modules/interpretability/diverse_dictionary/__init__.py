@@ -34,10 +34,11 @@ so the penalty helps where the truth is sparse, and hurts on the complement of t
 without the penalty) and 0.20 at d = 5 (0.21).
 
 Cost: the quick config takes 2,000 steps, about half a minute of one busy core. At d = 10 the penalty took as much
-processor time as 26 forward passes of the decoder (``benchmarks/dependency_sparsity.py`` measures wall-clock time). The
+processor time as 25 forward passes of the decoder (``benchmarks/dependency_sparsity.py`` measures wall-clock time). The
 claims are 24 runs, 7 to 10 minutes of processor in all, as many at a time as there are cores.
 
-Composes with other techniques as any module does.
+Composes with other techniques as any module does. ``mixture_growth`` must be told both ends of both networks:
+``input_layers: [encoder.0, decoder.0]``, ``output_layers: [encoder.4, decoder.4]``.
 
 Limits: F1 of a dense truth is high for free, so read it beside that of all ones; where the truth is dense the penalty
 finds a support that is too sparse, and can make a latent collapse (reported). With all latents in all observations

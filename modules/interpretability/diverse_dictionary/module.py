@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from framework import Module, OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
+from framework.functional.evaluating import evaluating
 from framework.settings import above, at_least, one_of
 from modules.interpretability.diverse_dictionary.baselines import hessian_penalty, latent_l1, orthogonal_jacobian
 from modules.interpretability.diverse_dictionary.network import Activation, perceptron
@@ -51,7 +52,8 @@ class SparseJacobianVAE(Module):
         schedule: The schedule; by default a cosine to 0.
 
     Raises:
-        UserError: a setting is not accepted; the datamodule's observations have another number (in ``setup``).
+        UserError: a setting is not accepted; the datamodule's observations have another number, or its batches have one
+            sample and latents are ``normalised`` (in ``setup``).
     """
 
     def __init__(
@@ -89,12 +91,18 @@ class SparseJacobianVAE(Module):
         """Compares the datamodule's number of observations with the model's.
 
         Raises:
-            UserError: they differ.
+            UserError: they differ, or batches of one sample are to be normalised.
         """
         super().setup(stage)
         found = getattr(getattr(self.trainer, "datamodule", None), "inputs", None)
         if found is not None and found != self.inputs:
             raise UserError(f"model.init_args.inputs: {self.inputs}, but the data has {found} observations")
+        size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
+        if self.kind == "normalised" and size == 1:
+            raise UserError(
+                "model.init_args.posterior: 'normalised' is not accepted with data.init_args.batch_size 1; one sample "
+                "has no variance"
+            )
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns μ and ln σ² of the latents of observations (B, D), (B, d) each; ln 0 of points."""
@@ -102,7 +110,12 @@ class SparseJacobianVAE(Module):
         if self.kind == "gaussian":
             mean, log_variance = found.chunk(2, dim=1)
             return mean, log_variance
-        return self.scale(found), torch.full_like(found, -math.inf)
+        if len(found) > 1:
+            found = self.scale(found)
+        else:  # as an epoch's last batch may have: by the running statistics
+            with evaluating(self.scale):
+                found = self.scale(found)
+        return found, torch.full_like(found, -math.inf)
 
     def posterior(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Returns mean and standard deviation of the latents of each example, (B, d) each."""

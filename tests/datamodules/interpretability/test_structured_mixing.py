@@ -66,6 +66,11 @@ def test_maps_are_drawn_until_one_is_injective():
         draw_mixing(support[:2], "normal", generator(0))
     with pytest.raises(UserError, match="no observation depends on latent 1"):
         draw_mixing(np.array([[1, 0], [1, 0]]), "normal", generator(0))
+    for hopeless in ([[1, 1], [0, 0]], [[1, 1, 1], [0, 0, 1], [0, 0, 1]]):
+        with pytest.raises(UserError, match="support: no map of it is injective, whatever its weights"):
+            draw_mixing(np.array(hopeless), "normal", generator(0))
+    one, _ = draw_mixing(np.ones((1, 1)), "normal", generator(0))
+    assert one(z[:, :1]).shape == (2000, 1)
 
 
 @pytest.mark.parametrize(("kind", "kurtosis"), [("normal", 3.0), ("laplace", 6.0), ("uniform", 1.8)])

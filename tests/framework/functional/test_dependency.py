@@ -35,7 +35,7 @@ def test_columns_are_those_of_jacrev(activation):
 
 @pytest.mark.parametrize("general", [False, True], ids=["chain rule", "vmap"])
 def test_gradients_of_the_weights_are_those_of_a_loop_in_reverse_mode(general):
-    net, z = decoder(activation=nn.GELU), torch.randn(4, 3)
+    net, z = nn.Sequential(*decoder(activation=nn.LeakyReLU), nn.GELU(), nn.Linear(4, 4)), torch.randn(4, 3)
     penalty = dependency_sparsity(net.forward if general else net, z)
     found = torch.autograd.grad(penalty, [*net.parameters()], allow_unused=True)
     total = 0
@@ -48,6 +48,22 @@ def test_gradients_of_the_weights_are_those_of_a_loop_in_reverse_mode(general):
     for a, b in zip(found, expected, strict=True):
         zero = torch.zeros(())
         torch.testing.assert_close(*(zero if g is None else g for g in (a, b)), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("general", [False, True], ids=["chain rule", "vmap"])
+def test_of_a_function_linear_on_pieces_it_has_no_gradient_by_the_latents(general):
+    """So of the paper's decoders it is the same whether gradients may pass to the encoder."""
+    net, z = decoder(activation=nn.LeakyReLU), torch.randn(4, 3).requires_grad_()
+    (found,) = torch.autograd.grad(dependency_sparsity(net.forward if general else net, z) + 0 * z.sum(), z)
+    assert not found.any()
+
+
+def test_a_layer_whose_call_was_replaced_is_called():
+    net, z = decoder(), torch.randn(4, 3)
+    expected = 2 * jacobian_columns(net, z)
+    own = net[2].forward
+    net[2].forward = lambda x: 2 * own(x)
+    torch.testing.assert_close(jacobian_columns(net, z), expected)
 
 
 def test_of_a_linear_decoder_it_is_the_sum_of_absolute_weights_and_its_gradient_the_signs():

@@ -76,6 +76,28 @@ def test_constant_and_missing_estimates_count_as_zero():
     assert mean_corr_coef(z, np.concatenate([hat, z], 1)) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("change", [lambda z: 1e200 * z, lambda z: 1e-200 * z, lambda z: 1e11 + z, lambda z: 1e308 * z])
+def test_neither_huge_nor_tiny_nor_shifted_latents_count_as_constant(change):
+    z = RNG.uniform(-1, 1, size=(100, 3))
+    assert mean_corr_coef(z, change(z)) == pytest.approx(1, abs=1e-6)
+    assert mean_corr_coef(change(z), z) == pytest.approx(1, abs=1e-6)
+
+
+def test_constants_are_left_out_of_the_r2_and_permutations_are_checked():
+    z = RNG.normal(size=(120, 3))
+    z[:, 1] = 0.3
+    found = set_r2(z, z, RING3, [0], [1], splits=1)
+    assert found.intersection is None, "a constant is predicted perfectly"
+    assert found.symmetric is not None
+    with pytest.raises(UserError, match="z_true: no latent varies"):
+        set_r2(np.ones((9, 3)), z[:9], RING3, [0], [1])
+    with pytest.raises(UserError, match=r"permutation: .* is not accepted; each of 0 to 2 once"):
+        set_r2(z, z, RING3, [0], [1], permutation=np.array([0, 1, -1]))
+    for wrong in ([0, 1], [0, 1, 3], [0, 1, -2]):
+        with pytest.raises(UserError, match=r"permutation: .* for each of 3 latents a column from 0 to 2, or -1"):
+            support_scores(RING3, RING3, np.array(wrong))
+
+
 def test_what_is_matched_is_measured_on_other_samples():
     for fit, score in halves(101, 3, most=20):
         assert len(fit) == len(score) == 20

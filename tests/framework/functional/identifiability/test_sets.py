@@ -127,6 +127,28 @@ def test_two_groups_have_latents_in_common_and_of_their_own():
         assert parts.only_v
         assert not set(groups[0]) & set(groups[1])
     assert two_groups(FULL4) is None
+    assert two_groups(np.ones((1, 3))) is None
+
+
+def test_two_groups_are_the_best_of_all_pairs_of_runs():
+    generator = np.random.default_rng(2)
+    for number in range(30):
+        support = generator.random((1 + number % 7, 1 + number % 5)) < 0.5
+        count = len(support)
+        runs = [range(i, i + n) for n in range(1, count // 2 + 1) for i in range(count - n + 1)]
+        best, expected = (0, 0), None
+        for k, v in combinations(runs, 2):
+            parts = set_parts(support, k, v)
+            worth = (
+                min(len(parts.intersection), len(parts.only_k), len(parts.only_v)),
+                len(parts.intersection) + len(parts.symmetric),
+            )
+            if not set(k) & set(v) and worth[0] and worth > best:
+                best, expected = worth, (tuple(k), tuple(v))
+        assert two_groups(support) == expected
+
+
+def test_blocks_have_no_two_groups():
     assert two_groups(BLOCKS4) is None
 
 

@@ -189,6 +189,17 @@ def test_data_of_another_size_is_refused(tmp_path):
         fit(tmp_path, SparseJacobianVAE(4, 2, (8,)))
 
 
+def test_a_last_batch_of_one_sample_is_normalised_by_the_running_statistics(tmp_path):
+    settings = {"beta": 0.0, "posterior": "normalised"}
+    sizes = {"samples": 13, "val_samples": 8, "test_samples": 4}
+    model = SparseJacobianVAE(3, 2, (8,), **settings)
+    trainer = fit(tmp_path, model, DependencySparsity(scale_free=True), source=StructuredMixing(**sizes, batch_size=4))
+    assert trainer.global_step == 4
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+    with pytest.raises(UserError, match=r"posterior: 'normalised' is not accepted with data\.init_args\.batch_size 1"):
+        fit(tmp_path, SparseJacobianVAE(3, 2, (8,), **settings), source=StructuredMixing(**sizes, batch_size=1))
+
+
 def test_the_configs_are_of_the_paper():
     for name in ("diverse_dictionary", "diverse_dictionary_paper"):
         tree = yaml12.load((CONFIGS / "interpretability" / f"{name}.yaml").read_text(encoding="utf-8"))
