@@ -45,8 +45,8 @@ def is_right(logits: Tensor, y: Tensor, other: Tensor | None = None) -> Tensor:
         y: Classes (B,) after the intervention.
         other: Classes (B,) that they are compared with, the other name's token; all classes if ``None``.
     """
-    if other is None:
-        return logits.argmax(1) == y
+    if other is None:  # argmax takes NaN for the largest
+        return (logits.argmax(1) == y) & ~logits.isnan().any(1)
     return (logits.gather(1, y[:, None]) > logits.gather(1, other[:, None]))[:, 0]
 
 
@@ -152,6 +152,7 @@ class CausalAbstraction(Module):
         if self.searches:
             self.automatic_optimization = False
             self._start_search(partition is None)
+            self.wanted_units = nodes * size if partition is None else 0  # a given partition is kept
         self.cache_bytes, self.candidates = cache_gib * 2**30, candidates
         # As a buffer, so that a resumed run does not train the host again.
         self.register_buffer("host_ready", torch.tensor(not self.host_config.trains))
@@ -179,6 +180,8 @@ class CausalAbstraction(Module):
         Raises:
             UserError: they differ, or it has no interventions.
         """
+        self._caches, self._task = {}, {}  # of another host or data, if this is not the first run
+        self.model.forget()
         self._check(getattr(self.trainer, "datamodule", None))
 
     def _check(self, data: Any) -> None:
@@ -189,6 +192,9 @@ class CausalAbstraction(Module):
             raise UserError(f"model.init_args.nodes: {self.nodes}, but the data's algorithm has {found}")
         if isinstance(self.model.network, BlockMLP):
             same_inputs(data, "host.inputs", self.model.network.head.in_features)
+        known, tokens = getattr(self.model.network, "vocab_size", None), getattr(data, "vocab_size", None)
+        if known is not None and tokens is not None and tokens > known:
+            raise UserError(f"data.tokenizer: has {tokens} tokens, but the host only {known}; use the host's own")
 
     def configure_model(self) -> None:
         """Trains the host on the datamodule's task, once, if a training starts and the config says so.
@@ -279,7 +285,7 @@ class CausalAbstraction(Module):
     def _search(self, batch: Batch) -> None:
         """Adds the loss of each tuple of units; after the last batch the best one is given to the nodes."""
         owner, model = self.model.owner, self.model
-        if int((owner >= 0).sum()) >= self.nodes * self.size:
+        if int((owner >= 0).sum()) >= self.wanted_units:
             return
         free = (owner[self.tuples] < 0).all(1).nonzero()[:, 0]
         output, activity = self.hidden(batch, "train")
@@ -329,6 +335,7 @@ class CausalAbstraction(Module):
         getattr(self, f"{part}_rows").update(self.scores(logits, batch, part not in self._task))
         if first:
             h = self.model.interchange.select(self.model.base_output(batch["base"]))
+            h = self.model.in_precision_of_map(h)
             wrong = (self.model.alignment.inverse(self.model.alignment(h)) - h).abs().max()
             self.log(f"{part}/inversion", wrong, sync_dist=True)
 
