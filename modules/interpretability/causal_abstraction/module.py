@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import warnings
@@ -196,31 +197,35 @@ class CausalAbstraction(Module):
         if known is not None and tokens is not None and tokens > known:
             raise UserError(f"data.tokenizer: has {tokens} tokens, but the host only {known}; use the host's own")
 
-    def configure_model(self) -> None:
+    def on_fit_start(self) -> None:
         """Trains the host on the datamodule's task, once, if a training starts and the config says so.
+
+        A checkpoint was read before, so that a resumed training has its host already. The first process trains it, on
+        the CPU in float32, and sends it to the others.
 
         Raises:
             UserError: the datamodule has no task.
         """
-        trainer = self._trainer
+        trainer = self.trainer
         # Lightning warns of the host, which stays in evaluation mode on purpose.
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
-        if trainer is None or trainer.state.fn != "fit" or self.host_ready:
+        if self.host_ready:
             return
-        data = getattr(trainer, "datamodule", None)
-        self._check(data)
-        task = getattr(data, "task", None)
+        task = getattr(getattr(trainer, "datamodule", None), "task", None)
         if task is None:
             raise UserError("host: it is to be trained here, but the data has no task; set host.checkpoint or epochs 0")
-        seed = torch.initial_seed()
-        with seeded(mix(seed, 3) % 2**32):
-            train, val = task()
-        network = self.model.network.requires_grad_(True)
-        trial = bool(getattr(trainer, "fast_dev_run", False))
-        accuracy = train_host(network, train, val, self.host_config, seed, trial)
-        network.eval().requires_grad_(False)
+        state: dict[str, Tensor] = {}
+        if trainer.is_global_zero:
+            seed = torch.initial_seed()
+            with seeded(mix(seed, 3) % 2**32):
+                train, val = task()
+            network = copy.deepcopy(self.model.network).cpu().float().requires_grad_(True)
+            trial = bool(getattr(trainer, "fast_dev_run", False))
+            accuracy = train_host(network, train, val, self.host_config, seed, trial)
+            state = network.state_dict()
+            rank_zero_info(f"host: trained in place on {len(train[0]):,} samples, accuracy {accuracy:.4f}")
+        self.model.network.load_state_dict(trainer.strategy.broadcast(state))
         self.host_ready.fill_(True)
-        rank_zero_info(f"host: trained in place on {len(train[0]):,} samples, accuracy {accuracy:.4f}")
 
     def forward(self, base: Tensor, sources: Tensor, nodes: Tensor) -> Tensor:
         """Returns the logits of the intervened network, see :class:`InterchangeModel`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 
@@ -87,13 +89,13 @@ def test_rates(algorithm):
 
 @pytest.mark.parametrize("algorithm", ["and_or_and", "and_or"])
 def test_the_distribution_is_that_of_rejection_sampling(algorithm):
-    """The table of a million draws without a loop against 20,000 draws of the loop."""
-    rng = torch.Generator().manual_seed(1)
+    """60,000 draws without a loop against 10,000 of the loop."""
+    rng = random.Random(1)
 
     def bits():  # of a sample of the task: the output first, then triples until it fits
-        wanted = bool(torch.randint(2, (), generator=rng))
+        wanted = rng.random() < 0.5
         while True:
-            e1, e2, e3 = (bool(b) for b in torch.randint(2, (3,), generator=rng))
+            e1, e2, e3 = (rng.random() < 0.5 for _ in range(3))
             if (e2 and (e1 or e3)) == wanted:
                 return e1, e2, e3
 
@@ -110,10 +112,10 @@ def test_the_distribution_is_that_of_rejection_sampling(algorithm):
         )
 
     counts = torch.zeros(3, 2, 2, dtype=torch.float64)
-    for _ in range(3000):
-        which = int(torch.randint(3, (), generator=rng))
+    for _ in range(10_000):
+        which = rng.randrange(3)
         on = [(True, False), (False, True), (True, True)][which]
-        flip = bool(torch.randint(2, (), generator=rng))
+        flip = rng.random() < 0.5
         own = values(*bits())
         while not reachable(own, on, flip):
             own = values(*bits())
@@ -131,7 +133,7 @@ def test_the_distribution_is_that_of_rejection_sampling(algorithm):
     which = (batch["nodes"] * torch.tensor([1, 2])).sum(1) - 1
     fast = torch.zeros(3, 2, 2, dtype=torch.float64)
     fast.index_put_((which, own[:, 0], own[:, 1]), torch.ones(60_000).double() / 60_000, accumulate=True)
-    assert float((fast - slow).abs().max()) < 0.03
+    assert float((fast - slow).abs().max()) < 0.015
 
 
 def test_the_first_argument_is_what_changes():
