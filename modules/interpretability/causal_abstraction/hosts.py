@@ -161,8 +161,8 @@ def train_host(
 ) -> float:
     """Trains a classifier in place by Adam on cross-entropy, and returns its accuracy on ``val``.
 
-    Every ``check_every`` batches, and after the last, it is evaluated; it ends with the weights of the lowest loss, after ``epochs`` passes
-    or ``patience`` evaluations without a gain (the authors: every batch, 1,024).
+    Every ``check_every`` batches, and after the last, it is evaluated; it ends with the weights of the lowest loss,
+    after ``epochs`` passes or ``patience`` evaluations without a gain (the authors: every batch, 1,024).
 
     Args:
         network: Maps x to logits.

@@ -393,22 +393,26 @@ class CausalAbstraction(Module):
                 self.model.alignment.load_state_dict(own)
                 self.model.owner.copy_(state["model.owner"])
                 break
-        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        row = self.row()  # on all processes, each on its part
+        if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             save_alignment(self.model, self.map_config, folder / "alignment")
-            write_text(folder / "iia.json", json.dumps(self.row(), indent=2) + "\n")
+            write_text(folder / "iia.json", json.dumps(row, indent=2) + "\n")
 
     @torch.no_grad()
     def row(self) -> dict[str, Any]:
         """Returns the scores on the datamodule's test set, with what they belong to: map, layer, size, host."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.model.eval()
-        rows, precision = [], self.trainer.precision_plugin
+        precision = self.trainer.precision_plugin
         for given in data.test_dataloader():
             batch = self.transfer_batch_to_device(precision.convert_input(given), self.device, 0)
             with precision.forward_context():
-                rows.append(self.scores(self.logits(batch, "test"), batch))
-        found = summary(torch.cat(rows))
+                self.test_rows.update(self.scores(self.logits(batch, "test"), batch))
+        found = summary(self.test_rows.compute())  # of all processes
+        self.test_rows.reset()
         where = {"map": self.map_config.label, "layer": self.model.interchange.layer, "size": self.size}
         task = {"algorithm": getattr(data, "algorithm", None) or type(data).__name__}
         return {**where, **task, "host": self.host_config.label, "seed": torch.initial_seed(), **found}

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from resume_harness import in_two_ranks
 from tiny_files import write_name_sentences
 
 import framework
@@ -117,6 +118,25 @@ def test_nothing_is_kept_of_another_host_or_of_other_data(tmp_path):
     batch = other.test_set.__getitems__(list(range(300)))
     right = is_right(model(batch["base"], batch["sources"], batch["nodes"]), batch["y"])
     assert found == pytest.approx(float(right.double().mean()), abs=1e-6)
+
+
+def _rank(tmp_path):
+    options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=1", "--run.name=ranks"]
+    odd = ["--data.test_samples=101", "--data.val_samples=51", "--model.host.epochs=1", "--data.host_samples=1000"]
+    experiment = build(tmp_path, *options, *odd)
+    experiment.fit()
+    mine = [network_hash(experiment.model), float(experiment.trainer.callback_metrics["val/pairs"])]
+    (tmp_path / f"{experiment.trainer.global_rank}.json").write_text(json.dumps(mine))
+
+
+@pytest.mark.slow
+def test_two_processes_have_one_host_and_score_each_intervention_once(tmp_path):
+    assert in_two_ranks(lambda: _rank(tmp_path)) == [0, 0]
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert found[0] == found[1]
+    assert found[0][1] == 51
+    row = json.loads((tmp_path / "causal_abstraction" / "ranks" / "iia.json").read_text())
+    assert row["pairs"] == 101
 
 
 def test_logits_that_are_not_numbers_are_not_right():
