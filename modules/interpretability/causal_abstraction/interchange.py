@@ -59,11 +59,12 @@ class Interchange:
         names = [self.layer, *([] if self.source_layer is None else [self.source_layer])]
         numbers = {"partition": [latent for block in self.partition for latent in block]}
         numbers |= {"position": [*(self.position or ())], "units": [*(self.units or ())]}
-        for name, found in (("layer", names), *numbers.items()):
-            expected: type = str if name == "layer" else int
-            wrong = [value for value in found if type(value) is not expected]
+        expected: list[tuple[str, list[Any], type]] = [("layer", [*names], str)]
+        expected += [(name, [*found], int) for name, found in numbers.items()]
+        for name, found, kind in expected:
+            wrong = [value for value in found if type(value) is not kind]
             if wrong:
-                raise UserError(f"{name}: {wrong[0]!r} is not accepted; {expected.__name__} expected")
+                raise UserError(f"{name}: {wrong[0]!r} is not accepted; {kind.__name__} expected")
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data, from which :meth:`from_dict` makes the same."""

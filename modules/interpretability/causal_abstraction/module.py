@@ -58,7 +58,7 @@ def majority_rate(y: Tensor) -> float:
 
 def summary(rows: Tensor) -> dict[str, float]:
     """Returns ``iia``, ``majority``, ``pairs`` and ``task`` of the rows (n, 3) of :meth:`CausalAbstraction.scores`."""
-    right, task, answer = rows.T
+    right, task, answer = rows.double().T  # metrics hold float32
     return {
         "iia": float(right.mean()),
         "majority": majority_rate(answer),
