@@ -138,7 +138,8 @@ class IndirectObjects(DataModule):
         # where a space is a token of its own it belongs to the prompt
         alone = {n: a[1:] == b for n, a, b in zip(names, spaced, plain, strict=True)}
         token = {n: (b if alone[n] else a)[0] for n, a, b in zip(names, spaced, plain, strict=True)}
-        kept = [s for s in sentences if token[s.first] != token[s.second]]
+        # with one kind of prompt for both names: a space at its end would tell which of them answers
+        kept = [s for s in sentences if token[s.first] != token[s.second] and alone[s.first] == alone[s.second]]
         if not kept:
             raise UserError(
                 f"{self.path or 'prompts'}: no sentences for {part} whose names differ in their first token, of "

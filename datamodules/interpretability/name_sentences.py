@@ -98,7 +98,7 @@ def read_sentence(text: str) -> Names | None:
     answer occurs once more.
     """
     prompt, _, answer = text.strip().rstrip(".").rpartition(" ")
-    words = re.findall(r"[^\W\d_][\w'’-]*", prompt)
+    words = re.findall(r"[^\W\d_][\w\u0300-\u036f'’-]*", prompt)  # an accent may be a character of its own
     counts = Counter(word for word in words if word[0].isupper())
     repeated = [word for word, count in counts.items() if count > 1 and word != answer]
     if counts[answer] != 1 or len(repeated) != 1 or not prompt:

@@ -40,7 +40,9 @@ Limits: a chance rate depends on the data (``majority`` stands beside each IIA; 
 loses the inverse of deep maps on large activity: watch ``val/inversion``, and set ``trainer.precision=64-true``. The
 rest of the network is run alone where the layer is in a ``Sequential`` or ``ModuleList`` and the logits are the same,
 else the whole network is run. A host from a file is needed again, at its path, when a run's checkpoint is opened. The
-plateau schedule looks at ``val/loss``, the authors' at the training loss. Not run here: pretrained language models, the
+plateau schedule looks at ``val/loss``, the authors' at the training loss; early stopping comes before it. A resumed
+training equals an uninterrupted one bit for bit with ``cache_gib`` 0, else to rounding: hidden states are computed in
+other batches. Not run here: pretrained language models, the
 studies of width and of training progress, and a network trained to have an algorithm.
 """
 

@@ -22,6 +22,10 @@ from modules.interpretability.causal_abstraction.interchange import Interchange,
 from modules.interpretability.causal_abstraction.maps import MapConfig, build_map
 
 TENSORS, FACTS = "alignment.safetensors", "alignment.json"
+VERSION = 1
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
 
 
 def save_alignment(model: InterchangeModel, config: MapConfig, folder: str | Path) -> Path:
@@ -40,7 +44,7 @@ def save_alignment(model: InterchangeModel, config: MapConfig, folder: str | Pat
     folder = Path(folder).expanduser()
     where = {**model.interchange.as_dict(), "partition": model.partition}
     facts = {
-        "version": 1,
+        "version": VERSION,
         "map": asdict(config),
         "features": model.alignment.features,
         "dtype": str(_dtype_of(model.alignment)).removeprefix("torch."),
@@ -70,23 +74,39 @@ def load_alignment(folder: str | Path, host: nn.Module) -> InterchangeModel:
     path = folder / FACTS
     try:
         facts = json.loads(read_text(path, expected="alignment.json, as save_alignment writes it"))
+        _check_types(facts, {"version": int, "features": int, "dtype": str, "host_sha256": str, "map": dict})
+        if facts["version"] != VERSION:
+            raise ValueError(f"version {facts['version']}, not {VERSION}")
         config, where = MapConfig(**facts["map"]), Interchange.from_dict(facts["interchange"])
-        features, expected, dtype = int(facts["features"]), facts["host_sha256"], getattr(torch, facts["dtype"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        width = {"width": int} if config.width is not None else {}
+        _check_types(facts["map"], {"name": str, "depth": int, "hidden_layers": int, "args": dict, **width})
+        features, expected, dtype = facts["features"], facts["host_sha256"], DTYPES[facts["dtype"]]
+    except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: not what save_alignment writes ({error})") from error
-    found = network_hash(host)
-    if found != expected:
+    own = network_hash(host)
+    if own != expected:
         raise UserError(
-            f"{path}: belongs to a host with SHA-256 {expected[:12]}…, this one has {found[:12]}…; an alignment says "
+            f"{path}: belongs to a host with SHA-256 {expected[:12]}…, this one has {own[:12]}…; an alignment says "
             "nothing about another network"
         )
     alignment = build_map(config, features, may_import=False).to(dtype)
     state, _ = read_weights_file(folder / TENSORS, "alignment") if alignment.state_dict() else ({}, {})
+    for name, value in alignment.named_parameters():
+        found = state.get(name, value)
+        if found.dtype != value.dtype or not bool(found.isfinite().all()):
+            raise UserError(f"{folder / TENSORS}: {name} is not finite {facts['dtype']}, as {FACTS} says")
     try:
         alignment.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"{folder / TENSORS}: does not fit {config.label}: {error}") from error
-    return InterchangeModel(host, alignment, where).eval()
+    device = next((value.device for value in host.parameters()), torch.device("cpu"))
+    return InterchangeModel(host, alignment, where).to(device).eval()
+
+
+def _check_types(values: Any, expected: dict[str, type]) -> None:
+    for name, kind in expected.items():
+        if type(values[name]) is not kind:
+            raise TypeError(f"{name} is {values[name]!r}, expected {kind.__name__}")
 
 
 def _dtype_of(module: nn.Module) -> Any:

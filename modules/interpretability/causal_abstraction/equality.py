@@ -45,10 +45,13 @@ class EqualityMLP(Classifier):
         """Compares the datamodule's inputs and classes with the model's.
 
         Raises:
-            UserError: they differ.
+            UserError: they differ, or the data are interventions.
         """
         super().setup(stage)
-        same_inputs(getattr(self.trainer, "datamodule", None), "inputs", self.inputs)
+        data = getattr(self.trainer, "datamodule", None)
+        same_inputs(data, "inputs", self.inputs)
+        if getattr(data, "nodes", 0):
+            raise UserError("data.init_args.algorithm: a host is trained on the task itself; set it to null")
 
 
 def same_inputs(data: Any, key: str, inputs: int) -> None:

@@ -68,6 +68,9 @@ class HostConfig:
     def __post_init__(self) -> None:
         names = ("checkpoint", "path", "config", "network")
         at_most_one(**{f"host.{name}": getattr(self, name) for name in names})
+        for name, needed in (("random", "path"), ("weights", "network"), ("args", "network")):
+            if getattr(self, name) and not getattr(self, needed):
+                raise UserError(f"host.{name}: {getattr(self, name)!r} has no effect without host.{needed}")
         at_least(0, **{"host.epochs": self.epochs})
         above(0, **{"host.lr": self.lr})
         counts = ("inputs", "blocks", "batch_size", "check_every", "patience")
@@ -158,8 +161,8 @@ def train_host(
 ) -> float:
     """Trains a classifier in place by Adam on cross-entropy, and returns its accuracy on ``val``.
 
-    Every ``check_every`` batches it is evaluated; it ends with the weights of the lowest loss, after ``epochs`` passes
-    or ``patience`` evaluations without a gain (the authors: every batch, 1,024).
+    Every ``check_every`` batches, and after the last, it is evaluated; it ends with the weights of the lowest loss,
+    after ``epochs`` passes or ``patience`` evaluations without a gain (the authors: every batch, 1,024).
 
     Args:
         network: Maps x to logits.
@@ -172,6 +175,7 @@ def train_host(
     optimizer = torch.optim.Adam(network.parameters(), lr=config.lr, fused=train[0].device.type == "cpu")
     generator = torch.Generator().manual_seed(seed)
     best, kept, waited, step = float("inf"), copy.deepcopy(network.state_dict()), 0, 0
+    last = config.epochs * -(-len(train[0]) // config.batch_size)
     network.train()
     for _ in range(config.epochs):
         for rows in torch.randperm(len(train[0]), generator=generator).split(config.batch_size):
@@ -179,7 +183,7 @@ def train_host(
             F.cross_entropy(network(train[0][rows]), train[1][rows]).backward()
             optimizer.step()
             step += 1
-            if step % config.check_every and not trial:
+            if step % config.check_every and step < last and not trial:
                 continue
             loss = _loss(network, *val)
             waited = 0 if loss < best else waited + 1

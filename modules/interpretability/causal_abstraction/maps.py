@@ -175,10 +175,10 @@ class MapConfig:
 
     @property
     def label(self) -> str:
-        """A short name with the sizes, such as ``revnet 10x16``."""
+        """A short name with the sizes, such as ``revnet 10x16``; a width for each hidden layer."""
         if self.name != "revnet":
             return self.name.rpartition(".")[2]
-        return f"revnet {self.depth}x{'d' if self.width is None else self.width}"
+        return f"revnet {self.depth}" + f"x{'d' if self.width is None else self.width}" * self.hidden_layers
 
 
 def build_map(config: MapConfig, features: int, may_import: bool = True) -> AlignmentMap:

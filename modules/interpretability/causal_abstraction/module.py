@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import warnings
@@ -45,8 +46,8 @@ def is_right(logits: Tensor, y: Tensor, other: Tensor | None = None) -> Tensor:
         y: Classes (B,) after the intervention.
         other: Classes (B,) that they are compared with, the other name's token; all classes if ``None``.
     """
-    if other is None:
-        return logits.argmax(1) == y
+    if other is None:  # argmax takes NaN for the largest
+        return (logits.argmax(1) == y) & ~logits.isnan().any(1)
     return (logits.gather(1, y[:, None]) > logits.gather(1, other[:, None]))[:, 0]
 
 
@@ -57,7 +58,7 @@ def majority_rate(y: Tensor) -> float:
 
 def summary(rows: Tensor) -> dict[str, float]:
     """Returns ``iia``, ``majority``, ``pairs`` and ``task`` of the rows (n, 3) of :meth:`CausalAbstraction.scores`."""
-    right, task, answer = rows.T
+    right, task, answer = rows.double().T  # metrics hold float32
     return {
         "iia": float(right.mean()),
         "majority": majority_rate(answer),
@@ -152,6 +153,7 @@ class CausalAbstraction(Module):
         if self.searches:
             self.automatic_optimization = False
             self._start_search(partition is None)
+            self.wanted_units = nodes * size if partition is None else 0  # a given partition is kept
         self.cache_bytes, self.candidates = cache_gib * 2**30, candidates
         # As a buffer, so that a resumed run does not train the host again.
         self.register_buffer("host_ready", torch.tensor(not self.host_config.trains))
@@ -179,6 +181,8 @@ class CausalAbstraction(Module):
         Raises:
             UserError: they differ, or it has no interventions.
         """
+        self._caches, self._task = {}, {}  # of another host or data, if this is not the first run
+        self.model.forget()
         self._check(getattr(self.trainer, "datamodule", None))
 
     def _check(self, data: Any) -> None:
@@ -189,32 +193,39 @@ class CausalAbstraction(Module):
             raise UserError(f"model.init_args.nodes: {self.nodes}, but the data's algorithm has {found}")
         if isinstance(self.model.network, BlockMLP):
             same_inputs(data, "host.inputs", self.model.network.head.in_features)
+        known, tokens = getattr(self.model.network, "vocab_size", None), getattr(data, "vocab_size", None)
+        if known is not None and tokens is not None and tokens > known:
+            raise UserError(f"data.tokenizer: has {tokens} tokens, but the host only {known}; use the host's own")
 
-    def configure_model(self) -> None:
+    def on_fit_start(self) -> None:
         """Trains the host on the datamodule's task, once, if a training starts and the config says so.
+
+        A checkpoint was read before, so that a resumed training has its host already. The first process trains it, on
+        the CPU in float32, and sends it to the others.
 
         Raises:
             UserError: the datamodule has no task.
         """
-        trainer = self._trainer
+        trainer = self.trainer
         # Lightning warns of the host, which stays in evaluation mode on purpose.
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
-        if trainer is None or trainer.state.fn != "fit" or self.host_ready:
+        if self.host_ready:
             return
-        data = getattr(trainer, "datamodule", None)
-        self._check(data)
-        task = getattr(data, "task", None)
+        task = getattr(getattr(trainer, "datamodule", None), "task", None)
         if task is None:
             raise UserError("host: it is to be trained here, but the data has no task; set host.checkpoint or epochs 0")
-        seed = torch.initial_seed()
-        with seeded(mix(seed, 3) % 2**32):
-            train, val = task()
-        network = self.model.network.requires_grad_(True)
-        trial = bool(getattr(trainer, "fast_dev_run", False))
-        accuracy = train_host(network, train, val, self.host_config, seed, trial)
-        network.eval().requires_grad_(False)
+        state: dict[str, Tensor] = {}
+        if trainer.is_global_zero:
+            seed = torch.initial_seed()
+            with seeded(mix(seed, 3) % 2**32):
+                train, val = task()
+            network = copy.deepcopy(self.model.network).cpu().float().requires_grad_(True)
+            trial = bool(getattr(trainer, "fast_dev_run", False))
+            accuracy = train_host(network, train, val, self.host_config, seed, trial)
+            state = network.state_dict()
+            rank_zero_info(f"host: trained in place on {len(train[0]):,} samples, accuracy {accuracy:.4f}")
+        self.model.network.load_state_dict(trainer.strategy.broadcast(state))
         self.host_ready.fill_(True)
-        rank_zero_info(f"host: trained in place on {len(train[0]):,} samples, accuracy {accuracy:.4f}")
 
     def forward(self, base: Tensor, sources: Tensor, nodes: Tensor) -> Tensor:
         """Returns the logits of the intervened network, see :class:`InterchangeModel`."""
@@ -279,7 +290,7 @@ class CausalAbstraction(Module):
     def _search(self, batch: Batch) -> None:
         """Adds the loss of each tuple of units; after the last batch the best one is given to the nodes."""
         owner, model = self.model.owner, self.model
-        if int((owner >= 0).sum()) >= self.nodes * self.size:
+        if int((owner >= 0).sum()) >= self.wanted_units:
             return
         free = (owner[self.tuples] < 0).all(1).nonzero()[:, 0]
         output, activity = self.hidden(batch, "train")
@@ -329,6 +340,7 @@ class CausalAbstraction(Module):
         getattr(self, f"{part}_rows").update(self.scores(logits, batch, part not in self._task))
         if first:
             h = self.model.interchange.select(self.model.base_output(batch["base"]))
+            h = self.model.in_precision_of_map(h)
             wrong = (self.model.alignment.inverse(self.model.alignment(h)) - h).abs().max()
             self.log(f"{part}/inversion", wrong, sync_dist=True)
 
@@ -381,22 +393,26 @@ class CausalAbstraction(Module):
                 self.model.alignment.load_state_dict(own)
                 self.model.owner.copy_(state["model.owner"])
                 break
-        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        row = self.row()  # on all processes, each on its part
+        if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             save_alignment(self.model, self.map_config, folder / "alignment")
-            write_text(folder / "iia.json", json.dumps(self.row(), indent=2) + "\n")
+            write_text(folder / "iia.json", json.dumps(row, indent=2) + "\n")
 
     @torch.no_grad()
     def row(self) -> dict[str, Any]:
         """Returns the scores on the datamodule's test set, with what they belong to: map, layer, size, host."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.model.eval()
-        rows, precision = [], self.trainer.precision_plugin
+        precision = self.trainer.precision_plugin
         for given in data.test_dataloader():
             batch = self.transfer_batch_to_device(precision.convert_input(given), self.device, 0)
             with precision.forward_context():
-                rows.append(self.scores(self.logits(batch, "test"), batch))
-        found = summary(torch.cat(rows))
+                self.test_rows.update(self.scores(self.logits(batch, "test"), batch))
+        found = summary(self.test_rows.compute())  # of all processes
+        self.test_rows.reset()
         where = {"map": self.map_config.label, "layer": self.model.interchange.layer, "size": self.size}
         task = {"algorithm": getattr(data, "algorithm", None) or type(data).__name__}
         return {**where, **task, "host": self.host_config.label, "seed": torch.initial_seed(), **found}

@@ -40,11 +40,15 @@ class LastToken(nn.Module):
 
     Args:
         lm: The model.
+
+    Attributes:
+        vocab_size: Tokens that it knows, if its config says so.
     """
 
     def __init__(self, lm: nn.Module) -> None:
         super().__init__()
         self.lm = lm
+        self.vocab_size: int | None = getattr(getattr(lm, "config", None), "vocab_size", None)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Maps tokens (B, T) int64 to logits (B, vocabulary)."""

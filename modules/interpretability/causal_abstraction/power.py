@@ -20,8 +20,10 @@ from typing import Any
 from framework.errors import UserError
 from framework.figures import save_figure
 from framework.files import write_text
+from framework.readers.text import read_text
 from modules.interpretability.causal_abstraction.plots import Scores, power_figure
 
+NEEDED = {"map": 0, "layer": 0, "size": 0, "algorithm": 0, "host": 0, "iia": 0, "majority": 0, "pairs": 0}.keys()
 COLUMNS = ("place", "map", "host_mean", "host_max", "random_mean", "random_max", "majority", "pairs", "seeds")
 
 
@@ -29,9 +31,17 @@ def read_trials(folder: Path) -> list[dict[str, Any]]:
     """Returns the rows of ``iia.json`` of a sweep's trials, or of any runs in a folder.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or one is broken.
     """
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("**/iia.json"))]
+    found = []
+    for file in sorted(folder.glob("**/iia.json")):
+        try:
+            row = json.loads(read_text(file))
+        except ValueError as error:
+            raise UserError(f"{file}: not what a training of causal_abstraction writes ({error})") from error
+        if not isinstance(row, dict) or not row.keys() >= NEEDED:
+            raise UserError(f"{file}: not what a training of causal_abstraction writes; it has {', '.join(NEEDED)}")
+        found.append(row)
     if not found:
         raise UserError(f"{folder}: no run in it has an iia.json, which a training of causal_abstraction writes")
     return found
@@ -60,8 +70,8 @@ def power(label: str) -> tuple[int, int, int]:
     """Returns what maps are ordered by: their kind, and the number of hidden units of a RevNet."""
     if not label.startswith("revnet"):
         return (("identity", "orthogonal").index(label) if label in ("identity", "orthogonal") else 3), 0, 0
-    depth, _, width = label.removeprefix("revnet ").partition("x")
-    return 2, int(depth), int(width) if width.isdigit() else 0
+    depth, *widths = label.removeprefix("revnet ").split("x")
+    return 2, int(depth), sum(int(width) if width.isdigit() else 0 for width in widths)
 
 
 def table(scores: Sequence[Scores]) -> list[tuple[Any, ...]]:

@@ -8,8 +8,9 @@ import torch
 from pyarrow import parquet
 from tiny_files import name_sentences, write_name_sentences
 
+from datamodules.finetuning.text import Codec
 from datamodules.interpretability.indirect_objects import IndirectObjects
-from datamodules.interpretability.name_sentences import ABBA, BABA, NAMES, read_sentence
+from datamodules.interpretability.name_sentences import ABBA, BABA, NAMES, Names, read_sentence
 from framework.errors import UserError
 
 SMALL = {"prompts": 400, "train_samples": 300, "val_samples": 40, "test_samples": 40}
@@ -70,6 +71,8 @@ def test_thirty_templates_of_our_own():
         ("Then, Bo and Al went home. Bo gave a kiwi to Al.", ("Bo", "Al", False)),
         ("Then, Bo and Al went home. Bo gave a kiwi to Cy", None),
         ("Then, Bo and Al went home. Al and Bo gave a kiwi to Al", None),
+        ("Then, E\u0301l and Al went. E\u0301l gave a kiwi to Al", ("E\u0301l", "Al", False)),
+        ("Then, Анна and Борис went. Борис gave a kiwi to Анна", ("Анна", "Борис", True)),
         ("", None),
         ("Word", None),
     ],
@@ -107,6 +110,20 @@ def test_a_table_that_does_not_fit(tmp_path):
         IndirectObjects(file, "text", **SMALL).setup()
     with pytest.raises(UserError, match="prompts: 3 is not accepted"):
         IndirectObjects(prompts=3)
+
+
+def test_names_of_several_tokens_and_of_one_with_its_space(monkeypatch):
+    """Cid has a token with its space, the others do not: their sentences with Cid are left out."""
+    joined = {" Cid": [300], "Cid": [301]}
+    monkeypatch.setattr(
+        Codec, "encode", lambda self, texts: [joined.get(text) or list(text.encode()) for text in texts]
+    )
+    data = IndirectObjects(**SMALL)
+    names = [Names(f"{a} and {b} met. {b} gave it to", a, b, True) for a, b in ("AB", ("Cid", "B"), "BA")]
+    found = data._pairs(names, Codec(), "train")
+    assert len(found.bases) == 2
+    assert {text_of(row)[-1] for row in found.bases} == {" "}
+    assert set(found.columns["y"].tolist()) <= {ord("A"), ord("B")}
 
 
 def test_the_same_seed_gives_the_same_data():

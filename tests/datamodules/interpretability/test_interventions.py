@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from datamodules.interpretability.hierarchical_equality import HierarchicalEqual
 from datamodules.interpretability.interventions import InterventionSet
 from framework.errors import UserError
 
-COUNT = 10_000
+COUNT, MANY = 10_000, 100_000
 
 
 def vectors_of(row):
@@ -54,7 +56,7 @@ ALGORITHMS = ("both", "left", "first", "and_or_and", "and_or")
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_labels_by_a_slow_evaluator(algorithm):
-    """Check 5: every label of 10,000 interventions, and the rates."""
+    """Check 5: every label of 10,000 interventions."""
     batch = draw(algorithm).__getitems__(list(range(COUNT)))
     lists = {name: value.tolist() for name, value in batch.items()}
     for base, sources, nodes, y, base_y in zip(
@@ -67,26 +69,33 @@ def test_labels_by_a_slow_evaluator(algorithm):
         ]
         assert answer_of(base, mixed, algorithm) == bool(y)
         assert answer_of(base, own, algorithm) == bool(base_y)
-    flipped = float((batch["y"] != batch["base_y"]).double().mean())
-    if batch["nodes"].shape[1] == 2:
-        kinds = (batch["nodes"] * torch.tensor([1, 2])).sum(1).bincount(minlength=4)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_rates(algorithm):
+    """Check 5, on as many that 0.01 is six standard deviations."""
+    data = draw(algorithm, MANY)
+    columns, nodes = data.columns, data.nodes
+    flipped = float((columns["y"] != columns["base_y"]).double().mean())
+    if nodes.shape[1] == 2:
+        kinds = (nodes * torch.tensor([1, 2])).sum(1).bincount(minlength=4)
         assert kinds[0] == 0
-        assert all(abs(float(kind) / COUNT - 1 / 3) < 0.015 for kind in kinds[1:])
+        assert all(abs(float(kind) / MANY - 1 / 3) < 0.01 for kind in kinds[1:])
     if algorithm in ("both", "left", "first"):
-        assert 0.48 <= float(batch["y"].double().mean()) <= 0.52
+        assert 0.48 <= float(columns["y"].double().mean()) <= 0.52
     else:
-        assert abs(flipped - 0.5) < 0.015
+        assert abs(flipped - 0.5) < 0.01
 
 
 @pytest.mark.parametrize("algorithm", ["and_or_and", "and_or"])
 def test_the_distribution_is_that_of_rejection_sampling(algorithm):
-    """The table of a million draws without a loop against 20,000 draws of the loop."""
-    rng = torch.Generator().manual_seed(1)
+    """60,000 draws without a loop against 10,000 of the loop."""
+    rng = random.Random(1)
 
     def bits():  # of a sample of the task: the output first, then triples until it fits
-        wanted = bool(torch.randint(2, (), generator=rng))
+        wanted = rng.random() < 0.5
         while True:
-            e1, e2, e3 = (bool(b) for b in torch.randint(2, (3,), generator=rng))
+            e1, e2, e3 = (rng.random() < 0.5 for _ in range(3))
             if (e2 and (e1 or e3)) == wanted:
                 return e1, e2, e3
 
@@ -103,10 +112,10 @@ def test_the_distribution_is_that_of_rejection_sampling(algorithm):
         )
 
     counts = torch.zeros(3, 2, 2, dtype=torch.float64)
-    for _ in range(3000):
-        which = int(torch.randint(3, (), generator=rng))
+    for _ in range(10_000):
+        which = rng.randrange(3)
         on = [(True, False), (False, True), (True, True)][which]
-        flip = bool(torch.randint(2, (), generator=rng))
+        flip = rng.random() < 0.5
         own = values(*bits())
         while not reachable(own, on, flip):
             own = values(*bits())
@@ -124,7 +133,7 @@ def test_the_distribution_is_that_of_rejection_sampling(algorithm):
     which = (batch["nodes"] * torch.tensor([1, 2])).sum(1) - 1
     fast = torch.zeros(3, 2, 2, dtype=torch.float64)
     fast.index_put_((which, own[:, 0], own[:, 1]), torch.ones(60_000).double() / 60_000, accumulate=True)
-    assert float((fast - slow).abs().max()) < 0.03
+    assert float((fast - slow).abs().max()) < 0.015
 
 
 def test_the_first_argument_is_what_changes():

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from framework.errors import UserError
 from modules.interpretability.causal_abstraction import (
@@ -47,6 +48,44 @@ def test_a_round_trip(config, dtype, tmp_path):
     assert facts["map"]["name"] == config.name
     size = sum(path.stat().st_size for path in (tmp_path / "a").iterdir())
     assert size < 20_000  # the host is not in it
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("dtype", "nn", r"\('nn'\)"),
+        ("dtype", "float16", r"first\.0\.0\.weight is not finite float16"),
+        ("features", float("inf"), "features is inf, expected int"),
+        ("features", 8, "does not fit revnet 3x5"),
+        ("host_sha256", None, "host_sha256 is None, expected str"),
+        ("version", 2, "version 2, not 1"),
+        ("map.depth", 3.0, "depth is 3.0, expected int"),
+        ("map.name", "../../etc", "which imports nothing"),
+        ("interchange.partition", [[0.5], [1]], "partition: 0.5 is not accepted; int"),
+        ("interchange.layer", "../x", "names nothing in the model"),
+        ("interchange.source_layer", 5, "layer: 5 is not accepted; str"),
+        ("interchange.units", "abcdefghijklmnop", "units: 'a' is not accepted"),
+    ],
+)
+def test_values_that_no_saved_map_has_are_refused(place, value, message, tmp_path):
+    net, _ = fitted(CONFIGS[2])
+    save_alignment(net, CONFIGS[2], tmp_path)
+    facts = json.loads((tmp_path / "alignment.json").read_text())
+    *parents, last = place.split(".")
+    (facts[parents[0]] if parents else facts)[last] = value
+    (tmp_path / "alignment.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=message):
+        load_alignment(tmp_path, net.network)
+
+
+@pytest.mark.parametrize("change", [lambda v: v * float("nan"), lambda v: v.half(), lambda v: v.int()])
+def test_tensors_that_are_not_those_of_the_json_are_refused(change, tmp_path):
+    net, _ = fitted(CONFIGS[2])
+    save_alignment(net, CONFIGS[2], tmp_path)
+    file = tmp_path / "alignment.safetensors"
+    save_file({name: change(value) for name, value in load_file(file).items()}, file)
+    with pytest.raises(UserError, match=r"first\.0\.0\.weight is not finite float32"):
+        load_alignment(tmp_path, net.network)
 
 
 def test_another_host_and_broken_files_are_refused(tmp_path):

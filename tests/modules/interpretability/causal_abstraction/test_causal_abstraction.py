@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from itertools import permutations
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from resume_harness import in_two_ranks
 from tiny_files import write_name_sentences
 
 import framework
+from datamodules.interpretability.hierarchical_equality import HierarchicalEquality
 from framework.errors import UserError
 from framework.module import OptimizerConfig
 from modules.interpretability.causal_abstraction import (
@@ -20,6 +23,7 @@ from modules.interpretability.causal_abstraction import (
     HostConfig,
     MapConfig,
     load_alignment,
+    module,
     network_hash,
 )
 from modules.interpretability.causal_abstraction.module import is_right, majority_rate
@@ -41,7 +45,7 @@ def build(tmp_path, *options, config=CONFIG, small=SMALL):
     return framework.build(config, [*QUIET, f"--run.root={tmp_path}", *small, *options])
 
 
-def test_only_the_map_is_trained_and_is_saved_with_its_scores(tmp_path):
+def test_only_the_map_is_trained_and_is_saved_with_its_scores(tmp_path, monkeypatch):
     """Check 3, and a reloaded map gives the same accuracy exactly."""
     experiment = build(tmp_path, "--run.name=a", "--model.host.epochs=1", "--data.host_samples=2000")
     seen = {}
@@ -51,7 +55,7 @@ def test_only_the_map_is_trained_and_is_saved_with_its_scores(tmp_path):
         seen["host"] = network_hash(model.model.network)
         seen["map"] = network_hash(model.model.alignment)
 
-    model.on_fit_start = start
+    model.on_train_start = start
     experiment.fit()
     assert network_hash(model.model.network) == seen["host"]
     assert network_hash(model.model.alignment) != seen["map"]
@@ -73,26 +77,79 @@ def test_only_the_map_is_trained_and_is_saved_with_its_scores(tmp_path):
     opened = framework.open_model(experiment.folder)
     assert isinstance(opened, CausalAbstraction)
     assert network_hash(opened.model.network) == seen["host"]
+    resumed = build(tmp_path, f"--ckpt_path={experiment.folder}", "--trainer.max_epochs=4", "--data.host_samples=2000")
+    monkeypatch.setattr(module, "train_host", None)  # the host of a checkpoint is not trained again
+    resumed.fit()
+    assert network_hash(resumed.model.model.network) == seen["host"]
     tested = framework.build(str(experiment.folder / "config.yaml"), [*QUIET, "--ckpt_path=best"], "test")
     tested.run()
     assert float(tested.trainer.callback_metrics["test/iia"]) == pytest.approx(row["iia"], abs=1e-6)
 
 
-def test_the_cache_changes_no_number(tmp_path):
+def test_the_cache_changes_no_number():
+    data = HierarchicalEquality("both", 600, 20, 20)
+    data.setup()
     found = {}
     for gib in (0, 2, 1e-5):
-        experiment = build(tmp_path, f"--model.cache_gib={gib}", f"--run.name=c{gib}", "--trainer.max_epochs=2")
-        experiment.fit()
-        found[gib] = experiment.model.state_dict()
-        caches = experiment.model._caches
-        assert bool(caches) == (gib > 0)
+        torch.manual_seed(0)
+        model = CausalAbstraction(16, "blocks.2", host=HostConfig(epochs=0), alignment=MapConfig(), cache_gib=gib)
+        model._trainer = SimpleNamespace(datamodule=data)
+        batches = [data.train_set.__getitems__(rows.tolist()) for rows in torch.arange(600).split(200)]
+        found[gib] = torch.cat([model.logits(batch, "train") for _ in range(2) for batch in batches])
+        assert bool(model._caches) == (gib > 0)
         if gib == 2:
-            assert caches["train"].complete == {"base"}
-            used = experiment.datamodule.train_set.nodes.flatten()
-            assert torch.equal(caches["train"].filled["sources"], used)  # no source is run that is not used
-    for name, value in found[0].items():
-        torch.testing.assert_close(found[2][name], value, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(found[1e-5][name], value, atol=1e-5, rtol=1e-4)
+            assert model._caches["train"].complete == {"base"}
+            used = data.train_set.nodes.flatten()
+            assert torch.equal(model._caches["train"].filled["sources"], used)  # no source is run that is not used
+    torch.testing.assert_close(found[2], found[0])
+    torch.testing.assert_close(found[1e-5], found[0])
+
+
+def test_nothing_is_kept_of_another_host_or_of_other_data(tmp_path):
+    """Evaluated, then trained, then evaluated on other data, with one model."""
+    experiment = build(tmp_path, "--model.host.epochs=1", "--data.host_samples=2000", "--trainer.max_epochs=1")
+    trainer, model, data = experiment
+    trainer.validate(model, data)
+    untrained = model._caches["val"]
+    experiment.fit()
+    assert model._caches["val"] is not untrained
+    other = HierarchicalEquality("both", 20, 20, 300, seed=5)
+    found = trainer.test(model, other)[0]["test/iia"]
+    batch = other.test_set.__getitems__(list(range(300)))
+    right = is_right(model(batch["base"], batch["sources"], batch["nodes"]), batch["y"])
+    assert found == pytest.approx(float(right.double().mean()), abs=1e-6)
+
+
+def _rank(tmp_path):
+    options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=1", "--run.name=ranks"]
+    odd = ["--data.test_samples=101", "--data.val_samples=51", "--model.host.epochs=1", "--data.host_samples=1000"]
+    experiment = build(tmp_path, *options, *odd)
+    experiment.fit()
+    mine = [network_hash(experiment.model), float(experiment.trainer.callback_metrics["val/pairs"])]
+    (tmp_path / f"{experiment.trainer.global_rank}.json").write_text(json.dumps(mine))
+
+
+@pytest.mark.slow
+def test_two_processes_have_one_host_and_score_each_intervention_once(tmp_path):
+    assert in_two_ranks(lambda: _rank(tmp_path)) == [0, 0]
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert found[0] == found[1]
+    assert found[0][1] == 51
+    row = json.loads((tmp_path / "causal_abstraction" / "ranks" / "iia.json").read_text())
+    assert row["pairs"] == 101
+
+
+def test_logits_that_are_not_numbers_are_not_right():
+    logits = torch.tensor([[float("nan"), 1.0], [1.0, float("nan")], [2.0, 1.0]])
+    assert is_right(logits, torch.zeros(3).long()).tolist() == [False, False, True]
+    assert is_right(logits, torch.zeros(3).long(), torch.ones(3).long()).tolist() == [False, False, True]
+
+
+def test_the_identity_keeps_a_given_partition(tmp_path):
+    options = ["--model.alignment.name=identity", "--model.partition=[[0], [1, 2, 3]]", "--trainer.max_epochs=2"]
+    experiment = build(tmp_path, *options)
+    experiment.fit()
+    assert experiment.model.model.partition == ((0,), (1, 2, 3))
 
 
 def test_double_precision(tmp_path):
@@ -184,6 +241,8 @@ def test_what_is_refused(tmp_path):
         build(tmp_path, "--model.host.inputs=24", "--model.features=24").fit()
     with pytest.raises(UserError, match=r"features: 14, but blocks\.2 has 16 numbers"):
         build(tmp_path, "--model.features=14", "--model.size=7").fit()
+    with pytest.raises(UserError, match=r"algorithm: a host is trained on the task itself"):
+        build(tmp_path, "--data.algorithm=left", config=f"{CONFIG}_host", small=[]).fit()
     with pytest.raises(UserError, match=r"size: 3 nodes \(nodes\) of 8 latents, but there are 16"):
         CausalAbstraction(nodes=3)
     with pytest.raises(UserError, match=r"partition: 1 blocks, but there are 2 nodes"):

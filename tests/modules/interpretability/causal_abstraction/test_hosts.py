@@ -33,6 +33,10 @@ def test_the_recipe_keeps_the_best_weights_and_waits():
     train_host(stopped, train, wrong, config)
     moved = [float((stopped.state_dict()[name] - value).abs().max()) for name, value in kept.items()]
     assert max(moved) < 0.15  # few steps of 0.01, not 2,000
+    short = BlockMLP(4, 1)
+    before = network_hash(short)  # fewer batches than between two evaluations: the last one is evaluated
+    train_host(short, train, val, HostConfig(epochs=1, lr=0.01, batch_size=1000, check_every=16))
+    assert network_hash(short) != before
     trial = BlockMLP(4, 1)
     train_host(trial, train, val, HostConfig(), trial=True)
 
@@ -46,6 +50,9 @@ def test_a_network_of_your_own(tmp_path):
         build_host(HostConfig(network=path, args={"width": 4}, weights=tmp_path / "own.pt"), may_import=False)
     with pytest.raises(UserError, match=r"host\.network: .*no module"):
         build_host(HostConfig(network="nowhere.Net"))
+    for wrong in ({"random": True}, {"weights": "a.pt"}, {"args": {"width": 3}}):
+        with pytest.raises(UserError, match=r"has no effect without host\."):
+            HostConfig(**wrong)
     with pytest.raises(UserError, match=r"at most one of host\.checkpoint"):
         HostConfig(network=path, path="a")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
@@ -236,6 +238,74 @@ def test_the_rest_alone_only_where_it_is_enough():
     assert not rest_is_enough(tuples, x, "block", read_layer(tuples, x, "block"))
 
 
+@pytest.mark.parametrize("activation", [nn.ReLU(True), nn.LeakyReLU(0.3, True)])
+@pytest.mark.parametrize("layer", ["0", "1", "2"])
+@pytest.mark.parametrize("config", MAPS, ids=lambda c: c.name)
+def test_activations_in_place(activation, layer, config):
+    """The rest is run alone, gives what the whole network does, and leaves the kept outputs as they are."""
+    torch.manual_seed(0)
+    host = nn.Sequential(nn.Linear(4, 4), activation, nn.Linear(4, 4), nn.ReLU(True), nn.Linear(4, 2))
+    net = InterchangeModel(host, build_map(config, 4), Interchange(layer, ((0, 1),)))
+    base, sources, nodes = torch.randn(6, 4), torch.randn(6, 1, 4), torch.ones(6, 1)
+    output, used = net.base_output(base), net.source_activity(sources, nodes)
+    kept = output.clone()
+    found = net(base, sources, nodes, (output, used))
+    assert net._short
+    assert torch.equal(output, kept)
+    torch.testing.assert_close(found, net(base, sources, nodes))
+    if config.name != "identity":
+        found.sum().backward()
+
+
+class Twice(nn.Module):
+    """Calls its block two times."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+
+    def forward(self, x):
+        return self.block(self.block(x))
+
+
+class Named(NamedTuple):
+    first: torch.Tensor
+    second: torch.Tensor
+
+
+class NamedPair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Identity()
+        self.block.forward = lambda x: Named(x + 1, x)
+
+    def forward(self, x):
+        return self.block(x).first * 2
+
+
+@pytest.mark.parametrize("host", [Twice, NamedPair])
+def test_a_layer_that_is_called_twice_and_named_tuples(host):
+    torch.manual_seed(0)
+    net = InterchangeModel(host(), build_map(MAPS[1], 4), Interchange("block", ((0, 1),)))
+    base, sources, nodes = torch.randn(5, 4), torch.randn(5, 1, 4), torch.ones(5, 1)
+    cached = net.base_output(base), net.source_activity(sources, nodes)
+    torch.testing.assert_close(net(base, sources, nodes, cached), net(base, sources, nodes))
+    torch.testing.assert_close(net(base, sources, nodes * 0), net.network(base))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("config", MAPS, ids=lambda c: c.name)
+def test_a_host_of_another_precision_than_the_map(config, dtype):
+    torch.manual_seed(0)
+    host = BlockMLP(16).to(dtype)
+    base, sources, nodes = torch.randn(6, 16).to(dtype), torch.randn(6, 2, 16).to(dtype), torch.zeros(6, 2)
+    found = InterchangeModel(host, build_map(config, 16), Interchange("blocks.1", contiguous(2, 4)))(
+        base, sources, nodes
+    )
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, host(base), atol=1e-5 if dtype == torch.float64 else 2e-2, rtol=0)
+
+
 def test_several_partitions_at_a_time():
     net = model(MAPS[0], nodes=2, size=1)
     base, sources = inputs(10)
@@ -263,6 +333,8 @@ def test_an_interchange_is_plain_data():
         ({"layer": "blocks.1", "partition": ((0, 1), (1,))}, "partition: 2 blocks"),
         ({"layer": "blocks.1", "partition": ((16,),)}, r"each from 0 to 15 \(features - 1\)"),
         ({"layer": "blocks.1", "partition": ((0,),), "units": (0, 1)}, r"units: 2 are named; 16 different ones"),
+        ({"layer": "blocks.1", "partition": ((0,),), "units": (*range(15), -1)}, "units: 16 are named; 16 different"),
+        ({"layer": "blocks.1", "partition": ((0.0,),)}, r"partition: 0\.0 is not accepted; int"),
     ],
 )
 def test_what_is_refused(where, message):
@@ -274,6 +346,11 @@ def test_a_layer_that_does_not_fit_is_refused():
     base, sources = torch.randn(4, 16), torch.randn(4, 1, 16)
     net = InterchangeModel(BlockMLP(16), IdentityMap(8), Interchange("blocks.1", ((0,),)))
     with pytest.raises(UserError, match=r"features: 8, but blocks\.1 has 16 numbers"):
+        net(base, sources, torch.ones(4, 1))
+    with pytest.raises(UserError, match=r"sources, nodes: shapes \(4, 1, 16\) and \(4, 2\) are not accepted"):
+        net(base, sources, torch.ones(4, 2))
+    net = InterchangeModel(BlockMLP(16), IdentityMap(1), Interchange("blocks.1", ((0,),), units=(16,)))
+    with pytest.raises(UserError, match="units: 16 is not there; 0 to 15"):
         net(base, sources, torch.ones(4, 1))
     net = InterchangeModel(BlockMLP(16), IdentityMap(16), Interchange("blocks.1", ((0,),), position=(0,)))
     with pytest.raises(UserError, match=r"position: \[0\] is no place in an output of shape \(4, 16\)"):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from modules.interpretability.causal_abstraction import MapConfig
 from modules.interpretability.causal_abstraction.power import main, over_runs, power, table
 
 
@@ -49,8 +50,14 @@ def test_the_command(tmp_path, capsys):
     assert lines[0] == "place,map,host_mean,host_max,random_mean,random_max,majority,pairs,seeds"
     assert len(lines) == 5
     assert lines[1] in capsys.readouterr().out
+    for broken in ("{", "[1]", '{"map": "revnet 1x2"}'):
+        (folder / "iia.json").write_text(broken)
+        assert main([str(tmp_path)]) == 2
+        assert "not what a training of causal_abstraction writes" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("label", ["revnet 10xd", "revnet 3x7"])
+@pytest.mark.parametrize("label", ["revnet 10xd", "revnet 3x7", "revnet 3x7x7"])
 def test_labels_of_revnets(label):
     assert power(label)[0] == 2
+    deep = MapConfig("revnet", 3, 7, 2), MapConfig("revnet", 3, 7)
+    assert [config.label for config in deep] == ["revnet 3x7x7", "revnet 3x7"]
