@@ -1,7 +1,36 @@
 """IBP: classifiers trained on interval bounds, with a proof of their robustness, and how tight such bounds are.
 
 Paper: Mao, Müller, Fischer, Vechev, 2024, "Understanding Certified Training with Interval Bound Propagation", ICLR,
-arXiv 2306.10426.
+arXiv 2306.10426. SABR: Müller, Eckert, Fischer, Vechev 2023, arXiv 2210.04871. The initialisation and the regulariser
+of the start: Shi, Wang, Zhang, Yi, Hsieh 2021, arXiv 2103.17268.
+
+What it is for: training networks of which it is proven, sample by sample, that no change of a pixel by up to eps
+changes the class; and measuring why the loosest bounds train the best of them. Inputs are in [0, 1], eps too, and boxes
+are cut to [0, 1]; the network normalises its inputs itself.
+
+    c ← W c + b, r ← |W| r;  ReLU of both bounds;  batch norm r ← |γ|/σ · r
+    z_j = upper bound of logit_j − logit_y, with rows w_j − w_y in the last layer;  certified ⇔ all z_j < 0
+    loss: cross-entropy of z, eps growing smoothly from 0; SABR on boxes of λ eps around an attack; PGD on the attack
+    τ(x) = |C W_L D … W_1| r₀ / (|C W_L| D … |W_1| r₀): the tightness, D = 1[pre-activation ≥ 0]
+
+:class:`IBPClassifier` trains by four strategies; the techniques ``ibp_init``, ``fast_regularizer`` and
+``propagation_tightness`` act on any classifier whose network :class:`framework.functional.interval.IntervalNetwork` can
+follow; :func:`verdicts` counts certified, attacked, unknown and failed samples apart.
+
+Expected numbers (``reproduce ibp``; scikit-learn's digits, 64-256-64-10, eps 0.1, 60 epochs, test set of 359; seed 0):
+accuracy, certified accuracy and tightness of IBP 0.97, 0.76, 0.85; without ``ibp_init`` and ``fast_regularizer``, which
+this shallow network does not need, 0.98, 0.81, 0.85.
+
+Cost: a step takes about three plain ones; the quick config 14 s of one core. Tightness takes two backward passes for
+each class but one.
+
+Composes with other techniques as any classifier does; bounds follow LoRA adapters and replaced layers, but not the
+layers of MixtureGrowth before they are folded.
+
+Limits: l∞ boxes; linear and convolutional layers, batch norm, ReLU, pooling, sums: everything else is refused by name.
+Bounds are those of exact arithmetic. A network of five or more hidden layers without batch norm can collapse to a
+constant, of tightness 1: look at the accuracy. Not built: export for complete verifiers, CROWN, the networks' L1
+penalty of the best SABR runs. The paper's MNIST and CIFAR-10 trainings were not run here.
 """
 
 from modules.robustness.ibp.certify import VERDICTS, verdicts
