@@ -95,7 +95,11 @@ class Interchange:
             raise UserError(f"units: {len(units)} are named; {features} different ones from 0 on are needed (features)")
 
     def select(self, output: Tensor) -> Tensor:
-        """Returns the activity (B, d) at the place, from a layer's output (B, …)."""
+        """Returns the activity (B, d) at the place, from a layer's output (B, …).
+
+        Raises:
+            UserError: the place or a unit is not there.
+        """
         h = self._place(output)
         if self.units is None:
             return h
