@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import traceback
 from dataclasses import dataclass
@@ -104,12 +105,14 @@ def reproduce(name: str, folder: Path) -> ClaimsReport:
 
     Args:
         name: The method, as in :func:`find_claims`.
-        folder: Folder of figures, runs and ``claims.json``.
+        folder: Folder of figures, ``runs`` and ``claims.json``; what an earlier reproduction left there is replaced,
+            and its runs are deleted.
 
     Returns:
         The report. An exception is printed and saved in it, so that later methods still run.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / "runs", ignore_errors=True)  # the claims name some of their runs, which would be taken
     run = Reproduction(folder)
     start = last = time.perf_counter()
     claims: list[Claim] = []

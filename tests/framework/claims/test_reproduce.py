@@ -94,6 +94,16 @@ def test_runs_side_by_side_give_the_numbers_of_runs_in_turn(monkeypatch):
     assert steps == [2, 2]
 
 
+def test_runs_of_an_earlier_reproduction_make_way(toy, tmp_path):
+    toy.yields = [Claim("c", "p", 1.0, at_most(2))]
+    taken, other = tmp_path / "toy" / "runs" / "digits" / "seed-0", tmp_path / "toy" / "notes.txt"
+    taken.mkdir(parents=True)
+    other.write_text("mine")
+    assert main(["reproduce", "toy", "--folder", str(tmp_path)]) == 0
+    assert not taken.exists()
+    assert other.read_text() == "mine"
+
+
 def test_one_failing_claim_is_enough(toy, capsys):
     toy.yields = [Claim("one", "1", 1.0, at_most(1)), Claim("two", "2", math.nan, at_most(1))]
     assert main(["reproduce", "--all", "--json=out.json"]) == 1
