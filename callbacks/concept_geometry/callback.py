@@ -99,8 +99,11 @@ class ConceptGeometry(Observer):
             raise UserError(f"{self.name}: {type(model).__name__} has no forward, so it gives no embeddings")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Embeds a few examples, and splits the labels unless the first look does, so that what cannot work is known
-        before training."""
+        """Embeds a few examples, and splits the labels unless the first look does: what cannot work is known early.
+
+        Raises:
+            UserError: the encoder cannot be found or its output read, or the labels cannot be split.
+        """
         if trainer.global_step == 0:
             self.rows.clear()  # of an earlier training
         self._final = -1

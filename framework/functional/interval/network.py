@@ -157,7 +157,14 @@ class Rules(Generic[V]):
 
 
 def norm_scale(layer: nn.Module, mean: Tensor, variance: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns weight and bias of a batch norm with these statistics, shaped for inputs like ``like``."""
+    """Returns weight and bias of a batch norm with these statistics, shaped for its inputs.
+
+    Args:
+        layer: The batch norm.
+        mean: (channels,).
+        variance: (channels,).
+        like: A tensor of the shape of its inputs.
+    """
     weight = torch.rsqrt(variance + float(layer.eps))  # type: ignore[arg-type]
     if layer.weight is not None:
         weight = weight * layer.weight  # type: ignore[operator]
@@ -503,6 +510,9 @@ class IntervalNetwork:
             clean: The inputs themselves, from which batch norms in training mode estimate their statistics; by default
                 the centre.
             update_statistics: Whether these update their running statistics.
+
+        Raises:
+            UserError: there are labels, and the last layer takes no features (B, d).
         """
         estimating = any(estimates(layer) for layer in self._modules)
         start = Flow(box, (box.centre if clean is None else clean) if estimating else None)
@@ -566,14 +576,25 @@ def size_of(weight: Tensor | float) -> Tensor | float:
 
 
 def separate_margins(output: Box, labels: Tensor) -> Tensor:
-    """Returns upper bounds of logit_j − logit_label (B, C) from the bounds of the logits (B, C); 0 for the label."""
+    """Returns upper bounds of logit_j − logit_label (B, C) from the bounds of the logits; 0 for the label.
+
+    Args:
+        output: Of the logits (B, C).
+        labels: Classes (B,).
+    """
     own = F.one_hot(labels, output.centre.shape[1]).bool()
     lower = output.lower.gather(1, labels[:, None])
     return (output.upper - lower).masked_fill(own, 0.0)
 
 
 def merged_margins(box: Box, head: Affine, labels: Tensor) -> Tensor:
-    """Returns upper bounds of logit_j − logit_label (B, C) of a linear head: of rows w_j − w_label; 0 for the label."""
+    """Returns upper bounds of logit_j − logit_label (B, C) of a linear head: of rows w_j − w_label; 0 for the label.
+
+    Args:
+        box: Of the features (B, d).
+        head: With a weight (C, d).
+        labels: Classes (B,).
+    """
     differences = head.weight[None] - head.weight[labels][:, None]  # (B, C, d)
     margins = torch.bmm(differences, box.centre[:, :, None]) + torch.bmm(differences.abs(), box.radius[:, :, None])
     if head.bias is None:

@@ -39,7 +39,7 @@ EMBEDDING = ((10, 0.396, 0.356, 5.33, 9.29), (40, 0.214, 0.191, 12.63, 19.70), (
 
 
 @dataclass
-class Arm:
+class TrainedClassifier:
     """A trained classifier on the test set.
 
     Attributes:
@@ -55,7 +55,7 @@ class Arm:
     tightness: float
 
 
-def arm(experiment: Experiment, seconds: float) -> Arm:
+def arm(experiment: Experiment, seconds: float) -> TrainedClassifier:
     """Measures a run at the eps of its test."""
     model: Any = experiment.model
     data: Any = experiment.datamodule
@@ -65,7 +65,7 @@ def arm(experiment: Experiment, seconds: float) -> Arm:
         natural = float((model.eval()(x).argmax(1) == y).float().mean())
     shares = {name: float((found == number).float().mean()) for number, name in enumerate(VERDICTS)}
     tight = tightness(model.network, x[:200], model.test_eps, y[:200]).mean
-    return Arm(natural, shares["certified"] + shares["unknown"], shares["certified"], tight)
+    return TrainedClassifier(natural, shares["certified"] + shares["unknown"], shares["certified"], tight)
 
 
 def claims(run: Reproduction) -> Iterator[Claim]:
@@ -200,6 +200,6 @@ def _less(one: Sequence[float], other: Sequence[float]) -> list[float]:
     return [a - b for a, b in zip(one, other, strict=True)]
 
 
-def _means(arms: Sequence[Arm]) -> tuple[float, float, float]:
+def _means(arms: Sequence[TrainedClassifier]) -> tuple[float, float, float]:
     natural, proven, tight = (fmean(getattr(a, name) for a in arms) for name in ("natural", "certified", "tightness"))
     return natural, proven, tight

@@ -31,6 +31,9 @@ class Normalise(nn.Module):
     Args:
         mean: Of each channel, or one for all.
         std: Of each channel, or one for all, above 0.
+
+    Raises:
+        UserError: a deviation is not above 0.
     """
 
     mean: Tensor

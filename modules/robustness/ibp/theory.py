@@ -80,7 +80,13 @@ class Autoencoder:
 
 
 def orthonormal(inputs: int, rank: int, generator: torch.Generator) -> Tensor:
-    """Returns a random (inputs, rank) matrix with orthonormal columns."""
+    """Returns a random matrix with orthonormal columns, (inputs, rank), float64.
+
+    Args:
+        inputs: Its rows.
+        rank: Its columns, at most as many.
+        generator: Draws a Gaussian matrix, whose polar factor it is.
+    """
     left, _, right = torch.linalg.svd(
         torch.randn(inputs, rank, generator=generator, dtype=torch.float64), full_matrices=False
     )

@@ -97,5 +97,6 @@ def test_all_shared_mathematics_names_its_paper_or_serves_no_single_one():
     assert without == {
         "evaluating.py",  # a model in eval mode
         "matching.py",  # which tensors of a file are which of a module
+        "pixels.py",  # units of images
         "precision.py",  # a part that is computed without autocast
     }
