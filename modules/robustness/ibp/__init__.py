@@ -17,9 +17,12 @@ are cut to [0, 1]; the network normalises its inputs itself.
 ``propagation_tightness`` act on any classifier whose network :class:`framework.functional.interval.IntervalNetwork` can
 follow; :func:`verdicts` counts certified, attacked, unknown and failed samples apart.
 
-Expected numbers (``reproduce ibp``; scikit-learn's digits, 64-256-64-10, eps 0.1, 60 epochs, test set of 359; seed 0):
-accuracy, certified accuracy and tightness of IBP 0.97, 0.76, 0.85; without ``ibp_init`` and ``fast_regularizer``, which
-this shallow network does not need, 0.98, 0.81, 0.85.
+Expected numbers (``reproduce ibp``, 36 of 36 hold; scikit-learn's digits, 64-256-64-10, eps 0.1, 60 epochs, three
+seeds): accuracy of standard training, PGD, SABR, IBP 0.97, 0.99, 0.98, 0.97 (0.96 to 0.975); certified 0, 0, 0.70, 0.79
+(0.76 to 0.80); tightness 0.14, 0.09, 0.66, 0.85. IBP over eps 0.01, 0.03, 0.1, 0.2: tightness 0.37 to 0.95, PGD at most
+0.135. Widths 16, 64, 256: certified accuracy rises from 0.60 to 0.84, tightness falls from 0.92 to 0.84. Without
+``ibp_init`` and ``fast_regularizer``, which this shallow network does not need, IBP has 0.98 and 0.81 (seed 0). At the
+start the tightness is the authors' within 3 % (cnn_2 0.135, cnn_3 0.0248), and their linear autoencoders' within 4 %.
 
 Cost: a step takes about three plain ones; the quick config 14 s of one core. Tightness takes two backward passes for
 each class but one.
