@@ -71,8 +71,8 @@ def test_the_few_cells_cover_every_pair() -> None:
     together = {frozenset(two) for two in itertools.combinations(ways, 2) if two[0][0] != two[1][0]}
     impossible = {frozenset((("ranks", 2), ("hook", hook))) for hook in ("on_validation_start", "save")}
     assert together - met == impossible
-    # each observer has a cell of its own, and one of attacks meets every other technique outside of two architectures
-    assert len(cells) < 80, "fewer than 80 do: find out what makes it so many"
+    # each technique has a cell of its own, and what needs interval bounds meets every other on three architectures
+    assert len(cells) < 90, "fewer than 90 do: find out what makes it so many"
 
 
 def test_the_table_in_the_docs_is_what_the_matrix_checks() -> None:
