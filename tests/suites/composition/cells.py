@@ -651,7 +651,9 @@ def _check_grokfast(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Pa
 
 def _check_centroid_alignment(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
     rows = _logged(root, "centroid_alignment/alignment")
-    assert len(rows) > 3, "not all of the grid was looked at"
+    steps = len(_logged(root, "train/loss_step"))  # as few as five where ranks and accumulated batches share an epoch
+    due = sum(point <= steps for point in (1, 2, 4, 8))
+    assert len(rows) >= due, "not all of the grid was looked at"
     assert all(-1 <= row["centroid_alignment/alignment"] <= 1 for row in rows)
     assert all(0.25 <= row["centroid_alignment/pc1"] <= 1 + 1e-9 for row in rows)
     assert len({row["centroid_alignment/norm"] for row in rows}) > 1, "the centroids did not move"
