@@ -8,8 +8,10 @@ from torch import nn
 
 from callbacks.fast_regularizer import FastRegularizer, fast_regularizer
 from datamodules.vision.small_images import SmallImages
+from framework.editing import Captured
 from framework.errors import UserError
 from framework.functional.interval import Box, IntervalNetwork, pixel_box
+from framework.protocols.bounds import BoundedStep
 from modules.robustness.ibp import IBPClassifier
 
 
@@ -90,6 +92,17 @@ def test_the_first_term_by_hand(tmp_path):
 
     trainer_of(tmp_path, First(), max_epochs=1, limit_val_batches=0, limit_train_batches=1).fit(model, datamodule=data)
     assert seen["found"] == pytest.approx(seen["expected"])
+
+
+def test_it_fades_as_eps_grows():
+    torch.manual_seed(0)
+    model = IBPClassifier("mlp", image_size=8, width=12, hidden=[6], eps=0.2)
+    x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
+    for eps, share in ((0.05, 0.75), (0.15, 0.25), (0.2, 0.0)):
+        bounds = model.network.propagate(pixel_box(x, eps), y)
+        model.bounded_step = BoundedStep(bounds, eps, 0.2, eps < 0.2)
+        found = FastRegularizer().penalty(model, (x, y), None, Captured())
+        assert float(found) == pytest.approx(share * float(fast_regularizer(bounds.relus, bounds.inputs)))
 
 
 class Rectified(Net):
