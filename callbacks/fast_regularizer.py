@@ -38,7 +38,7 @@ from framework.functional.pixels import per_channel
 from framework.observing.networks import bounded_network, pixel_units
 from framework.observing.probe import pair_of
 from framework.protocols.bounds import HasBoundedStep
-from framework.settings import above, at_least, not_empty
+from framework.settings import above, at_least, between, not_empty
 
 SMALLEST = 1e-6  # eps below which bounds are computed with this
 
@@ -111,13 +111,12 @@ class FastRegularizer(Penalty):
         std: list[float] | None = None,
     ) -> None:
         super().__init__(weight, net)
-        above(0, tolerance=tolerance, eps=eps)
+        above(0, tolerance=tolerance)
+        between(0, 1, "(]", eps=eps)
         if ramp_epochs is not None:
             at_least(0, ramp_epochs=list(ramp_epochs))
             if ramp_epochs[1] <= ramp_epochs[0]:
                 raise UserError(f"ramp_epochs: {list(ramp_epochs)} ends before it starts")
-        if eps is not None and eps > 1:
-            raise UserError(f"eps: {eps:g} is not accepted; it counts in units where pixels are from 0 to 1")
         not_empty(mean=mean, std=std)
         above(0, std=std)
         self.tolerance, self.eps, self.ramp_epochs = tolerance, eps, ramp_epochs

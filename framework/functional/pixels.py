@@ -10,6 +10,21 @@ from torch import Tensor, nn
 from framework.errors import UserError
 
 
+def check_channels(values: Sequence[float], channels: int, name: str) -> None:
+    """Checks that there is one value, or one for each channel.
+
+    Args:
+        values: The values.
+        channels: Channels of the images.
+        name: Of the setting, for messages.
+
+    Raises:
+        UserError: there are other numbers of values.
+    """
+    if len(values) not in (1, channels):
+        raise UserError(f"{name}: {len(values)} values are not accepted; 1, or {channels} for the channels")
+
+
 def per_channel(values: Sequence[float], x: Tensor, name: str) -> Tensor:
     """Returns one value for each channel in a shape that broadcasts with the inputs.
 
@@ -21,9 +36,7 @@ def per_channel(values: Sequence[float], x: Tensor, name: str) -> Tensor:
     Raises:
         UserError: there are other numbers of values than channels.
     """
-    channels = x.shape[1] if x.ndim > 2 else 1
-    if len(values) not in (1, channels):
-        raise UserError(f"{name}: {len(values)} values are not accepted; 1, or {channels} for the channels")
+    check_channels(values, x.shape[1] if x.ndim > 2 else 1, name)
     return torch.tensor(values, dtype=x.dtype, device=x.device).view(-1, *[1] * max(x.ndim - 2, 0))
 
 

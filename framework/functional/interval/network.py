@@ -289,7 +289,7 @@ class IntervalNetwork:
         self._modules = tuple(net.modules())
         try:
             self.graph = _Tracer().trace(net)
-        except Exception as error:
+        except Exception as error:  # what forward itself raises when it gets a proxy
             why = str(error).strip().splitlines()
             raise UserError(
                 f"{type(net).__name__} has no interval bounds here: torch.fx cannot follow its forward "

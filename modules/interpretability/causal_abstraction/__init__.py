@@ -27,7 +27,8 @@ Expected (10,000 held-out interventions, seeds 0 to 2, hosts at 0.999; chance 0.
 identity 0.50, orthogonal 0.50 to 0.51, RevNet 10x16 0.99; in layer 1 orthogonal 0.84, 0.88 and 0.98, RevNet 0.99. The
 identity of the first argument, layer 1: 0.49 to 0.51 and 0.51 to 0.53. Untrained hosts, layer 1: orthogonal 0.50 to
 0.51. Of 1,280 fixed interventions on untrained hosts RevNet 10x64 learns 0.92 to 1.00 within 750 to 1,200 steps, an
-orthogonal map 0.48 to 0.49; held out both stay at 0.50: power alone fits any algorithm on the inputs seen.
+orthogonal map 0.48 to 0.49; held out both stay at 0.50: power alone fits any algorithm on the inputs seen. These are
+from single runs: ``reproduce causal_abstraction`` as a whole is still to be run.
 
 Cost: a step of 1,280 interventions takes 15 to 50 ms of one core for a RevNet 10x16; hidden states are computed once
 and kept (``cache_gib``), with which a step takes 0.3 of the time where the host outweighs the map, 0.8 to 0.9 for the

@@ -33,7 +33,7 @@ class HostConfig:
         checkpoint: A run folder or checkpoint of this framework; of the method's own host network ``best`` is used in a
             folder if there is one.
         path: Local folder of a causal language model of transformers; layers are named ``lm.…``.
-        random: Of ``path``: draw the weights anew instead of reading them.
+        random: Of ``path``: draw random weights instead of reading them.
         config: Instead of ``path``, a fresh language model's config: ``model_type`` and values of transformers.
         network: Your own network: the path of a subclass of ``torch.nn.Module``, ``package.module.Class``.
         args: Its arguments.

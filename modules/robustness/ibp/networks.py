@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from framework.errors import UserError
-from framework.settings import above, at_least
+from framework.functional.pixels import check_channels
+from framework.settings import above, at_least, one_of
 
 # (channels as multiples of the width, kernel, stride, padding), then the units of the hidden linear layers.
 _CONVOLUTIONS: dict[str, tuple[tuple[tuple[int, int, int, int], ...], tuple[int, ...]]] = {
@@ -81,14 +82,12 @@ def certified_network(
     Raises:
         UserError: the network is not known, a size is below 1, or there are other numbers of means than channels.
     """
-    if network not in NETWORKS:
-        raise UserError(f"network: {network!r} is not one of {', '.join(NETWORKS)}")
+    one_of(NETWORKS, network=network)
     width = WIDTHS.get(network, 16) if width is None else width
     at_least(1, channels=channels, image_size=image_size, width=width, hidden=list(hidden or [1]))
     at_least(2, num_classes=num_classes)
     for name, values in (("mean", mean), ("std", std)):
-        if len(values) not in (1, channels):
-            raise UserError(f"{name}: {len(values)} values are not accepted; 1, or {channels} for the channels")
+        check_channels(values, channels, name)
     layers: list[nn.Module] = [] if tuple(mean) == (0.0,) and tuple(std) == (1.0,) else [Normalise(mean, std)]
     size, inputs = image_size, channels
     convolutions, units = _CONVOLUTIONS.get(network, ((), (width, 64)))
