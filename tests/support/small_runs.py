@@ -77,6 +77,8 @@ def small_steps(name):
         few = ["--data.batch_size=4", "--data.train_samples=20", "--data.val_samples=8", "--data.test_samples=8"]
         own = ["--data.prompts=40"] if "_ioi" in name else [] if "_host" in name else ["--data.host_samples=50"]
         return [*few, *own]
+    if name == "finetuning/tleg_descendant":
+        return ["--data.batch_size=4", "--model.auxiliary.epochs=1", "--model.teacher.epochs=1"]
     inner = ["--model.inner_steps=2"] if name.startswith((*WHOLE, PROMPTS)) and "similarity" not in name else []
     if name.startswith(WHOLE):
         return inner

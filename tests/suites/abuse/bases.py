@@ -35,6 +35,8 @@ UNDER = {
     "liger": "sequence/transformer_liger",
     "recovery_report": "sequence/transformer_liger",
     "learngene": "finetuning/tleg_descendant",
+    "dependency_sparsity": "interpretability/diverse_dictionary",
+    "identifiability": "interpretability/diverse_dictionary",
     "mixture_growth": "initialization/mixture_growth",
     "prompt_shift": "in_context/icl_linear_models",
     "rebalance_factors": "dynamics/matrix_sensing",
