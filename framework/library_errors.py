@@ -33,6 +33,7 @@ _WORKER_HINT = (
     "A loader's process has died, so the run ends; the usual reason is too little memory or /dev/shm: each of the "
     "data.num_workers processes uses a share of both"
 )
+_RARE_VALIDATION = re.compile(r"`val_check_interval` \((\d+)\) must be less than .* training batches \((\d+)\)")
 _DYING_SECONDS = 5.0  # time during which a worker whose connection broke may still appear alive
 _TRIED = re.compile(r"allocate (\d+) bytes|allocate ([\d.]+ \w+)")
 
@@ -88,6 +89,9 @@ def explained(error: BaseException, config: Mapping[str, Any]) -> str | None:
     if isinstance(error, ValueError) and text.startswith("Expected more than 1 value per channel when training"):
         accepted = "accepted: a batch_size that leaves no batch of one sample, or drop_last: true"
         return _located(f"batch_size: a batch normalisation got one value per channel; {accepted}", config)
+    if isinstance(error, ValueError) and (rare := _RARE_VALIDATION.search(text)):
+        accepted = f"accepted: at most {rare[2]}, a share such as 1.0, or any with trainer.check_val_every_n_epoch: null"
+        return f"trainer.val_check_interval: {rare[1]}, but an epoch has {rare[2]} batches; {accepted}"
     if isinstance(error, ValueError) and text.endswith("but got num_samples=0"):
         return "data: the data set is empty, 0 samples"
     if isinstance(error, RuntimeError) and text == "Could not determine home directory.":

@@ -8,9 +8,11 @@ import re
 import time
 from pathlib import Path
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, Dataset
 
@@ -55,6 +57,14 @@ def test_batches_that_cannot_be_trained_on():
     said = told(lambda: torch.nn.BatchNorm1d(3)(torch.zeros(1, 3)))
     assert said.startswith("data.batch_size: a batch normalisation got one value per channel; accepted: ")
     assert told(lambda: DataLoader([], shuffle=True)) == "data: the data set is empty, 0 samples"
+
+
+def test_a_validation_interval_above_the_batches_of_an_epoch(tmp_path):
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(default_root_dir=tmp_path, max_epochs=1, val_check_interval=5, **options)
+    model, loader = BoringModel(), DataLoader(RandomDataset(32, 2))
+    said = told(lambda: trainer.fit(model, loader, loader))
+    assert said.startswith("trainer.val_check_interval: 5, but an epoch has 2 batches; accepted: at most 2, ")
 
 
 def test_what_the_function_held_is_let_go_before_the_message_is_made():

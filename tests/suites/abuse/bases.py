@@ -36,6 +36,8 @@ UNDER = {
     "recovery_report": "sequence/transformer_liger",
     "learngene": "finetuning/tleg_descendant",
     "dependency_sparsity": "interpretability/diverse_dictionary",
+    "fast_regularizer": "robustness/ibp",
+    "propagation_tightness": "robustness/ibp",
     "identifiability": "interpretability/diverse_dictionary",
     "mixture_growth": "initialization/mixture_growth",
     "prompt_shift": "in_context/icl_linear_models",
