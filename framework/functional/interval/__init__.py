@@ -8,6 +8,7 @@ from framework.functional.interval.boxes import Box, certified, pixel_box
 from framework.functional.interval.growth import smooth_eps
 from framework.functional.interval.network import Bounds, IntervalNetwork
 from framework.functional.interval.tightness import Tightness, relu_states, tightness
+from framework.functional.interval.verifier import export_onnx, vnnlib_property, write_verifier_files
 
 __all__ = [
     "Bounds",
@@ -15,8 +16,11 @@ __all__ = [
     "IntervalNetwork",
     "Tightness",
     "certified",
+    "export_onnx",
     "pixel_box",
     "relu_states",
     "smooth_eps",
     "tightness",
+    "vnnlib_property",
+    "write_verifier_files",
 ]

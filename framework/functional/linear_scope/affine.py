@@ -6,9 +6,11 @@ normalisation's factor), which keeps the value that it has for the image.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from framework.functional.linear_scope.calls import Call, Refusal, Rule, Step, frozen
 
@@ -56,6 +58,26 @@ def product_of(first: int, second: int, *added: int) -> Rule:
         return replay(call, tuple(sorted([*chosen, *factors])))
 
     return rule
+
+
+_PRODUCT = product_of(0, 1, 2)
+
+
+def convolution(call: Call) -> Step | Refusal:
+    """Linear in the input and in the weight; a batch norm that follows can be merged with the weight."""
+    step = _PRODUCT(call)
+    given = call.named()
+    if isinstance(step, Refusal) or step.inputs != (0,) or given["transposed"]:
+        return step
+
+    def scaled(factor: Tensor, shift: Tensor) -> Step:
+        weight, bias = given["weight"], given["bias"]
+        weight = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+        bias = shift if bias is None else bias * factor + shift
+        args = (call.args[0], weight, bias, *call.args[3:])
+        return replay(replace(call, args=args), (0,))
+
+    return replace(step, scaled=scaled)
 
 
 def quotient(call: Call) -> Step | Refusal:
@@ -125,7 +147,7 @@ AFFINE |= {
     "aten.scatter_add": affine_in(0, 3),
     "aten.index_add": affine_in(0, 3),
     "aten.embedding": affine_in(0),
-    "aten.convolution": product_of(0, 1, 2),
+    "aten.convolution": convolution,
     "aten.linear": product_of(0, 1, 2),
     "aten.addmm": product_of(1, 2, 0),
     "aten.baddbmm": product_of(1, 2, 0),

@@ -65,10 +65,16 @@ class Step:
     Attributes:
         inputs: Positions of the arguments whose probe values :attr:`run` gets; all others are those of x.
         run: Maps them to the operation's probe value.
+        scaling: Factor and shift of each channel, if :attr:`run` does no more than apply them to its only input, and
+            its first value is the result.
+        scaled: Returns the step whose value has such a factor and shift applied, at no cost for a probe, if there is
+            one.
     """
 
     inputs: tuple[int, ...]
     run: Callable[..., Any]
+    scaling: tuple[Tensor, Tensor] | None = None
+    scaled: Callable[[Tensor, Tensor], Step] | None = None
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ class Program:
             through = ", ".join(dict.fromkeys(held)) or "nothing of it"
             raise UserError(f"{NAME}: the output has no linear path to the input, which is read by: {through}")
         self._start, self._end = start, end
+        _merge_scalings(steps, needed)
         self._steps = [
             _prepared(node, steps[node], values, varying)
             for node in graph.graph.nodes
@@ -155,6 +156,18 @@ def _needed(
         for position in step.inputs:
             left.extend(n for n in _nodes(node.args[position]) if n in varying)
     return needed
+
+
+def _merge_scalings(steps: dict[Node, Step | Refusal], needed: set[Node]) -> None:
+    """Moves a factor and shift of each channel into the convolution before it, where nothing else reads that."""
+    for node in needed & steps.keys():
+        step, source = steps[node], node.args[0]
+        if not (isinstance(step, Step) and step.scaling and isinstance(source, Node) and len(source.users) == 1):
+            continue
+        before = steps.get(source)
+        if isinstance(before, Step) and before.scaled is not None:
+            steps[source] = before.scaled(*step.scaling)
+            steps[node] = Step((0,), lambda g: (g, None, None))
 
 
 def _prepared(

@@ -155,12 +155,13 @@ def batch_norm(call: Call) -> Step | Refusal:
     training = given.get("training", given.get("train", False))
     scale = _scaled(given, shape)
     if not training:
-        factor = (given["running_var"] + eps).rsqrt().reshape(shape)
+        factor = (given["running_var"] + eps).rsqrt()
         weight, bias = given.get("weight"), given.get("bias")
-        factor = factor if weight is None else factor * weight.reshape(shape)
-        shift = -given["running_mean"].reshape(shape) * factor
-        shift = shift if bias is None else shift + bias.reshape(shape)
-        return Step((0,), lambda g: (g * factor + shift, None, None))
+        factor = factor if weight is None else factor * weight
+        shift = -given["running_mean"] * factor
+        shift = shift if bias is None else shift + bias
+        wide, moved = factor.reshape(shape), shift.reshape(shape)
+        return Step((0,), lambda g: (g * wide + moved, None, None), scaling=(factor, shift))
     if len(h) > 1:
         return Refusal(f"takes its statistics from all {len(h)} images together; interpret one image at a time")
     inverse, centred = _normalised(h, [0, *range(2, h.ndim)], eps, call.options.norm_mode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,7 +14,14 @@ from torchmetrics import MeanMetric
 from framework import OptimizerConfig, ScheduleConfig
 from framework.errors import UserError
 from framework.functional.attacks import pgd
-from framework.functional.interval import Box, IntervalNetwork, certified, pixel_box, smooth_eps
+from framework.functional.interval import (
+    Box,
+    IntervalNetwork,
+    certified,
+    pixel_box,
+    smooth_eps,
+    write_verifier_files,
+)
 from framework.protocols.bounds import BoundedStep
 from framework.settings import at_least, between, one_of
 from modules.classifier import Classifier
@@ -52,12 +60,14 @@ class IBPClassifier(Classifier):
         sabr_fraction: λ, the share of the half-width of SABR's boxes.
         attack_steps: Gradient steps of attacks in training; of ``pgd`` and ``sabr``.
         test_attack_steps: Of attacks in the test.
+        verifier_samples: Number of test samples that the test writes for complete verifiers, to ``verifier`` in the run
+            folder (see :func:`framework.functional.interval.write_verifier_files`); 0 for none.
         optimizer: The optimiser; by default Adam, rate 5e-4, no weight decay.
         schedule: The learning-rate schedule.
 
     Raises:
         UserError: a setting is not accepted (in the constructor); the datamodule's classes, size or channels differ,
-            or it normalises its images (in ``setup``).
+            or it normalises its images (in ``setup``); files for verifiers cannot be written (at the end of the test).
     """
 
     net: nn.Sequential
@@ -81,6 +91,7 @@ class IBPClassifier(Classifier):
         sabr_fraction: float = 0.4,
         attack_steps: int = 10,
         test_attack_steps: int = 40,
+        verifier_samples: int = 0,
         optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
     ) -> None:
@@ -88,6 +99,7 @@ class IBPClassifier(Classifier):
         one_of(get_args(Strategy), strategy=strategy)
         between(0, 1, eps=eps, test_eps=test_eps, certified_weight=certified_weight, sabr_fraction=sabr_fraction)
         at_least(1, attack_steps=attack_steps, test_attack_steps=test_attack_steps)
+        at_least(0, verifier_samples=verifier_samples)
         if ramp_epochs is not None:
             at_least(0, ramp_epochs=list(ramp_epochs))
             if ramp_epochs[1] < ramp_epochs[0]:
@@ -97,6 +109,8 @@ class IBPClassifier(Classifier):
         self.test_eps = eps if test_eps is None else test_eps
         self.certified_weight, self.sabr_fraction = certified_weight, sabr_fraction
         self.attack_steps, self.test_attack_steps = attack_steps, test_attack_steps
+        self.verifier_samples = verifier_samples
+        self._kept: list[tuple[Tensor, Tensor]] = []
         self.net = certified_network(network, channels, image_size, num_classes, width, hidden, batch_norm, mean, std)
         self.bounded_step: BoundedStep | None = None
         self._network: IntervalNetwork | None = None
@@ -191,12 +205,22 @@ class IBPClassifier(Classifier):
             proven = certified(self._margins(x, y), y)
             self._share("val_certified", proven)
             return
+        left = self.verifier_samples - sum(len(labels) for _, labels in self._kept)
+        if left > 0 and self.trainer.is_global_zero:
+            self._kept.append((x[:left].cpu(), y[:left].cpu()))
         found = verdicts(self.network, x, y, self.test_eps, self.test_attack_steps)
         self._share("test_certified", found == VERDICTS.index("certified"))
         self._share("test_adversarial", (found == VERDICTS.index("certified")) | (found == VERDICTS.index("unknown")))
         for number, name in enumerate(VERDICTS):
             count = (found == number).sum().float()
             self.log(f"test/{name}_count", count, on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
+
+    def on_test_epoch_end(self) -> None:
+        """Writes the first samples for complete verifiers, if that was asked for."""
+        if self._kept:
+            x, y = (torch.cat(parts).to(self.device) for parts in zip(*self._kept, strict=True))
+            self._kept = []
+            write_verifier_files(Path(self.trainer.default_root_dir) / "verifier", self.net, x, y, self.test_eps)
 
     def _margins(self, x: Tensor, y: Tensor) -> Tensor:
         margins = self.network.propagate(pixel_box(x, self.test_eps), y).margins

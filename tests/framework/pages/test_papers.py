@@ -9,9 +9,6 @@ from framework import catalogue
 from framework.errors import UserError
 from framework.pages import papers
 
-# Methods whose results are not on the page yet: `make results METHOD=...` puts them there, and then they go from here.
-AWAITED = {"causal_abstraction"}
-
 
 def parts(name: str) -> dict[str, list[str]]:
     return {part.label: [text for text, _ in part.items] for part in papers.parts_of(papers.find_paper(name))}
@@ -23,8 +20,7 @@ def test_every_method_of_a_paper_has_a_section_with_all_it_needs():
     assert len(methods) > 20
     for entry in methods:
         found = parts(entry.name)
-        assert {"module", "data", "configs", "claims", "tests"} <= set(found), entry.name
-        assert ("results" in found) == (entry.name not in AWAITED), entry.name
+        assert {"module", "data", "configs", "claims", "results", "tests"} <= set(found), entry.name
         assert entry in known[entry.name].own
         assert entry.class_path in found["module"]
 

@@ -12,6 +12,7 @@ from datamodules.vision.small_images import SmallImages
 from framework.errors import UserError
 from framework.functional.interval import IntervalNetwork, pixel_box, smooth_eps
 from framework.functional.interval.network import separate_margins
+from modules.robustness.ibp import module as ibp_module
 from modules.robustness.ibp import VERDICTS, IBPClassifier, certified_network, verdicts
 
 TINY = {"network": "mlp", "width": 12, "hidden": [6], "image_size": 8}
@@ -122,6 +123,21 @@ def test_the_test_reports_four_counts_and_three_shares(tmp_path):
     left = found["test/certified_count"] + found["test/unknown_count"]
     assert found["test/adversarial"] == pytest.approx(left / total)
     assert found["test/certified"] <= found["test/adversarial"] <= found["test/accuracy"]
+
+
+def test_the_test_writes_its_first_samples_for_verifiers(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(ibp_module, "write_verifier_files", lambda *args: written.append(args))
+    model = model_of(eps=0.05, test_attack_steps=1, verifier_samples=300)
+    data = SmallImages("digits", num_classes=10, normalize=False, batch_size=256, eval_batch_size=256)
+    trainer, _ = fit(tmp_path, model, data=data, epochs=1)
+    assert not written
+    trainer.test(model, datamodule=data, verbose=False)
+    ((folder, net, x, y, eps),) = written
+    assert (folder, net, eps) == (tmp_path / "verifier", model.net, 0.05)
+    first = [data.test_set[number] for number in range(300)]
+    assert torch.equal(x, torch.stack([image for image, _ in first]))
+    assert y.tolist() == [int(label) for _, label in first]
 
 
 def test_verdicts_agree_with_corners():
