@@ -1,6 +1,7 @@
 """The interpreter against the network itself, ``torch.func.jacrev``, SciPy and dense linear algebra."""
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
@@ -280,6 +281,44 @@ class Functional(nn.Module):
         return self.c(
             h.amax((2, 3)) + h.mean((2, 3)) + h.flatten(2).max(2).values + torch.where(h > 0.1, h, -h).sum((2, 3))
         )
+
+
+class Counted(TorchDispatchMode):
+    """How often each operation is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls[func._schema.name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class ReadTwice(nn.Module):
+    """A convolution with a bias and groups, whose values before the batch norm may be read too."""
+
+    def __init__(self, twice: bool, transposed: bool = False):
+        super().__init__()
+        kind = nn.ConvTranspose2d if transposed else nn.Conv2d
+        self.conv, self.norm, self.twice = kind(2, 6, 3, groups=2), nn.BatchNorm2d(6), twice
+
+    def forward(self, x):
+        h = self.conv(x)
+        return torch.relu(self.norm(h)) + (h if self.twice else 0)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_batch_norm_is_merged_with_a_convolution_that_nothing_else_reads(twice, transposed):
+    torch.manual_seed(0)
+    net, x = randomised(ReadTwice(twice, transposed)), images(channels=2)
+    with LinearInterpreter(net, x) as scope:
+        torch.testing.assert_close(scope.matrix().values[0], jacobian(net, x), rtol=1e-10, atol=1e-12)
+        assert scope.error.max() <= 1e-12
+        with Counted() as seen:
+            scope(x)
+    assert seen.calls["aten::mul"] == (2 if twice or transposed else 1)  # the slopes; and the norm where it stays
 
 
 def test_functions_methods_in_place_and_shared_modules():
