@@ -41,7 +41,8 @@ class Box(NamedTuple):
 
 def box_between(lower: Tensor, upper: Tensor) -> Box:
     """Returns the box of two bounds of the same shape, the lower one nowhere above the upper one."""
-    return Box((lower + upper) / 2, (upper - lower) / 2)
+    centre = torch.lerp(lower, upper, 0.5)
+    return Box(centre, upper - centre)
 
 
 def pixel_box(x: Tensor, eps: float) -> Box:

@@ -214,7 +214,7 @@ class BoxRules(Rules["Flow"]):
 
     def relu(self, value: Flow, name: str) -> Flow:
         """Of both bounds."""
-        box = box_between(value.box.lower.relu(), value.box.upper.relu())
+        box = box_between(value.box.lower.relu_(), value.box.upper.relu_())  # both are new tensors
         return Flow(box, None if value.clean is None else value.clean.relu())
 
     def same(self, value: Flow, function: Callable[[Tensor], Tensor], name: str) -> Flow:
