@@ -90,7 +90,9 @@ def explained(error: BaseException, config: Mapping[str, Any]) -> str | None:
         accepted = "accepted: a batch_size that leaves no batch of one sample, or drop_last: true"
         return _located(f"batch_size: a batch normalisation got one value per channel; {accepted}", config)
     if isinstance(error, ValueError) and (rare := _RARE_VALIDATION.search(text)):
-        accepted = f"accepted: at most {rare[2]}, a share such as 1.0, or any with trainer.check_val_every_n_epoch: null"
+        accepted = (
+            f"accepted: at most {rare[2]}, a share such as 1.0, or any with trainer.check_val_every_n_epoch: null"
+        )
         return f"trainer.val_check_interval: {rare[1]}, but an epoch has {rare[2]} batches; {accepted}"
     if isinstance(error, ValueError) and text.endswith("but got num_samples=0"):
         return "data: the data set is empty, 0 samples"

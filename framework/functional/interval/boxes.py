@@ -86,6 +86,13 @@ def certified(margins: Tensor, labels: Tensor) -> Tensor:
         margins: Upper bounds of logit_j − logit_label (B, C), as :meth:`IntervalNetwork.bounds` returns them. A bound
             that is not finite proves nothing.
         labels: Classes (B,).
+
+    Raises:
+        UserError: the bounds were computed in half precision, whose rounding is not small beside them.
     """
+    if torch.finfo(margins.dtype).bits < 32:
+        raise UserError(
+            f"bounds of type {margins.dtype} prove nothing, they are rounded too much; use float32 or float64"
+        )
     own = torch.nn.functional.one_hot(labels, margins.shape[1]).bool()
     return (margins.masked_fill(own, -1) < 0).all(1)

@@ -504,6 +504,8 @@ class IntervalNetwork:
     ) -> Bounds:
         """Propagates boxes with gradients, in the module's present mode; for trainings.
 
+        Autocast is left aside: bounds are computed in the weights' own precision.
+
         Args:
             box: Of the inputs (B, …).
             labels: Classes (B,): then only ``margins`` are computed of the last layer, which is merged with them.
@@ -514,6 +516,10 @@ class IntervalNetwork:
         Raises:
             UserError: there are labels, and the last layer takes no features (B, d).
         """
+        with torch.autocast(box.centre.device.type, enabled=False):
+            return self._propagate(box, labels, clean, update_statistics)
+
+    def _propagate(self, box: Box, labels: Tensor | None, clean: Tensor | None, update_statistics: bool) -> Bounds:
         estimating = any(estimates(layer) for layer in self._modules)
         start = Flow(box, (box.centre if clean is None else clean) if estimating else None)
         layers: dict[str, Box] = {}

@@ -15,7 +15,7 @@ import logging
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -127,11 +127,13 @@ def export_onnx(net: nn.Module, x: Tensor, file: Path) -> None:
             program = torch.onnx.export(net, (x,), input_names=["X"], output_names=["Y"], dynamo=True, verbose=False)
         except torch.onnx.errors.OnnxExporterError as error:
             reason = str(error.__cause__ or error).strip().splitlines()
-            raise UserError(f"{type(net).__name__} cannot be exported to ONNX: {reason[0] if reason else error}") from None
+            raise UserError(
+                f"{type(net).__name__} cannot be exported to ONNX: {reason[0] if reason else error}"
+            ) from None
     assert program is not None
     model = program.model_proto
-    got = onnx.reference.ReferenceEvaluator(model).run(None, {"X": x.detach().cpu().numpy()})[0]
-    difference = float((torch.from_numpy(got) - expected.cpu()).abs().max())
+    outputs: Any = onnx.reference.ReferenceEvaluator(model).run(None, {"X": x.detach().cpu().numpy()})
+    difference = float((torch.from_numpy(outputs[0]) - expected.cpu()).abs().max())
     if not difference <= TOLERANCE * max(float(expected.abs().max()), 1e-30):
         raise UserError(f"the exported network's outputs differ by {difference:.3g} from those of {type(net).__name__}")
     onnx.save(model, str(file))

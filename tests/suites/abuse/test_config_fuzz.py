@@ -127,7 +127,9 @@ def test_what_a_mistake_leaves_does_not_hinder_the_next_run(mutation: Mutation, 
 
 
 @pytest.mark.release
-@pytest.mark.parametrize("base", [base for base in bases() if not base.name.startswith(LONGER)], ids=lambda base: base.name)
+@pytest.mark.parametrize(
+    "base", [base for base in bases() if not base.name.startswith(LONGER)], ids=lambda base: base.name
+)
 def test_without_a_mistake_each_trains_a_step(base: Base, tmp_path: Path) -> None:
     """What the test above relies on, whichever mistakes it draws."""
     (tmp_path / "config.yaml").write_text(base.config(), encoding="utf-8")

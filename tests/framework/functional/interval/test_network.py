@@ -187,6 +187,23 @@ def test_certified() -> None:
     assert certified(torch.tensor([[0.0, 0.0]]), torch.tensor([0])).tolist() == [False]
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_proves_nothing(kind: torch.dtype) -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), torch.rand(5, 4)
+    labels = net(x).argmax(1)
+    expected = IntervalNetwork(net).propagate(pixel_box(x, 0.01), labels).margins
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = IntervalNetwork(net).propagate(pixel_box(x, 0.01), labels).margins
+    assert expected is not None
+    assert found is not None
+    assert torch.equal(found, expected)  # autocast is left aside
+    margins = IntervalNetwork(net.to(kind)).propagate(pixel_box(x.to(kind), 0.01), labels).margins
+    assert margins is not None
+    with pytest.raises(UserError, match=f"{kind} prove nothing"):
+        certified(margins, labels)
+
+
 def test_batch_norm_in_training_uses_the_statistics_of_the_inputs_and_updates_once() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)).train()

@@ -12,8 +12,8 @@ from datamodules.vision.small_images import SmallImages
 from framework.errors import UserError
 from framework.functional.interval import IntervalNetwork, pixel_box, smooth_eps
 from framework.functional.interval.network import separate_margins
-from modules.robustness.ibp import module as ibp_module
 from modules.robustness.ibp import VERDICTS, IBPClassifier, certified_network, verdicts
+from modules.robustness.ibp import module as ibp_module
 
 TINY = {"network": "mlp", "width": 12, "hidden": [6], "image_size": 8}
 
