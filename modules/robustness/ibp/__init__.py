@@ -33,7 +33,8 @@ layers of MixtureGrowth before they are folded.
 Limits: l∞ boxes; linear and convolutional layers, batch norm, ReLU, pooling, sums: everything else is refused by name.
 Bounds are those of exact arithmetic. A network of five or more hidden layers without batch norm can collapse to a
 constant, of tightness 1: look at the accuracy. What stays unknown a complete verifier can decide: ``verifier_samples``
-writes the network as ONNX and a VNN-LIB file a sample. Not built: CROWN, the L1 penalty of the best SABR runs. The paper's MNIST and CIFAR-10 trainings were not run here.
+writes the network as ONNX and a VNN-LIB file a sample. Not built: CROWN, the L1 penalty of the best SABR runs. The
+paper's MNIST and CIFAR-10 trainings were not run here.
 """
 
 from modules.robustness.ibp.certify import VERDICTS, verdicts
