@@ -14,6 +14,8 @@ from framework.protocols.weights import (
     HasSineLayers,
     HasTrainedFeatures,
     HasWeightParts,
+    PredictedWeights,
+    PredictsWeights,
     SineLayers,
     WeightPart,
 )
@@ -41,6 +43,8 @@ __all__ = [
     "HasWeightParts",
     "InRounds",
     "KernelData",
+    "PredictedWeights",
+    "PredictsWeights",
     "RateTransferable",
     "RatesInTokens",
     "ReadsTable",
