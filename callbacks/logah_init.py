@@ -132,8 +132,8 @@ class LogahInit(Edit):
         """
         if self.path is None:
             raise UserError(
-                f"techniques.{self.name}.path: None is not accepted; the folder of a run of initialization/logah, or one "
-                "of its checkpoints"
+                f"techniques.{self.name}.path: None is not accepted; the folder of a run of initialization/logah, or "
+                "one of its checkpoints"
             )
         try:
             file, hypernetwork = open_hypernetwork(self.path)

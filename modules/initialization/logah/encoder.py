@@ -116,10 +116,7 @@ class GraphEncoder(nn.Module):
             n = len(graph.nodes)
             operations[row, :n] = torch.tensor([OPERATIONS.index(node.operation) for node in graph.nodes])
             shapes[row, :n] = torch.tensor(
-                [
-                    [*map(self.channels, node.shape[:2]), *map(self.kernels, node.shape[2:])]
-                    for node in graph.nodes
-                ]
+                [[*map(self.channels, node.shape[:2]), *map(self.kernels, node.shape[2:])] for node in graph.nodes]
             )
             found = graph.distances
             degrees[row, :n, 0], degrees[row, :n, 1] = (found == 1).sum(0), (found == 1).sum(1)
@@ -162,8 +159,8 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         count, size, dim = x.shape
-        parts = self.qkv(self.norm1(x)).view(count, size, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(*parts, attn_mask=bias.to(parts.dtype))
+        q, k, v = self.qkv(self.norm1(x)).view(count, size, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
         x = x + self.proj(attended.transpose(1, 2).reshape(count, size, dim))
         return x + self.mlp(self.norm2(x))
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import torch
@@ -39,6 +40,7 @@ class Space:
         heads: Heads to choose from; by default as in the paper.
         patch_size: Sides of patches of ``vit`` to choose from.
         bias: Whether perceptrons have biases.
+        file: Table of architectures to take instead, see :mod:`modules.initialization.logah.shapes`.
 
     Raises:
         UserError: a number is not accepted.
@@ -51,6 +53,7 @@ class Space:
     heads: tuple[int, ...] | None = None
     patch_size: tuple[int, ...] = (2,)
     bias: bool = False
+    file: str | None = None
 
     def __post_init__(self) -> None:
         one_of(get_args(Family), **{"architectures.family": self.family})
@@ -140,7 +143,7 @@ def build(family: Family, task: Task, shape: Shape) -> nn.Module:
     if family == "mlp":
         sizes = [task.channels * task.image_size**2, *shape["widths"]]
         layers: list[nn.Module] = [nn.Flatten()]
-        for inner, out in zip(sizes[:-1], sizes[1:], strict=True):
+        for inner, out in pairwise(sizes):
             layers += [nn.Linear(inner, out, bias=shape["bias"]), nn.ReLU()]
         return nn.Sequential(*layers, nn.Linear(sizes[-1], task.num_classes, bias=shape["bias"]))
     if family == "vit":
@@ -205,7 +208,8 @@ def recognise(net: nn.Module) -> Known | None:
         side: Any = net.image_size
         return Known("vit", (torch.zeros(1, net.conv_proj.in_channels, side, side, device=device),))  # type: ignore[union-attr,arg-type]
     if "transformers.models.gpt2.modeling_gpt2.GPT2LMHeadModel" in names:
-        length: Any = min(8, net.config.n_positions)  # type: ignore[union-attr]
+        config: Any = net.config
+        length = min(8, config.n_positions)
         return Known("gpt2", (torch.zeros(1, length, dtype=torch.long, device=device),), {"use_cache": False})
     if isinstance(net, nn.Sequential):
         layers = [layer for layer in net if isinstance(layer, nn.Linear)]

@@ -43,21 +43,70 @@ OPERATIONS = (
 )
 CUTOFF = 50  # longest distance that has an edge
 _ACTIVATIONS = frozenset(
-    "relu relu6 gelu silu tanh sigmoid elu selu celu leaky_relu mish softplus hardswish hardsigmoid hardtanh prelu "
-    "log_sigmoid softmax _softmax".split()
+    [
+        "relu",
+        "relu6",
+        "gelu",
+        "silu",
+        "tanh",
+        "sigmoid",
+        "elu",
+        "selu",
+        "celu",
+        "leaky_relu",
+        "mish",
+        "softplus",
+        "hardswish",
+        "hardsigmoid",
+        "hardtanh",
+        "prelu",
+        "log_sigmoid",
+        "softmax",
+        "_softmax",
+    ]
 )
 _POOLING = frozenset(
-    "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-    "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d mean".split()
+    [
+        "max_pool1d",
+        "max_pool2d",
+        "max_pool3d",
+        "avg_pool1d",
+        "avg_pool2d",
+        "avg_pool3d",
+        "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d",
+        "adaptive_avg_pool3d",
+        "adaptive_max_pool1d",
+        "adaptive_max_pool2d",
+        "mean",
+    ]
 )
 _ATTENTION = frozenset({"scaled_dot_product_attention"})
-_PRODUCTS = frozenset("matmul bmm mm baddbmm".split())
-_NORMS = frozenset("layer_norm native_layer_norm group_norm native_group_norm batch_norm instance_norm rms_norm".split())
-_SUMS = frozenset("add add_ sub sub_".split())
-_SCALINGS = frozenset("mul mul_ div div_".split())
-_JOINS = frozenset("cat concat stack".split())
+_PRODUCTS = frozenset(["matmul", "bmm", "mm", "baddbmm"])
+_NORMS = frozenset(
+    ["layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "batch_norm", "instance_norm", "rms_norm"]
+)
+_SUMS = frozenset(["add", "add_", "sub", "sub_"])
+_SCALINGS = frozenset(["mul", "mul_", "div", "div_"])
+_JOINS = frozenset(["cat", "concat", "stack"])
 # What leaves a parameter the same numbers, in another order or repeated.
-_VIEWS = frozenset("expand permute transpose t view reshape unsqueeze squeeze contiguous clone detach alias to".split())
+_VIEWS = frozenset(
+    [
+        "expand",
+        "permute",
+        "transpose",
+        "t",
+        "view",
+        "reshape",
+        "unsqueeze",
+        "squeeze",
+        "contiguous",
+        "clone",
+        "detach",
+        "alias",
+        "to",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -174,8 +223,7 @@ class _Reader:
             if first != name:
                 self.tied[name] = first
         self.names = {
-            holder: self.tied.get(name, name)
-            for holder, name in exported.graph_signature.inputs_to_parameters.items()
+            holder: self.tied.get(name, name) for holder, name in exported.graph_signature.inputs_to_parameters.items()
         }
         self.nodes: list[Node] = [Node("input")]
         self.edges: dict[tuple[int, int], None] = {}
@@ -300,7 +348,9 @@ class _Reader:
         made = None if rule is None else rule(self, node, held)
         if made is None:
             parameter = self.carried[held[0]][0]
-            raise UserError(f"{type(self.net).__name__}: the operation {name} with the parameter {parameter} has no rule")
+            raise UserError(
+                f"{type(self.net).__name__}: the operation {name} with the parameter {parameter} has no rule"
+            )
         self._add(node, made)
 
 

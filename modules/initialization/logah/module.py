@@ -21,6 +21,7 @@ from framework.settings import at_least, between
 from modules.initialization.logah.families import Space, Task, build, draw, recognise
 from modules.initialization.logah.graph import OPERATIONS, ROLES, Graph, trace, with_shapes
 from modules.initialization.logah.hypernetwork import HyperNetwork, Normalise
+from modules.initialization.logah.shapes import read_shapes
 from modules.language_model import aligned, token_losses
 
 ADAMW = OptimizerConfig("adamw", lr=3e-4, weight_decay=0.01)
@@ -37,7 +38,8 @@ class GraphHyperNetwork(Module):
     ``val/`` and ``test/`` the mean ``loss`` and ``accuracy`` of ``eval_networks`` architectures that no training step
     draws, without any training of their own.
 
-    Architectures are drawn from the seed, the epoch and the batch, so that a resumed training sees the same ones.
+    Architectures are drawn from the seed, the epoch and the batch, so that a resumed training sees the same ones. Of
+    those of a file the last ``eval_networks`` are kept for the evaluations.
 
     Args:
         architectures: What can be drawn.
@@ -61,8 +63,8 @@ class GraphHyperNetwork(Module):
         schedule: The learning-rate schedule.
 
     Raises:
-        UserError: a setting is not accepted (in the constructor); the data's classes, channels or size differ (in
-            ``setup``).
+        UserError: a setting is not accepted (in the constructor); the data's classes, channels or size differ, or the
+            file of architectures is broken (in ``setup``).
     """
 
     operations: Tensor
@@ -102,6 +104,7 @@ class GraphHyperNetwork(Module):
         self.hypernetwork = HyperNetwork(dim, rank, layers, heads, size, scaled)
         # which parameters of which operations the training has met: of others nothing is known
         self.register_buffer("operations", torch.zeros(len(OPERATIONS), len(ROLES), dtype=torch.bool))
+        self._listed: list[dict[str, Any]] = []
         self._topologies: dict[Any, Graph] = {}
         self._kept: OrderedDict[Any, tuple[nn.Module, Graph]] = OrderedDict()
         self._predicted: list[tuple[nn.Module, dict[str, Tensor]]] = []
@@ -111,13 +114,42 @@ class GraphHyperNetwork(Module):
         """Compares the data with the networks that are to be drawn.
 
         Raises:
-            UserError: classes, channels or size differ.
+            UserError: classes, channels or size differ, or the file of architectures is broken.
         """
+        self.listed()
         data = getattr(self.trainer, "datamodule", None)
         for name in ("num_classes", "channels", "image_size"):
             found, given = getattr(data, name, None), getattr(self.task, name)
             if found is not None and found != given:
                 raise UserError(f"model.init_args.{name}: {given}, but the data has {found}")
+
+    def listed(self) -> list[dict[str, Any]]:
+        """Returns the architectures of the file; an empty list if they are drawn.
+
+        Raises:
+            UserError: the file is broken, or has too few networks.
+        """
+        if self.space.file is not None and not self._listed:
+            found = read_shapes(self.space.file, self.space.family)
+            if len(found) <= self.eval_networks:
+                raise UserError(
+                    f"architectures.file: {self.space.file} has {len(found)} networks; more than eval_networks "
+                    f"({self.eval_networks}) are needed"
+                )
+            self._listed = found
+        return self._listed
+
+    def shape(self, seed: int) -> dict[str, Any]:
+        """Returns the shape of an architecture: drawn, or of the file.
+
+        Args:
+            seed: Of the draw; from ``HELD_OUT`` on those of evaluations.
+        """
+        listed = self.listed()
+        if not listed:
+            return draw(self.space, self.task, mix(self.seed, seed))
+        first = len(listed) - self.eval_networks
+        return listed[first + seed - HELD_OUT if seed >= HELD_OUT else seed % first]
 
     def network(self, seed: int) -> tuple[nn.Module, Graph]:
         """Returns the architecture of a seed, on the meta device, and its graph.
@@ -125,7 +157,7 @@ class GraphHyperNetwork(Module):
         Args:
             seed: Of the draw.
         """
-        shape = draw(self.space, self.task, mix(self.seed, seed))
+        shape = self.shape(seed)
         key = repr(sorted(shape.items()))
         if key not in self._kept:
             with torch.device("meta"):
@@ -157,7 +189,10 @@ class GraphHyperNetwork(Module):
             for number, slot in graph.slots:
                 self.operations[OPERATIONS.index(graph.nodes[number].operation), ROLES.index(slot.role)] = True
         found = self.hypernetwork(graphs)
-        errors = [self.error(apply(net, values, batch), batch, self.label_smoothing) for net, values in zip(nets, found, strict=True)]
+        errors = [
+            self.error(apply(net, values, batch), batch, self.label_smoothing)
+            for net, values in zip(nets, found, strict=True)
+        ]
         error = torch.stack(errors).mean()
         norms = torch.stack([value.norm() for values in found for value in values.values() if value.requires_grad])
         loss = error + self.penalty * norms.sum() / len(nets)
@@ -302,7 +337,9 @@ def find_network(model: nn.Module, name: str | None) -> tuple[str, nn.Module, An
     Raises:
         UserError: there is none of this name, or none of a known family.
     """
-    accepted = "vision transformers of timm and torchvision, GPT2LMHeadModel, Sequential of linear layers and activations"
+    accepted = (
+        "vision transformers of timm and torchvision, GPT2LMHeadModel, Sequential of linear layers and activations"
+    )
     if name is not None:
         try:
             net = model.get_submodule(name)
@@ -317,4 +354,3 @@ def find_network(model: nn.Module, name: str | None) -> tuple[str, nn.Module, An
         if known is not None:
             return found, net, known
     raise UserError(f"{type(model).__name__} holds no network of a known family; accepted: {accepted}")
-
