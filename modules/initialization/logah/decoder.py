@@ -79,7 +79,13 @@ class LowRankDecoder(nn.Module):
 
 
 def repeated(value: Tensor, count: int, dim: int) -> Tensor:
-    """Returns a tensor whose entries along ``dim`` are repeated to ``count``, as it is if it has as many."""
+    """Returns a tensor whose entries along a dimension are repeated, or itself if it has as many as are wanted.
+
+    Args:
+        value: The tensor.
+        count: Entries that are wanted.
+        dim: The dimension.
+    """
     if value.shape[dim] == count:
         return value
     index = torch.arange(count, device=value.device) % value.shape[dim]

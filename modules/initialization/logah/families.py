@@ -78,6 +78,9 @@ class Task:
         channels: Channels of images.
         image_size: Side of images.
         length: Tokens of a text.
+
+    Raises:
+        UserError: a number is below 1.
     """
 
     num_classes: int = 10
