@@ -1,0 +1,116 @@
+"""Copied head: the second stage of deep clustering, which starts with the feature head's weights in the cluster head.
+
+Paper: Ding, Tong, Chan, Dai, Ma, Haeffele, 2023, "Unsupervised Manifold Linearizing and Clustering", ICCV, arXiv
+2301.01805, Section 3.3 and Algorithm 1.
+
+Before epoch ``epoch`` the weights of the feature head are copied into the cluster head, so that the first memberships
+are those of the features, Γ = P(Zᵀ Z), and no random head must be trained. From then on both heads are trained, by the
+module's second loss, with an optimiser and a schedule of that stage. ``start: random`` leaves the cluster head as it was
+drawn, for comparison.
+
+It works on modules with two heads of the same shape (:class:`framework.protocols.HasClusterHead`), on heads with
+adapters too if both have them. Limits: it cannot be undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import nn
+
+from framework.editing import Context, Once, OptimizerState, Stage
+from framework.editing.ledger import set_trainable, trainable_names
+from framework.errors import UserError
+from framework.optim import OptimizerConfig, ScheduleConfig, changed
+from framework.protocols import HasClusterHead
+from framework.settings import at_least, one_of
+
+HeadStart = Literal["copy", "random"]
+
+
+def copy_head(model: nn.Module, source: str, target: str) -> None:
+    """Copies all tensors of the submodule ``source`` into ``target``, exactly.
+
+    Raises:
+        UserError: they do not have the same tensors.
+    """
+    first, second = (model.get_submodule(name).state_dict() for name in (source, target))
+    shapes, others = ({name: tuple(value.shape) for name, value in state.items()} for state in (first, second))
+    if shapes != others:
+        raise UserError(f"copied_head: {source} has {shapes}, {target} has {others}; heads of one shape are needed")
+    with torch.no_grad():
+        for name, value in second.items():
+            value.copy_(first[name])
+
+
+class CopiedHead(Once):
+    """Copies the feature head into the cluster head, and starts the second stage.
+
+    Args:
+        epoch: Epoch before which it is done; by default at the start, for an encoder that is trained already.
+        start: ``copy``, or ``random`` to leave the cluster head as it was drawn.
+        optimizer: Whether to ``reset`` the optimiser, or to ``keep`` the state of what was trained before.
+        cluster_optimizer: Fields of the optimiser that differ in the second stage, such as ``{lr: 0.0003}``.
+        cluster_schedule: Fields of the schedule, which spans only this stage.
+
+    Raises:
+        UserError: a setting is not accepted (in the constructor); the module has no two heads of one shape, or the
+            epoch is not reached (before training).
+    """
+
+    changes = frozenset({"values", "trainability"})
+    needs = frozenset()
+
+    def __init__(
+        self,
+        epoch: int | None = None,
+        start: HeadStart = "copy",
+        optimizer: OptimizerState = "reset",
+        cluster_optimizer: dict[str, Any] | None = None,
+        cluster_schedule: dict[str, Any] | None = None,
+    ) -> None:
+        at_least(0, epoch=epoch)
+        one_of(get_args(HeadStart), start=start)
+        one_of(get_args(OptimizerState), optimizer=optimizer)
+        changed(OptimizerConfig(), cluster_optimizer or {}, "cluster_optimizer")
+        changed(ScheduleConfig(), cluster_schedule or {}, "cluster_schedule")
+        if optimizer == "keep" and (cluster_optimizer or cluster_schedule):
+            raise UserError("cluster_optimizer, cluster_schedule: not accepted with optimizer keep, which changes nothing")
+        self.epoch, self.start, self.optimizer = epoch, start, optimizer
+        self.cluster_optimizer, self.cluster_schedule = cluster_optimizer, cluster_schedule
+
+    def check(self, model: nn.Module, context: Context) -> None:
+        """Refuses a module without two heads, and an epoch that is not reached.
+
+        Raises:
+            UserError: either is the case.
+        """
+        if not isinstance(model, HasClusterHead):
+            raise UserError(f"{self.name}: {type(model).__name__} has no feature head and cluster head")
+        super().check(model, context)
+
+    def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
+        """Returns the heads and what is trained: a parameter of the cluster head where its counterpart is."""
+        source, target = cast(HasClusterHead, model).head_names()
+        own = dict(model.get_submodule(target).named_parameters())
+        flags = {name: p.requires_grad for name, p in model.get_submodule(source).named_parameters()}
+        trained = [name for name in trainable_names(model) if not name.startswith(f"{target}.")]
+        trained += [f"{target}.{name}" for name in own if flags.get(name)]
+        decision = {"source": source, "target": target, "start": self.start, "trainable": trained}
+        if self.optimizer == "keep":
+            return decision
+        optimizer, schedule = dict(self.cluster_optimizer or {}), dict(self.cluster_schedule or {})
+        return decision | {"stage": Stage(context.epoch, None, optimizer, schedule).to_plain()}
+
+    @classmethod
+    def apply(cls, model: nn.Module, decision: Mapping[str, Any]) -> None:
+        """Makes the decision's parameters trainable, and no others."""
+        set_trainable(model, decision["trainable"])
+
+    def initialise(self, model: nn.Module, decision: Mapping[str, Any], context: Context) -> None:
+        """Copies the head, and begins the second stage."""
+        if decision["start"] == "copy":
+            copy_head(model, decision["source"], decision["target"])
+        cast(HasClusterHead, model).begin_clustering()
