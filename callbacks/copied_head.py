@@ -77,7 +77,9 @@ class CopiedHead(Once):
         changed(OptimizerConfig(), cluster_optimizer or {}, "cluster_optimizer")
         changed(ScheduleConfig(), cluster_schedule or {}, "cluster_schedule")
         if optimizer == "keep" and (cluster_optimizer or cluster_schedule):
-            raise UserError("cluster_optimizer, cluster_schedule: not accepted with optimizer keep, which changes nothing")
+            raise UserError(
+                "cluster_optimizer, cluster_schedule: not accepted with optimizer keep, which changes nothing"
+            )
         self.epoch, self.start, self.optimizer = epoch, start, optimizer
         self.cluster_optimizer, self.cluster_schedule = cluster_optimizer, cluster_schedule
 

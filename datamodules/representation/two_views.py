@@ -39,10 +39,17 @@ class Examples:
         x: Bytes of images (N, C, H, W), or vectors (N, d).
         y: Classes (N,), or ``None``.
         files: Where each is from, or empty.
+        classes: Names of the classes, or empty.
     """
 
-    def __init__(self, x: np.ndarray, y: np.ndarray | None = None, files: Sequence[Path] = ()) -> None:
-        self.x, self.y, self.files = x, y, list(files)
+    def __init__(
+        self,
+        x: np.ndarray,
+        y: np.ndarray | None = None,
+        files: Sequence[Path] = (),
+        classes: tuple[str, ...] = (),
+    ) -> None:
+        self.x, self.y, self.files, self.classes = x, y, list(files), classes
 
     def __len__(self) -> int:
         return len(self.x)
@@ -50,7 +57,7 @@ class Examples:
     def take(self, rows: np.ndarray) -> Examples:
         """Returns those at ``rows``."""
         files = [self.files[row] for row in rows] if self.files else []
-        return Examples(self.x[rows], None if self.y is None else self.y[rows], files)
+        return Examples(self.x[rows], None if self.y is None else self.y[rows], files, self.classes)
 
 
 class _Prepared:
@@ -218,7 +225,7 @@ class TwoViews(DataModule):
         folder, parts = find_parts(where)
         train = self._pictures(parts.get("train", folder))
         held = parts.get("test", parts.get("val"))
-        return self._split(train) if held is None else (train, self._pictures(held))
+        return self._split(train) if held is None else (train, self._pictures(held, train.classes))
 
     def _split(self, whole: Examples) -> tuple[Examples, Examples]:
         labels = np.zeros(len(whole), np.int64) if whole.y is None else whole.y
@@ -232,16 +239,16 @@ class TwoViews(DataModule):
         y = labels_of(arrays["y"], "y", file) if "y" in arrays else None
         return Examples(float32(arrays["x"], "x", file), y)
 
-    def _pictures(self, folder: Path) -> Examples:
+    def _pictures(self, folder: Path, classes: tuple[str, ...] | None = None) -> Examples:
         """Pictures of a folder: with folders inside those of the classes, without them unlabelled."""
         if list_folders(folder):
-            found = ClassFolders(folder)
-            files, labels = found.files, found.labels
-        else:
-            files, labels = list_files(folder, SUFFIXES).files, None
-            if not files:
-                raise UserError(f"{folder}: has no pictures; accepted: {' '.join(SUFFIXES)}")
-        return Examples(np.stack([self._picture(file) for file in files]), labels, files)
+            found = ClassFolders(folder, classes or None)
+            pixels = np.stack([self._picture(file) for file in found.files])
+            return Examples(pixels, found.labels, found.files, found.names)
+        files = list_files(folder, SUFFIXES).files
+        if not files:
+            raise UserError(f"{folder}: has no pictures; accepted: {' '.join(SUFFIXES)}")
+        return Examples(np.stack([self._picture(file) for file in files]), None, files)
 
     def _picture(self, file: Path) -> np.ndarray:
         """A picture (C, H, W) of bytes, its shorter side resized and its middle cut out."""
@@ -269,7 +276,7 @@ class TwoViews(DataModule):
             if x.shape[1] != 1:
                 raise UserError(f"channels: {self.channels} asked for, the images have {x.shape[1]}")
             x = np.repeat(x, self.channels, 1)
-        return Examples(x, part.y, part.files)
+        return Examples(x, part.y, part.files, part.classes)
 
     def _thinned(self, part: Examples) -> Examples:
         """Without some of the odd classes, if ``odd_share`` says so."""
@@ -281,6 +288,3 @@ class TwoViews(DataModule):
             if label % 2:
                 keep[rows[max(1, round(self.odd_share * len(rows))) :]] = False
         return part.take(np.flatnonzero(keep))
-
-
-

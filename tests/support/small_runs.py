@@ -202,6 +202,15 @@ WRITERS = {
             "--techniques.concept_geometry.steps=5",
         ],
     ),
+    "representation/manifold_clustering_fashion": (write_idx, ["--data.image_size=28"]),
+    "representation/manifold_clustering_paper": (
+        write_cifar,
+        [
+            "--model.encoder.args={channels: [4, 4, 8, 8], stem_width: 4}",
+            "--model.encoder.hidden=[16]",
+            "--model.features=8",
+        ],
+    ),
     "interpretability/hash_encoder_paper": (write_mnist_npz, ["--model.width=5"]),
     "robustness/ibp_fashion": (write_idx, ["--data.num_classes=4", "--model.width=2"]),
     "robustness/ibp_paper": (write_idx, ["--data.num_classes=4", "--model.width=2", "--model.hidden=[4]"]),

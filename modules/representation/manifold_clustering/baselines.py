@@ -23,7 +23,7 @@ def neighbour_spectral(x: np.ndarray, k: int, neighbours: int = 10, seed: int = 
     return spectral_clustering(graph, k, seed).labels
 
 
-def ssc_omp(x: np.ndarray, k: int, nonzeros: int = 5, seed: int = 0) -> np.ndarray:
+def ssc_omp(x: np.ndarray, k: int, nonzeros: int = 3, seed: int = 0) -> np.ndarray:
     """Returns clusters (n,) of points (n, d) by sparse subspace clustering with orthogonal matching pursuit.
 
     You, Robinson, Vidal 2016, "Scalable Sparse Subspace Clustering by Orthogonal Matching Pursuit", arXiv 1507.01238:
@@ -33,7 +33,7 @@ def ssc_omp(x: np.ndarray, k: int, nonzeros: int = 5, seed: int = 0) -> np.ndarr
     Args:
         x: Points.
         k: Number of clusters.
-        nonzeros: Points in a combination.
+        nonzeros: Points in a combination; with more than the subspaces' dimensions noise is combined too.
         seed: Of k-means.
     """
     points = x.reshape(len(x), -1).astype(np.float64)

@@ -138,8 +138,9 @@ class TwoHeadEncoder(nn.Module):
             layers.append(ACTIVATIONS[config.activation]())
         self.shared = nn.Sequential(*layers)
         last = config.hidden[-1] if config.hidden else width
-        self.feature_head = nn.Linear(last, features)
+        feature_head = nn.Linear(last, features)
         self.cluster_head = nn.Linear(last, features)
+        self.feature_head = feature_head  # the last layer with weights: what observers take for the projection
         self.frozen = config.frozen
         if config.frozen:
             self.backbone.requires_grad_(False)

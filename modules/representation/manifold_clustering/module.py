@@ -34,6 +34,7 @@ from modules.representation.manifold_clustering.spectral import live_clusters, s
 ADAM = OptimizerConfig("adam", lr=1e-3, weight_decay=0.0)
 CURVE = "manifold_clustering_curve"
 PERPLEXITY = (0.6, 4.0)  # of a row, in units of n/k, outside of which clusters break up or merge
+SPREAD = 0.8  # of a row over all n, from which few clusters merge
 
 
 def mean_view(z: Tensor) -> Tensor:
@@ -76,8 +77,9 @@ class ManifoldClustering(Module):
 
     Logs ``train/loss``, ``train/R``, ``train/cosine`` of the views, and in the second stage ``train/R_c``,
     ``train/perplexity`` of Γ's rows and ``train/live_clusters`` of the epoch's last batch; under ``val/`` the same of
-    the examples themselves, ``R_c_clusters`` of the clusters, ``smallest_cluster``, ``best_k`` (the number of clusters
-    with the largest gap of eigenvalues), and, where there are labels, ``accuracy``, ``nmi``, ``ari``, ranks and cosines.
+    the examples themselves, ``R_c_clusters`` of the clusters, ``smallest_cluster``, ``gap`` (of the eigenvalues
+    after the k-th, a score that needs no labels), ``best_k`` (the number of clusters with the largest gap), and, where
+    there are labels, ``accuracy``, ``nmi``, ``ari``, ranks and cosines.
 
     Args:
         num_clusters: k; null for the number with the largest gap of eigenvalues.
@@ -146,7 +148,6 @@ class ManifoldClustering(Module):
         self.curve: list[dict[str, float]] = []
         self._seen: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self._last_memberships: Tensor | None = None
-        self._second_stage = False
         self._alarmed: set[str] = set()
 
     # the parts that techniques ask for
@@ -158,11 +159,6 @@ class ManifoldClustering(Module):
     def begin_clustering(self) -> None:
         """Begins the second stage."""
         self.clustering.fill_(True)
-        self._second_stage = True
-
-    def get_classifier(self) -> torch.nn.Module:
-        """Returns the feature head, under timm's name for a last layer."""
-        return self.encoder.feature_head
 
     # state
 
@@ -197,11 +193,6 @@ class ManifoldClustering(Module):
         """Maps inputs to features Z (B, d) of length 1."""
         return self.encoder(x, clusters=False)[0]
 
-    def on_train_epoch_start(self) -> None:
-        """Reads the stage, which a restored checkpoint may have set."""
-        self._second_stage = bool(self.clustering)
-        self._last_memberships = None
-
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Returns the loss of the stage.
 
@@ -213,8 +204,9 @@ class ManifoldClustering(Module):
         if x.ndim < 3 or views < 2:
             raise UserError(f"data.views: training batches of shape {tuple(x.shape)}; (B, A, …) with A ≥ 2 views")
         flat = x.transpose(0, 1).reshape(views * n, *x.shape[2:])
-        z, c = (part.view(views, n, -1) for part in self.encoder(flat, clusters=self._second_stage))
-        if not self._second_stage:
+        second = bool(self.clustering)
+        z, c = (part.view(views, n, -1) for part in self.encoder(flat, clusters=second))
+        if not second:
             rate, cosine = coding_rate(mean_view(z), self.eps_squared), view_cosine(z)
             loss = -rate - self.cosine_weight * cosine
             self._log_step({"loss": loss, "R": rate, "cosine": cosine})
@@ -237,6 +229,7 @@ class ManifoldClustering(Module):
         if self.num_clusters is None or "eta" in self._alarmed:
             return
         ratio, (low, high) = perplexity * self.num_clusters / n, PERPLEXITY
+        high = min(high, SPREAD * self.num_clusters)
         if not low <= ratio <= high:
             self._alarmed.add("eta")
             way, what = ("larger", "break up") if ratio < low else ("smaller", "merge")
@@ -246,7 +239,7 @@ class ManifoldClustering(Module):
             )
 
     def on_train_epoch_end(self) -> None:
-        """Clusters the last batch, and warns where clusters have died."""
+        """Clusters the last batch."""
         matrix, self._last_memberships = self._last_memberships, None
         if matrix is None or self.num_clusters is None or not bool(matrix.isfinite().all()):
             return
@@ -255,7 +248,6 @@ class ManifoldClustering(Module):
         live, sizes = live_clusters(found.labels, k)
         self.log("train/live_clusters", float(live), sync_dist=True)
         self.log("train/smallest_cluster", float(sizes[-1]), sync_dist=True)
-        self._alarm(live, k, sizes)
 
     def _alarm(self, live: int, k: int, sizes: list[int]) -> None:
         if live < k and "dying" in self._alarmed and "dead" not in self._alarmed:
@@ -336,11 +328,12 @@ class ManifoldClustering(Module):
             "live_clusters": float(live),
             "smallest_cluster": float(sizes[-1]),
             "best_k": float(spectrum.best_k),
+            "gap": spectrum.gaps.get(k, 0.0),
         }
         self._alarm(live, min(k, n), sizes)
         self.spectrum = spectrum
         if labels is not None:
-            values |= {name: value for name, value in cluster_scores(labels, clusters).items()}
+            values |= cluster_scores(labels, clusters)
             values |= {name: value for name, value in geometry(z.numpy(), labels).items() if np.isfinite(value)}
         return values
 
@@ -443,6 +436,3 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor | None]:
     if isinstance(batch, Tensor):
         return batch, None
     return batch[0], batch[1] if len(batch) > 1 else None
-
-
-

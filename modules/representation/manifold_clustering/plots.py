@@ -56,7 +56,7 @@ def curves_figure(curve: Sequence[Mapping[str, float]]) -> Figure:
         curve: ``epoch`` and what is logged at each validation.
     """
     scored = "accuracy" in curve[-1]
-    figure = new_figure(1, 2 + scored, size=(4.2 * (2 + scored), 3.2))
+    figure = new_figure(1, 2 + scored, size=(4.2 * (2 + scored), 3.6))
     left, middle, *right = figure.axes
     epochs = [row["epoch"] for row in curve]
 
@@ -77,7 +77,7 @@ def curves_figure(curve: Sequence[Mapping[str, float]]) -> Figure:
             line(axes, name, {"accuracy": "accuracy", "nmi": "NMI", "ari": "ARI"}[name])
         axes.set(xlabel="epoch", ylim=(0, 1.02))
     for axes in figure.axes:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
 
 
@@ -107,4 +107,29 @@ def geometry_figure(z: np.ndarray, groups: np.ndarray, gaps: Mapping[int, float]
     if gaps:
         right.bar(list(gaps), list(gaps.values()), color="C2")
     right.set(xlabel="number of clusters k", ylabel="λ_k − λ_{k+1}")
+    return figure
+
+
+def arms_figure(scores: Mapping[str, Sequence[float]], curve: Sequence[Mapping[str, float]], copied: int) -> Figure:
+    """Draws the accuracy of each arm with its seeds, and accuracy and ranks over the epochs of one run.
+
+    Args:
+        scores: Accuracy of each seed by arm.
+        curve: ``epoch``, ``accuracy``, ``rank`` and ``class_rank`` at each validation.
+        copied: Epoch before which the head was copied.
+    """
+    figure = new_figure(1, 2, size=(11, 4.2))
+    left, right = figure.axes
+    for place, values in enumerate(reversed(list(scores.values()))):
+        left.plot(values, [place] * len(values), "o", color="C0", markersize=4, alpha=0.7)
+        left.plot([float(np.mean(values))] * 2, [place - 0.25, place + 0.25], color="C0")
+    left.set_yticks(range(len(scores)), list(scores)[::-1], fontsize=8)
+    left.set(xlabel="accuracy", xlim=(0, 1.02))
+    left.grid(axis="x", alpha=0.3)
+    epochs = [row["epoch"] for row in curve]
+    right.plot(epochs, [row["class_rank"] for row in curve], "o-", markersize=3, label="mean rank of a class")
+    right.plot(epochs, [row["rank"] for row in curve], "s-", markersize=3, label="rank of all features")
+    right.axvline(copied, color="0.6", linestyle=":", label="head copied")
+    right.set(xlabel="epoch", ylabel="numerical rank", ylim=(0, None))
+    right.legend(frameon=False, fontsize=8, loc="center left")
     return figure

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 def coding_rate(z: Tensor, eps_squared: float) -> Tensor:
@@ -61,10 +60,10 @@ def cluster_rate(z: Tensor, clusters: Tensor, eps_squared: float) -> Tensor:
 
 
 def mean_log_det(z: Tensor, weights: Tensor, shares: Tensor, scale: float, chunk: int | None = None) -> Tensor:
-    """Returns Σ_j p_j log det(I + a Zᵀ diag(W_j) Z), with first derivatives by Z, W and p.
+    """Returns Σ_j p_j log det(I + a Zᵀ diag(W_j) Z), with derivatives by Z, W and p.
 
     Values and gradients of a chunk of columns are computed together, so that nothing of size columns · d² is kept for
-    the backward pass. Under autocast it is computed in float32.
+    the backward pass; only second derivatives take it. Under autocast it is computed in float32.
 
     Args:
         z: Z (n, d).
@@ -88,13 +87,25 @@ class _MeanLogDet(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, weights: Tensor, shares: Tensor, scale: float, chunk: int) -> Tensor:
         part = _by_features if z.shape[1] <= z.shape[0] else _by_points
         value, *gradients = part(z, weights, shares, scale, chunk, any(ctx.needs_input_grad[:3]))
-        ctx.save_for_backward(*gradients)
+        ctx.save_for_backward(z, weights, shares, *gradients)
+        ctx.scale = scale
         return value
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return (*(grad * part for part in ctx.saved_tensors), None, None)
+        *inputs, by_z, by_weights, by_shares = ctx.saved_tensors
+        gradients: tuple[Tensor, ...] = (by_z, by_weights, by_shares)
+        if torch.is_grad_enabled():  # create_graph: with operations that can be differentiated again
+            value = _composed(*inputs, ctx.scale)
+            found = iter(torch.autograd.grad(value, [p for p in inputs if p.requires_grad], create_graph=True))
+            gradients = tuple(next(found) if p.requires_grad else g for p, g in zip(inputs, gradients, strict=True))
+        return (*(grad * part for part in gradients), None, None)
+
+
+def _composed(z: Tensor, weights: Tensor, shares: Tensor, scale: float) -> Tensor:
+    """The same value in one piece, by operations of torch."""
+    eye = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+    return shares @ torch.logdet(eye + scale * torch.einsum("nj,na,nb->jab", weights, z, z))
 
 
 def _by_features(

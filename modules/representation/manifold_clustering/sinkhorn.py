@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 LOWEST = 1e-12  # of a factor, from which potentials are computed anew
@@ -103,41 +102,38 @@ def sinkhorn_projection(scores: Tensor, eta: float, config: SinkhornConfig | Non
         scores = scores if scores.dtype == torch.float64 else scores.float()
         if config.absolute:
             scores = scores.abs()
-        found = balance(scores.detach(), eta, config.tolerance, config.max_iterations)
         function = _Detached if config.detach else _Projection
-        matrix: Tensor = function.apply(scores, found.matrix, eta)
+        matrix: Tensor = function.apply(scores, eta, config.tolerance, config.max_iterations)
         return matrix
 
 
 class _Detached(torch.autograd.Function):
-    """Γ, and its derivative with constant potentials."""
+    """Γ, and its derivative with constant potentials. Γ is kept as an output, so that second derivatives follow."""
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, matrix: Tensor, eta: float) -> Tensor:
+    def forward(ctx: Any, scores: Tensor, eta: float, tolerance: float, max_iterations: int) -> Tensor:
+        matrix = balance(scores, eta, tolerance, max_iterations).matrix
         ctx.save_for_backward(matrix)
         ctx.eta = eta
         return matrix
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (matrix,) = ctx.saved_tensors
-        return grad * matrix / ctx.eta, None, None
+        return grad * matrix / ctx.eta, None, None, None
 
 
 class _Projection(_Detached):
     """Γ, and its derivative by the implicit function theorem: rows' sums stay 1 where the scores change."""
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (matrix,) = ctx.saved_tensors
         weighted = 0.5 * (grad + grad.T) * matrix
         # (I + Γ) a = (weighted 1): a is what the rows' potentials take back
-        system = matrix.clone()
-        system.diagonal().add_(1)
+        system = matrix + torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
         taken = torch.linalg.solve(system, weighted.sum(1))
-        return (weighted - matrix * (taken[:, None] + taken)) / ctx.eta, None, None
+        return (weighted - matrix * (taken[:, None] + taken)) / ctx.eta, None, None, None
 
 
 def memberships(c: Tensor, eta: float, config: SinkhornConfig | None = None) -> Tensor:
