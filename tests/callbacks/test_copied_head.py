@@ -95,7 +95,7 @@ def test_with_adapters_on_both_heads(tmp_path):
 
 def test_heads_of_two_shapes_are_refused():
     net = torch.nn.ModuleDict({"one": torch.nn.Linear(3, 2), "two": torch.nn.Linear(3, 4)})
-    with pytest.raises(UserError, match="copied_head: one has .* heads of one shape are needed"):
+    with pytest.raises(UserError, match=r"copied_head: one has .* heads of one shape are needed"):
         copy_head(net, "one", "two")
 
 

@@ -1,7 +1,7 @@
 """A backbone with two heads of the same shape, for features and for clusters.
 
-Paper: Ding et al. 2023, arXiv 2301.01805, Section 3.3: ResNet-18 with the stem of CIFAR, a shared layer with batch norm,
-and two parallel linear heads, both normalised to the sphere.
+Paper: Ding et al. 2023, arXiv 2301.01805, Section 3.3: ResNet-18 with the stem of CIFAR, a shared layer with batch
+norm, and two parallel linear heads, both normalised to the sphere.
 """
 
 from __future__ import annotations

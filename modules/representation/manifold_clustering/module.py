@@ -6,7 +6,6 @@ import csv
 from pathlib import Path
 from typing import Any
 
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -71,9 +70,9 @@ def mlc_terms(
 class ManifoldClustering(Module):
     """Clusters unlabelled examples while it makes their clusters linear (MLC).
 
-    Training batches are ``(x, …)`` with views ``x`` (B, A, C, H, W) or (B, A, d); others ``(x, y)`` or ``(x,)``. Without
-    the technique ``copied_head``, or before it, the loss is that of TCR, -R(Z) - λ mean |z_iᵀ z_i'|; from then on it is
-    R_c - R, which is below 0.
+    Training batches are ``(x, …)`` with views ``x`` (B, A, C, H, W) or (B, A, d); others ``(x, y)`` or ``(x,)``.
+    Without the technique ``copied_head``, or before it, the loss is that of TCR, -R(Z) - λ mean |z_iᵀ z_i'|; from then
+    on it is R_c - R, which is below 0.
 
     Logs ``train/loss``, ``train/R``, ``train/cosine`` of the views, and in the second stage ``train/R_c``,
     ``train/perplexity`` of Γ's rows and ``train/live_clusters`` of the epoch's last batch; under ``val/`` the same of

@@ -93,8 +93,7 @@ class _MeanLogDet(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, by_z, by_weights, by_shares = ctx.saved_tensors
-        gradients: tuple[Tensor, ...] = (by_z, by_weights, by_shares)
+        inputs, gradients = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
         if torch.is_grad_enabled():  # create_graph: with operations that can be differentiated again
             value = _composed(*inputs, ctx.scale)
             found = iter(torch.autograd.grad(value, [p for p in inputs if p.requires_grad], create_graph=True))

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-
 LOWEST = 1e-12  # of a factor, from which potentials are computed anew
 
 
@@ -55,8 +54,9 @@ def balance(scores: Tensor, eta: float, tolerance: float = 1e-6, max_iterations:
     """Returns the doubly stochastic exp(S/η + f 1ᵀ + 1 fᵀ) of symmetric scores.
 
     Potentials stay logarithms. An update halves the logarithms of the rows' sums; for scores CᵀC, whose Γ has no
-    negative eigenvalue, the error falls at least by half with each. With f = -½ log-sum-exp of the rows no entry is above
-    1, so that updates are products of that matrix and a vector, until the vector's range asks for new potentials.
+    negative eigenvalue, the error falls at least by half with each. With f = -½ log-sum-exp of the rows no entry is
+    above 1, so that updates are products of that matrix and a vector, until the vector's range asks for new
+    potentials.
 
     Args:
         scores: Symmetric S (n, n).

@@ -61,7 +61,7 @@ def test_idx_and_cifar(tmp_path):
 def test_folders_with_and_without_classes(tmp_path):
     write_images(tmp_path / "a", n=10)
     data = ready("folder", tmp_path / "a", image_size=8, test_fraction=0.2)
-    x, y = next(iter(data.train_dataloader()))
+    x, _ = next(iter(data.train_dataloader()))
     assert x.shape == (8, 2, 3, 8, 8)
     assert sorted(np.bincount(data.val_set.tensors[1])) == [8, 8]
     assert data.num_classes == 2
@@ -103,7 +103,7 @@ def test_vectors_with_and_without_labels(tmp_path):
     (batch,) = next(iter(ready("vectors", tmp_path / "x.npy").train_dataloader()))
     assert batch.shape == (8, 2, 5)
     data = ready("vectors", tmp_path / "xy.npz", augment="none")
-    views, y = next(iter(data.train_dataloader()))
+    views, _ = next(iter(data.train_dataloader()))
     assert torch.equal(views[:, 0], views[:, 1])
     assert (data.num_classes, data.image_size, data.channels) == (3, None, 5)
 

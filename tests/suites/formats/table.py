@@ -706,8 +706,8 @@ FORMATS: list[Format] = [
         NOT_TEXT,
     ),
     # representation
-    idx_format("views", _small(TwoViews, "idx")),
-    cifar_format("views", 10, _small(TwoViews, "cifar10")),
+    idx_format("views", _small(TwoViews, "idx", batch_size=8)),
+    cifar_format("views", 10, _small(TwoViews, "cifar10", batch_size=8)),
     arrays_format(
         "views",
         lambda p: TwoViews("vectors", p, batch_size=8),

@@ -108,7 +108,7 @@ def test_training_lowers_the_rate_of_the_clusters_and_finds_the_curves(trained):
 
 
 def test_files_and_figures(trained):
-    net, data, _, folder = trained
+    _, data, _, folder = trained
     with (folder / "clusters.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(data.val_set)
@@ -162,7 +162,7 @@ def test_a_folder_of_pictures_without_labels(tmp_path):
 
 
 def test_an_unknown_number_of_clusters_is_the_one_with_the_largest_gap(tmp_path):
-    net, data, _ = fit(tmp_path, model(num_clusters=None))
+    net, _, _ = fit(tmp_path, model(num_clusters=None))
     assert net.curve[-1]["best_k"] == 4
     assert int(net.anchor_clusters.max()) == 3
 
