@@ -82,6 +82,8 @@ def small_steps(name):
     inner = ["--model.inner_steps=2"] if name.startswith((*WHOLE, PROMPTS)) and "similarity" not in name else []
     if name.startswith(WHOLE):
         return inner
+    if name.startswith("representation/"):
+        return ["--data.batch_size=4", "--techniques.copied_head.epoch=0"]
     return ["--data.batch_size=4", *inner, *(["--data.inner_steps=2"] if inner and name.startswith(PROMPTS) else [])]
 
 

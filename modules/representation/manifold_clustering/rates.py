@@ -95,7 +95,8 @@ class _MeanLogDet(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, gradients = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
         if torch.is_grad_enabled():  # create_graph: with operations that can be differentiated again
-            value = _composed(*inputs, ctx.scale)
+            z, weights, shares = inputs
+            value = _composed(z, weights, shares, ctx.scale)
             found = iter(torch.autograd.grad(value, [p for p in inputs if p.requires_grad], create_graph=True))
             gradients = tuple(next(found) if p.requires_grad else g for p, g in zip(inputs, gradients, strict=True))
         return (*(grad * part for part in gradients), None, None)
