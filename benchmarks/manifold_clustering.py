@@ -1,7 +1,7 @@
 """Sinkhorn projection and training steps of manifold clustering, beside POT and the same equations written plainly.
 
 Run: ``python benchmarks/manifold_clustering.py [--repeats 9]``, on one thread. POT's ``sinkhorn_log`` and ours go to
-the same tolerance of the marginals, which POT looks at after every ten updates: the row says how far each came. The plain
+the same tolerance of the marginals, which POT looks at every ten updates: the row says how far each came. The plain
 step has the same network, unrolled log-domain updates, as many as ours takes to its tolerance, and torch's ``logdet``
 of all points' matrices at once. The quietest of rounds in which the sides take turns.
 """

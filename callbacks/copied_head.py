@@ -31,7 +31,12 @@ HeadStart = Literal["copy", "random"]
 
 
 def copy_head(model: nn.Module, source: str, target: str) -> None:
-    """Copies all tensors of the submodule ``source`` into ``target``, exactly.
+    """Copies all tensors of a submodule into another, exactly.
+
+    Args:
+        model: The model.
+        source: Name of the submodule that is copied.
+        target: Name of the one that is overwritten.
 
     Raises:
         UserError: they do not have the same tensors.

@@ -15,6 +15,9 @@ def double_spiral(samples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     Args:
         samples: N.
         seed: Of t.
+
+    Raises:
+        UserError: there are fewer than two.
     """
     at_least(2, samples=samples)
     draw = np.random.default_rng(seed)

@@ -123,7 +123,12 @@ class RandomViews:
 
 
 def unit_scale(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Returns (x - mean) / std of each channel of (B, …, C, H, W).
+    """Returns (x - mean) / std of each channel.
+
+    Args:
+        x: Images (B, …, C, H, W).
+        mean: Of each channel.
+        std: Of each channel, above 0.
 
     Raises:
         UserError: a deviation is not above 0.

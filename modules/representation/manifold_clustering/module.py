@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,7 @@ class ManifoldClustering(Module):
             self.log(f"train/{name}", value.detach(), prog_bar=name == "loss")
 
     def _check_perplexity(self, perplexity: float, n: int) -> None:
-        if self.num_clusters is None or "eta" in self._alarmed or n < 5 * self.num_clusters:
+        if self.num_clusters is None or "eta" in self._alarmed or n < 5 * self.num_clusters or isnan(perplexity):
             return
         ratio, (low, high) = perplexity * self.num_clusters / n, PERPLEXITY
         high = min(high, SPREAD * self.num_clusters)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from framework.settings import above
+
 
 def coding_rate(z: Tensor, eps_squared: float) -> Tensor:
     """Returns R(Z) = log det(I + d/(n ε²) Zᵀ Z), a scalar in nats.
@@ -22,7 +24,11 @@ def coding_rate(z: Tensor, eps_squared: float) -> Tensor:
     Args:
         z: Features (n, d).
         eps_squared: ε², above 0.
+
+    Raises:
+        UserError: ε² is not accepted.
     """
+    above(0, eps_squared=eps_squared)
     n, d = z.shape
     weights = torch.full((n, 1), 1 / n, dtype=z.dtype, device=z.device)
     return mean_log_det(z, weights, torch.ones(1, dtype=z.dtype, device=z.device), d / eps_squared)
@@ -36,7 +42,11 @@ def membership_rate(z: Tensor, memberships: Tensor, eps_squared: float, chunk: i
         memberships: Γ (n, n), whose column j sums to 1: the soft set of the points that are similar to point j.
         eps_squared: ε², above 0.
         chunk: Columns at a time; by default as many as fit into about 64 MiB. Memory does not grow with n · d².
+
+    Raises:
+        UserError: ε² is not accepted.
     """
+    above(0, eps_squared=eps_squared)
     n, d = z.shape
     shares = torch.full((n,), 1 / n, dtype=z.dtype, device=z.device)
     return mean_log_det(z, memberships, shares, d / eps_squared, chunk)
@@ -51,7 +61,11 @@ def cluster_rate(z: Tensor, clusters: Tensor, eps_squared: float) -> Tensor:
         z: Features (n, d).
         clusters: Π (n, k), the share of each point in each cluster; a cluster without points counts as 0.
         eps_squared: ε², above 0.
+
+    Raises:
+        UserError: ε² is not accepted.
     """
+    above(0, eps_squared=eps_squared)
     n, d = z.shape
     clusters = clusters.to(z)
     sizes = clusters.sum(0)
@@ -108,6 +122,13 @@ def _composed(z: Tensor, weights: Tensor, shares: Tensor, scale: float) -> Tenso
     return shares @ torch.logdet(eye + scale * torch.einsum("nj,na,nb->jab", weights, z, z))
 
 
+def _factored(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Cholesky factors and logarithms of determinants; NaN where features are NaN, as a diverged training has them."""
+    root, failed = torch.linalg.cholesky_ex(matrices)
+    dets = 2 * root.diagonal(dim1=1, dim2=2).log().sum(1)
+    return root, dets.masked_fill(failed > 0, torch.nan)
+
+
 def _by_features(
     z: Tensor, weights: Tensor, shares: Tensor, scale: float, chunk: int, gradients: bool
 ) -> tuple[Tensor, ...]:
@@ -120,8 +141,7 @@ def _by_features(
         own, p = weights[:, start : start + chunk], shares[start : start + chunk]
         matrices = (scale * (own.T @ outer)).view(-1, d, d)
         matrices.diagonal(dim1=1, dim2=2).add_(1)
-        root = torch.linalg.cholesky(matrices)
-        dets = 2 * root.diagonal(dim1=1, dim2=2).log().sum(1)
+        root, dets = _factored(matrices)
         value = value + p @ dets
         if folded is None:
             continue
@@ -147,8 +167,7 @@ def _by_points(
         roots = weights[:, start : start + chunk].T.sqrt()
         matrices = scale * roots[:, :, None] * kernel * roots[:, None, :]
         matrices.diagonal(dim1=1, dim2=2).add_(1)
-        root = torch.linalg.cholesky(matrices)
-        dets = 2 * root.diagonal(dim1=1, dim2=2).log().sum(1)
+        root, dets = _factored(matrices)
         value = value + p @ dets
         if not gradients:
             continue

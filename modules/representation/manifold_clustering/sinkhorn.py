@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from framework.settings import above
+
 LOWEST = 1e-12  # of a factor, from which potentials are computed anew
 
 
@@ -63,8 +65,14 @@ def balance(scores: Tensor, eta: float, tolerance: float = 1e-6, max_iterations:
         eta: η, above 0: large ones give the uniform matrix, small ones a permutation.
         tolerance: Largest distance of a row's sum from 1, but not below the rounding of the type.
         max_iterations: Largest number of updates.
+
+    Raises:
+        UserError: η is not accepted.
     """
+    above(0, eta=eta)
     logits = scores / eta
+    if not bool(logits.isfinite().all()):  # of a diverged training
+        return Balanced(torch.full_like(logits, math.nan), torch.full_like(logits[0], math.nan), 0, math.nan)
     rounding = torch.finfo(logits.dtype).eps
     tolerance = max(tolerance, 4 * rounding)
     f = -0.5 * logits.logsumexp(1)

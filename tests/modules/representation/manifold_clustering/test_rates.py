@@ -11,7 +11,7 @@ from modules.representation.manifold_clustering.rates import (
     mean_log_det,
     membership_rate,
 )
-from modules.representation.manifold_clustering.sinkhorn import balance
+from modules.representation.manifold_clustering.sinkhorn import balance, memberships
 
 EPS = 0.2
 
@@ -142,3 +142,10 @@ def test_memory_for_the_backward_pass_does_not_grow_with_points_times_squared_di
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         membership_rate(z, gamma, EPS, chunk=4)
     assert sum(kept) <= 2 * (60 * 20 + 60 * 60 + 60)
+
+
+def test_features_that_are_nan_give_nan_and_no_error():
+    for n, d in ((6, 3), (3, 6)):
+        z = torch.full((n, d), math.nan)
+        assert math.isnan(float(coding_rate(z, EPS)))
+        assert math.isnan(float(membership_rate(z, memberships(z, 0.2), EPS)))
