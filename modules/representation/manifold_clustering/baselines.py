@@ -8,14 +8,27 @@ from modules.representation.manifold_clustering.spectral import spectral_cluster
 
 
 def k_means(x: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
-    """Returns clusters (n,) of points (n, d) by k-means with 10 restarts."""
+    """Returns clusters (n,) of points by k-means with 10 restarts.
+
+    Args:
+        x: Points (n, d).
+        k: Number of clusters.
+        seed: Of the restarts.
+    """
     from sklearn.cluster import KMeans
 
     return KMeans(k, n_init=10, random_state=seed).fit_predict(x.reshape(len(x), -1)).astype(np.int64)
 
 
 def neighbour_spectral(x: np.ndarray, k: int, neighbours: int = 10, seed: int = 0) -> np.ndarray:
-    """Returns clusters (n,) of points (n, d) by spectral clustering of the graph of nearest neighbours."""
+    """Returns clusters (n,) of points by spectral clustering of the graph of nearest neighbours.
+
+    Args:
+        x: Points (n, d).
+        k: Number of clusters.
+        neighbours: Neighbours of a point, itself included.
+        seed: Of k-means.
+    """
     from sklearn.neighbors import kneighbors_graph
 
     points = x.reshape(len(x), -1)

@@ -56,6 +56,9 @@ class StridedConvs(nn.Sequential):
     Args:
         in_chans: Channels of the images.
         width: Channels of the first convolution; the others have twice as many.
+
+    Raises:
+        UserError: a size is below 1.
     """
 
     def __init__(self, in_chans: int = 1, width: int = 32) -> None:

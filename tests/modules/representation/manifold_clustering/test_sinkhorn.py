@@ -44,7 +44,7 @@ def test_two_points_in_closed_form(a, b, c, eta):
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("eta", [0.05, 0.2, 1.0])
+@pytest.mark.parametrize("eta", [0.1, 0.2, 1.0])
 def test_against_pot(eta):
     ot = pytest.importorskip("ot", reason="the oracle is POT, of the extra dev")
     _, scores = scores_of(16)
