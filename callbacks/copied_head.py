@@ -8,8 +8,8 @@ are those of the features, Γ = P(Zᵀ Z), and no random head must be trained. F
 module's second loss, with an optimiser and a schedule of that stage. ``start: random`` leaves the cluster head as it
 was drawn, for comparison.
 
-It works on modules with two heads of the same shape (:class:`framework.protocols.HasClusterHead`), on heads with
-adapters too if both have them. Limits: it cannot be undone.
+It works on modules with two heads of the same shape (:class:`framework.protocols.HasClusterHead`), with adapters of
+LoRA on both, one or none of them. Limits: it cannot be undone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, cast, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from framework.editing import Context, Once, OptimizerState, Stage
 from framework.editing.ledger import set_trainable, trainable_names
@@ -31,7 +31,10 @@ HeadStart = Literal["copy", "random"]
 
 
 def copy_head(model: nn.Module, source: str, target: str) -> None:
-    """Copies all tensors of a submodule into another, exactly.
+    """Makes a submodule compute what another one does, by copying its tensors.
+
+    Where only one of them has adapters of LoRA, those of the source are added to the target's weight, and those of the
+    target start again at zero.
 
     Args:
         model: The model.
@@ -39,15 +42,40 @@ def copy_head(model: nn.Module, source: str, target: str) -> None:
         target: Name of the one that is overwritten.
 
     Raises:
-        UserError: they do not have the same tensors.
+        UserError: they are not of one shape.
     """
-    first, second = (model.get_submodule(name).state_dict() for name in (source, target))
-    shapes, others = ({name: tuple(value.shape) for name, value in state.items()} for state in (first, second))
-    if shapes != others:
-        raise UserError(f"copied_head: {source} has {shapes}, {target} has {others}; heads of one shape are needed")
+    one, other = model.get_submodule(source), model.get_submodule(target)
+    first, second = one.state_dict(), other.state_dict()
+    if _shapes(first) != _shapes(second):
+        first, second = _merged(one), _plain(other).state_dict()
+        for name, value in other.named_parameters():
+            if "lora_B" in name:
+                value.data.zero_()
+    if _shapes(first) != _shapes(second):
+        shown = f"{source} has {_shapes(first)}, {target} has {_shapes(second)}"
+        raise UserError(f"copied_head: {shown}; heads of one shape are needed")
     with torch.no_grad():
         for name, value in second.items():
             value.copy_(first[name])
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in state.items()}
+
+
+def _plain(head: nn.Module) -> nn.Module:
+    """The layer under adapters, or the layer."""
+    base = getattr(head, "base_layer", None)
+    return base if isinstance(base, nn.Module) else head
+
+
+def _merged(head: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a layer, with what its adapters add to the weight."""
+    state = dict(_plain(head).state_dict())
+    if _plain(head) is not head:
+        layer: Any = head
+        state["weight"] = state["weight"] + sum(layer.get_delta_weight(name) for name in layer.active_adapters)
+    return state
 
 
 class CopiedHead(Once):
@@ -99,12 +127,15 @@ class CopiedHead(Once):
         super().check(model, context)
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """Returns the heads and what is trained: a parameter of the cluster head where its counterpart is."""
+        """Returns the heads and what is trained: a parameter of the cluster head where its counterpart is.
+
+        One without a counterpart, because only one head has adapters, is trained if anything of the feature head is.
+        """
         source, target = cast(HasClusterHead, model).head_names()
         own = dict(model.get_submodule(target).named_parameters())
         flags = {name: p.requires_grad for name, p in model.get_submodule(source).named_parameters()}
         trained = [name for name in trainable_names(model) if not name.startswith(f"{target}.")]
-        trained += [f"{target}.{name}" for name in own if flags.get(name)]
+        trained += [f"{target}.{name}" for name in own if flags.get(name, any(flags.values()))]
         decision = {"source": source, "target": target, "start": self.start, "trainable": trained}
         if self.optimizer == "keep":
             return decision

@@ -93,6 +93,24 @@ def test_with_adapters_on_both_heads(tmp_path):
     assert all("lora_" in name for name in trained if "head" in name)
 
 
+@pytest.mark.parametrize("only", ["feature_head", "cluster_head"])
+def test_with_adapters_on_one_head(tmp_path, only):
+    seen = []
+
+    class Look(Observer):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.current_epoch == 1 and batch_idx == 0:
+                with torch.no_grad():
+                    seen.append(pl_module.encoder.eval()(batch[0][:, 0]))
+                pl_module.train()
+
+    net, _ = train(tmp_path, LoRA(rank=2, target_modules=[f"*{only}", "*shared*"]), CopiedHead(1), Look(), epochs=2)
+    torch.testing.assert_close(*seen[0])
+    trained = [name for name in trainable_names(net) if "cluster_head" in name]
+    assert any("lora_B" in name for name in trained) == (only == "cluster_head")
+    assert trained
+
+
 def test_heads_of_two_shapes_are_refused():
     net = torch.nn.ModuleDict({"one": torch.nn.Linear(3, 2), "two": torch.nn.Linear(3, 4)})
     with pytest.raises(UserError, match=r"copied_head: one has .* heads of one shape are needed"):

@@ -34,8 +34,8 @@ Odd classes of a tenth of the size: 0.956 (0.950, 0.963), the best on pixels 0.6
 Cost: the quick config takes 45 s of one core. R_c takes n² d² and n d³/3 multiplications for a batch of n; memory of a
 step does not grow with n d². Clustering takes memory of n² for up to ``points`` examples.
 
-Composes with averages, adapters, penalties and initialisations as any module does. ``copied_head`` needs adapters on
-both heads or on none.
+Composes with averages, adapters, penalties and initialisations as any module does; ``copied_head`` copies heads with
+adapters too.
 
 Limits: batches must hold several examples of each cluster, and all examples are in memory. k-means on the features can
 be worse than the clusters, since subspaces are no blobs. SSC-OMP on the features did not gain as in the paper (three
