@@ -129,13 +129,15 @@ class CopiedHead(Once):
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
         """Returns the heads and what is trained: a parameter of the cluster head where its counterpart is.
 
-        One without a counterpart, because only one head has adapters, is trained if anything of the feature head is.
+        One without a counterpart, because only one head has adapters, is trained if it was, or if anything of the feature
+        head is.
         """
         source, target = cast(HasClusterHead, model).head_names()
         own = dict(model.get_submodule(target).named_parameters())
         flags = {name: p.requires_grad for name, p in model.get_submodule(source).named_parameters()}
         trained = [name for name in trainable_names(model) if not name.startswith(f"{target}.")]
-        trained += [f"{target}.{name}" for name in own if flags.get(name, any(flags.values()))]
+        any_trained = any(flags.values())
+        trained += [f"{target}.{name}" for name, p in own.items() if flags.get(name, p.requires_grad or any_trained)]
         decision = {"source": source, "target": target, "start": self.start, "trainable": trained}
         if self.optimizer == "keep":
             return decision
