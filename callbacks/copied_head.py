@@ -129,8 +129,8 @@ class CopiedHead(Once):
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
         """Returns the heads and what is trained: a parameter of the cluster head where its counterpart is.
 
-        One without a counterpart, because only one head has adapters, is trained if it was, or if anything of the feature
-        head is.
+        One without a counterpart, because only one head has adapters, is trained if it was, or if anything of the
+        feature head is.
         """
         source, target = cast(HasClusterHead, model).head_names()
         own = dict(model.get_submodule(target).named_parameters())

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from framework import Module, OptimizerConfig, ScheduleConfig
+from framework.data.loader import ExactLoader
 from framework.errors import UserError
 from framework.files import written
 from framework.functional.evaluating import evaluating
@@ -394,9 +395,13 @@ class ManifoldClustering(Module):
         trainer, data = self.trainer, getattr(self.trainer, "datamodule", None)
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
-        if data is None or not bool((self.anchor_clusters >= 0).any()):
+        examples = getattr(data, "val_set", None)
+        if examples is None or not bool((self.anchor_clusters >= 0).any()):
             return
-        x, z, clusters, share, y = self._collect(data.val_dataloader())
+        # all of them: a loader of the datamodule has the share of one process, and asks the others for its seed
+        size, collate = getattr(data, "eval_batch_size", 256), getattr(data, "collate_fn", None)
+        loader = ExactLoader(examples, size, collate_fn=collate, seed=0, ranks=lambda: (1, 0))
+        x, z, clusters, share, y = self._collect(loader)
         if not bool(z.isfinite().all()):
             return
         files = getattr(data, "files", None) or []

@@ -10,7 +10,7 @@ import pytest
 import torch
 from editing_toys import trainer_of
 from PIL import Image
-from resume_harness import Kill, in_child, same
+from resume_harness import Kill, in_child, in_two_ranks, same
 
 import framework
 from callbacks.copied_head import CopiedHead
@@ -259,6 +259,21 @@ def test_resumed_equals_uninterrupted(kill, tmp_path):
     opened = framework.open_model(tmp_path / "stopped" / "m" / "run" / "checkpoints" / "last.ckpt")
     assert same(dict(opened.state_dict()), dict(ends[0][0]))
     assert opened.encoder.cluster_head.weight.requires_grad
+
+
+def test_two_processes_train_both_stages_alike_and_the_table_has_all_examples(tmp_path):
+    def rank():
+        settings = config(tmp_path, epochs=3)
+        settings["trainer"] |= {"devices": 2, "strategy": "ddp"}
+        settings["data"]["init_args"]["batch_size"] = 8
+        experiment = framework.build(settings)
+        experiment.run()
+        torch.save(dict(experiment.model.encoder.named_parameters()), tmp_path / f"{experiment.trainer.global_rank}.pt")
+
+    assert in_two_ranks(rank) == [0, 0]
+    assert same(*(torch.load(tmp_path / f"{number}.pt") for number in (0, 1)))
+    with (tmp_path / "m" / "run" / "clusters.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 54
 
 
 def test_what_is_refused(tmp_path):
