@@ -94,6 +94,7 @@ class CopiedHead(Once):
     """
 
     changes = frozenset({"values", "trainability"})
+    phase = "remap"
     needs = frozenset()
 
     def __init__(
