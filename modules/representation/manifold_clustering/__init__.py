@@ -21,8 +21,8 @@ images that were not clustered. Accuracy, NMI and ARI are logged only where ther
 
 η decides whether clusters break up or merge. Tune it without labels: ``train/perplexity`` right after the copy should
 be 1 to 2.5 times batch / k (a warning says where it is not), and ``val/gap``, the gap of eigenvalues after the k-th,
-should be large; ``sweeps/manifold_clustering_eta`` ranks by it. An unknown k: ``num_clusters: null`` takes the one with
-the largest gap, and the figure ``geometry`` shows those of all k.
+should be large; ``sweeps/manifold_clustering_eta`` ranks by it, which found the range but not the best η in it. An
+unknown k: ``num_clusters: null`` takes the one with the largest gap, and the figure ``geometry`` shows those of all k.
 
 Expected numbers (scikit-learn's digits, 1,617 to cluster and 180 unseen; means and ranges over seeds 0 to 2): accuracy
 0.962 (0.958 to 0.964), NMI 0.946, unseen digits 0.956; after stage 1 0.870 (0.837 to 0.922), k-means on pixels 0.80,
