@@ -3,6 +3,7 @@
 from framework.protocols.attention import Replacement, RotaryAttention
 from framework.protocols.data import HasConcepts, HasExamples, HasNormalisation, HasTargetSignal, InRounds
 from framework.protocols.derivatives import second_derivatives, second_derivatives_needed
+from framework.protocols.heads import HasClusterHead
 from framework.protocols.latents import HasDecoder, HasLatents, HasTrueLatents
 from framework.protocols.memories import HasCoreSpectrum, HasRouters, ReadsTable, Routing, TableRead
 from framework.protocols.prompts import AnswersPrompts, HandsOutPrompts, RatesInTokens
@@ -24,6 +25,7 @@ __all__ = [
     "AnswersPrompts",
     "Generates",
     "HandsOutPrompts",
+    "HasClusterHead",
     "HasConcepts",
     "HasCoreSpectrum",
     "HasDecoder",

@@ -35,6 +35,7 @@ from modules.in_context.icl_linear_models import theory as icl_linear
 from modules.in_context.icl_softmax_demystified import theory as icl_softmax
 from modules.in_context.yq_lsa import theory as yq_lsa
 from modules.interpretability.compositional_linear import theory as compositional
+from modules.representation import manifold_clustering as mlc
 
 NAN = math.nan
 BAD = {
@@ -85,6 +86,10 @@ SEMICIRCLE = {"t": 1.0, "kappa": 0.5}
 SEMICIRCLE_KINDS = {"t": "above", "kappa": "above"}
 
 ROWS = [
+    row(mlc.coding_rate, {"eps_squared": "above"}, z=ones(3, 2), eps_squared=0.2),
+    row(mlc.membership_rate, {"eps_squared": "above"}, z=ones(3, 2), memberships=eye(), eps_squared=0.2),
+    row(mlc.cluster_rate, {"eps_squared": "above"}, z=ones(3, 2), clusters=eye(), eps_squared=0.2),
+    row(mlc.memberships, {"eta": "above"}, c=ones(3, 2), eta=0.2),
     row(sensing.redundant_error, {"step": "count", "rate": "above", "rank": "count"}, step=9, rate=0.1, k=4, rank=2),
     row(
         sensing.predicted_rate,

@@ -82,6 +82,8 @@ def small_steps(name):
     inner = ["--model.inner_steps=2"] if name.startswith((*WHOLE, PROMPTS)) and "similarity" not in name else []
     if name.startswith(WHOLE):
         return inner
+    if name.startswith("representation/"):
+        return ["--data.batch_size=4", "--techniques.copied_head.epoch=0"]
     return ["--data.batch_size=4", *inner, *(["--data.inner_steps=2"] if inner and name.startswith(PROMPTS) else [])]
 
 
@@ -218,6 +220,15 @@ WRITERS = {
             "--data.train_fraction=0.5",
             "--techniques.concept_geometry.fraction=0.5",
             "--techniques.concept_geometry.steps=5",
+        ],
+    ),
+    "representation/manifold_clustering_fashion": (write_idx, ["--data.image_size=28"]),
+    "representation/manifold_clustering_paper": (
+        write_cifar,
+        [
+            "--model.encoder.args={channels: [4, 4, 8, 8], stem_width: 4}",
+            "--model.encoder.hidden=[16]",
+            "--model.features=8",
         ],
     ),
     "interpretability/hash_encoder_paper": (write_mnist_npz, ["--model.width=5"]),

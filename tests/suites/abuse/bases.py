@@ -42,6 +42,7 @@ UNDER = {
     "mixture_growth": "initialization/mixture_growth",
     "prompt_shift": "in_context/icl_linear_models",
     "rebalance_factors": "dynamics/matrix_sensing",
+    "copied_head": "representation/manifold_clustering",
     "winner": "initialization/winner",
     "lp_ft": "finetuning/lp_ft",
     "ntk_split": "finetuning/lp_ft",

@@ -70,6 +70,7 @@ from datamodules.interpretability.indirect_objects import IndirectObjects
 from datamodules.interpretability.paired_pictures import PairedPictures
 from datamodules.interpretability.structured_mixing import StructuredMixing
 from datamodules.interpretability.super_resolution import SuperResolutionPatches
+from datamodules.representation.two_views import TwoViews
 from datamodules.sequence.bidmc import Bidmc
 from datamodules.sequence.fact_table import FactTable
 from datamodules.sequence.images import SequentialImages
@@ -703,6 +704,43 @@ FORMATS: list[Format] = [
         False,
         {"shapes": npy(np.ones(3)), "numbers": npy(with_nan(np.eye(3)))},
         NOT_TEXT,
+    ),
+    # representation
+    idx_format("views", _small(TwoViews, "idx", batch_size=8)),
+    cifar_format("views", 10, _small(TwoViews, "cifar10", batch_size=8)),
+    arrays_format(
+        "views",
+        lambda p: TwoViews("vectors", p, batch_size=8),
+        {"x": X, "y": np.arange(40) % 4},
+        {"y": np.zeros(39, int)},
+        "x",
+    ),
+    Format(
+        "views.npy",
+        "a.npy",
+        inside("a.npy", npy(X)),
+        lambda p, _: TwoViews("vectors", p, batch_size=8),
+        False,
+        {"shapes": npy(np.ones(3)), "numbers": npy(with_nan(X))},
+        NOT_TEXT,
+    ),
+    Format(
+        "views.png",
+        "0.png",
+        _plain_pictures,
+        lambda p, _: TwoViews("folder", p, image_size=8, test_fraction=0.3, batch_size=2),
+        True,
+        _WRONG_PICTURES,
+        {**NOT_TEXT, **NO_PICKLES},
+    ),
+    Format(
+        "views-classes.png",
+        "cat/0.png",
+        write_images,
+        lambda p, _: TwoViews("folder", p, image_size=8, test_fraction=0.3, batch_size=2),
+        True,
+        _WRONG_PICTURES,
+        {**NOT_TEXT, **NO_PICKLES},
     ),
     # sequence
     Format(

@@ -1,0 +1,1 @@
+"""Data without labels, in several views."""

@@ -1,0 +1,1 @@
+"""Representations and clusters of unlabelled data."""
