@@ -5,7 +5,7 @@ Knyazev, Jolicoeur-Martineau, Fu 2024, arXiv 2405.16287).
 
 A run of ``initialization/logah`` trains the hypernetwork on a family of architectures: perceptrons, vision transformers
 or GPT-2. This technique opens its folder, or one of its checkpoints, and writes the predicted weights of the model's
-first network of that family, or of the one named ``network``; widths and depths need not be among those of the
+network of that family (it must hold half of the parameters, or be named as ``network``); widths and depths need not be among those of the
 training. Every parameter is reported as ``predicted``, ``tiled`` (a prediction that was too small, repeated), ``drawn``
 (class tokens), ``copied`` (tied to another one) or ``left alone`` (of other parts of the model). What the
 hypernetwork has not met is refused by name: another family, an operation of no network of its training.
@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from zlib import crc32
 
 import torch
@@ -118,6 +118,7 @@ class LogahInit(Edit):
     phase = "predict"
     offers = frozenset({TRAINED_WEIGHTS})
     needs = frozenset({PLAIN_LAYERS})
+    conflicts: ClassVar[Mapping[str, str]] = {"learngene": "both write all weights of the network"}
 
     def __init__(self, path: str | Path | None = None, network: str | None = None, noise: float = 1e-5) -> None:
         at_least(0, noise=noise)
@@ -125,7 +126,7 @@ class LogahInit(Edit):
         self._values: dict[str, Tensor] | None = None
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
-        """Returns the file with its hash, the network, and how each parameter gets its value.
+        """Returns the file with its hash, the network, the seed, and how each parameter gets its value.
 
         Raises:
             UserError: the file is no hypernetwork's, or the model has no network that it knows.
@@ -145,6 +146,7 @@ class LogahInit(Edit):
             "path": str(self.path),
             "sha256": file_sha256(file),
             "network": found.network,
+            "seed": context.seed,
             "parameters": found.how,
         }
 

@@ -23,6 +23,19 @@ from torch import nn
 from framework.errors import UserError
 from framework.settings import at_least, one_of
 
+_PERCEPTRON = (
+    nn.Linear,
+    nn.ReLU,
+    nn.GELU,
+    nn.Tanh,
+    nn.SiLU,
+    nn.Flatten,
+    nn.Dropout,
+    nn.Identity,
+    nn.LayerNorm,
+    nn.BatchNorm1d,
+)
+
 Family = Literal["mlp", "vit", "gpt2"]
 Shape = Mapping[str, Any]  # what one architecture is built from: plain data
 LARGEST = 50_000_000  # parameters of a GPT of the paper's set
@@ -216,7 +229,6 @@ def recognise(net: nn.Module) -> Known | None:
         return Known("gpt2", (torch.zeros(1, length, dtype=torch.long, device=device),), {"use_cache": False})
     if isinstance(net, nn.Sequential):
         layers = [layer for layer in net if isinstance(layer, nn.Linear)]
-        plain = (nn.Linear, nn.ReLU, nn.GELU, nn.Tanh, nn.SiLU, nn.Flatten, nn.Dropout, nn.Identity, nn.LayerNorm)
-        if layers and all(type(layer) in plain for layer in net):
+        if layers and all(type(layer) in _PERCEPTRON for layer in net):
             return Known("mlp", (torch.zeros(1, layers[0].in_features, device=device),))
     return None

@@ -332,7 +332,7 @@ def find_network(model: nn.Module, name: str | None) -> tuple[str, nn.Module, An
 
     Args:
         model: The model.
-        name: Of the network; by default the first one of a known family.
+        name: Of the network; by default the first one of a known family that holds at least half of the parameters.
 
     Raises:
         UserError: there is none of this name, or none of a known family.
@@ -349,8 +349,10 @@ def find_network(model: nn.Module, name: str | None) -> tuple[str, nn.Module, An
         if known is None:
             raise UserError(f"network: {name} is a {type(net).__name__}, of no known family; accepted: {accepted}")
         return name, net, known
+    whole = sum(parameter.numel() for parameter in model.parameters())
     for found, net in model.named_modules():
         known = recognise(net)
-        if known is not None:
+        # a layer of a larger network may look like a perceptron
+        if known is not None and 2 * sum(parameter.numel() for parameter in net.parameters()) >= whole:
             return found, net, known
     raise UserError(f"{type(model).__name__} holds no network of a known family; accepted: {accepted}")

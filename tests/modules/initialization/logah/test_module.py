@@ -161,6 +161,18 @@ def test_what_it_has_not_met_is_refused_by_name():
         model.predict_weights(vit)
 
 
+def test_a_layer_of_a_larger_network_is_not_taken_for_a_perceptron():
+    model = model_of()
+    model.operations[:] = True
+    inner = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    larger = nn.ModuleDict({"inner": inner, "rest": nn.LSTM(32, 32)})
+    with pytest.raises(UserError, match="ModuleDict holds no network of a known family"):
+        model.predict_weights(larger)
+    assert set(model.predict_weights(larger, "inner").values) == {
+        "inner.0.weight", "inner.0.bias", "inner.2.weight", "inner.2.bias",
+    }  # fmt: skip
+
+
 def test_every_parameter_is_reported():
     model = model_of(architectures=Space("gpt2", layers=(1, 1), widths=(16, 16)), num_classes=256, length=16, size=128)
     model.operations[:] = True
