@@ -5,10 +5,11 @@ Knyazev, Jolicoeur-Martineau, Fu 2024, arXiv 2405.16287).
 
 A run of ``initialization/logah`` trains the hypernetwork on a family of architectures: perceptrons, vision transformers
 or GPT-2. This technique opens its folder, or one of its checkpoints, and writes the predicted weights of the model's
-network of that family (it must hold half of the parameters, or be named as ``network``); widths and depths need not be among those of the
-training. Every parameter is reported as ``predicted``, ``tiled`` (a prediction that was too small, repeated), ``drawn``
-(class tokens), ``copied`` (tied to another one) or ``left alone`` (of other parts of the model). What the
-hypernetwork has not met is refused by name: another family, an operation of no network of its training.
+network of that family, which must hold half of the parameters, or be named as ``network``; widths and depths need not
+be among those of the training. Every parameter is reported as ``predicted``, ``tiled`` (a prediction that was too
+small, repeated), ``drawn`` (class tokens), ``copied`` (tied to another one) or ``left alone`` (of other parts of the
+model). What the hypernetwork has not met is refused by name: another family, an operation of no network of its
+training.
 
 Noise of deviation ``noise`` is added, so that equal operations do not keep equal weights. Use a low learning rate: a
 high one erases the start within an epoch. Weights that come from it are plain: a checkpoint's ``state_dict`` loads

@@ -215,20 +215,21 @@ def recognise(net: nn.Module) -> Known | None:
     Args:
         net: The network.
     """
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    first = next(net.parameters(), torch.empty(0))
+    like: Any = {"device": first.device, "dtype": first.dtype}
     names = {f"{kind.__module__}.{kind.__name__}" for kind in type(net).__mro__}
     if "timm.models.vision_transformer.VisionTransformer" in names:
         patches: Any = net.patch_embed
-        return Known("vit", (torch.zeros(1, patches.proj.in_channels, *patches.img_size, device=device),))
+        return Known("vit", (torch.zeros(1, patches.proj.in_channels, *patches.img_size, **like),))
     if "torchvision.models.vision_transformer.VisionTransformer" in names:
         side: Any = net.image_size
-        return Known("vit", (torch.zeros(1, net.conv_proj.in_channels, side, side, device=device),))  # type: ignore[union-attr,arg-type]
+        return Known("vit", (torch.zeros(1, net.conv_proj.in_channels, side, side, **like),))  # type: ignore[union-attr,arg-type]
     if "transformers.models.gpt2.modeling_gpt2.GPT2LMHeadModel" in names:
         config: Any = net.config
         length = min(8, config.n_positions)
-        return Known("gpt2", (torch.zeros(1, length, dtype=torch.long, device=device),), {"use_cache": False})
+        return Known("gpt2", (torch.zeros(1, length, dtype=torch.long, device=first.device),), {"use_cache": False})
     if isinstance(net, nn.Sequential):
         layers = [layer for layer in net if isinstance(layer, nn.Linear)]
         if layers and all(type(layer) in _PERCEPTRON for layer in net):
-            return Known("mlp", (torch.zeros(1, layers[0].in_features, device=device),))
+            return Known("mlp", (torch.zeros(1, layers[0].in_features, **like),))
     return None

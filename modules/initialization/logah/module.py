@@ -281,8 +281,8 @@ class GraphHyperNetwork(Module):
             operation = graph.nodes[number].operation
             if not self.operations[OPERATIONS.index(operation), ROLES.index(slot.role)]:
                 raise UserError(
-                    f"{slot.name}: the {slot.role} of the operation {operation} was in no network of the hypernetwork's "
-                    "training"
+                    f"{slot.name}: the {slot.role} of the operation {operation} was in no network of the "
+                    "hypernetwork's training"
                 )
         with evaluating(self):
             (found,) = self.hypernetwork([graph], torch.Generator().manual_seed(seed))
