@@ -12,6 +12,7 @@ Nothing of it changes the run: generators and the modules' modes are as before.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,6 +102,8 @@ def examine(
     device = next(iter(parameters.values())).device
     findings = Findings()
     with _undisturbed(device), torch.enable_grad():  # a penalty may differentiate
+        if not math.isfinite(_seeded_loss(loss, some)):
+            raise UserError("dp_sgd: the loss of the first samples is not finite, so that nothing can be clipped")
         if size > 1:
             findings.independent = _additive(loss, some, size - size % 2, _tolerance(parameters))
         fixed = _fixed_mode(module, loss, some)
@@ -148,11 +151,14 @@ def _fixed_mode(module: nn.Module, loss: Loss, batch: Any) -> Literal["training"
 
 def _additive(loss: Loss, batch: Any, size: int, tolerance: float) -> bool:
     """Whether what one half of a batch adds to the loss does not depend on the other half."""
-    first, second = list(range(size)), [*range(1, size), 0]
-    half = size // 2
-    halves = [(a[:half], b[half:]) for a in (first, second) for b in (first, second)]
-    aa, ab, ba, bb = (_seeded_loss(loss, _picked(batch, [*one, *other], size)) for one, other in halves)
-    return abs(aa + bb - ab - ba) <= tolerance * (1 + max(map(abs, (aa, ab, ba, bb))))
+    half, first = size // 2, list(range(size))
+    for shift in range(1, half + 1):  # several, since classes may happen to be the same
+        second = [*first[shift:], *first[:shift]]
+        halves = [(a[:half], b[half:]) for a in (first, second) for b in (first, second)]
+        aa, ab, ba, bb = (_seeded_loss(loss, _picked(batch, [*one, *other], size)) for one, other in halves)
+        if not abs(aa + bb - ab - ba) <= tolerance * (1 + max(map(abs, (aa, ab, ba, bb)))):
+            return False
+    return True
 
 
 def _weighted(loss: Loss, batch: Any, size: int, tolerance: float) -> bool:
