@@ -535,7 +535,7 @@ class Manual(Foreign):
         ({"min_epochs": 2}, "min_epochs or min_steps cannot be combined"),
         ({"max_epochs": -1, "technique": {"epsilon": 3.0}}, "the number of steps must be known"),
         ({"module": Manual}, "manual optimisation"),
-        ({"callbacks": [LPFT()]}, r"lp_ft cannot be combined: lp_ft computes what it writes"),
+        ({"callbacks": [LPFT(head="net.2")]}, r"lp_ft cannot be combined: lp_ft computes what it writes"),
         ({"callbacks": [Winner()]}, r"winner cannot be combined"),
         ({"technique": {"delta": 0.03}}, r"delta: 0.03 is not accepted for 40 samples; below 1/40"),
         ({"loader": [1, 2]}, "needs one loader of the training data"),
