@@ -301,6 +301,17 @@ def test_a_longer_training_keeps_the_noise_and_the_budget():
     assert 2.0 < richer.spent() <= 2.5
 
 
+def test_training_the_same_weights_again_adds_up():
+    technique, module = new(epsilon=8.0), Foreign()
+    fit(technique, module)
+    assert technique.steps == 8
+    again = fit(technique, module, max_epochs=50)
+    assert technique.steps == 8 + again.global_step
+    assert 7.0 < technique.spent() <= 8.0
+    fit(technique, Foreign())
+    assert technique.steps == 8
+
+
 def test_no_noise_is_allowed_and_said(capsys):
     with pytest.warns(UserWarning, match="NOT private"):
         trainer = fit(new(noise_multiplier=0.0))
