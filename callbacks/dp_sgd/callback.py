@@ -201,7 +201,7 @@ class DPSGD(Writer):
         if getattr(trainer, "gradient_clip_val", None):
             raise UserError(
                 f"{where} and trainer.gradient_clip_val cannot be combined: each sample's gradient is clipped already "
-                f"(max_grad_norm {self.max_grad_norm})"
+                f"(max_grad_norm {self.max_grad_norm}); set trainer.gradient_clip_val to null"
             )
         precision = str(getattr(trainer, "precision", "32-true"))
         if precision.startswith("16"):

@@ -101,7 +101,8 @@ def of_sample(loss: Loss, parameters: Mapping[str, Tensor], sample: Any) -> list
         The gradients in the order of ``parameters``; ``None`` for one that the loss does not use.
     """
     with torch.enable_grad():
-        return list(torch.autograd.grad(loss(sample), list(parameters.values()), allow_unused=True))
+        found = torch.autograd.grad(loss(sample), list(parameters.values()), allow_unused=True)
+    return [None if g is None else g.to_dense() for g in found]  # a sparse one gets noise everywhere
 
 
 def by_loop(loss: Loss, parameters: Mapping[str, Tensor], batch: Any) -> list[Tensor]:
