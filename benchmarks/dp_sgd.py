@@ -4,27 +4,25 @@ Run: ``python benchmarks/dp_sgd.py [--repeats 3]``, one thread. A step is everyt
 sampling, gradients, clipping, noise and AdamW's step; ours includes the Trainer and the module's own step for what it
 logs. Opacus' loop (1.6, its hooks and Poisson loader) logs nothing. The convolutional network is that of DP-RGMI's
 stand-in (36,000 parameters), on digits of 28x28. For ConvNeXt Opacus' gradients are wrong, which its time does not
-show. The quietest of rounds in which the sides take turns. Memory is the most that a process holds above what it held
-before, each in a process of its own.
+show. The quietest of rounds in which the sides take turns. Memory is the peak of torch's tensors above the start.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import resource
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from _memory import peak_bytes
 from _rows import Row, duration, report
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks.dp_sgd import DPSGD
+from callbacks.dp_sgd import DPSGD, clipped_sums, trainable
 from framework.claims import at_most
 
 STEPS = 20
@@ -130,27 +128,15 @@ def opacus(make: Callable[[], nn.Module], side: int, batch: int) -> Callable[[],
     return run
 
 
+def loss_of(net: nn.Module) -> Callable[[Any], Tensor]:
+    """Returns the loss of a batch."""
+    return lambda batch: F.cross_entropy(net(batch[0]), batch[1])
+
+
 def quietest(calls: list[Callable[[], float]], repeats: int) -> list[float]:
     """Returns the least of what each call measured, in rounds."""
     rounds = [[call() for call in calls] for _ in range(repeats)]
     return [min(found) for found in zip(*rounds, strict=True)]
-
-
-def peak(call: Callable[[], float]) -> int:
-    """Returns the bytes that a process of its own holds at most during a call, above those before it."""
-
-    def measure(answers: Any) -> None:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        call()
-        answers.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-
-    context = multiprocessing.get_context("fork")
-    answers = context.Queue()
-    process = context.Process(target=measure, args=(answers,))
-    process.start()
-    found = int(answers.get()) * 1024
-    process.join()
-    return found
 
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:
@@ -174,14 +160,19 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
         bound = at_most(0.5) if main else None
         yield Row(f"a step of {name}", "a loop over samples", mine / looped, duration(looped), bound)
         yield Row(f"a step of {name}", "a step without privacy", mine / plain, duration(plain))
-    whole = peak(ours(vit, 28, 256))
+    net, samples = vit(), tuple(part[:256] for part in digits(28).tensors)
+    held = {
+        physical: peak_bytes(
+            lambda size=physical: clipped_sums(net, loss_of(net), trainable(net), samples, 1.0, "vmap", size)
+        )  # type: ignore[misc]
+        for physical in (256, 64, 16)
+    }
     for physical in (64, 16):
-        held = peak(ours(vit, 28, 256, physical_batch_size=physical))
         yield Row(
-            f"256 samples of the ViT in physical batches of {physical}",
+            f"the gradients of 256 samples of the ViT in physical batches of {physical}",
             "in one batch",
-            held / whole,
-            f"{whole / 2**20:.0f} MB",
+            held[physical] / held[256],
+            f"{held[256] / 2**20:.0f} MB",
             unit="memory",
         )
 
