@@ -36,11 +36,11 @@ Expected numbers (``vision/image_classifier_dp_sgd``, best validation accuracy, 
 ε = 8, 0.854 and 0.854 with ε = 2, 0.958 and 0.965 without privacy. They vary by the secret too.
 
 Cost (``benchmarks/dp_sgd.py``, one CPU thread): a step of a small CNN takes 2.7 times a plain one, as long as Opacus'
-own loop (1.00 and 1.07 times, two measurements) and a quarter of a loop over samples; of a ViT and a ConvNeXt 2.8 to 3.2
-times a plain one and 0.6 to 0.7 times Opacus' (whose gradients are wrong for ConvNeXt). Memory grows with the physical
-batch times the trained parameters: the gradients of 256 samples of the ViT need 339 MB at once, and 0.40 and 0.10 of it
-in physical batches of 64 and 16. PRV takes 0.1 to 0.5 s at each epoch's end, and a second or two to choose σ; Opacus
-takes seconds to import.
+own loop (1.00 and 1.07 times, two measurements) and a quarter of a loop over samples; of a ViT and a ConvNeXt about
+three times a plain one and 0.6 to 0.7 times Opacus' (whose gradients are wrong for ConvNeXt). Memory grows with the
+physical batch times the trained parameters: the gradients of 256 samples of the ViT need 339 MB at once, and 0.40 and
+0.10 of it in physical batches of 64 and 16. PRV takes 0.1 to 0.5 s at each epoch's end, and a second or two to choose
+σ; Opacus takes seconds to import.
 
 It works with techniques that act on weights: averages, rounding, shrinking, initialisations, adapters (with ``lora``
 only adapters and head have gradients, from the start or a later epoch). A penalty of each sample is part of its clipped
