@@ -203,8 +203,8 @@ def _labels(targets: np.ndarray, outputs: int, name: str) -> np.ndarray:
     labels = targets[:, None] if targets.ndim == 1 else targets
     if labels.shape[1:] != (outputs,) or not np.isin(labels, (0, 1)).all():
         raise UserError(
-            f"{name}: targets {targets.shape[1:]} for {outputs} outputs; expected labels of 0 and 1 for each output, or "
-            "classes (B,)"
+            f"{name}: targets {targets.shape[1:]} for {outputs} outputs; labels of 0 and 1 for each output, or classes "
+            "(B,), are expected"
         )
     return labels.astype(np.int64)
 

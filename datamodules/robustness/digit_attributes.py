@@ -59,8 +59,8 @@ class DigitAttributes(DataModule):
             (scikit-learn's), ``idx`` (another folder of IDX files, such as Fashion-MNIST's) or ``none``.
         public_path: Folder of the public ``idx``.
         public_images: Largest number of public images.
-        val_fraction: Share of the training digits held out for validation; at 0 the test set is also the validation set,
-            and nothing may be chosen by it.
+        val_fraction: Share of the training digits held out for validation; at 0 the test set also validates, and
+            nothing may be chosen by it.
         split_seed: Seed of the splits.
         batch_size: Digits in a training batch, per process.
         eval_batch_size: Digits in an evaluation batch.

@@ -41,8 +41,9 @@ def public_images(public: Public, path: str | Path | None, count: int, size: int
     """Returns images ``x`` float32 (M, 1, size, size) from 0 to 1 and classes ``y`` int64 (M,); nothing for ``none``.
 
     Args:
-        public: ``photographs``: pieces of scikit-image's pictures, whose class is the picture; ``digits``: scikit-learn's
-            1,797, 8x8 pixels, enlarged; ``idx``: the training part of a folder like Fashion-MNIST's; ``none``.
+        public: ``photographs``: pieces of scikit-image's pictures, whose class is the picture; ``digits``:
+            scikit-learn's 1,797, 8x8 pixels, enlarged; ``idx``: the training part of a folder like Fashion-MNIST's;
+            or ``none``.
         path: The folder of ``idx``.
         count: Largest number of images.
         size: Side of the images in pixels.

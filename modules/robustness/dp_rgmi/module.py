@@ -118,7 +118,7 @@ class MultiLabelClassifier(Module):
         if balanced:
             self._balance(getattr(data, "train_set", None))
         source = getattr(data, "source", None)
-        if not pretraining or not source:
+        if not pretraining or not isinstance(source, dict) or not source:
             return
         self.setup("fit")  # a wrong size is reported as such, not by a layer
         epochs = 1 if getattr(trainer, "fast_dev_run", False) else self.hparams["pretrain_epochs"]
