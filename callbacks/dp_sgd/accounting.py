@@ -1,0 +1,155 @@
+"""The privacy that training has spent: ε at a δ, from the noise, the sampling rate and the number of steps.
+
+Opacus' accountants: PRV (Gopi, Lee & Wutschitz 2021, arXiv 2106.02848), an upper bound within 0.01 of the true ε, and
+RDP (Mironov, Talwar & Zhang 2019, arXiv 1908.10530), faster and up to a fifth larger.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any, Literal, get_args
+
+from framework.errors import UserError
+from framework.settings import above, at_least, between, one_of
+
+Accountant = Literal["prv", "rdp"]
+Segment = Sequence[float]
+"""Noise multiplier σ, sampling rate q, number of steps."""
+
+_TOO_LARGE = 50.0  # above it PRV would need memory in proportion to ε, for an ε that means little
+_ORDERS = [*(1 + x / 10 for x in range(1, 100)), *range(12, 64), *(64 * 2**k for k in range(7))]
+
+
+@cache
+def _accountants() -> Any:
+    """Imports Opacus, which takes seconds, and removes the handler that it puts on the root logger.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    root = logging.getLogger()
+    before = list(root.handlers), root.level
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from opacus import accountants
+    except ImportError as error:
+        raise UserError("dp_sgd: Opacus is not installed; pip install 'modular-framework[privacy]'") from error
+    finally:
+        root.handlers[:], root.level = before
+    return accountants
+
+
+def epsilon_of(history: Iterable[Segment], delta: float, accountant: Accountant = "prv") -> float:
+    """Returns ε of a training of one or several segments, infinite without noise and 0 without a step.
+
+    Args:
+        history: The segments.
+        delta: δ.
+        accountant: ``prv`` or ``rdp``; above 50 both are RDP's.
+
+    Raises:
+        UserError: a setting is not accepted, or Opacus is not installed.
+    """
+    between(0, 1, "()", delta=delta)
+    one_of(get_args(Accountant), accountant=accountant)
+    kept = [(float(sigma), float(rate), int(steps)) for sigma, rate, steps in history if steps]
+    if not kept:
+        return 0.0
+    if any(sigma == 0 for sigma, _, _ in kept):
+        return math.inf
+    module = _accountants()
+    rough = module.RDPAccountant()
+    rough.history = kept
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on the range of orders, which is wide here
+        found = float(rough.get_epsilon(delta, alphas=_ORDERS))
+        if accountant == "rdp" or found > _TOO_LARGE:
+            return found
+        tight = module.PRVAccountant()
+        tight.history = kept
+        return min(found, float(tight.get_epsilon(delta)))
+
+
+def noise_multiplier_for(
+    epsilon: float, delta: float, sample_rate: float, steps: int, accountant: Accountant = "prv"
+) -> float:
+    """Returns σ with which a training spends nearly ``epsilon``, never more (to 0.1 % of σ).
+
+    Args:
+        epsilon: The ε to be spent.
+        delta: δ.
+        sample_rate: q, probability that a sample is in a batch.
+        steps: Number of steps.
+        accountant: ``prv`` or ``rdp``.
+
+    Raises:
+        UserError: a setting is not accepted, ε cannot be reached by any noise, or Opacus is not installed.
+    """
+    above(0, epsilon=epsilon)
+    between(0, 1, "(]", sample_rate=sample_rate)
+    at_least(1, steps=steps)
+
+    def spent(sigma: float, by: Accountant) -> float:
+        return epsilon_of([(sigma, sample_rate, steps)], delta, by)
+
+    high = 1.0
+    while spent(high, "rdp") > epsilon:
+        high *= 2
+        if high > 1e6:
+            raise UserError(f"epsilon: {epsilon:g} is not accepted; no noise is enough for it at delta {delta:g}")
+    low = high / 2
+    while spent(low, "rdp") <= epsilon:
+        low /= 2
+    rough = _bisected(low, high, lambda sigma: spent(sigma, "rdp") <= epsilon)
+    if accountant == "rdp":
+        return rough
+    low = 0.9 * rough
+    while spent(low, "prv") <= epsilon:
+        rough, low = low, 0.9 * low
+    return _bisected(low, rough, lambda sigma: spent(sigma, "prv") <= epsilon)
+
+
+def _bisected(low: float, high: float, enough: Any) -> float:
+    """Returns the smallest number between the two that is enough, from above, within 0.1 %."""
+    while high > 1.001 * low:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def steps_within(
+    epsilon: float,
+    delta: float,
+    noise_multiplier: float,
+    sample_rate: float,
+    most: int,
+    history: Sequence[Segment] = (),
+    accountant: Accountant = "prv",
+) -> int:
+    """Returns how many further steps, up to ``most``, spend at most ``epsilon`` in all.
+
+    Args:
+        epsilon: The budget.
+        delta: δ.
+        noise_multiplier: σ of the further steps.
+        sample_rate: Their q.
+        most: Largest number of interest.
+        history: The segments before them.
+        accountant: ``prv`` or ``rdp``.
+    """
+
+    def fits(steps: int) -> bool:
+        return epsilon_of([*history, (noise_multiplier, sample_rate, steps)], delta, accountant) <= epsilon
+
+    if fits(most):
+        return most
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
