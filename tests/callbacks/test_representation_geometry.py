@@ -161,11 +161,9 @@ def test_what_is_refused(tmp_path):
         RepresentationGeometry(part="dev")
     with pytest.raises(UserError, match=r"representation_geometry\.layer: 'heads'.*head"):
         trained(tmp_path, RepresentationGeometry(layer="heads"))
+    data = Data()
+    data.setup("fit")
+    technique = RepresentationGeometry()
+    trainer = pl.Trainer(max_epochs=1, default_root_dir=tmp_path, callbacks=[technique], logger=False)
     with pytest.raises(UserError, match="needs a datamodule with val data"):
-        data = Data()
-        data.setup("fit")
-        data.val_set = None
-        trainer = pl.Trainer(
-            max_epochs=1, default_root_dir=tmp_path, callbacks=[RepresentationGeometry()], logger=False
-        )
         trainer.fit(Net(), train_dataloaders=data.train_dataloader())
