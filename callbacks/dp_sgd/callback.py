@@ -57,11 +57,10 @@ class DPSGD(Writer):
         noise_multiplier: σ, standard deviation of the noise divided by ``max_grad_norm``. 0 only clips, which is not
             private.
         delta: δ, below 1 divided by the number of samples.
-        max_grad_norm: C, largest norm of a sample's gradient; ``None`` does not clip, and needs ``noise_multiplier: 0``.
+        max_grad_norm: C, largest norm of a sample's gradient; ``None`` (only without noise) does not clip.
         accountant: ``prv`` (tight) or ``rdp`` (faster, larger ε).
         physical_batch_size: Number of samples whose gradients are in memory together; all of a batch by default.
-        gradients: ``vmap`` (all samples at once), ``loop`` (one after another), or ``auto``: vmap unless the module does
-            what it does not allow.
+        gradients: ``vmap`` (all samples at once), ``loop`` (one after another), or ``auto``: vmap where it works.
         seed: Seed of the sampling and the noise; by default from the operating system, because who knows it can
             subtract the noise.
 
@@ -167,8 +166,8 @@ class DPSGD(Writer):
         self._check_model(model)
         for other in context.offering(TRAINING_DATA, self):
             raise UserError(
-                f"{where} and techniques.{other.name} cannot be combined: {other.name} computes what it writes into the "
-                "model from the training data, without noise; leave it out, or train it on public data before"
+                f"{where} and techniques.{other.name} cannot be combined: {other.name} computes what it writes into "
+                "the model from the training data, without noise; leave it out, or train it on public data before"
             )
         if context.trainer is not None:
             self._check_trainer(context.trainer, where)
@@ -206,13 +205,13 @@ class DPSGD(Writer):
             )
         if getattr(trainer, "overfit_batches", 0):
             raise UserError(
-                f"{where} and trainer.overfit_batches cannot be combined: its batches are no Poisson samples"
+                f"{where} and trainer.overfit_batches cannot be combined: its batches are not Poisson samples"
             )
         loop = getattr(trainer, "fit_loop", None)
         if self.epsilon is not None and loop is not None and ((loop.min_epochs or 0) > 1 or (loop.min_steps or 0) > 0):
             raise UserError(
-                f"{where}.epsilon and trainer.min_epochs or min_steps cannot be combined: the training ends when epsilon "
-                "is spent"
+                f"{where}.epsilon and trainer.min_epochs or min_steps cannot be combined: the training ends when "
+                "epsilon is spent"
             )
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -248,8 +247,8 @@ class DPSGD(Writer):
             )
         if self.delta >= 1 / len(dataset):
             raise UserError(
-                f"{self.name}.delta: {self.delta:g} is not accepted for {len(dataset)} samples; below 1/{len(dataset)}, "
-                f"for example {0.1 / len(dataset):.2g}"
+                f"{self.name}.delta: {self.delta:g} is not accepted for {len(dataset)} samples; below "
+                f"1/{len(dataset)}, for example {0.1 / len(dataset):.2g}"
             )
         collate = loader.collate_fn
         if isinstance(loader, DataLoader) and collate is torch.utils.data.default_collate:
@@ -299,8 +298,8 @@ class DPSGD(Writer):
                 f"{self.name}: noise_multiplier 0 clips gradients and adds no noise: this training is NOT private"
             )
         rank_zero_info(
-            f"{self.name}: noise multiplier {self._sigma:.4g}, sampling rate {rate:.4g}, up to {int(most)} steps, delta "
-            f"{self.delta:g}"
+            f"{self.name}: noise multiplier {self._sigma:.4g}, sampling rate {rate:.4g}, up to {int(most)} steps, "
+            f"delta {self.delta:g}"
         )
         self._write_report(trainer)
 
@@ -351,8 +350,8 @@ class DPSGD(Writer):
             found = found.get("loss") if isinstance(found, Mapping) else found
             if not isinstance(found, Tensor) or found.ndim:
                 raise UserError(
-                    f"techniques.{self.name}: {type(module).__name__}.training_step must return a loss for every sample, "
-                    f"a scalar; it returned {type(found).__name__}"
+                    f"techniques.{self.name}: {type(module).__name__}.training_step must return a loss for every "
+                    f"sample, a scalar; it returned {type(found).__name__}"
                 )
             return found
 
@@ -380,8 +379,8 @@ class DPSGD(Writer):
         for name, before in buffers.items():
             if not torch.equal(before, module.get_buffer(name)):
                 raise UserError(
-                    f"techniques.{self.name}: training_step writes to the buffer {name}, which would be released without "
-                    "noise; only modules that learn by gradients alone can be trained privately"
+                    f"techniques.{self.name}: training_step writes to the buffer {name}, which would be released "
+                    "without noise; only modules that learn by gradients alone can be trained privately"
                 )
         self._mapping = isinstance(outputs, Mapping)
         found: Any = outputs["loss"] if isinstance(outputs, Mapping) else outputs
@@ -400,8 +399,8 @@ class DPSGD(Writer):
             rank_zero_info(f"{self.name}: gradients are computed sample by sample, because of {self._findings.why}")
         if self._findings.weighted:
             rank_zero_warn(
-                f"{self.name}: training_step weighs the samples of a batch (by their lengths or by class weights); with "
-                "private gradients each counts alike"
+                f"{self.name}: training_step weighs the samples of a batch (by their lengths or by class weights); "
+                "with private gradients each counts alike"
             )
 
     def _seen(self, step: Any, batch: Any, rest: tuple[Any, ...]) -> Any:

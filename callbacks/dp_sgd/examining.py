@@ -1,4 +1,4 @@
-"""What is found out about a module's loss on the first batch: whether its samples are independent, and what vmap allows.
+"""What is found out about a loss on the first batch: whether samples are independent, and whether vmap can be used.
 
 The loss is computed on a few samples, one by one and together. A loss that is a mean or a sum of what each sample
 contributes gives what these give; a contrastive one, one with batch statistics or with a penalty on the whole batch
@@ -156,10 +156,9 @@ def _independent(loss: Loss, batch: Any, size: int, tolerance: float) -> tuple[b
             if min(weights) >= 0 and abs(expected - together(i, j, k)) <= 10 * near:
                 return True, True
     raise UserError(
-        f"dp_sgd: the loss of {size} samples is {whole:.5g}, and their own losses are {_listed(alone)}: it is no mean or "
-        "sum of them, so that one sample changes the gradient of another (a contrastive loss, statistics or a penalty of "
-        "the whole batch, mixup, negatives from the batch). Only losses in which samples are independent can be private "
-        "here"
+        f"dp_sgd: the loss of {size} samples is {whole:.5g}, and their own losses are {_listed(alone)}: it is neither "
+        "their mean nor their sum, so that one sample changes the gradient of another (a contrastive loss, statistics or "
+        "a penalty of the whole batch, mixup). Only losses in which samples are independent can be private here"
     )
 
 
@@ -210,7 +209,7 @@ def _why_not_vmap(
     largest = max([float(g.abs().max()) for g in itertools.chain(*plain) if g is not None and g.numel()], default=0.0)
     for name, by_samples, column in zip(parameters, found, zip(*plain, strict=True), strict=True):
         for one, other in zip(by_samples, column, strict=True):
-            error = one if other is None else one - other
-            if error.numel() and not float(error.abs().max()) <= 10 * _tolerance(parameters) * (largest + 1e-12):
+            off = one if other is None else one - other
+            if off.numel() and not float(off.abs().max()) <= 10 * _tolerance(parameters) * (largest + 1e-12):
                 return f"the gradient of {name} under vmap is not autograd's"
     return ""

@@ -1,8 +1,8 @@
 """Per-sample gradients of any module's loss, clipped and summed: by ``torch.func.vmap``, or by a loop over samples.
 
 The loss is a function of a batch of one sample that calls the module, for example its ``training_step``. No layer is
-replaced and no hook registered, so each kind of layer is differentiated as autograd does it. Opacus' hooks are wrong for
-convolutions on channels_last activations, reflect padding, tied functional weights and means over unequal lengths.
+replaced and no hook registered, so each kind of layer is differentiated as autograd does it. Opacus' hooks are wrong
+for convolutions on channels_last activations, reflect padding, tied functional weights and means over unequal lengths.
 """
 
 from __future__ import annotations

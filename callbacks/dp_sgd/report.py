@@ -48,9 +48,7 @@ def report_of(spending: Spending, findings: Findings | None, datamodule: Any = N
     if math.isfinite(s.epsilon):
         guarantee = f"The weights after {s.steps} steps are ({s.epsilon:.4g}, {s.delta:g})-differentially private."
     else:
-        guarantee = (
-            "**This training is not private**: gradients were clipped, and no noise was added (epsilon is infinite)."
-        )
+        guarantee = "**This training is not private**: no noise was added to the gradients (epsilon is infinite)."
     clip = "none" if s.max_grad_norm is None else f"{s.max_grad_norm:g}"
     lines = [
         "# Privacy of this training",
@@ -84,7 +82,7 @@ def _not_covered(spending: Spending, findings: Findings | None, datamodule: Any)
     lines = [
         "The checkpoints' state of the technique: it has the seed of noise and sampling, with which the noise can be "
         "subtracted. Release weights only (`python -m framework export`), never `last.ckpt`.",
-        "What is logged during training (`train/…`, `metrics.jsonl`, figures of training data): no noise is added to it.",
+        "What is logged during training (`train/…`, `metrics.jsonl`, figures of training data): it has no noise.",
         "The size of the training set, and settings that were chosen by looking at the data, such as learning rate and "
         "clipping norm: each training for such a choice spends its own epsilon.",
         "Several samples of one person: epsilon is for one row. Overlapping windows of one text are several rows.",
@@ -102,8 +100,8 @@ def _not_covered(spending: Spending, findings: Findings | None, datamodule: Any)
         )
     if findings is not None and findings.independent is None:
         lines.append(
-            "Whether the loss of one sample depends on others could not be seen, because it is random in evaluation too "
-            "or no batch has had two samples."
+            "Whether the loss of one sample depends on others could not be seen, because it is random in evaluation "
+            "too or no batch has had two samples."
         )
     if findings is not None and findings.weighted:
         lines.append(

@@ -29,6 +29,7 @@ class PrivateStep:
         module.training_step = self  # type: ignore[method-assign, assignment]
 
     def __call__(self, batch: Any, *rest: Any) -> Any:
+        """Calls the function with the step that it replaces."""
         return self.function(self.step, batch, rest)
 
     def __getattr__(self, name: str) -> Any:  # what another wrapper is known by
@@ -59,6 +60,7 @@ class Silence:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
+        """A context manager in which nothing is logged or counted."""
         before = [space.get(name) for space, name in self._places]
         for space, name in self._places:
             space[name] = _nothing if name != "forward" else _zero

@@ -28,6 +28,7 @@ from resume_harness import Kill, in_child, in_two_ranks, same
 from torch import nn
 
 import framework
+from callbacks.dp_sgd.accounting import epsilon_of
 from callbacks.rf8 import in_rf8
 from composition.probes import ARCHITECTURES, CLASSES, Probe, ProbeData
 from composition.rules import Rule, refusal
@@ -55,6 +56,7 @@ from framework.functional import generalized_gaussian as gg
 from framework.functional.compression.rf8 import round_to_rf8
 from framework.functional.learngene import expand_into
 
+SAMPLES, BATCH = 36, 8
 BATCHES = 5
 PREFIXES = (
     "ntk/",
@@ -115,9 +117,14 @@ class Cell:
         return late(self.techniques) if {"warm_start", "mixture_growth", *ALSO_EDITS} & set(self.techniques) else 0
 
     @property
+    def batches(self) -> int:
+        """Of an epoch, on each rank; of Poisson samples there are as many as are expected to hold all samples."""
+        return round(SAMPLES / (BATCH * self.ranks)) if "dp_sgd" in self.techniques else math.ceil(BATCHES / self.ranks)
+
+    @property
     def max_steps(self) -> int:
         """Two steps before the end of the last epoch, or one where it has but two, for a short one."""
-        updates = math.ceil(math.ceil(BATCHES / self.ranks) / self.accumulate)
+        updates = math.ceil(self.batches / self.accumulate)
         return self.epochs * updates - min(2, updates - 1) if self.short else -1
 
     def config(self, forced: bool = False) -> dict[str, Any]:
@@ -150,7 +157,7 @@ class Cell:
     @property
     def kill(self) -> tuple[str, int]:
         """Where it dies: fixed by the cell, anywhere in training."""
-        batches = -(-BATCHES // self.ranks)
+        batches = self.batches
         seen = updates = validations = 0
         for _ in range(self.epochs):
             for batch in range(1, batches + 1):
@@ -250,6 +257,8 @@ def run(cell: Cell, folder: Path) -> None:
     straight.mkdir(), stopped.mkdir()
     forced = False
     cell.config()  # files that the settings name are written here, for every child alike
+    if "dp_sgd" in cell.techniques:
+        epsilon_of([(1.0, 0.5, 1)], 0.1)  # imports what every child would import
     if cell.rule is not None:
         with pytest.raises(UserError, match=re.escape(cell.rule.message)), contextlib.chdir(straight):
             framework.build(cell.config()).run()
@@ -627,6 +636,21 @@ def _check_grok_align(cell: Cell, plans: list[Any], trace: Any, end: Any, root: 
     assert _logged(root, "grok_align/centroid_norm"), "the centroid was not measured"
 
 
+def _check_dp_sgd(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    rows = _logged(root, "dp_sgd/epsilon")
+    assert len(rows) == cell.epochs
+    steps = [row["dp_sgd/steps"] for row in rows]
+    assert steps == sorted(set(steps)), "steps are counted once"
+    assert steps[-1] == end["step"]
+    rate = BATCH * cell.ranks / SAMPLES
+    for row in rows:
+        assert row["dp_sgd/sample_rate"] == pytest.approx(rate)
+        assert row["dp_sgd/epsilon"] == epsilon_of([(0.5, rate, row["dp_sgd/steps"])], 0.01, "rdp")
+    first = trace["start 0"]
+    moved = {name for name in first if name in trace["stepped"] and not same(first[name], trace["stepped"][name])}
+    assert moved, "the first step moves"
+
+
 def _check_dependency_sparsity(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
     terms = [row["train/dependency_sparsity"] for row in _logged(root, "train/dependency_sparsity")]
     assert len(terms) == len(_logged(root, "train/loss_step")), "not every step was penalised"
@@ -800,6 +824,7 @@ CHECKS: dict[str, Callable[[Cell, list[Any], Any, Any, Path], None]] = {
     "grokking_delay": _check_grokking_delay,
     "robustness": _check_robustness,
     "dependency_sparsity": _check_dependency_sparsity,
+    "dp_sgd": _check_dp_sgd,
     "identifiability": _check_identifiability,
     "ntk_monitor": _check_ntk_monitor,
     "laziness": _check_laziness,

@@ -45,6 +45,13 @@ RULES = (
         "has no second factor.",
     ),
     Rule(
+        "batch statistics",
+        lambda architecture, techniques: "dp_sgd" in techniques and architecture in ("mlp", "resnet"),
+        "dp_sgd and batch norm cannot be combined",
+        "Batch norm makes each sample's output depend on the whole batch, so a sample's gradient is not its own, and the "
+        "statistics would be released without noise. Group norm and layer norm have neither problem.",
+    ),
+    Rule(
         "templates",
         lambda architecture, techniques: {"learngene", "mixture_growth"} <= set(techniques),
         "learngene needs the model's plain layers at the start, and mixture_growth has replaced them by then",

@@ -31,6 +31,7 @@ OTHERS = (
     "dependency_sparsity",
     "ibp_init",
     "fast_regularizer",
+    "dp_sgd",
 )
 OBSERVERS = (
     "ntk_monitor",
@@ -170,6 +171,8 @@ def settings(architecture: str, techniques: tuple[str, ...], forced: bool = Fals
             {"weight": PENALTY, "columns": 3, "net": DECODERS[architecture]},
         ),
         "grokfast": ("Grokfast", {"alpha": 0.8, "lamb": 0.5}),
+        # a seed, so that a run and its twin draw the same
+        "dp_sgd": ("DPSGD", {"noise_multiplier": 0.5, "delta": 0.01, "accountant": "rdp", "seed": 7}),
         "centroid_alignment": (
             "CentroidAlignment",
             {"points": 3, "per_decade": 4, "embed": EMBEDDINGS.get(architecture)},
