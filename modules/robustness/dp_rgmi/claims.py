@@ -1,4 +1,4 @@
-"""What the paper says of private training, at the scale of five attributes of MNIST's digits, in a form that can fail."""
+"""What the paper says of private training, on five attributes of MNIST's digits, in a form that can fail."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def pretrained(run: Reproduction, name: str, *overrides: str) -> Path:
 
 
 def claims(run: Reproduction) -> Iterator[Claim]:
-    """The gap over budgets, with public photographs and with a random start; with Fashion-MNIST where it is installed."""
+    """The gap over budgets, with public photographs and a random start; with Fashion-MNIST where it is installed."""
     weights = pretrained(run, "photographs")
     found = trained(run, RUNS, {"photographs": weights})
     yield from gaps(found, "photographs", SMALL.format("pieces of 16 photographs"))
