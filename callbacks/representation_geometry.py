@@ -34,7 +34,7 @@ from torch import Tensor
 
 from framework.figures import new_figure
 from framework.files import written
-from framework.functional.representation_geometry import (
+from framework.functional.embedding_geometry import (
     displacements,
     effective_dimension,
     eigenvalues,
@@ -51,7 +51,7 @@ def geometry_of(z: np.ndarray, start: np.ndarray | None = None, counts: np.ndarr
     """Measures embeddings of any encoder.
 
     Args:
-        z: Embeddings (N, D); normalise them first (:func:`~framework.functional.representation_geometry.unit_rows`).
+        z: Embeddings (N, D); normalise them first (:func:`~framework.functional.embedding_geometry.unit_rows`).
         start: Embeddings of the same examples before training (N, D); without them there is no displacement.
         counts: How often each example occurs in each resample (R, N); without them there are no intervals.
 
@@ -131,7 +131,7 @@ class RepresentationGeometry(EmbeddingObserver):
         super().__init__(layer, part, epochs, normalize, examples, resamples, seed, batch_size)
         self.save = save
         self.start: Tensor | None = None
-        self._saved: dict[str, np.ndarray] = {}
+        self._saved: dict[str, Any] = {}
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

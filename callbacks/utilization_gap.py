@@ -106,7 +106,7 @@ def gap_figure(rows: list[dict[str, Any]]) -> Figure:
     curves.set(xlabel="epochs", ylabel="macro AUROC")
     curves.legend(frameon=False, fontsize=8)
     labels.set(xlabel="label", ylabel="AUROC")
-    labels.xaxis.get_major_locator().set_params(integer=True)
+    labels.set_xticks(range(len(rows[-1].get("labels", {}).get("probe", []))))
     return figure
 
 

@@ -174,7 +174,11 @@ class ChestXrays(DataModule):
         self._parts: dict[str, Radiographs] = {}
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the table, once, without decoding pictures."""
+        """Reads the table, once, without decoding pictures.
+
+        Raises:
+            UserError: the table is missing or broken, a column or part is missing, or a patient is in two parts.
+        """
         if self.train_set is not None:
             return
         folder, table = self._table()

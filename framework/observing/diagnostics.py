@@ -23,7 +23,7 @@ from framework.editing import Context, Observer
 from framework.errors import UserError
 from framework.figures import log_figure
 from framework.files import write_text
-from framework.functional.representation_geometry import unit_rows
+from framework.functional.embedding_geometry import unit_rows
 from framework.functional.resampling import indices_hash, resample_indices, sample_counts
 from framework.observing.embeddings import embed, find_projection
 from framework.observing.linear_probe import batches_of
@@ -69,6 +69,9 @@ class EmbeddingObserver(Observer):
         resamples: Number of bootstrap resamples.
         seed: Seed of the resamples and of the choice of examples.
         batch_size: Examples in a pass of the network.
+
+    Raises:
+        UserError: a setting is not accepted.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks.representation_geometry import RepresentationGeometry, geometry_figure, geometry_of
 from framework.errors import UserError
-from framework.functional.representation_geometry import effective_dimension, eigenvalues, unit_rows
+from framework.functional.embedding_geometry import effective_dimension, eigenvalues, unit_rows
 from framework.functional.resampling import indices_hash, resample_indices
 from framework.observing.diagnostics import NOTE
 

@@ -16,7 +16,7 @@ from torch import nn
 from callbacks.utilization_gap import UtilizationGap, compare_scores, gap_figure
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
-from framework.functional.representation_geometry import unit_rows
+from framework.functional.embedding_geometry import unit_rows
 from framework.functional.resampling import indices_hash, resample_indices, sample_counts
 from framework.observing.diagnostics import NOTE
 

@@ -132,6 +132,9 @@ class MultiLabelClassifier(Module):
             x: Images (N, in_chans, image_size, image_size).
             y: Classes (N,).
             epochs: Passes over them.
+
+        Raises:
+            UserError: the classifier has one label, so that its head is no layer of several outputs.
         """
         if self._head is None:
             raise UserError("model.num_labels: 1 is not accepted with public images to pretrain on; 2 or more labels")

@@ -8,7 +8,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from framework.errors import UserError
 from framework.functional.binary_probes import fit_binary_probes
 from framework.functional.ranking import auroc
-from framework.functional.representation_geometry import unit_rows
+from framework.functional.embedding_geometry import unit_rows
 
 RNG = np.random.default_rng(0)
 Z = unit_rows(RNG.normal(size=(300, 8)) + 0.3)

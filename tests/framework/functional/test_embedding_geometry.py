@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from framework.functional.representation_geometry import (
+from framework.functional.embedding_geometry import (
     displacements,
     effective_dimension,
     eigenvalues,
@@ -65,7 +65,7 @@ def test_dimensions_of_resamples_are_those_of_each_alone(monkeypatch):
     indices = resample_indices(40, 15, 2)
     expected = [dimension(z[row]) for row in indices]
     assert resampled_dimensions(z, sample_counts(indices)) == pytest.approx(expected, rel=1e-9)
-    monkeypatch.setattr("framework.functional.representation_geometry._ENTRIES", 300)  # several pieces
+    monkeypatch.setattr("framework.functional.embedding_geometry._ENTRIES", 300)  # several pieces
     assert resampled_dimensions(z, sample_counts(indices)) == pytest.approx(expected, rel=1e-9)
 
 
