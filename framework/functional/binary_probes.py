@@ -41,11 +41,13 @@ def fit_binary_probes(
         max_iter: Largest number of iterations.
 
     Raises:
-        UserError: a setting is not accepted, or the features are not finite.
+        UserError: a setting is not accepted, the numbers of samples differ, or the features are not finite.
     """
     above(0, strength=strength)
     one_of(get_args(Solver), solver=solver)
     at_least(1, max_iter=max_iter)
+    if len(features) != len(labels):
+        raise UserError(f"labels: {len(labels)} samples for {len(features)} embeddings")
     if not np.isfinite(features).all():
         raise UserError("the features are not finite, so no probe can be fitted")
     if solver == "auto":

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from framework.errors import UserError
+
 _TINY = 1e-12
 _ENTRIES = 2**24  # of the Gram matrix that is processed at once
 
@@ -34,7 +36,12 @@ def displacements(z: np.ndarray, start: np.ndarray) -> np.ndarray:
     Args:
         z: Embeddings (N, D).
         start: Embeddings of the same samples at the start (N, D).
+
+    Raises:
+        UserError: the shapes differ.
     """
+    if np.shape(z) != np.shape(start):
+        raise UserError(f"start: {np.shape(start)} is not accepted for embeddings {np.shape(z)}; the same shape")
     return np.square(np.asarray(z, np.float64) - np.asarray(start, np.float64)).sum(1)
 
 

@@ -17,6 +17,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from framework.errors import UserError
+
 _ENTRIES = 2**22  # of the counts that are processed together
 OPERATING = ("accuracy", "sensitivity", "specificity", "f1")
 
@@ -70,7 +72,16 @@ def rank_scores(
         counts: How often each sample occurs in each resample, (R, N); by default each once, with R = 1.
         operating: Whether accuracy, sensitivity, specificity and F1 at the best threshold are returned too, by the
             names in :data:`OPERATING`.
+
+    Raises:
+        UserError: the shapes do not fit, or a label is neither 0 nor 1.
     """
+    if scores.ndim != 2 or scores.shape != labels.shape:
+        raise UserError(f"scores {scores.shape} and labels {labels.shape}: both (N, K) are expected")
+    if not np.isin(labels, (0, 1)).all():
+        raise UserError("labels: a value that is neither 0 nor 1 is not accepted")
+    if counts is not None and (counts.ndim != 2 or counts.shape[1] != len(scores)):
+        raise UserError(f"counts: {counts.shape} is not accepted; (R, {len(scores)})")
     counts = np.ones((1, len(scores))) if counts is None else counts
     names = ("auroc", *(OPERATING if operating else ()))
     result = {name: np.full((len(counts), scores.shape[1]), np.nan) for name in names}
@@ -89,7 +100,11 @@ def rank_scores(
 
 
 def auroc(scores: Any, labels: Any) -> np.ndarray:
-    """Returns the AUROC of each label (K,), NaN where a label has one class, of scores and labels (N, K)."""
+    """Returns the AUROC of each label (K,), NaN where a label has one class, of scores and labels (N, K).
+
+    Raises:
+        UserError: as :func:`rank_scores`.
+    """
     return rank_scores(np.asarray(scores, np.float64), np.asarray(labels))["auroc"][0]
 
 

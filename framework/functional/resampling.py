@@ -1,4 +1,4 @@
-"""Paired bootstrap: one matrix of resamples, with which several models and several numbers are measured alike.
+"""Paired bootstrap (as in arXiv 2603.01098): one matrix of resamples, with which models and numbers are measured alike.
 
 Two numbers of the same resample can be subtracted, so that the interval of a difference is that of paired samples. The
 hash of the matrix, stored beside results, tells whether two of them were measured on the same resamples.

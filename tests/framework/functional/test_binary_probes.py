@@ -7,8 +7,8 @@ from sklearn.multiclass import OneVsRestClassifier
 
 from framework.errors import UserError
 from framework.functional.binary_probes import fit_binary_probes
-from framework.functional.ranking import auroc
 from framework.functional.embedding_geometry import unit_rows
+from framework.functional.ranking import auroc
 
 RNG = np.random.default_rng(0)
 Z = unit_rows(RNG.normal(size=(300, 8)) + 0.3)
@@ -65,5 +65,7 @@ def test_what_is_refused():
         fit_binary_probes(X, Y, 0.0)
     with pytest.raises(UserError, match=r"solver: 'saga' is not one of auto, liblinear, newton"):
         fit_binary_probes(X, Y, solver="saga")
+    with pytest.raises(UserError, match="labels: 9 samples for 200 embeddings"):
+        fit_binary_probes(X, Y[:9])
     with pytest.raises(UserError, match="the features are not finite"):
         fit_binary_probes(np.full((200, 8), np.nan), Y)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from framework.errors import UserError
 from framework.functional.embedding_geometry import (
     displacements,
     effective_dimension,
@@ -54,6 +55,11 @@ def test_a_rotation_counts_as_displacement():
     angle = 0.7
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     assert displacements(z @ rotation, z).mean() == pytest.approx(2 - 2 * np.cos(angle), abs=1e-12)
+
+
+def test_embeddings_of_other_samples_are_refused():
+    with pytest.raises(UserError, match=r"start: \(1, 3\) is not accepted for embeddings \(4, 3\); the same shape"):
+        displacements(np.ones((4, 3)), np.ones((1, 3)))
 
 
 def test_unit_rows_keep_zeros():

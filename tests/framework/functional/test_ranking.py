@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score, roc_curve
 
+from framework.errors import UserError
 from framework.functional.ranking import MacroAUROC, auroc, rank_scores
 from framework.functional.resampling import resample_indices, sample_counts
 
@@ -58,6 +59,15 @@ def test_operating_point_is_that_of_the_curve():
             "f1": f1_score(LABELS[:, k], predicted),
         }
         assert {name: found[name][0, k] for name in expected} == pytest.approx(expected)
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(UserError, match=r"scores \(80, 3\) and labels \(80, 2\): both \(N, K\) are expected"):
+        auroc(SCORES, LABELS[:, :2])
+    with pytest.raises(UserError, match="a value that is neither 0 nor 1"):
+        auroc(SCORES, LABELS + 1)
+    with pytest.raises(UserError, match=r"counts: \(2, 9\) is not accepted; \(R, 80\)"):
+        rank_scores(SCORES, LABELS, np.ones((2, 9)))
 
 
 def test_macro_auroc_over_batches_ranks_large_logits():

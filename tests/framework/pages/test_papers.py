@@ -10,7 +10,7 @@ from framework.errors import UserError
 from framework.pages import papers
 
 # Methods whose results are not on the page yet: `make results METHOD=...` puts them there, and then they go from here.
-AWAITED = {"causal_abstraction"}
+AWAITED = {"causal_abstraction", "dp_rgmi"}
 
 
 def parts(name: str) -> dict[str, list[str]]:
