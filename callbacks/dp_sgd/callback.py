@@ -117,6 +117,7 @@ class DPSGD(Writer):
         self._stale = True
         self._sums: list[Tensor] | None = None
         self._before_step: dict[str, Tensor] = {}
+        self._rates: dict[int, float] = {}
         self._moved = False
         self._mapping = False
 
@@ -317,10 +318,7 @@ class DPSGD(Writer):
             raise UserError(
                 f"{self.name}: epsilon {self.epsilon:g} is spent, and the training goes on; it is ended here"
             )
-        if self._step is None or pl_module.training_step is not self._step:
-            self._unwrap()
-            self._step = PrivateStep(pl_module, lambda *given: self._private_step(trainer, pl_module, *given))
-            self._stale = True
+        self._step = PrivateStep(pl_module, lambda *given: self._private_step(trainer, pl_module, *given))
         if self._stale or batch_idx == 0:
             self._refresh(pl_module)
         if isinstance(trainer.strategy.model, DistributedDataParallel):
@@ -330,6 +328,9 @@ class DPSGD(Writer):
 
     def _refresh(self, module: pl.LightningModule) -> None:
         self._parameters = trainable(module)
+        for parameter in module.parameters():
+            if not parameter.requires_grad:
+                parameter.grad = None  # of a step before it was frozen
         self._silence = Silence(module)
         if not self._parameters:
             raise UserError(f"techniques.{self.name}: {type(module).__name__} has no parameter to train")
@@ -438,6 +439,9 @@ class DPSGD(Writer):
         parameters = self._parameters.values()
         for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
+        if not self._moved:
+            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+            self._rates = {id(p): float(group["lr"]) for group in groups for p in group["params"]}
         self._count()
 
     def _count(self) -> None:
@@ -455,15 +459,14 @@ class DPSGD(Writer):
         Raises:
             UserError: a parameter did not move.
         """
+        self._unwrap()
         if not self._moved:
-            self._check_moved(trainer)
+            self._check_moved()
         if self._allowed is not None and self.steps >= self._allowed:
             self._end(trainer)
 
-    def _check_moved(self, trainer: pl.Trainer) -> None:
-        rates = {
-            id(p): float(group["lr"]) for o in trainer.optimizers for group in o.param_groups for p in group["params"]
-        }
+    def _check_moved(self) -> None:
+        rates = self._rates
         outside = [name for name, p in self._parameters.items() if id(p) not in rates]
         if outside:
             raise UserError(

@@ -100,8 +100,7 @@ def _not_covered(spending: Spending, findings: Findings | None, datamodule: Any)
         )
     if findings is not None and findings.independent is None:
         lines.append(
-            "Whether the loss of one sample depends on others could not be seen, because it is random in evaluation "
-            "too or no batch has had two samples."
+            "Whether the loss of one sample depends on others could not be seen: no batch has had two samples."
         )
     if findings is not None and findings.weighted:
         lines.append(
