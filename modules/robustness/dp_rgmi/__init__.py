@@ -1,7 +1,53 @@
-"""DP-RGMI: why private training costs accuracy, seen in the geometry of embeddings and in a probe's gain.
+"""DP-RGMI: why private training costs accuracy, seen in the geometry of embeddings and in what a fresh probe gains.
 
 Paper: Tayebi Arasteh, Mohammadi, Nebelung, Truhn, 2026, "Differential privacy representation geometry for medical image
-analysis", arXiv 2603.01098.
+analysis", MICCAI, arXiv 2603.01098 (abstract, summaries and the authors' code; its tables were not read).
+
+What it is for: a classifier of radiographs is trained with differential privacy and gets worse. Did the encoder lose
+the information, or does its head, trained with the same noise, not use it? Each start and privacy budget has three
+numbers, all on the same test examples and the same bootstrap resamples:
+
+    displacement          Δ = mean |z_i − z_i⁰|²,  z = f(x) / |f(x)|, z⁰ before training;  in [0, 4]
+    effective dimension   d = tr(Σ)² / |Σ|_F²,  Σ the covariance of the z_i;  in [1, D]
+    utilisation gap       G = U_probe − U_end-to-end,  U = mean over labels of the AUROC
+
+U_probe is that of one logistic regression for each label (L2, C = 1, liblinear) on the training embeddings. G > 0: what
+the encoder separates the head does not use.
+
+:class:`MultiLabelClassifier` has any timm backbone and a fresh head, and starts from random weights, a file, or
+supervised training on the public images of its datamodule. The techniques ``representation_geometry`` and
+``utilization_gap`` measure any module with a head; ``dp_sgd`` makes the training private. The table over budgets and
+starts is the sweep ``sweeps/dp_rgmi``, read by ``python -m modules.robustness.dp_rgmi.study sweeps/dp_rgmi``: rows,
+associations (Spearman, Pearson, with intervals) and figures. Data: attributes of digits, by default 5,000 of MNIST
+(``DigitAttributes``), or radiographs by their tables (``ChestXrays``).
+
+**The diagnostics are not part of the private release**: probes are fitted to private data without noise, geometry is
+that of raw examples. Each report says so. ``last.ckpt`` has the embeddings of the start.
+
+Expected numbers (4,000 of MNIST's digits to train on, 24,000 weights, 15 epochs, clipping norm 1, pretrained on pieces
+of 16 photographs; single runs of ``reproduce dp_rgmi``, seeds 0 to 2 where there are several):
+
+    budget    AUROC                 of the probe          gap                    Δ                 d
+    none      0.984                 0.984                 0.000                  1.01              3.88
+    clipped   0.966                 0.971                 0.005                  1.36              3.72
+    ε 8       0.834, 0.838          0.893, 0.904          0.059, 0.066           0.58, 0.60        2.71, 2.89
+    ε 2       0.826, 0.800, 0.820   0.882, 0.890, 0.892   0.056, 0.090, 0.072    0.45, 0.48, 0.76  2.93, 2.63, 2.14
+    ε 0.5     0.756, 0.745, 0.784   0.858, 0.863, 0.869   0.102, 0.118, 0.086    0.40, 0.24, 0.88  2.83, 2.01, 2.68
+
+The probe before training has 0.826, d is 2.19. From random weights (probe 0.804, d 13.2) ε 2 has 0.793, 0.872, a gap of
+0.079, Δ 0.62, d 2.37. Pretrained on Fashion-MNIST (0.860, 6.77): none 0.987, 0.987, 0.000, 0.80, 4.24; ε 8 0.889, 0.932,
+0.043, 0.62, 3.51; ε 2 0.854, 0.915, 0.061, 0.53, 3.54 (seed 1: gap 0.066); ε 0.5 0.816, 0.893, 0.077, 0.43, 4.17. So
+noise, not clipping, makes the gap, which grows as ε falls, while the probe stays above its start; d falls and rises
+again, with photographs for two of three seeds; and Δ at one ε can differ by a factor of three over seeds.
+
+Cost: a private run of the quick config takes half a minute of one core, without privacy 12 s; the observers add 2 s.
+
+Composes with other techniques as any classifier does; batch norm is refused by ``dp_sgd``.
+
+Limits: compare at equal numbers of examples only, for d depends on them; the bootstrap's mean of d is biased low, read
+the point. Weights of positives counted on private labels (``pos_weight: balanced``) are covered by no guarantee. Unlike
+in the authors' code nothing is chosen on the test part. Not run here: radiographs and ConvNeXt. Not built: a synthetic
+phantom. DINOv3 and other weights are given as a file.
 """
 
 from modules.robustness.dp_rgmi.module import MultiLabelClassifier
