@@ -1,5 +1,8 @@
 """Linear probes of binary labels: one L2-regularised logistic regression for each label.
 
+As in "Differential privacy representation geometry for medical image analysis" (Tayebi Arasteh et al. 2026,
+arXiv 2603.01098).
+
     min over w, b of  (|w|² + b²) / 2 + C Σ_i log(1 + exp(-s_i (w·z_i + b))),  s_i = ±1
 
 This is liblinear's objective, as ``OneVsRestClassifier(LogisticRegression(C=C, solver="liblinear"))`` minimises it: the

@@ -1,5 +1,8 @@
 """How well scores rank positive samples above negative ones: AUROC with half ties, and the best operating point.
 
+As in "Differential privacy representation geometry for medical image analysis" (Tayebi Arasteh et al. 2026,
+arXiv 2603.01098).
+
 AUROC = P(score of a positive > score of a negative) + P(they are equal) / 2, the Mann-Whitney count. It is computed for
 many resamples at once: a resample is the number of times that each sample occurs, and sorting is done only once.
 
