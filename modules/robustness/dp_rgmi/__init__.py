@@ -34,11 +34,12 @@ of 16 photographs; single runs of ``reproduce dp_rgmi``, seeds 0 to 2 where ther
     ε 2       0.826, 0.800, 0.820   0.882, 0.890, 0.892   0.056, 0.090, 0.072    0.45, 0.48, 0.76  2.93, 2.63, 2.14
     ε 0.5     0.756, 0.745, 0.784   0.858, 0.863, 0.869   0.102, 0.118, 0.086    0.40, 0.24, 0.88  2.83, 2.01, 2.68
 
-The probe before training has 0.826, d is 2.19. From random weights (probe 0.804, d 13.2) ε 2 has 0.793, 0.872, a gap of
-0.079, Δ 0.62, d 2.37. Pretrained on Fashion-MNIST (0.860, 6.77): none 0.987, 0.987, 0.000, 0.80, 4.24; ε 8 0.889,
-0.932, 0.043, 0.62, 3.51; ε 2 0.854, 0.915, 0.061, 0.53, 3.54 (seed 1: gap 0.066); ε 0.5 0.816, 0.893, 0.077, 0.43,
-4.17. So noise, not clipping, makes the gap, which grows as ε falls, while the probe stays above its start; d falls and
-rises again, with photographs for two of three seeds; and Δ at one ε can differ by a factor of three over seeds.
+The probe before training has 0.826, d is 2.19. From random weights (probe 0.804, d 13.2): none 0.988, 0.987, 0.000,
+0.86, 4.17; clipped 0.974, 0.976, 0.003, 1.09, 4.05; ε 2 0.793, 0.872, 0.079, 0.62, 2.37 (seed 1: gap 0.063).
+Pretrained on Fashion-MNIST (0.860, 6.77): none 0.987, 0.987, 0.000, 0.80, 4.24; ε 8 0.889, 0.932, 0.043, 0.62, 3.51;
+ε 2 0.854, 0.915, 0.061, 0.53, 3.54 (seed 1: gap 0.066); ε 0.5 0.816, 0.893, 0.077, 0.43, 4.17. So noise, not clipping,
+makes the gap, which grows as ε falls, while the probe stays above its start; d falls and rises again, with photographs
+for two of three seeds; and Δ at one ε can differ by a factor of three over seeds.
 
 Cost: a private run of the quick config takes half a minute of one core, without privacy 12 s; the observers add 2 s.
 
