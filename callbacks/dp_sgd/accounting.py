@@ -10,7 +10,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal, get_args
 
 from framework.errors import UserError
@@ -57,21 +57,26 @@ def epsilon_of(history: Iterable[Segment], delta: float, accountant: Accountant 
     """
     between(0, 1, "()", delta=delta)
     one_of(get_args(Accountant), accountant=accountant)
-    kept = [(float(sigma), float(rate), int(steps)) for sigma, rate, steps in history if steps]
+    kept = tuple((float(sigma), float(rate), int(steps)) for sigma, rate, steps in history if steps)
     if not kept:
         return 0.0
     if any(sigma == 0 for sigma, _, _ in kept):
         return math.inf
+    return _epsilon(kept, delta, accountant)
+
+
+@lru_cache(16)  # it is asked for several times at the end of an epoch
+def _epsilon(kept: tuple[tuple[float, float, int], ...], delta: float, accountant: Accountant) -> float:
     module = _accountants()
     rough = module.RDPAccountant()
-    rough.history = kept
+    rough.history = list(kept)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on the ends of the range of orders
         found = float(rough.get_epsilon(delta, alphas=_ORDERS))
         if accountant == "rdp" or found > _TOO_LARGE:
             return found
         tight = module.PRVAccountant()
-        tight.history = kept
+        tight.history = list(kept)
         return min(found, float(tight.get_epsilon(delta)))
 
 

@@ -82,7 +82,14 @@ def size_of(batch: Any) -> int:
 
 
 def rows(batch: Any, start: int, end: int, size: int) -> Any:
-    """Returns the samples from ``start`` to before ``end`` of a batch of ``size``, as a batch."""
+    """Returns some samples of a batch, as a batch.
+
+    Args:
+        batch: The batch.
+        start: Number of the first sample.
+        end: Number after that of the last one.
+        size: Number of samples of the batch.
+    """
 
     def part(item: Any) -> Any:
         if isinstance(item, Tensor):

@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from callbacks.dp_sgd.accounting import Accountant, epsilon_of, noise_multiplier_for, steps_within
 from callbacks.dp_sgd.batches import size_of
 from callbacks.dp_sgd.examining import Findings, examine
-from callbacks.dp_sgd.gradients import clipped_sums, trainable
+from callbacks.dp_sgd.gradients import clipped_sums, trainable, write_gradients
 from callbacks.dp_sgd.report import Spending, report_of
-from callbacks.dp_sgd.sampling import PoissonLoader, gaussian, new_secret
+from callbacks.dp_sgd.sampling import PoissonLoader, new_secret
 from callbacks.dp_sgd.step import PrivateStep, Silence
 from framework.data.arrays import WholeBatch
 from framework.data.loader import ExactLoader
@@ -72,7 +72,6 @@ class DPSGD(Writer):
 
     technique = "dp_sgd"
     phase = "update"
-    before = ("*",)  # its wrapper is the first to be taken off
 
     def __init__(
         self,
@@ -141,7 +140,11 @@ class DPSGD(Writer):
 
     @property
     def sample_rate(self) -> float:
-        """q, probability that a sample is in a batch; known once training has started."""
+        """q, probability that a sample is in a batch; known once training has started.
+
+        Raises:
+            UserError: it has not.
+        """
         if self._loader is None:
             raise UserError(f"{self.name}: the sampling rate is not known before training starts")
         return self._loader.rate
@@ -428,17 +431,15 @@ class DPSGD(Writer):
         assert self._loader is not None
         assert self._sigma is not None
         sums, self._sums = self._sums, None
-        flat = torch.cat([part.reshape(-1) for part in sums])
-        if trainer.world_size > 1:
-            torch.distributed.all_reduce(flat)
-        if self._sigma:
-            assert self.max_grad_norm is not None
-            noise = gaussian(self._secret, self.steps, len(flat)).to(flat.device)
-            flat.add_(noise, alpha=self._sigma * self.max_grad_norm)
-        flat /= self._loader.rate * len(self._loader.dataset)
-        parameters = self._parameters.values()
-        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+        write_gradients(
+            self._parameters,
+            sums,
+            self._loader.rate * len(self._loader.dataset),
+            self._sigma * (self.max_grad_norm or 0.0),
+            self._secret,
+            self.steps,
+            torch.distributed.all_reduce if trainer.world_size > 1 else lambda flat: None,
+        )
         if not self._moved:
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
             self._rates = {id(p): float(group["lr"]) for group in groups for p in group["params"]}

@@ -29,8 +29,8 @@ from framework.errors import UserError
 _SAMPLES = 6
 _DEPENDENT = (
     "dp_sgd: one sample's part of the loss depends on the other samples of the batch (a contrastive loss, mixup, "
-    "statistics or a penalty of the whole batch), so that clipping does not bound what a sample changes. Only losses in "
-    "which samples are independent can be private here"
+    "statistics or a penalty of the whole batch), so that clipping does not bound what a sample changes. Only losses "
+    "in which samples are independent can be private here"
 )
 _SEEDS = (1, 2)
 

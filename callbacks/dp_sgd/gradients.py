@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from callbacks.dp_sgd.batches import has_columns, rows, size_of, tensors_of, with_tensors
+from callbacks.dp_sgd.sampling import gaussian
 from framework.errors import UserError
 
 Method = Literal["vmap", "loop"]
@@ -87,13 +88,28 @@ def by_vmap(module: nn.Module, loss: Loss, parameters: Mapping[str, Tensor], bat
 
 
 def of_sample(loss: Loss, parameters: Mapping[str, Tensor], sample: Any) -> list[Tensor | None]:
-    """Returns one sample's gradients by plain autograd; ``None`` for a parameter that the loss does not use."""
+    """Returns one sample's gradients by plain autograd.
+
+    Args:
+        loss: See :data:`Loss`.
+        parameters: By which it is differentiated, by name.
+        sample: A batch of one sample.
+
+    Returns:
+        The gradients in the order of ``parameters``; ``None`` for one that the loss does not use.
+    """
     with torch.enable_grad():
         return list(torch.autograd.grad(loss(sample), list(parameters.values()), allow_unused=True))
 
 
-def by_loop(module: nn.Module, loss: Loss, parameters: Mapping[str, Tensor], batch: Any) -> list[Tensor]:
-    """Returns the same gradients as :func:`by_vmap`, computed one after another."""
+def by_loop(loss: Loss, parameters: Mapping[str, Tensor], batch: Any) -> list[Tensor]:
+    """Returns the same gradients as :func:`by_vmap`, computed one after another.
+
+    Args:
+        loss: See :data:`Loss`.
+        parameters: By which it is differentiated, by name.
+        batch: The samples, B of them.
+    """
     size = size_of(batch)
     found = [of_sample(loss, parameters, rows(batch, i, i + 1, size)) for i in range(size)]
     return [
@@ -166,6 +182,42 @@ def clipped_sums(
     return total
 
 
+@torch.no_grad()
+def write_gradients(
+    parameters: Mapping[str, nn.Parameter],
+    sums: Sequence[Tensor],
+    expected_batch_size: float,
+    deviation: float,
+    secret: int,
+    step: int,
+    add_up: Callable[[Tensor], object] = lambda flat: None,
+) -> None:
+    """Adds noise to clipped sums and writes them as the gradients, for any optimiser.
+
+    A private step in a loop of one's own, whose loader draws each sample with probability q of N::
+
+        sums = clipped_sums(net, loss, trainable(net), batch, max_grad_norm)
+        write_gradients(trainable(net), sums, q * N, noise_multiplier * max_grad_norm, secret, step)
+        optimizer.step()
+
+    Args:
+        parameters: By name.
+        sums: One for each parameter.
+        expected_batch_size: q N, by which they are divided; not the size of the batch.
+        deviation: Standard deviation of the noise, σ C.
+        secret: Seed of the noise; see :func:`callbacks.dp_sgd.sampling.new_secret`.
+        step: Number of the step; each has its own noise.
+        add_up: Adds the sums of all ranks, in place.
+    """
+    flat = torch.cat([part.reshape(-1) for part in sums])
+    add_up(flat)
+    if deviation:
+        flat.add_(gaussian(secret, step, len(flat)).to(flat.device), alpha=deviation)
+    flat /= expected_batch_size
+    for parameter, part in zip(parameters.values(), flat.split([p.numel() for p in parameters.values()]), strict=True):
+        parameter.grad = part.view_as(parameter).to(parameter.dtype)
+
+
 def _summed(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
@@ -196,4 +248,4 @@ def per_sample_gradients(
         except Exception:
             if method == "vmap":
                 raise
-    return dict(zip(parameters, by_loop(module, loss, parameters, batch), strict=True))
+    return dict(zip(parameters, by_loop(loss, parameters, batch), strict=True))

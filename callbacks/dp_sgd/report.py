@@ -80,8 +80,8 @@ def _computed(findings: Findings | None) -> str:
 
 def _not_covered(spending: Spending, findings: Findings | None, datamodule: Any) -> list[str]:
     lines = [
-        "The checkpoints' state of the technique: it has the seed of noise and sampling, with which the noise can be "
-        "subtracted. Release weights only (`python -m framework export`), never `last.ckpt`.",
+        "Checkpoints: their state of the technique has the seed of noise and sampling, with which the noise can be "
+        "subtracted. Release weights only (`python -m framework export`), neither `last.ckpt` nor `best.ckpt`.",
         "What is logged during training (`train/…`, `metrics.jsonl`, figures of training data): it has no noise.",
         "The size of the training set, and settings that were chosen by looking at the data, such as learning rate and "
         "clipping norm: each training for such a choice spends its own epsilon.",

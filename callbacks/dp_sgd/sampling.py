@@ -33,7 +33,16 @@ def generator(secret: int, *position: int) -> np.random.Generator:
 
 
 def gaussian(secret: int, step: int, count: int) -> Tensor:
-    """Returns the noise of a step, N(0, 1), float32 (count,)."""
+    """Returns the noise of a step.
+
+    Args:
+        secret: Seed of all noise, up to 128 bits.
+        step: Number of the step.
+        count: Number of values.
+
+    Returns:
+        Independent values of N(0, 1), float32 (count,).
+    """
     return torch.from_numpy(generator(secret, _NOISE, step).standard_normal(count, dtype=np.float32))
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from callbacks.dp_sgd.gradients import clip_and_sum, clipped_sums, per_sample_gradients, trainable
+from callbacks.dp_sgd.gradients import clip_and_sum, clipped_sums, per_sample_gradients, trainable, write_gradients
+from callbacks.dp_sgd.sampling import gaussian
 from framework.errors import UserError
 
 Case = tuple[nn.Module, Callable[[Any], Tensor], Any]
@@ -296,6 +297,16 @@ def test_the_same_step_as_opacus():
     mine = clipped_sums(net, loss, trainable(net), batch, 0.05)
     for one, parameter in zip(mine, theirs.parameters(), strict=True):
         torch.testing.assert_close(one / B, parameter.grad, atol=1e-7, rtol=1e-4)
+
+
+def test_written_gradients():
+    """Of the definition; in a loop of one's own."""
+    net, loss, batch = CASES["linear on tokens"]()
+    sums = clipped_sums(net, loss, trainable(net), batch, 0.1)
+    write_gradients(trainable(net), sums, 10.0, 0.5, 9, 3)
+    noise = gaussian(9, 3, sum(p.numel() for p in net.parameters()))
+    expected = (torch.cat([part.flatten() for part in sums]) + 0.5 * noise) / 10
+    torch.testing.assert_close(torch.cat([p.grad.flatten() for p in net.parameters()]), expected)
 
 
 def test_a_batch_without_samples_is_refused():

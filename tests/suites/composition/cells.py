@@ -953,6 +953,8 @@ def _home(architecture: str, techniques: tuple[str, ...]) -> str:
         return "transformer"
     if "learngene" in techniques:
         return "vit"
+    if "dp_sgd" in techniques and architecture in ("mlp", "resnet"):  # which have batch norm
+        return "vit"
     return "vit" if any(architecture in HEADLESS.get(name, ()) for name in techniques) else architecture
 
 
