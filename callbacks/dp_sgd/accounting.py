@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, lru_cache
 from typing import Any, Literal, get_args
 
@@ -110,7 +110,8 @@ def noise_multiplier_for(
     low = high / 4
     while spent(low, "rdp") <= epsilon:
         low /= 4
-    rough = _bisected(low, high, lambda sigma: spent(sigma, "rdp") <= epsilon)
+    within = 1.002 if accountant == "rdp" else 1.02
+    rough = _bisected(low, high, lambda sigma: spent(sigma, "rdp") <= epsilon, within)
     if accountant == "rdp":
         return rough
     low = 0.85 * rough
@@ -119,9 +120,9 @@ def noise_multiplier_for(
     return _bisected(low, rough, lambda sigma: spent(sigma, "prv") <= epsilon)
 
 
-def _bisected(low: float, high: float, enough: Any) -> float:
-    """Returns the smallest number between the two that is enough, from above, within 0.2 %."""
-    while high > 1.002 * low:
+def _bisected(low: float, high: float, enough: Callable[[float], bool], within: float = 1.002) -> float:
+    """Returns the smallest number between the two that is enough, from above, up to a factor of ``within``."""
+    while high > within * low:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high

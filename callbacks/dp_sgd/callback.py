@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -103,6 +104,7 @@ class DPSGD(Writer):
         self.physical_batch_size, self.gradients, self.seed = physical_batch_size, gradients, seed
         self._loader: PoissonLoader | None = None
         self._step: PrivateStep | None = None
+        self._trained: weakref.ref[pl.LightningModule] | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -199,7 +201,7 @@ class DPSGD(Writer):
         if getattr(trainer, "gradient_clip_val", None):
             raise UserError(
                 f"{where} and trainer.gradient_clip_val cannot be combined: each sample's gradient is clipped already "
-                f"(max_grad_norm {self.max_grad_norm})"
+                f"(max_grad_norm {self.max_grad_norm}); set trainer.gradient_clip_val to null"
             )
         precision = str(getattr(trainer, "precision", "32-true"))
         if precision.startswith("16"):
@@ -223,7 +225,10 @@ class DPSGD(Writer):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
+        again = self._trained is not None and self._trained() is pl_module
+        history = self._history if again else []  # what the same weights have spent adds up
         self._forget()
+        self._history, self._trained = history, weakref.ref(pl_module)
         self._secret = trainer.strategy.broadcast(new_secret() if self.seed is None else self.seed)
         source = trainer.fit_loop._data_source
         if not isinstance(source, _PoissonSource):
@@ -285,7 +290,7 @@ class DPSGD(Writer):
             raise UserError(
                 f"techniques.{self.name}: the number of steps must be known; set trainer.max_epochs or max_steps"
             )
-        rate, left = self._loader.rate, max(int(most) - self.steps, 0)
+        rate, left = self._loader.rate, max(int(most) - trainer.global_step, 0)
         if self.noise_multiplier is not None:
             self._sigma = self.noise_multiplier
         elif self._sigma is None:

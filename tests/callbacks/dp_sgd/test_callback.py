@@ -20,8 +20,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from torchmetrics import MeanMetric
 
+from callbacks.centroid_alignment import CentroidAlignment
 from callbacks.dp_sgd import DPSGD
 from callbacks.dp_sgd.accounting import epsilon_of
+from callbacks.dp_sgd.sampling import PoissonLoader
 from callbacks.lora import LoRA
 from callbacks.lp_ft import LPFT
 from callbacks.weight_penalty import WeightPenalty
@@ -189,6 +191,19 @@ def test_empty_batches_get_noise_and_are_counted():
     assert technique.spent() == epsilon_of([(1.0, 1 / N, 3 * N)], 1e-3, "rdp")
 
 
+def test_observers_wait_for_samples():
+    """The first batches are empty."""
+
+    class Called(Foreign):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    seed = next(s for s in range(100) if all(not len(PoissonLoader(data(), 1, s).drawn(i)) for i in range(2)))
+    observer = CentroidAlignment(points=2, pc1=False)
+    fit(new(seed=seed), Called(), DataLoader(data(), batch_size=1), callbacks=[observer], max_steps=20, max_epochs=1)
+    assert observer.points[0]["step"] >= 2
+
+
 def test_physical_batches_change_nothing():
     ends = []
     for physical in (None, 1, 4):
@@ -299,6 +314,17 @@ def test_a_longer_training_keeps_the_noise_and_the_budget():
     assert richer.sigma == technique.sigma
     assert technique.steps < richer.steps < 36
     assert 2.0 < richer.spent() <= 2.5
+
+
+def test_training_the_same_weights_again_adds_up():
+    technique, module = new(epsilon=8.0), Foreign()
+    fit(technique, module)
+    assert technique.steps == 8
+    again = fit(technique, module, max_epochs=50)
+    assert technique.steps == 8 + again.global_step
+    assert 7.0 < technique.spent() <= 8.0
+    fit(technique, Foreign())
+    assert technique.steps == 8
 
 
 def test_no_noise_is_allowed_and_said(capsys):

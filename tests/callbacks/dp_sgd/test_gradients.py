@@ -234,6 +234,17 @@ def test_a_loop_where_vmap_refuses():
         torch.testing.assert_close(found[key], expected[key])
 
 
+def test_sparse_gradients_become_dense():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(9, 3, sparse=True), nn.Flatten(), nn.Linear(6, 1))
+    batch = (torch.randint(0, 9, (B, 2)),)
+    loss = lambda given: net(given[0]).square().mean()  # noqa: E731
+    found = per_sample_gradients(net, loss, batch, "loop")
+    net[0].sparse = False
+    for key, value in one_by_one(net, loss, batch).items():
+        torch.testing.assert_close(found[key], value)
+
+
 def test_a_parameter_without_use_has_zeros():
     net = nn.ModuleDict({"used": nn.Linear(3, 2), "unused": nn.Linear(3, 2)})
     loss = lambda batch: net["used"](batch[0]).mean()  # noqa: E731

@@ -116,6 +116,13 @@ RULES = (
         "the graph of the network along which boxes are propagated is not fixed.",
     ),
     Rule(
+        "ratios over the batch",
+        lambda architecture, techniques: {"fast_regularizer", "dp_sgd"} <= set(techniques),
+        "one sample's part of the loss depends on the other samples of the batch",
+        "The regulariser compares means over the whole batch of bounds, so that each sample changes the gradient of the "
+        "others, and clipping a sample's gradient does not bound what the sample changes. Its first step finds that out.",
+    ),
+    Rule(
         "two draws",
         lambda architecture, techniques: {"gg_init", "ibp_init"} <= set(techniques),
         "both draw the weights afresh",
