@@ -143,8 +143,8 @@ def over_budgets(found: Sequence[Checkpoint], start: str, scale: str) -> Iterato
     curves = list(curves_of(seen, start).values())
     text = f"{start}: effective dimension over budgets (none, 8, 2, 0.5), the smaller of its largest rise and fall"
     turns = [min(max(steps), -min(steps)) for steps in map(_steps, curves)]
-    details = {"effective dimension of each seed": curves}
-    yield over_seeds(f"{text}; median", "not monotone", turns, at_least(1e-9), scale, details, by=median)
+    each = {"effective dimension of each seed": curves}
+    yield over_seeds(f"{text}; median", "not monotone", turns, at_least(1e-9), scale, each, by=median)
     text = f"{start} and random: different sets of resamples"
     yield Claim(text, "one matrix for all models", len({c.resamples for c in found}), at_most(1), scale)
 
