@@ -73,6 +73,8 @@ PREFIXES = (
     "robustness/",
     "identifiability/",
     "propagation_tightness/",
+    "representation_geometry/",
+    "utilization_gap/",
 )  # of what observers log
 WHEN = {"step", "epoch"}
 ALSO_EDITS = ("deep_shape", "liger", "rebalance_factors", "lp_ft")
@@ -775,6 +777,32 @@ def _check_concept_geometry(cell: Cell, plans: list[Any], trace: Any, end: Any, 
     assert looks[-1]["pre"]["sizes"] == [CLASSES]
 
 
+def _check_representation_geometry(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    looks = _looks(cell, root, "representation_geometry")
+    for look in looks:
+        assert 0 <= look["displacement"] <= 4
+        assert 0 <= look["effective_dimension"] <= 8  # of eight examples
+    # after an edit that makes the embeddings others, the first look is a start
+    moved = any(look["displacement"] > 0 for look in looks)
+    assert _as_trained(moved, cell, end), "what moves the embeddings is all but the head"
+
+
+def _check_utilization_gap(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    for look in _looks(cell, root, "utilization_gap"):
+        assert 0 <= look["probe"] <= 1
+        assert 0 <= look["end_to_end"] <= 1
+        assert abs(look["gap"] - look["probe"] + look["end_to_end"]) < 1e-12
+
+
+def _looks(cell: Cell, root: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of a report: the start, the first two epochs and the end."""
+    looks = json.loads((root / "probe" / "run" / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+    assert [look["epoch"] for look in looks] == sorted({0, 1, 2, cell.epochs}), "not every epoch was looked at"
+    assert looks[-1]["bootstrap"]["samples"] == 8
+    assert len(_logged(root, f"{name}/{'gap' if name == 'utilization_gap' else 'displacement'}")) == len(looks)
+    return looks
+
+
 def _check_temperature_scaling(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
     rows = _logged(root, "temperature_scaling/temperature")
     assert len(rows) >= cell.epochs - cell.short, "nothing was looked at"
@@ -818,6 +846,8 @@ CHECKS: dict[str, Callable[[Cell, list[Any], Any, Any, Path], None]] = {
     "temperature_scaling": _check_temperature_scaling,
     "neural_code": _check_neural_code,
     "concept_geometry": _check_concept_geometry,
+    "representation_geometry": _check_representation_geometry,
+    "utilization_gap": _check_utilization_gap,
     "grok_align": _check_grok_align,
     "grokfast": _check_grokfast,
     "centroid_alignment": _check_centroid_alignment,
