@@ -32,7 +32,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from framework.checkpoints.learngene_file import FILE, read_learngene
 from framework.checkpoints.weights_file import file_sha256
 from framework.editing import Context, Edit
-from framework.editing.capabilities import PLAIN_LAYERS, TRAINED_WEIGHTS
+from framework.editing.capabilities import PLAIN_LAYERS, TRAINED_WEIGHTS, TRAINING_DATA
 from framework.errors import UserError
 from framework.functional.learngene import Head, LearngeneTensors, expand_into, find_transformer, matched, within
 from framework.protocols import HasLearngene
@@ -60,13 +60,17 @@ class Learngene(Edit):
     technique = "learngene"
     changes = frozenset({"values"})
     phase = "predict"
-    offers = frozenset({TRAINED_WEIGHTS})
     needs = frozenset({PLAIN_LAYERS})
 
     def __init__(self, path: str | Path | None = None, head: Head = "if_fits") -> None:
         one_of(get_args(Head), head=head)
         self.path, self.head = path, head
         self._genes: LearngeneTensors | None = None
+
+    @property
+    def offers(self) -> frozenset[str]:  # type: ignore[override] # without a file, the module trains one
+        """Trained weights, of a file or of the training data."""
+        return frozenset({TRAINED_WEIGHTS} if self.path is not None else {TRAINED_WEIGHTS, TRAINING_DATA})
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
         """Returns the file with its hash, its training depth, the tensors to write and the head's tensors to keep.

@@ -54,7 +54,7 @@ from torch import Tensor, nn
 
 from framework.data.seeding import mix
 from framework.editing import Context, Edit, nothing_matches
-from framework.editing.capabilities import CLAIMED_LAYERS, NOISE
+from framework.editing.capabilities import CLAIMED_LAYERS, NOISE, TRAINING_DATA
 from framework.errors import UserError
 from framework.functional.spectral_centroid import Centroid, spectral_centroid
 from framework.protocols import HasSineLayers, HasTargetSignal, HasWeightParts, SineLayers
@@ -296,7 +296,6 @@ class Winner(Edit):
     technique = "winner"
     changes = frozenset({"values"})
     phase = "noise"
-    offers = frozenset({NOISE, CLAIMED_LAYERS})
 
     def __init__(
         self,
@@ -327,6 +326,13 @@ class Winner(Edit):
         self.s0_max, self.a, self.b, self.channel_power = s0_max, a, b, channel_power
         self.centroid = centroid
         self.scale_with_n, self.layers, self.w0, self.seed = scale_with_n, layers, w0, seed
+
+    @property
+    def offers(self) -> frozenset[str]:  # type: ignore[override]
+        """Scales that are not given are computed from the target."""
+        given = self.psi is not None or (self.s0 is not None and self.s1 is not None)
+        measured = frozenset() if given and not self.scale_with_n else frozenset({TRAINING_DATA})
+        return frozenset({NOISE, CLAIMED_LAYERS}) | measured
 
     def claimed(self, model: nn.Module) -> list[str]:
         """Returns the names of the two modules whose weights it changes.

@@ -12,6 +12,7 @@ from torch import nn
 
 from callbacks.lp_ft.probing import probe
 from framework.editing import Context, Edit, Once, OptimizerState, Plan, Stage, ledger_of
+from framework.editing.capabilities import TRAINING_DATA
 from framework.editing.ledger import set_trainable, trainable_names
 from framework.editing.phases import comes_before
 from framework.errors import UserError
@@ -98,6 +99,12 @@ class LPFT(Once):
         self.epoch = epoch
         self._fit: ProbeFit | None = None  # of the current edit, for its report
         self._stilled: list[nn.Module] = []
+
+    @property
+    def offers(self) -> frozenset[str]:  # type: ignore[override]
+        """A fitted probe is computed from the training data; trained for epochs, it is the optimiser's."""
+        fitted = self.strategy != "ft" and not self.probe_epochs
+        return frozenset({TRAINING_DATA}) if fitted else frozenset()
 
     # when
 

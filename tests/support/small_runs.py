@@ -20,6 +20,7 @@ from tiny_files import (
     write_name_sentences,
     write_picture,
     write_prompts,
+    write_radiographs,
     write_review_sets,
     write_small_texts,
     write_speech,
@@ -232,6 +233,14 @@ WRITERS = {
         ],
     ),
     "interpretability/hash_encoder_paper": (write_mnist_npz, ["--model.width=5"]),
+    "robustness/dp_rgmi_fashion": (
+        write_digits,
+        ["--data.public_path=data", "--model.pretrain_epochs=1", "--techniques.utilization_gap.resamples=2"],
+    ),
+    "robustness/dp_rgmi_paper": (
+        write_radiographs,
+        ["--model.backbone=group_norm_cnn", "--data.image_size=224", "--techniques.utilization_gap.resamples=2"],
+    ),
     "robustness/ibp_fashion": (write_idx, ["--data.num_classes=4", "--model.width=2"]),
     "robustness/ibp_paper": (write_idx, ["--data.num_classes=4", "--model.width=2", "--model.hidden=[4]"]),
     "robustness/ibp_cifar_paper": (write_cifar, ["--model.width=2", "--model.hidden=[4]"]),

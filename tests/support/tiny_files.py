@@ -387,3 +387,38 @@ def name_sentences(count):
         first, second = (a, b) if i % 2 else (b, a)
         found.append(f"Then, {first} and {second} went to the café. {b} gave a kiwi to {a}")
     return found
+
+
+RADIOGRAPHS = {
+    "chexpert": ("CheXpert-v1.0", "jpg_rel_path", "CheXpert-v1.0/train/patient{n:05d}/study1/view1_frontal.jpg"),
+    "mimic": ("MIMIC", "jpg_rel_path", "files/p10/p{n:08d}/s5/{n}.jpg"),
+    "chest_xray14": ("NIH_ChestX-ray14", "img_rel_path", "images_001/images/{n:08d}_000.png"),
+    "padchest": ("padchest", "ImageID", "{n}.png"),
+}
+
+
+def write_radiographs(folder, source="padchest", size=224, pixels=8, n=24):
+    """A table of radiographs with five findings, and their pictures in the folder of a size; a lateral view too."""
+    name, column, form = RADIOGRAPHS[source]
+    effusion = "effusion" if source == "chest_xray14" else "pleural_effusion"
+    findings = ["atelectasis", "cardiomegaly", effusion, "pneumonia", "no_finding"]
+    folder.mkdir(exist_ok=True)
+    root, made = folder / name, f"preprocessed{size}"
+    view = "Frontal" if source == "chexpert" else "PA"
+    lines = [",".join(["split", "view", column, "ImageDir", *findings])]
+    rng = np.random.default_rng(0)
+    for number in range(n):
+        picture = form.format(n=number)
+        seen = "L" if number == 1 and source != "chest_xray14" else view
+        split = ("train", "train", "valid", "test")[number // 2 % 4]
+        values = [str(int((number >> k) % 2 == 0)) for k in range(4)] + [("1.0", "", "-1", "0")[number % 4]]
+        lines.append(",".join([split, seen, picture, "7", *values]))
+        path = {
+            "chexpert": root / made / picture.removeprefix("CheXpert-v1.0/"),
+            "mimic": root / picture.replace("files/", f"{made}/", 1),
+            "chest_xray14": root / "CXR14" / made / picture,
+            "padchest": root / made / "7" / picture,
+        }[source]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (pixels, pixels), dtype=np.uint8)).save(path)
+    (root / "masterlist.csv").write_text("\n".join(lines) + "\n")

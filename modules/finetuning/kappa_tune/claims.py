@@ -18,7 +18,7 @@ from framework.data.seeding import seeded
 from framework.figures import new_figure
 from framework.functional.spectra import condition_numbers, isotropy_bound
 from modules.finetuning.kappa_tune import ExpertNetwork, accuracy
-from modules.finetuning.pretrained import pretrain
+from modules.pretrained import pretrain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

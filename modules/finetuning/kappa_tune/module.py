@@ -14,7 +14,7 @@ from framework.data.seeding import seeded
 from framework.errors import UserError
 from framework.module import Module, OptimizerConfig, ScheduleConfig
 from framework.settings import at_least, at_most
-from modules.finetuning.pretrained import load_network, pretrain
+from modules.pretrained import load_network, pretrain
 
 PARTS = ("a", "b", "b_train")  # the validation loaders' data, in order
 

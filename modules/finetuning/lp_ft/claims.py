@@ -17,7 +17,7 @@ from framework.functional.calibration import calibration
 from framework.observing.linear_probe import batches_of, see
 from modules.finetuning.lp_ft.network import TransferMLP
 from modules.finetuning.lp_ft.plots import calibration_figure, scale_figure, spectra_figure, training_figure
-from modules.finetuning.pretrained import pretrain
+from modules.pretrained import pretrain
 
 CONFIG = "finetuning/lp_ft"
 SEEDS = tuple(range(5))

@@ -16,7 +16,7 @@ from framework.module import OptimizerConfig, ScheduleConfig
 from framework.settings import at_least
 from modules.classifier import Classifier
 from modules.finetuning.lp_ft.network import TransferMLP
-from modules.finetuning.pretrained import load_network, pretrain
+from modules.pretrained import load_network, pretrain
 
 
 class Transferred(Classifier):

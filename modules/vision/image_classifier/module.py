@@ -19,13 +19,19 @@ from framework.figures import new_figure
 from framework.module import Module, OptimizerConfig, ScheduleConfig
 from framework.settings import at_least, between
 from modules.classifier import predictions
+from modules.vision.group_norm_cnn import GroupNormCNN
 from modules.vision.mlp import MLP
 from modules.vision.onet import ONet
 from modules.vision.small_cnn import SmallCNN
 from modules.vision.weights import WeightsHead, load_weights
 
 # Backbones that timm does not have, by their name in configs.
-BACKBONES: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": SmallCNN, "onet": ONet}
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    "mlp": MLP,
+    "cnn": SmallCNN,
+    "group_norm_cnn": GroupNormCNN,
+    "onet": ONet,
+}
 
 
 def build_backbone(
@@ -98,7 +104,7 @@ class ImageClassifier(Module):
     more, ``accuracy_top5``; plots the confusion matrix after a test.
 
     Args:
-        backbone: A model of timm by name, ``mlp``, ``cnn`` or ``onet``.
+        backbone: A model of timm by name, ``mlp``, ``cnn``, ``group_norm_cnn`` or ``onet``.
         num_classes: Classes.
         image_size: Side of the images in pixels.
         in_chans: Channels of the images.

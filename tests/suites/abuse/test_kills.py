@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from checkout import PYTHONPATH
-from resume_harness import start_child, wait_for
+from resume_harness import same, start_child, wait_for
 
+from abuse import runs
 from abuse.runs import CALLS, FILES, METHOD, Moment, assert_same_run, command, opens, run_folder, set_up
 from framework.__main__ import main
 
@@ -106,6 +107,33 @@ def test_many_kills(whole, tmp_path, request):
         assert_same_run(whole, run_folder(folder))
     assert early, "some came before the first checkpoint"
     assert len(reached) > 5, "they came all over the run"
+
+
+PRIVATE = """
+techniques:
+  dp_sgd: {class_path: callbacks.dp_sgd.DPSGD, init_args: {epsilon: 8, delta: 0.001, accountant: rdp, seed: 11}}
+"""
+
+
+def test_killed_while_it_trains_privately(tmp_path, monkeypatch):
+    """It draws the same batches and noise again, and spends the same ε."""
+    pytest.importorskip("opacus.accountants")
+    monkeypatch.setattr(runs, "CONFIG", runs.CONFIG.replace("harness.Net", "harness.WithoutBatchNorm") + PRIVATE)
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    for folder in folders:
+        folder.mkdir()
+    assert command(*set_up(folders[0])) == 0
+    for count, when in ((5, "before"), (4, "after"), (6, "before")):
+        assert command(*go_on(folders[1]), before=Moment("an optimiser's step", count, when).arm) == 137
+    assert command(*go_on(folders[1])) == 0
+    ends = [run_folder(folder) for folder in folders]
+    assert_same_run(*ends)
+    first, second = (opens(end / "checkpoints" / "last.ckpt") for end in ends)
+    assert first is not None
+    assert second is not None
+    state = first["callbacks"]["DPSGD.dp_sgd"]
+    assert same(state, second["callbacks"]["DPSGD.dp_sgd"])
+    assert state["history"][0][2] == first["global_step"] == 30
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

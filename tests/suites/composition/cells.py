@@ -28,6 +28,7 @@ from resume_harness import Kill, in_child, in_two_ranks, same
 from torch import nn
 
 import framework
+from callbacks.dp_sgd.accounting import epsilon_of
 from callbacks.rf8 import in_rf8
 from composition.probes import ARCHITECTURES, CLASSES, Probe, ProbeData
 from composition.rules import Rule, refusal
@@ -55,6 +56,7 @@ from framework.functional import generalized_gaussian as gg
 from framework.functional.compression.rf8 import round_to_rf8
 from framework.functional.learngene import expand_into
 
+SAMPLES, BATCH = 36, 8
 BATCHES = 5
 PREFIXES = (
     "ntk/",
@@ -71,6 +73,8 @@ PREFIXES = (
     "robustness/",
     "identifiability/",
     "propagation_tightness/",
+    "representation_geometry/",
+    "utilization_gap/",
 )  # of what observers log
 WHEN = {"step", "epoch"}
 ALSO_EDITS = ("deep_shape", "liger", "rebalance_factors", "lp_ft")
@@ -115,9 +119,14 @@ class Cell:
         return late(self.techniques) if {"warm_start", "mixture_growth", *ALSO_EDITS} & set(self.techniques) else 0
 
     @property
+    def batches(self) -> int:
+        """Of an epoch, on each rank; of Poisson samples there are as many as are expected to hold all samples."""
+        return round(SAMPLES / (BATCH * self.ranks)) if "dp_sgd" in self.techniques else math.ceil(BATCHES / self.ranks)
+
+    @property
     def max_steps(self) -> int:
         """Two steps before the end of the last epoch, or one where it has but two, for a short one."""
-        updates = math.ceil(math.ceil(BATCHES / self.ranks) / self.accumulate)
+        updates = math.ceil(self.batches / self.accumulate)
         return self.epochs * updates - min(2, updates - 1) if self.short else -1
 
     def config(self, forced: bool = False) -> dict[str, Any]:
@@ -150,7 +159,7 @@ class Cell:
     @property
     def kill(self) -> tuple[str, int]:
         """Where it dies: fixed by the cell, anywhere in training."""
-        batches = -(-BATCHES // self.ranks)
+        batches = self.batches
         seen = updates = validations = 0
         for _ in range(self.epochs):
             for batch in range(1, batches + 1):
@@ -250,6 +259,8 @@ def run(cell: Cell, folder: Path) -> None:
     straight.mkdir(), stopped.mkdir()
     forced = False
     cell.config()  # files that the settings name are written here, for every child alike
+    if "dp_sgd" in cell.techniques:
+        epsilon_of([(1.0, 0.5, 1)], 0.1)  # imports what every child would import
     if cell.rule is not None:
         with pytest.raises(UserError, match=re.escape(cell.rule.message)), contextlib.chdir(straight):
             framework.build(cell.config()).run()
@@ -627,6 +638,21 @@ def _check_grok_align(cell: Cell, plans: list[Any], trace: Any, end: Any, root: 
     assert _logged(root, "grok_align/centroid_norm"), "the centroid was not measured"
 
 
+def _check_dp_sgd(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    rows = _logged(root, "dp_sgd/epsilon")
+    assert len(rows) == cell.epochs
+    steps = [row["dp_sgd/steps"] for row in rows]
+    assert steps == sorted(set(steps)), "steps are counted once"
+    assert steps[-1] == end["step"]
+    rate = BATCH * cell.ranks / SAMPLES
+    for row in rows:
+        assert row["dp_sgd/sample_rate"] == pytest.approx(rate)
+        assert row["dp_sgd/epsilon"] == epsilon_of([(0.5, rate, row["dp_sgd/steps"])], 0.01, "rdp")
+    first = trace["start 0"]
+    moved = {name for name in first if name in trace["stepped"] and not same(first[name], trace["stepped"][name])}
+    assert moved, "the first step moves"
+
+
 def _check_dependency_sparsity(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
     terms = [row["train/dependency_sparsity"] for row in _logged(root, "train/dependency_sparsity")]
     assert len(terms) == len(_logged(root, "train/loss_step")), "not every step was penalised"
@@ -751,6 +777,32 @@ def _check_concept_geometry(cell: Cell, plans: list[Any], trace: Any, end: Any, 
     assert looks[-1]["pre"]["sizes"] == [CLASSES]
 
 
+def _check_representation_geometry(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    looks = _looks(cell, root, "representation_geometry")
+    for look in looks:
+        assert 0 <= look["displacement"] <= 4
+        assert 0 <= look["effective_dimension"] <= 8  # of eight examples
+    # after an edit that makes the embeddings others, the first look is a start
+    moved = any(look["displacement"] > 0 for look in looks)
+    assert _as_trained(moved, cell, end), "what moves the embeddings is all but the head"
+
+
+def _check_utilization_gap(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    for look in _looks(cell, root, "utilization_gap"):
+        assert 0 <= look["probe"] <= 1
+        assert 0 <= look["end_to_end"] <= 1
+        assert abs(look["gap"] - look["probe"] + look["end_to_end"]) < 1e-12
+
+
+def _looks(cell: Cell, root: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of a report: the start, the first two epochs and the end."""
+    looks = json.loads((root / "probe" / "run" / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+    assert [look["epoch"] for look in looks] == sorted({0, 1, 2, cell.epochs}), "not every epoch was looked at"
+    assert looks[-1]["bootstrap"]["samples"] == 8
+    assert len(_logged(root, f"{name}/{'gap' if name == 'utilization_gap' else 'displacement'}")) == len(looks)
+    return looks
+
+
 def _check_temperature_scaling(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
     rows = _logged(root, "temperature_scaling/temperature")
     assert len(rows) >= cell.epochs - cell.short, "nothing was looked at"
@@ -794,12 +846,15 @@ CHECKS: dict[str, Callable[[Cell, list[Any], Any, Any, Path], None]] = {
     "temperature_scaling": _check_temperature_scaling,
     "neural_code": _check_neural_code,
     "concept_geometry": _check_concept_geometry,
+    "representation_geometry": _check_representation_geometry,
+    "utilization_gap": _check_utilization_gap,
     "grok_align": _check_grok_align,
     "grokfast": _check_grokfast,
     "centroid_alignment": _check_centroid_alignment,
     "grokking_delay": _check_grokking_delay,
     "robustness": _check_robustness,
     "dependency_sparsity": _check_dependency_sparsity,
+    "dp_sgd": _check_dp_sgd,
     "identifiability": _check_identifiability,
     "ntk_monitor": _check_ntk_monitor,
     "laziness": _check_laziness,
@@ -897,6 +952,8 @@ def _home(architecture: str, techniques: tuple[str, ...]) -> str:
     if "liger" in techniques:
         return "transformer"
     if "learngene" in techniques:
+        return "vit"
+    if "dp_sgd" in techniques and architecture in ("mlp", "resnet"):  # which have batch norm
         return "vit"
     return "vit" if any(architecture in HEADLESS.get(name, ()) for name in techniques) else architecture
 

@@ -45,6 +45,13 @@ RULES = (
         "has no second factor.",
     ),
     Rule(
+        "batch statistics",
+        lambda architecture, techniques: "dp_sgd" in techniques and architecture in ("mlp", "resnet"),
+        "dp_sgd and batch norm cannot be combined",
+        "Batch norm makes each sample's output depend on the whole batch, so a sample's gradient is not its own, and the "
+        "statistics would be released without noise. Group norm and layer norm have neither problem.",
+    ),
+    Rule(
         "templates",
         lambda architecture, techniques: {"learngene", "mixture_growth"} <= set(techniques),
         "learngene needs the model's plain layers at the start, and mixture_growth has replaced them by then",
@@ -107,6 +114,13 @@ RULES = (
         "has no interval bounds here",
         "A layer of MixtureGrowth looks at the width of its input to choose the channels of the member that computes, so "
         "the graph of the network along which boxes are propagated is not fixed.",
+    ),
+    Rule(
+        "ratios over the batch",
+        lambda architecture, techniques: {"fast_regularizer", "dp_sgd"} <= set(techniques),
+        "one sample's part of the loss depends on the other samples of the batch",
+        "The regulariser compares means over the whole batch of bounds, so that each sample changes the gradient of the "
+        "others, and clipping a sample's gradient does not bound what the sample changes. Its first step finds that out.",
     ),
     Rule(
         "two draws",

@@ -31,6 +31,7 @@ OTHERS = (
     "dependency_sparsity",
     "ibp_init",
     "fast_regularizer",
+    "dp_sgd",
 )
 OBSERVERS = (
     "ntk_monitor",
@@ -46,6 +47,8 @@ OBSERVERS = (
     "robustness",
     "identifiability",
     "propagation_tightness",
+    "representation_geometry",
+    "utilization_gap",
 )
 
 GROWN, FOLDED = 2, 3  # epochs before which the members become one net, and plain layers
@@ -170,6 +173,8 @@ def settings(architecture: str, techniques: tuple[str, ...], forced: bool = Fals
             {"weight": PENALTY, "columns": 3, "net": DECODERS[architecture]},
         ),
         "grokfast": ("Grokfast", {"alpha": 0.8, "lamb": 0.5}),
+        # a seed, so that a run and its twin draw the same
+        "dp_sgd": ("DPSGD", {"noise_multiplier": 0.5, "delta": 0.01, "accountant": "rdp", "seed": 7}),
         "centroid_alignment": (
             "CentroidAlignment",
             {"points": 3, "per_decade": 4, "embed": EMBEDDINGS.get(architecture)},
@@ -186,6 +191,8 @@ def settings(architecture: str, techniques: tuple[str, ...], forced: bool = Fals
         ),
         "propagation_tightness": ("PropagationTightness", {"eps": 0.05, "points": 4, "mean": [0.5], "std": [0.1]}),
         "feature_drift": ("FeatureDrift", {"head": HEADS.get(architecture)}),
+        "representation_geometry": ("RepresentationGeometry", {"resamples": 5, "epochs": [0, 1, 2]}),
+        "utilization_gap": ("UtilizationGap", {"resamples": 5, "epochs": [0, 1, 2]}),
         "ntk_split": ("NTKSplit", {"head": HEADS.get(architecture), "points": 6, "chunk": 3}),
         "temperature_scaling": ("TemperatureScaling", {"bins": 5}),
         "linear_scope": ("LinearScope", {"every_n_epochs": 2, "images": 1, "classes": 2, "k": 2}),

@@ -33,6 +33,7 @@ from tiny_files import (
     write_pairs,
     write_prompts,
     write_pug,
+    write_radiographs,
     write_speech,
     write_token_arrow,
     write_token_files,
@@ -71,6 +72,8 @@ from datamodules.interpretability.paired_pictures import PairedPictures
 from datamodules.interpretability.structured_mixing import StructuredMixing
 from datamodules.interpretability.super_resolution import SuperResolutionPatches
 from datamodules.representation.two_views import TwoViews
+from datamodules.robustness.chest_xrays import ChestXrays
+from datamodules.robustness.digit_attributes import DigitAttributes
 from datamodules.sequence.bidmc import Bidmc
 from datamodules.sequence.fact_table import FactTable
 from datamodules.sequence.images import SequentialImages
@@ -264,11 +267,11 @@ def table_formats(
     return found
 
 
-def idx_format(name: str, read: Callable[[str], DataModule]) -> Format:
+def idx_format(name: str, read: Callable[[str], DataModule], write: Write = write_idx) -> Format:
     """A row of MNIST's files."""
     faults = {"shapes": content(gzip.compress(b"\0\0\x08\x01\0\0\0\x02\1\2"))}
     exempt = {**NOT_TEXT, **NO_PICKLES, **WHOLE_NUMBERS}
-    return Format(f"{name}-idx", "train-images-idx3-ubyte.gz", write_idx, lambda p, _: read(p), True, faults, exempt)
+    return Format(f"{name}-idx", "train-images-idx3-ubyte.gz", write, lambda p, _: read(p), True, faults, exempt)
 
 
 def cifar_format(name: str, classes: int, read: Callable[[str], DataModule]) -> Format:
@@ -402,6 +405,33 @@ _MPI3D = {
     "labels": np.indices((2, 2, 1, 1, 1, 2, 2)).reshape(7, -1).T,
 }
 _EMBEDDINGS = {"image_embeds": X, "y_color": np.arange(40) % 4, "y_shape": np.arange(40) // 4 % 5}
+
+
+def _radiographs(source: str, file: str, write_fault: dict[str, Write], **exempt: str) -> Format:
+    """A row of a table of radiographs, or of one of its pictures."""
+    return Format(
+        f"{source}-{Path(file).suffix[1:]}",
+        file,
+        lambda folder: write_radiographs(folder, source),
+        lambda path, encoding: ChestXrays(path, source=source, image_size=224, encoding=encoding),  # type: ignore[arg-type]
+        True,
+        write_fault,
+        exempt,
+    )
+
+
+def _findings(source: str) -> Format:
+    """The table: with a row of another length, and with a finding that is no number."""
+    name = {"chexpert": "CheXpert-v1.0", "mimic": "MIMIC", "chest_xray14": "NIH_ChestX-ray14", "padchest": "padchest"}
+    faults = {
+        "shapes": content(b"split,view\ntrain\n"),
+        "numbers": content(
+            b"split,view,jpg_rel_path,img_rel_path,ImageID,ImageDir,atelectasis\ntrain,PA,a,a,a,7,perhaps\n"
+            b"train,Frontal,a,a,a,7,perhaps\n"
+        ),
+    }
+    exempt = {**STILL_WHOLE, **NO_MAGIC, **NO_PICKLES, **FIXED_NAME, "encoding": "its texts are names of files"}
+    return _radiographs(source, f"{name[source]}/masterlist.csv", faults, **exempt)
 
 
 def _pug_table(change: Callable[[list[str]], None]) -> Write:
@@ -741,6 +771,21 @@ FORMATS: list[Format] = [
         True,
         _WRONG_PICTURES,
         {**NOT_TEXT, **NO_PICKLES},
+    ),
+    # robustness
+    idx_format(
+        "attributes",
+        lambda path: DigitAttributes(path, public="none"),
+        lambda folder: write_idx(folder, classes=10),
+    ),
+    *(_findings(source) for source in ("chexpert", "mimic", "chest_xray14", "padchest")),
+    _radiographs(
+        "padchest",
+        "padchest/preprocessed224/7/0.png",
+        _WRONG_PICTURES,
+        **NOT_TEXT,
+        **NO_PICKLES,
+        capitals="the table names the file",
     ),
     # sequence
     Format(

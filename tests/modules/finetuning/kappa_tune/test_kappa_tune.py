@@ -9,7 +9,7 @@ import framework
 from framework.claims import Reproduction
 from framework.errors import UserError
 from modules.finetuning.kappa_tune import ExpertLayer, ExpertNetwork, TwoTaskClassifier, accuracy, claims
-from modules.finetuning.pretrained import pretrain
+from modules.pretrained import pretrain
 
 SMALL = {"d_input": 6, "num_classes": 3, "width": 8, "blocks": 2, "experts": 3, "hidden": 5}
 
