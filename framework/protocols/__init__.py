@@ -15,6 +15,8 @@ from framework.protocols.weights import (
     HasSineLayers,
     HasTrainedFeatures,
     HasWeightParts,
+    PredictedWeights,
+    PredictsWeights,
     SineLayers,
     WeightPart,
 )
@@ -43,6 +45,8 @@ __all__ = [
     "HasWeightParts",
     "InRounds",
     "KernelData",
+    "PredictedWeights",
+    "PredictsWeights",
     "RateTransferable",
     "RatesInTokens",
     "ReadsTable",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from framework.functional.learngene import LearngeneTensors
 
@@ -120,4 +120,29 @@ class HasLearngene(Protocol):
 
     def make_learngene(self, data: Any, trial: bool = False) -> LearngeneTensors:
         """Makes a learngene from a datamodule that is set up; for a ``trial`` its quality does not matter."""
+        ...
+
+
+@dataclass(frozen=True)
+class PredictedWeights:
+    """Parameters that a model predicted for a network.
+
+    Attributes:
+        network: Name of the network within the model; empty for the model itself.
+        values: Tensors by the parameters' names within the model.
+        how: For every parameter of the model: ``predicted``, ``tiled`` (a prediction that was too small, repeated),
+            ``drawn`` (at random), ``copied`` (the same tensor as another one) or ``left alone``.
+    """
+
+    network: str
+    values: dict[str, Tensor]
+    how: dict[str, str]
+
+
+@runtime_checkable
+class PredictsWeights(Protocol):
+    """A hypernetwork: a module that predicts the weights of other networks."""
+
+    def predict_weights(self, model: nn.Module, network: str | None = None, seed: int = 0) -> PredictedWeights:
+        """Returns the parameters of a network within a model; that with this name, or the first of a known family."""
         ...

@@ -165,6 +165,24 @@ WRITERS = {
         write_cifar,
         ["--data.train=20", "--data.test=10", "--model.width=2", "--model.hidden=4"],
     ),
+    "initialization/logah_paper": (
+        write_cifar,
+        [
+            "--model.architectures={family: vit, layers: [1, 2], widths: [12, 24], step: 12, heads: [2], patch_size: [8]}",
+            "--model.size=256",
+            "--model.meta_batch=2",
+            "--model.eval_networks=1",
+        ],
+    ),
+    "initialization/logah_gpt2_paper": (
+        write_token_npy,
+        [
+            "--model.architectures={family: gpt2, layers: [1, 2], widths: [16, 24]}",
+            "--model.size=256",
+            "--model.eval_networks=1",
+            "--data.length=32",
+        ],
+    ),
     "initialization/mixture_growth_paper": (write_cifar100, ["--model.net=wrn-10-1"]),
     "initialization/winner_audio_paper": (write_clip, SMALL_INR),
     "initialization/winner_image_paper": (write_picture, SMALL_INR),

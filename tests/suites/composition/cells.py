@@ -29,11 +29,13 @@ from torch import nn
 
 import framework
 from callbacks.dp_sgd.accounting import epsilon_of
+from callbacks.logah_init import init_model
 from callbacks.rf8 import in_rf8
 from composition.probes import ARCHITECTURES, CLASSES, Probe, ProbeData
 from composition.rules import Rule, refusal
 from composition.settings import (
     CORE,
+    FAMILIES,
     FIRST_TWO,
     FOLDED,
     HEADLESS,
@@ -42,6 +44,7 @@ from composition.settings import (
     OTHERS,
     PENALTY,
     folds,
+    hypernetwork,
     late,
     learngene_file,
     probed,
@@ -340,7 +343,9 @@ def check_effects(cell: Cell, root: Path) -> None:
     for plan in end["plans"]:
         plans.setdefault(plan["name"], []).append(plan)
     assert plans.keys() == {
-        name for name in cell.techniques if name in (*CORE, *ALSO_EDITS, "structured_init", "learngene", "ibp_init")
+        name
+        for name in cell.techniques
+        if name in (*CORE, *ALSO_EDITS, "structured_init", "learngene", "logah_init", "ibp_init")
     }
     edited, weights = trace[f"start {cell.last_edit}"], end["weights"]
     trained = {name for name in end["trainable"] if not same(edited[name], weights[name])}
@@ -373,22 +378,41 @@ def _noisy(end: Any) -> set[str]:
 
 
 def _overwritten(end: Any) -> set[str]:
-    """The tensors that got a learngene's values after they were drawn."""
-    return {name for plan in end["plans"] if plan["name"] == "learngene" for name in plan["decision"]["tensors"]}
+    """The tensors that got a learngene's values, or predicted ones, after they were drawn."""
+    found = {name for plan in end["plans"] if plan["name"] == "learngene" for name in plan["decision"]["tensors"]}
+    return found | {
+        name
+        for plan in end["plans"]
+        if plan["name"] == "logah_init"
+        for name, how in plan["decision"]["parameters"].items()
+        if how in ("predicted", "drawn")
+    }
 
 
-def _fresh(cell: Cell) -> dict[str, torch.Tensor]:
-    """The model as it is built, or as a learngene makes it."""
+def _fresh(cell: Cell, end: Any) -> dict[str, torch.Tensor]:
+    """The model as it is built, or as a learngene or a hypernetwork makes it."""
     pl.seed_everything(3, verbose=False)
     probe = Probe(cell.architecture)
     if "learngene" in cell.techniques:
         expand_into(probe, read_learngene(learngene_file()))
+    for plan in (plan for plan in end["plans"] if plan["name"] == "logah_init"):
+        init_model(probe, hypernetwork(FAMILIES[cell.architecture]), seed=plan["decision"]["seed"], noise=0.0)
     return probe.state_dict()
+
+
+def _check_logah_init(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
+    (plan,) = plans
+    start, expected = trace["start 0"], _fresh(cell, end)
+    assert set(plan["decision"]["parameters"].values()) <= {"predicted", "drawn", "copied", "left alone"}
+    tensors = _overwritten(end) - _structured(end) - _noisy(end)
+    assert tensors, "nothing was predicted"
+    for name in tensors:
+        assert same(_now(start, name), expected[name]), f"{name} was not predicted"
 
 
 def _check_learngene(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
     (plan,) = plans
-    start, expected = trace["start 0"], _fresh(cell)
+    start, expected = trace["start 0"], _fresh(cell, end)
     tensors = set(plan["decision"]["tensors"]) - _structured(end) - _noisy(end)
     assert {name.split(".")[1] for name in tensors} >= {"blocks", "norm", "head"}, "not all of the model was written"
     for name in tensors:
@@ -429,7 +453,7 @@ def _check_ibp_init(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Pa
 def _check_winner(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
     (plan,) = plans
     noise = plan["decision"]["noise"]
-    fresh, start = _fresh(cell), trace["start 0"]
+    fresh, start = _fresh(cell, end), trace["start 0"]
     assert noise, "no layer got noise"
     if "mixture_growth" not in cell.techniques:  # whose templates are drawn in the run
         for index, (tensor, std) in enumerate(noise.items()):
@@ -560,7 +584,7 @@ def _check_ntk_monitor(cell: Cell, plans: list[Any], trace: Any, end: Any, root:
 
 def _check_structured_init(cell: Cell, plans: list[Any], trace: Any, end: Any, root: Path) -> None:
     (plan,) = plans
-    fresh, start = _fresh(cell), trace["start 0"]
+    fresh, start = _fresh(cell, end), trace["start 0"]
     assert plan["decision"]["weights"], "nothing got a structure"
     for name in set(plan["decision"]["weights"]) - _noisy(end):
         now = _now(start, name)
@@ -838,6 +862,7 @@ CHECKS: dict[str, Callable[[Cell, list[Any], Any, Any, Path], None]] = {
     "rebalance_factors": _check_rebalance_factors,
     "structured_init": _check_structured_init,
     "learngene": _check_learngene,
+    "logah_init": _check_logah_init,
     "lp_ft": _check_lp_ft,
     "weight_penalty": _check_weight_penalty,
     "input_gradient_penalty": _check_input_gradient_penalty,
@@ -931,6 +956,10 @@ def subsets() -> Iterator[Cell]:
             yield Cell(architecture, tuple(names), workers, accumulate, short, hook)
 
 
+# Of each of these one at most can be in a run.
+EXCLUSIVE = (("learngene", "logah_init", "mixture_growth"), ("gg_init", "ibp_init"))
+
+
 def others() -> list[Cell]:
     """The other techniques: alone on each architecture, and with each other technique on one."""
     cells = [Cell(architecture, (name,)) for name in OTHERS for architecture in ARCHITECTURES]
@@ -939,9 +968,9 @@ def others() -> list[Cell]:
     cells += [Cell(_home(names[i % len(names)], pair), pair, workers=i % 2 * 2) for i, pair in enumerate(pairs)]
     for name in names:
         met = [t for t in (*CORE, *OTHERS) if name == _home(name, (t,))]
-        # these two meet all others, but not each other
-        for left_out in ("learngene", "mixture_growth") if "learngene" in met else ("",):
-            cells.append(Cell(name, tuple(t for t in met if t != left_out)))
+        for kept in itertools.product(*([t for t in some if t in met] or [""] for some in EXCLUSIVE)):
+            left_out = {t for some in EXCLUSIVE for t in some} - set(kept)
+            cells.append(Cell(name, tuple(t for t in met if t not in left_out)))
     return cells
 
 
@@ -951,7 +980,7 @@ def _home(architecture: str, techniques: tuple[str, ...]) -> str:
         return "factored"
     if "liger" in techniques:
         return "transformer"
-    if "learngene" in techniques:
+    if {"learngene", "logah_init"} & set(techniques):
         return "vit"
     if "dp_sgd" in techniques and architecture in ("mlp", "resnet"):  # which have batch norm
         return "vit"

@@ -53,10 +53,27 @@ RULES = (
     ),
     Rule(
         "templates",
-        lambda architecture, techniques: {"learngene", "mixture_growth"} <= set(techniques),
-        "learngene needs the model's plain layers at the start, and mixture_growth has replaced them by then",
-        "A learngene is written into plain layers before training, but MixtureGrowth replaces these layers by templates, "
-        "with their own values, before that.",
+        lambda architecture, techniques: (
+            "mixture_growth" in techniques and bool({"learngene", "logah_init"} & set(techniques))
+        ),
+        "needs the model's plain layers at the start, and mixture_growth has replaced them by then",
+        "A learngene, or what a hypernetwork predicts, is written into plain layers before training, but MixtureGrowth "
+        "replaces these layers by templates, with their own values, before that.",
+    ),
+    Rule(
+        "two predictions",
+        lambda architecture, techniques: {"learngene", "logah_init"} <= set(techniques),
+        "both write all weights of the network",
+        "The second would overwrite the first one.",
+    ),
+    Rule(
+        "no family",
+        lambda architecture, techniques: (
+            "logah_init" in techniques and architecture in ("sine", "resnet", "s4d", "transformer")
+        ),
+        "holds no network of a known family",
+        "A hypernetwork predicts weights for networks like those of its training: perceptrons, vision transformers or "
+        "GPT-2.",
     ),
     Rule(
         "no vision transformer",

@@ -8,10 +8,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hypernetworks import hypernetwork_folder
+
 from composition.probes import vit
 from framework.checkpoints.learngene_file import FILE, save_learngene
 from framework.data.seeding import seeded
 from framework.functional.learngene import extract_learngene
+from modules.initialization.logah import Space
+from modules.initialization.logah.families import Family
 
 CORE = ("gg_init", "winner", "mixture_growth", "warm_start", "kappa_tune", "lora")
 OTHERS = (
@@ -24,6 +28,7 @@ OTHERS = (
     "structured_init",
     "lp_ft",
     "learngene",
+    "logah_init",
     "weight_penalty",
     "input_gradient_penalty",
     "grok_align",
@@ -119,6 +124,18 @@ def learngene_file() -> str:
     return str(save_learngene(learngene, Path(folder.name) / FILE))
 
 
+# Networks of families that a hypernetwork can know.
+FAMILIES: dict[str, Family] = {"mlp": "mlp", "factored": "mlp", "vit": "vit", "gpt2": "gpt2"}
+
+
+@cache
+def hypernetwork(family: Family) -> str:
+    """The run folder of a hypernetwork for a family; written once a process."""
+    folder = tempfile.TemporaryDirectory(prefix="hypernetwork-")
+    _FOLDERS.append(folder)
+    return str(hypernetwork_folder(Path(folder.name) / "run", Space(family)))
+
+
 _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []  # they go with the process
 
 
@@ -160,6 +177,13 @@ def settings(architecture: str, techniques: tuple[str, ...], forced: bool = Fals
         "liger": ("Liger", {"window": 4, "epoch": late(techniques)}),
         "rebalance_factors": ("RebalanceFactors", {"epoch": late(techniques)}),
         "learngene": ("Learngene", {"path": learngene_file() if "learngene" in techniques else None}),
+        "logah_init": (
+            "LogahInit",
+            {
+                "path": hypernetwork(FAMILIES.get(architecture, "mlp")) if "logah_init" in techniques else None,
+                "noise": 0.0,
+            },
+        ),
         "structured_init": ("StructuredInit", {"rank": 1, "include": [f"{STRUCTURED[architecture]}.*"]}),
         "lp_ft": ("LPFT", {"head": HEADS.get(architecture), "probe_epochs": 1}),
         "weight_penalty": ("WeightPenalty", {"weight": PENALTY}),
