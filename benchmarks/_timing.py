@@ -32,3 +32,13 @@ def medians(calls: Iterable[Callable[[], object]], repeats: int, warmups: int = 
 def quietest(calls: Iterable[Callable[[], object]], repeats: int, warmups: int = 0) -> list[float]:
     """Returns the minimum of each call's rounds: on a shared machine noise only adds time."""
     return [min(found) for found in turns(calls, repeats, warmups)]
+
+
+def several(step: Callable[[], object], count: int) -> Callable[[], None]:
+    """Returns a call of so many steps, for steps that are too short to be timed alone."""
+
+    def run() -> None:
+        for _ in range(count):
+            step()
+
+    return run

@@ -9,12 +9,12 @@ the second derivative of convolutions gains nothing from ``channels_last``.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from _rows import Row, duration, report
-from _timing import quietest
+from _timing import quietest, several
 from torch import Tensor, nn
 
 from callbacks.grok_align import GrokAlign
@@ -69,14 +69,6 @@ class Steps:
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-
-
-def several(step: Callable[[], None], count: int) -> Callable[[], None]:
-    def run() -> None:
-        for _ in range(count):
-            step()
-
-    return run
 
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:

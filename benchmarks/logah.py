@@ -7,26 +7,15 @@ bytes of the weights. The graph is traced on the meta device.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
+from _memory import peak_bytes
 from _rows import Row, duration, report
 from _timing import quietest
-from torch.profiler import ProfilerActivity, profile
 
 from framework.claims import at_most
 from modules.initialization.logah import SIZES, HyperNetwork, trace
-
-
-def peak_bytes(run: Callable[[], object]) -> int:
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        run()
-    held = peak = 0
-    for event in recorded.profiler.kineto_results.events():  # type: ignore[union-attr]
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
 
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from _rows import Row, duration, report
-from _timing import quietest
+from _timing import quietest, several
 from torch import Tensor
 
 from framework.claims import at_most
@@ -83,14 +83,6 @@ class Steps:
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-
-
-def several(step: Callable[[], object], count: int) -> Callable[[], None]:
-    def run() -> None:
-        for _ in range(count):
-            step()
-
-    return run
 
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:

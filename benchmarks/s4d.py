@@ -10,10 +10,10 @@ import argparse
 from collections.abc import Callable, Iterator
 
 import torch
+from _memory import peak_bytes
 from _rows import Row, duration, report
 from _timing import quietest
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from framework.claims import at_most
 from modules.sequence.s4d import SSM, S4DLayer
@@ -29,23 +29,6 @@ def plain_kernel(dt: Tensor, modes: Tensor, b: Tensor, c: Tensor, length: int, *
 def plain_convolution(u: Tensor, kernel: Tensor) -> Tensor:
     n = 2 * u.shape[-1]
     return torch.fft.irfft(torch.fft.rfft(u, n).unsqueeze(1) * torch.fft.rfft(kernel, n), n)[..., : u.shape[-1]]
-
-
-def peak_bytes(run: Callable[[], None], device: str) -> int:
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        start = torch.cuda.memory_allocated()
-        run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - start
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        run()
-    held = peak = 0
-    for event in recorded.profiler.kineto_results.events():  # type: ignore[union-attr]
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
 
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:
