@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import torch
@@ -119,12 +119,24 @@ class LogahInit(Edit):
     phase = "predict"
     offers = frozenset({TRAINED_WEIGHTS})
     needs = frozenset({PLAIN_LAYERS})
-    conflicts: ClassVar[Mapping[str, str]] = {"learngene": "both write all weights of the network"}
 
     def __init__(self, path: str | Path | None = None, network: str | None = None, noise: float = 1e-5) -> None:
         at_least(0, noise=noise)
         self.path, self.network, self.noise = path, network, noise
         self._values: dict[str, Tensor] | None = None
+
+    def check(self, model: nn.Module, context: Context) -> None:
+        """Refuses a second technique that predicts weights.
+
+        Raises:
+            UserError: there is one.
+        """
+        super().check(model, context)
+        for other in context.offering(TRAINED_WEIGHTS, self):
+            if other.phase == self.phase:
+                raise UserError(
+                    f"{self.name} and {other.name} cannot be combined: both write all weights of the network"
+                )
 
     def decide(self, model: nn.Module, context: Context) -> dict[str, Any]:
         """Returns the file with its hash, the network, the seed, and how each parameter gets its value.

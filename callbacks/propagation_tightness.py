@@ -34,14 +34,14 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from framework.editing import Context, Observer
+from framework.editing import Context
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.functional.evaluating import evaluating
 from framework.functional.interval import IntervalNetwork, certified, pixel_box, relu_states, tightness
 from framework.functional.pixels import in_pixels
+from framework.observing.samples import SampleObserver
 from framework.observing.networks import bounded_network, pixel_units
-from framework.observing.probe import pair_of
 from framework.protocols.bounds import HasBoundedNetwork
 from framework.settings import above, at_least, between, not_empty
 
@@ -103,7 +103,7 @@ def tightness_figure(curve: Sequence[dict[str, float]], classes: dict[int, float
     return figure
 
 
-class PropagationTightness(Observer):
+class PropagationTightness(SampleObserver):
     """Logs and draws the tightness of interval bounds on a few validation samples.
 
     Args:
@@ -137,7 +137,6 @@ class PropagationTightness(Observer):
         above(0, std=std)
         self.eps, self.points, self.every_n_epochs = eps, points, every_n_epochs
         self.net, self.mean, self.std = net, mean, std
-        self.probe: tuple[Tensor, Tensor] | None = None
         self.curve: list[dict[str, float]] = []
         self.classes: dict[int, float] = {}
 
@@ -162,35 +161,19 @@ class PropagationTightness(Observer):
         except UserError as error:
             raise UserError(f"techniques.{self.name}: {error}") from None
 
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Stores the first samples, and tries a measurement.
+    def try_out(self, trainer: pl.Trainer, module: pl.LightningModule, x: Tensor, y: Tensor) -> None:
+        """Measures one sample.
 
         Raises:
-            UserError: the batch is not inputs and classes, or cannot be measured.
+            UserError: it cannot be measured.
         """
-        if self.probe is None and batch_idx == 0 and dataloader_idx == 0 and trainer.state.fn == "fit":
-            x, y = pair_of(batch, f"techniques.{self.name}")
-            if not x.is_floating_point() or y.is_floating_point() or y.ndim != 1:
-                raise UserError(f"techniques.{self.name}: a batch must be inputs of floating type and classes (B,)")
-            with torch.inference_mode(False):
-                probe = x[: self.points].clone(), y[: self.points].clone()
-            self._measure(trainer, pl_module, probe[0][:1], probe[1][:1])
-            self.probe = probe[0].cpu(), probe[1].cpu()
+        self._measure(trainer, module, x[:1], y[:1])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measures after the epochs that are due."""
-        if self.probe is None or not trainer.is_global_zero or (trainer.current_epoch + 1) % self.every_n_epochs:
+        if not self.due(trainer):
             return
-        x, y = (part.to(pl_module.device) for part in self.probe)
-        found, self.classes = self._measure(trainer, pl_module, x, y)
+        found, self.classes = self._measure(trainer, pl_module, *self.samples(pl_module))
         for name, value in found.items():
             pl_module.log(f"propagation_tightness/{name}", value, rank_zero_only=True)
         self.curve.append({"step": trainer.global_step, **found})
@@ -202,9 +185,9 @@ class PropagationTightness(Observer):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the samples and the measurements."""
-        return {"probe": self.probe, "curve": [dict(entry) for entry in self.curve], "classes": dict(self.classes)}
+        return {**super().state_dict(), "classes": dict(self.classes)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores them."""
-        self.probe, self.curve = state_dict["probe"], [dict(entry) for entry in state_dict["curve"]]
+        super().load_state_dict(state_dict)
         self.classes = dict(state_dict["classes"])

@@ -24,19 +24,19 @@ one attack without restarts: an upper bound of the robust accuracy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
 from framework.data.seeding import mix
-from framework.editing import Context, Observer
+from framework.editing import Context
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.functional.attacks import Norm, accuracy, pgd
+from framework.observing.samples import SampleObserver
 from framework.observing.networks import pixel_units
-from framework.observing.probe import pair_of
 from framework.settings import above, at_least, not_empty, one_of
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def robustness_figure(curve: Sequence[dict[str, float]]) -> Figure:
     return figure
 
 
-class Robustness(Observer):
+class Robustness(SampleObserver):
     """Logs and draws the accuracy under attacks on a few validation samples.
 
     Args:
@@ -94,7 +94,6 @@ class Robustness(Observer):
         at_least(1, steps=steps, points=points, every_n_epochs=every_n_epochs)
         self.eps, self.norm, self.steps, self.points = eps, norm, steps, points
         self.every_n_epochs, self.mean, self.std = every_n_epochs, mean, std
-        self.probe: tuple[Tensor, Tensor] | None = None
         self.curve: list[dict[str, float]] = []
 
     def check(self, model: nn.Module, context: Context) -> None:
@@ -106,28 +105,13 @@ class Robustness(Observer):
         if type(model).forward is pl.LightningModule.forward:
             raise UserError(f"techniques.{self.name}: {type(model).__name__} has no forward, it cannot be attacked")
 
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Stores the first samples, and tries an attack.
+    def try_out(self, trainer: pl.Trainer, module: pl.LightningModule, x: Tensor, y: Tensor) -> None:
+        """Tries an attack of one step.
 
         Raises:
-            UserError: the batch is not inputs and classes, or cannot be attacked.
+            UserError: the samples cannot be attacked.
         """
-        if self.probe is None and batch_idx == 0 and dataloader_idx == 0 and trainer.state.fn == "fit":
-            x, y = pair_of(batch, f"techniques.{self.name}")
-            if not x.is_floating_point() or y.is_floating_point() or y.ndim != 1:
-                raise UserError(f"techniques.{self.name}: a batch must be inputs of floating type and classes (B,)")
-            with torch.inference_mode(False):
-                probe = x[: self.points].clone(), y[: self.points].clone()
-            self._attack(trainer, pl_module, *probe, max(self.sizes), steps=1)
-            self.probe = probe[0].cpu(), probe[1].cpu()
+        self._attack(trainer, module, x, y, max(self.sizes), steps=1)
 
     @property
     def sizes(self) -> list[float]:
@@ -152,9 +136,9 @@ class Robustness(Observer):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measures after the epochs that are due."""
-        if self.probe is None or not trainer.is_global_zero or (trainer.current_epoch + 1) % self.every_n_epochs:
+        if not self.due(trainer):
             return
-        x, y = (part.to(pl_module.device) for part in self.probe)
+        x, y = self.samples(pl_module)
         found: dict[str, float] = {}
         for number, eps in enumerate(self.sizes):
             generator = torch.Generator().manual_seed(mix(number, trainer.current_epoch))
@@ -168,11 +152,3 @@ class Robustness(Observer):
         """Draws the accuracies."""
         if self.curve:
             log_figure(trainer, self.technique, robustness_figure(self.curve))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the samples and the measurements."""
-        return {"probe": self.probe, "curve": [dict(entry) for entry in self.curve]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores them."""
-        self.probe, self.curve = state_dict["probe"], [dict(entry) for entry in state_dict["curve"]]
