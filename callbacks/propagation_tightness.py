@@ -40,8 +40,8 @@ from framework.figures import log_figure, new_figure
 from framework.functional.evaluating import evaluating
 from framework.functional.interval import IntervalNetwork, certified, pixel_box, relu_states, tightness
 from framework.functional.pixels import in_pixels
-from framework.observing.samples import SampleObserver
 from framework.observing.networks import bounded_network, pixel_units
+from framework.observing.samples import SampleObserver
 from framework.protocols.bounds import HasBoundedNetwork
 from framework.settings import above, at_least, between, not_empty
 

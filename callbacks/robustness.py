@@ -35,8 +35,8 @@ from framework.editing import Context
 from framework.errors import UserError
 from framework.figures import log_figure, new_figure
 from framework.functional.attacks import Norm, accuracy, pgd
-from framework.observing.samples import SampleObserver
 from framework.observing.networks import pixel_units
+from framework.observing.samples import SampleObserver
 from framework.settings import above, at_least, not_empty, one_of
 
 if TYPE_CHECKING:

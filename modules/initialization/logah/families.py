@@ -22,6 +22,7 @@ from torch import nn
 
 from framework.errors import UserError
 from framework.settings import at_least, one_of
+from modules.vision.mlp import MLP
 
 _PERCEPTRON = (
     nn.Linear,
@@ -210,7 +211,8 @@ class Known:
 
 
 def recognise(net: nn.Module) -> Known | None:
-    """Returns the family of a network, and inputs for it: ViTs of timm and torchvision, GPT-2, ``Sequential`` MLPs.
+    """Returns the family of a network, and inputs for it: ViTs of timm and torchvision, GPT-2, MLPs (``Sequential``
+    ones and the backbone ``mlp``).
 
     Args:
         net: The network.
@@ -228,6 +230,9 @@ def recognise(net: nn.Module) -> Known | None:
         config: Any = net.config
         length = min(8, config.n_positions)
         return Known("gpt2", (torch.zeros(1, length, dtype=torch.long, device=first.device),), {"use_cache": False})
+    if type(net) is MLP:
+        inner: Any = net.layers[0].in_features
+        return Known("mlp", (torch.zeros(1, inner, **like),))
     if isinstance(net, nn.Sequential):
         layers = [layer for layer in net if isinstance(layer, nn.Linear)]
         if layers and all(type(layer) in _PERCEPTRON for layer in net):

@@ -280,9 +280,10 @@ class GraphHyperNetwork(Module):
         for number, slot in graph.slots:
             operation = graph.nodes[number].operation
             if not self.operations[OPERATIONS.index(operation), ROLES.index(slot.role)]:
+                with_biases = known.family == "mlp" and slot.role == "bias" and not self.space.bias
                 raise UserError(
                     f"{slot.name}: the {slot.role} of the operation {operation} was in no network of the "
-                    "hypernetwork's training"
+                    "hypernetwork's training" + ("; train one with architectures.bias: true" if with_biases else "")
                 )
         with evaluating(self):
             (found,) = self.hypernetwork([graph], torch.Generator().manual_seed(seed))

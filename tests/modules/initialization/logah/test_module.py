@@ -15,6 +15,7 @@ from framework.errors import UserError
 from modules.initialization.logah import GraphHyperNetwork, Space
 from modules.initialization.logah.families import build
 from modules.initialization.logah.module import HELD_OUT, apply
+from modules.vision.image_classifier import ImageClassifier
 
 TINY = {"dim": 8, "rank": 2, "layers": 1, "heads": 2, "size": 128}
 MLPS = Space("mlp", layers=(1, 2), widths=(8, 16))
@@ -148,7 +149,7 @@ def test_what_it_has_not_met_is_refused_by_name():
     with pytest.raises(UserError, match=r"1\.weight: the weight of the operation linear was in no network"):
         model.predict_weights(net)
     model.operations[1, 0] = True
-    with pytest.raises(UserError, match=r"1\.bias: the bias of the operation linear was in no network"):
+    with pytest.raises(UserError, match=r"1\.bias: the bias of .* training; train one with architectures\.bias: true"):
         model.predict_weights(net)
     with pytest.raises(UserError, match="holds no network of a known family; accepted: vision transformers"):
         model.predict_weights(nn.LSTM(3, 3))
@@ -159,6 +160,17 @@ def test_what_it_has_not_met_is_refused_by_name():
     vit = build("vit", model.task, {"depth": 1, "width": 12, "heads": 3, "patch_size": 2})
     with pytest.raises(UserError, match="is of the family vit; this hypernetwork was trained on mlp"):
         model.predict_weights(vit)
+
+
+def test_the_backbone_of_the_shipped_classifier_is_known():
+    model = model_of(architectures=Space("mlp", bias=True))
+    model.operations[:] = True
+    classifier = ImageClassifier(
+        "mlp", num_classes=10, image_size=8, in_chans=1, backbone_args={"width": 16, "depth": 2}
+    )
+    found = model.predict_weights(classifier)
+    assert found.network == "backbone"
+    assert set(found.values) == {name for name, _ in classifier.named_parameters()}
 
 
 def test_a_layer_of_a_larger_network_is_not_taken_for_a_perceptron():
