@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hypernetworks import hypernetwork_folder
 from small_runs import FRAGMENTS, METHODS, OFFLINE, PROMPTS, WHOLE, WRITERS, small_steps
 
 from framework import catalogue
 from framework.config import yaml12
 from framework.config.compose import compose, read_command_line
+from modules.initialization.logah import Space
 
 SWITCHES = (
     "--trainer.fast_dev_run=true",
@@ -48,6 +50,17 @@ UNDER = {
     "ntk_split": "finetuning/lp_ft",
     "feature_drift": "finetuning/lp_ft",
     "accuracy_threshold": "finetuning/warm_start",
+}
+
+
+def write_hypernetwork(folder: Path) -> None:
+    """A hypernetwork for the perceptron of the digits."""
+    hypernetwork_folder(folder, Space("mlp", bias=True))
+
+
+# What a fragment reads, and where it is told so.
+READS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
+    "logah_init": (write_hypernetwork, ["--techniques.logah_init.path=data"]),
 }
 
 
@@ -100,6 +113,7 @@ def bases() -> list[Base]:
         technique = name.removeprefix("callbacks/")
         under = UNDER.get(technique, DIGITS)
         overrides, write = small(under)
-        tree = _composed("--config", under, "--config", name, *overrides)
+        write, own = READS.get(technique, (write, []))
+        tree = _composed("--config", under, "--config", name, *overrides, *own)
         found.append(Base(name, tree, (("techniques", technique),), write))
     return found

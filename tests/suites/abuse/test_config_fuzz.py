@@ -25,8 +25,7 @@ EACH = 6
 ALL = mutations(bases(), EACH, SEED)
 LATE = ("path", "huge", "zero", "deleted", "strange_text")  # kinds that often show when the run folder exists already
 # Configs for which a training of one step is too short, and which say so: evaluations over several lengths, edits in a
-# later epoch, a classifier that wants a sample of each class, a validation interval of many steps; or without a file of
-# one's own.
+# later epoch, a classifier that wants a sample of each class, a validation interval of many steps.
 LONGER = (
     "in_context/",
     "finetuning/causal_lm_liger_paper",
@@ -35,7 +34,6 @@ LONGER = (
     "interpretability/causal_abstraction_host",
     "sequence/transformer_liger",
     "callbacks/liger",
-    "callbacks/logah_init",
     "callbacks/mixture_growth",
     "callbacks/prompt_shift",
     "callbacks/recovery_report",
