@@ -100,13 +100,29 @@ def changed(config: Config, values: Mapping[str, Any], key: str) -> Config:
         key: Where they were configured, for messages.
 
     Raises:
-        UserError: there is no such field.
+        UserError: there is no such field, or its value is of another kind, or below 0.
     """
     known = [part.name for part in fields(config)]
-    for name in values:
+    for name, value in values.items():
         if name not in known:
             raise UserError(f"{key}.{name}: there is no such setting; accepted: {', '.join(known)}")
+        kinds, what = _kind(getattr(config, name))
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise UserError(f"{key}.{name}: {brief(value)} is not accepted; {what}")
+        if kinds == (int, float):
+            at_least(0, **{f"{key}.{name}": value})
     return replace(config, **values)
+
+
+def _kind(value: Any) -> tuple[tuple[type, ...], str]:
+    """The types that may replace a setting's value, and their name."""
+    if isinstance(value, bool):
+        return (bool,), "true or false"
+    if isinstance(value, int | float):
+        return (int, float), "a number"
+    if isinstance(value, str):
+        return (str,), "a name"
+    return ((Mapping,), "a mapping") if isinstance(value, Mapping) else ((list, tuple), "a list")
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:

@@ -192,3 +192,27 @@ def test_schedule_mistakes_are_said():
         build_schedule(optimizer, ScheduleConfig("cosine", cycles=0), total=10)
     with pytest.raises(UserError, match=r"optimizer\.lrr: there is no such setting; accepted: name, lr, "):
         changed(OptimizerConfig(), {"lrr": 1}, "optimizer")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lr": "fast"}, r"stage\.lr: 'fast' is not accepted; a number"),
+        ({"lr": True}, r"stage\.lr: True is not accepted; a number"),
+        ({"lr": float("nan")}, r"stage\.lr: nan is not accepted"),
+        ({"weight_decay": -1}, r"stage\.weight_decay: -1 is not accepted"),
+        ({"name": 3}, r"stage\.name: 3 is not accepted; a name"),
+        ({"decay_1d": "no"}, r"stage\.decay_1d: 'no' is not accepted; true or false"),
+        ({"args": [1]}, r"stage\.args: \[1\] is not accepted; a mapping"),
+    ],
+)
+def test_changes_of_another_kind_are_refused(values, message):
+    with pytest.raises(UserError, match=message):
+        changed(OptimizerConfig(), values, "stage")
+
+
+def test_changes_of_a_schedule():
+    found = changed(ScheduleConfig(), {"milestones": [3, 5], "warmup": 2, "name": "step"}, "stage")
+    assert (found.milestones, found.warmup, found.name) == ([3, 5], 2, "step")
+    with pytest.raises(UserError, match=r"stage\.milestones: 3 is not accepted; a list"):
+        changed(ScheduleConfig(), {"milestones": 3}, "stage")
