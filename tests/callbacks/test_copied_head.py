@@ -111,6 +111,34 @@ def test_with_adapters_on_one_head(tmp_path, only):
     assert trained
 
 
+def test_a_module_of_lightning_under_its_trainer(tmp_path):
+    import lightning.pytorch as pl
+
+    class Foreign(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.second, self.seen = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3), False, []
+
+        def head_names(self):
+            return "one", "two"
+
+        def begin_clustering(self):
+            self.second = True
+
+        def training_step(self, batch, batch_idx):
+            self.seen.append((self.second, torch.equal(self.one.weight, self.two.weight)))
+            (x,) = batch
+            return self.one(x).square().sum() + (self.two(x).sum() if self.second else 0)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.01)
+
+    net = Foreign()
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(8, 4)), batch_size=4)
+    trainer_of(tmp_path, CopiedHead(1)).fit(net, loader)
+    assert net.seen == [(False, False), (False, False), (True, True), (True, False)]
+
+
 def test_heads_of_two_shapes_are_refused():
     net = torch.nn.ModuleDict({"one": torch.nn.Linear(3, 2), "two": torch.nn.Linear(3, 4)})
     with pytest.raises(UserError, match=r"copied_head: one has .* heads of one shape are needed"):
