@@ -76,6 +76,37 @@ def test_the_losses_are_the_papers(monkeypatch):
     torch.testing.assert_close(mlc_terms(z, c, 0.2, 0.2)[2].sum(0), torch.ones(10), atol=1e-4, rtol=0)
 
 
+def test_before_the_second_stage_clusters_are_those_of_the_features_and_a_trainable_head_has_no_gradient(monkeypatch):
+    x = torch.randn(10, 2, 20, generator=torch.Generator().manual_seed(0))
+    net = model().eval()
+    monkeypatch.setattr(net, "log", lambda *args, **kwargs: None)
+    z, c = net.cluster_features(x[:, 0])
+    assert torch.equal(z, c)
+    frozen = net.training_step((x, None), 0)
+    net.encoder.cluster_head.requires_grad_(True)
+    loss = net.training_step((x, None), 0)
+    assert torch.equal(loss, frozen)
+    loss.backward()
+    assert not net.encoder.cluster_head.weight.grad.any()
+    net.begin_clustering()
+    z, c = net.cluster_features(x[:, 0])
+    assert not torch.equal(z, c)
+
+
+def test_absolute_scores_join_opposite_features_and_anchors_are_spread_over_all_examples():
+    groups = torch.arange(120) // 40
+    c = torch.eye(16)[groups] * torch.where(torch.arange(120) % 2 == 0, 1.0, -1.0)[:, None]
+    for absolute in (True, False):
+        net = model(num_clusters=3, eta=0.1, anchors=30, sinkhorn=SinkhornConfig(absolute=absolute))
+        accuracy = net.measure(c, c, groups.numpy())["accuracy"]
+        assert (accuracy == 1) == absolute
+    net = model(num_clusters=3, eta=0.1, anchors=30, sinkhorn=SinkhornConfig(absolute=True))
+    net.measure(c, c)
+    assert torch.bincount(net.anchor_clusters).tolist() == [10, 10, 10]
+    assert len({int(net.assign(-c[[40 * group]])[0]) for group in range(3)}) == 3
+    assert torch.equal(net.assign(c)[0], net.assign(-c)[0])
+
+
 def test_more_views_and_their_cosines():
     z = torch.nn.functional.normalize(torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0)), dim=2)
     pairs = [(z[a] * z[b]).sum(1).abs().mean() for a, b in ((0, 1), (0, 2), (1, 2))]
@@ -115,6 +146,11 @@ def test_files_and_figures(trained):
     assert len(rows) == len(data.val_set)
     assert [int(row["label"]) for row in rows] == data.val_set.tensors[1].tolist()
     assert {row["cluster"] for row in rows} == {"0", "1", "2", "3"}
+    with torch.no_grad():  # as in evaluation
+        x = data.val_set.tensors[0]
+        cluster, share = trained[0].eval().assign(trained[0].cluster_features(x)[1])
+    assert [int(row["cluster"]) for row in rows] == cluster.tolist()
+    assert [float(row["confidence"]) for row in rows] == pytest.approx(share.tolist(), abs=1e-4)
     assert {path.name for path in (folder / "figures").iterdir()} == {"curves.png", "geometry.png"}
 
 
@@ -179,7 +215,7 @@ def test_more_clusters_than_are_scored_have_their_gap(tmp_path):
 
 
 def test_the_table_has_the_examples_that_were_not_validated_too(tmp_path):
-    net, data, _ = fit(tmp_path, model(points=50), curves(tmp_path, val_samples=100))
+    _, data, _ = fit(tmp_path, model(points=50), curves(tmp_path, val_samples=100))
     with (tmp_path / "clusters.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(data.train_set) > len(data.val_set)
