@@ -188,7 +188,8 @@ class TwoViews(DataModule):
                 f"batch_size: {self.batch_size} is more than the {len(train)} training examples; at most {len(train)}"
             )
         self.num_classes = None if train.y is None else int(train.y.max()) + 1
-        mean, std = None, (1.0,)
+        mean: tuple[float, ...] | None = None
+        std: tuple[float, ...] = (1.0,)
         if not self.is_vectors:
             moments = [_moments(train.x[:, channel]) for channel in range(train.x.shape[1])]
             mean, std = tuple(m for m, _ in moments), tuple(max(s, 1e-3) for _, s in moments)

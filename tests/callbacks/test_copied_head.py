@@ -5,7 +5,7 @@ import torch
 from editing_toys import trainer_of
 
 from callbacks.copied_head import CopiedHead, copy_head
-from callbacks.lora import LoRA
+from callbacks.lora import LoRA, add_lora
 from datamodules.representation.two_views import TwoViews
 from framework import OptimizerConfig
 from framework.editing import Observer
@@ -137,6 +137,18 @@ def test_a_module_of_lightning_under_its_trainer(tmp_path):
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(8, 4)), batch_size=4)
     trainer_of(tmp_path, CopiedHead(1)).fit(net, loader)
     assert net.seen == [(False, False), (False, False), (True, True), (True, False)]
+
+
+@pytest.mark.parametrize("layers", [["two"], ["one"], ["one", "two"]])
+def test_trained_adapters_are_copied_too(layers):
+    net = torch.nn.ModuleDict({"one": torch.nn.Linear(5, 3), "two": torch.nn.Linear(5, 3)})
+    add_lora(net, layers, rank=2, init="gaussian")
+    for name, value in net.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value)
+    copy_head(net, "one", "two")
+    x = torch.randn(4, 5)
+    torch.testing.assert_close(net["two"](x), net["one"](x))
 
 
 def test_heads_of_two_shapes_are_refused():

@@ -18,7 +18,7 @@ from datamodules.representation.two_views import TwoViews
 from framework import OptimizerConfig
 from framework.errors import UserError
 from modules.representation.manifold_clustering import ManifoldClustering, SinkhornConfig, memberships, mlc_terms
-from modules.representation.manifold_clustering.encoder import TwoHeadConfig
+from modules.representation.manifold_clustering.encoder import TwoHeadConfig, TwoHeadEncoder
 from modules.representation.manifold_clustering.module import mean_view, view_cosine
 from modules.representation.manifold_clustering.rates import coding_rate, membership_rate
 from modules.representation.manifold_clustering.scores import cluster_scores
@@ -365,6 +365,19 @@ def test_two_processes_train_both_stages_alike_and_the_table_has_all_examples(tm
     assert same(*(torch.load(tmp_path / f"{number}.pt") for number in (0, 1)))
     with (tmp_path / "m" / "run" / "clusters.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 54
+
+
+def test_a_checkpoint_does_not_need_the_backbones_file(tmp_path):
+    file, settings = tmp_path / "w.pt", config(tmp_path, epochs=3)
+    torch.save(TwoHeadEncoder(8, 1, 4, TwoHeadConfig("cnn", {"width": 4})).backbone.state_dict(), file)
+    encoder = {"name": "cnn", "args": {"width": 4}, "hidden": [8], "weights": str(file)}
+    settings["model"]["init_args"] |= {"image_size": 8, "in_chans": 1, "encoder": encoder}
+    settings["data"]["init_args"] = {"source": "digits", "batch_size": 500}
+    experiment = framework.build(settings)
+    experiment.run()
+    file.unlink()
+    opened = framework.open_model(tmp_path / "m" / "run" / "checkpoints" / "last.ckpt")
+    assert same(dict(opened.state_dict()), dict(experiment.model.state_dict()))
 
 
 def test_what_is_refused(tmp_path):
