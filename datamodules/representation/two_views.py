@@ -107,7 +107,8 @@ class TwoViews(DataModule):
         val_samples: Largest number of training examples to validate on, drawn at random; null for all.
         samples: Number of generated points.
         seed: Of the splits, of what is left out, and of generated points.
-        predict_path: Folder of pictures or file of vectors for ``predict``; by default the test part.
+        predict_path: Folder of pictures, sorted by path and with those of folders inside, or file of vectors for
+            ``predict``; by default the test part.
         batch_size: Examples in a training batch; an incomplete last one is dropped, because the coding rate depends on
             the number.
         eval_batch_size: Examples in another batch; ``batch_size`` by default.
@@ -117,7 +118,8 @@ class TwoViews(DataModule):
         num_classes: Number of classes, ``None`` without labels (after ``setup``).
         image_size: Side of the images in pixels, ``None`` for vectors (after ``setup``, as the next one).
         channels: Channels of the images, or the length of the vectors.
-        files: The training examples' files, if they are from files.
+        whole_set: The training examples as they are, without views (after ``setup``).
+        files: Their files, if they are from files.
 
     Raises:
         UserError: a setting is not accepted (in the constructor); a file is missing or broken, or there are fewer
@@ -186,10 +188,11 @@ class TwoViews(DataModule):
                 f"batch_size: {self.batch_size} is more than the {len(train)} training examples; at most {len(train)}"
             )
         self.num_classes = None if train.y is None else int(train.y.max()) + 1
-        mean, std = None, (1.0,)
+        mean: tuple[float, ...] | None = None
+        std: tuple[float, ...] = (1.0,)
         if not self.is_vectors:
-            levels = train.x.astype(np.float32).transpose(1, 0, 2, 3).reshape(train.x.shape[1], -1) / 255
-            mean, std = tuple(levels.mean(1).tolist()), tuple(np.maximum(levels.std(1), 1e-3).tolist())
+            moments = [_moments(train.x[:, channel]) for channel in range(train.x.shape[1])]
+            mean, std = tuple(m for m, _ in moments), tuple(max(s, 1e-3) for _, s in moments)
             self.image_size = train.x.shape[2]
         self.channels = train.x.shape[1]
         fixed = _Prepared(None, mean, std)
@@ -198,11 +201,12 @@ class TwoViews(DataModule):
         if self.val_samples is not None and len(train) > self.val_samples:
             rows = np.random.default_rng(self.seed).permutation(len(train))[: self.val_samples]
             shown = train.take(np.sort(rows))
-        self.files = shown.files
+        self.files = train.files
+        self.whole_set = _ViewDataset(train, fixed)
         self.val_set, self.test_set = _ViewDataset(shown, fixed), _ViewDataset(test, fixed)
         if self.predict_path is not None:
             where = Path(self.predict_path).expanduser()
-            part = self._sized(self._vectors(where) if self.is_vectors else self._pictures(where))
+            part = self._sized(self._vectors(where) if self.is_vectors else self._unseen(where, train.classes))
             if part.x.shape[1:] != train.x.shape[1:]:
                 raise UserError(f"{where}: examples of shape {part.x.shape[1:]}; the model has {train.x.shape[1:]}")
             self.predict_set = _ViewDataset(part, fixed)
@@ -245,10 +249,20 @@ class TwoViews(DataModule):
             found = ClassFolders(folder, classes or None)
             pixels = np.stack([self._picture(file) for file in found.files])
             return Examples(pixels, found.labels, found.files, found.names)
+        return self._unlabelled(folder)
+
+    def _unlabelled(self, folder: Path) -> Examples:
         files = list_files(folder, SUFFIXES).files
         if not files:
             raise UserError(f"{folder}: has no pictures; accepted: {' '.join(SUFFIXES)}")
         return Examples(np.stack([self._picture(file) for file in files]), None, files)
+
+    def _unseen(self, folder: Path, classes: tuple[str, ...]) -> Examples:
+        """All pictures of a folder and of those inside, with labels if these are named as classes of training are."""
+        inner = list_folders(folder)
+        if inner and set(inner) <= set(classes) and not list_files(folder, SUFFIXES, deep=False).files:
+            return self._pictures(folder, classes)
+        return self._unlabelled(folder)
 
     def _picture(self, file: Path) -> np.ndarray:
         """A picture (C, H, W) of bytes, its shorter side resized and its middle cut out."""
@@ -268,8 +282,7 @@ class TwoViews(DataModule):
         x = part.x
         if self.image_size is not None and x.shape[2:] != (self.image_size, self.image_size):
             size = (self.image_size, self.image_size)
-            pixels = torch.from_numpy(x).float()
-            x = torch.nn.functional.interpolate(pixels, size, mode="bilinear", antialias=True).round().byte().numpy()
+            x = np.concatenate([_resized(x[start : start + 1024], size) for start in range(0, len(x), 1024)])
         if x.shape[2] != x.shape[3]:
             raise UserError(f"{self.path}: images of {x.shape[2]}x{x.shape[3]} pixels; give image_size")
         if self.channels is not None and self.channels != x.shape[1]:
@@ -280,11 +293,26 @@ class TwoViews(DataModule):
 
     def _thinned(self, part: Examples) -> Examples:
         """Without some of the odd classes, if ``odd_share`` says so."""
-        if self.odd_share == 1 or part.y is None:
+        if self.odd_share == 1:
             return part
+        if part.y is None:
+            raise UserError(f"odd_share: {self.odd_share} is not accepted without labels; {self.path} has none")
         draw, keep = np.random.default_rng(self.seed), np.ones(len(part), bool)
         for label in np.unique(part.y):
             rows = draw.permutation(np.flatnonzero(part.y == label))
             if label % 2:
                 keep[rows[max(1, round(self.odd_share * len(rows))) :]] = False
         return part.take(np.flatnonzero(keep))
+
+
+def _moments(levels: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of bytes, in units where 255 is 1."""
+    flat = levels.astype(np.float32).ravel()
+    flat /= 255
+    return float(flat.mean()), float(flat.std())
+
+
+def _resized(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bytes of images (N, C, H, W) in another size."""
+    pixels = torch.nn.functional.interpolate(torch.from_numpy(x).float(), size, mode="bilinear", antialias=True)
+    return pixels.round().byte().numpy()

@@ -5,7 +5,7 @@ import torch
 from editing_toys import trainer_of
 
 from callbacks.copied_head import CopiedHead, copy_head
-from callbacks.lora import LoRA
+from callbacks.lora import LoRA, add_lora
 from datamodules.representation.two_views import TwoViews
 from framework import OptimizerConfig
 from framework.editing import Observer
@@ -109,6 +109,46 @@ def test_with_adapters_on_one_head(tmp_path, only):
     trained = [name for name in trainable_names(net) if "cluster_head" in name]
     assert any("lora_B" in name for name in trained) == (only == "cluster_head")
     assert trained
+
+
+def test_a_module_of_lightning_under_its_trainer(tmp_path):
+    import lightning.pytorch as pl
+
+    class Foreign(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.second, self.seen = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3), False, []
+
+        def head_names(self):
+            return "one", "two"
+
+        def begin_clustering(self):
+            self.second = True
+
+        def training_step(self, batch, batch_idx):
+            self.seen.append((self.second, torch.equal(self.one.weight, self.two.weight)))
+            (x,) = batch
+            return self.one(x).square().sum() + (self.two(x).sum() if self.second else 0)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.01)
+
+    net = Foreign()
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(8, 4)), batch_size=4)
+    trainer_of(tmp_path, CopiedHead(1)).fit(net, loader)
+    assert net.seen == [(False, False), (False, False), (True, True), (True, False)]
+
+
+@pytest.mark.parametrize("layers", [["two"], ["one"], ["one", "two"]])
+def test_trained_adapters_are_copied_too(layers):
+    net = torch.nn.ModuleDict({"one": torch.nn.Linear(5, 3), "two": torch.nn.Linear(5, 3)})
+    add_lora(net, layers, rank=2, init="gaussian")
+    for name, value in net.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value)
+    copy_head(net, "one", "two")
+    x = torch.randn(4, 5)
+    torch.testing.assert_close(net["two"](x), net["one"](x))
 
 
 def test_heads_of_two_shapes_are_refused():

@@ -16,8 +16,9 @@ The loss of stage 2 is R_c - R, which is below 0: ``R`` and ``R_c`` are logged a
 is the module, the technique ``copied_head`` starts stage 2 with an optimiser of its own, ``TwoViews`` is the data: your
 pictures by ``--data.source=folder --data.path=FOLDER --model.in_chans=3 --model.image_size=32``, with or without a
 folder for each class; features by ``--data.source=vectors`` and ``encoder: {name: identity}``. The run folder has
-``clusters.csv``, a montage of each cluster, curves and the geometry; ``predict --data.predict_path=FOLDER`` assigns
-images that were not clustered. Accuracy, NMI and ARI are logged only where there are labels.
+``clusters.csv`` of all of them, a montage of each cluster, curves and the geometry; ``predict
+--data.predict_path=FOLDER`` assigns new images, its ``index`` counting them by path. Accuracy, NMI and ARI are logged
+only where there are labels.
 
 η decides whether clusters break up or merge. Tune it without labels: ``train/perplexity`` right after the copy should
 be 1 to 2.5 times batch / k (a warning says where it is not), and ``val/gap``, the gap of eigenvalues after the k-th,
@@ -31,8 +32,8 @@ is largest at 10. With a random cluster head 0.88 (0.86, 0.91) for 0.96 after 30
 Odd classes of a tenth of the size: 0.956 (0.950, 0.963), the best on pixels 0.61. One claim fails: the gain over stage
 1 is 0.092 (0.040 to 0.127) for 0.1, because spectral clusters after stage 1 are between 0.83 and 0.92 by luck.
 
-Cost: the quick config takes 45 s of one core. R_c takes n² d² and n d³/3 multiplications for a batch of n; memory of a
-step does not grow with n d². Clustering takes memory of n² for up to ``points`` examples.
+Cost: the quick config takes 45 s of one core. R_c takes n² d² and n d³/3 multiplications for a batch of n; its memory
+does not grow with n d². Clustering takes memory of n² for up to ``points`` examples; the others are assigned.
 
 Composes with averages, adapters, penalties and initialisations as any module does; ``copied_head`` copies heads with
 adapters too.

@@ -92,9 +92,10 @@ class ManifoldClustering(Module):
         eta: η, the entropy of the memberships: the setting that matters most.
         cosine_weight: λ of TCR.
         sinkhorn: How memberships are computed.
-        points: Largest number of examples that are clustered at a validation; memory grows with its square.
+        points: Largest number of examples that are clustered at a validation; memory grows with its square. The others
+            are assigned to the clusters.
         anchors: Number of clustered examples that are kept to assign others to clusters.
-        largest_k: Largest number of clusters that is scored.
+        largest_k: Largest number of clusters that is scored; those up to ``num_clusters`` are in any case.
         optimizer: The optimiser; by default Adam, rate 1e-3, without weight decay.
         schedule: The learning-rate schedule.
 
@@ -211,7 +212,8 @@ class ManifoldClustering(Module):
             rate, cosine = coding_rate(mean_view(z), self.eps_squared), view_cosine(z)
             loss = -rate - self.cosine_weight * cosine
             self._log_step({"loss": loss, "R": rate, "cosine": cosine})
-            return loss
+            # adapters make a head trainable that is not called yet, and processes side by side wait for its gradients
+            return loss + sum(0 * p.sum() for p in self.encoder.cluster_head.parameters() if p.requires_grad)
         rate, compressed, matrix = mlc_terms(z, c, self.eps_squared, self.eta, self.sinkhorn)
         loss = compressed - rate
         self._last_memberships = matrix.detach()
@@ -285,7 +287,14 @@ class ManifoldClustering(Module):
         z, c = (torch.cat(parts)[: self.points] for parts in list(zip(*seen, strict=True))[:2])
         labels = [y for _, _, y in seen if y is not None]
         y = torch.cat(labels)[: self.points].numpy() if len(labels) == len(seen) else None
-        if len(z) < 2 or not bool(z.isfinite().all() & c.isfinite().all()):
+        if not bool(z.isfinite().all() & c.isfinite().all()):
+            if "diverged" not in self._alarmed:
+                self._alarmed.add("diverged")
+                rank_zero_warn(
+                    "features are not finite: training has diverged, and nothing is clustered; a smaller rate"
+                )
+            return
+        if len(z) < 2:
             return
         with torch.inference_mode(False):
             values = self.measure(z.clone(), c.clone(), y)
@@ -310,7 +319,8 @@ class ManifoldClustering(Module):
             self.sinkhorn.tolerance,
             self.sinkhorn.max_iterations,
         )
-        spectrum = spectral_clustering(found.matrix.numpy(), self.num_clusters, largest_k=self.largest_k)
+        largest_k = max(self.largest_k, min(self.num_clusters or 0, n - 1))  # with the gap of k itself
+        spectrum = spectral_clustering(found.matrix.numpy(), self.num_clusters, largest_k=largest_k)
         clusters = spectrum.labels
         k = self.num_clusters or spectrum.best_k
         live, sizes = live_clusters(clusters, k)
@@ -395,13 +405,14 @@ class ManifoldClustering(Module):
         trainer, data = self.trainer, getattr(self.trainer, "datamodule", None)
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
-        examples = getattr(data, "val_set", None)
+        examples = getattr(data, "whole_set", None) or getattr(data, "val_set", None)
         if examples is None or not bool((self.anchor_clusters >= 0).any()):
             return
         # all of them: a loader of the datamodule has the share of one process, and asks the others for its seed
         size, collate = getattr(data, "eval_batch_size", 256), getattr(data, "collate_fn", None)
         loader = ExactLoader(examples, size, collate_fn=collate, seed=0, ranks=lambda: (1, 0))
         x, z, clusters, share, y = self._collect(loader)
+        shown = clusters[: len(z)].numpy()
         if not bool(z.isfinite().all()):
             return
         files = getattr(data, "files", None) or []
@@ -413,26 +424,29 @@ class ManifoldClustering(Module):
                 own = [i, files[i] if files else "", int(clusters[i]), f"{float(share[i]):.4f}"]
                 table.writerow([*own, *([] if y is None else [int(y[i])])])
         if x.ndim == 4:
-            self.log_figure("clusters", montage_figure(x, clusters.numpy(), share.numpy()))
+            self.log_figure("clusters", montage_figure(x, shown, share[: len(z)].numpy()))
         if self.curve:
             self.log_figure("curves", curves_figure(self.curve))
-        groups = clusters.numpy() if y is None else y.numpy()
+        name, groups = ("cluster", shown) if y is None else ("class", y[: len(z)].numpy())
         gaps = getattr(self, "spectrum", None)
-        self.log_figure("geometry", geometry_figure(z.numpy(), groups, {} if gaps is None else gaps.gaps))
+        self.log_figure("geometry", geometry_figure(z.numpy(), groups, {} if gaps is None else gaps.gaps, name))
 
     @torch.no_grad()
     def _collect(self, loader: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """Inputs, features, clusters, shares and labels of the examples of a loader, up to ``points``."""
+        """Inputs and features of the first ``points`` examples of a loader; clusters, shares and labels of all."""
+        kept: list[tuple[Tensor, Tensor]] = []
         parts: list[tuple[Any, ...]] = []
         with evaluating(self):
             for batch in loader:
                 x, y = _pair(batch)
+                x = self.trainer.precision_plugin.convert_input(x)
                 z, c = self.cluster_features(x.to(self.device))
-                parts.append((x.cpu(), z.float().cpu(), *(part.cpu() for part in self.assign(c)), y))
-                if sum(len(part[0]) for part in parts) >= self.points:
-                    break
+                parts.append((*(part.cpu() for part in self.assign(c)), y))
+                if sum(len(part) for part, _ in kept) < self.points:
+                    kept.append((x.cpu(), z.float().cpu()))
         *arrays, labels = zip(*parts, strict=True)
-        x, z, clusters, share = (torch.cat(part) for part in arrays)
+        clusters, share = (torch.cat(part) for part in arrays)
+        x, z = (torch.cat(part)[: self.points] for part in zip(*kept, strict=True))
         return x, z, clusters, share, None if labels[0] is None else torch.cat(labels).cpu()
 
 

@@ -81,13 +81,16 @@ def curves_figure(curve: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def geometry_figure(z: np.ndarray, groups: np.ndarray, gaps: Mapping[int, float], most: int = 600) -> Figure:
+def geometry_figure(
+    z: np.ndarray, groups: np.ndarray, gaps: Mapping[int, float], name: str = "group", most: int = 600
+) -> Figure:
     """Draws |z_iᵀ z_j| in the order of the groups, the rank of each group, and the gaps that score numbers of clusters.
 
     Args:
         z: Features (n, d).
         groups: Class or cluster of each (n,).
         gaps: By number of clusters, the gap of eigenvalues.
+        name: What a group is.
         most: Largest number of points in the map.
     """
     figure = new_figure(1, 3, size=(12, 3.4))
@@ -96,13 +99,13 @@ def geometry_figure(z: np.ndarray, groups: np.ndarray, gaps: Mapping[int, float]
     rows = rows[np.argsort(groups[rows], kind="stable")]
     image = left.imshow(np.abs(z[rows] @ z[rows].T), vmin=0, vmax=1, cmap="magma", interpolation="nearest")
     figure.colorbar(image, ax=left, label="|z_iᵀ z_j|")
-    left.set(xticks=[], yticks=[], xlabel="examples, by group")
+    left.set(xticks=[], yticks=[], xlabel=f"examples, by {name}")
     names = np.unique(groups)
-    middle.bar(range(len(names)), [numerical_rank(z[groups == name]) for name in names])
+    middle.bar(range(len(names)), [numerical_rank(z[groups == group]) for group in names])
     if len(names) <= 20:
-        middle.set_xticks(range(len(names)), [str(name) for name in names])
+        middle.set_xticks(range(len(names)), [str(group) for group in names])
     middle.axhline(numerical_rank(z), color="C1", linestyle="--", label="all features")
-    middle.set(xlabel="group", ylabel="numerical rank")
+    middle.set(xlabel=name, ylabel="numerical rank")
     middle.legend(frameon=False, fontsize=8)
     if gaps:
         right.bar(list(gaps), list(gaps.values()), color="C2")

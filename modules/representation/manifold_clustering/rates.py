@@ -41,7 +41,8 @@ def membership_rate(z: Tensor, memberships: Tensor, eps_squared: float, chunk: i
         z: Features (n, d).
         memberships: Γ (n, n), whose column j sums to 1: the soft set of the points that are similar to point j.
         eps_squared: ε², above 0.
-        chunk: Columns at a time; by default as many as fit into about 64 MiB. Memory does not grow with n · d².
+        chunk: Columns, and points, at a time; by default as many as fit into about 64 MiB. Memory does not grow with
+            n · d².
 
     Raises:
         UserError: ε² is not accepted.
@@ -84,7 +85,7 @@ def mean_log_det(z: Tensor, weights: Tensor, shares: Tensor, scale: float, chunk
         weights: W (n, m), not negative.
         shares: p (m,).
         scale: a, above 0.
-        chunk: Columns at a time.
+        chunk: Columns, and points, at a time.
     """
     with torch.autocast(z.device.type, enabled=False):
         kind = torch.float64 if z.dtype == torch.float64 else torch.float32
@@ -133,26 +134,38 @@ def _by_features(
     z: Tensor, weights: Tensor, shares: Tensor, scale: float, chunk: int, gradients: bool
 ) -> tuple[Tensor, ...]:
     """With d x d determinants: all of them, and their gradients, are products with the points' z zᵀ."""
-    n, d = z.shape
-    outer = (z[:, :, None] * z[:, None, :]).reshape(n, d * d)
-    value = z.new_zeros(())
-    by_weights, by_shares, folded = [], [], torch.zeros_like(outer) if gradients else None
+    d = z.shape[1]
+    value, by_z = z.new_zeros(()), torch.zeros_like(z)
+    by_weights, by_shares = [], []
+    blocks = [slice(start, start + chunk) for start in range(0, len(z), chunk)]
+    whole = _outer(z) if len(blocks) == 1 else None  # of each block again where there are several
     for start in range(0, weights.shape[1], chunk):
         own, p = weights[:, start : start + chunk], shares[start : start + chunk]
-        matrices = (scale * (own.T @ outer)).view(-1, d, d)
+        matrices = z.new_zeros(own.shape[1], d * d)
+        for block in blocks:
+            matrices.addmm_(own[block].T, _outer(z[block]) if whole is None else whole)
+        matrices = matrices.mul_(scale).view(-1, d, d)
         matrices.diagonal(dim1=1, dim2=2).add_(1)
         root, dets = _factored(matrices)
         value = value + p @ dets
-        if folded is None:
+        if not gradients:
             continue
         inverse = torch.cholesky_inverse(root).mT.reshape(-1, d * d)  # symmetric, in columns
-        by_weights.append(outer @ inverse.T * (scale * p))
+        rows = []
+        for block in blocks:
+            rows.append((_outer(z[block]) if whole is None else whole) @ inverse.T * (scale * p))
+            folded = z.new_zeros(len(rows[-1]), d * d).addmm_(own[block] * p, inverse, alpha=2 * scale)
+            by_z[block] += torch.bmm(folded.view(-1, d, d), z[block, :, None])[:, :, 0]
+        by_weights.append(torch.cat(rows))
         by_shares.append(dets)
-        folded.addmm_(own * p, inverse, alpha=2 * scale)
-    if folded is None:
+    if not gradients:
         return (value,)
-    by_z = torch.bmm(folded.view(n, d, d), z[:, :, None])[:, :, 0]
     return value, by_z, torch.cat(by_weights, 1), torch.cat(by_shares)
+
+
+def _outer(z: Tensor) -> Tensor:
+    """z zᵀ of each point (n, d), in rows (n, d²)."""
+    return (z[:, :, None] * z[:, None, :]).flatten(1)
 
 
 def _by_points(

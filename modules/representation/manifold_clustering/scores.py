@@ -13,13 +13,14 @@ def matched_accuracy(labels: np.ndarray, clusters: np.ndarray) -> float:
     """Returns the share of points that the best one-to-one matching of clusters and classes has right.
 
     Args:
-        labels: Classes (n,), whole numbers from 0.
-        clusters: Clusters (n,), whole numbers from 0; there may be more or fewer of them than classes.
+        labels: Classes (n,), of any numbers.
+        clusters: Clusters (n,); there may be more or fewer of them than classes.
     """
     from scipy.optimize import linear_sum_assignment
 
-    counts = np.zeros((int(clusters.max()) + 1, int(labels.max()) + 1), np.int64)
-    np.add.at(counts, (clusters, labels), 1)
+    (found, cluster), (names, label) = (np.unique(part, return_inverse=True) for part in (clusters, labels))
+    counts = np.zeros((len(found), len(names)), np.int64)
+    np.add.at(counts, (cluster, label), 1)
     rows, columns = linear_sum_assignment(counts, maximize=True)
     return float(counts[rows, columns].sum() / len(labels))
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from tiny_files import write_cifar, write_idx, write_images
 
-from datamodules.representation.two_views import TwoViews
+from datamodules.representation.two_views import Examples, TwoViews
 from framework.errors import UserError
 
 
@@ -96,6 +96,32 @@ def test_parts_of_a_folder_keep_the_numbers_of_the_classes(tmp_path):
     assert data.test_set.tensors[1].tolist() == [1, 1, 2, 2]
 
 
+def test_pictures_to_predict_may_lie_in_any_folders(tmp_path):
+    write_images(tmp_path / "train", ("cat", "dog", "owl"), n=4)
+    for names, labels in (
+        (("dog",), [1, 1]),
+        (("owl", "dog"), [1, 1, 2, 2]),
+        (("holiday",), None),
+        (("dog", "x"), None),
+    ):
+        new = tmp_path / "-".join(names)
+        write_images(new, names, n=2)
+        data = ready("folder", tmp_path / "train", image_size=8, test_fraction=0.25, predict_path=new)
+        found = [part.tolist() for part in data.predict_set.tensors[1:]]
+        assert found == ([] if labels is None else [labels])
+        assert len(data.predict_set) == 2 * len(names)
+    data = ready("folder", tmp_path / "train", image_size=8, test_fraction=0.25, predict_path=tmp_path / "dog" / "dog")
+    assert len(data.predict_set) == 2
+
+
+def test_resizing_many_images_in_parts():
+    x = np.random.default_rng(0).integers(0, 256, (1100, 1, 6, 6), dtype=np.uint8)
+    data = TwoViews(image_size=3)
+    whole, last = (data._sized(Examples(part)).x for part in (x, x[1050:]))
+    assert whole.shape == (1100, 1, 3, 3)
+    assert np.array_equal(whole[1050:], last)
+
+
 def test_vectors_with_and_without_labels(tmp_path):
     x = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
@@ -111,7 +137,8 @@ def test_vectors_with_and_without_labels(tmp_path):
 def test_a_large_set_is_validated_in_part():
     data = ready(val_samples=100)
     assert len(data.val_set) == 100
-    assert len(data.train_set) == 1617
+    assert len(data.train_set) == len(data.whole_set) == 1617
+    assert data.whole_set[3][0].shape == (1, 8, 8)  # without views
 
 
 def test_what_is_refused(tmp_path):
@@ -136,5 +163,7 @@ def test_what_is_refused(tmp_path):
         ready("folder", tmp_path / "nowhere")
     np.save(tmp_path / "x.npy", np.ones((30, 3), np.float32))
     np.save(tmp_path / "y.npy", np.ones((4, 2), np.float32))
+    with pytest.raises(UserError, match=r"odd_share: 0\.5 is not accepted without labels; .*x\.npy has none"):
+        ready("vectors", tmp_path / "x.npy", odd_share=0.5)
     with pytest.raises(UserError, match=r"y\.npy: examples of shape \(2,\); the model has \(3,\)"):
         ready("vectors", tmp_path / "x.npy", predict_path=tmp_path / "y.npy")

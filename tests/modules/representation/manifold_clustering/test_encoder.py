@@ -32,6 +32,16 @@ def test_both_heads_end_on_the_sphere(config, image_size, in_chans):
     assert encoder.feature_head.weight.shape == encoder.cluster_head.weight.shape
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_lengths_are_1_in_half_precision_too(kind):
+    encoder = TwoHeadEncoder(None, 5, 6, TwoHeadConfig("identity", hidden=[]))
+    with torch.autocast("cpu", kind):
+        parts = encoder(torch.randn(50, 5))
+    for part in (*parts, *encoder.to(kind)(torch.randn(50, 5, dtype=kind))):
+        torch.testing.assert_close(part.norm(dim=1), torch.ones(50))
+    assert encoder.double()(torch.randn(2, 5).double())[0].dtype == torch.float64
+
+
 def test_the_stem_of_cifar_keeps_the_size():
     config = TwoHeadConfig("resnet18", {"channels": [4, 4, 8, 8]}, cifar_stem=True)
     net = TwoHeadEncoder(32, 3, 4, config).backbone

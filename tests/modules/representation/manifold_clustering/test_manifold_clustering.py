@@ -18,9 +18,10 @@ from datamodules.representation.two_views import TwoViews
 from framework import OptimizerConfig
 from framework.errors import UserError
 from modules.representation.manifold_clustering import ManifoldClustering, SinkhornConfig, memberships, mlc_terms
-from modules.representation.manifold_clustering.encoder import TwoHeadConfig
+from modules.representation.manifold_clustering.encoder import TwoHeadConfig, TwoHeadEncoder
 from modules.representation.manifold_clustering.module import mean_view, view_cosine
 from modules.representation.manifold_clustering.rates import coding_rate, membership_rate
+from modules.representation.manifold_clustering.scores import cluster_scores
 
 ADAM = OptimizerConfig("adam", 3e-3, 0.0)
 
@@ -75,6 +76,37 @@ def test_the_losses_are_the_papers(monkeypatch):
     torch.testing.assert_close(mlc_terms(z, c, 0.2, 0.2)[2].sum(0), torch.ones(10), atol=1e-4, rtol=0)
 
 
+def test_before_the_second_stage_clusters_are_those_of_the_features_and_a_trainable_head_has_no_gradient(monkeypatch):
+    x = torch.randn(10, 2, 20, generator=torch.Generator().manual_seed(0))
+    net = model().eval()
+    monkeypatch.setattr(net, "log", lambda *args, **kwargs: None)
+    z, c = net.cluster_features(x[:, 0])
+    assert torch.equal(z, c)
+    frozen = net.training_step((x, None), 0)
+    net.encoder.cluster_head.requires_grad_(True)
+    loss = net.training_step((x, None), 0)
+    assert torch.equal(loss, frozen)
+    loss.backward()
+    assert not net.encoder.cluster_head.weight.grad.any()
+    net.begin_clustering()
+    z, c = net.cluster_features(x[:, 0])
+    assert not torch.equal(z, c)
+
+
+def test_absolute_scores_join_opposite_features_and_anchors_are_spread_over_all_examples():
+    groups = torch.arange(120) // 40
+    c = torch.eye(16)[groups] * torch.where(torch.arange(120) % 2 == 0, 1.0, -1.0)[:, None]
+    for absolute in (True, False):
+        net = model(num_clusters=3, eta=0.1, anchors=30, sinkhorn=SinkhornConfig(absolute=absolute))
+        accuracy = net.measure(c, c, groups.numpy())["accuracy"]
+        assert (accuracy == 1) == absolute
+    net = model(num_clusters=3, eta=0.1, anchors=30, sinkhorn=SinkhornConfig(absolute=True))
+    net.measure(c, c)
+    assert torch.bincount(net.anchor_clusters).tolist() == [10, 10, 10]
+    assert len({int(net.assign(-c[[40 * group]])[0]) for group in range(3)}) == 3
+    assert torch.equal(net.assign(c)[0], net.assign(-c)[0])
+
+
 def test_more_views_and_their_cosines():
     z = torch.nn.functional.normalize(torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0)), dim=2)
     pairs = [(z[a] * z[b]).sum(1).abs().mean() for a, b in ((0, 1), (0, 2), (1, 2))]
@@ -114,6 +146,11 @@ def test_files_and_figures(trained):
     assert len(rows) == len(data.val_set)
     assert [int(row["label"]) for row in rows] == data.val_set.tensors[1].tolist()
     assert {row["cluster"] for row in rows} == {"0", "1", "2", "3"}
+    with torch.no_grad():  # as in evaluation
+        x = data.val_set.tensors[0]
+        cluster, share = trained[0].eval().assign(trained[0].cluster_features(x)[1])
+    assert [int(row["cluster"]) for row in rows] == cluster.tolist()
+    assert [float(row["confidence"]) for row in rows] == pytest.approx(share.tolist(), abs=1e-4)
     assert {path.name for path in (folder / "figures").iterdir()} == {"curves.png", "geometry.png"}
 
 
@@ -167,15 +204,63 @@ def test_an_unknown_number_of_clusters_is_the_one_with_the_largest_gap(tmp_path)
     assert int(net.anchor_clusters.max()) == 3
 
 
+def test_more_clusters_than_are_scored_have_their_gap(tmp_path):
+    net = model(num_clusters=6, largest_k=3)
+    c = torch.nn.functional.normalize(torch.eye(16)[torch.arange(96) % 6] + 0.01 * torch.randn(96, 16), dim=1)
+    found = net.measure(c, c)
+    assert found["best_k"] == 6
+    assert found["gap"] > 0.5
+    assert net.measure(c[:5], c[:5])["gap"] == 0  # fewer examples than clusters
+    assert net.anchor_clusters.max() < 5
+
+
+def test_the_table_has_the_examples_that_were_not_validated_too(tmp_path):
+    _, data, _ = fit(tmp_path, model(points=50), curves(tmp_path, val_samples=100))
+    with (tmp_path / "clusters.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(data.train_set) > len(data.val_set)
+    labels, clusters = (np.array([int(row[name]) for row in rows]) for name in ("label", "cluster"))
+    assert cluster_scores(labels, clusters)["accuracy"] > 0.95
+    assert [int(row["label"]) for row in rows] == data.train_set.tensors[1].tolist()
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_precisions(tmp_path, precision):
+    net, data = model(), curves(tmp_path)
+    trainer = trainer_of(tmp_path, CopiedHead(4), max_epochs=8, precision=precision)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(net, data)
+    assert net.curve[-1]["accuracy"] > 0.95
+    assert (tmp_path / "clusters.csv").is_file()
+    assert trainer.test(net, data, verbose=False)[0]["test/accuracy"] > 0.9
+
+
+def test_a_diverged_training_says_so_once_and_keeps_the_clusters(tmp_path):
+    class Diverge(framework.editing.Observer):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.current_epoch == 2:
+                pl_module.encoder.feature_head.weight.data.fill_(math.nan)
+
+    trainer = trainer_of(tmp_path, CopiedHead(1), Diverge(), max_epochs=5)
+    net = model()
+    with pytest.warns(UserWarning, match="training has diverged, and nothing is clustered") as caught:
+        trainer.fit(net, curves(tmp_path))
+    assert sum("diverged" in str(each.message) for each in caught) == 1
+    assert [row["epoch"] for row in net.curve] == [1, 2]
+    assert bool((net.anchor_clusters >= 0).any())
+
+
 def test_dead_clusters_and_a_wrong_eta_are_reported_once(tmp_path):
     net = model(num_clusters=3, eta=0.2)
-    for sizes in ([30, 20, 1], [30, 20, 1], [30, 20, 1]):
+    told = []
+    for _ in range(4):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            net._alarm(2, 3, sizes)
-        told = [str(w.message) for w in caught]
-        assert len(told) == (1 if "dead" in net._alarmed and len(told) else 0)
-    assert "dead" in net._alarmed
+            net._alarm(2, 3, [30, 20, 1])
+        told.append([str(w.message) for w in caught])
+    assert [len(each) for each in told] == [0, 1, 0, 0]
+    assert told[1][0].startswith("1 of 3 clusters have died")
     net = model(num_clusters=3)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -261,9 +346,15 @@ def test_resumed_equals_uninterrupted(kill, tmp_path):
     assert opened.encoder.cluster_head.weight.requires_grad
 
 
-def test_two_processes_train_both_stages_alike_and_the_table_has_all_examples(tmp_path):
+@pytest.mark.parametrize("adapted", [None, "*_head"])
+def test_two_processes_train_both_stages_alike_and_the_table_has_all_examples(tmp_path, adapted):
+    """With adapters on the cluster head too, which are trainable before the head is called."""
+
     def rank():
         settings = config(tmp_path, epochs=3)
+        if adapted:
+            lora = {"class_path": "callbacks.lora.LoRA", "init_args": {"rank": 2, "target_modules": [adapted]}}
+            settings["techniques"] = {"lora": lora, **settings["techniques"]}
         settings["trainer"] |= {"devices": 2, "strategy": "ddp"}
         settings["data"]["init_args"]["batch_size"] = 8
         experiment = framework.build(settings)
@@ -274,6 +365,19 @@ def test_two_processes_train_both_stages_alike_and_the_table_has_all_examples(tm
     assert same(*(torch.load(tmp_path / f"{number}.pt") for number in (0, 1)))
     with (tmp_path / "m" / "run" / "clusters.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 54
+
+
+def test_a_checkpoint_does_not_need_the_backbones_file(tmp_path):
+    file, settings = tmp_path / "w.pt", config(tmp_path, epochs=3)
+    torch.save(TwoHeadEncoder(8, 1, 4, TwoHeadConfig("cnn", {"width": 4})).backbone.state_dict(), file)
+    encoder = {"name": "cnn", "args": {"width": 4}, "hidden": [8], "weights": str(file)}
+    settings["model"]["init_args"] |= {"image_size": 8, "in_chans": 1, "encoder": encoder}
+    settings["data"]["init_args"] = {"source": "digits", "batch_size": 500}
+    experiment = framework.build(settings)
+    experiment.run()
+    file.unlink()
+    opened = framework.open_model(tmp_path / "m" / "run" / "checkpoints" / "last.ckpt")
+    assert same(dict(opened.state_dict()), dict(experiment.model.state_dict()))
 
 
 def test_what_is_refused(tmp_path):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from modules.representation.manifold_clustering import rates
 from modules.representation.manifold_clustering.rates import (
     cluster_rate,
     coding_rate,
@@ -142,6 +143,16 @@ def test_memory_for_the_backward_pass_does_not_grow_with_points_times_squared_di
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         membership_rate(z, gamma, EPS, chunk=4)
     assert sum(kept) <= 2 * (60 * 20 + 60 * 60 + 60)
+
+
+def test_memory_does_not_grow_with_points_times_squared_dimensions_at_all(monkeypatch):
+    z, gamma = unit(60, 20).requires_grad_(), random_doubly_stochastic(60, 0).requires_grad_()
+    whole = torch.autograd.grad(membership_rate(z, gamma, EPS), (z, gamma))
+    sizes, outer = [], rates._outer
+    monkeypatch.setattr(rates, "_outer", lambda rows: sizes.append(len(rows)) or outer(rows))
+    parts = torch.autograd.grad(membership_rate(z, gamma, EPS, chunk=7), (z, gamma))
+    assert max(sizes) == 7
+    torch.testing.assert_close(parts, whole)
 
 
 def test_features_that_are_nan_give_nan_and_no_error():

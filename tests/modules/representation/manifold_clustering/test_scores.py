@@ -32,6 +32,10 @@ def test_accuracy_counts_one_cluster_for_each_class():
     assert matched_accuracy(labels, np.array([1, 1, 1, 0, 0, 0])) == 5 / 6
 
 
+def test_labels_may_be_any_numbers():
+    assert matched_accuracy(np.array([-1, -1, 10**15]), np.array([7, 7, 2])) == 1
+
+
 def test_numerical_rank_of_known_spectra():
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
     for sigma, rank in (

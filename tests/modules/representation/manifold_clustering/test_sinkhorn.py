@@ -101,6 +101,13 @@ def test_a_small_eta_is_finite_in_float32(scale):
     assert bool(c.grad.isfinite().all())
 
 
+def test_a_tolerance_below_the_rounding_ends():
+    _, scores = scores_of(64, 8, dtype=torch.float32)
+    found = balance(scores, 0.2, 1e-12)
+    assert found.iterations < 100
+    assert found.error < 1e-5
+
+
 def test_scores_without_a_dominant_diagonal_ask_for_new_potentials_and_converge():
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(12, 12, generator=generator, dtype=torch.float64)

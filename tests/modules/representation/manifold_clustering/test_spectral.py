@@ -41,6 +41,13 @@ def test_the_labels_are_those_of_scikit_learn():
     assert matched_accuracy(theirs.astype(np.int64), spectral_clustering(graph, 3).labels) == 1
 
 
+def test_large_graphs_are_clustered_alike_each_time():
+    _, graph = blocks([80, 60, 60], 0.9)
+    one, two = spectral_clustering(graph, 3), spectral_clustering(graph, 3)
+    assert np.array_equal(one.eigenvalues, two.eigenvalues)
+    assert np.array_equal(one.labels, two.labels)
+
+
 def test_few_points_and_many_clusters():
     for n in (1, 2, 3):
         found = spectral_clustering(np.ones((n, n)), 10)
