@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from callbacks.dp_sgd.accounting import Accountant, epsilon_of, noise_multiplier_for, steps_within
 from callbacks.dp_sgd.batches import size_of
 from callbacks.dp_sgd.examining import Findings, examine
-from callbacks.dp_sgd.gradients import clipped_sums, trainable, write_gradients
+from callbacks.dp_sgd.gradients import clipped_sums, trainable, write_gradients, zero_sums
 from callbacks.dp_sgd.report import Spending, report_of
 from callbacks.dp_sgd.sampling import PoissonLoader, new_secret
 from callbacks.dp_sgd.step import PrivateStep, Silence
@@ -366,7 +366,7 @@ class DPSGD(Writer):
 
         size = size_of(batch)
         if not size and self._findings is None:  # nothing is known of the loss yet, nor needed
-            self._sums = [torch.zeros_like(p, dtype=torch.float32) for p in self._parameters.values()]
+            self._sums = zero_sums(self._parameters)
             return self._without_samples(trainer, module, step, rest)
         with self._silence():
             buffers = self._buffers(module) if self._findings is None else {}
