@@ -41,6 +41,10 @@ Gradients = Literal["auto", "vmap", "loop"]
 _SAMPLERS = (RandomSampler, SequentialSampler, DistributedSampler)  # which draw every sample once
 
 
+def _of_training(monitor: str | None) -> bool:
+    return str(monitor).startswith("train")
+
+
 def _shown(values: list[Any]) -> str:
     return ", ".join(map(str, values[:4])) or "none"
 
@@ -233,7 +237,7 @@ class DPSGD(Writer):
         stops = [(c, c.monitor) for c in callbacks_of(trainer) if isinstance(c, EarlyStopping)]
         plateaus = [(c.scheduler, c.monitor) for c in trainer.lr_scheduler_configs if c.reduce_on_plateau]
         for owner, monitor in [*stops, *plateaus]:
-            if str(monitor).startswith("train"):
+            if _of_training(monitor):
                 raise UserError(
                     f"techniques.{self.name} and {type(owner).__name__} of {monitor} cannot be combined: the training "
                     "would depend on private data without noise; monitor a validation metric"
@@ -578,6 +582,7 @@ class DPSGD(Writer):
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         assert self._loader is not None
+        monitors = [getattr(c, "monitor", None) for c in trainer.checkpoint_callbacks]
         spending = Spending(
             epsilon=self.spent(),
             delta=self.delta,
@@ -588,6 +593,7 @@ class DPSGD(Writer):
             samples=len(self._loader.dataset),
             steps=self.steps,
             seed_is_given=self.seed is not None,
+            chosen_by=tuple(str(m) for m in monitors if _of_training(m)),
         )
         text = report_of(spending, self._findings, getattr(trainer, "datamodule", None))
         write_text(Path(trainer.default_root_dir) / "privacy.md", text)

@@ -14,7 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler
+from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler, ModelCheckpoint
 from resume_harness import in_child, in_two_ranks
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -408,6 +408,12 @@ def test_statistics_of_the_data_are_named(tmp_path):
 
     fit(new(), loader=Data(batch_size=10))
     assert "Statistics of the training data that Data computed" in Path("privacy.md").read_text()
+
+
+@pytest.mark.parametrize("monitor", [None, "train/loss"])
+def test_a_checkpoint_chosen_by_a_training_loss_is_reported(monitor):
+    fit(new(), callbacks=[ModelCheckpoint("saved", monitor=monitor)], enable_checkpointing=True, max_epochs=1)
+    assert ("is chosen by train/loss" in Path("privacy.md").read_text()) == (monitor is not None)
 
 
 # with LoRA
