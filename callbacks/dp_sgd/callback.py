@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Ra
 
 from callbacks.dp_sgd.accounting import Accountant, epsilon_of, noise_multiplier_for, steps_within
 from callbacks.dp_sgd.batches import shared_by, size_of
+from callbacks.dp_sgd.buffers import Buffers
 from callbacks.dp_sgd.examining import Findings, examine
 from callbacks.dp_sgd.gradients import clipped_sums, trainable, write_gradients, zero_sums
 from callbacks.dp_sgd.report import Spending, report_of
@@ -383,7 +384,7 @@ class DPSGD(Writer):
         for parameter in module.parameters():
             if not parameter.requires_grad:
                 parameter.grad = None  # of a step before it was frozen
-        self._silence = Silence(module)
+        self._silence, self._buffers = Silence(module), Buffers(module)
         if not self._parameters:
             raise UserError(f"techniques.{self.name}: {type(module).__name__} has no parameter to train")
         self._stale = False
@@ -415,9 +416,11 @@ class DPSGD(Writer):
         if size:
             self._check_shared(batch, size)
         with self._silence():
-            buffers = self._buffers(module) if self._findings is None else {}
+            self._buffers.remember()
             if self._findings is None or (not self._whole_seen and size > 1):
                 self._examine(module, loss, batch, size)
+                self._check_buffers()
+                self._buffers.remember()
             assert self._findings is not None
             with self._secretly_seeded(trainer):
                 self._sums = clipped_sums(
@@ -432,16 +435,18 @@ class DPSGD(Writer):
         if not size:
             return self._without_samples(trainer, module, step, rest)
         outputs = self._seen(step, batch, rest)
-        for name, before in buffers.items():
-            if not torch.equal(before, module.get_buffer(name)):
-                raise UserError(
-                    f"techniques.{self.name}: training_step writes to the buffer {name}, which would be released "
-                    "without noise; only modules that learn by gradients alone can be trained privately"
-                )
+        self._check_buffers()
         self._mapping = isinstance(outputs, Mapping)
         found: Any = outputs["loss"] if isinstance(outputs, Mapping) else outputs
         shown = found.detach().requires_grad_()  # a backward pass from here reaches no parameter
         return {**outputs, "loss": shown} if isinstance(outputs, Mapping) else shown
+
+    def _check_buffers(self) -> None:
+        for name in self._buffers.written():
+            raise UserError(
+                f"techniques.{self.name}: training_step writes to the buffer {name}, which would be released "
+                "without noise; only modules that learn by gradients alone can be trained privately"
+            )
 
     def _check_shared(self, batch: Any, size: int) -> None:
         found = shared_by(batch, size)
@@ -466,10 +471,6 @@ class DPSGD(Writer):
             if torch.cuda.is_available() and torch.cuda.is_initialized():
                 torch.cuda.manual_seed(seed)
             yield
-
-    @staticmethod
-    def _buffers(module: nn.Module) -> dict[str, Tensor]:
-        return {name: buffer.clone() for name, buffer in module.named_buffers()}
 
     def _examine(self, module: pl.LightningModule, loss: Any, batch: Any, size: int) -> None:
         method = None if self.gradients == "auto" else self.gradients

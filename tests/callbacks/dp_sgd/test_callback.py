@@ -550,6 +550,44 @@ class Writes(nn.Module):
         return self.linear(x)
 
 
+class Average(Foreign):
+    """Keeps a moving average of its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("average", torch.zeros(6))
+
+    def training_step(self, batch: Any) -> Tensor:
+        self.average = 0.9 * self.average + 0.1 * batch[0].mean(0)
+        return super().training_step(batch)
+
+
+class Late(Foreign):
+    """Keeps something of the data, beginning with the fourth batch."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(6))
+        self.register_buffer("table", torch.zeros(1), persistent=False)
+        self.in_place = in_place
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.table = torch.zeros(len(self.table) + 1)  # a table that grows
+        if self.in_place:
+            self.kept.mul_(1)  # which changes nothing
+        if batch_idx == 3:
+            self.kept = self.kept + 1
+        return super().training_step(batch)
+
+
+@pytest.mark.parametrize(("in_place", "gradients"), [(False, "vmap"), (False, "loop"), (True, "auto")])
+def test_a_buffer_that_is_written_later_is_refused(in_place, gradients):
+    module = Late(in_place)
+    with pytest.raises(UserError, match="writes to the buffer kept"):
+        fit(new(gradients=gradients), module, max_epochs=1)
+    assert module.trainer.global_step == 3
+
+
 class Lossless(Foreign):
     def training_step(self, batch: Any) -> None:
         return None
@@ -566,6 +604,7 @@ class Unused(nn.Sequential):
         (lambda: Foreign(net=nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3))), r"net.1 \(BatchNorm1d\).*group norm"),
         (lambda: Foreign(net=Unused(nn.Linear(6, 3), nn.Linear(6, 3))), "no gradient reaches net.1.weight, net.1.bias"),
         (lambda: Foreign(net=Writes()), "writes to the buffer net.seen"),
+        (lambda: Average(), "writes to the buffer average"),
         (lambda: Lossless(), "must return a loss for every sample"),
     ],
 )
