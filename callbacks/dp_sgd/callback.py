@@ -20,9 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
 
 from callbacks.dp_sgd.accounting import Accountant, epsilon_of, noise_multiplier_for, steps_within
-from callbacks.dp_sgd.batches import shared_by, size_of
+from callbacks.dp_sgd.batches import rows, shared_by, size_of, tensors_of
 from callbacks.dp_sgd.buffers import Buffers
-from callbacks.dp_sgd.examining import Findings, examine
+from callbacks.dp_sgd.examining import Findings, depends_on_padding, examine
 from callbacks.dp_sgd.gradients import clipped_sums, trainable, write_gradients, zero_sums
 from callbacks.dp_sgd.report import Spending, report_of
 from callbacks.dp_sgd.sampling import PoissonLoader, again, new_secret, seed_of_step
@@ -418,6 +418,7 @@ class DPSGD(Writer):
         with self._silence():
             self._buffers.remember()
             if self._findings is None or (not self._whole_seen and size > 1):
+                self._check_padding(trainer, module, loss)
                 self._examine(module, loss, batch, size)
                 self._check_buffers()
                 self._buffers.remember()
@@ -447,6 +448,26 @@ class DPSGD(Writer):
                 f"techniques.{self.name}: training_step writes to the buffer {name}, which would be released "
                 "without noise; only modules that learn by gradients alone can be trained privately"
             )
+
+    def _check_padding(self, trainer: pl.Trainer, module: pl.LightningModule, loss: Any) -> None:
+        """Compares the first samples of the data, collated together and each alone."""
+        assert self._loader is not None
+        count = min(8, len(self._loader.dataset))
+        together = self._loader.read(list(range(count)))
+        for i in range(count):
+            padded = rows(together, i, i + 1, count)
+            alone, repeated = (self._loader.read([i], seed) for seed in (0, 1))
+            if [t.shape for t in tensors_of(padded)] == [t.shape for t in tensors_of(alone)]:
+                continue
+            if not all(map(torch.equal, tensors_of(alone), tensors_of(repeated))):
+                return  # random samples cannot be compared
+            moved = [trainer.strategy.batch_to_device(part, module.device) for part in (padded, alone)]
+            if depends_on_padding(module, loss, self._parameters, *moved):
+                raise UserError(
+                    f"techniques.{self.name}: a sample's loss depends on how far it is padded, and that on the other "
+                    "samples of its batch, so that clipping does not bound what one sample changes; mask the padding "
+                    "in training_step, or pad all samples to one length"
+                )
 
     def _check_shared(self, batch: Any, size: int) -> None:
         found = shared_by(batch, size)

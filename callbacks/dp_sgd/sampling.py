@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from callbacks.dp_sgd.batches import rows, size_of
-from framework.data.loader import ExactLoader
+from framework.data.loader import ExactLoader, _Seeded
 from framework.data.seeding import mix
 
 _DRAW, _NOISE, _AGAIN, _STEP = 2, 3, 4, 5
@@ -78,6 +78,10 @@ class PoissonLoader(ExactLoader):
         self.secret = secret
         self.stand_in: Any = None
         self._empty: set[int] = set()
+
+    def read(self, indices: list[int], seed: int = 0) -> Any:
+        """Returns some samples as one batch, as an epoch would."""
+        return _Seeded(self.dataset, self.collate_fn, True, restore=True).__getitems__((seed, indices))
 
     @property
     def rate(self) -> float:

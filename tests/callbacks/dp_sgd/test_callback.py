@@ -677,6 +677,37 @@ def with_total(samples: list[Any]) -> list[Tensor]:
     return [*default_collate(samples), torch.tensor(float(len(samples)))]
 
 
+class Sentences(Dataset):
+    """Of unequal lengths."""
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.arange(1, 2 + index % 4)
+
+
+def padded(samples: list[Tensor]) -> list[Tensor]:
+    return [nn.utils.rnn.pad_sequence(samples, batch_first=True)]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_loss_that_depends_on_padding_is_refused(masked):
+    class Words(Foreign):
+        def training_step(self, batch: Any) -> Tensor:
+            known = (batch[0] > 0).float() if masked else torch.ones_like(batch[0]).float()
+            losses = self.net(batch[0])[..., 0].square()
+            return ((losses * known).sum(1) / known.sum(1)).mean()
+
+    module = Words(net=nn.Embedding(6, 1))
+    loader = DataLoader(Sentences(), batch_size=10, collate_fn=padded)
+    if masked:
+        fit(new(), module, loader, max_epochs=1)
+        return
+    with pytest.raises(UserError, match="depends on how far it is padded"):
+        fit(new(), module, loader, max_epochs=1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
