@@ -34,7 +34,13 @@ def again(secret: int, steps: int) -> int:
 
 
 def seed_of_step(secret: int, step: int, rank: int) -> int:
-    """Returns the seed of what a step draws from the global generators, such as dropout: 64 bits."""
+    """Returns the seed of what a step draws from the global generators, such as dropout: 63 bits.
+
+    Args:
+        secret: Seed of all draws, up to 128 bits.
+        step: Number of the step.
+        rank: Number of the process.
+    """
     return int(np.random.SeedSequence([secret, _STEP, step, rank]).generate_state(1, np.uint64)[0]) >> 1
 
 
