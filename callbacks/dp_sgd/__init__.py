@@ -21,11 +21,11 @@ The training loader is replaced: an epoch has round(1/q) batches of varying size
 batch is one step, whatever ``physical_batch_size`` is; under ``ddp`` the clipped sums are added over ranks, and all
 draw one batch and one noise.
 
-Seeds: sampling and noise come from a secret of 128 bits, by default from the operating system, because who knows the
-seed can subtract the noise; ``seed_everything`` does not decide it. The secret is in the checkpoints, so that a killed
-and resumed run repeats its draws, ends with the same bits and spends the same ε. Never release a checkpoint, but the
-weights that ``python -m framework export`` writes. Two trainings continued from one checkpoint share noise: release
-one.
+Seeds: sampling, noise and dropout come from a secret of 128 bits, by default from the operating system, because who
+knows the seed can subtract the noise; ``seed_everything`` does not decide it. The secret is in the checkpoints, so that
+a killed and resumed run repeats its draws, ends with the same bits and spends the same ε. Never release a checkpoint,
+but the weights that ``python -m framework export`` writes. Two trainings continued from one checkpoint share noise:
+release one.
 
 Logged at the end of each epoch: ``dp_sgd/epsilon``, ``delta``, ``noise_multiplier``, ``sample_rate`` and ``steps``.
 ``privacy.md`` in the run folder says what is spent, what the guarantee covers and what it does not: logged losses,
@@ -47,9 +47,13 @@ only adapters and head have gradients, from the start or a later epoch). A penal
 gradient. ``grokfast`` filters the private gradients. Refused: techniques that compute what they write from the training
 data (a fitted ``lp_ft``, ``winner`` with measured scales, a ``learngene`` without a file).
 
+A sample whose gradient is not finite counts as zero, with a warning.
+
 Limits: refused are batch norm (use group or layer norm), modules that write buffers in training, losses and penalties
-in which samples depend on each other, parameters without a gradient, manual optimisation, accumulation, the Trainer's
-clipping, 16-mixed, compiled models, LBFGS, data without an index. ε is for adding or removing one row. Nothing is done
+in which samples depend on each other or on their padding, values of a whole batch, parameters without a gradient,
+manual optimisation, accumulation, the Trainer's clipping, 16-mixed, compiled models, LBFGS, data without an index,
+samplers of one's own, early stopping by a training loss, checkpoints with steps that were not private. State that
+``training_step`` keeps outside parameters and buffers is not seen. ε is for adding or removing one row. Nothing is done
 against attacks on the rounding of noise. Needs ``pip install 'modular-framework[privacy]'``.
 """
 

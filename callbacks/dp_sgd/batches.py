@@ -58,6 +58,25 @@ def has_columns(batch: Any, size: int) -> bool:
     return bool(found)
 
 
+def shared_by(batch: Any, size: int) -> list[Any]:
+    """Returns what a batch has once for all its samples: numbers, tensors without a dimension, other lists."""
+    if isinstance(batch, Tensor):
+        return [] if batch.ndim else [batch.item()]
+    if isinstance(batch, int | float):
+        return [batch]
+    if isinstance(batch, list | tuple) and _is_column(batch):
+        return [] if len(batch) == size else list(batch)
+    if isinstance(batch, Mapping):
+        parts = list(batch.values())
+    elif isinstance(batch, list | tuple):
+        parts = list(batch)
+    elif is_dataclass(batch) and not isinstance(batch, type):
+        parts = [getattr(batch, f.name) for f in fields(batch) if f.init]
+    else:
+        parts = []
+    return [found for part in parts for found in shared_by(part, size)]
+
+
 def with_tensors(batch: Any, tensors: list[Tensor]) -> Any:
     """Returns the batch with other tensors, in the order of :func:`tensors_of`."""
     left = iter(tensors)

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler
 from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
 
 from callbacks.dp_sgd.accounting import Accountant, epsilon_of, noise_multiplier_for, steps_within
-from callbacks.dp_sgd.batches import size_of
-from callbacks.dp_sgd.examining import Findings, examine
-from callbacks.dp_sgd.gradients import clipped_sums, trainable, write_gradients
+from callbacks.dp_sgd.batches import rows, shared_by, size_of, tensors_of
+from callbacks.dp_sgd.buffers import Buffers
+from callbacks.dp_sgd.examining import Findings, depends_on_padding, examine
+from callbacks.dp_sgd.gradients import clipped_sums, trainable, write_gradients, zero_sums
 from callbacks.dp_sgd.report import Spending, report_of
-from callbacks.dp_sgd.sampling import PoissonLoader, new_secret
+from callbacks.dp_sgd.sampling import PoissonLoader, again, new_secret, seed_of_step
 from callbacks.dp_sgd.step import PrivateStep, Silence
 from framework.data.arrays import WholeBatch
 from framework.data.loader import ExactLoader
+from framework.data.seeding import seeded
 from framework.editing import Context, Plan, Writer
 from framework.editing.capabilities import TRAINING_DATA
 from framework.editing.capture import refuse_compiled
@@ -36,6 +39,15 @@ from framework.files import write_text
 from framework.settings import above, at_least, between, one_of
 
 Gradients = Literal["auto", "vmap", "loop"]
+_SAMPLERS = (RandomSampler, SequentialSampler, DistributedSampler)  # which draw every sample once
+
+
+def _of_training(monitor: str | None) -> bool:
+    return str(monitor).startswith("train")
+
+
+def _shown(values: list[Any]) -> str:
+    return ", ".join(map(str, values[:4])) or "none"
 
 
 class _PoissonSource(_DataLoaderSource):
@@ -121,6 +133,7 @@ class DPSGD(Writer):
         self._rates: dict[int, float] = {}
         self._moved = False
         self._mapping = False
+        self._shared: list[Any] | None = None  # what a batch has once for all its samples
 
     # what it has spent
 
@@ -220,16 +233,28 @@ class DPSGD(Writer):
                 "epsilon is spent"
             )
 
+    def _check_monitors(self, trainer: pl.Trainer) -> None:
+        """Refuses that a loss without noise decides on the training."""
+        stops = [(c, c.monitor) for c in callbacks_of(trainer) if isinstance(c, EarlyStopping)]
+        plateaus = [(c.scheduler, c.monitor) for c in trainer.lr_scheduler_configs if c.reduce_on_plateau]
+        for owner, monitor in [*stops, *plateaus]:
+            if _of_training(monitor):
+                raise UserError(
+                    f"techniques.{self.name} and {type(owner).__name__} of {monitor} cannot be combined: the training "
+                    "would depend on private data without noise; monitor a validation metric"
+                )
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Draws a secret, and replaces the training loader by one with Poisson sampling."""
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        again = self._trained is not None and self._trained() is pl_module
-        history = self._history if again else []  # what the same weights have spent adds up
+        same = self._trained is not None and self._trained() is pl_module
+        history = self._history if same else []  # what the same weights have spent adds up
         self._forget()
         self._history, self._trained = history, weakref.ref(pl_module)
-        self._secret = trainer.strategy.broadcast(new_secret() if self.seed is None else self.seed)
+        given = None if self.seed is None else again(self.seed, self.steps) if history else self.seed
+        self._secret = trainer.strategy.broadcast(new_secret() if given is None else given)
         source = trainer.fit_loop._data_source
         if not isinstance(source, _PoissonSource):
             trainer.fit_loop._data_source = _PoissonSource(source, lambda loader: self._private_loader(trainer, loader))
@@ -254,6 +279,11 @@ class DPSGD(Writer):
             raise UserError(
                 f"{where}: Poisson sampling needs a loader with a batch_size, and no batch sampler of its own"
             )
+        if isinstance(loader, DataLoader) and not isinstance(loader.sampler, _SAMPLERS):
+            raise UserError(
+                f"{where}: Poisson sampling draws from the whole data set and would ignore the loader's "
+                f"{type(loader.sampler).__name__}; for a part of the data use torch.utils.data.Subset"
+            )
         if self.delta >= 1 / len(dataset):
             raise UserError(
                 f"{self.name}.delta: {self.delta:g} is not accepted for {len(dataset)} samples; below "
@@ -276,11 +306,19 @@ class DPSGD(Writer):
         """Chooses the noise, unless the checkpoint has it, and the number of steps that the budget allows.
 
         Raises:
-            UserError: the number of steps is not known, or the optimiser calls its closure several times.
+            UserError: the number of steps is not known, the optimiser calls its closure several times, a training loss
+                decides on the training, or the checkpoint is of a training that was not private.
         """
         assert self._loader is not None
         self._loader.secret = self._secret
         self._check_model(pl_module)
+        self._check_monitors(trainer)
+        if trainer.global_step > self.steps:
+            raise UserError(
+                f"techniques.{self.name}: {trainer.global_step - self.steps} of the checkpoint's {trainer.global_step} "
+                "steps were not private, and epsilon would leave them out. Continue a private training, or start one "
+                "from weights that were trained on other data"
+            )
         if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
             raise UserError(
                 f"techniques.{self.name} and LBFGS cannot be combined: it computes gradients several times a step"
@@ -297,9 +335,16 @@ class DPSGD(Writer):
             assert self.epsilon is not None
             self._sigma = noise_multiplier_for(self.epsilon, self.delta, rate, int(most), self.accountant)
         assert self._sigma is not None
+        epsilon_of([(self._sigma, rate, 1)], self.delta, "rdp")  # a missing package is an error now, not after an epoch
         if self.epsilon is not None:
             found = steps_within(self.epsilon, self.delta, self._sigma, rate, left, self._history, self.accountant)
             self._allowed = None if found == left else self.steps + found
+            if self._allowed == 0:
+                one = epsilon_of([(self._sigma, rate, 1)], self.delta, self.accountant)
+                raise UserError(
+                    f"{self.name}.epsilon: {self.epsilon:g} is not accepted with noise_multiplier {self._sigma:g}: one "
+                    f"step spends {one:.3g} at delta {self.delta:g}"
+                )
             if self._allowed == self.steps:
                 self._end(trainer)
         if self._sigma == 0:
@@ -339,7 +384,7 @@ class DPSGD(Writer):
         for parameter in module.parameters():
             if not parameter.requires_grad:
                 parameter.grad = None  # of a step before it was frozen
-        self._silence = Silence(module)
+        self._silence, self._buffers = Silence(module), Buffers(module)
         if not self._parameters:
             raise UserError(f"techniques.{self.name}: {type(module).__name__} has no parameter to train")
         self._stale = False
@@ -366,39 +411,87 @@ class DPSGD(Writer):
 
         size = size_of(batch)
         if not size and self._findings is None:  # nothing is known of the loss yet, nor needed
-            self._sums = [torch.zeros_like(p, dtype=torch.float32) for p in self._parameters.values()]
+            self._sums = zero_sums(self._parameters)
             return self._without_samples(trainer, module, step, rest)
+        if size:
+            self._check_shared(batch, size)
         with self._silence():
-            buffers = self._buffers(module) if self._findings is None else {}
+            self._buffers.remember()
             if self._findings is None or (not self._whole_seen and size > 1):
+                self._check_padding(trainer, module, loss)
                 self._examine(module, loss, batch, size)
+                self._check_buffers()
+                self._buffers.remember()
             assert self._findings is not None
-            self._sums = clipped_sums(
-                module,
-                loss,
-                self._parameters,
-                batch,
-                self.max_grad_norm,
-                self._findings.method,
-                self.physical_batch_size,
-            )
+            with self._secretly_seeded(trainer):
+                self._sums = clipped_sums(
+                    module,
+                    loss,
+                    self._parameters,
+                    batch,
+                    self.max_grad_norm,
+                    self._findings.method,
+                    self.physical_batch_size,
+                )
         if not size:
             return self._without_samples(trainer, module, step, rest)
         outputs = self._seen(step, batch, rest)
-        for name, before in buffers.items():
-            if not torch.equal(before, module.get_buffer(name)):
-                raise UserError(
-                    f"techniques.{self.name}: training_step writes to the buffer {name}, which would be released "
-                    "without noise; only modules that learn by gradients alone can be trained privately"
-                )
+        self._check_buffers()
         self._mapping = isinstance(outputs, Mapping)
         found: Any = outputs["loss"] if isinstance(outputs, Mapping) else outputs
         shown = found.detach().requires_grad_()  # a backward pass from here reaches no parameter
         return {**outputs, "loss": shown} if isinstance(outputs, Mapping) else shown
 
-    @staticmethod
-    def _buffers(module: nn.Module) -> dict[str, Tensor]:
-        return {name: buffer.clone() for name, buffer in module.named_buffers()}
+    def _check_buffers(self) -> None:
+        for name in self._buffers.written():
+            raise UserError(
+                f"techniques.{self.name}: training_step writes to the buffer {name}, which would be released "
+                "without noise; only modules that learn by gradients alone can be trained privately"
+            )
+
+    def _check_padding(self, trainer: pl.Trainer, module: pl.LightningModule, loss: Any) -> None:
+        """Compares the first samples of the data, collated together and each alone."""
+        assert self._loader is not None
+        count = min(8, len(self._loader.dataset))
+        together = self._loader.read(list(range(count)))
+        for i in range(count):
+            padded = rows(together, i, i + 1, count)
+            alone, repeated = (self._loader.read([i], seed) for seed in (0, 1))
+            if [t.shape for t in tensors_of(padded)] == [t.shape for t in tensors_of(alone)]:
+                continue
+            if not all(map(torch.equal, tensors_of(alone), tensors_of(repeated))):
+                return  # random samples cannot be compared
+            moved = [trainer.strategy.batch_to_device(part, module.device) for part in (padded, alone)]
+            if depends_on_padding(module, loss, self._parameters, *moved):
+                raise UserError(
+                    f"techniques.{self.name}: a sample's loss depends on how far it is padded, and that on the other "
+                    "samples of its batch, so that clipping does not bound what one sample changes; mask the padding "
+                    "in training_step, or pad all samples to one length"
+                )
+
+    def _check_shared(self, batch: Any, size: int) -> None:
+        found = shared_by(batch, size)
+        if self._shared is None:
+            self._shared = found
+        if found != self._shared:
+            raise UserError(
+                f"techniques.{self.name}: batches have values that belong to no sample and differ between batches "
+                f"({_shown(self._shared)}, then {_shown(found)}). If they are computed from all samples, clipping does "
+                "not bound what one sample changes; give a value for each sample, or a constant"
+            )
+
+    @contextmanager
+    def _secretly_seeded(self, trainer: pl.Trainer) -> Iterator[None]:
+        """Draws dropout and the like from the secret.
+
+        With a known seed, one sample more would shift the known draws of the samples after it, and so change their
+        gradients too.
+        """
+        seed = seed_of_step(self._secret, self.steps, trainer.global_rank)
+        with seeded(seed):
+            if torch.cuda.is_available() and torch.cuda.is_initialized():
+                torch.cuda.manual_seed(seed)
+            yield
 
     def _examine(self, module: pl.LightningModule, loss: Any, batch: Any, size: int) -> None:
         method = None if self.gradients == "auto" else self.gradients
@@ -511,6 +604,7 @@ class DPSGD(Writer):
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         assert self._loader is not None
+        monitors = [getattr(c, "monitor", None) for c in trainer.checkpoint_callbacks]
         spending = Spending(
             epsilon=self.spent(),
             delta=self.delta,
@@ -521,6 +615,7 @@ class DPSGD(Writer):
             samples=len(self._loader.dataset),
             steps=self.steps,
             seed_is_given=self.seed is not None,
+            chosen_by=tuple(str(m) for m in monitors if _of_training(m)),
         )
         text = report_of(spending, self._findings, getattr(trainer, "datamodule", None))
         write_text(Path(trainer.default_root_dir) / "privacy.md", text)

@@ -127,6 +127,24 @@ def examine(
     return findings
 
 
+def depends_on_padding(
+    module: nn.Module, loss: Loss, parameters: Mapping[str, Tensor], padded: Any, alone: Any
+) -> bool:
+    """Whether a sample that was padded to the length of others has another loss than alone, without dropout.
+
+    Args:
+        module: The module that ``loss`` calls.
+        loss: The loss of a batch.
+        parameters: Those that are trained, by name.
+        padded: The sample, as a batch of one.
+        alone: The same without padding.
+    """
+    device = next(iter(parameters.values())).device
+    with _undisturbed(device), _evaluating(module, True), torch.no_grad():
+        one, other = _seeded_loss(loss, padded), _seeded_loss(loss, alone)
+    return abs(one - other) > 10 * _tolerance(parameters) * (1 + abs(other))
+
+
 def _tolerance(parameters: Mapping[str, Tensor]) -> float:
     coarse = any(p.dtype in (torch.bfloat16, torch.float16) for p in parameters.values())
     return 3e-2 if coarse or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda") else 1e-5

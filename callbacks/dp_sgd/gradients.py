@@ -22,6 +22,7 @@ from callbacks.dp_sgd.sampling import gaussian
 from framework.errors import UserError
 
 Method = Literal["vmap", "loop"]
+_BROKEN = "the gradients of some samples are not finite; they count as zero, since nothing else bounds what they change"
 Loss = Callable[[Any], Tensor]
 """Maps a batch of one sample to its loss, a scalar."""
 
@@ -125,20 +126,28 @@ def by_loop(loss: Loss, parameters: Mapping[str, Tensor], batch: Any) -> list[Te
 def clip_and_sum(gradients: Sequence[Tensor], max_grad_norm: float | None) -> list[Tensor]:
     """Scales each sample's gradient to a norm of at most ``max_grad_norm``, over all parameters, and adds them.
 
+    A gradient that is not finite, or whose norm is not, counts as zero, with a warning: no factor bounds it.
+
     Args:
         gradients: (B, …) for each parameter.
         max_grad_norm: C; ``None`` does not clip.
 
     Returns:
-        The sum for each parameter, in float32 at least.
+        The sum for each parameter, in float32 at least; (…, 2) of a complex one.
     """
-    flat = [g.reshape(len(g), -1) for g in gradients]
-    flat = [g if g.dtype in (torch.float32, torch.float64) else g.float() for g in flat]
+    real = [torch.view_as_real(g) if g.is_complex() else g for g in gradients]
+    flat = [g.reshape(len(g), -1).to(_summed(g.dtype)) for g in real]
     if max_grad_norm is None:
-        return [f.sum(0).view(g.shape[1:]) for f, g in zip(flat, gradients, strict=True)]
-    norms = torch.stack([torch.linalg.vector_norm(f, dim=1) for f in flat]).norm(dim=0)
-    factors = max_grad_norm / norms.clamp(min=max_grad_norm)
-    return [(factors.to(f.dtype) @ f).view(g.shape[1:]) for f, g in zip(flat, gradients, strict=True)]
+        return [f.sum(0).view(g.shape[1:]) for f, g in zip(flat, real, strict=True)]
+    with torch.autocast(flat[0].device.type, enabled=False):  # which would add up in bfloat16
+        norms = torch.stack([torch.linalg.vector_norm(f, dim=1) for f in flat]).norm(dim=0)
+        factors = max_grad_norm / norms.clamp(min=max_grad_norm)
+        broken = ~norms.isfinite()
+        if bool(broken.any()):
+            warnings.warn(f"dp_sgd: {_BROKEN}", stacklevel=2)
+            factors = factors.masked_fill(broken, 0.0)
+            flat = [f.masked_fill(broken[:, None], 0.0) for f in flat]  # 0 times infinity is NaN
+        return [(factors.to(f.dtype) @ f).view(g.shape[1:]) for f, g in zip(flat, real, strict=True)]
 
 
 def clipped_sums(
@@ -162,7 +171,7 @@ def clipped_sums(
         physical_batch_size: Number of samples whose gradients are in memory together; all by default.
 
     Returns:
-        One tensor for each parameter, in float32 at least.
+        One tensor for each parameter, in float32 at least; (…, 2) of a complex one.
     """
     size = size_of(batch)
     total: list[Tensor] | None = None
@@ -181,8 +190,14 @@ def clipped_sums(
         else:
             torch._foreach_add_(total, sums)
     if total is None:
-        return [torch.zeros_like(p, dtype=_summed(p.dtype)) for p in parameters.values()]
+        return zero_sums(parameters)
     return total
+
+
+def zero_sums(parameters: Mapping[str, Tensor]) -> list[Tensor]:
+    """Returns the sums of no sample: zeros in the form of :func:`clip_and_sum`."""
+    real = [torch.view_as_real(p.detach()) if p.is_complex() else p for p in parameters.values()]
+    return [torch.zeros_like(p, dtype=_summed(p.dtype), requires_grad=False) for p in real]
 
 
 @torch.no_grad()
@@ -217,7 +232,9 @@ def write_gradients(
     if deviation:
         flat.add_(gaussian(secret, step, len(flat)).to(flat.device), alpha=deviation)
     flat /= expected_batch_size
-    for parameter, part in zip(parameters.values(), flat.split([p.numel() for p in parameters.values()]), strict=True):
+    for parameter, part in zip(parameters.values(), flat.split([part.numel() for part in sums]), strict=True):
+        if parameter.is_complex():
+            part = torch.complex(*part.view(-1, 2).unbind(1))
         parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
 

@@ -23,6 +23,7 @@ class Spending:
         samples: Number of samples of the training set.
         steps: Number of steps.
         seed_is_given: Whether the seed of noise and sampling stands in the config.
+        chosen_by: Training metrics that choose checkpoints.
     """
 
     epsilon: float
@@ -34,6 +35,7 @@ class Spending:
     samples: int
     steps: int
     seed_is_given: bool
+    chosen_by: tuple[str, ...] = ()
 
 
 def report_of(spending: Spending, findings: Findings | None, datamodule: Any = None) -> str:
@@ -85,12 +87,21 @@ def _not_covered(spending: Spending, findings: Findings | None, datamodule: Any)
         "What is logged during training (`train/…`, `metrics.jsonl`, figures of training data): it has no noise.",
         "The size of the training set, and settings that were chosen by looking at the data, such as learning rate and "
         "clipping norm: each training for such a choice spends its own epsilon.",
+        "Samples of the validation set: they have a say where checkpoints are chosen, a training is stopped early or a "
+        "learning rate is lowered by their metrics.",
+        "What the weights had spent on this data before this training, unless it continues a private one.",
         "Several samples of one person: epsilon is for one row. Overlapping windows of one text are several rows.",
-        "Two trainings that continue from one checkpoint have the same noise: release one of them.",
+        "Two trainings that continue from one checkpoint, or were given one seed, have the same noise: release one.",
         "Attacks on the rounding of floating-point noise.",
     ]
     if spending.seed_is_given:
         lines.insert(0, "**The seed is in the config**: who reads it can subtract the noise.")
+    if spending.chosen_by:
+        lines.insert(
+            0,
+            f"`best.ckpt`: it is chosen by {', '.join(spending.chosen_by)}, which is computed from the training data "
+            "without noise. Use the last weights, or a validation metric.",
+        )
     statistics = [name for name in ("normalize", "standardize", "class_weights") if getattr(datamodule, name, None)]
     if statistics:
         lines.insert(

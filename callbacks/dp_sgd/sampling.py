@@ -16,15 +16,32 @@ import torch
 from torch import Tensor
 
 from callbacks.dp_sgd.batches import rows, size_of
-from framework.data.loader import ExactLoader
+from framework.data.loader import ExactLoader, _Seeded
 from framework.data.seeding import mix
 
-_DRAW, _NOISE = 2, 3
+_DRAW, _NOISE, _AGAIN, _STEP = 2, 3, 4, 5
 
 
 def new_secret() -> int:
     """Returns 128 random bits from the operating system."""
     return secrets.randbits(128)
+
+
+def again(secret: int, steps: int) -> int:
+    """Returns the secret of a further training of weights that took ``steps`` steps with this one."""
+    low, high = np.random.SeedSequence([secret, _AGAIN, steps]).generate_state(2, np.uint64)
+    return int(high) << 64 | int(low)
+
+
+def seed_of_step(secret: int, step: int, rank: int) -> int:
+    """Returns the seed of what a step draws from the global generators, such as dropout: 63 bits.
+
+    Args:
+        secret: Seed of all draws, up to 128 bits.
+        step: Number of the step.
+        rank: Number of the process.
+    """
+    return int(np.random.SeedSequence([secret, _STEP, step, rank]).generate_state(1, np.uint64)[0]) >> 1
 
 
 def generator(secret: int, *position: int) -> np.random.Generator:
@@ -67,6 +84,10 @@ class PoissonLoader(ExactLoader):
         self.secret = secret
         self.stand_in: Any = None
         self._empty: set[int] = set()
+
+    def read(self, indices: list[int], seed: int = 0) -> Any:
+        """Returns some samples as one batch, as an epoch would."""
+        return _Seeded(self.dataset, self.collate_fn, True, restore=True).__getitems__((seed, indices))
 
     @property
     def rate(self) -> float:

@@ -6,6 +6,7 @@ import copy
 import math
 import random
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,15 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler, ModelCheckpoint
 from resume_harness import in_child, in_two_ranks
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset, default_collate
 from torchmetrics import MeanMetric
 
 from callbacks.centroid_alignment import CentroidAlignment
-from callbacks.dp_sgd import DPSGD
+from callbacks.dp_sgd import DPSGD, accounting
 from callbacks.dp_sgd.accounting import epsilon_of
 from callbacks.dp_sgd.sampling import PoissonLoader
 from callbacks.lora import LoRA
@@ -327,6 +328,70 @@ def test_training_the_same_weights_again_adds_up():
     assert technique.steps == 8
 
 
+def test_training_again_with_a_seed_draws_other_batches():
+    """Amplification by sampling needs draws that are independent of those before."""
+    technique, module, drawn = new(), Foreign(), []
+
+    class Watch(pl.Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            drawn.append([technique._loader.drawn(i).tolist() for i in range(4)])
+
+    for _ in range(2):
+        fit(technique, module, callbacks=[Watch()], max_epochs=1)
+    fit(new(seed=5), Foreign(), callbacks=[Watch()], max_epochs=1)
+    technique = new()
+    fit(technique, Foreign(), callbacks=[Watch()], max_epochs=1)
+    assert drawn[0] == drawn[3]
+    assert not any(one == other for one, other in zip(drawn[0], drawn[1], strict=True))
+
+
+@pytest.mark.parametrize("private_steps", [0, 4])
+def test_a_checkpoint_with_steps_that_were_not_private_is_refused(private_steps):
+    module = Foreign()
+    trainer = fit(None, module, max_epochs=2)
+    trainer.save_checkpoint("plain.ckpt")
+    if private_steps:
+        state = torch.load("plain.ckpt", weights_only=False)
+        technique = new()
+        fit(technique, Foreign(), max_epochs=1)
+        state["callbacks"][technique.state_key] = technique.state_dict()
+        torch.save(state, "plain.ckpt")
+    with pytest.raises(UserError, match=rf"{8 - private_steps} of the checkpoint's 8 steps were not private"):
+        fit(new(), Foreign(), ckpt_path="plain.ckpt", max_epochs=4)
+
+
+def test_a_missing_package_is_named_before_the_first_step(monkeypatch):
+    monkeypatch.setitem(sys.modules, "opacus", None)
+    accounting._accountants.cache_clear()
+    accounting._epsilon.cache_clear()
+    module = Foreign()
+    with pytest.raises(UserError, match=r"pip install 'modular-framework\[privacy\]'"):
+        fit(new(), module)
+    accounting._accountants.cache_clear()
+    assert not module.sizes
+    fit(new(noise_multiplier=0.0), module)  # which has no epsilon
+    assert module.sizes
+
+
+@pytest.mark.parametrize("gradients", ["vmap", "loop"])
+def test_the_run_s_seed_does_not_decide_dropout(gradients):
+    """With a known seed, a sample more in a batch would change the known draws of those after it."""
+
+    def trained(run_seed: int, secret: int) -> Tensor:
+        class Reseed(pl.Callback):
+            def on_train_batch_start(self, *args: Any) -> None:
+                torch.manual_seed(run_seed)
+
+        torch.manual_seed(0)
+        module = Foreign(dropout)
+        technique = new(seed=secret, noise_multiplier=0.0, gradients=gradients)
+        fit(technique, module, DataLoader(data(), batch_size=N), callbacks=[Reseed()])  # all samples in each batch
+        return weights(module)
+
+    assert torch.equal(trained(3, 5), trained(4, 5))
+    assert not torch.equal(trained(3, 5), trained(3, 6))
+
+
 def test_no_noise_is_allowed_and_said(capsys):
     with pytest.warns(UserWarning, match="NOT private"):
         trainer = fit(new(noise_multiplier=0.0))
@@ -343,6 +408,12 @@ def test_statistics_of_the_data_are_named(tmp_path):
 
     fit(new(), loader=Data(batch_size=10))
     assert "Statistics of the training data that Data computed" in Path("privacy.md").read_text()
+
+
+@pytest.mark.parametrize("monitor", [None, "train/loss"])
+def test_a_checkpoint_chosen_by_a_training_loss_is_reported(monitor):
+    fit(new(), callbacks=[ModelCheckpoint("saved", monitor=monitor)], enable_checkpointing=True, max_epochs=1)
+    assert ("is chosen by train/loss" in Path("privacy.md").read_text()) == (monitor is not None)
 
 
 # with LoRA
@@ -479,6 +550,44 @@ class Writes(nn.Module):
         return self.linear(x)
 
 
+class Average(Foreign):
+    """Keeps a moving average of its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("average", torch.zeros(6))
+
+    def training_step(self, batch: Any) -> Tensor:
+        self.average = 0.9 * self.average + 0.1 * batch[0].mean(0)
+        return super().training_step(batch)
+
+
+class Late(Foreign):
+    """Keeps something of the data, beginning with the fourth batch."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(6))
+        self.register_buffer("table", torch.zeros(1), persistent=False)
+        self.in_place = in_place
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.table = torch.zeros(len(self.table) + 1)  # a table that grows
+        if self.in_place:
+            self.kept.mul_(1)  # which changes nothing
+        if batch_idx == 3:
+            self.kept = self.kept + 1
+        return super().training_step(batch)
+
+
+@pytest.mark.parametrize(("in_place", "gradients"), [(False, "vmap"), (False, "loop"), (True, "auto")])
+def test_a_buffer_that_is_written_later_is_refused(in_place, gradients):
+    module = Late(in_place)
+    with pytest.raises(UserError, match="writes to the buffer kept"):
+        fit(new(gradients=gradients), module, max_epochs=1)
+    assert module.trainer.global_step == 3
+
+
 class Lossless(Foreign):
     def training_step(self, batch: Any) -> None:
         return None
@@ -495,6 +604,7 @@ class Unused(nn.Sequential):
         (lambda: Foreign(net=nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3))), r"net.1 \(BatchNorm1d\).*group norm"),
         (lambda: Foreign(net=Unused(nn.Linear(6, 3), nn.Linear(6, 3))), "no gradient reaches net.1.weight, net.1.bias"),
         (lambda: Foreign(net=Writes()), "writes to the buffer net.seen"),
+        (lambda: Average(), "writes to the buffer average"),
         (lambda: Lossless(), "must return a loss for every sample"),
     ],
 )
@@ -551,6 +661,53 @@ class Manual(Foreign):
         self.automatic_optimization = False
 
 
+class Plateau(Foreign):
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "train/loss"}}
+
+
+def per_total(self: Any, x: Tensor, y: Tensor, total: Tensor) -> Tensor:
+    return F.cross_entropy(self.net(x), y, reduction="sum") / total
+
+
+def with_total(samples: list[Any]) -> list[Tensor]:
+    """A batch with a sum over all its samples, such as a number of tokens."""
+    return [*default_collate(samples), torch.tensor(float(len(samples)))]
+
+
+class Sentences(Dataset):
+    """Of unequal lengths."""
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.arange(1, 2 + index % 4)
+
+
+def padded(samples: list[Tensor]) -> list[Tensor]:
+    return [nn.utils.rnn.pad_sequence(samples, batch_first=True)]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_loss_that_depends_on_padding_is_refused(masked):
+    class Words(Foreign):
+        def training_step(self, batch: Any) -> Tensor:
+            known = (batch[0] > 0).float() if masked else torch.ones_like(batch[0]).float()
+            losses = self.net(batch[0])[..., 0].square()
+            return ((losses * known).sum(1) / known.sum(1)).mean()
+
+    module = Words(net=nn.Embedding(6, 1))
+    loader = DataLoader(Sentences(), batch_size=10, collate_fn=padded)
+    if masked:
+        fit(new(), module, loader, max_epochs=1)
+        return
+    with pytest.raises(UserError, match="depends on how far it is padded"):
+        fit(new(), module, loader, max_epochs=1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -568,6 +725,14 @@ class Manual(Foreign):
         ({"loader": "whole"}, "a WholeBatch is none"),
         ({"loader": "iterable"}, "a Stream is none"),
         ({"loader": "sampler"}, "no batch sampler of its own"),
+        ({"loader": "subset"}, "would ignore the loader's SubsetRandomSampler; for a part of the data use"),
+        (
+            {"loader": "total", "module": lambda: Foreign(per_total), "technique": {"epsilon": 9.0}},
+            r"differ between batches \([0-9]+\.0, then",
+        ),
+        ({}, r"epsilon: 1 is not accepted with noise_multiplier 1: one step spends 1\.[0-9]+"),
+        ({"callbacks": [EarlyStopping("train/loss")]}, r"EarlyStopping of train/loss cannot be combined: the training"),
+        ({"module": lambda: Plateau()}, r"ReduceLROnPlateau of train/loss cannot be combined"),
     ],
 )
 def test_runs_that_are_refused(arguments, message):
@@ -579,6 +744,8 @@ def test_runs_that_are_refused(arguments, message):
         "whole": lambda: DataLoader(WholeBatch(data().tensors)),
         "iterable": lambda: DataLoader(Stream()),
         "sampler": lambda: DataLoader(data(), batch_sampler=[[0, 1]]),
+        "subset": lambda: DataLoader(data(), batch_size=5, sampler=SubsetRandomSampler(range(20))),
+        "total": lambda: DataLoader(data(), batch_size=5, collate_fn=with_total),
     }
     given = {**arguments}
     technique = new(**{"epsilon": 1.0, **given.pop("technique", {})})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -270,6 +271,46 @@ def test_clipped_norms_are_at_most_c(norm):
             left += factor * g[i]
     for found, wanted in zip(clip_and_sum(gradients, norm), expected, strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30])
+def test_a_sample_without_a_finite_norm_changes_nothing(bad):
+    """Else one sample could make all weights NaN, whatever C is."""
+    torch.manual_seed(0)
+    gradients = [torch.randn(B, 3, 2), torch.randn(B)]
+    expected = clip_and_sum([torch.cat([g[:1], g[2:]]) for g in gradients], 0.5)
+    gradients[0][1, 0, 1] = bad
+    with pytest.warns(UserWarning, match="not finite; they count as zero"):
+        found = clip_and_sum(gradients, 0.5)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_autocast_does_not_round_the_sums():
+    gradients = [torch.randn(B, 300), torch.randn(B)]
+    expected = clip_and_sum(gradients, 0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = clip_and_sum(gradients, 0.5)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_complex_parameters():
+    """Real and imaginary parts count in the norm, and both get noise."""
+    torch.manual_seed(0)
+    net = nn.ParameterDict({"real": torch.randn(3), "wave": torch.randn(4000, dtype=torch.complex64)})
+    loss = lambda batch: (batch[0] * net["real"]).sum() + (batch[1] @ net["wave"]).abs().sum()  # noqa: E731
+    batch = (torch.randn(B, 3), torch.randn(B, 4000, dtype=torch.complex64))
+    expected = one_by_one(net, loss, batch)
+    lengths = sum(g.abs().square().flatten(1).sum(1) for g in expected.values()).sqrt()
+    sums = clipped_sums(net, loss, trainable(net), batch, 0.1)
+    write_gradients(trainable(net), sums, 1.0, 0.0, 9, 3)
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(p.grad, torch.tensordot((0.1 / lengths).to(p.dtype), expected[name], 1))
+    write_gradients(
+        trainable(net), clipped_sums(net, loss, trainable(net), (batch[0][:0], batch[1][:0]), 0.1), 1.0, 2.0, 9, 3
+    )
+    noise = torch.view_as_real(net["wave"].grad)
+    assert noise.std(0) == pytest.approx(torch.full((2,), 2.0), rel=0.05)
 
 
 @pytest.mark.parametrize("method", ["vmap", "loop"])

@@ -54,6 +54,17 @@ def test_an_epoch_has_as_many_batches_as_hold_all_samples():
     assert len(batches(loader(200))[0]) == N
 
 
+def test_the_rate_is_that_of_the_accountant_for_sizes_that_do_not_divide_the_data():
+    """Not 1 divided by the number of batches, which is 1/2 here."""
+    source = loader(25)
+    sizes = []
+    for epoch in range(200):
+        source.set_epoch(epoch)
+        sizes += [len(source.drawn(position)) for position in range(2)]
+    assert source.rate == 25 / N
+    assert abs(np.mean(sizes) - 25) < 4 * np.sqrt(25 * 35 / 60 / len(sizes))
+
+
 def test_empty_batches_are_there():
     source = loader(1)
     sizes = [len(batch) for batch in batches(source, 3)]
