@@ -186,8 +186,8 @@ class UtilizationGap(EmbeddingObserver):
             rank_zero_warn(f"{self.name}: labels {missing} have one class in the {part} data; the mean is without them")
         if last and set(unfitted) - set(missing):
             rank_zero_warn(
-                f"{self.name}: labels {unfitted} have one class in the training data, so that their probe ranks nothing "
-                "(AUROC 0.5), which the mean contains"
+                f"{self.name}: labels {unfitted} have one class in the training data, so that their probe ranks "
+                "nothing (AUROC 0.5); the mean is with them"
             )
         more = {"bootstrap": about, "left_out": missing, "not_fitted": unfitted} if last else {}
         return Look(numbers, {**details, **more})

@@ -145,7 +145,7 @@ class MacroAUROC(Metric):
 
     def compute(self) -> Tensor:
         """Returns the mean over labels."""
-        if not self.scores:
+        if isinstance(self.scores, list) and not self.scores:  # what several processes gathered is a tensor
             return torch.tensor(float("nan"))
         scores, labels = dim_zero_cat(self.scores), dim_zero_cat(self.labels)
         found = macro(auroc(scores.cpu().numpy(), labels.cpu().numpy()), labels.cpu().numpy())

@@ -102,3 +102,11 @@ def test_macro_auroc_keeps_double_precision():
     metric = MacroAUROC()
     metric.update(torch.tensor([[1.0], [1.0 + 1e-12]], dtype=torch.float64), torch.tensor([[0], [1]]))
     assert float(metric.compute()) == 1
+
+
+def test_macro_auroc_of_two_processes_is_that_of_one(monkeypatch):
+    """What torchmetrics gathers is one tensor, no list of them."""
+    metric = MacroAUROC()
+    metric.update(torch.tensor(SCORES[:50]), torch.tensor(LABELS[:50]))
+    metric.scores, metric.labels = torch.tensor(SCORES), torch.tensor(LABELS)
+    assert float(metric.compute()) == pytest.approx(auroc(SCORES, LABELS).mean(), abs=1e-6)
