@@ -35,7 +35,7 @@ WAYS: dict[str, tuple[object, ...]] = {
     "precision": ("32-true", "bf16-mixed"),
 }
 APART = ("workers", "ranks")  # from the model: they are dear, and know it least; the matrix has them with each
-MOST = 9  # techniques in a cell: with more, what failed would be hard to find
+MOST = 8  # techniques in a cell: with more, what failed would be hard to find
 CANDIDATES = 5
 
 # Processor seconds on one machine, to weigh the cells by: of two that bring the same, the cheaper is taken.
