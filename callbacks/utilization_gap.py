@@ -14,7 +14,8 @@ Logged at the start, after ``epochs`` and at the end: ``utilization_gap/end_to_e
 ``utilization_gap.json`` has them for each label, with 95 % intervals and p over bootstrap resamples, which are the same
 for both and for every model of the same data (their hash is in it), and accuracy, sensitivity, specificity and F1 at
 the best threshold, chosen anew in each resample. A resample in which a label has one class is left out and counted; a
-label that has one class in the data is left out of the mean and named.
+label that has one class in the data is left out of the mean and named. One that has one class in the training data has
+no probe (AUROC 0.5, in the mean) and is named too.
 
 Targets are labels (B, K) of 0 and 1, with K outputs, or classes (B,), each against the others, of which the outputs'
 softmax is ranked. Cost: a pass over training data and examples per look, and the probe: seconds for 5,000 examples;
@@ -35,7 +36,8 @@ from scipy.special import log_softmax
 from framework.errors import UserError
 from framework.figures import new_figure
 from framework.functional.binary_probes import Solver, fit_binary_probes
-from framework.functional.ranking import OPERATING, rank_scores
+from framework.functional.ranking import OPERATING, rank_scores, two_classes
+from framework.functional.ranking import macro as macro_of
 from framework.functional.resampling import Interval, paired_p
 from framework.observing.diagnostics import EmbeddingObserver, Look, Part
 from framework.settings import above, at_least, one_of
@@ -61,14 +63,14 @@ def compare_scores(
         both), ``intervals``, ``p``, and ``operating``, by scoring the mean over labels at the best threshold.
     """
     points = {name: rank_scores(values, labels)["auroc"][0] for name, values in scores.items()}
-    numbers = {name: float(_mean(values[None])[0]) for name, values in points.items()}
+    numbers = {name: macro_of(values, labels) for name, values in points.items()}
     numbers["gap"] = numbers["probe"] - numbers["end_to_end"]
     details: dict[str, Any] = {"labels": {name: values.tolist() for name, values in points.items()}}
     if counts is None:
         return numbers, details
-    defined = np.isfinite(points["end_to_end"]) & np.isfinite(points["probe"])
+    defined = two_classes(labels)
     resampled = {name: rank_scores(values, labels, counts, operating=True) for name, values in scores.items()}
-    macro = {name: _mean(found["auroc"][:, defined], whole=True) for name, found in resampled.items()}
+    macro = {name: _mean(found["auroc"][:, defined]) for name, found in resampled.items()}
     macro["gap"] = macro["probe"] - macro["end_to_end"]
     details["intervals"] = {name: Interval.of(numbers[name], macro[name]).as_dict() for name in macro}
     details["label_intervals"] = {
@@ -78,20 +80,16 @@ def compare_scores(
     details["p"] = paired_p(macro["probe"], macro["end_to_end"])
     details["operating"] = {}
     for name, found in resampled.items():
-        once = rank_scores(scores[name], labels, operating=True)
+        once = {key: values[:, defined] for key, values in rank_scores(scores[name], labels, operating=True).items()}
         details["operating"][name] = {
-            key: Interval.of(_mean(once[key])[0], _mean(found[key][:, defined], whole=True)).as_dict()
-            for key in OPERATING
+            key: Interval.of(_mean(once[key])[0], _mean(found[key][:, defined])).as_dict() for key in OPERATING
         }
     return numbers, details
 
 
-def _mean(values: np.ndarray, whole: bool = False) -> np.ndarray:
-    """Means over labels of values (R, K): of those that are defined, or NaN unless all are (``whole``)."""
-    known = np.isfinite(values)
-    totals = np.where(known, values, 0.0).sum(1) / np.maximum(known.sum(1), 1)
-    enough = known.all(1) & (values.shape[1] > 0) if whole else known.any(1)
-    return np.where(enough, totals, np.nan)
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Means over labels of values (R, K), NaN unless all are defined."""
+    return values.mean(1) if values.shape[1] else np.full(len(values), np.nan)
 
 
 def gap_figure(rows: list[dict[str, Any]]) -> Figure:
@@ -183,10 +181,15 @@ class UtilizationGap(EmbeddingObserver):
             probe = z @ weight.T + bias
         counts, about = self.counts(len(z)) if last else (None, {})
         numbers, details = compare_scores({"end_to_end": scores, "probe": probe}, labels, counts)
-        missing = [k for k in range(labels.shape[1]) if len(np.unique(labels[:, k])) < 2]
+        missing, unfitted = (np.flatnonzero(~two_classes(values)).tolist() for values in (labels, y))
         if last and missing:
             rank_zero_warn(f"{self.name}: labels {missing} have one class in the {part} data; the mean is without them")
-        more = {"bootstrap": about, "left_out": missing} if last else {}
+        if last and set(unfitted) - set(missing):
+            rank_zero_warn(
+                f"{self.name}: labels {unfitted} have one class in the training data, so that their probe ranks "
+                "nothing (AUROC 0.5); the mean is with them"
+            )
+        more = {"bootstrap": about, "left_out": missing, "not_fitted": unfitted} if last else {}
         return Look(numbers, {**details, **more})
 
     def figure(self) -> Figure | None:
@@ -201,11 +204,12 @@ def _labels(targets: np.ndarray, outputs: int, name: str) -> np.ndarray:
             raise UserError(f"{name}: targets are not classes from 0 to {outputs - 1}")
         return (targets[:, None] == np.arange(outputs)).astype(np.int64)
     labels = targets[:, None] if targets.ndim == 1 else targets
-    if labels.shape[1:] != (outputs,) or not np.isin(labels, (0, 1)).all():
-        raise UserError(
-            f"{name}: targets {targets.shape[1:]} for {outputs} outputs; labels of 0 and 1 for each output, or classes "
-            "(B,), are expected"
-        )
+    expected = "labels of 0 and 1 for each output, or classes (B,), are expected"
+    if labels.shape[1:] != (outputs,):
+        raise UserError(f"{name}: targets {targets.shape[1:]} for {outputs} outputs; {expected}")
+    other = labels[~np.isin(labels, (0, 1))]
+    if other.size:
+        raise UserError(f"{name}: {other.size} targets are neither 0 nor 1, the first is {other[0]:g}; {expected}")
     return labels.astype(np.int64)
 
 

@@ -48,24 +48,29 @@ class Layout:
     patient: str
 
 
+def _inside(row: Row, column: str) -> str:
+    """A path of a table, below the set's folder also where it begins with a slash or is Windows'."""
+    return row.text(column).strip().replace("\\", "/").lstrip("/")
+
+
 def _chexpert(row: Row, folder: Path, size: str) -> Path:
-    inside = row.text("jpg_rel_path").replace("\\", "/").lstrip("/").removeprefix("CheXpert-v1.0/")
+    inside = _inside(row, "jpg_rel_path").removeprefix("CheXpert-v1.0/")
     return folder / size / inside if (folder / size).is_dir() else folder / inside
 
 
 def _mimic(row: Row, folder: Path, size: str) -> Path:
-    inside = row.text("jpg_rel_path").replace("\\", "/").lstrip("/")
+    inside = _inside(row, "jpg_rel_path")
     if (folder / size).is_dir():
         inside = f"/{inside}".replace("/files/", f"/{size}/", 1).lstrip("/")
     return folder / inside
 
 
 def _chest_xray14(row: Row, folder: Path, size: str) -> Path:
-    return folder / "CXR14" / size / row.text("img_rel_path")
+    return folder / "CXR14" / size / _inside(row, "img_rel_path")
 
 
 def _padchest(row: Row, folder: Path, size: str) -> Path:
-    return folder / size / row.text("ImageDir") / row.text("ImageID")
+    return folder / size / _inside(row, "ImageDir") / _inside(row, "ImageID")
 
 
 _FINDINGS = ("atelectasis", "cardiomegaly", "pleural_effusion", "pneumonia", "no_finding")

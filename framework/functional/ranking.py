@@ -111,8 +111,19 @@ def auroc(scores: Any, labels: Any) -> np.ndarray:
     return rank_scores(np.asarray(scores, np.float64), np.asarray(labels))["auroc"][0]
 
 
+def two_classes(labels: np.ndarray) -> np.ndarray:
+    """Returns which labels, of (N, K) of 0 and 1, have both classes, bool (K,)."""
+    return (labels == 1).any(0) & (labels == 0).any(0)
+
+
+def macro(values: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean of values (K,) over the labels (N, K) with both classes; NaN if there is none or one is NaN."""
+    values = values[two_classes(labels)]
+    return float(values.mean()) if len(values) else float("nan")
+
+
 class MacroAUROC(Metric):
-    """The mean AUROC of the labels that have both classes; NaN if none has.
+    """The mean AUROC of the labels that have both classes; NaN if none has, or a score of them is not finite.
 
     Unlike torchmetrics' own it ranks logits as they are: their sigmoid in float32 would tie large ones.
     """
@@ -128,14 +139,14 @@ class MacroAUROC(Metric):
 
     def update(self, scores: Tensor, labels: Tensor) -> None:
         """Adds the scores and labels (B, K) of a batch."""
-        self.scores.append(scores.detach().float())
+        scores = scores.detach()
+        self.scores.append(scores if scores.dtype == torch.float64 else scores.float())
         self.labels.append(labels)
 
     def compute(self) -> Tensor:
         """Returns the mean over labels."""
-        if not self.scores:
+        if isinstance(self.scores, list) and not self.scores:  # what several processes gathered is a tensor
             return torch.tensor(float("nan"))
         scores, labels = dim_zero_cat(self.scores), dim_zero_cat(self.labels)
-        found = auroc(scores.cpu().numpy(), labels.cpu().numpy())
-        known = found[np.isfinite(found)]
-        return torch.tensor(known.mean() if len(known) else float("nan"), dtype=torch.float32, device=scores.device)
+        found = macro(auroc(scores.cpu().numpy(), labels.cpu().numpy()), labels.cpu().numpy())
+        return torch.tensor(found, dtype=torch.float32, device=scores.device)

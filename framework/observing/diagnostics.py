@@ -7,6 +7,7 @@ measured on the same ones; their hash is in every report.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,8 @@ class EmbeddingObserver(Observer):
         part: Part of the data.
         epochs: Epochs after which to look beside the end, 0 being the start.
         normalize: Whether embeddings are divided by their norms.
-        examples: Largest number of examples of the part, drawn at random from more; null for all.
+        examples: Largest number of examples of the part; null for all. Of more they are drawn at random, and of a
+            dataloader of others they are the first.
         resamples: Number of bootstrap resamples.
         seed: Seed of the resamples and of the choice of examples.
         batch_size: Examples in a pass of the network.
@@ -93,6 +95,7 @@ class EmbeddingObserver(Observer):
         self.examples, self.resamples, self.seed, self.batch_size = examples, resamples, seed, batch_size
         self.rows: list[dict[str, Any]] = []
         self._final = -1  # the step of the look at the end
+        self._embedding = ""  # the layer that was found
 
     def look(self, trainer: pl.Trainer, module: pl.LightningModule, part: Part, last: bool) -> Look:
         """Measures.
@@ -188,7 +191,8 @@ class EmbeddingObserver(Observer):
     def _write(self, trainer: pl.Trainer, name: str, part: Part, content: Mapping[str, Any]) -> None:
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
-        report = {"note": NOTE, "part": part, "normalize": self.normalize, **content}
+        about = {"part": part, "layer": self._embedding, "normalize": self.normalize}
+        report = {"note": NOTE, **about, **content}
         path = Path(trainer.default_root_dir) / f"{name}.json"
         write_text(path, json.dumps(_finite(report), indent=1) + "\n")
         rank_zero_info(f"{self.name}: {path}. {NOTE}")
@@ -216,10 +220,12 @@ class EmbeddingObserver(Observer):
         """
         key = f"{self.name}.layer"
         layer = "" if outputs else find_projection(module, self.layer, key)
+        self._embedding = layer or self._embedding
         batches = self._batches(trainer, part, most)
         with torch.inference_mode(False):
             found, targets = embed(module, batches, layer, "post" if outputs else "pre", module.device, key)
-        return found["post" if outputs else "pre"].numpy(), targets.numpy()
+        # batches of others may go beyond it
+        return found["post" if outputs else "pre"].numpy()[:most], targets.numpy()[:most]
 
     def scaled(self, z: np.ndarray) -> np.ndarray:
         """Returns embeddings (N, D) in float64, of norm 1 if that is asked for."""
@@ -263,9 +269,9 @@ def _first(batches: Any, most: int) -> Any:
 
 
 def _finite(value: Any) -> Any:
-    """Plain data in which NaN is null."""
+    """Plain data in which what is not finite is null."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

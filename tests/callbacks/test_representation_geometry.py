@@ -117,11 +117,13 @@ def test_an_encoder_of_others_without_a_datamodule_of_ours(tmp_path, layer, size
             x = torch.randn(10, 1, 6, 6, generator=torch.Generator().manual_seed(1))
             return DataLoader(TensorDataset(x, torch.zeros(10)), batch_size=4)
 
-    technique = RepresentationGeometry(layer=layer, resamples=4)
+    technique = RepresentationGeometry(layer=layer, resamples=4, examples=7)  # of batches of 4
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(max_epochs=1, default_root_dir=tmp_path, callbacks=[technique], accelerator="cpu", **quiet)
     trainer.fit(Foreign(), Loaders())
-    assert technique.start.shape == (10, size)
+    assert technique.start.shape == (7, size)
+    assert technique.rows[-1]["bootstrap"]["samples"] == 7
+    assert report_of(tmp_path)["layer"] == (layer or "projector")
     assert technique.rows[-1]["displacement"] >= 0
 
 

@@ -13,6 +13,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from small_classifier import Data, Net, trained
 from torch import nn
 
+from callbacks.representation_geometry import RepresentationGeometry
 from callbacks.utilization_gap import UtilizationGap, compare_scores, gap_figure
 from framework.data.arrays import ArrayDataset
 from framework.errors import UserError
@@ -125,6 +126,64 @@ def test_resamples_in_which_a_label_has_one_class_are_skipped_and_counted():
     assert details["intervals"]["gap"]["skipped"] == absent
 
 
+def test_a_label_whose_scores_are_not_finite_makes_the_gap_nan():
+    """It must not drop out of one mean and stay in the other."""
+    broken = WEAK.copy()
+    broken[3, 1] = np.nan
+    numbers, details = compare_scores({"end_to_end": broken, "probe": STRONG}, LABELS, np.ones((3, 60)))
+    assert math.isnan(numbers["end_to_end"])
+    assert math.isnan(numbers["gap"])
+    assert numbers["probe"] == pytest.approx(roc_auc_score(LABELS, STRONG))
+    assert details["intervals"]["gap"]["skipped"] == 3
+    assert details["intervals"]["probe"]["skipped"] == 0
+
+
+def test_a_label_of_one_class_in_the_training_data_is_named(tmp_path, monkeypatch):
+    class Untaught(ManyLabels):
+        def setup(self, stage):
+            super().setup(stage)
+            self.train_set.tensors[1][:, 1] = 0
+
+    monkeypatch.setattr("small_classifier.Net", Labels)
+    monkeypatch.setattr("small_classifier.Data", Untaught)
+    technique = UtilizationGap(resamples=30)
+    with pytest.warns(UserWarning, match=r"labels \[1\] have one class in the training data, so that their probe"):
+        trained(tmp_path, technique)
+    end = technique.rows[-1]
+    assert (end["not_fitted"], end["left_out"]) == ([1], [])
+    assert end["labels"]["probe"][1] == 0.5
+
+
+def test_one_example_of_a_part(tmp_path, monkeypatch):
+    class One(ManyLabels):
+        def setup(self, stage):
+            super().setup(stage)
+            self.val_set = ArrayDataset(*(part[:1] for part in self.val_set.tensors))
+
+    monkeypatch.setattr("small_classifier.Net", Labels)
+    monkeypatch.setattr("small_classifier.Data", One)
+    gap, geometry = UtilizationGap(resamples=5), RepresentationGeometry(resamples=5)
+    with pytest.warns(UserWarning, match="have one class in the val data"):
+        trained(tmp_path, gap, geometry)
+    assert math.isnan(gap.rows[-1]["gap"])
+    assert geometry.rows[-1]["effective_dimension"] == 0
+    assert json.loads((tmp_path / "utilization_gap.json").read_text(encoding="utf-8"))["layer"] == "head"
+
+
+@pytest.mark.parametrize("fn", ["validate", "test"])
+def test_alone_on_a_trained_model(tmp_path, fn):
+    """The same numbers as at the end of training, without training."""
+    technique = UtilizationGap(resamples=6, part="val" if fn == "validate" else "test")
+    _, trainer, data = trained(tmp_path, technique)
+    getattr(trainer, fn)(trainer.lightning_module, datamodule=data, verbose=False)
+    part = "val" if fn == "validate" else "test"
+    alone = json.loads((tmp_path / f"utilization_gap_{part}.json").read_text(encoding="utf-8"))
+    end = json.loads((tmp_path / "utilization_gap.json").read_text(encoding="utf-8"))["rows"][-1]
+    assert {key: alone[key] for key in ("gap", "probe", "intervals", "bootstrap")} == {
+        key: end[key] for key in ("gap", "probe", "intervals", "bootstrap")
+    }
+
+
 def test_a_run_is_the_same_with_and_without_it(tmp_path):
     plain, *_ = trained(tmp_path / "a")
     observed, *_ = trained(tmp_path / "b", UtilizationGap(epochs=(0, 1, 2), resamples=5))
@@ -133,8 +192,6 @@ def test_a_run_is_the_same_with_and_without_it(tmp_path):
 
 
 def test_both_observers_use_the_same_resamples(tmp_path):
-    from callbacks.representation_geometry import RepresentationGeometry
-
     gap, geometry = UtilizationGap(resamples=7), RepresentationGeometry(resamples=7)
     trained(tmp_path, gap, geometry)
     assert gap.rows[-1]["bootstrap"] == geometry.rows[-1]["bootstrap"]
@@ -160,4 +217,13 @@ def test_what_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("small_classifier.Data", Wrong)
     monkeypatch.setattr("small_classifier.Net", Labels)
     with pytest.raises(UserError, match=r"utilization_gap: targets \(2,\) for 3 outputs"):
+        trained(tmp_path, UtilizationGap())
+
+    class Uncertain(ManyLabels):
+        def setup(self, stage):
+            super().setup(stage)
+            self.val_set.tensors[1][9, 1] = -1
+
+    monkeypatch.setattr("small_classifier.Data", Uncertain)
+    with pytest.raises(UserError, match="utilization_gap: 1 targets are neither 0 nor 1, the first is -1; labels of 0"):
         trained(tmp_path, UtilizationGap())

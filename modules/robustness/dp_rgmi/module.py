@@ -14,6 +14,7 @@ from framework import Module, OptimizerConfig, ScheduleConfig
 from framework.data.seeding import seeded
 from framework.errors import UserError
 from framework.functional.ranking import MacroAUROC
+from framework.observing.embeddings import find_projection
 from framework.observing.linear_probe import find_head
 from framework.settings import above, at_least
 from modules.pretrained import pretrain
@@ -87,10 +88,12 @@ class MultiLabelClassifier(Module):
         self.backbone = build_backbone(backbone, num_labels, image_size, in_chans, backbone_args=backbone_args)
         if weights is not None:
             load_weights(self.backbone, weights, "skip")
-        self._head = find_head(self.backbone, key="model.backbone") if num_labels > 1 else None
-        if self._head is not None:
-            head: Any = self.backbone.get_submodule(self._head)
-            head.reset_parameters()
+        find = find_head if num_labels > 1 else find_projection  # the former refuses a layer of one output
+        self._head = find(self.backbone, key="model.backbone")
+        head: Any = self.backbone.get_submodule(self._head)
+        if not isinstance(head, nn.Linear):
+            raise UserError(f"model.backbone: {backbone} ends in a {type(head).__name__}; a linear head is needed")
+        head.reset_parameters()
         given = [1.0] * num_labels if pos_weight is None or isinstance(pos_weight, str) else list(pos_weight)
         self.register_buffer("pos_weight", torch.tensor(given))
         self._start = pos_weight == BALANCED, weights is None and pretrain_epochs > 0
@@ -132,12 +135,7 @@ class MultiLabelClassifier(Module):
             x: Images (N, in_chans, image_size, image_size).
             y: Classes (N,).
             epochs: Passes over them.
-
-        Raises:
-            UserError: the classifier has one label, so that its head is no layer of several outputs.
         """
-        if self._head is None:
-            raise UserError("model.num_labels: 1 is not accepted with public images to pretrain on; 2 or more labels")
         parent, _, name = self._head.rpartition(".")
         owner, head = self.backbone.get_submodule(parent), self.backbone.get_submodule(self._head)
         seed = torch.initial_seed() % 2**32
@@ -151,9 +149,10 @@ class MultiLabelClassifier(Module):
 
     def _balance(self, train_set: Any) -> None:
         targets = getattr(train_set, "targets", None)
-        if not isinstance(targets, Tensor):
+        if not isinstance(targets, Tensor) or targets.shape[1:] != (self.num_labels,):
             raise UserError(
-                f"pos_weight: {BALANCED} is not accepted: {type(train_set).__name__} has no targets (N, K) to count"
+                f"pos_weight: {BALANCED} is not accepted: {type(train_set).__name__} has no targets "
+                f"(N, {self.num_labels}) to count"
             )
         positives = targets.sum(0).clamp(min=1)
         self.pos_weight.copy_((len(targets) - positives) / positives)

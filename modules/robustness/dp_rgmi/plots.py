@@ -94,15 +94,17 @@ def association_figure(checkpoints: Sequence[Checkpoint], names: Sequence[str]) 
     """Draws the rank correlations of all pairs of numbers over checkpoints."""
     from scipy.stats import rankdata
 
-    ranks = np.stack([rankdata([getattr(c, name) for c in checkpoints]) for name in names])
-    ranks = ranks - ranks.mean(1, keepdims=True)
+    numbers = np.array([[getattr(c, name) for c in checkpoints] for name in names])
+    numbers = numbers[:, np.isfinite(numbers).all(0)]  # without trainings that diverged
+    ranks = rankdata(numbers, axis=1)
+    ranks = ranks - (numbers.shape[1] + 1) / 2
     norms = np.sqrt((ranks**2).sum(1))
     with np.errstate(invalid="ignore", divide="ignore"):
         values = ranks @ ranks.T / (norms[:, None] * norms)
     figure = new_figure(size=(5.4, 4.4))
     axes = figure.axes[0]
     image = axes.imshow(values, vmin=-1, vmax=1, cmap="RdBu_r")
-    figure.colorbar(image, ax=axes, label=f"Spearman over {len(checkpoints)} checkpoints")
+    figure.colorbar(image, ax=axes, label=f"Spearman over {numbers.shape[1]} checkpoints")
     texts = [name.replace("_", " ") for name in names]
     axes.set_xticks(range(len(names)), texts, rotation=35, ha="right", fontsize=8)
     axes.set_yticks(range(len(names)), texts, fontsize=8)

@@ -47,6 +47,7 @@ COLUMNS = (
     "effective_dimension_at_start",
     "folder",
 )
+REPORTS = ("utilization_gap", "representation_geometry")
 NUMBERS = ("end_to_end", "probe", "gap", "displacement", "effective_dimension")
 
 
@@ -94,12 +95,11 @@ class Checkpoint:
 def _report(file: Path) -> list[dict[str, Any]]:
     try:
         rows = json.loads(read_text(file))["rows"]
-        assert isinstance(rows, list)
-        assert len(rows) >= 1
-        assert all(isinstance(row, dict) for row in rows)
-        return rows
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise UserError(f"{file}: not a report of a training ({error or 'it has no rows'})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: not a report of a training: {type(error).__name__}: {error}") from error
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{file}: not a report of a training: it has no rows")
+    return rows
 
 
 def _privacy(technique: Mapping[str, Any] | None) -> tuple[str, float]:
@@ -128,7 +128,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         UserError: a report is missing or broken.
     """
-    gap, geometry = (_report(folder / f"{name}.json") for name in ("utilization_gap", "representation_geometry"))
+    gap, geometry = (_report(folder / f"{name}.json") for name in REPORTS)
     config = load(read_text(folder / "config.yaml"))
     privacy, epsilon = _privacy((config.get("techniques") or {}).get("dp_sgd"))
     try:
@@ -165,12 +165,23 @@ def _number(value: Any) -> float:
 def read_checkpoints(folder: Path) -> list[Checkpoint]:
     """Returns the checkpoints of all runs in a folder, by start, budget and seed.
 
+    A run that has not ended, so that one of its two reports is missing, is named and left out.
+
     Raises:
         UserError: there is none, a report is broken, or runs were measured on different resamples.
     """
-    found = [read_checkpoint(file.parent) for file in sorted(folder.glob("**/utilization_gap.json"))]
-    if not found:
+    runs = sorted({file.parent for name in REPORTS for file in folder.glob(f"**/{name}.json")})
+    found = []
+    for run in runs:
+        missing = [f"{name}.json" for name in REPORTS if not (run / f"{name}.json").exists()]
+        if missing:
+            print(f"left out: {run} has no {missing[0]}", file=sys.stderr)
+        else:
+            found.append(read_checkpoint(run))
+    if not found and not runs:
         raise UserError(f"{folder}: no run in it has a utilization_gap.json")
+    if not found:
+        raise UserError(f"{folder}: no run in it has both {' and '.join(f'{name}.json' for name in REPORTS)}")
     for other in found[1:]:
         if other.resamples != found[0].resamples:
             raise UserError(
@@ -208,15 +219,17 @@ def associations(
 ) -> list[Association]:
     """Returns the correlation of each number with ``end_to_end`` over checkpoints; NaN for fewer than three.
 
+    A checkpoint in which one of the two is not finite, because its training diverged, is left out.
+
     Args:
-        checkpoints: Two or more.
+        checkpoints: One or more.
         names: Attributes of a checkpoint.
     """
-    u = np.array([c.end_to_end for c in checkpoints])
     found = []
     for name in names:
-        values = np.array([getattr(c, name) for c in checkpoints])
-        rows = resample_indices(len(u))
+        both = np.array([(c.end_to_end, getattr(c, name)) for c in checkpoints])
+        u, values = both[np.isfinite(both).all(1)].T
+        rows = resample_indices(len(u)) if len(u) else np.empty((1, 0), int)
         pairs = [(_ranked(u[r], values[r]), _linear(u[r], values[r])) for r in rows]
         ends = [_ends(np.array(column)) for column in zip(*pairs, strict=True)]
         found.append(Association(name, _ranked(u, values), ends[0], _linear(u, values), ends[1]))
@@ -230,9 +243,11 @@ def _ends(values: np.ndarray) -> tuple[float, float]:
 
 
 def _linear(a: np.ndarray, b: np.ndarray) -> float:
+    if len(a) < 3:
+        return math.nan
     a, b = a - a.mean(), b - b.mean()
     norm = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / norm if norm > 0 and len(a) > 2 else math.nan
+    return float(a @ b) / norm if norm > 0 else math.nan
 
 
 def _ranked(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,8 +1,10 @@
 """Radiographs by their tables: parts, views, labels, pictures, and patients in two parts."""
 
+import numpy as np
 import pytest
 import torch
-from tiny_files import write_radiographs
+from PIL import Image
+from tiny_files import RADIOGRAPHS, write_radiographs
 
 from datamodules.robustness.chest_xrays import LAYOUTS, ChestXrays
 from framework.errors import UserError
@@ -113,6 +115,35 @@ def test_what_is_wrong_in_a_table_is_named(tmp_path, change, message):
     table.write_text(table.read_text().replace(*change))
     with pytest.raises(UserError, match=message):
         ChestXrays(tmp_path, "padchest").setup("fit")
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("form", ["slash", "windows"])
+def test_paths_that_begin_with_a_slash_or_are_windows_are_below_the_folder(tmp_path, source, form):
+    column = RADIOGRAPHS[source][1]
+    write_radiographs(tmp_path, source)
+    plain = ChestXrays(tmp_path, source)
+    plain.setup("fit")
+    table = tmp_path / LAYOUTS[source].folder / "masterlist.csv"
+    header, *lines = table.read_text().rstrip().split("\n")
+    place = header.split(",").index(column)
+    rows = [line.split(",") for line in lines]
+    for row in rows:
+        row[place] = row[place].replace("/", "\\") if form == "windows" else f"/{row[place]}"
+    table.write_text("\n".join([header.upper(), *(",".join(row) for row in rows)]) + "\n")
+    data = ChestXrays(tmp_path, source)
+    data.setup("fit")
+    assert data.test_set.files == plain.test_set.files
+    assert torch.equal(data.test_set.targets, plain.test_set.targets)
+
+
+def test_pictures_of_16_bits_keep_their_shades(tmp_path):
+    write_radiographs(tmp_path, "padchest", size=8)
+    data = ChestXrays(tmp_path, "padchest", image_size=8, channels=1, mean=(0.0,), std=(1.0,))
+    data.setup("fit")
+    shades = np.linspace(0, 65_535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(shades).save(data.train_set.files[0])
+    assert data.train_set[0][0][0].numpy() == pytest.approx(shades / 65_535, abs=1 / 255)
 
 
 def test_settings_that_are_refused(tmp_path):

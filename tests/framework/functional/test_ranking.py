@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score, roc_curve
 
 from framework.errors import UserError
-from framework.functional.ranking import MacroAUROC, auroc, rank_scores
+from framework.functional.ranking import MacroAUROC, auroc, macro, rank_scores, two_classes
 from framework.functional.resampling import resample_indices, sample_counts
 
 RNG = np.random.default_rng(0)
@@ -78,3 +78,35 @@ def test_macro_auroc_over_batches_ranks_large_logits():
     assert float(metric.compute()) == pytest.approx(auroc(SCORES, LABELS).mean(), abs=1e-6)
     metric.reset()
     assert math.isnan(float(metric.compute()))
+
+
+def test_macro_auroc_is_nan_where_a_score_of_a_varied_label_is():
+    """A label that has diverged must not drop out of the mean as one of one class does."""
+    labels = LABELS.copy()
+    labels[:, 1] = 1
+    assert two_classes(labels).tolist() == [True, False, True]
+    assert macro(auroc(SCORES, labels), labels) == pytest.approx(auroc(SCORES, labels)[[0, 2]].mean())
+    assert math.isnan(macro(np.array([0.5]), np.ones((4, 1))))
+    metric = MacroAUROC()
+    broken = SCORES.copy()
+    broken[3, 0] = np.inf
+    metric.update(torch.tensor(broken), torch.tensor(labels))
+    assert math.isnan(float(metric.compute()))
+    metric.reset()
+    broken[3] = [0.0, np.nan, 0.0]  # of the label that has one class
+    metric.update(torch.tensor(broken), torch.tensor(labels))
+    assert math.isfinite(float(metric.compute()))
+
+
+def test_macro_auroc_keeps_double_precision():
+    metric = MacroAUROC()
+    metric.update(torch.tensor([[1.0], [1.0 + 1e-12]], dtype=torch.float64), torch.tensor([[0], [1]]))
+    assert float(metric.compute()) == 1
+
+
+def test_macro_auroc_of_two_processes_is_that_of_one(monkeypatch):
+    """What torchmetrics gathers is one tensor, no list of them."""
+    metric = MacroAUROC()
+    metric.update(torch.tensor(SCORES[:50]), torch.tensor(LABELS[:50]))
+    metric.scores, metric.labels = torch.tensor(SCORES), torch.tensor(LABELS)
+    assert float(metric.compute()) == pytest.approx(auroc(SCORES, LABELS).mean(), abs=1e-6)

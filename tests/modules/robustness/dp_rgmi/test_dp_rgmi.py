@@ -6,10 +6,14 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from checkout import CONFIGS
 from torch import nn
 
 import framework
+from callbacks.representation_geometry import RepresentationGeometry
+from callbacks.utilization_gap import UtilizationGap
 from datamodules.robustness.digit_attributes import DigitAttributes
+from framework.config.yaml12 import load
 from framework.errors import UserError
 from modules.robustness.dp_rgmi import MultiLabelClassifier
 from modules.vision.group_norm_cnn import GroupNormCNN
@@ -61,6 +65,54 @@ def test_head_is_linear_with_torchs_start_and_the_same_for_every_start(tmp_path)
     assert pretrained.backbone.head is head
     assert torch.equal(head.weight, kept)
     assert not torch.equal(pretrained.backbone.features[0].weight, body)
+
+
+@pytest.mark.parametrize("backbone", ["group_norm_cnn", "resnet18"])
+def test_a_classifier_of_one_label_starts_as_others_do(backbone):
+    model = MultiLabelClassifier(1, backbone, image_size=32)
+    head = model.backbone.get_classifier()
+    assert 0 < float(head.weight.detach().abs().max()) <= head.in_features**-0.5
+    assert bool(head.bias.any())  # timm's start is zero
+    model.pretrain(torch.rand(20, 1, 32, 32), torch.arange(20) % 3, 1)
+    assert model.backbone.get_classifier() is head
+    assert model(torch.rand(2, 1, 32, 32)).shape == (2, 1)
+
+
+def test_balanced_weights_of_labels_that_are_rare_or_not_there():
+    model = MultiLabelClassifier(3, pos_weight="balanced")
+    data = torch.utils.data.TensorDataset(torch.rand(4, 1))
+    data.targets = torch.tensor([[0, 1, 1], [0, 0, 1], [0, 0, 1], [0, 0, 1]])
+    with pytest.warns(UserWarning, match="computed on the training labels"):
+        model._balance(data)
+    assert model.pos_weight.tolist() == [3, 3, 0]  # as many as negatives for one positive at least
+    data.targets = torch.tensor([0, 1, 0, 1])
+    with pytest.raises(UserError, match=r"pos_weight: balanced is not accepted: .* has no targets \(N, 3\) to count"):
+        model._balance(data)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_loss_and_gradients_in_other_precisions_and_channels_last(dtype):
+    model = MultiLabelClassifier(pos_weight=[1.0, 2.0, 3.0, 4.0, 5.0]).to(dtype).to(memory_format=torch.channels_last)
+    x, y = torch.rand(6, 1, 28, 28), torch.randint(0, 2, (6, 5))
+    loss = model.training_step((x.to(dtype).contiguous(memory_format=torch.channels_last), y), 0)
+    loss.backward()
+    assert loss.dtype == dtype
+    expected = model.float().training_step((x, y), 0)
+    assert float(loss) == pytest.approx(float(expected), rel=0.03 if dtype == torch.bfloat16 else 1e-5)
+
+
+def test_both_observers_of_the_configs_measure_the_same_examples():
+    """Otherwise their numbers are of other resamples, and the study refuses the run."""
+    for name in ("dp_rgmi", "dp_rgmi_fashion", "dp_rgmi_paper"):
+        config = load((CONFIGS / "robustness" / f"{name}.yaml").read_text(encoding="utf-8"))
+        gap, geometry = (
+            cls(**config["techniques"][key]["init_args"])
+            for key, cls in (("utilization_gap", UtilizationGap), ("representation_geometry", RepresentationGeometry))
+        )
+        test_examples = {"dp_rgmi_paper": 30_000}.get(name, 1000)
+        sizes = {min(test_examples, own.examples or test_examples) for own in (gap, geometry)}
+        assert len(sizes) == 1
+        assert (gap.part, gap.resamples, gap.seed) == (geometry.part, geometry.resamples, geometry.seed)
 
 
 def test_pretraining_does_not_touch_the_global_generators():

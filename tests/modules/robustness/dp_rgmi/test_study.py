@@ -96,6 +96,39 @@ def test_tables_and_figures(tmp_path, capsys):
     assert write_study(tmp_path / "again", read_checkpoints(tmp_path))
 
 
+def test_a_sweep_that_has_not_ended(tmp_path, capsys):
+    """Trials that run yet, that stopped between their reports, and that diverged."""
+    for number, end in enumerate((0.95, 0.9, 0.8, 0.7)):
+        write_run(tmp_path / str(number), end=end, moved=end**2, seed=number)
+    (tmp_path / "running").mkdir()
+    (tmp_path / "running" / "config.yaml").write_text("model: {}\n")
+    write_run(tmp_path / "stopped", seed=8)
+    (tmp_path / "stopped" / "representation_geometry.json").unlink()
+    write_run(tmp_path / "diverged", seed=9)
+    for name, keys in (
+        ("utilization_gap", ("end_to_end", "probe", "gap")),
+        ("representation_geometry", ("displacement", "effective_dimension")),
+    ):
+        file = tmp_path / "diverged" / f"{name}.json"
+        rows = json.loads(file.read_text())["rows"]
+        rows[-1].update(dict.fromkeys(keys))
+        if "intervals" in rows[-1]:
+            rows[-1]["intervals"]["gap"] = {"low": None, "high": None}
+        rows[-1].pop("displacement", None)
+        file.write_text(json.dumps({"rows": rows}))
+    assert main([str(tmp_path)]) == 0
+    assert f"left out: {tmp_path / 'stopped'} has no representation_geometry.json" in capsys.readouterr().err
+    found = read_checkpoints(tmp_path)
+    assert [c.seed for c in found] == [0, 1, 2, 3, 9]
+    assert associations(found)[0] == associations(found[:4])[0]
+    assert associations(found)[1].spearman == pytest.approx(1)
+    assert np.isnan(associations(found[4:])[0].spearman)
+    for run in ("0", "1", "2", "3", "diverged"):
+        (tmp_path / run / "utilization_gap.json").unlink()
+    with pytest.raises(UserError, match="no run in it has both utilization_gap"):
+        read_checkpoints(tmp_path)
+
+
 def test_other_resamples_cannot_be_paired(tmp_path):
     write_run(tmp_path / "a")
     write_run(tmp_path / "b", seed=1, sha="b")
@@ -108,5 +141,8 @@ def test_what_is_missing_is_named(tmp_path, capsys):
     assert "no run in it has a utilization_gap.json" in capsys.readouterr().err
     write_run(tmp_path / "a")
     (tmp_path / "a" / "utilization_gap.json").write_text("{}")
-    with pytest.raises(UserError, match=r"utilization_gap\.json: not a report of a training"):
+    with pytest.raises(UserError, match=r"utilization_gap\.json: not a report of a training: KeyError: 'rows'"):
+        read_checkpoints(tmp_path)
+    (tmp_path / "a" / "utilization_gap.json").write_text('{"rows": []}')
+    with pytest.raises(UserError, match=r"utilization_gap\.json: not a report of a training: it has no rows"):
         read_checkpoints(tmp_path)
