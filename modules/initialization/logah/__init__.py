@@ -29,8 +29,8 @@ Expected numbers (``reproduce logah``, a minute and a half; perceptrons on sciki
 So predicted weights are as good without training as random ones after some epochs, and **a random start with a rate of
 its own overtakes them within three epochs**: the advantage is an early one.
 
-With ``architectures.bias: true`` its prediction starts the classifier ``vision/image_classifier_digits``: accuracy 0.965
-after two epochs at rate 3e-4, where a random start has 0.646 (one run).
+With ``architectures.bias: true`` its prediction starts the classifier ``vision/image_classifier_digits``: accuracy
+0.965 after two epochs at rate 3e-4, where a random start has 0.646 (one run).
 
 Cost: 15 ms a step for these perceptrons. All weights of a ViT-B by Small: 0.6 s of one core, as long as drawing them;
 peak memory 1.3 times that of the weights.

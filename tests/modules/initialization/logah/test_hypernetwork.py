@@ -143,7 +143,7 @@ def test_gpt2_weights_have_the_deviation_of_its_config_and_embeddings_are_as_pre
     assert torch.func.functional_call(net, found, (tokens,)).logits.shape == (2, 5, 7)
 
 
-def test_positions_are_a_square_with_the_first_again_for_the_class_token():
+def test_positions_are_a_square_and_that_of_the_class_token_is_drawn():
     _, graph = network("vit", depth=1, width=12, heads=3, patch_size=2)
     ghn = hypernetwork()
     (found,) = ghn([graph])
@@ -152,7 +152,22 @@ def test_positions_are_a_square_with_the_first_again_for_the_class_token():
     positions = found["pos_embed"][0]
     assert positions.shape == (17, 12)
     torch.testing.assert_close(positions[1:], raw.flatten(1).T)
-    assert found["cls_token"].std() < 0.05
+    generator = torch.Generator().manual_seed(5)
+    (again,) = ghn([graph], generator)
+    generator.manual_seed(5)
+    drawn = {"cls_token": torch.randn(1, 1, 12, generator=generator) * 0.02}
+    drawn["pos_embed"] = torch.randn(1, 1, 12, generator=generator) * 0.02
+    assert torch.equal(again["cls_token"], drawn["cls_token"])
+    assert torch.equal(again["pos_embed"][:, :1], drawn["pos_embed"])
+    torch.testing.assert_close(again["pos_embed"][:, 1:], found["pos_embed"][:, 1:])
+
+
+def test_positions_of_a_rectangle_are_all_predicted():
+    slot = Slot("pos", "position", (1, 12, 6))
+    raw = torch.randn(1, 6, 3, 3)
+    fitted = hypernetwork()._fitted(raw, slot, Node("position", (1, 6, 3, 3)))[0]
+    torch.testing.assert_close(fitted[3:], raw[0].flatten(1).T)
+    torch.testing.assert_close(fitted[:3], raw[0].flatten(1).T[6:])
 
 
 @pytest.mark.parametrize(("name", "millions"), [("tiny", 2.54), ("small", 21.4), ("base", 78.2), ("large", 289.4)])
