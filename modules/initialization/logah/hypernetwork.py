@@ -86,14 +86,15 @@ class HyperNetwork(nn.Module):
         embeddings = self.encoder(self.encoder.batch(graphs))
         for shape, wishes in by_size(graphs).items():
             x = embeddings[[wish.graph for wish in wishes], [wish.node for wish in wishes]]
-            weights = self.decoder(x, shape)
+            # under autocast too, predictions have the type that a network's own parameters would have
+            weights = self.decoder(x, shape).to(self.decoder.wide.weight.dtype)
             for wish, weight in zip(wishes, weights, strict=True):
                 found[wish.graph][wish.slot.name] = self._fitted(weight, wish.slot, graphs[wish.graph].nodes[wish.node])
         for number, graph in enumerate(graphs):
             for _, slot in graph.slots:
                 if slot.role == "token":
                     drawn = torch.randn(slot.shape, generator=generator) * TOKEN_STD
-                    found[number][slot.name] = drawn.to(embeddings)
+                    found[number][slot.name] = drawn.to(self.decoder.wide.weight)
                 elif slot.role == "position" and _has_class(slot.shape):
                     value = found[number][slot.name]
                     drawn = torch.randn(value[..., :1, :].shape, generator=generator) * TOKEN_STD

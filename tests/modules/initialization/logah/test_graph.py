@@ -237,6 +237,10 @@ def test_the_generators_of_the_paper():
         ({"layers": (3, 2)}, r"architectures.layers: \[3, 2\]"),
         ({"widths": (0, 2)}, "architectures.widths"),
         ({"step": 0}, "architectures.step"),
+        (
+            {"family": "vit", "widths": (8, 24), "step": 8, "heads": (3, 5), "layers": (1, 1)},
+            r"architectures.heads: none of \[3, 5\] divides the width 8",
+        ),
     ],
 )
 def test_spaces_that_are_not_accepted(settings, message):

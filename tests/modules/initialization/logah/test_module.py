@@ -135,6 +135,25 @@ def test_class_tokens_depend_on_the_step_alone_and_evaluations_change_nothing(tm
     assert torch.equal(watched._predicted[0][1]["cls_token"], first)
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("family", ["vit", "mlp"])
+def test_with_numbers_of_16_bits(tmp_path, precision, family):
+    space = Space(family, layers=(1, 1), widths=(8, 16), step=8, heads=(2,), patch_size=(4,), bias=True)
+    model = model_of(architectures=space)
+    kinds = set()
+    real = model.hypernetwork.forward
+
+    def seen(*args):
+        found = real(*args)
+        kinds.update(value.dtype for values in found for value in values.values())
+        return found
+
+    model.hypernetwork.forward = seen
+    trainer = fit(tmp_path, model, precision=precision, max_epochs=1, limit_train_batches=2, limit_val_batches=1)
+    assert kinds == {torch.float32 if precision == "bf16-mixed" else torch.bfloat16}
+    assert 1 < float(trainer.callback_metrics["train/error"]) < 4
+
+
 def test_what_was_met_is_noted_again_after_a_checkpoint_replaced_it(tmp_path):
     model = model_of()
     fit(tmp_path, model, max_epochs=1, limit_train_batches=1, limit_val_batches=0)
