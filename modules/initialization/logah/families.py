@@ -39,6 +39,7 @@ _PERCEPTRON = (
 
 Family = Literal["mlp", "vit", "gpt2"]
 Shape = Mapping[str, Any]  # what one architecture is built from: plain data
+_STEPS = {"mlp": 8, "vit": 32, "gpt2": 8}  # distance of two widths
 LARGEST = 50_000_000  # parameters of a GPT of the paper's set
 
 
@@ -51,7 +52,7 @@ class Space:
         layers: Fewest and most hidden layers or blocks; by default the family's.
         widths: Smallest and largest width; by default they depend on the number of layers as in the paper.
         step: Distance of two widths; by default the family's.
-        heads: Heads to choose from; by default as in the paper.
+        heads: Heads to choose from, those that divide the width; by default as in the paper, or 1 where none divides.
         patch_size: Sides of patches of ``vit`` to choose from.
         bias: Whether perceptrons have biases.
         file: Table of architectures to take instead, see :mod:`modules.initialization.logah.shapes`.
@@ -81,6 +82,10 @@ class Space:
             value = getattr(self, name)
             if value is not None and (len(value) != 2 or value[0] > value[1]):
                 raise UserError(f"architectures.{name}: {list(value)} is not accepted; the smallest and the largest")
+        if self.heads and self.widths and self.family != "mlp":
+            for width in range(self.widths[0], self.widths[1] + 1, self.step or _STEPS[self.family]):
+                if all(width % heads for heads in self.heads):
+                    raise UserError(f"architectures.heads: none of {list(self.heads)} divides the width {width}")
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def draw(space: Space, task: Task, seed: int) -> dict[str, Any]:
     for _ in range(100):
         layers = generator.randint(low, high)
         smallest, largest = space.widths or _widths(space.family, layers)
-        step = space.step or {"mlp": 8, "vit": 32, "gpt2": 8}[space.family]
+        step = space.step or _STEPS[space.family]
         choices = range(smallest, largest + 1, step)
         if space.family == "mlp":
             return {"widths": [generator.choice(choices) for _ in range(layers)], "bias": space.bias}

@@ -377,9 +377,16 @@ def _arguments(node: fx.Node) -> dict[str, Any]:
 
 def _made(
     reader: _Reader, operation: str, pairs: Sequence[tuple[Any, Role]], flip: bool = False, groups: int = 1
-) -> Node:
-    """The node of an operation, whose first parameter gives its shape; matrices are (inputs, outputs) with ``flip``."""
+) -> Node | None:
+    """The node of an operation, whose first parameter gives its shape; matrices are (inputs, outputs) with ``flip``.
+
+    ``None`` if its weight is a parameter of another number of dimensions, of which these are views.
+    """
     given = [(part, role) for part, role in pairs if isinstance(part, fx.Node) and part in reader.carried]
+    for part, role in given:
+        own = reader.net.get_parameter(reader.carried[part][0])
+        if role in ("weight", "embedding") and own.ndim != part.meta["val"].ndim:
+            return None
     slots = []
     for part, role in given:
         slot = reader._slot(part, role)

@@ -10,7 +10,7 @@ What the decoder predicts is brought to a size that networks train from:
 - scales of norms 2 sigmoid(p / 2), in (0, 2); shifts and biases tanh(p / 5), in (−1, 1).
 
 Both rows of one prediction of size (2c, 1) are scale and shift of c channels; a bias is its second row. Class tokens
-are drawn from N(0, 0.02²).
+and their positions are drawn from N(0, 0.02²).
 """
 
 from __future__ import annotations
@@ -80,20 +80,25 @@ class HyperNetwork(nn.Module):
 
         Args:
             graphs: The graphs.
-            generator: For class tokens; the global one by default.
+            generator: For class tokens and their positions; the global one by default.
         """
         found: list[dict[str, Tensor]] = [{} for _ in graphs]
         embeddings = self.encoder(self.encoder.batch(graphs))
         for shape, wishes in by_size(graphs).items():
             x = embeddings[[wish.graph for wish in wishes], [wish.node for wish in wishes]]
-            weights = self.decoder(x, shape)
+            # under autocast too, predictions have the type that a network's own parameters would have
+            weights = self.decoder(x, shape).to(self.decoder.wide.weight.dtype)
             for wish, weight in zip(wishes, weights, strict=True):
                 found[wish.graph][wish.slot.name] = self._fitted(weight, wish.slot, graphs[wish.graph].nodes[wish.node])
         for number, graph in enumerate(graphs):
             for _, slot in graph.slots:
                 if slot.role == "token":
                     drawn = torch.randn(slot.shape, generator=generator) * TOKEN_STD
-                    found[number][slot.name] = drawn.to(embeddings)
+                    found[number][slot.name] = drawn.to(self.decoder.wide.weight)
+                elif slot.role == "position" and _has_class(slot.shape):
+                    value = found[number][slot.name]
+                    drawn = torch.randn(value[..., :1, :].shape, generator=generator) * TOKEN_STD
+                    found[number][slot.name] = torch.cat([drawn.to(value), value[..., 1:, :]], -2)
         return found
 
     def _fitted(self, weight: Tensor, slot: Slot, node: Node) -> Tensor:
@@ -127,12 +132,17 @@ def gain(node: Node) -> float:
     return 1.0 if height < width or (node.groups > 1 and inner == 1) else 2.0
 
 
+def _has_class(shape: Sequence[int]) -> bool:
+    """Whether position embeddings (…, N, D) are those of a class token and of a square of patches."""
+    return math.isqrt(shape[-2]) ** 2 == shape[-2] - 1
+
+
 def _positions(weight: Tensor, shape: Sequence[int]) -> Tensor:
-    """Position embeddings (…, N, D) from (D, s, s), s = ⌊√N⌋; what N has beyond s² are the first ones again."""
+    """Position embeddings (…, N, D) from (D, s, s), s = ⌊√N⌋; what N has beyond s² repeats the last ones, in front."""
     count, width = shape[-2:]
     flat = weight.flatten(1).T  # (s², D)
     index = torch.arange(count, device=weight.device)
-    extra = count - len(flat)  # the class token's position comes first
+    extra = count - len(flat)
     index = (index - extra) % len(flat)
     return flat[index].view(*shape[:-2], count, width)
 
@@ -148,8 +158,15 @@ def by_size(graphs: Sequence[Graph]) -> Mapping[tuple[int, int, int, int], list[
         for place, slot in graph.slots:
             if slot.role == "token":
                 continue
-            shape = graph.nodes[place].shape
-            if slot.role in ("scale", "shift", "bias"):
-                shape = (2 * math.prod(slot.shape), 1, 1, 1)
-            found[shape].append(_Wish(number, place, slot))
+            found[predicted_shape(graph.nodes[place], slot)].append(_Wish(number, place, slot))
     return found
+
+
+def predicted_shape(node: Node, slot: Slot) -> tuple[int, int, int, int]:
+    """Returns the size (c_out, c_in, k_h, k_w) of the prediction that a parameter is made of.
+
+    Args:
+        node: The operation.
+        slot: Its parameter.
+    """
+    return (2 * math.prod(slot.shape), 1, 1, 1) if slot.role in ("scale", "shift", "bias") else node.shape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from framework.protocols.weights import PredictedWeights
 from framework.settings import at_least, between
 from modules.initialization.logah.families import Space, Task, build, draw, recognise
 from modules.initialization.logah.graph import OPERATIONS, ROLES, Graph, trace, with_shapes
-from modules.initialization.logah.hypernetwork import HyperNetwork, Normalise
+from modules.initialization.logah.hypernetwork import HyperNetwork, Normalise, predicted_shape
 from modules.initialization.logah.shapes import read_shapes
 from modules.language_model import aligned, token_losses
 
@@ -35,11 +35,12 @@ class GraphHyperNetwork(Module):
     Batches are ``(x, y)``, images and classes, or tokens as :class:`modules.language_model.LanguageModel` takes them.
     The loss is the mean cross-entropy of the networks with their predicted weights, plus ``penalty`` times the sum of
     the norms of all that was predicted. Logs ``train/loss`` (with the penalty), ``train/error`` (without), and under
-    ``val/`` and ``test/`` the mean ``loss`` and ``accuracy`` of ``eval_networks`` architectures that no training step
-    draws, without any training of their own.
+    ``val/`` and ``test/`` the mean ``loss`` and ``accuracy`` of ``eval_networks`` architectures, of seeds that no
+    training step uses, without any training of their own. In a small space training draws some of the same shapes by
+    chance; for shapes that it has certainly not seen, list the architectures in a file.
 
-    Architectures are drawn from the seed, the epoch and the batch, so that a resumed training sees the same ones. Of
-    those of a file the last ``eval_networks`` are kept for the evaluations.
+    Architectures and class tokens are drawn from the seed, the epoch and the batch, so that a resumed training sees the
+    same ones. Of the architectures of a file the last ``eval_networks`` are kept for the evaluations.
 
     Args:
         architectures: What can be drawn.
@@ -63,8 +64,8 @@ class GraphHyperNetwork(Module):
         schedule: The learning-rate schedule.
 
     Raises:
-        UserError: a setting is not accepted (in the constructor); the data's classes, channels or size differ, or the
-            file of architectures is broken (in ``setup``).
+        UserError: a setting is not accepted (in the constructor); the data does not fit the networks, or the file of
+            architectures is broken (in ``setup``).
     """
 
     operations: Tensor
@@ -104,6 +105,7 @@ class GraphHyperNetwork(Module):
         self.hypernetwork = HyperNetwork(dim, rank, layers, heads, size, scaled)
         # which parameters of which operations the training has met: of others nothing is known
         self.register_buffer("operations", torch.zeros(len(OPERATIONS), len(ROLES), dtype=torch.bool))
+        self._met: set[tuple[str, str]] = set()
         self._listed: list[dict[str, Any]] = []
         self._topologies: dict[Any, Graph] = {}
         self._kept: OrderedDict[Any, tuple[nn.Module, Graph]] = OrderedDict()
@@ -114,14 +116,26 @@ class GraphHyperNetwork(Module):
         """Compares the data with the networks that are to be drawn.
 
         Raises:
-            UserError: classes, channels or size differ, or the file of architectures is broken.
+            UserError: classes, channels or size differ, texts have more tokens than the networks, the data is of
+                another kind, patches do not divide the images, or the file of architectures is broken.
         """
         self.listed()
         data = getattr(self.trainer, "datamodule", None)
-        for name in ("num_classes", "channels", "image_size"):
-            found, given = getattr(data, name, None), getattr(self.task, name)
-            if found is not None and found != given:
+        text = self.space.family == "gpt2"
+        kind, other = ("tokens", "image_size") if text else ("images", "vocab_size")
+        if hasattr(data, other):
+            raise UserError(f"architectures.family: {self.space.family} takes {kind}; {type(data).__name__} has none")
+        for theirs, name in (("vocab_size", "num_classes"), ("length", "length")) if text else _IMAGES:
+            found, given = getattr(data, theirs, None), getattr(self.task, name)
+            if found is not None and (found > given if text else found != given):
                 raise UserError(f"model.init_args.{name}: {given}, but the data has {found}")
+        if self.space.family == "vit":
+            for side in {shape["patch_size"] for shape in self._listed} or self.space.patch_size:
+                if self.task.image_size % side:
+                    where = "patch_size" if self.space.file is None else "file"
+                    raise UserError(
+                        f"architectures.{where}: patches of {side} do not divide images of {self.task.image_size}"
+                    )
 
     def listed(self) -> list[dict[str, Any]]:
         """Returns the architectures of the file; an empty list if they are drawn.
@@ -130,7 +144,7 @@ class GraphHyperNetwork(Module):
             UserError: the file is broken, or has too few networks.
         """
         if self.space.file is not None and not self._listed:
-            found = read_shapes(self.space.file, self.space.family)
+            found = read_shapes(self.space.file, self.space.family, self.space.bias)
             if len(found) <= self.eval_networks:
                 raise UserError(
                     f"architectures.file: {self.space.file} has {len(found)} networks; more than eval_networks "
@@ -182,13 +196,18 @@ class GraphHyperNetwork(Module):
         drawn = [mix(self.seed, self.current_epoch, batch_idx, place) for place in range(self.meta_batch)]
         return [seed % (self.networks or HELD_OUT) for seed in drawn]
 
+    def on_train_start(self) -> None:
+        """Forgets what it has noted: a checkpoint may have replaced the buffer."""
+        super().on_train_start()
+        self._met = set()
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Returns the loss of a batch, over the networks of this step."""
-        nets, graphs = zip(*map(self.network, self.seeds(batch_idx)), strict=True)
-        for graph in graphs:
-            for number, slot in graph.slots:
-                self.operations[OPERATIONS.index(graph.nodes[number].operation), ROLES.index(slot.role)] = True
-        found = self.hypernetwork(graphs)
+        seeds = self.seeds(batch_idx)
+        nets, graphs = zip(*map(self.network, seeds), strict=True)
+        self._meet(graphs)
+        # of their own, so that class tokens depend on the step alone
+        found = self.hypernetwork(graphs, torch.Generator().manual_seed(mix(self.current_epoch, batch_idx, *seeds)))
         errors = [
             self.error(apply(net, values, batch), batch, self.label_smoothing)
             for net, values in zip(nets, found, strict=True)
@@ -200,6 +219,13 @@ class GraphHyperNetwork(Module):
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)
         self.log("train/error", error, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         return loss
+
+    def _meet(self, graphs: Sequence[Graph]) -> None:
+        """Notes which parameters of which operations the training meets; the buffer is written for new ones alone."""
+        pairs = {(graph.nodes[number].operation, slot.role) for graph in graphs for number, slot in graph.slots}
+        for operation, role in pairs - self._met:
+            self.operations[OPERATIONS.index(operation), ROLES.index(role)] = True
+        self._met |= pairs
 
     def error(self, logits: Tensor, batch: Any, smoothing: float = 0.0) -> Tensor:
         """Returns the cross-entropy of logits on a batch.
@@ -218,7 +244,8 @@ class GraphHyperNetwork(Module):
         """Predicts the weights of the evaluation's networks."""
         pairs = [self.network(HELD_OUT + number) for number in range(self.eval_networks)]
         with torch.no_grad():
-            found = self.hypernetwork([graph for _, graph in pairs])
+            generator = torch.Generator().manual_seed(mix(self.seed, HELD_OUT))  # the same at every evaluation
+            found = self.hypernetwork([graph for _, graph in pairs], generator)
         self._predicted = [(net, values) for (net, _), values in zip(pairs, found, strict=True)]
 
     def on_validation_epoch_start(self) -> None:
@@ -267,15 +294,19 @@ class GraphHyperNetwork(Module):
             seed: Of class tokens.
 
         Raises:
-            UserError: there is no such network, it is of another family, or one of its operations was in no network of
-                the training.
+            UserError: there was no training step, or it diverged; there is no such network, it is on the meta device,
+                of another family, or one of its operations was in no network of the training.
         """
+        if not self.operations.any():
+            raise UserError("the hypernetwork was never trained: its checkpoint is from before the first step")
         name, net, known = find_network(model, network)
         if known.family != self.space.family:
             raise UserError(
                 f"{type(net).__name__} is of the family {known.family}; this hypernetwork was trained on "
                 f"{self.space.family}"
             )
+        if any(parameter.is_meta for parameter in net.parameters()):
+            raise UserError(f"{type(net).__name__} is on the meta device, which holds no values; move it with to_empty")
         graph = trace(net, known.args, known.kwargs)
         for number, slot in graph.slots:
             operation = graph.nodes[number].operation
@@ -290,13 +321,20 @@ class GraphHyperNetwork(Module):
         lead = f"{name}." if name else ""
         how = dict.fromkeys((key for key, _ in model.named_parameters(remove_duplicate=False)), "left alone")
         for number, slot in graph.slots:
-            tiled = self.hypernetwork.decoder.tiles(graph.nodes[number].shape)
+            tiled = self.hypernetwork.decoder.tiles(predicted_shape(graph.nodes[number], slot))
             how[lead + slot.name] = "drawn" if slot.role == "token" else "tiled" if tiled else "predicted"
-        how.update((lead + tied, "copied") for tied in graph.tied)
+        written = {id(net.get_parameter(key)) for key in found}
+        for key, parameter in model.named_parameters(remove_duplicate=False):
+            if id(parameter) in written and how[key] == "left alone":
+                how[key] = "copied"
+        for key, value in found.items():
+            if not value.isfinite().all():
+                raise UserError(f"{lead}{key}: the prediction is not finite; the hypernetwork's training diverged")
         return PredictedWeights(name, {lead + key: value for key, value in found.items()}, how)
 
 
 _SCORES = ("loss", "accuracy")
+_IMAGES = (("num_classes", "num_classes"), ("channels", "channels"), ("image_size", "image_size"))
 
 
 def inputs_of(batch: Any) -> Tensor:

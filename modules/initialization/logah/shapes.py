@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 LARGEST = 2**20  # of a width, a depth, a patch
 
 
-def read_shapes(path: str | Path, family: Family) -> list[dict[str, Any]]:
+def read_shapes(path: str | Path, family: Family, bias: bool = False) -> list[dict[str, Any]]:
     """Returns the architectures of a file, as :func:`modules.initialization.logah.families.build` takes them.
 
     Args:
         path: The table.
         family: Of its networks.
+        bias: Whether perceptrons have biases.
 
     Raises:
         UserError: the file is no table, is empty, or a number is missing, not whole, too small or does not fit.
@@ -42,7 +43,7 @@ def read_shapes(path: str | Path, family: Family) -> list[dict[str, Any]]:
         raise UserError(f"{path}: no row; one for each network is expected")
     if family == "mlp":
         return [
-            {"widths": [_whole(row, "widths", part) for part in row.text("widths").split("-")], "bias": False}
+            {"widths": [_whole(row, "widths", part) for part in row.text("widths").split("-")], "bias": bias}
             for row in rows
         ]
     names = ("num_layers", "hidden_dim", "num_heads") if family == "vit" else ("n_layer", "n_embd", "n_head")

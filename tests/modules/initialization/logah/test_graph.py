@@ -166,6 +166,25 @@ def test_an_operation_without_a_rule_is_refused_by_name():
         trace(Branching(), (torch.zeros(2, 4),))
 
 
+class Viewed(nn.Module):
+    def __init__(self, shape: tuple[int, ...], as_matrix: bool) -> None:
+        super().__init__()
+        self.table, self.as_matrix = nn.Parameter(torch.zeros(shape)), as_matrix
+
+    def forward(self, x):
+        weight = self.table.view(4, 4)
+        return x @ weight if self.as_matrix else F.linear(x, weight)
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 1, 1), (16,), (2, 2, 4)])
+@pytest.mark.parametrize("as_matrix", [True, False])
+def test_a_matrix_that_is_a_view_of_something_else_is_refused_by_name(shape, as_matrix):
+    with pytest.raises(UserError, match=r"Viewed: the operation .* with the parameter table has no rule"):
+        trace(Viewed(shape, as_matrix), (torch.zeros(2, 4),))
+    kinds = [node.operation for node in trace(Viewed((4, 4), as_matrix), (torch.zeros(2, 4),)).nodes]
+    assert kinds == ["input", "linear"]
+
+
 @pytest.mark.parametrize("family", ["mlp", "vit", "gpt2"])
 def test_one_trace_serves_all_widths_of_a_depth(family):
     task = Task(num_classes=20, channels=3, image_size=32)
@@ -218,6 +237,10 @@ def test_the_generators_of_the_paper():
         ({"layers": (3, 2)}, r"architectures.layers: \[3, 2\]"),
         ({"widths": (0, 2)}, "architectures.widths"),
         ({"step": 0}, "architectures.step"),
+        (
+            {"family": "vit", "widths": (8, 24), "step": 8, "heads": (3, 5), "layers": (1, 1)},
+            r"architectures.heads: none of \[3, 5\] divides the width 8",
+        ),
     ],
 )
 def test_spaces_that_are_not_accepted(settings, message):

@@ -12,7 +12,7 @@ from framework.errors import UserError
 from modules.initialization.logah.decoder import LowRankDecoder
 from modules.initialization.logah.encoder import GraphEncoder, channel_sizes, nearest
 from modules.initialization.logah.families import Task, build, recognise
-from modules.initialization.logah.graph import Graph, Node, Slot, trace
+from modules.initialization.logah.graph import OPERATIONS, Graph, Node, Slot, trace
 from modules.initialization.logah.hypernetwork import SIZES, HyperNetwork, fan_in, gain
 
 
@@ -143,7 +143,7 @@ def test_gpt2_weights_have_the_deviation_of_its_config_and_embeddings_are_as_pre
     assert torch.func.functional_call(net, found, (tokens,)).logits.shape == (2, 5, 7)
 
 
-def test_positions_are_a_square_with_the_first_again_for_the_class_token():
+def test_positions_are_a_square_and_that_of_the_class_token_is_drawn():
     _, graph = network("vit", depth=1, width=12, heads=3, patch_size=2)
     ghn = hypernetwork()
     (found,) = ghn([graph])
@@ -152,7 +152,22 @@ def test_positions_are_a_square_with_the_first_again_for_the_class_token():
     positions = found["pos_embed"][0]
     assert positions.shape == (17, 12)
     torch.testing.assert_close(positions[1:], raw.flatten(1).T)
-    assert found["cls_token"].std() < 0.05
+    generator = torch.Generator().manual_seed(5)
+    (again,) = ghn([graph], generator)
+    generator.manual_seed(5)
+    drawn = {"cls_token": torch.randn(1, 1, 12, generator=generator) * 0.02}
+    drawn["pos_embed"] = torch.randn(1, 1, 12, generator=generator) * 0.02
+    assert torch.equal(again["cls_token"], drawn["cls_token"])
+    assert torch.equal(again["pos_embed"][:, :1], drawn["pos_embed"])
+    torch.testing.assert_close(again["pos_embed"][:, 1:], found["pos_embed"][:, 1:])
+
+
+def test_positions_of_a_rectangle_are_all_predicted():
+    slot = Slot("pos", "position", (1, 12, 6))
+    raw = torch.randn(1, 6, 3, 3)
+    fitted = hypernetwork()._fitted(raw, slot, Node("position", (1, 6, 3, 3)))[0]
+    torch.testing.assert_close(fitted[3:], raw[0].flatten(1).T)
+    torch.testing.assert_close(fitted[:3], raw[0].flatten(1).T[6:])
 
 
 @pytest.mark.parametrize(("name", "millions"), [("tiny", 2.54), ("small", 21.4), ("base", 78.2), ("large", 289.4)])
@@ -187,6 +202,46 @@ def test_check_8_the_direction_of_edges_matters():
     assert not torch.allclose(encoder(batch), encoder(kept), atol=1e-4)
 
 
+def test_the_encoder_by_hand():
+    """Tables, degrees, depths, edge bias and layers, node by node."""
+    _, graph = network("vit", depth=1, width=12, heads=3, patch_size=2)
+    torch.manual_seed(0)
+    encoder = GraphEncoder(8, 2, 2).double()
+    n = len(graph.nodes)
+    rows = []
+    for number, node in enumerate(graph.nodes):
+        channels = [encoder.channel.weight[encoder.channels(size)] for size in node.shape[:2]]
+        kernels = [encoder.kernel.weight[encoder.kernels(size)] for size in node.shape[2:]]
+        into, out = (sum(edge[end] == number for edge in graph.edges) for end in (1, 0))
+        rows.append(
+            encoder.operation.weight[OPERATIONS.index(node.operation)] + torch.cat([*channels, *kernels])
+            + encoder.degree_in.weight[into] + encoder.degree_out.weight[out]
+            + encoder.depth.weight[graph.distances[0, number]]
+        )  # fmt: skip
+    x, tables = torch.stack(rows), encoder.distance.weight
+    angle = 3 / 10000.0 ** (2 / 8)
+    assert tables[4, 2:4].tolist() == pytest.approx([math.sin(angle), math.cos(angle)], rel=1e-6)
+    assert not tables[0].any()
+
+    def row(distance: int) -> torch.Tensor:
+        return tables[distance + 2 if distance else 0]
+
+    far = graph.distances.tolist()
+    bias = torch.stack(
+        [torch.stack([encoder.edge(torch.cat([row(far[i][j]), row(far[j][i])])) for j in range(n)]) for i in range(n)]
+    )
+    for layer in encoder.layers:
+        q, k, v = layer.qkv(layer.norm1(x)).chunk(3, 1)
+        heads = [
+            ((q[:, part] @ k[:, part].T) / 2 + bias[..., head]).softmax(1) @ v[:, part]
+            for head, part in enumerate((slice(0, 4), slice(4, 8)))
+        ]
+        x = x + layer.proj(torch.cat(heads, 1))
+        inner = nn.functional.gelu(layer.mlp[0](layer.norm2(x)))
+        x = x + layer.mlp[2](inner)
+    torch.testing.assert_close(encoder(encoder.batch([graph]))[0], encoder.norm(x))
+
+
 def test_numbers_of_channels_count_as_the_nearest():
     assert nearest([5, 60, 70, 9000], [1, 3, 64, 80]) == [1, 2, 2, 3]
     assert channel_sizes((10,))[:4] == (1, 3, 8, 10)
@@ -202,6 +257,9 @@ def test_bias_is_the_second_row_and_scale_and_shift_are_both():
             count = slot.shape[0]
             rows = ghn.decoder(embeddings[:, number], (2 * count, 1, 1, 1))[0].flatten().view(2, count)
             torch.testing.assert_close(found[slot.name], torch.tanh(0.2 * rows[1]))
+    raw = torch.randn(6, 1, 1, 1)
+    scale = ghn._fitted(raw, Slot("w", "scale", (3,)), Node("norm", (3, 1, 1, 1)))
+    torch.testing.assert_close(scale, 2 * torch.sigmoid(raw.flatten()[:3] / 2))
     assert set(found) == {name for name, _ in net.named_parameters()}
 
 

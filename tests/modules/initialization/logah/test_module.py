@@ -115,6 +115,57 @@ def test_resumed_in_the_middle_it_draws_the_same_networks(tmp_path, monkeypatch)
     assert len({tuple(found) for *_, found in whole}) == len(whole)
 
 
+def test_class_tokens_depend_on_the_step_alone_and_evaluations_change_nothing(tmp_path):
+    """Whatever the global generator has drawn in between: a resumed training ends with the same weights."""
+    space = Space("vit", layers=(1, 1), widths=(8, 16), step=8, heads=(2,), patch_size=(4,))
+    saver = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=2, filename="{step}")
+    options = {"max_epochs": 1, "limit_train_batches": 4, "accumulate_grad_batches": 1}
+    whole, resumed, watched = (model_of(architectures=space, meta_batch=2) for _ in range(3))
+    fit(tmp_path, whole, callbacks=[saver], limit_val_batches=0, **options)
+    torch.manual_seed(9)
+    trainer = trainer_of(tmp_path, limit_val_batches=0, **options)
+    trainer.fit(resumed, datamodule=digits(), ckpt_path=str(tmp_path / "step=2.ckpt"))
+    fit(tmp_path, watched, limit_val_batches=1, val_check_interval=1, **options)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+        assert torch.equal(watched.state_dict()[name], value), name
+    watched._predict()
+    first = watched._predicted[0][1]["cls_token"]
+    watched._predict()
+    assert torch.equal(watched._predicted[0][1]["cls_token"], first)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("family", ["vit", "mlp"])
+def test_with_numbers_of_16_bits(tmp_path, precision, family):
+    space = Space(family, layers=(1, 1), widths=(8, 16), step=8, heads=(2,), patch_size=(4,), bias=True)
+    model = model_of(architectures=space)
+    kinds = set()
+    real = model.hypernetwork.forward
+
+    def seen(*args):
+        found = real(*args)
+        kinds.update(value.dtype for values in found for value in values.values())
+        return found
+
+    model.hypernetwork.forward = seen
+    trainer = fit(tmp_path, model, precision=precision, max_epochs=1, limit_train_batches=2, limit_val_batches=1)
+    assert kinds == {torch.float32 if precision == "bf16-mixed" else torch.bfloat16}
+    assert 1 < float(trainer.callback_metrics["train/error"]) < 4
+
+
+def test_what_was_met_is_noted_again_after_a_checkpoint_replaced_it(tmp_path):
+    model = model_of()
+    fit(tmp_path, model, max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    met = model.operations.clone()
+    assert int(met.sum()) == 1
+    model.load_state_dict({**model.state_dict(), "operations": torch.zeros_like(met)})
+    with pytest.raises(UserError, match="never trained: its checkpoint is from before the first step"):
+        model.predict_weights(build("mlp", model.task, {"widths": [8], "bias": False}))
+    fit(tmp_path, model, max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    assert torch.equal(model.operations, met)
+
+
 def test_tokens_for_gpt2(tmp_path):
     space = Space("gpt2", layers=(1, 2), widths=(16, 24))
     data = TokenData(length=16, batch_size=8)
@@ -136,6 +187,30 @@ def test_data_that_does_not_fit(tmp_path, settings, message):
         fit(tmp_path, model_of(**settings))
 
 
+@pytest.mark.parametrize(
+    ("family", "settings", "data", "message"),
+    [
+        ("gpt2", {"num_classes": 200}, "text", "num_classes: 200, but the data has 256"),
+        ("gpt2", {"num_classes": 256, "length": 8}, "text", "length: 8, but the data has 16"),
+        ("gpt2", {}, "images", "architectures.family: gpt2 takes tokens; SmallImages has none"),
+        ("vit", {}, "text", "architectures.family: vit takes images; TokenData has none"),
+    ],
+)
+def test_data_of_another_kind(tmp_path, family, settings, data, message):
+    model = model_of(architectures=Space(family, layers=(1, 1), widths=(8, 8)), **settings)
+    with pytest.raises(UserError, match=message):
+        fit(tmp_path, model, TokenData(length=16, batch_size=8) if data == "text" else digits())
+
+
+def test_patches_that_do_not_divide_the_images(tmp_path):
+    with pytest.raises(UserError, match=r"architectures\.patch_size: patches of 3 do not divide images of 8"):
+        fit(tmp_path, model_of(architectures=Space("vit", patch_size=(2, 3))))
+    file = tmp_path / "shapes.csv"
+    file.write_text("num_layers,hidden_dim,num_heads,patch_size\n1,8,2,2\n1,8,2,5\n")
+    with pytest.raises(UserError, match=r"architectures\.file: patches of 5 do not divide images of 8"):
+        fit(tmp_path, model_of(architectures=Space("vit", file=str(file)), eval_networks=1))
+
+
 @pytest.mark.parametrize("settings", [{"meta_batch": 0}, {"networks": 0}, {"penalty": -1.0}, {"label_smoothing": 1.0}])
 def test_settings_that_are_not_accepted(settings):
     (name,) = settings
@@ -145,6 +220,7 @@ def test_settings_that_are_not_accepted(settings):
 
 def test_what_it_has_not_met_is_refused_by_name():
     model = model_of()
+    model.operations[2, 0] = True
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
     with pytest.raises(UserError, match=r"1\.weight: the weight of the operation linear was in no network"):
         model.predict_weights(net)
@@ -183,6 +259,44 @@ def test_a_layer_of_a_larger_network_is_not_taken_for_a_perceptron():
     assert set(model.predict_weights(larger, "inner").values) == {
         "inner.0.weight", "inner.0.bias", "inner.2.weight", "inner.2.bias",
     }  # fmt: skip
+
+
+def test_a_model_without_values_is_refused():
+    model = model_of()
+    model.operations[:] = True
+    with torch.device("meta"):
+        net = build("mlp", model.task, {"widths": [8], "bias": False})
+    with pytest.raises(UserError, match="Sequential is on the meta device, which holds no values"):
+        model.predict_weights(net)
+
+
+def test_a_diverged_hypernetwork_is_refused():
+    model = model_of()
+    model.operations[:] = True
+    with torch.no_grad():
+        model.hypernetwork.decoder.wide.bias[0] = float("nan")
+    with pytest.raises(
+        UserError, match=r"1\.weight: the prediction is not finite; the hypernetwork's training diverged"
+    ):
+        model.predict_weights(build("mlp", model.task, {"widths": [8], "bias": False}))
+
+
+def test_what_shares_a_parameter_with_the_network_is_reported_as_copied():
+    model = model_of()
+    model.operations[:] = True
+    net = build("mlp", model.task, {"widths": [8], "bias": False})
+    outer = nn.ModuleDict({"net": net, "again": nn.Linear(8, 10)})
+    outer["again"].weight = net[3].weight
+    assert model.predict_weights(outer, "net").how == {
+        "net.1.weight": "predicted", "net.3.weight": "predicted", "again.weight": "copied", "again.bias": "left alone",
+    }  # fmt: skip
+
+
+def test_a_bias_of_which_twice_its_size_is_beyond_ck_is_tiled():
+    model = model_of(architectures=Space("mlp", bias=True))
+    model.operations[:] = True
+    how = model.predict_weights(build("mlp", model.task, {"widths": [80], "bias": True})).how
+    assert how == {"1.weight": "predicted", "1.bias": "tiled", "3.weight": "predicted", "3.bias": "predicted"}
 
 
 def test_every_parameter_is_reported():

@@ -30,6 +30,16 @@ def test_the_authors_rows(tmp_path):
     assert [row["widths"] for row in read_shapes(table, "mlp")] == [[64, 32], [16]]
 
 
+def test_perceptrons_of_a_file_have_the_biases_that_are_asked_for(tmp_path):
+    file = written(tmp_path, [{"widths": "8"}, {"widths": "16"}])
+    for bias in (False, True):
+        space = Space("mlp", bias=bias, file=str(file))
+        model = GraphHyperNetwork(space, dim=8, rank=2, layers=1, heads=2, size=64, eval_networks=1)
+        assert [model.shape(seed) for seed in (0, HELD_OUT)] == [
+            {"widths": [8], "bias": bias}, {"widths": [16], "bias": bias},
+        ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
