@@ -317,6 +317,20 @@ def test_a_longer_training_keeps_the_noise_and_the_budget():
     assert 2.0 < richer.spent() <= 2.5
 
 
+def test_without_a_seed_a_resumed_training_repeats_its_draws():
+    """The secret is the operating system's, and in the checkpoint."""
+    saver = ModelCheckpoint("steps", save_top_k=-1, every_n_train_steps=1, filename="{step}")
+    whole = Foreign()
+    fit(new(seed=None), whole, callbacks=[saver], enable_checkpointing=True)
+    for step in (1, 5):
+        again = Foreign()
+        fit(new(seed=None), again, ckpt_path=f"steps/step={step}.ckpt")
+        assert torch.equal(weights(again), weights(whole)), step
+    other = Foreign()
+    fit(new(seed=None), other)
+    assert not torch.equal(weights(other), weights(whole))
+
+
 def test_training_the_same_weights_again_adds_up():
     technique, module = new(epsilon=8.0), Foreign()
     fit(technique, module)
