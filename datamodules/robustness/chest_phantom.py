@@ -275,10 +275,10 @@ class ChestPhantom(DataModule):
 
     Batches are ``(x, y)``: ``x`` float32 ``(B, 1, image_size, image_size)`` from -2 (black) to 2, ``y`` int64
     ``(B, 5)`` of 0 and 1. Lungs have real outlines, randomly turned, scaled and shifted; heart, spine, ribs and texture
-    are drawn, and the noise is that of photons. Findings come together as in ChestX-ray14: of its 112,120 radiographs 10% have
-    atelectasis, 2.5% cardiomegaly, 12% effusion, 1.3% pneumonia; a quarter has other findings only, which are a disc
-    here. No outline is in two parts. The public domain has fewer photons, softer rays, coarser texture, denser ribs,
-    another window, and frequencies to the power 1/2. Every phantom is a patient of its own.
+    are drawn, and the noise is that of photons. Findings come together as in ChestX-ray14: of its 112,120 radiographs
+    10% have atelectasis, 2.5% cardiomegaly, 12% effusion, 1.3% pneumonia; a quarter has other findings only, which are
+    a disc here. No outline is in two parts. The public domain has fewer photons, softer rays, coarser texture, denser
+    ribs, another window, and frequencies to the power 1/2. Every phantom is a patient of its own.
 
     These are drawings: a number on them says nothing about a clinic. Differential privacy of a run covers the phantoms,
     as if each was a patient.
