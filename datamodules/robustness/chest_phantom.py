@@ -203,7 +203,7 @@ def draw_phantoms(
     """
     count = len(findings)
     atelectasis, cardiomegaly, effusion, pneumonia = findings[:, : len(FINDINGS)].astype(bool).T
-    other = ~findings.astype(bool).any(1)
+    other = np.asarray(findings.sum(1) == 0)
 
     def uniform(low: float, high: float) -> np.ndarray:
         return rng.uniform(low, high, (count, 1, 1)).astype(np.float32)
