@@ -180,7 +180,14 @@ def read_frequencies(table: Path) -> Frequencies:
 
 
 def draw_labels(frequencies: Frequencies, count: int, look: Look, rng: np.random.Generator) -> np.ndarray:
-    """Returns ``count`` indices of combinations, drawn by their frequencies to the power of the look's tempering."""
+    """Returns indices of combinations (count,), drawn by their frequencies to the power of the look's tempering.
+
+    Args:
+        frequencies: The table's.
+        count: How many to draw.
+        look: The domain's.
+        rng: Draws them.
+    """
     weights = frequencies.counts**look.tempering
     return rng.choice(len(weights), count, p=weights / weights.sum())
 
