@@ -30,7 +30,7 @@ TO_COME = {
     "ase", "astropy", "captum", "circuitgraph", "diffusers", "disent", "dp-accounting", "e3nn",
     "foolbox", "galsim", "gsplat", "gymnasium", "imageio-ffmpeg", "iscc-samples", "lmdb", "lpips", "matscipy",
     "minigrid", "mvtb-data", "open-clip-torch", "piq", "plyfile", "POT", "pyamg", "pycolmap", "pyvene",
-    "rawpy", "rdkit", "tblite", "torch-fidelity", "torchattacks", "torchxrayvision", "virtualhome-eval",
+    "rawpy", "rdkit", "tblite", "torch-fidelity", "torchattacks", "virtualhome-eval",
 }  # fmt: skip
 # Loaded where they are installed by a package that every run needs, in some of its versions.
 BY_OTHERS = {"accelerate": "torchmetrics", "joblib": "sklearn", "torch_fidelity": "torchmetrics"}

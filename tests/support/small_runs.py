@@ -18,6 +18,7 @@ from tiny_files import (
     write_latents,
     write_mnist_npz,
     write_name_sentences,
+    write_phantom_parts,
     write_picture,
     write_prompts,
     write_radiographs,
@@ -45,7 +46,11 @@ OFFLINE = [
     name
     for name in METHODS
     if name in GENERATED
-    or not (name.endswith(("_paper", "_fashion", "_onet")) or "_smollm2" in name or name == "finetuning/lp_ft_text")
+    or not (
+        name.endswith(("_paper", "_fashion", "_onet", "_phantom"))
+        or "_smollm2" in name
+        or name == "finetuning/lp_ft_text"
+    )
 ]
 WHOLE = ("dynamics/", "interpretability/compositional_linear_free")  # where a batch is all of the data
 PROMPTS = "in_context/"  # where a batch is drawn on the device, for many steps
@@ -240,6 +245,17 @@ WRITERS = {
     "robustness/dp_rgmi_paper": (
         write_radiographs,
         ["--model.backbone=group_norm_cnn", "--data.image_size=224", "--techniques.utilization_gap.resamples=2"],
+    ),
+    "robustness/dp_rgmi_phantom": (
+        write_phantom_parts,
+        [
+            "--data.train_samples=40",
+            "--data.val_samples=10",
+            "--data.test_samples=40",
+            "--data.public_samples=20",
+            "--model.pretrain_epochs=1",
+            "--techniques.utilization_gap.resamples=2",
+        ],
     ),
     "robustness/ibp_fashion": (write_idx, ["--data.num_classes=4", "--model.width=2"]),
     "robustness/ibp_paper": (write_idx, ["--data.num_classes=4", "--model.width=2", "--model.hidden=[4]"]),

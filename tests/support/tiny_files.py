@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import pickle
 import struct
+import zipfile
 
 import numpy as np
 from PIL import Image
@@ -422,3 +424,20 @@ def write_radiographs(folder, source="padchest", size=224, pixels=8, n=24):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (pixels, pixels), dtype=np.uint8)).save(path)
     (root / "masterlist.csv").write_text("\n".join(lines) + "\n")
+
+
+def write_phantom_parts(folder, n=12, size=48):
+    """Lung masks in a zip archive, one of them empty, and a table of findings."""
+    folder.mkdir(exist_ok=True)
+    rows, columns = np.mgrid[:size, : size + 8] / size
+    with zipfile.ZipFile(folder / "semantic_masks_v7labs_lungs.zip", "w") as archive:
+        for number in range(n):
+            height = 0.25 + 0.01 * number
+            lungs = [((columns - x) / 0.17) ** 2 + ((rows - 0.5) / height) ** 2 < 1 for x in (0.33, 0.78)]
+            mask = np.zeros_like(rows) if number == 3 else 255 * (lungs[0] | lungs[1])
+            content = io.BytesIO()
+            Image.fromarray(mask.astype(np.uint8)).save(content, "PNG")
+            archive.writestr(f"masks/{number:02}.png", content.getvalue())
+    findings = ["No Finding"] * 6 + ["Effusion|Atelectasis", "Cardiomegaly", "Mass", "Pneumonia|Mass", "Effusion"]
+    lines = ["Image Index,Finding Labels", *(f"{i}.png,{label}" for i, label in enumerate(findings))]
+    (folder / "Data_Entry_2017_v2020.csv").write_text("\n".join(lines) + "\n")

@@ -19,7 +19,7 @@ supervised training on the public images of its datamodule. The techniques ``rep
 ``utilization_gap`` measure any module with a head; ``dp_sgd`` makes the training private. The table over budgets and
 starts is the sweep ``sweeps/dp_rgmi``, read by ``python -m modules.robustness.dp_rgmi.study sweeps/dp_rgmi``: rows,
 associations (Spearman, Pearson, with intervals) and figures. Data: attributes of digits, by default 5,000 of MNIST
-(``DigitAttributes``), or radiographs by their tables (``ChestXrays``).
+(``DigitAttributes``), radiographs by their tables (``ChestXrays``), or drawn ones (``ChestPhantom``).
 
 **The diagnostics are not part of the private release**: probes are fitted to private data without noise, geometry is
 that of raw examples. Each report says so. ``last.ckpt`` has the embeddings of the start.
@@ -48,8 +48,8 @@ Composes with other techniques as any classifier does; batch norm is refused by 
 
 Limits: compare at equal numbers of examples only, for d depends on them; the bootstrap's mean of d is biased low, read
 the point. Weights of positives counted on private labels (``pos_weight: balanced``) are covered by no guarantee. Unlike
-in the authors' code nothing is chosen on the test part. Not run here: radiographs and ConvNeXt. Not built: a synthetic
-phantom. DINOv3 and other weights are given as a file.
+in the authors' code nothing is chosen on the test part. Not run here: real radiographs and ConvNeXt. DINOv3 and other
+weights are given as a file.
 """
 
 from modules.robustness.dp_rgmi.module import MultiLabelClassifier

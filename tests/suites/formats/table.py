@@ -31,6 +31,7 @@ from tiny_files import (
     write_latents,
     write_mnist_npz,
     write_pairs,
+    write_phantom_parts,
     write_prompts,
     write_pug,
     write_radiographs,
@@ -72,6 +73,7 @@ from datamodules.interpretability.paired_pictures import PairedPictures
 from datamodules.interpretability.structured_mixing import StructuredMixing
 from datamodules.interpretability.super_resolution import SuperResolutionPatches
 from datamodules.representation.two_views import TwoViews
+from datamodules.robustness.chest_phantom import ChestPhantom
 from datamodules.robustness.chest_xrays import ChestXrays
 from datamodules.robustness.digit_attributes import DigitAttributes
 from datamodules.sequence.bidmc import Bidmc
@@ -434,6 +436,32 @@ def _findings(source: str) -> Format:
     return _radiographs(source, f"{name[source]}/masterlist.csv", faults, **exempt)
 
 
+def _phantom(file: str, faults: dict[str, Write], **exempt: str) -> Format:
+    """A row of what phantoms are drawn from."""
+    sizes = {"train_samples": 8, "val_samples": 2, "test_samples": 4, "public_samples": 0, "image_size": 16}
+    return Format(
+        f"phantom-{Path(file).suffix[1:]}",
+        file,
+        write_phantom_parts,
+        lambda path, _: ChestPhantom(path, **sizes),  # type: ignore[arg-type]
+        True,
+        faults,
+        {**exempt, **FIXED_NAME, **NO_PICKLES},
+    )
+
+
+def _zip_of(write_picture: Write) -> Write:
+    """Writes an archive with one picture."""
+
+    def write(path: Path) -> None:
+        write_picture(path)
+        picture = path.read_bytes()
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("masks/a.png", picture)
+
+    return write
+
+
 def _pug_table(change: Callable[[list[str]], None]) -> Write:
     """PUG's table with a change of its lines."""
 
@@ -786,6 +814,19 @@ FORMATS: list[Format] = [
         **NOT_TEXT,
         **NO_PICKLES,
         capitals="the table names the file",
+    ),
+    _phantom(
+        "Data_Entry_2017_v2020.csv",
+        {"shapes": content(b"Image Index,Finding Labels\na\n")},
+        **STILL_WHOLE,
+        **NO_MAGIC,
+        encoding="the names of findings are English",
+        numbers="it has no numbers that are read",
+    ),
+    _phantom(
+        "semantic_masks_v7labs_lungs.zip",
+        {name: _zip_of(write) for name, write in _WRONG_PICTURES.items()},
+        **NOT_TEXT,
     ),
     # sequence
     Format(

@@ -103,7 +103,7 @@ def test_loss_and_gradients_in_other_precisions_and_channels_last(dtype):
 
 def test_both_observers_of_the_configs_measure_the_same_examples():
     """Otherwise their numbers are of other resamples, and the study refuses the run."""
-    for name in ("dp_rgmi", "dp_rgmi_fashion", "dp_rgmi_paper"):
+    for name in ("dp_rgmi", "dp_rgmi_fashion", "dp_rgmi_paper", "dp_rgmi_phantom"):
         config = load((CONFIGS / "robustness" / f"{name}.yaml").read_text(encoding="utf-8"))
         gap, geometry = (
             cls(**config["techniques"][key]["init_args"])
