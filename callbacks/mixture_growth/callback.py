@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any, get_args
+from typing import Any
 
 import lightning.pytorch as pl
 from torch import nn
@@ -24,31 +23,8 @@ from callbacks.mixture_growth.layers import GROWN, MEMBER_SETS, Init, Kind
 from callbacks.mixture_growth.members import Mode, check_growth, copy_member, fold_, write_growth
 from framework.editing import Context, Plan, Stage, Transform
 from framework.errors import UserError
-from framework.optim import ScheduleConfig, ScheduleName, changed
+from framework.optim import ScheduleConfig, changed
 from framework.settings import above, at_least
-
-
-def check_schedule(values: Mapping[str, Any], key: str = "growth_schedule") -> None:
-    """Checks the fields of a schedule before training, not only when the schedule starts.
-
-    Raises:
-        UserError: a field is not accepted; the message names it.
-    """
-    changed(ScheduleConfig(), values, key)
-    known = {part.name: part.default for part in fields(ScheduleConfig)}
-    for name, value in values.items():
-        if name == "name":
-            fits, wanted = value in get_args(ScheduleName), f"one of {', '.join(get_args(ScheduleName))}"
-        elif isinstance(known[name], tuple):
-            whole = isinstance(value, list | tuple) and all(type(item) is int for item in value)
-            fits, wanted = whole, "a list of epochs"
-        elif isinstance(known[name], int):
-            least = 1 if name == "cycles" else 0
-            fits, wanted = type(value) is int and value >= least, f"an integer of at least {least}"
-        else:
-            fits, wanted = type(value) in (int, float) and value >= 0 and math.isfinite(value), "a number of at least 0"
-        if not fits:
-            raise UserError(f"{key}.{name}: {value!r} is not accepted; {wanted}")
 
 
 class MixtureGrowth(Transform):
@@ -115,7 +91,7 @@ class MixtureGrowth(Transform):
         sets = list(MEMBER_SETS[0] if member_template_sets is None else member_template_sets)
         describe(nn.Module(), {}, templates, sets, init)  # checks the settings
         at_least(0, copy_noise=copy_noise, growth_lr=growth_lr)
-        check_schedule(growth_schedule or {})
+        changed(ScheduleConfig(), growth_schedule or {}, "growth_schedule")
         self.member_epochs, self.mode, self.scale, self.fold_epoch = epochs, mode, float(scale), fold_epoch
         self.layers, self.input_layers, self.output_layers = layers, input_layers, output_layers
         self.templates, self.member_template_sets, self.init, self.banks = templates, sets, init, banks

@@ -100,29 +100,35 @@ def changed(config: Config, values: Mapping[str, Any], key: str) -> Config:
         key: Where they were configured, for messages.
 
     Raises:
-        UserError: there is no such field, or its value is of another kind, or below 0.
+        UserError: there is no such field, or its value is of another kind or below 0; the message names it.
     """
     known = [part.name for part in fields(config)]
     for name, value in values.items():
         if name not in known:
             raise UserError(f"{key}.{name}: there is no such setting; accepted: {', '.join(known)}")
-        kinds, what = _kind(getattr(config, name))
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise UserError(f"{key}.{name}: {brief(value)} is not accepted; {what}")
-        if kinds == (int, float):
-            at_least(0, **{f"{key}.{name}": value})
+        fits, wanted = _fits(config, name, value)
+        if not fits:
+            raise UserError(f"{key}.{name}: {brief(value)} is not accepted; {wanted}")
     return replace(config, **values)
 
 
-def _kind(value: Any) -> tuple[tuple[type, ...], str]:
-    """The types that may replace a setting's value, and their name."""
-    if isinstance(value, bool):
-        return (bool,), "true or false"
-    if isinstance(value, int | float):
-        return (int, float), "a number"
-    if isinstance(value, str):
-        return (str,), "a name"
-    return ((Mapping,), "a mapping") if isinstance(value, Mapping) else ((list, tuple), "a list")
+def _fits(config: OptimizerConfig | ScheduleConfig, name: str, value: Any) -> tuple[bool, str]:
+    """Whether a value can replace that of a setting, and what can."""
+    if name == "name" and isinstance(config, ScheduleConfig):
+        return value in get_args(ScheduleName), f"one of {', '.join(get_args(ScheduleName))}"
+    default = next(part.default for part in fields(config) if part.name == name)
+    if isinstance(default, str):
+        return isinstance(value, str), "a name"
+    if isinstance(default, bool):
+        return isinstance(value, bool), "true or false"
+    if isinstance(default, tuple):
+        return isinstance(value, list | tuple) and all(type(item) is int for item in value), "a list of epochs"
+    if isinstance(default, int):
+        least = 1 if name == "cycles" else 0
+        return type(value) is int and value >= least, f"an integer of at least {least}"
+    if isinstance(default, float):
+        return type(value) in (int, float) and value >= 0 and math.isfinite(value), "a number of at least 0"
+    return isinstance(value, Mapping), "a mapping"
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:

@@ -197,8 +197,8 @@ def test_schedule_mistakes_are_said():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"lr": "fast"}, r"stage\.lr: 'fast' is not accepted; a number"),
-        ({"lr": True}, r"stage\.lr: True is not accepted; a number"),
+        ({"lr": "fast"}, r"stage\.lr: 'fast' is not accepted; a number of at least 0"),
+        ({"lr": True}, r"stage\.lr: True is not accepted; a number of at least 0"),
         ({"lr": float("nan")}, r"stage\.lr: nan is not accepted"),
         ({"weight_decay": -1}, r"stage\.weight_decay: -1 is not accepted"),
         ({"name": 3}, r"stage\.name: 3 is not accepted; a name"),
@@ -214,5 +214,5 @@ def test_changes_of_another_kind_are_refused(values, message):
 def test_changes_of_a_schedule():
     found = changed(ScheduleConfig(), {"milestones": [3, 5], "warmup": 2, "name": "step"}, "stage")
     assert (found.milestones, found.warmup, found.name) == ([3, 5], 2, "step")
-    with pytest.raises(UserError, match=r"stage\.milestones: 3 is not accepted; a list"):
+    with pytest.raises(UserError, match=r"stage\.milestones: 3 is not accepted; a list of epochs"):
         changed(ScheduleConfig(), {"milestones": 3}, "stage")
