@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import zipfile
-import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from framework.data import DataModule
 from framework.errors import UserError
 from framework.readers.pictures import open_picture
 from framework.readers.tables import read_rows
-from framework.readers.unpacking import check_members, refuse_missing
+from framework.readers.unpacking import zip_members
 from framework.settings import at_least, one_of
 
 Domain = Literal["private", "public"]
@@ -35,7 +33,7 @@ _SHARES = {"public": 0.3, "train": 0.4, "val": 0.15, "test": 0.15}
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """How the pictures of a domain look.
 
     Attributes:
@@ -57,9 +55,9 @@ class Look:
     tempering: float
 
 
-LOOKS: dict[Domain, Look] = {
-    "private": Look(2000.0, 2.2, 0.04, 8, 0.12, (0.3, 3.3), 1.0),
-    "public": Look(400.0, 1.6, 0.08, 5, 0.18, (0.0, 3.0), 0.5),
+APPEARANCES: dict[Domain, Appearance] = {
+    "private": Appearance(2000.0, 2.2, 0.04, 8, 0.12, (0.3, 3.3), 1.0),
+    "public": Appearance(400.0, 1.6, 0.08, 5, 0.18, (0.0, 3.0), 0.5),
 }
 
 
@@ -117,15 +115,9 @@ def read_outlines(archive: Path) -> Outlines:
     Raises:
         UserError: the archive is missing or broken, a picture cannot be read, or fewer than four have two lungs.
     """
-    refuse_missing(archive, "a zip archive of lung masks")
-    found = []
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            for name in sorted(info.filename for info in check_members(archive, opened)):
-                # Has what the reader of pictures uses of a path.
-                found.append(_outline(open_picture(cast(Path, zipfile.Path(opened, name)), "L")))
-    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError, OSError) as error:
-        raise UserError(f"{archive}: not a zip archive that can be read ({error})") from error
+    with zip_members(archive, "a zip archive of lung masks") as members:
+        # a member has what the reader of pictures uses of a path
+        found = [_outline(open_picture(cast(Path, member), "L")) for member in members]
     kept = [outline for outline in found if outline is not None]
     if len(kept) < len(_SHARES):
         raise UserError(f"{archive}: {len(kept)} of {len(found)} masks have two lungs; {len(_SHARES)} are needed")
@@ -179,7 +171,7 @@ def read_frequencies(table: Path) -> Frequencies:
     return Frequencies(np.array(ordered), np.array([counts[own] for own in ordered], float))
 
 
-def draw_labels(frequencies: Frequencies, count: int, look: Look, rng: np.random.Generator) -> np.ndarray:
+def draw_labels(frequencies: Frequencies, count: int, look: Appearance, rng: np.random.Generator) -> np.ndarray:
     """Returns indices of combinations (count,), drawn by their frequencies to the power of the look's tempering.
 
     Args:
@@ -193,7 +185,7 @@ def draw_labels(frequencies: Frequencies, count: int, look: Look, rng: np.random
 
 
 def draw_phantoms(
-    outlines: Outlines, findings: np.ndarray, size: int, look: Look, rng: np.random.Generator
+    outlines: Outlines, findings: np.ndarray, size: int, look: Appearance, rng: np.random.Generator
 ) -> np.ndarray:
     """Returns pictures, bytes (B, 1, size, size).
 
@@ -377,14 +369,14 @@ class ChestPhantom(DataModule):
     ) -> tuple[Tensor, np.ndarray]:
         """Images of one part, bytes (N, 1, S, S), and the indices of their combinations (N,)."""
         rng = np.random.default_rng((self.seed, list(_SHARES).index(part), get_args(Domain).index(domain)))
-        labels = draw_labels(frequencies, self.samples[part], LOOKS[domain], rng)
+        labels = draw_labels(frequencies, self.samples[part], APPEARANCES[domain], rng)
         chosen = rng.integers(0, len(outlines), len(labels))
         images = [
             draw_phantoms(
                 outlines[chosen[start : start + 256]],
                 frequencies.combinations[labels[start : start + 256]],
                 self.image_size,
-                LOOKS[domain],
+                APPEARANCES[domain],
                 rng,
             )
             for start in range(0, len(labels), 256)

@@ -6,6 +6,8 @@ import gzip
 import stat
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from framework.errors import UserError
@@ -109,6 +111,25 @@ def check_members(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]
     return members
 
 
+@contextmanager
+def zip_members(path: Path, expected: str = "a zip archive") -> Iterator[list[zipfile.Path]]:
+    """A context manager that opens a zip archive, and yields its files in the order of their names, to read from.
+
+    Args:
+        path: The archive.
+        expected: What was expected, for the message.
+
+    Raises:
+        UserError: it is missing, broken, encrypted or unpacks to more than the limit; also where a file is read within.
+    """
+    refuse_missing(path, expected)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield [zipfile.Path(archive, name) for name in sorted(i.filename for i in check_members(path, archive))]
+    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError, OSError) as error:
+        raise UserError(f"{path}: not a zip archive that can be read ({error})") from error
+
+
 def read_only_member(path: Path, expected: str = "a zip archive with one file") -> bytes:
     """Returns the content of the only file in a zip archive.
 
@@ -119,12 +140,7 @@ def read_only_member(path: Path, expected: str = "a zip archive with one file") 
     Raises:
         UserError: it is missing, broken, encrypted, unpacks to more than the limit, or does not hold one file.
     """
-    refuse_missing(path, expected)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = check_members(path, archive)
-            if len(members) != 1:
-                raise UserError(f"{path}: holds {len(members)} files; expected one")
-            return archive.read(members[0])
-    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError, OSError) as error:
-        raise UserError(f"{path}: not a zip archive that can be read ({error})") from error
+    with zip_members(path, expected) as members:
+        if len(members) != 1:
+            raise UserError(f"{path}: holds {len(members)} files; expected one")
+        return members[0].read_bytes()

@@ -10,7 +10,7 @@ from tiny_files import write_phantom_parts
 
 from datamodules.robustness import chest_phantom
 from datamodules.robustness.chest_phantom import (
-    LOOKS,
+    APPEARANCES,
     MASKS,
     SIDE,
     TABLE,
@@ -38,7 +38,7 @@ def folder(tmp_path):
 def drawn(folder, labels, size=64, domain="private", seed=0, rows=8):
     """The same eight phantoms with other labels."""
     outlines = read_outlines(folder / MASKS)[np.arange(rows)]
-    return draw_phantoms(outlines, np.array([labels] * rows), size, LOOKS[domain], np.random.default_rng(seed))
+    return draw_phantoms(outlines, np.array([labels] * rows), size, APPEARANCES[domain], np.random.default_rng(seed))
 
 
 def test_outlines_fill_their_box_and_empty_masks_are_left_out(folder):
@@ -68,7 +68,7 @@ def test_frequencies_are_counts_of_the_table(folder):
 def test_labels_have_the_joint_frequencies_of_the_table_and_tempered_ones_in_public(folder):
     found, count = read_frequencies(folder / TABLE), 20_000
     for domain, power in (("private", 1.0), ("public", 0.5)):
-        labels = draw_labels(found, count, LOOKS[domain], np.random.default_rng(0))
+        labels = draw_labels(found, count, APPEARANCES[domain], np.random.default_rng(0))
         expected = found.counts**power / (found.counts**power).sum()
         deviation = np.sqrt(expected * (1 - expected) / count)
         assert (np.abs(np.bincount(labels) / count - expected) < 4 * deviation).all()
@@ -95,7 +95,9 @@ def test_domains_differ_and_seeds_repeat(folder):
     assert not np.array_equal(private, drawn(folder, NOTHING, seed=1))
     assert private.shape == (8, 1, 64, 64)
     assert private.dtype == np.uint8
-    noise = [np.abs(np.diff(drawn(folder, NOTHING, domain=d)[:, 0, 60:, 10:50].astype(float))).mean() for d in LOOKS]
+    noise = [
+        np.abs(np.diff(drawn(folder, NOTHING, domain=d)[:, 0, 60:, 10:50].astype(float))).mean() for d in APPEARANCES
+    ]
     assert noise[1] > 1.3 * noise[0]  # fewer photons
 
 
