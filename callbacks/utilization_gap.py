@@ -13,7 +13,7 @@ differentially private training; without privacy it is near 0.
 Logged at the start, after ``epochs`` and at the end: ``utilization_gap/end_to_end``, ``/probe`` and ``/gap``.
 ``utilization_gap.json`` has them for each label, with 95 % intervals and p over bootstrap resamples, which are the same
 for both and for every model of the same data (their hash is in it), and accuracy, sensitivity, specificity and F1 at
-the best threshold, chosen anew in each resample. A resample in which a label has one class is left out and counted; a
+the best threshold, chosen again in each resample. A resample in which a label has one class is left out and counted; a
 label that has one class in the data is left out of the mean and named. One that has one class in the training data has
 no probe (AUROC 0.5, in the mean) and is named too.
 

@@ -369,7 +369,7 @@ class DPSGD(Writer):
         """
         if self._allowed is not None and self.steps >= self._allowed:
             raise UserError(
-                f"{self.name}: epsilon {self.epsilon:g} is spent, and the training goes on; it is ended here"
+                f"{self.name}: epsilon {self.epsilon:g} is spent, but the training continues; it is ended here"
             )
         self._step = PrivateStep(pl_module, lambda *given: self._private_step(trainer, pl_module, *given))
         if self._stale or batch_idx == 0:

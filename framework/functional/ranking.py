@@ -7,7 +7,7 @@ AUROC = P(score of a positive > score of a negative) + P(they are equal) / 2, th
 many resamples at once: a resample is the number of times that each sample occurs, and sorting is done only once.
 
 The operating point is the threshold with the largest Youden's J = sensitivity + specificity - 1, the highest of equal
-ones; in each resample it is chosen anew.
+ones; in each resample it is chosen again.
 """
 
 from __future__ import annotations

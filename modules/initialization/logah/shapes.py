@@ -4,8 +4,8 @@ A table (JSON, JSON lines, CSV, Parquet …) with a row for each network. Vision
 ``hidden_dim``, ``num_heads``, ``patch_size``; GPT-2: ``n_layer``, ``n_embd``, ``n_head``, as the authors name them;
 perceptrons: ``widths``, as text ``64-32``.
 
-The authors' sets are pickles of their own classes, which are not read here. In their environment this writes such a
-table, ``shapes.json``::
+The authors' sets are pickles of their own classes, which are not read here: a pickle can run any code. For a file that
+you trust, in their environment, this writes such a table, ``shapes.json``::
 
     import json, pickle, sys
     nets = pickle.load(open(sys.argv[1], "rb"))

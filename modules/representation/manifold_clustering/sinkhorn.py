@@ -15,7 +15,7 @@ from torch import Tensor
 
 from framework.settings import above
 
-LOWEST = 1e-12  # of a factor, from which potentials are computed anew
+LOWEST = 1e-12  # of a factor, from which potentials are computed again
 
 
 @dataclass(frozen=True)

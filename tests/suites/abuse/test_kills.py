@@ -117,7 +117,6 @@ techniques:
 
 def test_killed_while_it_trains_privately(tmp_path, monkeypatch):
     """It draws the same batches and noise again, and spends the same ε."""
-    pytest.importorskip("opacus.accountants")
     monkeypatch.setattr(runs, "CONFIG", runs.CONFIG.replace("harness.Net", "harness.WithoutBatchNorm") + PRIVATE)
     folders = [tmp_path / name for name in ("whole", "killed")]
     for folder in folders:

@@ -12,11 +12,12 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from scipy.io import wavfile
 from tiny_files import (
@@ -86,6 +87,8 @@ from datamodules.sequence.tokens import TokenData
 from datamodules.vision.image_folder import ImageFolderData
 from datamodules.vision.small_images import SmallImages
 from framework.data import DataModule
+from framework.data.arrays import ArrayDataset
+from modules.initialization.logah.shapes import read_shapes
 
 Write = Callable[[Path], Any]
 FAULTS = {
@@ -478,6 +481,18 @@ def _pug(path: str, encoding: str | None = None) -> FactorImages:
     return FactorImages("pug", path, image_size=6, encoding=encoding)
 
 
+class Architectures(DataModule):
+    """The networks of a table as a datamodule hands out samples: layers, width, heads and patch."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(batch_size=4)
+        self.path = path
+
+    def setup(self, stage: str | None = None) -> None:
+        rows = [list(shape.values()) for shape in read_shapes(self.path, "vit")]
+        self.train_set = ArrayDataset(torch.tensor(rows))
+
+
 FORMATS: list[Format] = [
     # dynamics
     arrays_format("circle", lambda p: Circle(p, passes=1), {"x": X, "y": X[:, 0]}, {"y": X}, "x"),
@@ -762,6 +777,20 @@ FORMATS: list[Format] = [
         False,
         {"shapes": npy(np.ones(3)), "numbers": npy(with_nan(np.eye(3)))},
         NOT_TEXT,
+    ),
+    # initialization
+    *(
+        replace(row, exempt={**row.exempt, "encoding": "numbers are ASCII", "numbers": "tested with the reader"})
+        for row in table_formats(
+            "architectures",
+            lambda p, _: Architectures(p),
+            {
+                "num_layers": [3] * 24,
+                "hidden_dim": [384] * 24,
+                "num_heads": [*range(1, 3)] * 12,
+                "patch_size": [2] * 24,
+            },
+        )
     ),
     # representation
     idx_format("views", _small(TwoViews, "idx", batch_size=8)),

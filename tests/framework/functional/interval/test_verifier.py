@@ -135,7 +135,7 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
 @pytest.mark.release
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_the_files_of_a_convolutional_network(tmp_path, batch_norm):
-    onnx = pytest.importorskip("onnx")
+    import onnx
     from onnx.reference import ReferenceEvaluator
 
     torch.manual_seed(0)
@@ -168,8 +168,6 @@ def test_the_files_of_a_convolutional_network(tmp_path, batch_norm):
 
 @pytest.mark.release
 def test_what_cannot_be_exported_is_refused(tmp_path):
-    pytest.importorskip("onnx")
-
     class Odd(nn.Module):
         def __init__(self):
             super().__init__()

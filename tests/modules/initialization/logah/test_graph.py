@@ -195,7 +195,8 @@ def test_one_trace_serves_all_widths_of_a_depth(family):
 
 
 def test_distances_are_those_of_networkx():
-    networkx = pytest.importorskip("networkx")
+    import networkx  # torch needs it
+
     graph = graph_of(vit(3))
     other = networkx.DiGraph(list(graph.edges))
     for source, found in networkx.all_pairs_shortest_path_length(other):
